@@ -1,0 +1,102 @@
+"""Contrastive loss: positives at distance 0, negatives beyond a margin."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, share
+from lit_metric.losses.pairs import PairBlock
+
+
+def contrastive(distances: Tensor, pairs: PairBlock, margin: float) -> Parts:
+    """``d²`` for each positive pair and ``[margin − d]₊²`` for each negative pair, without Hadsell's factor
+    ½.
+
+    Source: Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006,
+        eq. 4.
+
+    Args:
+        distances: ``[r, C]``, at least 0.
+        pairs: masks ``[r, C]``; a weight multiplies its pair's term.
+        margin: how far negatives are pushed, in units of ``distances``.
+
+    Returns:
+        ``positive`` and ``negative``, each the sum over its pairs and their number, and ``active``, logged:
+        the share of negative pairs within the margin.
+
+    Example:
+        >>> import torch
+        >>> positive = torch.tensor([[True, False, False]])
+        >>> pairs = PairBlock(positive, ~positive)
+        >>> parts = contrastive(torch.tensor([[0.5, 0.25, 3.0]]), pairs, margin=1.0)
+        >>> {name: (part.total.item(), part.number.item()) for name, part in parts.items()}
+        {'positive': (0.25, 1), 'negative': (0.5625, 2), 'active': (1, 2)}
+    """
+    missing = (margin - distances).clamp_min(0)
+    return {
+        "positive": masked_mean(distances.square(), pairs.positive, pairs.weight),
+        "negative": masked_mean(missing.square(), pairs.negative, pairs.weight),
+        "active": share(missing > 0, pairs.negative),
+    }
+
+
+class ContrastiveLoss(MetricLoss):
+    """``d²`` over positive pairs plus ``[margin − d]₊²`` over negative pairs.
+
+    Logs ``positive``, ``negative`` and ``active``, the share of negative pairs within the margin.
+
+    Args:
+        margin: above 0; at most 2 where vectors have unit length (``normalize``, or distance ``cosine``),
+            since no two are further apart.
+        distance: ``euclidean``, or ``cosine`` for ``d = 1 − cos``.
+        normalize: scale embeddings to unit length before the Euclidean distance is taken.
+        average: ``balanced`` adds the mean over positive pairs to the mean over negative pairs, of which a
+            batch has many more; ``pairs`` takes one mean over all of them.
+        block_rows: anchors compared with all candidates at a time.
+
+    Example:
+        >>> import torch
+        >>> from lit_metric.losses import DensePairs
+        >>> same = torch.tensor([[True, False]])
+        >>> loss = ContrastiveLoss(margin=5.0, normalize=False)
+        >>> loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0], [0.0, 3.0]]), DensePairs(same, ~same))["loss"]
+        tensor(5.)
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        normalize: bool = True,
+        average: Literal["balanced", "pairs"] = "balanced",
+        block_rows: int = 1024,
+    ) -> None:
+        if distance not in ("euclidean", "cosine"):
+            raise ValueError(f"distance {distance!r} is none of euclidean, cosine")
+        super().__init__(distance, normalize, block_rows)
+        if average not in ("balanced", "pairs"):
+            raise ValueError(f"average {average!r} is none of balanced, pairs")
+        on_sphere = normalize or distance == "cosine"
+        if not 0 < margin <= (2 if on_sphere else float("inf")):
+            bound = "above 0 and at most 2 for vectors of unit length" if on_sphere else "above 0"
+            raise ValueError(f"margin must be {bound}, not {margin}")
+        self.margin = margin
+        self.average = average
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`contrastive`."""
+        parts = contrastive(1 - scores if self.distance == "cosine" else -scores, pairs, self.margin)
+        if self.average == "pairs":
+            both = parts["positive"].number + parts["negative"].number
+            for name in ("positive", "negative"):
+                parts[name] = Part(parts[name].total, both)
+        return parts
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return (
+            f"margin={self.margin}, distance={self.distance}, normalize={self.normalize}, "
+            f"average={self.average}"
+        )

@@ -1,0 +1,124 @@
+"""Rows of all ranks, in rank order, with the gradient carried back to the rank that owns them.
+
+Nothing here needs a process group: without one, there is one rank and every function is the identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def world_size() -> int:
+    """The number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """``values`` of any shape, added up over all ranks, without gradient.
+
+    Example:
+        >>> sum_over_ranks(torch.tensor([3, 4])).tolist()  # a single process
+        [3, 4]
+    """
+    values = values.detach()
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def gather_ids(ids: Tensor) -> Tensor:
+    """``ids [n, ...]`` of every rank, laid end to end in rank order; n may differ between ranks and be 0.
+
+    Every rank must call it. The trailing shape and the dtype must be the same on all ranks.
+
+    Raises:
+        ValueError: on every rank, if the rows of the ranks differ in size.
+    """
+    ids = ids.detach()
+    if world_size() == 1:
+        return ids
+    counts, _ = _exchange_counts(ids)
+    return _gather_rows(ids, counts)
+
+
+def gather_with_grad(rows: Tensor) -> Tensor:
+    """Embeddings of every rank in rank order, differentiable with respect to this rank's own.
+
+    The gradient of a row is the *sum* over ranks of what each rank's loss asks of it. So when rank r's loss
+    is ``world_size * (its share of the objective)``, the average over ranks that DDP takes is the gradient of
+    the objective on the union of the ranks' batches, exactly.
+
+    The backward pass is a collective too: every rank's loss must depend on the result, if only by
+    ``result[:0].sum()``, or the other ranks wait for ever. A rank whose own rows need no gradient (it may
+    have none) takes part if any rank's do.
+
+    Args:
+        rows: ``[n, d]`` floating point; n may differ between ranks and be 0. Half precision is gathered as
+            float32, so that gradients of many ranks are not added up in half precision.
+
+    Returns:
+        ``[N, d]``, N the sum of the ranks' n; rank 0's rows first.
+
+    Raises:
+        ValueError: on every rank, if the rows of the ranks differ in size.
+    """
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()
+    if world_size() == 1:
+        return rows
+    counts, any_needs_grad = _exchange_counts(rows)
+    if any_needs_grad and torch.is_grad_enabled() and not rows.requires_grad:
+        rows = rows.detach().requires_grad_()
+    gathered: Tensor = _Gather.apply(rows, counts)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        ctx.start = sum(counts[: rank()])
+        ctx.stop = ctx.start + len(rows)
+        return _gather_rows(rows, counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[ctx.start : ctx.stop], None
+
+
+def _exchange_counts(rows: Tensor) -> tuple[list[int], bool]:
+    """Each rank's number of rows, and whether any rank's rows need a gradient."""
+    width = rows[0].numel() if len(rows) else rows.new_empty(rows.shape[1:]).numel()
+    needs_grad = rows.requires_grad and torch.is_grad_enabled()
+    mine = torch.tensor([len(rows), width, needs_grad], dtype=torch.int64, device=rows.device)
+    gathered = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(gathered, mine)
+    counts, widths, need = torch.stack(gathered).T.tolist()
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"rows to gather have {widths} values each on ranks 0 to {len(widths) - 1}; make them equal"
+        )
+    return counts, any(need)
+
+
+def _gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
+    # Collectives want equal shapes, so short ranks are filled up and the filling is cut off again.
+    longest = max(counts)
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])

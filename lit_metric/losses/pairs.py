@@ -1,0 +1,112 @@
+"""Which anchors and candidates belong together: the masks that a loss reads, a slice of anchor rows at a
+time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class PairBlock(NamedTuple):
+    """The masks of r anchor rows against all C candidates. A pair in neither mask is ignored.
+
+    Attributes:
+        positive: ``[r, C]`` bool.
+        negative: ``[r, C]`` bool, never true where ``positive`` is.
+        weight: ``[r, C]`` float, at least 0, or None for ones everywhere. Each loss says how a weight acts;
+            in all of them a weight of 0 takes the pair out, as if neither mask held it.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    weight: Tensor | None = None
+
+
+class Pairs(Protocol):
+    """Whatever can say which pairs are positive and negative for the anchors ``start`` to ``stop``.
+
+    Called again for the same rows in the backward pass, so it must answer the same each time.
+    """
+
+    def rows(self, start: int, stop: int) -> PairBlock:
+        """The masks of anchors ``start:stop`` against all candidates."""
+        ...
+
+
+class DensePairs:
+    """Masks that are already there in full.
+
+    Args:
+        positive: ``[A, C]`` bool.
+        negative: ``[A, C]`` bool.
+        weight: ``[A, C]`` float, at least 0, optional.
+
+    Raises:
+        ValueError: if shapes differ, a pair is positive and negative at once, or a weight is negative or NaN.
+        TypeError: if a mask is not boolean.
+
+    Example:
+        >>> import torch
+        >>> same = torch.eye(3, dtype=torch.bool)
+        >>> DensePairs(same, ~same).rows(1, 2).negative.tolist()
+        [[True, False, True]]
+    """
+
+    def __init__(self, positive: Tensor, negative: Tensor, weight: Tensor | None = None) -> None:
+        for name, mask in (("positive", positive), ("negative", negative)):
+            if mask.dtype != torch.bool:
+                raise TypeError(f"the {name} mask has dtype {mask.dtype}; give a boolean tensor")
+        if positive.ndim != 2 or positive.shape != negative.shape:
+            raise ValueError(
+                f"positive {list(positive.shape)} and negative {list(negative.shape)} must both be "
+                "[anchors, candidates]"
+            )
+        if (positive & negative).any():
+            row, column = (positive & negative).nonzero()[0].tolist()
+            raise ValueError(f"anchor {row} and candidate {column} are marked positive and negative at once")
+        if weight is not None:
+            if weight.shape != positive.shape:
+                raise ValueError(
+                    f"weight {list(weight.shape)} must have the masks' shape {list(positive.shape)}"
+                )
+            if not (weight >= 0).all():
+                raise ValueError("weights must be at least 0; to leave a pair out, give it weight 0")
+        self.positive = positive
+        self.negative = negative
+        self.weight = weight
+
+    def rows(self, start: int, stop: int) -> PairBlock:
+        """The masks of anchors ``start:stop``; views, nothing is copied."""
+        weight = None if self.weight is None else self.weight[start:stop]
+        return PairBlock(self.positive[start:stop], self.negative[start:stop], weight)
+
+
+class _Relations(Protocol):
+    def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor: ...
+
+    def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor: ...
+
+
+class RelationPairs:
+    """Masks asked of relations between global item ids, built for one slice of anchors at a time.
+
+    Args:
+        relations: answers ``positive`` and ``excluded`` for two lists of ids with an ``[A, C]`` boolean
+            tensor; a candidate that is not excluded is a negative.
+        anchor_ids: ``[A]`` int64, this rank's anchors.
+        candidate_ids: ``[C]`` int64, the candidates of *all* ranks in rank order (see
+            :func:`~lit_metric.losses.gather_ids`): only so are other ranks' positives and duplicates known.
+    """
+
+    def __init__(self, relations: _Relations, anchor_ids: Tensor, candidate_ids: Tensor) -> None:
+        self.relations = relations
+        self.anchor_ids = anchor_ids
+        self.candidate_ids = candidate_ids
+
+    def rows(self, start: int, stop: int) -> PairBlock:
+        """The masks of anchors ``start:stop``."""
+        anchors = self.anchor_ids[start:stop]
+        positive = self.relations.positive(anchors, self.candidate_ids)
+        return PairBlock(positive, ~self.relations.excluded(anchors, self.candidate_ids))

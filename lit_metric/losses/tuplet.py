@@ -1,0 +1,84 @@
+"""(N+1)-tuplet loss: one positive against N negatives at once; the softmax losses build on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses.base import MetricLoss, Parts, masked_mean
+from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.scores import Distance, softplus
+
+
+def tuplet(scores: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
+    """``log(1 + Σ_n exp(s_n − s_p))`` for each positive p of an anchor, averaged over its positives.
+
+    It equals ``−log e^{s_p} / (e^{s_p} + Σ_n e^{s_n})``: the other positives are no part of the denominator.
+
+    Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016, eq. 5.
+
+    Args:
+        scores: ``[r, C]``.
+        pairs: masks ``[r, C]``. A positive's weight multiplies its term, a negative's weight multiplies its
+            exponential.
+
+    Returns:
+        ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
+
+    Example:
+        >>> pairs = PairBlock(torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]]))
+        >>> losses, used = tuplet(torch.tensor([[1.0, 0.0, -1.0]]), pairs)
+        >>> losses, torch.log(1 + torch.exp(torch.tensor(-1.0)) + torch.exp(torch.tensor(-2.0)))
+        (tensor([0.4076]), tensor(0.4076))
+    """
+    used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    negatives = log_sum_exp(scores, pairs.negative, pairs.weight)
+    return mean_over_positives(softplus(negatives[:, None] - scores), pairs, used), used
+
+
+def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``[r]``: ``log Σ weight · eˢ`` over the ``mask [r, C]``; 0 for rows in which it holds nothing."""
+    if weight is not None:
+        # The logarithm of a weight of 0 is kept out even of the branch that is not taken.
+        scores = scores + torch.where(weight > 0, weight, 1.0).to(scores.dtype).log()
+    some = mask.any(dim=1, keepdim=True)
+    return torch.where(mask, scores, torch.where(some, -torch.inf, 0.0)).logsumexp(dim=1) * some[:, 0]
+
+
+def mean_over_positives(terms: Tensor, pairs: PairBlock, used: Tensor) -> Tensor:
+    """``[r]``: the weighted mean of ``terms [r, C]`` over each row's positives; 0 for rows not ``used``."""
+    if pairs.weight is not None:
+        terms = terms * pairs.weight.to(terms.dtype)
+    sums = torch.where(pairs.positive & used[:, None], terms, 0.0).sum(dim=1)
+    return sums / pairs.positive.sum(dim=1).clamp_min(1)
+
+
+class TupletLoss(MetricLoss):
+    """(N+1)-tuplet loss: ``log(1 + Σ_n exp(s_n − s_p))``, a mean over anchors of the mean over their
+    positives.
+
+    Anchors without a positive or without a negative don't count.
+
+    Args:
+        distance: of the four; the source takes the inner product of raw embeddings, ``dot``.
+        normalize: scale embeddings to unit length before a Euclidean distance is taken.
+        block_rows: anchors compared with all candidates at a time.
+
+    Example:
+        >>> from lit_metric.losses import DensePairs
+        >>> same = torch.tensor([[True, False, False]])
+        >>> candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> TupletLoss()(torch.tensor([[1.0, 0.0]]), candidates, DensePairs(same, ~same))["loss"]
+        tensor(0.4076)
+    """
+
+    def __init__(self, distance: Distance = "dot", normalize: bool = False, block_rows: int = 1024) -> None:
+        super().__init__(distance, normalize, block_rows)
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`tuplet`."""
+        return {"tuplet": masked_mean(*tuplet(scores, pairs))}
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"distance={self.distance}, normalize={self.normalize}"
