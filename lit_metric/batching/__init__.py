@@ -1,0 +1,17 @@
+"""Who meets whom: planners of batches, and the dataset and sampler that serve their plans."""
+
+from lit_metric.batching.loader import PlanDataset, PlanSampler, resume_epoch, resume_position
+from lit_metric.batching.n_pair import NPairPlanner
+from lit_metric.batching.pk import PKPlanner
+from lit_metric.batching.plan import BatchPlanner, Plan
+
+__all__ = [
+    "BatchPlanner",
+    "NPairPlanner",
+    "PKPlanner",
+    "Plan",
+    "PlanDataset",
+    "PlanSampler",
+    "resume_epoch",
+    "resume_position",
+]

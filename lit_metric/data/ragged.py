@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ class Ragged:
     def tolist(self) -> list[list[int]]:
         """The rows as Python lists."""
         values, offsets = self.values.tolist(), self.offsets.tolist()
-        return [values[start:stop] for start, stop in zip(offsets, offsets[1:], strict=False)]
+        return [values[start:stop] for start, stop in itertools.pairwise(offsets)]
 
 
 def offsets_of(lengths: Tensor) -> Tensor:

@@ -1,0 +1,188 @@
+"""Batches made of several classes with several members each: what P×K and N-pair planners share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lit_metric.data.errors import DataError
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.relations import Relations
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+ClassWeighting = Literal["size", "sqrt", "uniform"]
+
+EXPONENTS: dict[str, float] = {"size": 1.0, "sqrt": 0.5, "uniform": 0.0}
+ROUNDS_PER_SLOT = 3
+
+
+@dataclass(frozen=True)
+class Members:
+    """Items grouped by class.
+
+    Args:
+        ids: ``[n]`` global ids, class after class.
+        sizes: ``[L]`` the number of members of each class, all positive.
+    """
+
+    ids: IntArray
+    sizes: IntArray
+
+    @property
+    def starts(self) -> IntArray:
+        """``[L]`` where each class begins within ``ids``."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    def shuffled(self, random: np.random.Generator) -> Members:
+        """The same classes with the members of each in random order."""
+        classes = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        return Members(self.ids[np.lexsort((random.random(len(self.ids)), classes))], self.sizes)
+
+
+def check_arguments(
+    classes: int, class_weighting: str, batches: int | None, per_class: int = 2, smallest_class: int = 1
+) -> None:
+    """Refuse what no planner of classes can work with."""
+    numbers = {"classes": classes, "per_class": per_class, "smallest_class": smallest_class}
+    for name, value in (numbers | ({} if batches is None else {"batches": batches})).items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if class_weighting not in EXPONENTS:
+        raise ValueError(f"class_weighting must be one of {', '.join(EXPONENTS)}, not {class_weighting!r}")
+
+
+def members_of(ids: Tensor, relations: Relations, smallest: int = 1) -> Members:
+    """Group ``ids`` by label; items without a label and classes of fewer than ``smallest`` members are left
+    out.
+
+    Raises:
+        TypeError: when the relations have no class labels.
+    """
+    labels = getattr(relations, "labels", None)
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"this planner draws classes, and {type(relations).__name__} has none; use relations with labels "
+            "(LabelRelations), or a planner that needs no classes"
+        )
+    distinct = ids.unique()
+    own = labels[distinct.to(labels.device)].numpy(force=True)
+    known = own >= 0
+    order = np.argsort(own[known], kind="stable")
+    of_item = own[known][order]
+    _, inverse, sizes = np.unique(of_item, return_inverse=True, return_counts=True)
+    kept = sizes >= smallest
+    return Members(distinct.numpy(force=True)[known][order][kept[inverse]], sizes[kept])
+
+
+def require_classes(members: Members, wanted: int, smallest: int, asked: str) -> None:
+    """Refuse to plan batches of more distinct classes than there are."""
+    if len(members.sizes) < wanted:
+        raise DataError(
+            f"{asked} asks for {wanted} different classes in a batch, but the items have only "
+            f"{len(members.sizes)} with {smallest} or more labelled members; lower it to at most "
+            f"{len(members.sizes)}, or give more data"
+        )
+
+
+def class_rates(sizes: IntArray, slots: int, weighting: ClassWeighting) -> FloatArray:
+    """The share of batches in which each class appears.
+
+    Proportional to ``sizes ** exponent`` with exponent 1, 1/2 or 0, but never above 1; what is cut off there
+    goes to the other classes in proportion.
+
+    Args:
+        sizes: ``[L]`` members of each class.
+        slots: distinct classes per batch, at most ``L``.
+        weighting: ``"size"`` (every item equally often), ``"sqrt"`` or ``"uniform"`` (every class equally
+            often).
+
+    Returns:
+        ``[L]`` rates in (0, 1] that sum to ``slots``.
+    """
+    weights = sizes.astype(np.float64) ** EXPONENTS[weighting]
+    rates = np.zeros(len(sizes))
+    always = np.zeros(len(sizes), dtype=bool)
+    while True:
+        left = slots - int(always.sum())
+        free = ~always
+        if not free.any():
+            return np.ones(len(sizes))
+        rates[free] = left * weights[free] / weights[free].sum()
+        rates[always] = 1.0
+        above = free & (rates >= 1.0)
+        if not above.any():
+            return rates
+        always |= above
+
+
+def draw_classes(
+    sizes: IntArray, batches: int, slots: int, weighting: ClassWeighting, random: np.random.Generator
+) -> IntArray:
+    """Which classes make up each batch, ``[batches, slots]``, distinct within a batch.
+
+    Each class appears as often as its rate says (:func:`class_rates`), rounded up or down at random, so an
+    epoch holds no class too often by chance. Subject to that, the classes are mixed over the batches by
+    random swaps, the usual chain over bipartite graphs of given degrees.
+    """
+    counts = _round_counts(batches * class_rates(sizes, slots, weighting), batches, batches * slots, random)
+    order = random.permutation(len(sizes))
+    # A class occupies consecutive places, at most `batches` of them, and so never one batch twice.
+    dealt = np.repeat(order, counts[order]).reshape(slots, batches).T
+    table = np.ascontiguousarray(dealt[random.permutation(batches)])
+    _mix(table, random)
+    return table
+
+
+def _round_counts(expected: FloatArray, largest: int, total: int, random: np.random.Generator) -> IntArray:
+    """Whole numbers with the given expectations, each rounded up or down, that sum to ``total``."""
+    counts = np.minimum(np.floor(expected).astype(np.int64), largest)
+    extra = total - int(counts.sum())
+    if extra > 0:
+        order = random.permutation(len(expected))
+        ends = np.cumsum((expected - np.floor(expected))[order])
+        points = (random.random() + np.arange(extra)) * (ends[-1] / extra)
+        np.add.at(counts, order[np.minimum(np.searchsorted(ends, points, side="right"), len(order) - 1)], 1)
+        counts = np.minimum(counts, largest)
+        # Nothing is short here except by floating point.
+        room = np.flatnonzero(counts < largest)
+        counts[room[: total - int(counts.sum())]] += 1
+    return counts
+
+
+def _mix(table: IntArray, random: np.random.Generator) -> None:
+    """Swap classes between random pairs of batches, in place, where both stay free of repeats."""
+    batches, slots = table.shape
+    half = batches // 2
+    for _ in range(ROUNDS_PER_SLOT * slots if half else 0):
+        pairs = random.permutation(batches)[: 2 * half].reshape(2, half)
+        places = random.integers(slots, size=(2, half))
+        first, second = table[pairs[0], places[0]], table[pairs[1], places[1]]
+        clash = (table[pairs[0]] == second[:, None]).any(1) | (table[pairs[1]] == first[:, None]).any(1)
+        table[pairs[0], places[0]] = np.where(clash, first, second)
+        table[pairs[1], places[1]] = np.where(clash, second, first)
+
+
+def draw_members(members: Members, table: IntArray, per_class: int) -> Ragged:
+    """The items that each slot of ``table [batches, slots]`` of classes contributes, a row per slot.
+
+    A class hands out its members in their order, ``min(per_class, size)`` at a time, and starts over when it
+    is through; so no member comes twice before every other has come, and never twice in one slot.
+    """
+    classes = table.reshape(-1)
+    order = np.argsort(classes, kind="stable")
+    appearances = np.bincount(classes, minlength=len(members.sizes))
+    turn = np.empty(len(classes), dtype=np.int64)
+    turn[order] = np.arange(len(classes)) - np.repeat(np.cumsum(appearances) - appearances, appearances)
+    sizes = members.sizes[classes]
+    taken = np.minimum(per_class, sizes)
+    slots = np.repeat(np.arange(len(classes)), taken)
+    within = np.arange(len(slots)) - np.repeat(np.cumsum(taken) - taken, taken)
+    places = (turn * taken)[slots] + within
+    ids = members.ids[members.starts[classes][slots] + places % sizes[slots]]
+    return Ragged.from_lengths(torch.from_numpy(ids), torch.from_numpy(taken))

@@ -1,0 +1,61 @@
+"""N pairs from N distinct classes (Sohn, NIPS 2016)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_metric.batching.classes import (
+    ClassWeighting,
+    check_arguments,
+    draw_classes,
+    draw_members,
+    members_of,
+    require_classes,
+)
+from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.relations import Relations
+
+
+class NPairPlanner(BatchPlanner):
+    """Batches of pairs from different classes (Sohn, NIPS 2016, section 3.2.1).
+
+    Each of ``classes`` distinct classes gives two different items; the first is an anchor, the second the
+    candidate at the same place. Classes with fewer than two members, and items without a label, are never
+    drawn.
+
+    Within an epoch a class goes through its members in random order, without repeats until all have come.
+
+    Args:
+        classes: N, pairs per batch, at least 2.
+        class_weighting: how often a class is drawn, as in :class:`PKPlanner`.
+        batches: batches per epoch; by default ``ceil(items / (2 * classes))``.
+
+    Raises:
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when
+            fewer classes than asked for have two members.
+    """
+
+    def __init__(
+        self, classes: int = 64, class_weighting: ClassWeighting = "size", batches: int | None = None
+    ) -> None:
+        check_arguments(classes, class_weighting, batches)
+        if classes < 2:
+            raise ValueError(f"an N-pair batch needs classes >= 2 to hold any negative, not {classes}")
+        self.classes = classes
+        self.class_weighting = class_weighting
+        self.batches = batches
+
+    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        members = members_of(ids, relations, smallest=2)
+        require_classes(members, self.classes, 2, f"NPairPlanner(classes={self.classes})")
+        random = random_stream(seed, epoch)
+        batches = self.batches or -(-len(members.ids) // (2 * self.classes))
+        table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
+        pairs = draw_members(members.shuffled(random), table, per_class=2).values.reshape(-1, 2)
+        lengths = torch.full((batches,), self.classes)
+        return Plan(
+            anchors=Ragged.from_lengths(pairs[:, 0].contiguous(), lengths),
+            candidates=Ragged.from_lengths(pairs[:, 1].contiguous(), lengths),
+        )

@@ -1,0 +1,67 @@
+"""P classes, K members of each (Hermans, Beyer and Leibe, arXiv 1703.07737)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lit_metric.batching.classes import (
+    ClassWeighting,
+    check_arguments,
+    draw_classes,
+    draw_members,
+    members_of,
+    require_classes,
+)
+from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.relations import Relations
+
+
+class PKPlanner(BatchPlanner):
+    """Batches of ``classes`` different classes with ``per_class`` different members each.
+
+    Every item of the batch is both an anchor and a candidate. A class with fewer than ``per_class`` members
+    gives all it has. A class with a single member takes part, as it makes a good negative; as an anchor it
+    has no positive, and losses pass over it. Leave such classes out with ``smallest_class=2`` where they are
+    so many that batches would hold little else. Items without a label are never drawn.
+
+    Within an epoch a class goes through its members in random order, without repeats until all have come.
+
+    Args:
+        classes: P, distinct classes per batch, at least 1.
+        per_class: K, items per class, at least 1.
+        class_weighting: how often a class is drawn: in proportion to its ``"size"``, to the square root of it
+            (``"sqrt"``), or as often as any other (``"uniform"``). The latter two favour rare classes.
+        batches: batches per epoch; by default as many as make the epoch about as large as the data,
+            ``ceil(items / (classes * per_class))``.
+        smallest_class: classes with fewer members than this are left out.
+
+    Raises:
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when
+            there are fewer classes than asked for.
+    """
+
+    def __init__(
+        self,
+        classes: int = 16,
+        per_class: int = 4,
+        class_weighting: ClassWeighting = "size",
+        batches: int | None = None,
+        smallest_class: int = 1,
+    ) -> None:
+        check_arguments(classes, class_weighting, batches, per_class=per_class, smallest_class=smallest_class)
+        self.classes = classes
+        self.per_class = per_class
+        self.class_weighting = class_weighting
+        self.batches = batches
+        self.smallest_class = smallest_class
+
+    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        members = members_of(ids, relations, self.smallest_class)
+        require_classes(members, self.classes, self.smallest_class, f"PKPlanner(classes={self.classes})")
+        random = random_stream(seed, epoch)
+        batches = self.batches or -(-len(members.ids) // (self.classes * self.per_class))
+        table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
+        groups = draw_members(members.shuffled(random), table, self.per_class)
+        items = Ragged.from_lengths(groups.values, groups.lengths.reshape(batches, -1).sum(1))
+        return Plan(anchors=items, candidates=items)

@@ -1,0 +1,144 @@
+"""Which items belong together, and which must never be pushed apart."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lit_metric.data.errors import DataError
+from lit_metric.data.ragged import Ragged
+
+Self = TypeVar("Self", bound="Relations")
+
+
+class Relations(ABC):
+    """Answers, for any lists of global item ids, which pairs are positive and which may be negative.
+
+    Ids are int64 tensors on the same device as the relations. A pair may be neither: duplicates of one text
+    under two labels, or pairs about which nothing is known, teach nothing either way.
+    """
+
+    @abstractmethod
+    def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: belong together. Never an item with itself."""
+
+    @abstractmethod
+    def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: must not serve as negatives.
+
+        These are the positives, the item itself, items of equal content, and ignored pairs.
+        """
+
+    @abstractmethod
+    def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """:meth:`positive` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
+
+    @abstractmethod
+    def excluded_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """:meth:`excluded` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
+
+    @abstractmethod
+    def positives(self, anchors: Tensor, among: Tensor) -> Ragged:
+        """The positives of each of ``anchors [A]`` out of the ids ``among [M]``.
+
+        Row ``a`` holds those ids for which :meth:`positive` is true, in the order (and as often) as they
+        stand in ``among``.
+        """
+
+    @abstractmethod
+    def to(self: Self, device: torch.device | str) -> Self:
+        """A copy on ``device``."""
+
+    def negative(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: may serve as negatives."""
+        return ~self.excluded(anchors, candidates)
+
+    def negative_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """:meth:`negative` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
+        return ~self.excluded_pairs(anchors, candidates)
+
+
+class LabelRelations(Relations):
+    """One class label per item: equal labels belong together.
+
+    An unlabelled item (label -1) is neither a positive nor a negative of anything, since it may belong to any
+    class. Items of equal content are never negatives of one another, whatever their labels.
+
+    Args:
+        labels: ``[N]`` int64 class of each item, an index into ``classes``, or -1.
+        classes: the classes' names.
+        fingerprints: ``[N]`` int64, equal for items of equal content.
+
+    Raises:
+        DataError: when the lengths differ, or a label is outside ``-1..len(classes) - 1``.
+
+    Example:
+        >>> relations = LabelRelations.from_names(["a", "b", "a", None], torch.tensor([1, 1, 2, 3]))
+        >>> ids = torch.arange(4)
+        >>> relations.positive(ids[:1], ids).tolist(), relations.negative(ids[:2], ids).tolist()
+        ([[False, False, True, False]], [[False, False, False, False], [False, False, True, False]])
+    """
+
+    def __init__(self, labels: Tensor, classes: list[str], fingerprints: Tensor) -> None:
+        if labels.shape != fingerprints.shape or labels.dim() != 1:
+            raise DataError(
+                f"labels {tuple(labels.shape)} and fingerprints {tuple(fingerprints.shape)} must both be [N]"
+            )
+        if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < len(classes):
+            raise DataError(
+                f"labels must be within -1..{len(classes) - 1}, got {int(labels.min())}..{int(labels.max())}"
+            )
+        self.labels = labels.to(torch.int64)
+        self.classes = classes
+        self.fingerprints = fingerprints
+
+    @classmethod
+    def from_names(cls, names: Sequence[str | None], fingerprints: Tensor) -> LabelRelations:
+        """Number the distinct ``names`` in sorted order; None is unlabelled."""
+        classes = sorted({name for name in names if name is not None})
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+        labels = torch.tensor([numbers.get(name, -1) for name in names], dtype=torch.int64)
+        return cls(labels, classes, fingerprints)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        return self.positive_pairs(anchors[:, None], candidates[None, :])
+
+    def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        return self.excluded_pairs(anchors[:, None], candidates[None, :])
+
+    def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        of_anchors = self.labels[anchors]
+        together = of_anchors == self.labels[candidates]
+        return together.logical_and_(of_anchors >= 0).logical_and_(anchors != candidates)
+
+    def excluded_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        of_anchors, of_candidates = self.labels[anchors], self.labels[candidates]
+        excluded = of_anchors == of_candidates
+        excluded |= of_anchors < 0
+        excluded |= of_candidates < 0
+        # The item itself is among those of equal content.
+        excluded |= self.fingerprints[anchors] == self.fingerprints[candidates]
+        return excluded
+
+    def positives(self, anchors: Tensor, among: Tensor) -> Ragged:
+        labels = self.labels[among]
+        among, labels = among[labels >= 0], labels[labels >= 0]
+        nothing = len(self.classes)  # one row more than there are classes, for anchors without a label
+        by_class = Ragged.from_lengths(
+            among[labels.argsort(stable=True)], torch.bincount(labels, minlength=nothing + 1)
+        )
+        of_anchors = self.labels[anchors]
+        same = by_class.select(torch.where(of_anchors < 0, nothing, of_anchors))
+        rows = same.segment_ids
+        other = same.values != anchors[rows]
+        return Ragged.from_lengths(same.values[other], torch.bincount(rows[other], minlength=len(anchors)))
+
+    def to(self, device: torch.device | str) -> LabelRelations:
+        return LabelRelations(self.labels.to(device), self.classes, self.fingerprints.to(device))

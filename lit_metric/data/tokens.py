@@ -1,0 +1,206 @@
+"""A vocabulary's token ids: computed once, kept in a memory-mapped Arrow file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+LAYOUT = "1"  # part of the key: files of another layout are never opened
+CHUNK = 1024
+PROGRESS_TEXTS = 20_000
+PROGRESS_SECONDS = 2.0
+
+
+class Tokenizer(Protocol):
+    """What turns texts into token ids."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that differs whenever the token ids would: vocabulary, maximal length, prompt, ..."""
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """The token ids of each text, prompt and special tokens included."""
+
+
+class Tokens:
+    """The token ids of all texts of a vocabulary.
+
+    Copies sent to other processes carry only the path of the file and open it again there.
+
+    Args:
+        path: a file written by :func:`tokenize`.
+
+    Raises:
+        ValueError: when the file is damaged (``pyarrow.ArrowInvalid`` is a ValueError too).
+        OSError: when it cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path: Path | None = Path(path)
+        self.values, self.offsets, self._digest = _open(self.path)
+
+    @classmethod
+    def from_lists(cls, rows: list[list[int]]) -> Tokens:
+        """Token ids held in memory, without a file."""
+        tokens = cls.__new__(cls)
+        tokens.path = None
+        tokens.values, tokens.offsets = _flatten([rows])
+        tokens._digest = _digest(tokens.values, tokens.offsets)
+        return tokens
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[V]`` int64, the number of tokens of each text."""
+        return torch.from_numpy(np.diff(self.offsets))
+
+    def select(self, text_ids: Tensor) -> Ragged:
+        """The int64 token ids of the texts numbered ``text_ids [m]``, in that order; repeats are allowed.
+
+        Raises:
+            IndexError: when an id is not one of ``0..V-1``.
+        """
+        ids = text_ids.numpy(force=True)
+        if len(ids) and (ids.min() < 0 or ids.max() >= len(self)):
+            raise IndexError(f"text ids must be within 0..{len(self) - 1}, got {ids.min()}..{ids.max()}")
+        starts = self.offsets[ids]
+        lengths = self.offsets[ids + 1] - starts
+        offsets = np.zeros(len(ids) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return Ragged(torch.from_numpy(self.values[places].astype(np.int64)), torch.from_numpy(offsets))
+
+    def verify(self) -> bool:
+        """Whether the token ids are those that were written; reads the whole file."""
+        return _digest(self.values, self.offsets) == self._digest
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy() if self.path is None else {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.path is not None:
+            self.values, self.offsets, self._digest = _open(self.path)
+
+
+def tokenize(
+    vocabulary: Vocabulary, tokenizer: Tokenizer, cache_dir: str | Path | None = None, progress: bool = True
+) -> Tokens:
+    """Tokenise each text once, or open the file where that was done before.
+
+    The file's name is a SHA-256 over the texts and the tokenizer's fingerprint, so that nothing stale is ever
+    read. It is written under another name, synced, then renamed: processes that race each publish a whole
+    file, and a crash publishes none. A damaged file is found by its checksum, reported, and written again.
+
+    Args:
+        vocabulary: the distinct texts.
+        tokenizer: see :class:`Tokenizer`; called with up to 1,024 texts at a time.
+        cache_dir: where the file lives; by default :func:`default_cache_dir`.
+        progress: show a progress bar where there is much to do.
+
+    Raises:
+        ValueError: when the tokenizer returns another number of rows than it was given.
+    """
+    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    key = hashlib.sha256("\n".join([LAYOUT, vocabulary.digest, tokenizer.fingerprint]).encode()).hexdigest()
+    path = folder / f"tokens-{key[:32]}.arrow"
+    if path.exists():
+        try:
+            tokens = Tokens(path)
+            if len(tokens) == len(vocabulary) and tokens.verify():
+                return tokens
+            problem = "its checksum is wrong"
+        except (ValueError, OSError) as error:
+            problem = str(error)
+        logger.warning("the token cache %s is damaged (%s) and will be written again", path, problem)
+    _publish(path, *_flatten(_tokenize_chunks(vocabulary.texts, tokenizer, progress)))
+    return Tokens(path)
+
+
+def default_cache_dir() -> Path:
+    """``$LIT_METRIC_CACHE``, else ``$XDG_CACHE_HOME/lit-metric``, else ``~/.cache/lit-metric``."""
+    own = os.environ.get("LIT_METRIC_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit-metric"
+
+
+def _tokenize_chunks(texts: list[str], tokenizer: Tokenizer, progress: bool) -> list[list[list[int]]]:
+    chunks = []
+    delay = 0.0 if len(texts) > PROGRESS_TEXTS else PROGRESS_SECONDS
+    with tqdm(total=len(texts), desc="tokenising", unit="text", delay=delay, disable=not progress) as bar:
+        for start in range(0, len(texts), CHUNK):
+            chunk = texts[start : start + CHUNK]
+            rows = tokenizer.tokenize(chunk)
+            if len(rows) != len(chunk):
+                raise ValueError(f"the tokenizer returned {len(rows)} rows for {len(chunk)} texts")
+            chunks.append(rows)
+            bar.update(len(chunk))
+    return chunks
+
+
+def _flatten(chunks: list[list[list[int]]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    parts = [np.array([token for row in rows for token in row], dtype=np.int32) for rows in chunks]
+    lengths = np.array([len(row) for rows in chunks for row in rows], dtype=np.int64)
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return np.concatenate([np.zeros(0, dtype=np.int32), *parts]), offsets
+
+
+def _digest(values: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> bytes:
+    state = hashlib.sha256(np.ascontiguousarray(offsets).data)
+    state.update(np.ascontiguousarray(values).data)
+    return state.hexdigest().encode()
+
+
+def _publish(path: Path, values: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+    schema = pa.schema([("tokens", rows.type)], metadata={b"sha256": _digest(values, offsets)})
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                writer.write_batch(pa.record_batch([rows], schema=schema))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _open(path: Path) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], bytes]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    if reader.schema.names != ["tokens"] or reader.num_record_batches != 1:
+        raise ValueError(f"{path} is not a token file")
+    column = reader.get_batch(0).column(0)
+    if column.type != pa.large_list(pa.int32()):
+        raise ValueError(f"{path} holds {column.type}, not lists of int32")
+    values = column.values.to_numpy(zero_copy_only=True)
+    offsets = column.offsets.to_numpy(zero_copy_only=True)
+    return values, offsets, (reader.schema.metadata or {}).get(b"sha256", b"")
