@@ -1,0 +1,157 @@
+"""Which candidates may serve as negatives.
+
+A candidate that is as similar to the anchor as a true positive is often an unlabelled positive. The score
+filters here are those of NV-Retriever (Moreira et al., arXiv 2407.15831), for anchors with any number of
+positives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lit_metric.mining.candidates import Candidates, Reference, check_reference
+
+if TYPE_CHECKING:
+    from lit_metric.data.relations import Relations
+
+
+class NegativeFilter(ABC):
+    """A rule that keeps some of the candidates and drops the rest."""
+
+    @property
+    def name(self) -> str:
+        """What logs and samples call it."""
+        return type(self).__name__
+
+    @abstractmethod
+    def keep(self, candidates: Candidates) -> Tensor:
+        """``[A, K]`` bool: True where the candidate may be a negative. Empty places may be either."""
+
+
+class RelationFilter(NegativeFilter):
+    """Never the anchor itself, never one of its positives, never a text equal to one of those, never a pair
+    that the relations leave out.
+
+    A miner always applies this one first; it needs no configuration.
+
+    Args:
+        relations: answers ``excluded_pairs(anchors [P], candidates [P])``.
+    """
+
+    def __init__(self, relations: Relations) -> None:
+        self.relations = relations
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """See :class:`NegativeFilter`."""
+        return allowed(self.relations, candidates.anchors, candidates.ids)
+
+
+class AbsoluteMax(NegativeFilter):
+    """Keeps s⁻ < ``maximum`` ("TopK-Abs").
+
+    Args:
+        maximum: on the scale of the index: at most 1 says something for cosine. NV-Retriever: 0.7.
+    """
+
+    def __init__(self, maximum: float = 0.7) -> None:
+        self.maximum = maximum
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """See :class:`NegativeFilter`."""
+        return candidates.scores < self.maximum
+
+
+class MarginFilter(NegativeFilter):
+    """Keeps s⁻ < s⁺ − ``margin`` ("TopK-MarginPos"). An anchor without positives keeps all of its candidates.
+
+    Args:
+        margin: on the scale of the index. NV-Retriever: 0.05 on cosine.
+        reference: which positive s⁺ is, where there are several; see :class:`PercentageFilter`.
+    """
+
+    def __init__(self, margin: float = 0.05, reference: Reference = "best") -> None:
+        check_reference(reference)
+        self.margin = margin
+        self.reference: Reference = reference
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """See :class:`NegativeFilter`."""
+        return _below(candidates, candidates.positives.of(self.reference) - self.margin)
+
+
+class PercentageFilter(NegativeFilter):
+    """Keeps s⁻ < ``share`` · s⁺ ("TopK-PercPos", NV-Retriever's best). An anchor without positives keeps all
+    of its candidates.
+
+    A percentage of a score that is not positive means nothing: 95% of −0.2 is −0.19, *above* the positive.
+        There
+    the ceiling is s⁺ itself, so s⁻ < min(``share`` · s⁺, s⁺) throughout. That joins the rule at s⁺ = 0, never
+    falls as s⁺ rises, and never lets pass a candidate that is more similar than the positive; to drop all or
+    nothing for such anchors would jump at 0.
+
+    Args:
+        share: between 0 and 1.
+        reference: which positive s⁺ is, where there are several. ``"best"``: only what is about as near as
+            the nearest positive is suspected, which suits classes that fall into several clusters.
+            ``"worst"``: a negative must be farther than every positive, which drops nearly all hard ones if a
+            class is spread out. ``"mean"`` lies between.
+    """
+
+    def __init__(self, share: float = 0.95, reference: Reference = "best") -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share}: the share of the positive's score must lie in (0, 1]")
+        check_reference(reference)
+        self.share = share
+        self.reference: Reference = reference
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """See :class:`NegativeFilter`."""
+        positive = candidates.positives.of(self.reference)
+        return _below(candidates, torch.minimum(self.share * positive, positive))
+
+
+class RankWindow(NegativeFilter):
+    """Keeps the candidates ranked ``start`` to ``stop`` − 1, counted from 0 ("top-k shifted by N": the very
+    first neighbours are the likeliest to be unlabelled positives).
+
+    The rank counts only candidates that the filters before this one kept.
+
+    Args:
+        start: how many to skip.
+        stop: where to end; None: nowhere.
+    """
+
+    def __init__(self, start: int = 0, stop: int | None = None) -> None:
+        if start < 0 or (stop is not None and stop <= start):
+            raise ValueError(f"ranks {start} to {stop}: start must be at least 0 and stop beyond it")
+        self.start = start
+        self.stop = stop
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """See :class:`NegativeFilter`."""
+        rank = ranks(candidates)
+        keep = rank >= self.start
+        return keep if self.stop is None else keep & (rank < self.stop)
+
+
+def allowed(relations: Relations, anchors: Tensor, ids: Tensor) -> Tensor:
+    """``[A, K]`` bool: where ``ids [A, K]`` are there (not -1) and may be negatives of ``anchors [A]``."""
+    anchors = anchors[:, None].expand_as(ids)
+    # The anchor itself is out whatever the relations say, and -1 is no id that they could be asked about.
+    keep = (ids >= 0) & (ids != anchors)
+    keep[keep.clone()] = ~relations.excluded_pairs(anchors[keep], ids[keep])
+    return keep
+
+
+def ranks(candidates: Candidates) -> Tensor:
+    """``[A, K]`` int64: how many candidates stand before each one in its row."""
+    return candidates.present.cumsum(1) - candidates.present.long()
+
+
+def _below(candidates: Candidates, ceiling: Tensor) -> Tensor:
+    # Written as "not at or above" so that a missing positive (NaN) drops nothing.
+    return ~(candidates.scores >= ceiling[:, None])

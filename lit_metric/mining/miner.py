@@ -1,0 +1,244 @@
+"""Hard negatives for every training item: propose, filter, and at batch time draw."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_metric.index import Index
+from lit_metric.mining.candidates import Candidates, PositiveScores
+from lit_metric.mining.draw import Draw, UniformWindow
+from lit_metric.mining.filters import NegativeFilter, PercentageFilter, RelationFilter
+from lit_metric.mining.positives import positive_scores
+from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, Judged, NeighbourProposer, Proposer, fetch
+from lit_metric.mining.sample import explain, sampled
+from lit_metric.mining.source import TableNegatives, negatives_of
+from lit_metric.mining.spec import spec
+from lit_metric.mining.table import NegativeTable, half
+from lit_metric.mining.vectors import Vectors
+
+if TYPE_CHECKING:
+    from lit_metric.data.relations import Relations
+
+log = logging.getLogger(__name__)
+
+
+class Miner:
+    """Mines a table of candidate negatives, and draws from it.
+
+    Args:
+        index: what searches the neighbours, and by which metric; exact cosine search by default.
+        candidates: how many candidates ``K`` a table holds for each item.
+        negatives: how many of them an anchor meets in a batch.
+        filters: which candidates are dropped, one filter after the other; ``PercentageFilter(0.95)`` by
+            default, an empty list for none. What the relations exclude is always dropped first.
+        draw: which candidates an anchor meets; any of the first ten by default.
+        refresh: when the table is mined anew: at the end of each ``"epoch"``, every so many steps, or
+            ``"never"`` after the first.
+        proposer: where candidates come from, in place of the neighbours in ``index``.
+        max_fetch: how many proposals are looked at, at most, to find ``candidates`` for one item. Must exceed
+            the size of the largest class by as much, or items in its midst go without.
+        sample: how many items are logged with what became of each of their candidates.
+
+    Raises:
+        ValueError: if a number is out of range, or both ``index`` and ``proposer`` are given.
+    """
+
+    _kept_as: ClassVar[dict[str, str]] = {"draw": "drawing"}
+
+    def __init__(
+        self,
+        index: Index | None = None,
+        candidates: int = 50,
+        negatives: int = 1,
+        filters: list[NegativeFilter] | None = None,
+        draw: Draw | None = None,
+        refresh: Literal["epoch", "never"] | int = "epoch",
+        proposer: Proposer | None = None,
+        max_fetch: int = 8192,
+        sample: int = 20,
+    ) -> None:
+        if index is not None and proposer is not None:
+            raise ValueError("both index and proposer are given: put the index into the proposer")
+        if not 1 <= candidates <= max_fetch:
+            raise ValueError(f"candidates={candidates} must be at least 1 and at most max_fetch={max_fetch}")
+        if negatives < 1 or sample < 0:
+            raise ValueError(f"negatives={negatives} must be at least 1, sample={sample} at least 0")
+        if refresh not in ("epoch", "never") and (not isinstance(refresh, int) or refresh < 1):
+            raise ValueError(f'refresh={refresh!r}: use "epoch", "never" or a number of steps of at least 1')
+        self.index = index
+        self.candidates = candidates
+        self.negatives = negatives
+        self.filters = [PercentageFilter()] if filters is None else filters
+        self.drawing = UniformWindow(0, 10) if draw is None else draw
+        self.refresh: Literal["epoch", "never"] | int = refresh
+        self.proposer = proposer
+        self.max_fetch = max_fetch
+        self.sample = sample
+
+    def due(self, step: int, epoch_end: bool) -> bool:
+        """Whether the table should be mined anew after ``step`` optimiser steps have been taken."""
+        if isinstance(self.refresh, int):
+            return step > 0 and step % self.refresh == 0
+        return epoch_end and self.refresh == "epoch"
+
+    def spec(self) -> dict[str, Any]:
+        """``class_path`` and ``init_args``, from which an equal miner can be built elsewhere."""
+        return spec(self)
+
+    @torch.no_grad()
+    def mine(
+        self, embeddings: Tensor | NDArray[Any], ids: Tensor, relations: Relations, seed: int = 0
+    ) -> NegativeTable:
+        """A table of negatives for each of ``M`` items among the others.
+
+        An item without positives gets none: there is nothing that it should be nearer to. Memory beyond the
+        embeddings, the index and the table does not grow with ``M``.
+
+        Args:
+            embeddings: ``[M, d]``, scaled to unit length here if the metric is cosine; may be memory-mapped.
+            ids: ``[M]`` their distinct global ids, integers below 2³¹.
+            relations: which items belong together.
+            seed: for proposers that draw lots.
+
+        Raises:
+            ValueError: if ids and embeddings disagree, an id occurs twice, or an embedding is not finite.
+        """
+        started = time.perf_counter()
+        ids = torch.as_tensor(ids).cpu().long()
+        _check(embeddings, ids)
+        proposer = NeighbourProposer(self.index) if self.proposer is None else self.proposer
+        vectors = Vectors(embeddings, proposer.metric)
+        positives = positive_scores(vectors, ids, relations)
+        run = _Run(ids, positives, [RelationFilter(relations), *self.filters], self.candidates, self.sample)
+        proposer.fit(vectors, ids, seed)
+        try:
+            for part, judged in fetch(
+                proposer, vectors, run.mined, ids, run.judge, self.candidates, self.max_fetch
+            ):
+                run.take(part, judged, relations)
+        finally:
+            proposer.forget()
+        report = {**run.report(), "seconds": time.perf_counter() - started}
+        log.info("Mined %d items: %s", len(ids), ", ".join(f"{k} {v:.3g}" for k, v in report.items()))
+        order = ids.argsort()
+        return NegativeTable(
+            ids[order].int().numpy(),
+            run.found[order].numpy(),
+            run.scores[order.numpy()],
+            half(torch.stack([positives.best, positives.worst, positives.mean], dim=1)[order]),
+            metric=proposer.metric,
+            report=report,
+            settings=self.spec(),
+            sample=sorted(run.explained, key=lambda entry: int(entry["anchor"])),
+        )
+
+    def draw(
+        self, table: NegativeTable, anchor_ids: Tensor, relations: Relations, seed: int, epoch: int, step: int
+    ) -> Tensor:
+        """The negatives that each anchor meets in one batch.
+
+        Args:
+            table: mined before.
+            anchor_ids: ``[A]`` int64 global ids.
+            relations: obeyed by random negatives; those in the table have been through it.
+            seed, epoch, step: the draw is a function of these and of the anchor's id.
+
+        Returns:
+            ``[A, negatives]`` int64 distinct global ids for each anchor, -1 at the end where there are too
+            few.
+        """
+        return negatives_of(table, self.drawing, self.negatives, anchor_ids, relations, (seed, epoch, step))
+
+    def source(self, root: str | Path, relations: Relations, corpus: str | None = None) -> TableNegatives:
+        """What :meth:`draw` does, for other processes: by the folder of the tables and a version number."""
+        return TableNegatives(root, self.drawing, self.negatives, relations, corpus)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One mining: judges proposals, keeps the candidates found, and adds up what became of the others."""
+
+    ids: Tensor
+    positives: PositiveScores
+    filters: Sequence[NegativeFilter]
+    width: int
+    sample: int
+    explained: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.filters]
+        self.names = [
+            name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names)
+        ]
+        self.found = torch.full((len(self.ids), self.width), -1, dtype=torch.int32)
+        self.scores = np.full((len(self.ids), self.width), -np.inf, dtype=np.float16)
+        self.dropped = torch.zeros(len(self.filters), dtype=torch.int64)
+        self.examined = 0
+        self.mined = (~self.positives.best.isnan()).nonzero()[:, 0]
+        self.shown = torch.zeros(len(self.ids), dtype=torch.bool)
+        self.shown[self.mined[sampled(self.ids[self.mined], self.sample)]] = True
+
+    def judge(self, rows: Tensor, found: Tensor, scores: Tensor) -> Tensor:
+        candidates = Candidates(self.ids[rows], found, scores, self.positives.select(rows))
+        verdicts = torch.full(found.shape, KEPT, dtype=torch.int8).masked_fill(found < 0, EMPTY)
+        for number, each in enumerate(self.filters, start=1):
+            dropped = candidates.present & ~each.keep(candidates)
+            verdicts.masked_fill_(dropped, number)
+            candidates = candidates.without(dropped)
+        return verdicts
+
+    def take(self, rows: Tensor, judged: Judged, relations: Relations) -> None:
+        ids, scores = judged.kept(self.width)
+        # A proposer need not rank; a table does.
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        self.found[rows], self.scores[rows.numpy()] = ids.gather(1, order).int(), half(scores)
+        self.examined += int(((judged.verdicts != EMPTY) & (judged.verdicts != BEYOND)).sum())
+        for number in range(len(self.filters)):
+            self.dropped[number] += (judged.verdicts == number + 1).sum()
+        for place in self.shown[rows].nonzero()[:, 0].tolist():
+            row = rows[place : place + 1]
+            self.explained.append(
+                explain(
+                    int(self.ids[row]),
+                    judged,
+                    place,
+                    self.positives.select(row),
+                    self.names,
+                    relations,
+                )
+            )
+
+    def report(self) -> dict[str, float]:
+        count = (self.found[self.mined] >= 0).sum(1)
+        shares = (self.dropped / max(self.examined, 1)).tolist()
+        mined = max(len(count), 1)
+        return {
+            "unpaired": 1 - len(count) / len(self.ids),
+            "candidates": int(count.sum()) / mined,
+            "examined": self.examined / mined,
+            "short": int((count < self.width).sum()) / mined,
+            "without": int((count == 0).sum()) / mined,
+            **{f"rejected/{name}": share for name, share in zip(self.names, shares, strict=True)},
+        }
+
+
+def _check(embeddings: Tensor | NDArray[Any], ids: Tensor) -> None:
+    if ids.ndim != 1 or len(ids) != len(embeddings) or len(ids) == 0:
+        raise ValueError(
+            f"ids of shape {list(ids.shape)} for {len(embeddings)} embeddings: expected one id for each, "
+            "and at least one item"
+        )
+    if int(ids.min()) < 0 or int(ids.max()) >= 2**31:
+        raise ValueError(f"ids from {int(ids.min())} to {int(ids.max())}: a table holds 0 to 2³¹ − 1")
+    if len(ids.unique()) != len(ids):
+        raise ValueError(f"{len(ids) - len(ids.unique())} of {len(ids)} ids occur twice: mine each item once")
