@@ -1,0 +1,32 @@
+"""Encoders: from texts and sets of texts to vectors, unpadded wherever that is shown to change nothing."""
+
+from lit_metric.encoders.backbone import Backbone
+from lit_metric.encoders.base import Encoder, from_spec
+from lit_metric.encoders.pooling import (
+    AttentionPooling,
+    CLSPooling,
+    LastTokenPooling,
+    MaxPooling,
+    MeanPooling,
+    Pooling,
+)
+from lit_metric.encoders.projection import Projection
+from lit_metric.encoders.sets import SetEncoder
+from lit_metric.encoders.text import TextEncoder
+from lit_metric.encoders.tokenizer import TextTokenizer
+
+__all__ = [
+    "AttentionPooling",
+    "Backbone",
+    "CLSPooling",
+    "Encoder",
+    "LastTokenPooling",
+    "MaxPooling",
+    "MeanPooling",
+    "Pooling",
+    "Projection",
+    "SetEncoder",
+    "TextEncoder",
+    "TextTokenizer",
+    "from_spec",
+]

@@ -1,0 +1,177 @@
+"""What every encoder is: items in, one vector each out; and how it is written down, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.described import Described, Spec, build
+from lit_metric.encoders.packing import evaluating
+from lit_metric.encoders.pooling import unit_rows
+from lit_metric.encoders.tokenizer import TextTokenizer
+
+CONFIG = "encoder.json"
+WEIGHTS = "encoder.safetensors"
+FORMAT = 1
+
+
+class Encoder(Described, nn.Module, ABC):
+    """From items, which are rows of texts, to vectors.
+
+    Attributes:
+        dimension: components of a vector.
+        normalize: whether :meth:`encode` returns vectors of length 1; :meth:`forward` never does that.
+        tokenizer: turns texts into the token ids that :meth:`forward` takes.
+    """
+
+    dimension: int
+    normalize: bool
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer of the text tower."""
+
+    @abstractmethod
+    def forward(self, tokens: Ragged, items: Ragged, text_ids: Tensor | None = None) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            tokens: token ids of the ``U`` distinct texts of the batch.
+            items: ``I`` rows of positions into those texts.
+            text_ids: ``[U]`` vocabulary ids; with them, texts that a frozen text tower has seen are looked
+                up.
+
+        Returns:
+            ``[I, dimension]``, in float32 at least, not normalised.
+        """
+
+    @abstractmethod
+    def _encode(self, items: Any, max_tokens: int, progress: bool) -> Tensor:
+        """``[n, dimension]`` raw vectors of checked input; called without gradient in evaluation mode."""
+
+    def encode(self, items: Any, max_tokens: int = 16384, progress: bool = False) -> np.ndarray:
+        """Embed texts, or items given as lists of texts, whichever this encoder is for.
+
+        Works in evaluation mode and restores the mode that each module was in.
+
+        Args:
+            items: list of texts, or list of lists of texts.
+            max_tokens: texts of similar length run together, at most so many tokens at once.
+            progress: show a progress bar.
+
+        Returns:
+            float32 ``[n, dimension]``, in the order of ``items``; of length 1 if ``self.normalize``.
+
+        Raises:
+            TypeError: if ``items`` is of the wrong kind.
+        """
+        with evaluating(self), torch.inference_mode():
+            vectors = self._encode(items, max_tokens, progress)
+            if self.normalize:
+                vectors = unit_rows(vectors)
+            return vectors.float().cpu().numpy()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def freeze_unused(self) -> None:
+        """Freeze parameters that no output depends on, again, after something has unfrozen all."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that :meth:`load` can read without the place where the backbone came from."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        parts, arguments = self._save_parts(folder)
+        own = {
+            name: value.detach().contiguous().cpu()
+            for name, value in self.state_dict().items()
+            if not name.startswith(parts)
+        }
+        save_file(own, folder / WEIGHTS)
+        spec = {"class_path": self.spec()["class_path"], "init_args": arguments}
+        described = {"format": FORMAT, "dimension": self.dimension, **spec}
+        (folder / CONFIG).write_text(
+            json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+    @abstractmethod
+    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Write what has a format of its own into subfolders.
+
+        Returns:
+            prefixes of the names of weights that are saved by that, and the arguments to build this encoder
+            with; an argument ``{"folder": name}`` is a path, ``{"encoder": name}`` a saved encoder.
+        """
+
+    @staticmethod
+    def load(folder: str | Path, trust_remote_code: bool = False) -> Encoder:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            folder: as given to :meth:`save`.
+            trust_remote_code: allow encoders, poolings and backbones whose classes lie outside lit_metric and
+                transformers.
+
+        Raises:
+            FileNotFoundError: if the folder holds no encoder.
+            ValueError: if it names classes that aren't trusted, or its weights don't fit.
+        """
+        folder = Path(folder)
+        if not (folder / CONFIG).is_file():
+            raise FileNotFoundError(f"{folder} holds no {CONFIG}, so no encoder was saved there")
+        spec = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if spec.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder / CONFIG} has format {spec.get('format')}, this version reads {FORMAT}"
+            )
+        arguments = {
+            key: _resolve(value, folder, trust_remote_code) for key, value in spec["init_args"].items()
+        }
+        if trust_remote_code and "trust_remote_code" in arguments:
+            arguments["trust_remote_code"] = True
+        encoder = build({"class_path": spec["class_path"], "init_args": arguments}, trust_remote_code)
+        if not isinstance(encoder, Encoder):
+            raise ValueError(f"{folder / CONFIG} describes a {type(encoder).__name__}, which is no encoder")
+        weights = load_file(folder / WEIGHTS)
+        missing, unexpected = encoder.load_state_dict(weights, strict=False)
+        missing = [name for name in missing if not name.startswith(encoder._own_files())]
+        if missing or unexpected:
+            raise ValueError(f"{folder / WEIGHTS} doesn't fit: missing {missing}, unexpected {unexpected}")
+        return encoder
+
+    @abstractmethod
+    def _own_files(self) -> tuple[str, ...]:
+        """Prefixes of the names of weights that :meth:`save` writes into subfolders."""
+
+
+def _resolve(value: Any, folder: Path, trust_remote_code: bool) -> Any:
+    if isinstance(value, dict) and value.keys() == {"folder"}:
+        return str(folder / value["folder"])
+    if isinstance(value, dict) and value.keys() == {"encoder"}:
+        return Encoder.load(folder / value["encoder"], trust_remote_code)
+    return value
+
+
+def from_spec(spec: Spec, trust_remote_code: bool = True) -> Encoder:
+    """The encoder that ``encoder.spec()`` describes, with the weights of its backbone and fresh ones
+    elsewhere.
+
+    Args:
+        spec: from the same user; one that came from elsewhere needs ``trust_remote_code=False``.
+        trust_remote_code: allow classes outside lit_metric.
+    """
+    encoder = build(spec, trust_remote_code)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"{spec['class_path']} is no encoder")
+    return encoder

@@ -1,0 +1,212 @@
+"""Run a Hugging Face model on texts laid end to end, once that has been shown to change nothing.
+
+Packing a model that is not made for it is silent: it returns numbers, wrong ones. So :func:`probe` runs each
+model once both ways when it is loaded and compares outputs and gradients; whatever differs takes the padded
+path.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.attention import PACKED, packed
+from lit_metric.encoders.layout import Layout
+
+PADDED_GROUPS = 4
+"""The padded path runs texts of similar length together, in at most so many calls."""
+
+PROBE_TOKENS = 1024
+"""The longest text of the probe has at most so many tokens, so a window longer than that isn't probed."""
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+"""Largest relative difference (Frobenius) between both ways that rounding explains."""
+
+
+def position_ids(model: nn.Module, tokens: Ragged) -> Tensor:
+    """``[T]`` int64, each token's position as the model counts: from 0, or RoBERTa's from padding_idx + 1."""
+    for module in model.modules():
+        if hasattr(module, "create_position_ids_from_input_ids"):
+            padding = int(module.padding_idx)  # type: ignore[arg-type]
+            counted = (tokens.values != padding).long()
+            before = counted.cumsum(0) - counted
+            starts = tokens.offsets[:-1].clamp(max=max(len(before) - 1, 0))
+            first = before[starts] if len(before) else before
+            local = before - first.repeat_interleave(tokens.lengths, output_size=len(before)) + 1
+            return local * counted + padding
+    return tokens.positions
+
+
+def packed_forward(model: PreTrainedModel, tokens: Ragged) -> Tensor:
+    """``[T, h]`` last hidden states of texts laid end to end; the model's attention must be `PACKED`."""
+    if not len(tokens.values):
+        return _no_states(model, tokens)
+    inputs = {
+        "input_ids": tokens.values[None],
+        # An explicit mask of ones keeps transformers from its own reading of restarting positions.
+        "attention_mask": torch.ones_like(tokens.values[None], dtype=torch.bool),
+        "position_ids": position_ids(model, tokens)[None],
+    }
+    with packed(Layout.of(tokens)):
+        return model(**inputs, **_no_cache(model)).last_hidden_state.squeeze(0)
+
+
+def padded_forward(
+    model: PreTrainedModel, tokens: Ragged, padding: int, groups: int = PADDED_GROUPS
+) -> Tensor:
+    """``[T, h]`` last hidden states by the model's usual way, padded on the right with token ``padding``."""
+    layout = Layout.of(tokens, max_buckets=groups, power=1)
+    states = []
+    filled = tokens.values.index_select(0, layout.token_of_slot)
+    for bucket, ids in zip(layout.buckets, filled.split([b.slots for b in layout.buckets]), strict=True):
+        ids = ids.view(bucket.rows, bucket.length)
+        mask = torch.ones_like(ids)
+        if bucket.valid is not None:
+            ids, mask = ids.masked_fill(~bucket.valid, padding), bucket.valid.long()
+        output = model(input_ids=ids, attention_mask=mask, **_no_cache(model)).last_hidden_state
+        states.append(output.reshape(bucket.slots, -1))
+    return layout.collect(torch.cat(states)) if states else _no_states(model, tokens)
+
+
+def _no_states(model: PreTrainedModel, tokens: Ragged) -> Tensor:
+    return torch.zeros(0, int(model.config.hidden_size), dtype=model.dtype, device=tokens.values.device)
+
+
+def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """Decoders fill a key-value cache unless told not to; encoders would pass the word on to attention."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the probe found.
+
+    Args:
+        packed: whether packing gives the padded path's outputs and gradients.
+        reason: why not.
+        unused: names of parameters that the last hidden states don't depend on.
+    """
+
+    packed: bool
+    reason: str
+    unused: tuple[str, ...]
+
+
+def probe(
+    model: PreTrainedModel, max_length: int, special: set[int], padding: int, pack: bool = True
+) -> Verdict:
+    """Compare packed and padded on texts of random tokens, one of them longer than the model's shortest
+    window.
+
+    Random state, gradients, training flags and the attention in use are left as they were.
+
+    Args:
+        model: any dtype, on any device.
+        max_length: no text will be longer than this.
+        special: token ids that a text doesn't hold in its middle.
+        padding: token id to pad with.
+        pack: False only looks for unused parameters.
+    """
+    device = model.device
+    tokens = probe_texts(model, max_length, special).to(device)
+    weights = torch.rand(int(tokens.offsets[-1]), 1, generator=torch.Generator().manual_seed(1)) - 0.3
+    weights = weights.to(device)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with evaluating(model), torch.enable_grad():
+        expected = padded_forward(model, tokens, padding)
+        slopes = _gradients(expected, weights, named)
+        unused = tuple(name for (name, _), slope in zip(named, slopes, strict=True) if slope is None)
+        if not pack:
+            return Verdict(False, "it is switched off", unused)
+        try:
+            with attention(model, PACKED):
+                states = packed_forward(model, tokens)
+                reason = _difference(model.dtype, expected, states, "outputs")
+                reason = reason or _compare_gradients(model.dtype, slopes, _gradients(states, weights, named))
+        except Exception as error:  # whatever a model's own code raises, the padded path still works
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return Verdict(not reason, reason, unused)
+
+
+def probe_texts(model: PreTrainedModel, max_length: int, special: set[int]) -> Ragged:
+    """Texts of random ordinary tokens, of very different lengths; always the same for the same model."""
+    config = model.config.get_text_config()
+    names = ("sliding_window", "local_attention", "attention_chunk_size")
+    sizes = [int(getattr(config, name, None) or 0) for name in names]
+    window = min((size for size in sizes if size > 0), default=0)
+    longest = min([max_length, PROBE_TOKENS, 40 + 2 * window])
+    lengths = [min(length, longest) for length in (3, longest, 1, 17, longest // 2 + 1, 17)]
+    known = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+    ordinary = torch.tensor([token for token in range(known) if token not in special] or [0])
+    chosen = torch.randint(len(ordinary), (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    return Ragged.from_lengths(ordinary[chosen], torch.tensor(lengths))
+
+
+def _gradients(states: Tensor, weights: Tensor, named: list[tuple[str, nn.Parameter]]) -> list[Tensor | None]:
+    if not named:
+        return []
+    target = (states * weights * torch.linspace(-1, 1, states.shape[-1]).to(states)).sum()
+    return list(torch.autograd.grad(target, [parameter for _, parameter in named], allow_unused=True))
+
+
+def _compare_gradients(dtype: torch.dtype, expected: list[Tensor | None], found: list[Tensor | None]) -> str:
+    if [slope is None for slope in expected] != [slope is None for slope in found]:
+        return "other parameters take part"
+    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if a is not None and b is not None]
+    if not pairs:
+        return ""
+    apart = torch.stack([(a - b).float().norm() for a, b in pairs]).norm()
+    size = torch.stack([a.float().norm() for a, _ in pairs]).norm()
+    return _too_far(dtype, float(apart / size.clamp(min=1e-30)), "gradients")
+
+
+def _difference(dtype: torch.dtype, expected: Tensor, found: Tensor, what: str) -> str:
+    if expected.shape != found.shape:
+        return f"{what} have shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
+    apart = (expected - found).detach().norm(dim=-1).max()
+    return _too_far(dtype, float(apart / expected.detach().norm(dim=-1).mean()), what)
+
+
+def _too_far(dtype: torch.dtype, difference: float, what: str) -> str:
+    if difference <= TOLERANCE.get(dtype, 1e-5):
+        return ""
+    return f"{what} differ by {difference:.2g} relative to the padded path"
+
+
+@contextmanager
+def attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Within this block the model's attention is the one that transformers knows as ``name``."""
+    before = model.config._attn_implementation
+    use_attention(model, name)
+    try:
+        yield
+    finally:
+        use_attention(model, before)
+
+
+def use_attention(model: PreTrainedModel, name: str) -> None:
+    """Switch attention; raises ValueError for a model that doesn't use transformers' attention interface."""
+    if name == model.config._attn_implementation:
+        return
+    if not model._can_set_attn_implementation():
+        raise ValueError(f"{type(model).__name__} computes attention itself, outside transformers' interface")
+    model.set_attn_implementation(name)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within this block all modules are in evaluation mode; afterwards each is in the mode that it was in."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -1,0 +1,167 @@
+"""From the states of a text's tokens, or the vectors of an item's texts, to one vector.
+
+All take rows of any length, including none: an empty row gives the zero vector, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.described import Described
+from lit_metric.encoders.segments import (
+    segment_max,
+    segment_mean,
+    segment_softmax,
+    segment_spread,
+    segment_sum,
+    take_rows,
+    widen,
+)
+
+
+class Pooling(Described, nn.Module):
+    """``[total, h]`` ragged states to ``[n, h]`` vectors, in float32 at least."""
+
+    def build(self, dimension: int) -> None:
+        """Create parameters for states of ``dimension`` components; encoders call this."""
+
+    def forward(self, states: Ragged) -> Tensor:
+        """Pool each row of ``states``."""
+        raise NotImplementedError
+
+
+class MeanPooling(Pooling):
+    """The mean of each row.
+
+    Example:
+        >>> MeanPooling()(Ragged(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 2, 2]))).tolist()
+        [[2.0], [0.0]]
+    """
+
+    def forward(self, states: Ragged) -> Tensor:
+        return segment_mean(states)
+
+
+class MaxPooling(Pooling):
+    """The largest value of each component; equal ones share the gradient."""
+
+    def forward(self, states: Ragged) -> Tensor:
+        return segment_max(states)
+
+
+class CLSPooling(Pooling):
+    """The first state of each row."""
+
+    def forward(self, states: Ragged) -> Tensor:
+        return _pick(states, states.offsets[:-1])
+
+
+class LastTokenPooling(Pooling):
+    """The last state of each row, the only one that has seen the whole text in a causal model."""
+
+    def forward(self, states: Ragged) -> Tensor:
+        return _pick(states, states.offsets[1:] - 1)
+
+
+def _pick(states: Ragged, places: Tensor) -> Tensor:
+    empty = (states.lengths == 0).unsqueeze(1)
+    values = widen(states.values)
+    if not len(values):
+        return values.new_zeros(len(states), *values.shape[1:])
+    return take_rows(values, places.clamp(0, len(values) - 1)).masked_fill(empty, 0)
+
+
+class AttentionPooling(Pooling):
+    """A weighted mean of each row whose weights are learned: ``z = sum_i softmax_i(e_i) x_i``.
+
+    ``e_i = v^T tanh(W x_i + b)`` (feed-forward attention, Raffel and Ellis 2016, arXiv 1512.08756), or
+    ``e_i = q^T x_i / sqrt(h)`` with a learned query. Each head has its own ``v`` or ``q`` and weighs its own
+    slice of ``h / heads`` components, so the result has ``h`` components for any number of heads. ``v`` and
+    ``q`` start at zero: before training this *is* mean pooling.
+
+    Args:
+        heads: independent sets of weights; divides the dimension of the states.
+        score: "feedforward" or "dot".
+        hidden: rows of ``W``, the states' dimension if None; "feedforward" only.
+        empty: what a row without values becomes: the zero vector, or a learned vector that starts at zero.
+        dimension: of the states; the encoder fills it in if None.
+    """
+
+    def __init__(
+        self,
+        heads: int = 1,
+        score: Literal["feedforward", "dot"] = "feedforward",
+        hidden: int | None = None,
+        empty: Literal["zero", "learned"] = "zero",
+        dimension: int | None = None,
+    ) -> None:
+        super().__init__()
+        if score not in ("feedforward", "dot"):
+            raise ValueError(f"score is {score!r}; choose 'feedforward' or 'dot'")
+        if empty not in ("zero", "learned"):
+            raise ValueError(f"empty is {empty!r}; choose 'zero' or 'learned'")
+        if heads < 1:
+            raise ValueError(f"heads is {heads}; at least 1 is needed")
+        self.heads, self.score, self.hidden, self.empty = heads, score, hidden, empty
+        self.dimension: int | None = None
+        if dimension is not None:
+            self.build(dimension)
+
+    def build(self, dimension: int) -> None:
+        """Create the parameters; ValueError if ``heads`` doesn't divide it or it was built for another."""
+        if self.dimension is not None:
+            if self.dimension != dimension:
+                raise ValueError(
+                    f"this pooling is for {self.dimension} components, the states have {dimension}"
+                )
+            return
+        if dimension % self.heads:
+            raise ValueError(f"{self.heads} heads don't divide {dimension} components")
+        self.dimension = dimension
+        inner = dimension
+        if self.score == "feedforward":
+            inner = self.hidden or dimension
+            self.inner = nn.Linear(dimension, inner)
+        self.query = nn.Parameter(torch.zeros(self.heads, inner))
+        if self.empty == "learned":
+            self.empty_vector = nn.Parameter(torch.zeros(dimension))
+
+    def scores(self, states: Tensor) -> Tensor:
+        """``[total, h]`` states to ``[total, heads]`` scores before the softmax."""
+        if self.dimension is None:
+            raise RuntimeError("give AttentionPooling a dimension, or let an encoder build it")
+        if self.score == "feedforward":
+            return torch.tanh(self.inner(states)) @ self.query.T
+        return states @ self.query.T * self.query.shape[1] ** -0.5
+
+    def weights(self, states: Ragged) -> Tensor:
+        """``[total, heads]`` attention weights, which sum to 1 over each row."""
+        return segment_softmax(Ragged(self.scores(states.values), states.offsets))
+
+    def forward(self, states: Ragged) -> Tensor:
+        weights = self.weights(states)
+        values = widen(states.values).unflatten(1, (self.heads, -1))
+        pooled = segment_sum(Ragged((values * weights.unsqueeze(2)).flatten(1), states.offsets))
+        if self.empty == "learned":
+            empty = (states.lengths == 0).unsqueeze(1)
+            pooled = torch.where(empty, self.empty_vector.to(pooled.dtype), pooled)
+        return pooled
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Rows of length 1 in float32 at least; a zero row stays zero."""
+    return nn.functional.normalize(widen(vectors), dim=-1, eps=1e-12)
+
+
+def drop_values(rows: Ragged, probability: float) -> Ragged:
+    """Leave out each value with the given probability, but never the last one of a row."""
+    if not len(rows.values):
+        return rows
+    luck = torch.rand(len(rows.values), device=rows.offsets.device)
+    luckiest = segment_spread(segment_max(Ragged(luck, rows.offsets)), rows)
+    keep = (luck >= probability) | (luck == luckiest)
+    return Ragged.from_lengths(rows.values[keep], segment_sum(Ragged(keep.long(), rows.offsets)))

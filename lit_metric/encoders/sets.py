@@ -1,0 +1,104 @@
+"""The encoder of items that are described by several short texts, such as tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.base import Encoder
+from lit_metric.encoders.pooling import AttentionPooling, Pooling, drop_values, unit_rows
+from lit_metric.encoders.projection import Projection, projections, stack
+from lit_metric.encoders.segments import take_rows
+from lit_metric.encoders.text import TextEncoder
+from lit_metric.encoders.tokenizer import TextTokenizer
+
+POOL_AT_ONCE = 1 << 18
+
+
+class SetEncoder(Encoder):
+    """Text vectors of an item's texts, pooled; the order of the texts makes no difference with most poolings.
+
+    Args:
+        text: encodes each distinct text of a batch once.
+        pooling: from text vectors to one vector; attention with one head if None. An item without texts gets
+            the pooling's answer for an empty row, the zero vector unless it says otherwise.
+        projection: components of a linear layer after the pooling, or ready layers.
+        hidden: components of a further layer with GELU before that one.
+        normalize_texts: bring text vectors to length 1 before they are pooled.
+        tag_dropout: in training, leave out each text of an item with this probability, but never all of them.
+        normalize: whether :meth:`encode` returns vectors of length 1.
+
+    Raises:
+        ValueError: if ``tag_dropout`` is not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        text: TextEncoder,
+        pooling: Pooling | None = None,
+        projection: int | Projection | list[Projection] | None = None,
+        hidden: int | None = None,
+        normalize_texts: bool = False,
+        tag_dropout: float = 0.0,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 <= tag_dropout < 1:
+            raise ValueError(f"tag_dropout is {tag_dropout}; it has to be at least 0 and less than 1")
+        self.text = text
+        self.pooling = pooling or AttentionPooling()
+        self.pooling.build(text.dimension)
+        self.projection, self.dimension = stack(projections(projection, hidden), text.dimension)
+        self.normalize_texts = normalize_texts
+        self.tag_dropout = tag_dropout
+        self.normalize = normalize
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The text encoder's."""
+        return self.text.tokenizer
+
+    def forward(self, tokens: Ragged, items: Ragged, text_ids: Tensor | None = None) -> Tensor:
+        """See :meth:`Encoder.forward`."""
+        return self.pool(self.text.embed(tokens, text_ids), items)
+
+    def pool(self, texts: Tensor, items: Ragged) -> Tensor:
+        """``[U, d]`` text vectors and ``I`` rows of positions among them to ``[I, dimension]``."""
+        if self.training and self.tag_dropout > 0:
+            items = drop_values(items, self.tag_dropout)
+        if self.normalize_texts:
+            texts = unit_rows(texts)
+        return self.projection(self.pooling(Ragged(take_rows(texts, items.values), items.offsets)))
+
+    def clear_cache(self) -> None:
+        """Forget the vectors of a frozen text tower."""
+        self.text.clear_cache()
+
+    def freeze_unused(self) -> None:
+        """See :meth:`Encoder.freeze_unused`."""
+        self.text.freeze_unused()
+
+    def _encode(self, items: Any, max_tokens: int, progress: bool) -> Tensor:
+        if isinstance(items, (str, bytes)) or any(isinstance(item, (str, bytes)) for item in items):
+            raise TypeError("SetEncoder.encode takes a list of lists of texts")
+        places: dict[str, int] = {}
+        sets = Ragged.from_lists([[places.setdefault(text, len(places)) for text in item] for item in items])
+        texts = self.text._encode(list(places), max_tokens, progress).to(self.device)
+        # so many items that about POOL_AT_ONCE text vectors are gathered at once
+        step = max(1, POOL_AT_ONCE * len(sets) // max(1, len(sets.values)))
+        pooled = [torch.empty(0, self.dimension)]
+        for start in range(0, len(sets), step):
+            rows = sets.select(torch.arange(start, min(start + step, len(sets))))
+            pooled.append(self.pool(texts, rows.to(self.device)).float().cpu())
+        return torch.cat(pooled)
+
+    def _own_files(self) -> tuple[str, ...]:
+        return ("text.",)
+
+    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.text.save(folder / "text")
+        return self._own_files(), self.spec()["init_args"] | {"text": {"encoder": "text"}}

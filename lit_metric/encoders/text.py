@@ -1,0 +1,249 @@
+"""The encoder of plain texts."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.backbone import Backbone, Packing, locate
+from lit_metric.encoders.base import Encoder
+from lit_metric.encoders.pooling import MeanPooling, Pooling
+from lit_metric.encoders.projection import Projection, projections, stack
+from lit_metric.encoders.recipe import read_recipe
+from lit_metric.encoders.segments import take_rows
+from lit_metric.encoders.table import FrozenTable
+from lit_metric.encoders.tokenizer import TextTokenizer
+
+TOKENIZE_AT_ONCE = 8192
+
+
+class TextEncoder(Encoder):
+    """Backbone, pooling, projection.
+
+    A sentence-transformers source is read whole: what isn't given here (pooling with its dense layers,
+    normalisation, prompt, length, case) is as it says there.
+
+    Args:
+        backbone: a Hugging Face id, a folder, or ``package:NAME/folder`` inside an installed package.
+        pooling: from token states to one vector; if None, what the source says, else the mean. Giving one
+            leaves the source's dense layers out.
+        projection: components of a linear layer after the pooling, or ready layers; after the source's own.
+        hidden: components of a further layer with GELU before that one.
+        max_length: tokens per text, special ones included; longer texts are cut. If None, what the source
+            says.
+        prompt: put before every text; if None, the source's default prompt.
+        lower_case: lower-case texts first; if None, what the source says.
+        normalize: whether :meth:`encode` returns vectors of length 1; if None, what the source says, else
+            True.
+        freeze: True freezes the backbone, which then always runs in evaluation mode; or a list of names of
+            its parts (``embeddings``, ``encoder.layer.0``) or patterns (``*.bias``).
+        dropout: replaces every dropout probability of the backbone; None keeps them.
+        packing: "auto" runs texts end to end if that is shown to change nothing, "always" insists, "never"
+            pads.
+        cache_frozen: if backbone and pooling are frozen, keep each text's vector (4 bytes per component, on
+            the device), and don't encode it again. Not saved; :meth:`clear_cache` empties it.
+        trust_remote_code: run model code that comes with the weights.
+
+    Raises:
+        FileNotFoundError: if there is no such backbone.
+        ValueError: if arguments don't fit each other or the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        pooling: Pooling | None = None,
+        projection: int | Projection | list[Projection] | None = None,
+        hidden: int | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
+        lower_case: bool | None = None,
+        normalize: bool | None = None,
+        freeze: bool | list[str] = False,
+        dropout: float | None = None,
+        packing: Packing = "auto",
+        cache_frozen: bool = True,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        recipe = read_recipe(locate(backbone), head=pooling is None)
+        self.backbone = Backbone.load(
+            backbone,
+            max_length=recipe.max_length if max_length is None else max_length,
+            prompt=recipe.prompt if prompt is None else prompt,
+            lower_case=recipe.lower_case if lower_case is None else lower_case,
+            dropout=dropout,
+            packing=packing,
+            trust_remote_code=trust_remote_code,
+            subfolder=recipe.subfolder,
+        )
+        self.pooling = pooling or recipe.pooling or MeanPooling()
+        self.pooling.build(self.backbone.hidden_size)
+        layers = recipe.projection + projections(projection, hidden)
+        self.projection, self.dimension = stack(layers, self.backbone.hidden_size)
+        if normalize is None:
+            normalize = recipe.normalize is not False
+        self.normalize = normalize
+        self.cache_frozen = cache_frozen
+        self.table = FrozenTable()
+        freeze_parameters(self.backbone.model, freeze)
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Fingerprinted, with prompt, case and length."""
+        return self.backbone.tokenizer
+
+    def forward(self, tokens: Ragged, items: Ragged, text_ids: Tensor | None = None) -> Tensor:
+        """See :meth:`Encoder.forward`; here every item is one text."""
+        if len(items.values) != len(items):
+            raise ValueError(
+                f"{len(items)} items hold {len(items.values)} texts; TextEncoder takes one each, "
+                "items of several texts (tags) need a SetEncoder"
+            )
+        return take_rows(self.embed(tokens, text_ids), items.values)
+
+    def embed(self, tokens: Ragged, text_ids: Tensor | None = None) -> Tensor:
+        """``[U, dimension]``: one vector per text; ``text_ids [U]`` lets a frozen tower look them up."""
+        return self.projection(self.features(tokens, text_ids))
+
+    def features(self, tokens: Ragged, text_ids: Tensor | None = None) -> Tensor:
+        """``[U, h]``: the pooled states, before the projection."""
+        if not self.frozen:
+            return self.pooling(self.backbone(tokens))
+        if any(parameter.requires_grad for parameter in self.pooling.parameters()):
+            return self.pooling(self._frozen_states(tokens))
+        if text_ids is None or not self.cache_frozen:
+            return self._frozen_features(tokens)
+        return self.table.look_up(tokens, text_ids, self._weights_state(), self._frozen_features)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing in the backbone is trained."""
+        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+    def clear_cache(self) -> None:
+        """Forget the vectors of the frozen tower."""
+        self.table.clear()
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Set training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def _frozen_states(self, tokens: Ragged) -> Ragged:
+        self.backbone.eval()  # it may have been frozen after train() was called
+        with torch.no_grad():
+            return self.backbone(tokens)
+
+    def _frozen_features(self, tokens: Ragged) -> Tensor:
+        with torch.no_grad():
+            return self.pooling(self._frozen_states(tokens))
+
+    def _weights_state(self) -> tuple[Any, ...]:
+        parameters = [*self.backbone.parameters(), *self.pooling.parameters()]
+        autocast = (
+            torch.get_autocast_dtype(self.device.type)
+            if torch.is_autocast_enabled(self.device.type)
+            else None
+        )
+        return (
+            sum(0 if parameter.is_inference() else parameter._version for parameter in parameters),
+            tuple(parameter.data_ptr() for parameter in parameters[:2]),
+            parameters[0].dtype,
+            parameters[0].device,
+            autocast,
+        )
+
+    def freeze_unused(self) -> None:
+        """See :meth:`Encoder.freeze_unused`."""
+        self.backbone.freeze_unused()
+
+    def _encode(self, items: Any, max_tokens: int, progress: bool) -> Tensor:
+        if isinstance(items, (str, bytes)) or not all(isinstance(text, str) for text in items):
+            raise TypeError("TextEncoder.encode takes a list of texts")
+        rows = tokenize_all(self.tokenizer, list(items))
+        vectors = torch.empty(len(rows), self.dimension)
+        with tqdm(total=len(rows), desc="encode", unit="text", disable=not progress) as bar:
+            for chunk in length_chunks(rows.lengths, max_tokens):
+                vectors[chunk] = self.embed(rows.select(chunk).to(self.device)).float().cpu()
+                bar.update(len(chunk))
+        return vectors
+
+    def _own_files(self) -> tuple[str, ...]:
+        return ("backbone.",)
+
+    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.backbone.save(folder / "backbone")
+        layers = [layer.spec() for layer in self.projection if isinstance(layer, Projection)]
+        arguments = self.spec()["init_args"] | {
+            "backbone": {"folder": "backbone"},
+            "pooling": self.pooling.spec(),
+            "projection": layers or None,
+            "hidden": None,
+            "max_length": self.tokenizer.max_length,
+            "prompt": self.tokenizer.prompt,
+            "lower_case": self.tokenizer.lower_case,
+            "normalize": self.normalize,
+            "dropout": None,  # the backbone's configuration holds it
+            "trust_remote_code": False,
+        }
+        return self._own_files(), arguments
+
+
+def freeze_parameters(model: torch.nn.Module, freeze: bool | Sequence[str]) -> None:
+    """Freeze all of a model, or the parameters under the named parts or matching the patterns.
+
+    Raises:
+        ValueError: if a name or pattern fits no parameter.
+    """
+    if isinstance(freeze, bool):
+        if freeze:
+            model.requires_grad_(False)
+        return
+    names = dict(model.named_parameters())
+    for pattern in freeze:
+        chosen = [
+            name for name in names if f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatch(name, pattern)
+        ]
+        if not chosen:
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(
+                f"freeze: no parameter of the backbone is called {pattern!r}; its parts are {parts}"
+            )
+        for name in chosen:
+            names[name].requires_grad_(False)
+
+
+def tokenize_all(tokenizer: TextTokenizer, texts: list[str]) -> Ragged:
+    """Token ids of all texts, compactly."""
+    ids, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(texts), TOKENIZE_AT_ONCE):
+        rows = tokenizer.tokenize(texts[start : start + TOKENIZE_AT_ONCE])
+        lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
+        ids.append(np.fromiter((token for row in rows for token in row), np.int64, int(lengths[-1].sum())))
+    return Ragged.from_lengths(
+        torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(lengths))
+    )
+
+
+def length_chunks(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:
+    """Cut rows into chunks of similar length, longest first, of at most ``max_tokens`` tokens or one row."""
+    order = lengths.argsort(descending=True, stable=True)
+    used = lengths[order].cumsum(0).tolist()
+    start, before = 0, 0
+    for place, total in enumerate(used):
+        if total - before > max_tokens and place > start:
+            yield order[start:place]
+            start, before = place, used[place - 1]
+    if start < len(order):
+        yield order[start:]
