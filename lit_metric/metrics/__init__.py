@@ -1,0 +1,7 @@
+"""What neighbours say about an embedding: retrieval, k-NN classification, collapse."""
+
+from lit_metric.metrics.collapse import CollapseMonitor
+from lit_metric.metrics.functional import collapse_reason
+from lit_metric.metrics.neighbours import NeighbourMetrics
+
+__all__ = ["CollapseMonitor", "NeighbourMetrics", "collapse_reason"]

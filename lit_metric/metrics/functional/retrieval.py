@@ -1,0 +1,135 @@
+"""Retrieval measures of ranked lists.
+
+Each takes ``relevant [q, k]`` bool, whether the item at each rank (nearest first, the query itself left
+out) is relevant to the query, and returns one float32 value per query, so that the caller takes the mean
+over the queries that count, or pairs two systems query by query.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def recall_at_k(relevant: Tensor, k: int) -> Tensor:
+    """1 if any of the ``k`` nearest is relevant, else 0.
+
+    This is the Recall@k of deep metric learning (Jégou et al. 2011; Musgrave et al. 2020 call it a hit rate).
+    Recall in information retrieval is instead the share of *all* relevant items found among the first ``k``.
+
+    Args:
+        relevant: ``[q, k']`` bool; ranks beyond ``k'`` hold nothing relevant.
+        k: >= 1.
+
+    Returns:
+        ``[q]``, 0 or 1.
+
+    Raises:
+        ValueError: ``k`` is below 1 or ``relevant`` is not a bool matrix.
+
+    Example:
+        >>> recall_at_k(torch.tensor([[False, True, True], [False, False, True]]), k=2).tolist()
+        [1.0, 0.0]
+    """
+    return _first(relevant, k).any(dim=1).float()
+
+
+def precision_at_k(relevant: Tensor, k: int) -> Tensor:
+    """Share of the ``k`` nearest that is relevant; ranks that a small corpus leaves empty count as
+    irrelevant.
+
+    Arguments, result (in 0..1) and errors as in `recall_at_k`.
+
+    Example:
+        >>> precision_at_k(torch.tensor([[True, False, True]]), k=4).tolist()
+        [0.5]
+    """
+    return _first(relevant, k).sum(dim=1).float() / k
+
+
+def r_precision(relevant: Tensor, total: Tensor) -> Tensor:
+    """Share of the ``R`` nearest that is relevant, where ``R`` is the query's number of relevant items.
+
+    Args:
+        relevant: ``[q, k]`` bool with ``k`` at least the largest ``R``.
+        total: ``[q]`` integers, ``R`` of each query, counted over the whole corpus.
+
+    Returns:
+        ``[q]`` in 0..1; NaN where ``R`` is 0.
+
+    Raises:
+        ValueError: the lists are shorter than the largest ``R``, or shapes disagree.
+
+    Example:
+        >>> r_precision(torch.tensor([[True, False, True]]), torch.tensor([2])).tolist()
+        [0.5]
+    """
+    return _within_r(relevant, total).sum(dim=1) / total.float()
+
+
+def map_at_r(relevant: Tensor, total: Tensor) -> Tensor:
+    """Mean average precision at R (Musgrave, Belongie and Lim 2020, "A Metric Learning Reality Check").
+
+    ``1/R Σ_{i=1..R} P(i)``, where ``P(i)`` is the precision at rank ``i`` if the item there is relevant,
+    else 0. Arguments, result and errors as in `r_precision`.
+
+    Example:
+        >>> map_at_r(torch.tensor([[True, False, True], [False, True, True]]), torch.tensor([3, 2])).tolist()
+        [0.5555..., 0.25]
+    """
+    hits = _within_r(relevant, total)
+    ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    precision = hits.cumsum(dim=1) / ranks
+    return (precision * hits).sum(dim=1) / total.float()
+
+
+def reciprocal_rank(relevant: Tensor) -> Tensor:
+    """One over the rank of the first relevant item, 0 where the list holds none; its mean is the MRR.
+
+    Args:
+        relevant: ``[q, k]`` bool.
+
+    Returns:
+        ``[q]`` in 0..1.
+
+    Raises:
+        ValueError: ``relevant`` is not a bool matrix.
+
+    Example:
+        >>> reciprocal_rank(torch.tensor([[False, True, True], [False, False, False]])).tolist()
+        [0.5, 0.0]
+    """
+    _check(relevant)
+    if relevant.shape[1] == 0:
+        return torch.zeros(len(relevant), device=relevant.device)
+    # Of several largest values argmax gives the first.
+    first = relevant.int().argmax(dim=1)
+    return relevant.any(dim=1).float() / (first + 1)
+
+
+def _first(relevant: Tensor, k: int) -> Tensor:
+    _check(relevant)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return relevant[:, :k]
+
+
+def _within_r(relevant: Tensor, total: Tensor) -> Tensor:
+    """``[q, k]`` float32: 1 where relevant and at a rank of at most R."""
+    _check(relevant)
+    if total.shape != relevant.shape[:1]:
+        raise ValueError(f"total must be [{len(relevant)}], one for each query; got {list(total.shape)}")
+    if len(total) and int(total.max()) > relevant.shape[1]:
+        raise ValueError(
+            f"a query has R = {int(total.max())} relevant items, but the lists end at rank "
+            f"{relevant.shape[1]}; search for at least as many neighbours as the largest R"
+        )
+    ranks = torch.arange(relevant.shape[1], device=relevant.device)
+    return (relevant & (ranks < total[:, None])).float()
+
+
+def _check(relevant: Tensor) -> None:
+    if relevant.ndim != 2 or relevant.dtype != torch.bool:
+        raise ValueError(
+            f"relevant must be a bool matrix [q, k], got {relevant.dtype} {list(relevant.shape)}"
+        )
