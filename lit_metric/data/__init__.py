@@ -3,8 +3,11 @@
 from lit_metric.data.batch import Batch, Collator
 from lit_metric.data.errors import DataError
 from lit_metric.data.items import Items, concatenate
+from lit_metric.data.labelled import LabelledItems, labelled_items
 from lit_metric.data.ragged import Ragged
+from lit_metric.data.readers import read_table
 from lit_metric.data.relations import LabelRelations, Relations
+from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
 
@@ -14,12 +17,16 @@ __all__ = [
     "DataError",
     "Items",
     "LabelRelations",
+    "LabelledItems",
     "Ragged",
     "Relations",
+    "Table",
     "Tokenizer",
     "Tokens",
     "Vocabulary",
     "concatenate",
     "default_cache_dir",
+    "labelled_items",
+    "read_table",
     "tokenize",
 ]

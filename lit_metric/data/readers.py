@@ -1,0 +1,209 @@
+"""Read Parquet, CSV and JSON Lines files, folders saved by ``datasets``, and data sets of the hub."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_metric.data.errors import DataError
+from lit_metric.data.table import Part, Problems, Table, listed
+
+HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
+
+
+def read_table(source: str | Path | Sequence[str | Path], split: str | None = None) -> Table:
+    """Open a source of rows.
+
+    Args:
+        source: one of
+
+            - a file ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` (UTF-8, first line of a CSV the header);
+            - a pattern such as ``data/*.parquet``, read in sorted order, or a list of files and patterns;
+            - a folder saved by ``datasets``, or any folder that ``datasets.load_dataset`` reads;
+            - the id of a data set on the hub, such as ``PolyAI/banking77:train``.
+        split: of a folder or a data set of the hub; may be left out where there is only one.
+
+    Raises:
+        DataError: when there is no such source (the message says what is there instead), when a file cannot
+            be parsed (all bad rows are reported together), or when a split must be named.
+    """
+    if isinstance(source, str | Path):
+        return Table(_parts(str(source), split))
+    if not source:
+        raise DataError("the list of files is empty; name at least one")
+    return Table([part for entry in source for part in _parts(str(entry), split)])
+
+
+def _parts(source: str, split: str | None) -> list[Part]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return [_folder(path, split)]
+    if path.is_file():
+        return [_file(path, split)]
+    if glob.has_magic(source):
+        found = sorted(glob.glob(str(path), recursive=True))
+        if not found:
+            raise DataError(f"no file matches {source!r}{_contents(path.parent)}")
+        return [part for name in found for part in _parts(name, split)]
+    match = HUB_ID.fullmatch(source)
+    if match and path.suffix.lower() not in READERS:
+        return [_hub(match["id"], split or match["split"])]
+    folder, colon, name = source.rpartition(":")
+    if colon and Path(folder).expanduser().is_dir():
+        return [_folder(Path(folder).expanduser(), split or name)]
+    raise DataError(f"there is no file {source!r}{_contents(path.parent)}")
+
+
+def _contents(folder: Path) -> str:
+    if glob.has_magic(str(folder)):
+        return ""
+    if not folder.is_dir():
+        return f"; there is no folder {str(folder)!r} either"
+    return f"; {str(folder)!r} holds {listed(sorted(entry.name for entry in folder.iterdir()))}"
+
+
+def _file(path: Path, split: str | None) -> Part:
+    if split is not None:
+        raise DataError(f"split={split!r} was given, but {path} is a single file; leave split out")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} is of an unknown kind; files that can be read are {listed(list(READERS))}")
+    return reader(path)
+
+
+def _parquet(path: Path) -> Part:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names, rows = file.schema_arrow.names, file.metadata.num_rows
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+
+    def load(name: str) -> list[Any]:
+        try:
+            with pq.ParquetFile(path) as file:
+                column = file.read(columns=[name]).column(name)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
+        try:
+            return column.to_pylist()
+        except UnicodeDecodeError:
+            values = column.cast(pa.large_binary()).to_pylist()
+            return [None if value is None else value.decode(errors="surrogateescape") for value in values]
+
+    return Part(str(path), rows, names, load)
+
+
+def _csv(path: Path) -> Part:
+    limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 128 KiB
+    problems = Problems()
+    rows: list[list[str]] = []
+    try:
+        # Bytes that are no UTF-8 become lone surrogates, which are reported when their column is used.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            header = next(reader, [])
+            for row in filter(None, reader):
+                rows.append(row)
+                if len(row) != len(header):
+                    problem = f"{len(row)} fields where the header has {len(header)}"
+                    problems.add((str(path), len(rows)), "", problem, "Quote fields that hold the separator.")
+    except csv.Error as error:
+        raise DataError(f"{path}, row {len(rows) + 1}: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated or not header:
+        found = f"the column {listed(repeated)} more than once" if repeated else "no header line"
+        raise DataError(f"{path} has {found}; its first line must name each column once")
+    problems.refuse()
+    places = {name: place for place, name in enumerate(header)}
+    return Part(str(path), len(rows), header, lambda name: [row[places[name]] for row in rows])
+
+
+def _jsonl(path: Path) -> Part:
+    problems = Problems()
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                problem = "" if isinstance(row, dict) else "no object in braces"
+            except (json.JSONDecodeError, RecursionError) as error:
+                row, problem = None, f"no valid JSON ({error})"
+            rows.append(row if isinstance(row, dict) else {})
+            if problem:
+                problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
+    problems.refuse()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Part(str(path), len(rows), names, lambda name: [row.get(name) for row in rows])
+
+
+READERS: dict[str, Callable[[Path], Part]] = {
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+}
+
+
+def _folder(path: Path, split: str | None) -> Part:
+    import datasets
+
+    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    try:
+        data = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+    except Exception as error:
+        problem = f"the folder {path} cannot be read as a data set: {error}{_contents(path)}"
+        raise DataError(problem) from error
+    return _split_of(data, str(path), split)
+
+
+def _hub(name: str, split: str | None) -> Part:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(name, split=split)
+    except Exception as error:
+        raise DataError(
+            f"{name!r} is neither a file nor a folder here, and no data set of that id could be loaded from "
+            f"the hub (split {split!r}): {type(error).__name__}: {error}"
+        ) from error
+    return _split_of(data, name, None if isinstance(data, datasets.Dataset) else split)
+
+
+def _split_of(data: Any, name: str, split: str | None) -> Part:
+    import datasets
+
+    if isinstance(data, datasets.DatasetDict):
+        if split is None and len(data) == 1:
+            split = next(iter(data))
+        if split not in data:
+            asked = f"no split {split!r}" if split else "several splits"
+            raise DataError(f"{name} has {asked}; name one with split=: {listed(list(data))}")
+        name, data = f"{name}:{split}", data[split]
+    elif split is not None:
+        raise DataError(f"split={split!r} was given, but {name} has no splits; leave it out")
+    return Part(name, len(data), data.column_names, lambda column: _values(data, column))
+
+
+def _values(data: Any, column: str) -> list[Any]:
+    """The values of a column of a ``datasets.Dataset``, class numbers as the names of the classes."""
+    import datasets
+
+    values = list(data.with_format(None)[column][:])
+    feature = data.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return [None if value is None or value < 0 else feature.int2str(value) for value in values]
+    return values
