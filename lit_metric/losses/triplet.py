@@ -127,8 +127,8 @@ def _over_positive_pairs(
 ) -> tuple[Part, Part]:
     """Triplets of each positive pair with those that ``choose`` leaves of its anchor's negatives.
 
-    ``choose`` gets k positive pairs at a time: their anchors' scores ``[k, C]``, their own scores ``[k, 1]`` and
-    their anchors' negatives ``[k, C]``.
+    ``choose`` gets k positive pairs at a time: their anchors' scores ``[k, C]``, their own scores ``[k, 1]``
+    and their anchors' negatives ``[k, C]``.
     """
     usable = pairs.positive & pairs.negative.any(dim=1, keepdim=True)
     row, column = usable.nonzero(as_tuple=True)
@@ -158,10 +158,10 @@ def _over_positive_pairs(
 class TripletLoss(MetricLoss):
     """Triplet loss: ``[m + s(a, n) − s(a, p)]₊``, or, softly, ``log(1 + exp(s(a, n) − s(a, p)))``.
 
-    s is the similarity that goes with ``distance``: the cosine or inner product, or −d or −d². So ``cosine`` is
-    the similarity hinge, ``squared_euclidean`` is FaceNet's ``[d²(a, p) − d²(a, n) + m]₊``, and ``euclidean``
-    with ``margin="soft", mining="hard"`` is "In Defense of the Triplet Loss". On unit vectors ``d² = 2 − 2s``,
-    so margin m on the cosine is margin 2m on squared distances, at half the loss.
+    s is the similarity that goes with ``distance``: the cosine or inner product, or −d or −d². So ``cosine``
+    is the similarity hinge, ``squared_euclidean`` is FaceNet's ``[d²(a, p) − d²(a, n) + m]₊``, and
+    ``euclidean`` with ``margin="soft", mining="hard"`` is "In Defense of the Triplet Loss". On unit vectors
+    ``d² = 2 − 2s``, so margin m on the cosine is margin 2m on squared distances, at half the loss.
 
     A batch whose vectors have all become one sits at ``m``, or at ``log 2`` with the soft margin.
 

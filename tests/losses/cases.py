@@ -1,0 +1,112 @@
+"""What the tests of all losses share: the list of losses, relations by label, and a random batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses import (
+    ContrastiveLoss,
+    DensePairs,
+    InfoNCELoss,
+    MetricLoss,
+    NPairLoss,
+    TripletLoss,
+    TupletLoss,
+)
+
+# A new loss joins here: it is then tested for gradients, row blocks, degenerate batches, autocast and ranks.
+LOSSES: dict[str, Callable[..., MetricLoss]] = {
+    "contrastive": partial(ContrastiveLoss, margin=1.5),
+    "contrastive-raw-pairs": partial(ContrastiveLoss, margin=3.0, normalize=False, average="pairs"),
+    "contrastive-cosine": partial(ContrastiveLoss, margin=1.0, distance="cosine"),
+    "triplet-cosine": partial(TripletLoss, margin=0.5),
+    "triplet-dot": partial(TripletLoss, margin=0.5, distance="dot"),
+    "triplet-active": partial(TripletLoss, margin=0.5, average="active"),
+    "triplet-squared": partial(TripletLoss, margin=1.0, distance="squared_euclidean", normalize=True),
+    "triplet-semi-hard": partial(TripletLoss, margin=0.3, mining="semi_hard"),
+    "triplet-semi-hard-active": partial(TripletLoss, margin=0.3, mining="semi_hard", average="active"),
+    "triplet-hard": partial(TripletLoss, margin=0.3, mining="hard"),
+    "triplet-hard-soft": partial(TripletLoss, margin="soft", mining="hard", distance="euclidean"),
+    "triplet-all-soft": partial(TripletLoss, margin="soft", distance="squared_euclidean"),
+    "tuplet": TupletLoss,
+    "tuplet-cosine": partial(TupletLoss, distance="cosine"),
+    "n-pair": partial(NPairLoss, l2=0.02),
+    "info-nce": partial(InfoNCELoss, temperature=0.2),
+    "info-nce-learned": partial(InfoNCELoss, temperature=0.2, learnable=True),
+    "info-nce-euclidean": partial(InfoNCELoss, temperature=1.0, distance="euclidean", normalize=True),
+    "sup-con": partial(InfoNCELoss, temperature=0.2, other_positives="in"),
+}
+
+
+class Labels:
+    """Relations by equality of labels; an item is never its own positive, nor its own negative."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        same = self.labels[anchors][:, None] == self.labels[candidates]
+        return same & (anchors[:, None] != candidates)
+
+    def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        return self.labels[anchors][:, None] == self.labels[candidates]
+
+
+def random_batch(
+    anchors: int = 6,
+    candidates: int = 9,
+    dimension: int = 4,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor, DensePairs]:
+    """Random vectors, and masks with ignored pairs: the first anchor has no positive, the second no negative,
+    the third nothing, all others at least one of each; the numbers differ from row to row.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kind = torch.rand(anchors, candidates, generator=generator)
+    kind[:, 0], kind[:, 1] = 0.0, 1.0
+    positive, negative = kind < 0.35, kind > 0.5
+    positive[0] = positive[2] = negative[1] = negative[2] = False
+    return (
+        torch.randn(anchors, dimension, generator=generator, dtype=dtype),
+        torch.randn(candidates, dimension, generator=generator, dtype=dtype),
+        DensePairs(positive, negative),
+    )
+
+
+def random_weights(pairs: DensePairs, seed: int = 1) -> Tensor:
+    """Weights between 0 and 2, of which a fifth are 0."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = 2 * torch.rand(pairs.positive.shape, generator=generator, dtype=torch.float64)
+    return weight * (torch.rand(weight.shape, generator=generator) > 0.2)
+
+
+def labelled_batch(labels: list[int], dimension: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, DensePairs]:
+    """One list of items that are anchors and candidates alike: ``(embeddings, labels, pairs)``."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(len(labels), dimension, generator=generator, dtype=torch.float64)
+    classes = torch.tensor(labels)
+    same = classes[:, None] == classes
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    return embeddings, classes, DensePairs(same & ~itself, ~same)
+
+
+def cosines(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """An independent way to the cosine."""
+    return torch.nn.functional.cosine_similarity(anchors[:, None], candidates[None], dim=-1)
+
+
+def rows_of(pairs: DensePairs) -> list[tuple[int, list[int], list[int]]]:
+    """``(anchor, its positives, its negatives)`` as plain lists, for naive loops."""
+    return [
+        (
+            row,
+            pairs.positive[row].nonzero().flatten().tolist(),
+            pairs.negative[row].nonzero().flatten().tolist(),
+        )
+        for row in range(len(pairs.positive))
+    ]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import ContrastiveLoss as PeerContrastiveLoss
+from pytorch_metric_learning.reducers import MeanReducer
+from torch import Tensor, nn
+
+from lit_metric.losses import ContrastiveLoss, DensePairs
+from tests.losses.cases import cosines, labelled_batch, random_batch, random_weights, rows_of
+
+
+def naive(distances: Tensor, pairs: DensePairs, margin: float, weight: Tensor) -> tuple[list, list]:
+    positives, negatives = [], []
+    for row, its_positives, its_negatives in rows_of(pairs):
+        d, w = distances[row], weight[row]
+        positives += [w[column] * d[column] ** 2 for column in its_positives]
+        negatives += [w[column] * max(margin - d[column], torch.tensor(0)) ** 2 for column in its_negatives]
+    return positives, negatives
+
+
+@pytest.mark.parametrize("average", ["balanced", "pairs"])
+@pytest.mark.parametrize("distance", ["euclidean", "unit euclidean", "cosine"])
+def test_against_a_naive_loop(distance: str, average: str) -> None:
+    anchors, candidates, pairs = random_batch()
+    weight = random_weights(pairs) + 0.1
+    if distance == "cosine":
+        loss = ContrastiveLoss(0.8, "cosine", average=average)
+        distances = 1 - cosines(anchors, candidates)
+    else:
+        unit = distance == "unit euclidean"
+        loss = ContrastiveLoss(1.7, normalize=unit, average=average)
+        a, c = (nn.functional.normalize(x) if unit else x for x in (anchors, candidates))
+        distances = (a[:, None] - c).norm(dim=-1)
+    positives, negatives = naive(distances, pairs, loss.margin, weight)
+    output = loss(anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight))
+    both = len(positives) + len(negatives)
+    counts = (both, both) if average == "pairs" else (len(positives), len(negatives))
+    torch.testing.assert_close(output["positive"], sum(positives) / counts[0])
+    torch.testing.assert_close(output["negative"], sum(negatives) / counts[1])
+    torch.testing.assert_close(output["loss"], output["positive"] + output["negative"])
+    assert output["active"].item() == pytest.approx(
+        sum(term > 0 for term in negatives).item() / len(negatives)
+    )
+
+
+def test_hand_computed() -> None:
+    # d = 5 to the positive; 1 and 4 to the negatives, of which a margin of 3 moves only the first, by 2.
+    anchor, candidates = torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0], [4.0, 0.0]])
+    same = torch.tensor([[True, False, False]])
+    output = ContrastiveLoss(margin=3.0, normalize=False)(anchor, candidates, DensePairs(same, ~same))
+    parts = {name: value.item() for name, value in output.items()}
+    expected = {"loss": 27, "positive": 25, "negative": 2, "active": 0.5, "anchors_used": 1}
+    assert parts == pytest.approx(expected, rel=1e-6)
+
+
+def test_positive_part_of_pytorch_metric_learning() -> None:
+    # Its negative part is [m - d]₊, not squared; so only the positive part compares, with d² as distance.
+    embeddings, labels, pairs = labelled_batch([0, 0, 0, 1, 1, 2, 3, 3])
+    peer = PeerContrastiveLoss(neg_margin=-1, distance=LpDistance(power=2), reducer=MeanReducer())
+    torch.testing.assert_close(
+        ContrastiveLoss()(embeddings, embeddings, pairs)["positive"], peer(embeddings, labels)
+    )
+
+
+def test_positives_alone_and_negatives_alone_teach() -> None:
+    anchors, candidates, pairs = random_batch()
+    nothing, loss = torch.zeros_like(pairs.positive), ContrastiveLoss(margin=2.0)
+    only_positives = loss(anchors, candidates, DensePairs(pairs.positive, nothing))
+    only_negatives = loss(anchors, candidates, DensePairs(nothing, pairs.negative))
+    assert only_positives["loss"] == only_positives["positive"] > 0
+    assert only_negatives["loss"] == only_negatives["negative"] > 0
+
+
+def test_no_gradient_beyond_the_margin() -> None:
+    candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    same = torch.eye(2, dtype=torch.bool)
+    loss = ContrastiveLoss(margin=1.4)(torch.eye(2), candidates, DensePairs(same, ~same))["loss"]
+    loss.backward()
+    assert loss == 0
+    assert not candidates.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"margin": 0.0}, "margin must be above 0 and at most 2 .* not 0.0"),
+        ({"margin": 2.1}, "margin must be above 0 and at most 2"),
+        ({"margin": 2.1, "distance": "cosine", "normalize": False}, "margin must be above 0 and at most 2"),
+        ({"margin": math.nan, "normalize": False}, "margin must be above 0, not nan"),
+        ({"distance": "dot"}, "'dot' is none of euclidean, cosine"),
+        ({"average": "mean"}, "'mean' is none of balanced, pairs"),
+    ],
+)
+def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContrastiveLoss(**arguments)

@@ -1,0 +1,199 @@
+"""The gradient that two ranks average is the gradient of one process on the union of their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lit_metric.losses import (
+    MetricLoss,
+    RelationPairs,
+    gather_ids,
+    gather_with_grad,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
+from tests.distributed import RankFailed, RankPool
+from tests.losses.cases import LOSSES, Labels
+
+
+@dataclass(frozen=True)
+class Case:
+    """Items 0 to 7 are anchors, 4 to 13 candidates; how many of them the first rank and the second have."""
+
+    labels: tuple[int, ...] = (0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 1, 2, 1)
+    anchors: tuple[int, int] = (5, 3)
+    candidates: tuple[int, int] = (6, 4)
+    block_rows: int = 1024
+
+
+CASES = {
+    "uneven": Case(),
+    "row blocks": Case(block_rows=2),
+    "no positives on one rank": replace(Case(), labels=(0, 1, 2, 0, 1, 10, 11, 12, 2, 0, 0, 1, 2, 1)),
+    "no positives anywhere": replace(Case(), labels=tuple(range(14))),
+    "no anchors on one rank": Case(anchors=(8, 0)),
+    "no candidates on one rank": Case(candidates=(0, 10)),
+    "nothing on one rank": Case(anchors=(0, 8), candidates=(0, 10)),
+}
+
+
+class Step(nn.Module):
+    """An encoder and a loss, as a training step uses them."""
+
+    def __init__(self, loss: MetricLoss) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(6, 4)
+        self.loss = loss
+
+    def forward(self, features: Tensor, anchor_ids: Tensor, candidate_ids: Tensor, labels: Tensor) -> dict:
+        candidates = gather_with_grad(self.encoder(features[candidate_ids]))
+        pairs = RelationPairs(Labels(labels), anchor_ids, gather_ids(candidate_ids))
+        return self.loss(self.encoder(features[anchor_ids]), candidates, pairs)
+
+
+def share_of(ids: Tensor, counts: tuple[int, int]) -> Tensor:
+    return ids if world_size() == 1 else ids.split(list(counts))[rank()]
+
+
+def learn(name: str, case: Case) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Outputs and gradients of one step on this rank's share, or on everything without a process group."""
+    step: nn.Module = Step(LOSSES[name](block_rows=case.block_rows)).double()
+    module = step if world_size() == 1 else DistributedDataParallel(step)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(14, 6, generator=generator, dtype=torch.float64)
+    output = module(
+        features,
+        share_of(torch.arange(8), case.anchors),
+        share_of(torch.arange(4, 14), case.candidates),
+        torch.tensor(case.labels),
+    )
+    output["loss"].backward()
+    outputs = {name: value.item() for name, value in output.items()}
+    return outputs, {name: weight.grad.flatten().tolist() for name, weight in step.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
+        yield pool
+
+
+def fail_on_second() -> None:
+    if dist.get_rank() == 1:
+        raise KeyError("only here")
+
+
+def test_the_pool_names_the_failing_rank_and_recovers(ranks: RankPool) -> None:
+    with pytest.raises(RankFailed, match=r"(?s)on rank 1:.*KeyError: 'only here'"):
+        ranks.run(fail_on_second)
+    assert ranks.run(world_size) == [2, 2]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("name", LOSSES)
+def test_two_ranks_learn_what_one_process_learns(ranks: RankPool, name: str, case: Case) -> None:
+    alone, gradients = learn(name, case)
+    shares = ranks.run(learn, name, case)
+    for other, gradients_of_rank in shares:
+        assert other.keys() == alone.keys()
+        for parameter, gradient in gradients.items():  # DDP leaves the average on every rank
+            assert gradients_of_rank[parameter] == pytest.approx(gradient, rel=1e-10, abs=1e-12)
+    for part, value in alone.items():
+        mean = sum(other[part] for other, _ in shares) / 2
+        assert mean == pytest.approx(
+            value, rel=1e-6 if part in ("active", "anchors_used") else 1e-10, abs=1e-12
+        )
+    if case is CASES["no positives anywhere"] and not name.startswith("contrastive"):
+        assert alone["loss"] == 0
+        assert not any(any(gradient) for gradient in gradients.values())
+    else:
+        assert alone["loss"] > 0
+        assert any(gradients["encoder.weight"])
+
+
+def gather_by_hand() -> tuple[list, list, list]:
+    counts = [2, 1]
+    rows = torch.arange(2.0 * counts[rank()]).reshape(-1, 2) + 10 * rank()
+    rows.requires_grad_()
+    gathered = gather_with_grad(rows)
+    # Rank r asks (r + 1) * (1, 2, 3) of the three rows.
+    (gathered * torch.tensor([1.0, 2.0, 3.0])[:, None] * (rank() + 1)).sum().backward()
+    ids = gather_ids(torch.tensor([7, 8, 9][: counts[rank()]]))
+    return gathered.tolist(), rows.grad.tolist(), ids.tolist()
+
+
+def test_gather_keeps_rank_order_and_adds_up_gradients(ranks: RankPool) -> None:
+    first, second = ranks.run(gather_by_hand)
+    assert first[0] == second[0] == [[0, 1], [2, 3], [10, 11]]
+    assert first[1] == [[3, 3], [6, 6]]
+    assert second[1] == [[9, 9]]
+    assert first[2] == second[2] == [7, 8, 7]
+
+
+def gather_from_one() -> tuple[list, list | None]:
+    """Rank 1 has no rows, and what it has needs no gradient."""
+    rows = torch.ones(3, 2, requires_grad=True) if rank() == 0 else torch.empty(0, 2)
+    gathered = gather_with_grad(rows)
+    (gathered.sum() * (rank() + 1)).backward()
+    return gathered.tolist(), None if rows.grad is None else rows.grad.tolist()
+
+
+def test_a_rank_with_no_rows_takes_part_in_the_backward_pass(ranks: RankPool) -> None:
+    first, second = ranks.run(gather_from_one)
+    assert first == ([[1, 1]] * 3, [[3, 3]] * 3)
+    assert second == ([[1, 1]] * 3, None)
+
+
+def gather_half_precision() -> tuple[str, list]:
+    rows = torch.full((1, 1), 1.0, dtype=torch.bfloat16, requires_grad=True)
+    gathered = gather_with_grad(rows)
+    return str(gathered.dtype), gathered.tolist()
+
+
+def test_half_precision_is_gathered_in_single(ranks: RankPool) -> None:
+    assert ranks.run(gather_half_precision) == [("torch.float32", [[1], [1]])] * 2
+
+
+def gather_no_rows() -> list[int]:
+    return [*gather_with_grad(torch.empty(0, 3)).shape, *gather_ids(torch.empty(0, dtype=torch.int64)).shape]
+
+
+def test_gathering_nothing(ranks: RankPool) -> None:
+    assert ranks.run(gather_no_rows) == [[0, 3, 0]] * 2
+
+
+def gather_unlike_widths() -> str:
+    with pytest.raises(ValueError) as error:
+        gather_with_grad(torch.ones(1, 2 + rank()))
+    return str(error.value)
+
+
+def test_rows_of_unlike_width_are_refused_on_every_rank(ranks: RankPool) -> None:
+    messages = ranks.run(gather_unlike_widths)
+    assert messages[0] == messages[1]
+    assert "[2, 3] values each on ranks 0 to 1" in messages[0]
+
+
+def add_up() -> tuple[list, list, int, int]:
+    mine = torch.tensor([1, 10]) * (rank() + 1)
+    return sum_over_ranks(mine).tolist(), mine.tolist(), rank(), world_size()
+
+
+def test_sum_over_ranks_leaves_its_argument_alone(ranks: RankPool) -> None:
+    assert ranks.run(add_up) == [([3, 30], [1, 10], 0, 2), ([3, 30], [2, 20], 1, 2)]
+
+
+def test_without_a_process_group_there_is_one_rank() -> None:
+    rows = torch.ones(2, 3, requires_grad=True)
+    assert gather_with_grad(rows) is rows
+    assert gather_ids(torch.tensor([4, 5])).tolist() == [4, 5]
+    assert (rank(), world_size()) == (0, 1)

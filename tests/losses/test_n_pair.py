@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning.losses import NPairsLoss
+from torch import Tensor
+
+from lit_metric.losses import DensePairs, NPairLoss
+from tests.losses import test_tuplet
+from tests.losses.cases import random_batch, rows_of
+
+N = 5
+
+
+def one_pair_per_class() -> tuple[Tensor, Tensor, DensePairs]:
+    generator = torch.Generator().manual_seed(0)
+    anchors, positives = (torch.randn(N, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    same = torch.eye(N, dtype=torch.bool)
+    return anchors, positives, DensePairs(same, ~same)
+
+
+def test_the_papers_formula_on_one_pair_per_class() -> None:
+    z, z_pos, pairs = one_pair_per_class()
+    terms = [
+        torch.log(1 + sum(torch.exp(z[i] @ z_pos[j] - z[i] @ z_pos[i]) for j in range(N) if j != i))
+        for i in range(N)
+    ]
+    norms = [z[i] @ z[i] + z_pos[i] @ z_pos[i] for i in range(N)]
+    output = NPairLoss(l2=0.03)(z, z_pos, pairs)
+    torch.testing.assert_close(output["n_pair"], sum(terms) / N)
+    torch.testing.assert_close(output["squared_norm"], sum(norms) / N)
+    torch.testing.assert_close(output["l2"], 0.03 * sum(norms) / N)
+    torch.testing.assert_close(output["loss"], (sum(terms) + 0.03 * sum(norms)) / N)
+
+
+def test_pytorch_metric_learning_on_two_items_per_class() -> None:
+    # With more than two items per class it differs: it keeps one positive pair per class only, and
+    # has no negatives besides the other classes' positives.
+    z, z_pos, pairs = one_pair_per_class()
+    labels = torch.arange(N).repeat(2)
+    first, second = torch.arange(N), torch.arange(N, 2 * N)
+    nothing = torch.empty(0, dtype=torch.int64)
+    theirs = NPairsLoss()
+    theirs.distance.normalize_embeddings = False
+    expected = theirs(torch.cat([z, z_pos]), labels, (first, second, nothing, nothing))
+    torch.testing.assert_close(NPairLoss(l2=0)(z, z_pos, pairs)["loss"], expected)
+
+
+def test_several_positives_and_ignored_pairs_against_naive_loops() -> None:
+    anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
+    norms = [
+        anchors[row].square().sum() + candidates[positives].square().sum(dim=1).mean()
+        for row, positives, negatives in rows_of(pairs)
+        if positives and negatives
+    ]
+    output = NPairLoss(l2=0.1)(anchors, candidates, pairs)
+    ones = torch.ones(pairs.positive.shape, dtype=torch.float64)
+    torch.testing.assert_close(output["n_pair"], test_tuplet.naive(anchors @ candidates.T, pairs, ones))
+    torch.testing.assert_close(output["l2"], 0.1 * sum(norms) / len(norms))
+
+
+def test_embeddings_are_never_normalised() -> None:
+    # Longer vectors satisfy the same angles better, and cost more norm.
+    z, _, pairs = one_pair_per_class()
+    short, long = (NPairLoss(l2=0.1)(scale * z, scale * z, pairs) for scale in (1.0, 2.0))
+    assert long["n_pair"] < short["n_pair"]
+    torch.testing.assert_close(long["l2"], 4 * short["l2"])
+
+
+def test_the_regulariser_shrinks_embeddings() -> None:
+    z, z_pos, pairs = one_pair_per_class()
+    z.requires_grad_()
+    plain, regularised = (
+        torch.autograd.grad(NPairLoss(l2=l2)(z, z_pos, pairs)["loss"], z)[0] for l2 in (0.0, 0.1)
+    )
+    torch.testing.assert_close(regularised - plain, 2 * 0.1 * z.detach() / N)
+
+
+@pytest.mark.parametrize("l2", [-0.1, float("inf"), float("nan")])
+def test_settings_that_make_no_sense(l2: float) -> None:
+    with pytest.raises(ValueError, match="l2 must be at least 0, not"):
+        NPairLoss(l2)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lit_metric.losses import DensePairs, RelationPairs
+from tests.losses.cases import Labels
+
+YES, NO = torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
+
+
+def test_dense_pairs_give_the_slice_asked_for() -> None:
+    positive = torch.tensor([[True, False], [False, True], [False, False]])
+    negative = torch.tensor([[False, True], [False, False], [True, True]])
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    block = DensePairs(positive, negative, weight).rows(1, 3)
+    assert block.positive.tolist() == [[False, True], [False, False]]
+    assert block.negative.tolist() == [[False, False], [True, True]]
+    assert block.weight.tolist() == [[3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((YES, NO.float()), TypeError, "negative mask has dtype torch.float32"),
+        ((YES, NO.T), ValueError, r"positive \[2, 3\] and negative \[3, 2\]"),
+        (
+            (YES, torch.eye(2, 3).roll(1).bool()),
+            ValueError,
+            "anchor 0 and candidate 1 are marked positive and",
+        ),
+        ((YES, NO, torch.ones(3)), ValueError, r"weight \[3\] must have the masks' shape \[2, 3\]"),
+        ((YES, NO, -torch.ones(2, 3)), ValueError, "at least 0"),
+        ((YES, NO, torch.full((2, 3), torch.nan)), ValueError, "at least 0"),
+    ],
+)
+def test_dense_pairs_refuse_what_makes_no_sense(arguments: tuple, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        DensePairs(*arguments)
+
+
+def test_relation_pairs_exclude_the_item_itself_and_its_class_mates_from_the_negatives() -> None:
+    labels = torch.tensor([0, 1, 0, 1, 2])
+    pairs = RelationPairs(Labels(labels), torch.tensor([0, 3, 4]), torch.tensor([2, 0, 1, 4]))
+    first, rest = pairs.rows(0, 1), pairs.rows(1, 3)
+    assert first.positive.tolist() == [[True, False, False, False]]
+    assert first.negative.tolist() == [[False, False, True, True]]
+    assert rest.positive.tolist() == [[False, False, True, False], [False, False, False, False]]
+    assert rest.negative.tolist() == [[True, True, False, True], [True, True, True, False]]
+    assert first.weight is None
+
+
+def test_relation_pairs_ask_only_for_the_rows_asked_for() -> None:
+    asked = []
+
+    class Recording(Labels):
+        def positive(self, anchors: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+            asked.append((anchors.tolist(), len(candidates)))
+            return super().positive(anchors, candidates)
+
+    RelationPairs(Recording(torch.arange(9)), torch.arange(5, 9), torch.arange(7)).rows(2, 4)
+    assert asked == [([7, 8], 7)]

@@ -1,0 +1,119 @@
+"""Scores against plain Python, and at the edges of floating point."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_metric.losses.scores import DISTANCES, Distance, prepare, safe_sqrt, similarity, softplus, unit
+
+A, C = [[1.0, 2.0, 2.0], [0.0, -3.0, 4.0]], [[2.0, 0.0, 0.0], [1.0, 2.0, 2.0], [-1.0, 1.0, 0.5]]
+
+
+def by_hand(a: list[float], c: list[float], distance: Distance) -> float:
+    dot = sum(x * y for x, y in zip(a, c, strict=True))
+    if distance == "dot":
+        return dot
+    if distance == "cosine":
+        return dot / math.hypot(*a) / math.hypot(*c)
+    return -(math.dist(a, c) ** (1 if distance == "euclidean" else 2))
+
+
+def score(anchors: Tensor, candidates: Tensor, distance: Distance, normalize: bool = False) -> Tensor:
+    return similarity(*prepare(anchors, candidates, distance, normalize), distance)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_scores_are_those_computed_by_hand(distance: Distance) -> None:
+    scores = score(torch.tensor(A, dtype=torch.float64), torch.tensor(C, dtype=torch.float64), distance)
+    expected = torch.tensor([[by_hand(a, c, distance) for c in C] for a in A], dtype=torch.float64)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-7 if distance == "euclidean" else 1e-14)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_gradients_of_scores(distance: Distance) -> None:
+    anchors, candidates = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (3, 4))
+    assert torch.autograd.gradcheck(
+        lambda a, c: score(a, c, distance, distance != "dot"), (anchors, candidates)
+    )
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean"])
+def test_coinciding_vectors_are_at_distance_zero_with_no_gradient(
+    distance: Distance, normalize: bool
+) -> None:
+    anchors = torch.full((2, 3), 0.7, requires_grad=True)
+    candidates = torch.full((4, 3), 0.7, requires_grad=True)
+    scores = score(anchors, candidates, distance, normalize)
+    scores.sum().backward()
+    assert not scores.any()
+    assert not anchors.grad.any()
+    assert not candidates.grad.any()
+
+
+def test_euclidean_distances_survive_a_large_common_offset() -> None:
+    # In float32, |a|² + |c|² − 2a·c around 1e8 would have no correct digit of these distances.
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(20, 8, generator=generator)
+    vectors = spread + 1000 * torch.randn(8, generator=generator)
+    exact = torch.cdist(vectors.double(), vectors.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    distances = -score(vectors, vectors, "euclidean").double()
+    away = ~torch.eye(20, dtype=torch.bool)
+    torch.testing.assert_close(distances[away], exact[away], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
+def test_unit_vectors_at_any_scale(scale: float) -> None:
+    vectors = (scale * torch.tensor([[3.0, -4.0]])).requires_grad_()
+    units = unit(vectors)
+    units[0, 0].backward()
+    torch.testing.assert_close(units, torch.tensor([[0.6, -0.8]]))
+    # d(x / |x|) / dx = (1 − u uᵀ) / |x|
+    torch.testing.assert_close(vectors.grad * scale, torch.tensor([[0.64, 0.48]]) / 5)
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-42])
+def test_a_vector_without_direction_stays_zero_without_gradient(tiny: float) -> None:
+    vectors = torch.full((2, 3), tiny, requires_grad=True)
+    units = unit(vectors)
+    units.sum().backward()
+    assert not units.any()
+    assert not vectors.grad.any()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_scores_are_single_precision_at_least(
+    distance: Distance, given: torch.dtype, expected: torch.dtype
+) -> None:
+    anchors, candidates = torch.tensor(A, dtype=given), torch.tensor(C, dtype=given)
+    scores = score(anchors, candidates, distance)
+    assert scores.dtype == expected
+    torch.testing.assert_close(scores, score(anchors.to(expected), candidates.to(expected), distance))
+
+
+def test_safe_sqrt() -> None:
+    squares = torch.tensor([0.0, 4.0], requires_grad=True)
+    roots = safe_sqrt(squares)
+    roots.sum().backward()
+    assert roots.tolist() == [0, 2]
+    assert squares.grad.tolist() == [0, 0.25]
+
+
+def test_softplus_is_exact_at_any_magnitude() -> None:
+    x = torch.tensor([-1000.0, -30.0, 0.0, 25.0, 1000.0], dtype=torch.float64)
+    expected = torch.logaddexp(x, torch.zeros_like(x))
+    torch.testing.assert_close(softplus(x), expected, rtol=1e-15, atol=0)
+    assert softplus(torch.tensor(-torch.inf)) == 0
