@@ -1,0 +1,43 @@
+# Needs Python 3.10 or newer, git and make. Everything is installed into .venv, once for each of the extras used.
+#   make demo PYTHON=python3.12       another interpreter
+#   make test ARGS="tests/losses -x"  arguments for pytest
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test lint bench-demo clean
+
+help:
+	@echo "make demo        train, measure and compare on the tagged packages that ship with the project"
+	@echo "make test        the test suite and the doctests"
+	@echo "make lint        ruff check, ruff format, mypy"
+	@echo "make bench-demo  the demo over three seeds"
+	@echo "make clean       remove .venv, caches and build products (runs/ is kept)"
+
+demo: $(VENV)/installed-demo
+	$(RUN) -m benchmarks.demo $(ARGS)
+
+bench-demo: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.demo --seeds 3 $(ARGS)
+
+test: $(VENV)/installed-dev
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(RUN)
+	$(RUN) -m pip install --constraint constraints.txt --editable '.[$*]'
+	@touch $@
