@@ -117,7 +117,7 @@ class SimANS(WeightedDraw):
         reference: which positive s⁺ is, where there are several.
     """
 
-    def __init__(self, a: float = 100.0, b: float = 0.0, reference: Reference = "best") -> None:
+    def __init__(self, a: float = 100.0, b: float = 0.0, reference: Reference = "mean") -> None:
         if a < 0:
             raise ValueError(f"a={a}: negative sharpness would prefer the least ambiguous candidates")
         check_reference(reference)

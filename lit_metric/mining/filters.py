@@ -73,7 +73,7 @@ class MarginFilter(NegativeFilter):
         reference: which positive s⁺ is, where there are several; see :class:`PercentageFilter`.
     """
 
-    def __init__(self, margin: float = 0.05, reference: Reference = "best") -> None:
+    def __init__(self, margin: float = 0.05, reference: Reference = "mean") -> None:
         check_reference(reference)
         self.margin = margin
         self.reference: Reference = reference
@@ -88,20 +88,24 @@ class PercentageFilter(NegativeFilter):
     of its candidates.
 
     A percentage of a score that is not positive means nothing: 95% of −0.2 is −0.19, *above* the positive.
-        There
-    the ceiling is s⁺ itself, so s⁻ < min(``share`` · s⁺, s⁺) throughout. That joins the rule at s⁺ = 0, never
-    falls as s⁺ rises, and never lets pass a candidate that is more similar than the positive; to drop all or
-    nothing for such anchors would jump at 0.
+    There the ceiling is s⁺ itself, so s⁻ < min(``share`` · s⁺, s⁺) throughout. That joins the rule at s⁺ = 0,
+    never falls as s⁺ rises, and never lets pass a candidate that is more similar than the positive; to drop
+    all or nothing for such anchors would jump at 0.
 
     Args:
         share: between 0 and 1.
-        reference: which positive s⁺ is, where there are several. ``"best"``: only what is about as near as
-            the nearest positive is suspected, which suits classes that fall into several clusters.
-            ``"worst"``: a negative must be farther than every positive, which drops nearly all hard ones if a
-            class is spread out. ``"mean"`` lies between.
+        reference: which positive s⁺ is, where there are several; all are the same for an anchor with one.
+            ``"mean"``: what is about as near as a typical positive is suspected. ``"best"`` suspects only
+            what is about as near as the nearest positive: it leaves the hardest negatives, for labels that
+            can be trusted, or classes that fall into several clusters. ``"worst"``: a negative must be
+            farther than every positive, for anchors with few. *Measured* on 4,000 questions of BANKING77 with
+            a frozen MiniLM-L6, 15% of the labels replaced at random, ten negatives each: 35% of what was
+            mined without a filter truly belonged to the anchor's class, 22% with ``"best"``, 2% with
+            ``"mean"``; ``"worst"`` left nothing. With the right labels, ``"mean"`` lowered the negatives'
+            mean cosine from 0.66 to 0.54.
     """
 
-    def __init__(self, share: float = 0.95, reference: Reference = "best") -> None:
+    def __init__(self, share: float = 0.95, reference: Reference = "mean") -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share={share}: the share of the positive's score must lie in (0, 1]")
         check_reference(reference)

@@ -130,6 +130,13 @@ class Miner:
             proposer.forget()
         report = {**run.report(), "seconds": time.perf_counter() - started}
         log.info("Mined %d items: %s", len(ids), ", ".join(f"{k} {v:.3g}" for k, v in report.items()))
+        if report["without"] > 0.1:
+            log.warning(
+                "%.0f%% of the items found no negative at all among %d proposals: loosen the filters, or "
+                "raise max_fetch beyond the size of the largest class",
+                100 * report["without"],
+                min(self.max_fetch, len(ids)),
+            )
         order = ids.argsort()
         return NegativeTable(
             ids[order].int().numpy(),

@@ -1,0 +1,363 @@
+"""The whole path from embeddings to the negatives of a batch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from lit_metric.index import ExactIndex, FaissIndex, Index
+from lit_metric.mining import (
+    AbsoluteMax,
+    MarginFilter,
+    Miner,
+    NegativeFilter,
+    NegativeTable,
+    PercentageFilter,
+    RandomProposer,
+    RankWindow,
+    SimANS,
+    TableError,
+    TableNegatives,
+    TopK,
+    WithRandom,
+    versions,
+)
+from lit_metric.mining.spec import spec
+from tests.mining.cases import blobs, relations_of
+
+
+def mined_by_loop(embeddings: Tensor, ids: Tensor, labels: Tensor, wanted: int) -> dict[int, list[int]]:
+    """The nearest items of other classes, in double precision."""
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=1)
+    result = {}
+    for row, one in enumerate(ids.tolist()):
+        near = (unit @ unit[row]).argsort(descending=True).tolist()
+        others = [int(ids[place]) for place in near]
+        result[one] = [other for other in others if labels[other] != labels[one]][:wanted]
+    return result
+
+
+@pytest.mark.parametrize("index", [ExactIndex(), FaissIndex("Flat", threads=1)])
+def test_table_holds_the_nearest_items_of_other_classes(index: Index) -> None:
+    embeddings, labels = blobs(200, 4, spread=0.5)
+    # Ids that are neither dense nor in order, among others that are not mined.
+    ids = torch.randperm(400, generator=torch.Generator().manual_seed(0))[:200]
+    all_labels = torch.zeros(400, dtype=torch.int64)
+    all_labels[ids] = labels
+    table = Miner(index, candidates=7, filters=[]).mine(embeddings, ids, relations_of(all_labels))
+    expected = mined_by_loop(embeddings, ids, all_labels, 7)
+    assert table.anchors.tolist() == sorted(expected)
+    assert table.ids.tolist() == [expected[one] for one in sorted(expected)]
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    row_of = {one: row for row, one in enumerate(ids.tolist())}
+    for anchor, row, scores in zip(table.anchors.tolist(), table.ids.tolist(), table.scores, strict=True):
+        true = unit[[row_of[one] for one in row]] @ unit[row_of[anchor]]
+        np.testing.assert_allclose(scores, true, rtol=0, atol=5e-4)
+
+
+def planted() -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors, the labels shown, and the true ones: 15% of the labels are hidden behind wrong ones."""
+    embeddings, truth = blobs(1200, 12, dimension=24, spread=0.6)
+    lots = torch.Generator().manual_seed(1)
+    shown = torch.where(
+        torch.rand(1200, generator=lots) < 0.15, torch.randint(12, (1200,), generator=lots), truth
+    )
+    return embeddings, shown, truth
+
+
+def false_share(table: NegativeTable, truth: Tensor) -> float:
+    """Share of mined negatives that truly belong to the anchor's class."""
+    ids = torch.from_numpy(table.ids.astype(np.int64))
+    there = ids >= 0
+    wrong = (truth[ids.clamp(min=0)] == truth[:, None]) & there
+    return int(wrong.sum()) / int(there.sum())
+
+
+@pytest.mark.parametrize("rule", [MarginFilter(0.05), PercentageFilter(0.95), AbsoluteMax(0.5)])
+def test_score_filters_keep_planted_false_negatives_out(rule: NegativeFilter) -> None:
+    embeddings, shown, truth = planted()
+    ids, relations = torch.arange(1200), relations_of(shown)
+    naive = Miner(candidates=10, filters=[]).mine(embeddings, ids, relations)
+    table = Miner(candidates=10, filters=[rule]).mine(embeddings, ids, relations)
+    assert false_share(naive, truth) > 0.9  # Nearly all of the nearest "negatives" are unlabelled positives.
+    assert false_share(table, truth) < 0.1
+    assert table.report["short"] < 0.25
+    assert table.report[f"rejected/{rule.name}"] > 0.05
+
+
+def test_equal_texts_under_two_labels_are_never_negatives() -> None:
+    embeddings, labels = blobs(60, 3)
+    embeddings[30:] = embeddings[:30]  # Item 30 + i is a copy of item i, under any label.
+    relations = relations_of(labels, torch.arange(60) % 30)
+    table = Miner(candidates=20, filters=[]).mine(embeddings, torch.arange(60), relations)
+    for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
+        assert all(one == -1 or (one % 30 != anchor % 30 and labels[one] != labels[anchor]) for one in row)
+        assert -1 not in row
+
+
+def test_rejected_shares_add_up_to_what_a_loop_counts() -> None:
+    embeddings, labels = blobs(150, 3, spread=1.5)
+    ids, relations = torch.arange(150), relations_of(labels)
+    miner = Miner(candidates=4, filters=[AbsoluteMax(0.4), RankWindow(2), AbsoluteMax(0.3)])
+    table = miner.mine(embeddings, ids, relations)
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    counts, examined = [0, 0, 0, 0], 0
+    for anchor in range(150):
+        scores = unit @ unit[anchor]
+        rank, kept = 0, list[int]()
+        for one in scores.argsort(descending=True).tolist():
+            if len(kept) == 4:
+                break
+            examined += 1
+            if labels[one] == labels[anchor]:
+                counts[0] += 1
+            elif scores[one] >= 0.4:
+                counts[1] += 1
+            elif (rank := rank + 1) <= 2:
+                counts[2] += 1
+            elif scores[one] >= 0.3:
+                counts[3] += 1
+            else:
+                kept.append(one)
+        assert table.ids[anchor].tolist() == kept
+    names = ["RelationFilter", "AbsoluteMax 1", "RankWindow", "AbsoluteMax 3"]
+    for name, count in zip(names, counts, strict=True):
+        assert count > 0
+        assert table.report[f"rejected/{name}"] == pytest.approx(count / examined)
+    assert table.report["examined"] == pytest.approx(examined / 150)
+    assert (table.report["candidates"], table.report["short"], table.report["without"]) == (4, 0, 0)
+
+
+def test_the_sample_is_the_same_anchors_whatever_the_embeddings() -> None:
+    embeddings, labels = blobs(100, 4)
+    miner, ids, relations = Miner(candidates=5, sample=6), torch.arange(100), relations_of(labels)
+    first = miner.mine(embeddings, ids, relations).sample
+    second = miner.mine(embeddings.flip(0), ids, relations, seed=9).sample
+    assert len(first) == 6
+    assert [entry["anchor"] for entry in first] == [entry["anchor"] for entry in second]
+
+
+def test_the_sample_says_why() -> None:
+    embeddings, labels = blobs(100, 4)
+    embeddings[99], labels[98], labels[99] = embeddings[98] + 0.1 * embeddings[97], 0, 1
+    fingerprints = torch.arange(100)
+    fingerprints[99] = fingerprints[98]
+    relations = relations_of(labels, fingerprints)
+    miner = Miner(candidates=5, filters=[AbsoluteMax(0.3)], sample=100)
+    sample = miner.mine(embeddings, torch.arange(100), relations).sample
+    assert [entry["anchor"] for entry in sample] == list(range(100))
+    duplicates = [one["id"] for one in sample[99]["candidates"] if "duplicate" in one["verdict"]]
+    assert duplicates == [98]
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    for entry in sample:
+        anchor, verdicts = entry["anchor"], [one["verdict"] for one in entry["candidates"]]
+        assert verdicts.count("kept") == 5
+        assert verdicts.count("RelationFilter: itself") == 1
+        # Listed and omitted together are all that were looked at until the last one kept.
+        last = next(one["id"] for one in reversed(entry["candidates"]) if one["verdict"] == "kept")
+        scores = unit @ unit[anchor]
+        assert len(verdicts) + entry["omitted"] == int((scores >= scores[last]).sum())
+        positive = [
+            float(unit[anchor] @ unit[o]) for o in range(100) if o != anchor and labels[o] == labels[anchor]
+        ]
+        assert entry["positive"]["best"] == pytest.approx(max(positive), abs=1e-4)
+        for one in entry["candidates"]:
+            other, score = one["id"], float(unit[anchor] @ unit[one["id"]])
+            assert one["score"] == pytest.approx(score, abs=1e-4)
+            if other == anchor:
+                assert one["verdict"] == "RelationFilter: itself"
+            elif labels[other] == labels[anchor]:
+                assert one["verdict"] == "RelationFilter: positive"
+            elif fingerprints[other] == fingerprints[anchor]:
+                assert one["verdict"] == "RelationFilter: duplicate or ignored"
+            else:
+                assert one["verdict"] == ("kept" if score < 0.3 else "AbsoluteMax")
+    json.dumps(sample, allow_nan=False)
+
+
+def test_items_without_positives_are_not_mined_and_those_without_negatives_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    embeddings, _ = blobs(40, 2)
+    labels = torch.tensor([0] * 19 + [1] * 19 + [2, -1])
+    with caplog.at_level(logging.WARNING):
+        table = Miner(candidates=3, filters=[]).mine(embeddings, torch.arange(40), relations_of(labels))
+    assert table.ids[38:].tolist() == [[-1] * 3] * 2
+    assert (table.ids[:38] >= 0).all()
+    assert np.isnan(table.positives[38:]).all()
+    assert table.report["unpaired"] == pytest.approx(2 / 40)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        Miner(candidates=3, filters=[AbsoluteMax(-1)]).mine(
+            embeddings, torch.arange(40), relations_of(labels)
+        )
+    assert "100% of the items found no negative at all among 40 proposals" in caplog.text
+
+
+def test_random_proposals_make_a_table_in_falling_order() -> None:
+    embeddings, labels = blobs(100, 4)
+    miner = Miner(candidates=5, filters=[], proposer=RandomProposer())
+    tables = [
+        miner.mine(embeddings, torch.arange(100), relations_of(labels), seed=seed) for seed in (0, 0, 1)
+    ]
+    assert np.array_equal(tables[0].ids, tables[1].ids)
+    assert tables[0].overlap(tables[2]) < 0.2
+    assert (np.diff(tables[0].scores, axis=1) <= 0).all()
+    assert (labels[tables[0].ids] != labels[:, None]).all()
+    # Random ones are no harder than random: the five nearest would be.
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    others = (unit @ unit.T)[labels[:, None] != labels[None]].mean()
+    assert tables[0].scores.mean() == pytest.approx(float(others), abs=0.03)
+
+
+def test_the_table_does_not_depend_on_the_order_of_items() -> None:
+    embeddings, labels = blobs(200, 5)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    miner, relations = Miner(candidates=10), relations_of(labels)
+    one = miner.mine(embeddings, torch.arange(200), relations)
+    two = miner.mine(embeddings[order].numpy(), order, relations)
+    for name in ("anchors", "ids", "scores", "positives"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def drawn_in_another_process(
+    source: TableNegatives, anchors: list[int], version: int
+) -> tuple[int, list[list[int]]]:
+    return os.getpid(), source(torch.tensor(anchors), 1, 2, 3, version).tolist()
+
+
+def test_other_processes_draw_the_same_from_the_version_that_the_plan_names(tmp_path: Path) -> None:
+    embeddings, labels = blobs(120, 4)
+    ids, relations = torch.arange(120), relations_of(labels)
+    miner = Miner(candidates=10, negatives=3, filters=[], draw=WithRandom(SimANS(), 0.5))
+    tables = [miner.mine(embeddings + change, ids, relations) for change in (0.0, 1.0, 3.0)]
+    numbers = [table.save(tmp_path, corpus="c", weights="w", step=0, epoch=0) for table in tables]
+    assert numbers == versions(tmp_path) == [1, 2, 3]
+    source, anchors = miner.source(tmp_path, relations, corpus="c"), torch.tensor([5, 77, 3, 119])
+    expected = [miner.draw(table, anchors, relations, 1, 2, 3).tolist() for table in tables]
+    assert len({str(each) for each in expected}) == 3
+    # Back and forth, as workers with batches fetched ahead do around a switch; only two stay open.
+    for number in (1, 2, 1, 3, 2, 3, 1):
+        assert source(anchors, 1, 2, 3, number).tolist() == expected[number - 1]
+    assert len(source._tables) == 2
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        other, found = pool.submit(drawn_in_another_process, source, anchors.tolist(), 2).result()
+    assert other != os.getpid()
+    assert found == expected[1]
+    assert source(anchors, 1, 2, 3, 0).tolist() == [[-1] * 3] * 4  # Before the first table.
+    assert source(anchors[:0], 1, 2, 3, 1).shape == (0, 3)
+    with pytest.raises(TableError, match="does not exist"):
+        source(anchors, 1, 2, 3, 4)
+
+
+def test_fewer_candidates_than_asked_for_are_marked() -> None:
+    embeddings, _ = blobs(6, 2)
+    labels = torch.tensor([0, 0, 0, 0, 0, 1])
+    table = Miner(candidates=4, filters=[]).mine(embeddings, torch.arange(6), relations_of(labels))
+    drawn = Miner(negatives=3, draw=TopK()).draw(table, torch.tensor([2, 5]), relations_of(labels), 0, 0, 0)
+    assert drawn[0].tolist() == [5, -1, -1]
+    assert drawn[1].tolist() == [-1, -1, -1]
+
+
+CONFIG = """
+miner:
+  index:
+    class_path: lit_metric.index.FaissIndex
+    init_args: {factory: Flat, metric: dot}
+  candidates: 20
+  negatives: 4
+  filters:
+    - class_path: lit_metric.mining.MarginFilter
+      init_args: {margin: 0.1, reference: worst}
+    - class_path: lit_metric.mining.RankWindow
+      init_args: {start: 2}
+  draw:
+    class_path: lit_metric.mining.WithRandom
+    init_args:
+      share: 0.25
+      draw:
+        class_path: lit_metric.mining.SimANS
+        init_args: {a: 50, b: -0.1}
+  refresh: 500
+"""
+
+
+def miner_from(config: str) -> Miner:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Miner, "miner")
+    miner: Miner = parser.instantiate_classes(parser.parse_string(config)).miner
+    return miner
+
+
+def test_a_miner_is_built_from_yaml_and_from_its_own_spec() -> None:
+    miner = miner_from(CONFIG)
+    margin, window = miner.filters
+    assert isinstance(margin, MarginFilter)
+    assert (margin.margin, margin.reference) == (0.1, "worst")
+    assert isinstance(window, RankWindow)
+    assert (window.start, window.stop) == (2, None)
+    assert isinstance(miner.drawing, WithRandom)
+    assert isinstance(miner.drawing.draw, SimANS)
+    assert (miner.drawing.share, miner.drawing.draw.a, miner.drawing.draw.b) == (0.25, 50, -0.1)
+    assert (miner.candidates, miner.negatives, miner.refresh) == (20, 4, 500)
+    told = json.loads(json.dumps(miner.spec()))
+    assert told["class_path"] == "lit_metric.mining.miner.Miner"
+    again = json.dumps({"miner": told["init_args"]})
+    assert miner_from(again).spec() == told
+
+
+def test_a_spec_refuses_what_it_cannot_describe() -> None:
+    class Forgetful(NegativeFilter):
+        def __init__(self, depth: int) -> None:
+            self.other = depth
+
+        def keep(self, candidates: Any) -> Tensor:
+            return candidates.present
+
+    with pytest.raises(TypeError, match="Forgetful cannot be described: its argument 'depth'"):
+        spec(Forgetful(3))
+
+
+def test_refresh_says_when_to_mine_again() -> None:
+    assert [Miner().due(7, end) for end in (True, False)] == [True, False]
+    assert [Miner(refresh="never").due(7, end) for end in (True, False)] == [False, False]
+    assert [Miner(refresh=3).due(step, False) for step in (0, 2, 3, 6)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"refresh": 0}, "refresh=0"),
+        ({"refresh": "daily"}, "refresh='daily'"),
+        ({"candidates": 10, "max_fetch": 9}, "candidates=10 must be at least 1 and at most max_fetch=9"),
+        ({"negatives": 0}, "negatives=0"),
+        ({"index": ExactIndex(), "proposer": RandomProposer()}, "both index and proposer"),
+    ],
+)
+def test_settings_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Miner(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.tensor([0, 1, 1]), "1 of 3 ids occur twice"),
+        (torch.tensor([0, 1]), "expected one id for each"),
+        (torch.tensor([0, 1, 2**31]), "a table holds 0 to"),
+    ],
+)
+def test_ids_that_do_not_fit_are_refused(ids: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Miner().mine(torch.ones(3, 2), ids, relations_of(torch.tensor([0, 0, 1])))

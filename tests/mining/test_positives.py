@@ -1,0 +1,96 @@
+"""Best, worst and mean positive score against a double loop."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lit_metric.mining import PositiveScores, positive_scores
+from lit_metric.mining.vectors import Vectors
+from tests.mining.cases import blobs, cosine, relations_of
+
+module = importlib.import_module("lit_metric.mining.positives")
+
+
+def loop(embeddings: Tensor, ids: list[int], labels: list[int]) -> list[tuple[float, float, float]]:
+    """(best, worst, mean) of each item, by the definition."""
+    rows = embeddings.double().tolist()
+    result = []
+    for mine, one in zip(rows, ids, strict=True):
+        scores = [
+            cosine(mine, theirs)
+            for theirs, other in zip(rows, ids, strict=True)
+            if other != one and labels[other] == labels[one] >= 0
+        ]
+        result.append((max(scores), min(scores), sum(scores) / len(scores)) if scores else (math.nan,) * 3)
+    return result
+
+
+def stacked(scores: PositiveScores) -> Tensor:
+    return torch.stack([scores.best, scores.worst, scores.mean], dim=1)
+
+
+@pytest.mark.parametrize(("block", "chunk"), [(512, 16384), (3, 4), (1, 1)])
+def test_agrees_with_the_loop_for_ragged_positives_in_any_blocks(
+    block: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    embeddings, _ = blobs(23, 4)
+    # Classes of 9, 5, 3, 2 and 1 items, three without a label, in no order; ids in no order either.
+    sizes = [0] * 9 + [1] * 5 + [2] * 3 + [3] * 2 + [4] + [-1] * 3
+    shuffle = torch.Generator().manual_seed(1)
+    labels = torch.tensor(sizes)[torch.randperm(23, generator=shuffle)]
+    ids = torch.randperm(23, generator=shuffle)
+    found = positive_scores(Vectors(embeddings, "cosine"), ids, relations_of(labels), block=block)
+    expected = torch.tensor(loop(embeddings, ids.tolist(), labels.tolist()))
+    torch.testing.assert_close(stacked(found), expected, equal_nan=True, rtol=0, atol=1e-6)
+
+
+def test_each_row_has_its_own_positives_when_counts_differ() -> None:
+    # Counts of positives 1, 1, 2, 2, 2, 0: an offset that ran one row behind would shift the numbers below.
+    embeddings = torch.tensor([[1.0, 0], [1, 1], [0, 1], [0, 2], [-3, 0], [1, 0]])
+    labels = torch.tensor([0, 0, 1, 1, 1, 2])
+    found = stacked(positive_scores(Vectors(embeddings, "cosine"), torch.arange(6), relations_of(labels)))
+    half = math.sqrt(0.5)
+    expected = [[half] * 3, [half] * 3, [1, 0, 0.5], [1, 0, 0.5], [0, 0, 0], [math.nan] * 3]
+    torch.testing.assert_close(found, torch.tensor(expected), equal_nan=True)
+
+
+def test_only_items_that_were_given_count_as_positives() -> None:
+    embeddings = torch.tensor([[1.0, 0], [0, 1]])
+    found = positive_scores(
+        Vectors(embeddings, "cosine"), torch.tensor([4, 2]), relations_of(torch.tensor([0, 0, 0, 0, 0]))
+    )
+    assert found.best.tolist() == [0, 0]
+
+
+def test_dot_products_are_not_scaled() -> None:
+    embeddings = torch.tensor([[2.0, 0], [3, 1], [0, 5]])
+    found = positive_scores(Vectors(embeddings, "dot"), torch.arange(3), relations_of(torch.tensor([0] * 3)))
+    assert stacked(found).tolist() == [[6, 0, 3], [6, 5, 5.5], [5, 0, 2.5]]
+
+
+def test_a_memory_mapped_matrix_in_half_precision_gives_the_same(tmp_path: Path) -> None:
+    embeddings, labels = blobs(50, 5)
+    embeddings = embeddings.half().float()
+    np.save(tmp_path / "e.npy", embeddings.numpy().astype(np.float16))
+    mapped = np.load(tmp_path / "e.npy", mmap_mode="r")
+    ids, relations = torch.arange(50), relations_of(labels)
+    expected = positive_scores(Vectors(embeddings, "cosine"), ids, relations)
+    found = positive_scores(Vectors(mapped, "cosine"), ids, relations)
+    torch.testing.assert_close(stacked(found), stacked(expected), equal_nan=True)
+
+
+def test_a_diverged_embedding_is_named() -> None:
+    embeddings = torch.ones(4, 2)
+    embeddings[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="1 embeddings are not finite, the first in row 2"):
+        positive_scores(
+            Vectors(embeddings, "cosine"), torch.arange(4), relations_of(torch.tensor([0, 0, 1, 1]))
+        )

@@ -1,0 +1,135 @@
+"""Proposals against exact search by others, and fetching until enough is left."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from pytorch_metric_learning.utils.inference import FaissKNN
+from scipy import stats
+from torch import Tensor
+
+from lit_metric.index import ExactIndex, FaissIndex, Index
+from lit_metric.mining import NeighbourProposer, RandomProposer
+from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, fetch
+from lit_metric.mining.vectors import Vectors
+from tests.mining.cases import blobs
+
+module = importlib.import_module("lit_metric.mining.propose")
+
+
+@pytest.mark.parametrize("index", [ExactIndex(), FaissIndex("Flat", threads=1)])
+def test_neighbours_are_those_of_pytorch_metric_learning(index: Index) -> None:
+    embeddings, _ = blobs(300, 5)
+    vectors, ids = (
+        Vectors(embeddings, "cosine"),
+        torch.randperm(300, generator=torch.Generator().manual_seed(0)),
+    )
+    proposer = NeighbourProposer(index)
+    proposer.fit(
+        Vectors(torch.ones(3, 7), "cosine"), torch.arange(3), seed=0
+    )  # An earlier corpus leaves no trace.
+    proposer.fit(vectors, ids, seed=0)
+    rows = torch.arange(0, 300, 7)
+    scores, found = proposer.propose(ids[rows], vectors[rows], 12)
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    squared, neighbours = FaissKNN(reset_before=True, reset_after=True)(unit[rows], 12, unit)
+    assert found.tolist() == ids[neighbours].tolist()
+    torch.testing.assert_close(scores, 1 - squared.cpu() / 2, rtol=0, atol=1e-5)
+    proposer.forget()
+    with pytest.raises(RuntimeError, match="before fit"):
+        proposer.propose(ids[rows], vectors[rows], 12)
+
+
+def test_random_proposals_are_uniform_and_scored_by_the_vectors() -> None:
+    embeddings, _ = blobs(12, 2)
+    vectors, ids = Vectors(embeddings, "cosine"), torch.arange(12) * 3
+    proposer = RandomProposer()
+    proposer.fit(vectors, ids, seed=5)
+    anchors = torch.arange(6000)
+    scores, found = proposer.propose(anchors, vectors[anchors % 12], 20)
+    assert found[:, 12:].unique().tolist() == [-1]
+    assert scores[:, 12:].isneginf().all()
+    assert torch.equal(found[:, :12].sort(dim=1).values, ids.expand(6000, 12))
+    assert stats.chisquare(torch.bincount(found[:, 0] // 3, minlength=12)).pvalue > 0.01
+    everything = vectors[torch.arange(12)] @ vectors[torch.arange(12)].T
+    expected = everything[(anchors % 12)[:, None], found[:, :12] // 3]
+    torch.testing.assert_close(scores[:, :12], expected, rtol=0, atol=1e-6)
+    # A longer proposal begins with the shorter one, and another seed proposes other items.
+    assert torch.equal(proposer.propose(anchors, vectors[anchors % 12], 4)[1], found[:, :4])
+    proposer.fit(vectors, ids, seed=6)
+    assert not torch.equal(proposer.propose(anchors, vectors[anchors % 12], 4)[1], found[:, :4])
+
+
+def run_fetch(
+    vectors: Vectors, forbidden: Tensor, wanted: int, limit: int
+) -> tuple[dict[int, list[int]], dict[int, list[int]], list[int]]:
+    """Kept ids and verdicts per anchor, and how many proposals came at once.
+
+    ``forbidden [M, M]`` is what a filter drops.
+    """
+    proposer, widths = NeighbourProposer(), []
+    ids = torch.arange(len(vectors))
+    proposer.fit(vectors, ids, seed=0)
+
+    def judge(rows: Tensor, found: Tensor, scores: Tensor) -> Tensor:
+        widths.append(found.numel())
+        verdicts = torch.full(found.shape, KEPT, dtype=torch.int8)
+        verdicts[forbidden[rows[:, None], found.clamp(min=0)]] = 1
+        return verdicts.masked_fill(found < 0, EMPTY)
+
+    kept, verdicts = {}, {}
+    for rows, judged in fetch(proposer, vectors, ids, ids, judge, wanted, limit):
+        for row, found, verdict in zip(
+            rows.tolist(), judged.kept(wanted)[0].tolist(), judged.verdicts.tolist(), strict=True
+        ):
+            assert row not in kept
+            kept[row], verdicts[row] = found, verdict
+    assert len(kept) == len(vectors)
+    return kept, verdicts, widths
+
+
+def ranked(vectors: Vectors) -> list[list[int]]:
+    everything = vectors[torch.arange(len(vectors))].double()
+    return (everything @ everything.T).sort(dim=1, descending=True, stable=True).indices.tolist()
+
+
+def test_fetching_goes_on_until_large_classes_are_passed() -> None:
+    # One class of 150 items lies together: the first 149 neighbours of each are of no use.
+    embeddings = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    embeddings[:150, 0] += 20
+    vectors = Vectors(embeddings, "cosine")
+    forbidden = torch.eye(200, dtype=torch.bool)
+    forbidden[:150, :150] = True
+    kept, verdicts, _ = run_fetch(vectors, forbidden, wanted=6, limit=200)
+    order = ranked(vectors)
+    for row in range(200):
+        assert kept[row] == [one for one in order[row] if not forbidden[row, one]][:6]
+        assert verdicts[row].count(KEPT) == 6
+    # What lies behind the last one needed was not dropped by anything.
+    assert verdicts[199][-1] == BEYOND
+    assert verdicts[0].count(1) == 150
+
+
+def test_the_corpus_may_be_exhausted_and_the_bound_reached() -> None:
+    vectors = Vectors(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), "cosine")
+    forbidden = torch.eye(40, dtype=torch.bool)
+    forbidden[:20, :37] = True
+    kept, _, _ = run_fetch(vectors, forbidden, wanted=5, limit=1000)
+    assert sorted(kept[3]) == [-1, -1, 37, 38, 39]
+    kept, _, _ = run_fetch(vectors, forbidden, wanted=5, limit=10)
+    order = ranked(vectors)
+    for row in range(20):
+        expected = [one for one in order[row][:10] if one >= 37]
+        assert kept[row] == expected + [-1] * (5 - len(expected))
+
+
+def test_proposals_held_at_once_do_not_grow_with_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HELD", 500)
+    embeddings, labels = blobs(300, 3)
+    forbidden = labels[:, None] == labels[None]
+    kept, _, widths = run_fetch(Vectors(embeddings, "cosine"), forbidden, wanted=10, limit=300)
+    assert max(widths) <= 500
+    order = ranked(Vectors(embeddings, "cosine"))
+    assert all(kept[row] == [one for one in order[row] if not forbidden[row, one]][:10] for row in range(300))
