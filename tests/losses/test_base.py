@@ -246,6 +246,23 @@ def test_a_loss_of_ones_own_is_a_method() -> None:
     torch.testing.assert_close(Counting("dot", block_rows=2)(anchors, candidates, pairs)["loss"], expected)
 
 
+class Untouching(MetricLoss):
+    """Says that there is nothing to learn without looking at its input or its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__("dot")
+        self.scale = torch.nn.Parameter(torch.ones(2))
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> losses.Parts:
+        return {"nothing": losses.Part(torch.zeros(()), torch.zeros((), dtype=torch.int64))}
+
+
+def test_every_loss_touches_its_inputs_and_parameters() -> None:
+    anchors, candidates, pairs = random_batch()
+    anchors[0, 0] = torch.inf  # which 0 * anchors.sum() would turn into NaN
+    assert_nothing_learned(Untouching(), anchors, candidates, pairs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -129,10 +129,11 @@ def test_batch_hard_with_the_soft_margin_takes_distances_and_not_their_squares_h
     assert loss["loss"].item() == pytest.approx(1.3132617)
 
 
-def test_no_gradient_once_the_margin_holds() -> None:
+@pytest.mark.parametrize("margin", [0.9, 1.0])
+def test_no_gradient_once_the_margin_holds(margin: float) -> None:
     anchors = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     same = torch.eye(2, dtype=torch.bool)
-    output = TripletLoss(0.9)(anchors, torch.eye(2), DensePairs(same, ~same))
+    output = TripletLoss(margin, distance="dot")(anchors, torch.eye(2), DensePairs(same, ~same))
     output["loss"].backward()
     assert output["loss"] == output["active"] == 0
     assert not anchors.grad.any()
