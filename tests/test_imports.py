@@ -1,0 +1,75 @@
+"""Imports run downwards through the layers of the package, and Lightning stays in the upper ones."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lit_metric"
+
+# From the top; what stands in one line is independent of each other, but for the first two.
+LAYERS = [
+    {"__init__", "__main__", "cli", "commands"},
+    {"hub"},
+    {"modules", "datamodule", "callbacks"},
+    {"mining"},
+    {"batching"},
+    {"encoders", "metrics", "losses"},
+    {"index"},
+    {"data"},
+]
+LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+MIXED = LAYERS[0] | LAYERS[2]
+"""Parts that may import others of their own layer."""
+FRAMEWORK = {"lightning", "pytorch_lightning"}
+
+
+def part_of(path: Path) -> str:
+    """The layer's part that a file belongs to: the first name below the package."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, but for what only the type checker sees."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports are not used here"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_part_has_its_layer():
+    assert {part_of(path) for path in FILES} <= set(LEVELS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    part = part_of(path)
+    names = imported(path)
+    for name in names:
+        root, _, rest = name.partition(".")
+        below = rest.split(".")[0]
+        if root != "lit_metric" or below == part or below not in LEVELS:
+            continue
+        same = LEVELS[below] == LEVELS[part] and {below, part} <= MIXED
+        assert LEVELS[below] > LEVELS[part] or same, f"{part} must not import {name}"
+    if LEVELS[part] > LEVELS["modules"]:
+        assert not FRAMEWORK & {name.partition(".")[0] for name in names}, f"{part} must not know Lightning"
+
+
+@pytest.mark.parametrize("part", sorted(LAYERS[5]))
+def test_encoders_metrics_and_losses_know_only_ragged_of_data(part):
+    for path in FILES:
+        if part_of(path) == part:
+            of_data = {name for name in imported(path) if name.startswith("lit_metric.data")}
+            assert of_data <= {"lit_metric.data.ragged.Ragged", "lit_metric.data.ragged.offsets_of"}, path
