@@ -86,6 +86,10 @@ def build(spec: Spec, trust_remote_code: bool = False) -> Any:
     cls = getattr(importlib.import_module(module), name, None)
     if not (inspect.isclass(cls) and issubclass(cls, Described)):
         raise ValueError(f"{path} is no class that can be built from a description")
+    if not trust_remote_code and spec["init_args"].get("trust_remote_code"):
+        raise ValueError(
+            f"{path} asks to run code that comes with its weights: pass trust_remote_code=True to allow it"
+        )
     return cls(**{key: _build(value, trust_remote_code) for key, value in spec["init_args"].items()})
 
 

@@ -1,0 +1,59 @@
+"""Written down and built again."""
+
+from __future__ import annotations
+
+import pytest
+
+from lit_metric.encoders.described import Described, build
+from lit_metric.encoders.pooling import AttentionPooling, MeanPooling
+
+
+class Base(Described):
+    def __init__(self, size: int, name: str = "x") -> None:
+        self.size, self.name = size, name
+
+
+class Derived(Base):
+    def __init__(self, extra: object, *, parts: list[Base] | None = None) -> None:
+        super().__init__(size=7)
+        self.extra, self.parts = extra, parts
+
+
+def test_the_outermost_arguments_are_remembered() -> None:
+    assert Derived(3, parts=[Base(1)]).spec() == {
+        "class_path": f"{__name__}.Derived",
+        "init_args": {
+            "extra": 3,
+            "parts": [{"class_path": f"{__name__}.Base", "init_args": {"size": 1, "name": "x"}}],
+        },
+    }
+
+
+def test_building_gives_the_same() -> None:
+    built = build(Derived(MeanPooling(), parts=[Base(1, "y"), Base(2)]).spec(), trust_remote_code=True)
+    assert isinstance(built.extra, MeanPooling)
+    assert [(part.size, part.name) for part in built.parts] == [(1, "y"), (2, "x")]
+    pooling = build(AttentionPooling(heads=2, empty="learned").spec())
+    assert (pooling.heads, pooling.empty, pooling.score) == (2, "learned", "feedforward")
+
+
+def test_what_cannot_be_written_down_is_named() -> None:
+    with pytest.raises(TypeError, match=r"Derived\(extra=...\) is a object"):
+        Derived(object()).spec()
+
+
+def test_only_this_packages_own_described_classes_are_built() -> None:
+    with pytest.raises(ValueError, match=r"tests\.encoders.* lies outside lit_metric"):
+        build(Base(1).spec())
+    # a path that starts alike, one that is no class of this kind, and one hidden inside an argument
+    for path in ("lit_metric_evil.Model", "os.system", "lit_metric.encoders.hub.load"):
+        with pytest.raises((ValueError, ModuleNotFoundError)):
+            build({"class_path": path, "init_args": {}})
+    with pytest.raises(ValueError, match="no class"):
+        build({"class_path": "lit_metric.encoders.described.importlib", "init_args": {}})
+    asking = {"backbone": "someone/model", "trust_remote_code": True}
+    with pytest.raises(ValueError, match="asks to run code"):
+        build({"class_path": "lit_metric.encoders.text.TextEncoder", "init_args": asking})
+    inner = {"class_path": "os.path.join", "init_args": {}}
+    with pytest.raises(ValueError, match="lies outside"):
+        build({"class_path": "lit_metric.encoders.pooling.AttentionPooling", "init_args": {"heads": inner}})

@@ -1,0 +1,197 @@
+"""Packing must give what a text gives on its own, in every family, and give way where it doesn't."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders import packing
+from lit_metric.encoders.attention import PACKED
+from lit_metric.encoders.packing import attention, packed_forward, padded_forward, probe
+from tests.encoders.models import PACKABLE, PADDED, VOCABULARY, WINDOW, make
+
+LENGTHS = [5, 1, 40, 3, 17, 5, 2 * WINDOW + 3, 1]
+
+
+def texts(lengths: list[int] = LENGTHS, seed: int = 3) -> Ragged:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCABULARY, (sum(lengths),), generator=generator)
+    return Ragged.from_lengths(ids, torch.tensor(lengths))
+
+
+def one_by_one(model: PreTrainedModel, tokens: Ragged) -> Tensor:
+    """Each text alone, without padding, by transformers' own attention: the reference."""
+    # eager attention takes its softmax in float32 in some families, whatever the dtype of the model
+    with attention(model, "sdpa" if model.dtype == torch.float64 else "eager"):
+        rows = [tokens[row] for row in range(len(tokens)) if len(tokens[row])]
+        states = [model(input_ids=row[None], attention_mask=torch.ones_like(row[None])) for row in rows]
+    return torch.cat([state.last_hidden_state[0] for state in states])
+
+
+def gradients(model: PreTrainedModel, states: Tensor) -> dict[str, Tensor]:
+    weights = torch.linspace(-1, 1, states.numel(), dtype=states.dtype).view_as(states).sin()
+    named = dict(model.named_parameters())
+    found = torch.autograd.grad((states * weights).sum(), list(named.values()), allow_unused=True)
+    return {name: slope for name, slope in zip(named, found, strict=True) if slope is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", PACKABLE)
+def test_packed_equals_each_text_alone(family: str, dtype: torch.dtype) -> None:
+    model = make(family, dtype=dtype)
+    tokens = texts()
+    expected = one_by_one(model, tokens)
+    with attention(model, PACKED):
+        found = packed_forward(model, tokens)
+    # Gemma takes its norms in float32, whatever the dtype of the model
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-6 if family == "gemma3_text" else 1e-10
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    slopes, reference = gradients(model, found), gradients(model, expected)
+    assert slopes.keys() == reference.keys()
+    size = torch.stack([slope.norm() for slope in reference.values()]).norm()
+    for name, slope in slopes.items():
+        assert (slope - reference[name]).norm() <= tolerance * size, name
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_the_probe_admits_what_packs(family: str) -> None:
+    verdict = probe(make(family), max_length=64, special={0, 1, 2}, padding=1)
+    assert verdict.reason == ""
+    assert verdict.packed
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_families_with_their_own_attention_fall_back(family: str) -> None:
+    model = make(family)
+    before = model.config._attn_implementation
+    verdict = probe(model, max_length=64, special={0, 1, 2}, padding=1)
+    assert not verdict.packed
+    assert type(model).__name__ in verdict.reason
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("family", [*PADDED, "bert", "roberta", "qwen3"])
+def test_padded_equals_the_familys_own_padded_forward(family: str, groups: int) -> None:
+    model, tokens = make(family), texts()
+    padding = model.config.pad_token_id
+    rows = [tokens[row] for row in range(len(tokens))]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    found = padded_forward(model, tokens, padding, groups)
+    torch.testing.assert_close(found, states[mask.bool()], atol=2e-5, rtol=1e-5)
+
+
+def test_a_window_that_is_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_metric.encoders import attention as module
+    from lit_metric.encoders.masks import FULL, PackedMask
+
+    monkeypatch.setattr(module, "read_pattern", lambda layout, *_: PackedMask(layout, FULL, None))
+    for family in ("modernbert", "mistral", "qwen3"):
+        verdict = probe(make(family), max_length=64, special={0, 1, 2}, padding=0)
+        assert not verdict.packed
+        assert "outputs differ" in verdict.reason
+
+
+def test_positions_that_count_from_zero_are_noticed_in_roberta(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "position_ids", lambda model, tokens: tokens.positions)
+    assert not probe(make("roberta"), max_length=64, special={0, 1, 2}, padding=1).packed
+
+
+def test_wrong_gradients_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_metric.encoders.layout import Collect
+
+    right = Collect.backward
+    monkeypatch.setattr(Collect, "backward", staticmethod(lambda ctx, g: tuple(right(ctx, g * 1.01))))
+    verdict = probe(make("bert"), max_length=64, special={0, 1, 2}, padding=0)
+    assert "gradients differ" in verdict.reason
+
+
+def test_roberta_counts_as_transformers_does_when_a_text_holds_the_padding_token() -> None:
+    model = make("roberta")
+    tokens = Ragged.from_lists([[7, 1, 8, 1, 9], [1, 6]])
+    expected = [
+        model.embeddings.create_position_ids_from_input_ids(tokens[row][None], 1)[0]
+        for row in range(len(tokens))
+    ]
+    assert torch.equal(packing.position_ids(model, tokens), torch.cat(expected))
+
+
+def test_texts_without_tokens_are_left_out() -> None:
+    tokens = texts([0, 4, 0, 0, 6, 0])
+    for family in ("bert", "roberta", "qwen3"):
+        model = make(family)
+        expected = one_by_one(model, tokens)
+        torch.testing.assert_close(padded_forward(model, tokens, 1), expected, atol=1e-5, rtol=1e-5)
+        with attention(model, PACKED):
+            torch.testing.assert_close(packed_forward(model, tokens), expected, atol=1e-5, rtol=1e-5)
+            assert packed_forward(model, texts([0, 0])).shape == (0, 32)
+        assert padded_forward(model, texts([0, 0]), 1).shape == (0, 32)
+
+
+def test_the_probe_leaves_no_trace() -> None:
+    model = make("bert", dropout=0.1)
+    model.train()
+    model.encoder.layer[0].eval()
+    flags = [module.training for module in model.modules()]
+    random_state = torch.get_rng_state()
+    probe(model, max_length=64, special=set(), padding=0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert flags == [module.training for module in model.modules()]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_probe_names_parameters_that_nothing_depends_on() -> None:
+    verdict = probe(make("bert"), max_length=64, special=set(), padding=0)
+    assert verdict.unused == ("pooler.dense.weight", "pooler.dense.bias")
+    assert probe(make("distilbert"), max_length=64, special=set(), padding=0).unused == ()
+
+
+def test_the_probe_outgrows_the_window() -> None:
+    lengths = packing.probe_texts(make("modernbert"), 512, set()).lengths.tolist()
+    assert max(lengths) > 2 * WINDOW
+    assert min(lengths) == 1
+    assert max(packing.probe_texts(make("modernbert"), 9, set()).lengths.tolist()) == 9
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    model, tokens = make("modernbert"), texts()
+    with attention(model, PACKED):
+        expected = gradients(model, packed_forward(model, tokens))
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        found = gradients(model, packed_forward(model, tokens))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_outside_a_packed_forward_the_model_works_as_usual() -> None:
+    model, tokens = make("bert"), texts([4, 4])
+    ids = tokens.values.view(2, 4)
+    expected = model(input_ids=ids).last_hidden_state
+    with attention(model, PACKED):
+        torch.testing.assert_close(model(input_ids=ids).last_hidden_state, expected)
+
+
+def test_the_padded_path_says_why_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    from lit_metric.encoders import Backbone, TextTokenizer
+    from tests.encoders.tokens import word_tokenizer
+
+    tokenizer = TextTokenizer(word_tokenizer(), max_length=32)
+    with caplog.at_level(logging.WARNING, logger="lit_metric"):
+        backbone = Backbone(make("mpnet"), tokenizer, name="mpnet-tiny")
+    assert not backbone.packed
+    assert len(caplog.records) == 1
+    assert "mpnet-tiny" in caplog.text
+    assert "MPNetModel" in caplog.text
+    with pytest.raises(ValueError, match="mpnet-tiny can't be packed"):
+        Backbone(make("mpnet"), tokenizer, "always", "mpnet-tiny")
+    with pytest.raises(ValueError, match="sometimes"):
+        Backbone(make("bert"), tokenizer, "sometimes")  # type: ignore[arg-type]

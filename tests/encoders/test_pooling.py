@@ -1,0 +1,178 @@
+"""Poolings against loops over rows, and the properties that a pooling of sets must have."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.pooling import (
+    AttentionPooling,
+    CLSPooling,
+    LastTokenPooling,
+    MaxPooling,
+    MeanPooling,
+    Pooling,
+    drop_values,
+    unit_rows,
+)
+
+LENGTHS = [3, 1, 0, 6, 2]
+SIZE = 8
+
+
+def states(lengths: list[int] = LENGTHS) -> Ragged:
+    values = torch.randn(sum(lengths), SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return Ragged.from_lengths(values, torch.tensor(lengths))
+
+
+def trained(**arguments: object) -> AttentionPooling:
+    """Attention pooling that has left its starting point."""
+    pooling = AttentionPooling(dimension=SIZE, **arguments).double()  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(2)
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    return pooling
+
+
+def naive_attention(pooling: AttentionPooling, row: Tensor) -> Tensor:
+    """``e_i = v^T tanh(W x_i + b)`` or ``q^T x_i / sqrt(h)``, a softmax and a weighted sum per head."""
+    width = SIZE // pooling.heads
+    parts = []
+    for head in range(pooling.heads):
+        query = pooling.query[head]
+        if pooling.score == "feedforward":
+            scores = [query @ torch.tanh(pooling.inner.weight @ x + pooling.inner.bias) for x in row]
+        else:
+            scores = [query @ x / math.sqrt(SIZE) for x in row]
+        weights = torch.softmax(torch.stack(scores), 0)
+        slices = row[:, head * width : (head + 1) * width]
+        parts.append(sum(w * x for w, x in zip(weights, slices, strict=True)))
+    return torch.cat(parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "reduce"),
+    [
+        (MeanPooling(), lambda row: row.mean(0)),
+        (MaxPooling(), lambda row: row.amax(0)),
+        (CLSPooling(), lambda row: row[0]),
+        (LastTokenPooling(), lambda row: row[-1]),
+    ],
+)
+def test_simple_poolings_equal_loops(pooling: Pooling, reduce: object) -> None:
+    given = states()
+    found = pooling(given)
+    for row in range(len(given)):
+        expected = reduce(given[row]) if len(given[row]) else torch.zeros(SIZE).double()  # type: ignore[operator]
+        torch.testing.assert_close(found[row], expected)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 8])
+@pytest.mark.parametrize("score", ["feedforward", "dot"])
+def test_attention_equals_its_formula(score: str, heads: int) -> None:
+    pooling, given = trained(score=score, heads=heads, hidden=5 if score == "feedforward" else None), states()
+    values = given.values.clone().requires_grad_()
+    found = pooling(Ragged(values, given.offsets))
+    rows = [values[given.offsets[row] : given.offsets[row + 1]] for row in range(len(given))]
+    expected = torch.stack([naive_attention(pooling, row) if len(row) else torch.zeros(SIZE) for row in rows])
+    torch.testing.assert_close(found, expected)
+    everything = [values, *pooling.parameters()]
+    weights = torch.randn_like(found)
+    for mine, reference in zip(
+        torch.autograd.grad((found * weights).sum(), everything),
+        torch.autograd.grad((expected * weights).sum(), everything),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, reference)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("score", ["feedforward", "dot"])
+def test_attention_starts_as_the_mean_and_can_leave_it(score: str, heads: int) -> None:
+    pooling = AttentionPooling(heads=heads, score=score, dimension=SIZE).double()  # type: ignore[arg-type]
+    given = states()
+    torch.testing.assert_close(pooling(given), MeanPooling()(given))
+    pooling(given).sin().sum().backward()
+    assert pooling.query.grad is not None
+    assert (pooling.query.grad.norm(dim=1) > 1e-6).all()
+
+
+def test_heads_weigh_differently() -> None:
+    weights = trained(heads=4).weights(states())
+    assert weights.shape == (sum(LENGTHS), 4)
+    assert not torch.allclose(weights[:, 0], weights[:, 1])
+
+
+@pytest.mark.parametrize("pooling", [MeanPooling(), MaxPooling(), trained(heads=2), trained(score="dot")])
+def test_the_order_of_a_row_makes_no_difference(pooling: Pooling) -> None:
+    given = states()
+    order = torch.cat(
+        [given.offsets[row] + torch.randperm(length) for row, length in enumerate(LENGTHS)],
+    )
+    torch.testing.assert_close(pooling(Ragged(given.values[order], given.offsets)), pooling(given))
+
+
+@pytest.mark.parametrize(
+    "pooling", [MeanPooling(), MaxPooling(), CLSPooling(), LastTokenPooling(), trained(heads=2)]
+)
+def test_a_row_does_not_depend_on_its_neighbours(pooling: Pooling) -> None:
+    given = states()
+    alone = torch.cat([pooling(given.select(torch.tensor([row]))) for row in range(len(given))])
+    torch.testing.assert_close(pooling(given), alone)
+
+
+def test_gradients_of_the_simple_poolings() -> None:
+    given = states()
+    for pooling in (MeanPooling(), MaxPooling(), CLSPooling(), LastTokenPooling()):
+        values = given.values.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda x, pooling=pooling: pooling(Ragged(x, given.offsets)), values)
+
+
+def test_empty_rows() -> None:
+    nothing = Ragged(torch.zeros(0, SIZE).double(), torch.tensor([0, 0]))
+    for pooling in (MeanPooling(), MaxPooling(), CLSPooling(), LastTokenPooling(), trained()):
+        assert torch.equal(pooling(nothing), torch.zeros(1, SIZE).double())
+    learned = trained(empty="learned")
+    found = learned(states())
+    torch.testing.assert_close(found[2], learned.empty_vector)
+    torch.testing.assert_close(found[3], naive_attention(learned, states()[3]))
+    found.sum().backward()
+    assert learned.empty_vector.grad is not None
+    torch.testing.assert_close(learned.empty_vector.grad, torch.ones(SIZE).double())
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="3 heads don't divide 8"):
+        AttentionPooling(heads=3, dimension=SIZE)
+    with pytest.raises(ValueError, match="additive"):
+        AttentionPooling(score="additive")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mean"):
+        AttentionPooling(empty="mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="heads is 0"):
+        AttentionPooling(heads=0)
+    with pytest.raises(RuntimeError, match="dimension"):
+        AttentionPooling()(states())
+    with pytest.raises(ValueError, match="for 8 components, the states have 4"):
+        AttentionPooling(dimension=8).build(4)
+
+
+def test_dropping_values_keeps_one_of_each_row() -> None:
+    torch.manual_seed(0)
+    rows = Ragged.from_lengths(torch.arange(3000), torch.tensor([1, 0, 5] * 500))
+    dropped = drop_values(rows, 0.9)
+    assert torch.equal(dropped.lengths > 0, rows.lengths > 0)
+    assert torch.equal(dropped.values, dropped.values.unique())  # order kept, nothing twice
+    for row in range(len(rows)):
+        assert set(dropped[row].tolist()) <= set(rows[row].tolist())
+    # of five, each stays with 0.1, and at least one does: 0.5 + 0.9 ** 5 expected
+    assert dropped.lengths[2::3].float().mean().item() == pytest.approx(0.5 + 0.9**5, abs=0.1)
+    assert torch.equal(drop_values(rows, 0.0).values, rows.values)
+
+
+def test_unit_rows_leave_zero_alone() -> None:
+    found = unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))

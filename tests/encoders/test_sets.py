@@ -1,0 +1,103 @@
+"""The encoder of items made of several texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders import AttentionPooling, MeanPooling, SetEncoder, TextEncoder
+from lit_metric.encoders.text import tokenize_all
+
+TAGS = ["w5", "w6 w7", "w8 w9 w10", "w11"]
+ITEMS = [[0, 1], [2], [], [3, 2, 1, 0], [1, 0], [2, 2, 3]]
+
+
+def trained(tiny: str, **arguments: object) -> SetEncoder:
+    encoder = SetEncoder(TextEncoder(tiny, projection=6), AttentionPooling(heads=2), **arguments)  # type: ignore[arg-type]
+    with torch.no_grad():
+        encoder.pooling.query.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator, union-attr]
+    return encoder
+
+
+def run(encoder: SetEncoder, items: list[list[int]] = ITEMS) -> torch.Tensor:
+    return encoder(tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(items))
+
+
+def test_an_item_is_the_pooled_vectors_of_its_texts(tiny: str) -> None:
+    encoder = SetEncoder(TextEncoder(tiny), MeanPooling())
+    text = torch.from_numpy(TextEncoder(tiny, normalize=False).encode(TAGS))
+    expected = torch.stack([text[row].mean(0) if row else torch.zeros(32) for row in ITEMS])
+    torch.testing.assert_close(run(encoder), expected, atol=1e-5, rtol=1e-5)
+    # attention starts as the mean
+    torch.testing.assert_close(run(SetEncoder(TextEncoder(tiny))), expected, atol=1e-5, rtol=1e-5)
+    unit = text / text.norm(dim=1, keepdim=True)
+    expected = torch.stack([unit[row].mean(0) if row else torch.zeros(32) for row in ITEMS])
+    found = run(SetEncoder(TextEncoder(tiny), MeanPooling(), normalize_texts=True))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_order_makes_no_difference_and_other_items_neither(tiny: str) -> None:
+    encoder = trained(tiny, projection=4, hidden=5)
+    vectors = run(encoder)
+    torch.testing.assert_close(vectors[0], vectors[4])
+    for row, item in enumerate(ITEMS):
+        torch.testing.assert_close(run(encoder, [item[::-1]])[0], vectors[row])
+    assert vectors.shape == (len(ITEMS), 4)
+
+
+def test_tag_dropout_only_in_training_and_never_all(tiny: str) -> None:
+    encoder = SetEncoder(TextEncoder(tiny, dropout=0.0), MeanPooling(), tag_dropout=0.5)
+    encoder.eval()
+    full, single = run(encoder), run(encoder, [[0], [1], [2], [3]])
+    assert torch.equal(run(encoder), full)
+    encoder.train()
+    torch.manual_seed(0)
+    runs = torch.stack([run(encoder) for _ in range(20)])
+    torch.testing.assert_close(runs[:, 1], single[2].expand(20, -1))
+    # of items 0 and 1, what is left is one of the two or both
+    options = torch.stack([single[0], single[1], full[0]])
+    distances = torch.cdist(runs[:, 0], options)
+    assert (distances.min(1).values < 1e-4).all()
+    assert set(distances.argmin(1).tolist()) == {0, 1, 2}
+    with pytest.raises(ValueError, match="tag_dropout"):
+        SetEncoder(TextEncoder(tiny), tag_dropout=1.0)
+
+
+def test_encode_equals_forward(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = trained(tiny, tag_dropout=0.5).train()
+    lists = [[TAGS[tag] for tag in item] for item in ITEMS]
+    found = encoder.encode(lists)
+    assert encoder.training
+    expected = torch.nn.functional.normalize(run(encoder.eval()), dim=1).detach()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (found[2] == 0).all()  # the empty set stays the zero vector
+    monkeypatch.setattr("lit_metric.encoders.sets.POOL_AT_ONCE", 3)
+    np.testing.assert_allclose(encoder.encode(lists), expected, atol=1e-5)
+    assert encoder.encode([]).shape == (0, 6)
+    for wrong in ("text", ["text", "text"]):
+        with pytest.raises(TypeError, match="list of lists"):
+            encoder.encode(wrong)
+
+
+def test_gradients_reach_all_levels(tiny: str) -> None:
+    encoder = trained(tiny, projection=4)
+    run(encoder).square().sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_frozen_tags_are_encoded_once(tiny: str) -> None:
+    encoder = SetEncoder(TextEncoder(tiny, freeze=True), AttentionPooling(), tag_dropout=0.1)
+    tokens, items = tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(ITEMS)
+    encoder.eval()
+    expected = encoder(tokens, items)
+    ids = torch.tensor([40, 2, 9, 5])
+    torch.testing.assert_close(encoder(tokens, items, ids), expected)
+    encoder.train()
+    with_dropout = encoder(tokens, items, ids)
+    assert encoder.text.table.count == 4
+    with_dropout.sum().backward()
+    assert encoder.pooling.query.grad is not None  # type: ignore[union-attr]
+    encoder.clear_cache()
+    assert encoder.text.table.count == 0
