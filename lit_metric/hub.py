@@ -74,12 +74,10 @@ def export(encoder: Encoder, folder: str | Path) -> None:
     modules += [_dense(layer) for layer in encoder.projection if isinstance(layer, Projection)]
     if encoder.normalize:
         modules.append(Normalize())
-    prompts = (
-        {"prompts": {"default": tokenizer.prompt}, "default_prompt_name": "default"}
-        if tokenizer.prompt
-        else {}
-    )
-    SentenceTransformer(modules=modules, device="cpu", **prompts).save(str(folder))
+    prompts = {"default": tokenizer.prompt} if tokenizer.prompt else None
+    default = "default" if tokenizer.prompt else None
+    model = SentenceTransformer(modules=modules, device="cpu", prompts=prompts, default_prompt_name=default)
+    model.save(str(folder))
 
 
 def _dense(layer: Projection) -> Dense:

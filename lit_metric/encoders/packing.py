@@ -143,7 +143,7 @@ def probe_texts(model: PreTrainedModel, max_length: int, special: set[int]) -> R
     window = min((size for size in sizes if size > 0), default=0)
     longest = min([max_length, PROBE_TOKENS, 40 + 2 * window])
     lengths = [min(length, longest) for length in (3, longest, 1, 17, longest // 2 + 1, 17)]
-    known = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+    known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     ordinary = torch.tensor([token for token in range(known) if token not in special] or [0])
     chosen = torch.randint(len(ordinary), (sum(lengths),), generator=torch.Generator().manual_seed(0))
     return Ragged.from_lengths(ordinary[chosen], torch.tensor(lengths))

@@ -136,7 +136,7 @@ def test_freezing(tiny: str) -> None:
         name for name in everything if "encoder.layer.1." in name
     }
     assert not any(name.endswith("LayerNorm.bias") for name in trained(freeze=["*.LayerNorm.bias"]))
-    with pytest.raises(ValueError, match="'encoder.layer.9'; its parts are embeddings, encoder, pooler"):
+    with pytest.raises(ValueError, match=r"'encoder\.layer\.9'; its parts are embeddings, encoder, pooler"):
         TextEncoder(tiny, freeze=["encoder.layer.9"])
 
 

@@ -47,7 +47,7 @@ def test_the_limit_is_the_models(tmp_path) -> None:  # type: ignore[no-untyped-d
     folder = model_folder(tmp_path, "roberta")
     assert Backbone.load(folder).tokenizer.max_length == 64
     assert Backbone.load(folder, max_length=10).tokenizer.max_length == 10
-    with pytest.raises(ValueError, match="max_length is 65, but .* has positions for 64"):
+    with pytest.raises(ValueError, match=r"max_length is 65, but .* has positions for 64"):
         Backbone.load(folder, max_length=65)
     with pytest.raises(ValueError, match="at least one token"):
         TextTokenizer(word_tokenizer(), 0)
