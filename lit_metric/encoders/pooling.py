@@ -134,6 +134,7 @@ class AttentionPooling(Pooling):
         """``[total, h]`` states to ``[total, heads]`` scores before the softmax."""
         if self.dimension is None:
             raise RuntimeError("give AttentionPooling a dimension, or let an encoder build it")
+        states = states.to(self.query.dtype)
         if self.score == "feedforward":
             return torch.tanh(self.inner(states)) @ self.query.T
         return states @ self.query.T * self.query.shape[1] ** -0.5

@@ -54,7 +54,7 @@ class Projection(Described, nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Project the rows of ``vectors``."""
-        return self.act(self.linear(vectors))
+        return self.act(self.linear(vectors.to(self.linear.weight.dtype)))
 
 
 def projections(

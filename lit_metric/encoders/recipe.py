@@ -72,6 +72,8 @@ def read_recipe(source: str, head: bool = True) -> Recipe:
     Raises:
         ValueError: for a part that this library can't reproduce.
     """
+    if Path(source, "encoder.json").is_file():
+        raise ValueError(f"{source} holds a whole encoder: lit_metric.hub.load reads it")
     modules = _json(source, "modules.json")
     if modules is None:
         return Recipe()

@@ -12,7 +12,7 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.pooling import AttentionPooling, Pooling, drop_values, unit_rows
 from lit_metric.encoders.projection import Projection, projections, stack
-from lit_metric.encoders.segments import take_rows
+from lit_metric.encoders.segments import take_rows, widen
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import TextTokenizer
 
@@ -72,7 +72,8 @@ class SetEncoder(Encoder):
             items = drop_values(items, self.tag_dropout)
         if self.normalize_texts:
             texts = unit_rows(texts)
-        return self.projection(self.pooling(Ragged(take_rows(texts, items.values), items.offsets)))
+        pooled = self.pooling(Ragged(take_rows(texts, items.values), items.offsets))
+        return widen(self.projection(pooled))
 
     def clear_cache(self) -> None:
         """Forget the vectors of a frozen text tower."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.pooling import MeanPooling, Pooling
 from lit_metric.encoders.projection import Projection, projections, stack
 from lit_metric.encoders.recipe import read_recipe
-from lit_metric.encoders.segments import take_rows
+from lit_metric.encoders.segments import take_rows, widen
 from lit_metric.encoders.table import FrozenTable
 from lit_metric.encoders.tokenizer import TextTokenizer
 
@@ -112,7 +113,7 @@ class TextEncoder(Encoder):
 
     def embed(self, tokens: Ragged, text_ids: Tensor | None = None) -> Tensor:
         """``[U, dimension]``: one vector per text; ``text_ids [U]`` lets a frozen tower look them up."""
-        return self.projection(self.features(tokens, text_ids))
+        return widen(self.projection(self.features(tokens, text_ids)))
 
     def features(self, tokens: Ragged, text_ids: Tensor | None = None) -> Tensor:
         """``[U, h]``: the pooled states, before the projection."""
@@ -230,7 +231,7 @@ def tokenize_all(tokenizer: TextTokenizer, texts: list[str]) -> Ragged:
     for start in range(0, len(texts), TOKENIZE_AT_ONCE):
         rows = tokenizer.tokenize(texts[start : start + TOKENIZE_AT_ONCE])
         lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
-        ids.append(np.fromiter((token for row in rows for token in row), np.int64, int(lengths[-1].sum())))
+        ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths[-1].sum())))
     return Ragged.from_lengths(
         torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(lengths))
     )

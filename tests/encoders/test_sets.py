@@ -87,6 +87,21 @@ def test_gradients_reach_all_levels(tiny: str) -> None:
     assert [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+@pytest.mark.parametrize("true_half", [False, True])
+def test_half_precision_gives_float32_vectors_that_are_near(tiny: str, true_half: bool) -> None:
+    encoder = trained(tiny, projection=4, normalize_texts=True)
+    expected = run(encoder)
+    if true_half:
+        found = run(encoder.bfloat16())
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = run(encoder)
+            found.sum().backward()
+    assert found.dtype == torch.float32
+    full = [row for row, item in enumerate(ITEMS) if item]
+    assert (found - expected)[full].norm() < 0.05 * expected[full].norm()
+
+
 def test_frozen_tags_are_encoded_once(tiny: str) -> None:
     encoder = SetEncoder(TextEncoder(tiny, freeze=True), AttentionPooling(), tag_dropout=0.1)
     tokens, items = tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(ITEMS)
