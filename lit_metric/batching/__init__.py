@@ -1,5 +1,6 @@
 """Who meets whom: planners of batches, and the dataset and sampler that serve their plans."""
 
+from lit_metric.batching.evaluation import ChunkDataset, chunks
 from lit_metric.batching.loader import PlanDataset, PlanSampler, resume_epoch, resume_position
 from lit_metric.batching.n_pair import NPairPlanner
 from lit_metric.batching.pk import PKPlanner
@@ -7,11 +8,13 @@ from lit_metric.batching.plan import BatchPlanner, Plan
 
 __all__ = [
     "BatchPlanner",
+    "ChunkDataset",
     "NPairPlanner",
     "PKPlanner",
     "Plan",
     "PlanDataset",
     "PlanSampler",
+    "chunks",
     "resume_epoch",
     "resume_position",
 ]

@@ -106,7 +106,8 @@ class PlanSampler(DistributedSampler[Step]):
     Args:
         length: batches per epoch, ``len(dataset)``.
         epoch_fn: the epoch about to be iterated; by default what ``set_epoch`` was last told.
-        start_fn: how many of its batches have been trained on already; by default none.
+        start_fn: how many of its batches have been trained on already; by default none. Both may be called
+            twice for an epoch (persistent workers do so), and so must only look.
         version_fn: called with ``(epoch, step)`` just before each batch is handed out, which is the loader's
             prefetching ahead of its use; by default 0. It may wait.
 
@@ -160,6 +161,9 @@ def resume_epoch(trainer: Any) -> int:
     """The epoch that a train iterator made now will serve.
 
     ``trainer.current_epoch`` is one less after a resume from a checkpoint of ``on_train_epoch_end``.
+
+    Under ``max_steps``, after a resume from such a checkpoint, Lightning (2.6) counts one epoch too many from
+    then on, and this follows it; ``max_epochs`` is not affected.
     """
     return _position(trainer)[0]
 

@@ -26,6 +26,8 @@ CHUNK = 1024
 PROGRESS_TEXTS = 20_000
 PROGRESS_SECONDS = 2.0
 
+Chunk = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]  # values, lengths of the rows
+
 
 class Tokenizer(Protocol):
     """What turns texts into token ids."""
@@ -60,7 +62,7 @@ class Tokens:
         """Token ids held in memory, without a file."""
         tokens = cls.__new__(cls)
         tokens.path = None
-        tokens.values, tokens.offsets = _flatten([rows])
+        tokens.values, tokens.offsets = _flatten([_chunk_of(rows)])
         tokens._digest = _digest(tokens.values, tokens.offsets)
         return tokens
 
@@ -143,7 +145,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit-metric"
 
 
-def _tokenize_chunks(texts: list[str], tokenizer: Tokenizer, progress: bool) -> list[list[list[int]]]:
+def _tokenize_chunks(texts: list[str], tokenizer: Tokenizer, progress: bool) -> list[Chunk]:
     chunks = []
     delay = 0.0 if len(texts) > PROGRESS_TEXTS else PROGRESS_SECONDS
     with tqdm(total=len(texts), desc="tokenising", unit="text", delay=delay, disable=not progress) as bar:
@@ -152,17 +154,20 @@ def _tokenize_chunks(texts: list[str], tokenizer: Tokenizer, progress: bool) -> 
             rows = tokenizer.tokenize(chunk)
             if len(rows) != len(chunk):
                 raise ValueError(f"the tokenizer returned {len(rows)} rows for {len(chunk)} texts")
-            chunks.append(rows)
+            chunks.append(_chunk_of(rows))
             bar.update(len(chunk))
     return chunks
 
 
-def _flatten(chunks: list[list[list[int]]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    parts = [np.array([token for row in rows for token in row], dtype=np.int32) for rows in chunks]
-    lengths = np.array([len(row) for rows in chunks for row in rows], dtype=np.int64)
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return np.concatenate([np.zeros(0, dtype=np.int32), *parts]), offsets
+def _chunk_of(rows: list[list[int]]) -> Chunk:
+    values = np.array([token for row in rows for token in row], dtype=np.int32)
+    return values, np.array([len(row) for row in rows], dtype=np.int64)
+
+
+def _flatten(chunks: list[Chunk]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    values = np.concatenate([np.zeros(0, dtype=np.int32), *(values for values, _ in chunks)])
+    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *(lengths for _, lengths in chunks)])
+    return values, np.cumsum(lengths)
 
 
 def _digest(values: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> bytes:

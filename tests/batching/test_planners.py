@@ -1,0 +1,280 @@
+"""What each planner promises, over many seeds and several shapes of data."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner, Plan
+from lit_metric.batching.classes import class_rates, draw_classes
+from lit_metric.batching.plan import random_stream
+from lit_metric.data import DataError, LabelRelations, Relations
+
+SEEDS = range(8)
+SIZES = {
+    "equal": [6] * 20,
+    "long tail": [200, 90, 40, 20, 10, 5, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1],
+    "as many as asked for": [7, 1, 12, 4, 5],
+    "one giant": [500, 3, 3, 3, 2, 2, 2, 2],
+}
+
+
+def relations_of(sizes: list[int], unlabelled: int = 0) -> LabelRelations:
+    """Classes of the given sizes, their items scattered over the ids, and some items without a label."""
+    labels = torch.tensor(
+        [number for number, size in enumerate(sizes) for _ in range(size)] + [-1] * unlabelled
+    )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return LabelRelations(
+        labels[order], [str(number) for number in range(len(sizes))], torch.arange(len(labels))
+    )
+
+
+def plan_of(planner: BatchPlanner, relations: LabelRelations, seed: int = 0, epoch: int = 0) -> Plan:
+    return planner.plan(torch.arange(len(relations)), relations, seed, epoch)
+
+
+def digest(plan: Plan) -> str:
+    parts = (plan.anchors.values, plan.anchors.offsets, plan.candidates.values, plan.candidates.offsets)
+    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+
+
+PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
+    "pk": lambda: PKPlanner(classes=5, per_class=3),
+    "pk uniform": lambda: PKPlanner(classes=5, per_class=3, class_weighting="uniform"),
+    "n-pair": lambda: NPairPlanner(classes=4),
+    "n-pair sqrt": lambda: NPairPlanner(classes=4, class_weighting="sqrt"),
+}
+
+
+@pytest.fixture(params=PLANNERS)
+def planner(request) -> BatchPlanner:
+    return PLANNERS[request.param]()
+
+
+@pytest.fixture(params=SIZES)
+def sizes(request) -> list[int]:
+    return SIZES[request.param]
+
+
+@pytest.mark.parametrize("weighting", ["size", "sqrt", "uniform"])
+@pytest.mark.parametrize("per_class", [1, 3, 300])
+def test_pk_batches_hold_p_classes_with_k_members_or_all(sizes, weighting, per_class):
+    relations = relations_of(sizes, unlabelled=9)
+    for seed in SEEDS:
+        plan = plan_of(PKPlanner(5, per_class, weighting), relations, seed)
+        assert plan.anchors is plan.candidates
+        assert len(plan) == -(-sum(sizes) // (5 * per_class))
+        for batch in plan.anchors.tolist():
+            assert len(set(batch)) == len(batch)
+            counts = Counter(relations.labels[batch].tolist())
+            assert counts == {label: min(per_class, sizes[label]) for label in counts}
+            assert len(counts) == 5
+            assert -1 not in counts
+
+
+@pytest.mark.parametrize("weighting", ["size", "sqrt", "uniform"])
+def test_n_pair_batches_hold_two_items_of_n_classes(sizes, weighting):
+    relations = relations_of(sizes, unlabelled=9)
+    for seed in SEEDS:
+        plan = plan_of(NPairPlanner(4, weighting), relations, seed)
+        assert len(plan) == -(-sum(size for size in sizes if size > 1) // 8)
+        for anchors, candidates in zip(plan.anchors.tolist(), plan.candidates.tolist(), strict=True):
+            labels = relations.labels[anchors].tolist()
+            assert labels == relations.labels[candidates].tolist()
+            assert len(labels) == len(set(labels)) == 4
+            assert not set(anchors) & set(candidates)
+            assert all(label >= 0 and sizes[label] > 1 for label in labels)
+
+
+def test_a_class_repeats_no_member_before_all_have_come(planner, sizes):
+    relations = relations_of(sizes)
+    for seed in SEEDS:
+        plan = plan_of(planner, relations, seed)
+        seen: dict[int, Counter[int]] = {label: Counter() for label in range(len(sizes))}
+        sides = [plan.anchors] if plan.anchors is plan.candidates else [plan.anchors, plan.candidates]
+        for step in range(len(plan)):
+            for item in torch.cat([side[step] for side in sides]).tolist():
+                seen[int(relations.labels[item])][item] += 1
+            # After every batch the members of a class have come equally often, up to one.
+            for label, counts in seen.items():
+                if counts:
+                    fewest = 0 if len(counts) < sizes[label] else min(counts.values())
+                    assert max(counts.values()) <= fewest + 1
+
+
+def test_every_item_is_reachable(sizes):
+    relations = relations_of(sizes, unlabelled=5)
+    everyone = set(torch.nonzero(relations.labels >= 0).flatten().tolist())
+    pairable = {item for item in everyone if sizes[int(relations.labels[item])] > 1}
+    pk, n_pair = set(), set()
+    for epoch in range(60):
+        pk |= set(plan_of(PKPlanner(5, 3), relations, epoch=epoch).anchors.values.tolist())
+        n_pair |= set(plan_of(NPairPlanner(4), relations, epoch=epoch).anchors.values.tolist())
+    assert pk == everyone
+    assert n_pair == pairable
+
+
+def test_equal_classes_are_each_gone_through_once_an_epoch():
+    relations = relations_of([6] * 20)
+    for seed in SEEDS:
+        for planner in (PKPlanner(5, 3), PKPlanner(5, 3, "uniform")):
+            assert sorted(plan_of(planner, relations, seed).anchors.values.tolist()) == list(range(120))
+        pairs = plan_of(NPairPlanner(5), relations, seed)
+        assert sorted([*pairs.anchors.values.tolist(), *pairs.candidates.values.tolist()]) == list(range(120))
+
+
+def test_epochs_have_one_length_and_differ(planner, sizes):
+    relations = relations_of(sizes)
+    plans = [plan_of(planner, relations, seed, epoch) for seed in (0, 1) for epoch in range(5)]
+    assert len({len(plan) for plan in plans}) == 1
+    assert len({digest(plan) for plan in plans}) == 10
+
+
+def test_batches_can_be_set():
+    relations = relations_of(SIZES["long tail"])
+    for planner in (PKPlanner(5, 3, batches=7), NPairPlanner(4, batches=7)):
+        assert [len(plan_of(planner, relations, epoch=epoch)) for epoch in range(3)] == [7, 7, 7]
+    assert len(plan_of(PKPlanner(5, 3, batches=1), relations)) == 1
+
+
+def test_plans_do_not_depend_on_the_order_or_repeats_of_ids(planner):
+    relations = relations_of(SIZES["long tail"])
+    ids = torch.arange(len(relations))
+    shuffled = torch.cat([ids[torch.randperm(len(ids))], ids[:50]])
+    assert digest(planner.plan(shuffled, relations, 3, 4)) == digest(planner.plan(ids, relations, 3, 4))
+
+
+def test_only_the_given_ids_are_used(planner):
+    relations = relations_of(SIZES["equal"])
+    ids = torch.arange(0, len(relations), 2)
+    plan = planner.plan(ids, relations, 0, 0)
+    assert set(plan.anchors.values.tolist()) | set(plan.candidates.values.tolist()) <= set(ids.tolist())
+
+
+ELSEWHERE = """
+from tests.batching.test_planners import PLANNERS, SIZES, digest, plan_of, relations_of
+relations = relations_of(SIZES["long tail"])
+for make in PLANNERS.values():
+    print(digest(plan_of(make(), relations, seed=-5, epoch=3)))
+"""
+
+
+def test_another_process_makes_the_same_plan():
+    relations = relations_of(SIZES["long tail"])
+    here = [digest(plan_of(make(), relations, seed=-5, epoch=3)) for make in PLANNERS.values()]
+    command = [sys.executable, "-c", ELSEWHERE]
+    root = Path(__file__).parents[2]
+    there = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert there.stdout.split() == here
+
+
+def test_neighbouring_seeds_and_epochs_do_not_share_random_numbers():
+    streams = {tuple(random_stream(seed, epoch).random(4)) for seed in range(-3, 10) for epoch in range(10)}
+    assert len(streams) == 130
+    assert random_stream(2, 1).random() != random_stream(1, 2).random()
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        # 60 + 30 + 10 members, one class a batch: by size, by root of size, evenly.
+        ("size", [0.6, 0.3, 0.1]),
+        ("sqrt", [0.473, 0.334, 0.193]),
+        ("uniform", [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_rates_follow_the_weighting(weighting, expected):
+    assert class_rates(np.array([60, 30, 10]), 1, weighting) == pytest.approx(expected, abs=5e-4)
+
+
+def test_no_rate_is_above_one_and_the_rest_is_shared():
+    # Two slots: the first class would come 1.6 times a batch; what is left goes 3 : 1 to the others.
+    assert class_rates(np.array([80, 15, 5]), 2, "size") == pytest.approx([1, 0.75, 0.25])
+    assert class_rates(np.array([80, 15, 5]), 3, "size").tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("weighting", ["size", "sqrt", "uniform"])
+def test_classes_come_as_often_as_their_rates_say(sizes, weighting):
+    counts = np.array(sizes)
+    expected = 37 * class_rates(counts, 4, weighting)
+    total = np.zeros(len(sizes))
+    for seed in range(200):
+        table = draw_classes(counts, 37, 4, weighting, random_stream(seed, 0))
+        appearances = np.bincount(table.reshape(-1), minlength=len(sizes))
+        assert (np.abs(appearances - expected) < 1).all()  # in every epoch, rounded up or down
+        total += appearances
+    # On average exactly: a rounding has variance of at most 1/4, so this is five standard errors.
+    assert np.abs(total / 200 - expected).max() < 5 * 0.5 / 200**0.5
+
+
+def test_any_two_classes_meet_about_as_often_as_any_others():
+    batches, together = 40, np.zeros((20, 20))
+    for epoch in range(50):
+        present = np.zeros((batches, 20))
+        np.put_along_axis(
+            present, draw_classes(np.full(20, 8), batches, 5, "size", random_stream(0, epoch)), 1, axis=1
+        )
+        together += present.T @ present
+    pairs = together[np.triu_indices(20, 1)] / 50
+    # 40 batches with 10 pairs each, over 190 pairs of classes.
+    assert pairs.mean() == pytest.approx(40 * 10 / 190)
+    assert pairs.min() > 1.2
+    assert pairs.max() < 3.1
+
+
+def test_too_few_classes_are_refused_with_numbers_and_remedy():
+    relations = relations_of([5, 5, 1, 1], unlabelled=3)
+    with pytest.raises(
+        DataError, match=r"NPairPlanner\(classes=3\) asks for 3 .* only 2 with 2 or .* at most 2"
+    ):
+        plan_of(NPairPlanner(3), relations)
+    with pytest.raises(DataError, match=r"PKPlanner\(classes=5\) asks for 5 .* only 4 with 1 or more"):
+        plan_of(PKPlanner(5, 2), relations)
+    with pytest.raises(DataError, match=r"only 2 with 2 or more"):
+        plan_of(PKPlanner(3, 2, smallest_class=2), relations)
+
+
+def test_small_classes_can_be_left_out():
+    relations = relations_of([5, 5, 4, 1, 1, 1])
+    plan = plan_of(PKPlanner(3, 2, smallest_class=2), relations)
+    assert set(relations.labels[plan.anchors.values].tolist()) == {0, 1, 2}
+
+
+def test_arguments_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="per_class must be at least 1, not 0"):
+        PKPlanner(4, 0)
+    with pytest.raises(ValueError, match="batches must be at least 1, not 0"):
+        PKPlanner(4, 2, batches=0)
+    with pytest.raises(ValueError, match="class_weighting must be one of size, sqrt, uniform, not 'log'"):
+        NPairPlanner(4, "log")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="classes >= 2 to hold any negative, not 1"):
+        NPairPlanner(1)
+
+
+def test_relations_without_classes_are_refused():
+    class Pairs(LabelRelations):
+        labels = None  # type: ignore[assignment]
+
+        def __init__(self) -> None: ...
+
+    relations: Relations = Pairs()
+    with pytest.raises(TypeError, match="Pairs has none; use relations with labels"):
+        PKPlanner(4, 2).plan(torch.arange(3), relations, 0, 0)
+
+
+def test_a_plan_for_a_hundred_thousand_items_is_quick():
+    relations = relations_of([20] * 5_000)
+    start = time.perf_counter()
+    plan = plan_of(PKPlanner(16, 4), relations)
+    assert time.perf_counter() - start < 2
+    assert len(plan.anchors.values) == 16 * 4 * 1563
