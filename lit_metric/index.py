@@ -65,7 +65,9 @@ class Index(ABC):
         if len(ids) and int(ids.min()) < 0:
             raise ValueError(f"ids must be >= 0 (-1 stands for 'no neighbour'); got {int(ids.min())}")
         self.dimension = vectors.shape[1]
-        self._waiting.append((vectors, ids.to(vectors.device, torch.int64)))
+        # Copies, since a caller may fill the same buffer anew before the first search.
+        kept = vectors.clone() if self.metric == "dot" else vectors
+        self._waiting.append((kept, ids.to(vectors.device, torch.int64, copy=True)))
         self._count += len(vectors)
 
     @torch.no_grad()
@@ -331,10 +333,20 @@ def similarities(queries: Tensor, vectors: Tensor) -> Tensor:
     """``queries [q, d]`` times ``vectors [n, d]``, to ``[q, n]``, in full float32.
 
     Neither an autocast region around it nor a setting that allows TensorFloat-32 has a say: either would
-    reorder close neighbours.
+    reorder close neighbours. Equal vectors get equal scores, wherever they stand.
     """
     with torch.autocast(queries.device.type, enabled=False), _full_float32(queries.device):
-        return queries.float() @ vectors.float().T
+        product = padded(queries.float()) @ padded(vectors.float()).T
+    return product[: len(queries), : len(vectors)]
+
+
+def padded(vectors: Tensor) -> Tensor:
+    """``vectors [n, d]`` with rows of zeros up to the next multiple of 16.
+
+    BLAS computes what is left over at the edge of a matrix by other kernels, which add in another order: two
+    equal vectors, or one vector in two blocks, would differ in the last bit, and ties would be decided by it.
+    """
+    return F.pad(vectors, (0, 0, 0, -len(vectors) % 16)) if len(vectors) % 16 else vectors
 
 
 @contextmanager

@@ -49,7 +49,8 @@ class CollapseMonitor(Metric):
     count: Tensor
 
     def __init__(self, dimension: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # As in NeighbourMetrics: no rank may answer from its cache while the others wait for it.
+        super().__init__(**{"compute_with_cache": False} | kwargs)
         if dimension < 1:
             raise ValueError(f"dimension must be at least 1, got {dimension}")
         self.dimension = dimension

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lit_metric.index import Similarity, similarities, top_k
+from lit_metric.index import Similarity, padded, similarities, top_k
 from lit_metric.metrics.functional import (
     accuracy,
     accuracy_by_frequency,
@@ -112,7 +112,9 @@ class NeighbourMetrics(Metric):
         block_rows: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # A rank that was given nothing since the last compute would answer from its cache, while the others
+        # wait for it.
+        super().__init__(**{"compute_with_cache": False} | kwargs)
         if min([*ks, *knn, 1]) < 1:
             raise ValueError(f"every k must be at least 1, got ks={tuple(ks)} and knn={tuple(knn)}")
         if similarity not in ("cosine", "dot"):
@@ -166,9 +168,10 @@ class NeighbourMetrics(Metric):
         corpus, corpus_ids = self._items("corpus_")
         if not len(corpus_ids):
             corpus, corpus_ids = queries, ids
+        corpus = padded(corpus)  # once, rather than for each block
         labels = self._labels_of(corpus_ids)
         columns: dict[str, list[Tensor]] = {}
-        rows = self.block_rows or max(64, BLOCK_ELEMENTS // len(corpus_ids))
+        rows = self.block_rows or self._default_rows(len(corpus_ids))
         positive = self._relevance(queries.device)
         for block, block_ids in zip(queries.split(rows), ids.split(rows), strict=True):
             for name, column in self._rank(block, block_ids, corpus, corpus_ids, positive, labels).items():
@@ -179,14 +182,12 @@ class NeighbourMetrics(Metric):
         if labels is not None and target is not None:
             results |= self._classification(values, target, labels)
         results["effective_rank"] = effective_rank(queries)
-        return {name: value.float().to(queries.device) for name, value in results.items()}
+        return {name: value.to(queries.device, torch.float32) for name, value in results.items()}
 
     def _items(self, prefix: str) -> tuple[Tensor, Tensor]:
         """Distinct items in the order of their ids: vectors ready to be multiplied, and ids."""
         if not len(getattr(self, f"{prefix}ids")):
-            return torch.empty(0, 0, device=self.device), torch.empty(
-                0, dtype=torch.int64, device=self.device
-            )
+            return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
         ids, order = dim_zero_cat(getattr(self, f"{prefix}ids")).sort(stable=True)
         first = torch.ones_like(ids, dtype=torch.bool)
         first[1:] = ids[1:] != ids[:-1]
@@ -197,10 +198,15 @@ class NeighbourMetrics(Metric):
         finite = vectors.isfinite().all(dim=1)
         if not bool(finite.all()):
             raise ValueError(
-                f"{int((~finite).sum())} of {len(ids)} embeddings hold NaN or infinity, the first is that of item "
-                f"{int(ids[~finite][0])}; has the training diverged?"
+                f"{int((~finite).sum())} of {len(ids)} embeddings hold NaN or infinity, the first is that of "
+                f"item {int(ids[~finite][0])}; has the training diverged?"
             )
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors, ids
+
+    def _default_rows(self, corpus: int) -> int:
+        # Votes are compared pair by pair among k neighbours.
+        per_row = max([corpus, *(k * k for k in self.knn)])
+        return max(64, BLOCK_ELEMENTS // per_row)
 
     def _relevance(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         if hasattr(self.relations, "to"):
@@ -217,7 +223,7 @@ class NeighbourMetrics(Metric):
         corpus_labels: Tensor | None,
     ) -> dict[str, Tensor]:
         """One value per query of a block, by name."""
-        scores = similarities(queries, corpus)  # [b, N]
+        scores = similarities(queries, corpus)[:, : len(corpus_ids)]  # [b, N]
         itself = torch.searchsorted(corpus_ids, ids).clamp(max=len(corpus_ids) - 1)
         rows = (corpus_ids[itself] == ids).nonzero().squeeze(1)
         scores[rows, itself[rows]] = -torch.inf
@@ -231,11 +237,10 @@ class NeighbourMetrics(Metric):
         depth = torch.ceil(torch.log2(total.clamp(min=least) / least)).long()
         for level in depth.unique().tolist():
             group = (depth == level).nonzero().squeeze(1)
-            for name, column in self._rank_group(
-                *(scores, relevant, total)
-                if len(group) == len(total)
-                else (scores[group], relevant[group], total[group])
-            ).items():
+            part = (scores, relevant, total)
+            if len(group) < len(total):
+                part = (scores[group], relevant[group], total[group])
+            for name, column in self._rank_group(*part).items():
                 values.setdefault(name, column.new_empty(len(total)))[group] = column
         if corpus_labels is not None:
             values |= self._vote(scores, corpus_labels)

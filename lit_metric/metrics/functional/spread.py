@@ -132,7 +132,10 @@ def collapse_reason(
     if not (math.isfinite(pairwise_spread) and math.isfinite(effective_rank)):
         return "the spread is not a number: there are fewer than two embeddings, or some are not finite"
     if pairwise_spread < min_spread:
-        return f"pairwise spread {pairwise_spread:.3g} is below {min_spread}: the embeddings are nearly one point"
+        return (
+            f"pairwise spread {pairwise_spread:.3g} is below {min_spread}: the embeddings are nearly "
+            "one point"
+        )
     least = max(1.5, min_rank_share * dimension)
     if dimension > 1 and effective_rank < least:
         return (

@@ -1,0 +1,168 @@
+"""Votes and accuracies against scikit-learn and naive loops."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from lit_metric.metrics.functional import (
+    accuracy,
+    accuracy_by_frequency,
+    class_recalls,
+    frequency_edges,
+    knn_predict,
+    macro_accuracy,
+    macro_f1,
+)
+
+
+def randint(high: int, *shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("temperature", [None, 0.05, 1.0])
+def test_votes_are_those_of_scikit_learn(temperature: float | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corpus = torch.nn.functional.normalize(torch.randn(200, 5, generator=generator))
+    queries = torch.nn.functional.normalize(torch.randn(150, 5, generator=generator))
+    labels = randint(6, 200)
+
+    def weights(distance: np.ndarray) -> np.ndarray:
+        return np.exp((1 - distance) / temperature) if temperature else np.ones_like(distance)
+
+    model = KNeighborsClassifier(9, metric="cosine", algorithm="brute", weights=weights)
+    model.fit(corpus.numpy(), labels.numpy())
+    scores, where = (queries @ corpus.T).topk(9)
+    predicted = knn_predict(labels[where], scores, temperature)
+    # scikit-learn gives ties to the lowest class, so only queries with one winner are compared.
+    probabilities = np.sort(model.predict_proba(queries.numpy()), axis=1)
+    clear = torch.tensor(probabilities[:, -1] - probabilities[:, -2] > 1e-6)
+    assert clear.float().mean() > (0.99 if temperature else 0.5)
+    assert torch.equal(predicted[clear], torch.tensor(model.predict(queries.numpy()))[clear])
+
+
+def test_ties_go_to_the_class_of_the_nearest() -> None:
+    labels = randint(4, 300, 6)
+    expected = []
+    for row in labels.tolist():
+        votes = Counter(row)
+        most = max(votes.values())
+        expected.append(next(label for label in row if votes[label] == most))
+    assert knn_predict(labels).tolist() == expected
+    assert (
+        sum(
+            len({c for c, n in Counter(r).items() if n == max(Counter(r).values())}) > 1
+            for r in labels.tolist()
+        )
+        > 50
+    )
+
+
+def test_negative_labels_do_not_vote() -> None:
+    labels = torch.tensor([[-1, -1, -1, 2, 1, 1], [-1, 0, 3, -1, -1, -1]])
+    assert knn_predict(labels).tolist() == [1, 0]
+    scores = torch.tensor([[0.9, 0.9, 0.9, 0.8, 0.1, 0.1]] * 2)
+    assert knn_predict(labels, scores, temperature=0.1).tolist() == [2, 0]
+    assert knn_predict(torch.full((1, 2), -1), scores[:1, :2], temperature=0.1).tolist() == [-1]
+    assert knn_predict(torch.empty(3, 0, dtype=torch.int64)).tolist() == [-1, -1, -1]
+
+
+def test_weights_do_not_overflow() -> None:
+    labels = torch.tensor([[0, 1, 1]])
+    assert knn_predict(labels, torch.tensor([[500.0, 499.0, 499.0]]), temperature=0.5).tolist() == [0]
+    assert knn_predict(labels, torch.tensor([[500.0, 499.9, 499.9]]), temperature=0.5).tolist() == [1]
+    missing = torch.tensor([[0.5, -torch.inf, -torch.inf]])
+    assert knn_predict(torch.tensor([[0, -1, -1]]), missing, temperature=0.1).tolist() == [0]
+
+
+def test_accuracies_are_those_of_scikit_learn() -> None:
+    target, predicted = randint(7, 200), randint(7, 200, seed=1)
+    target[target == 5] = 4  # a class that is predicted but never right
+    predicted = torch.where(randint(2, 200, seed=2) == 0, target, predicted)
+    y, p = target.numpy(), predicted.numpy()
+    assert accuracy(predicted, target).item() == pytest.approx(accuracy_score(y, p))
+    assert macro_accuracy(predicted, target).item() == pytest.approx(
+        recall_score(y, p, labels=np.unique(y), average="macro")
+    )
+    assert macro_f1(predicted, target).item() == pytest.approx(f1_score(y, p, average="macro"))
+    recalls = class_recalls(predicted, target, 8)
+    expected = recall_score(y, p, labels=np.unique(y), average=None)
+    assert recalls[torch.tensor(np.unique(y))].tolist() == pytest.approx(expected.tolist())
+    assert recalls[[5, 7]].isnan().all()
+    same = torch.where(predicted == 5, 4, predicted)
+    assert macro_accuracy(same, target).item() == pytest.approx(balanced_accuracy_score(y, same.numpy()))
+
+
+def test_no_prediction_counts_as_wrong() -> None:
+    predicted, target = torch.tensor([-1, 1, 1]), torch.tensor([0, 1, 1])
+    assert accuracy(predicted, target).item() == pytest.approx(2 / 3)
+    assert macro_accuracy(predicted, target).item() == pytest.approx(1 / 2)
+    assert macro_f1(predicted, target).item() == pytest.approx(1 / 2)
+    nobody = torch.empty(0, dtype=torch.int64)
+    assert [f(nobody, nobody).isnan().item() for f in (accuracy, macro_accuracy, macro_f1)] == [True] * 3
+
+
+def test_frequency_edges_are_terciles() -> None:
+    counts = randint(50, 30)
+    low, high = frequency_edges(counts)
+    present = counts[counts > 0].numpy()
+    assert (low, high) == pytest.approx(tuple(np.quantile(present, [1 / 3, 2 / 3])))
+
+
+def test_bins_are_mean_class_recalls() -> None:
+    counts = torch.tensor([1, 2, 3, 4, 5, 6])  # terciles at 2 2/3 and 4 1/3
+    target = torch.tensor([0, 1, 1, 1, 2, 3, 4, 5, 5])
+    predicted = torch.tensor([0, 1, 0, 0, 2, 2, 5, 5, 5])
+    bins = accuracy_by_frequency(predicted, target, counts)
+    assert {name: value.item() for name, value in bins.items()} == {
+        "rare": pytest.approx((1 + 1 / 3) / 2),
+        "medium": pytest.approx((1 + 0) / 2),
+        "frequent": pytest.approx((0 + 1) / 2),
+    }
+    given = accuracy_by_frequency(predicted, target, counts, edges=(1, 5))
+    assert {name: value.item() for name, value in given.items()} == {
+        "rare": 1.0,
+        "medium": pytest.approx((1 / 3 + 1 + 0 + 0) / 4),
+        "frequent": 1.0,
+    }
+
+
+def test_tied_classes_share_a_bin_and_empty_bins_are_left_out() -> None:
+    target = torch.arange(6)
+    long_tail = torch.tensor([1, 1, 1, 1, 50, 60])
+    bins = accuracy_by_frequency(torch.tensor([0, 1, 2, 0, 4, 0]), target, long_tail)
+    assert {name: value.item() for name, value in bins.items()} == {"rare": 0.75, "frequent": 0.5}
+    # A class that has no query doesn't lower its bin's mean.
+    assert accuracy_by_frequency(torch.tensor([0]), torch.tensor([0]), long_tail)["rare"].item() == 1.0
+    assert accuracy_by_frequency(target, target, torch.full((6,), 40)) == {}
+    assert set(accuracy_by_frequency(target, target, torch.full((6,), 40), edges=(10, 30))) == {"frequent"}
+    # Classes that the training set lacks are rare, and have no part in the terciles.
+    assert accuracy_by_frequency(target, target, torch.zeros(6, dtype=torch.int64)) == {}
+    unseen = torch.tensor([0, 10, 20, 30, 40, 50])
+    assert accuracy_by_frequency(torch.tensor([1]), torch.tensor([0]), unseen)["rare"].item() == 0.0
+
+
+def test_bad_input_is_refused() -> None:
+    labels = torch.tensor([[0, 1]])
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        knn_predict(labels, labels.float(), temperature=0)
+    with pytest.raises(ValueError, match=r"weighted votes need scores \[1, 2\]"):
+        knn_predict(labels, temperature=0.1)
+    with pytest.raises(ValueError, match=r"labels must be \[q, k\]"):
+        knn_predict(labels[0])
+    with pytest.raises(ValueError, match="a target is negative"):
+        accuracy(torch.tensor([0]), torch.tensor([-1]))
+    with pytest.raises(ValueError, match=r"must be \[q\] alike"):
+        macro_f1(torch.tensor([0]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="class 2 has no count; counts has 2 classes"):
+        accuracy_by_frequency(torch.tensor([0]), torch.tensor([2]), torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="frequency edges must rise"):
+        accuracy_by_frequency(torch.tensor([0]), torch.tensor([0]), torch.tensor([1]), edges=(3, 2))
+    with pytest.raises(ValueError, match="no class occurs"):
+        frequency_edges(torch.tensor([0]))

@@ -1,0 +1,70 @@
+"""Two processes with unequal shares compute what one process computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lit_metric.metrics import CollapseMonitor, NeighbourMetrics
+from tests.distributed import RankPool
+from tests.metrics.items import SameClass, clustered
+
+N = 60
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
+        yield pool
+
+
+def neighbours(shares: list[list[int]], corpus: list[list[int]]) -> list[dict[str, float]]:
+    """The metric on this process's share, twice, since a sync must not outlive its `compute`."""
+    embeddings, labels = clustered(N)
+    metric = NeighbourMetrics(SameClass(labels), labels)
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    results = []
+    for _ in range(2):
+        for ids in (torch.tensor(shares[rank][i : i + 7]) for i in range(0, len(shares[rank]), 7)):
+            metric.update(embeddings[ids], ids)
+        if corpus[rank]:
+            metric.update(embeddings[corpus[rank]], torch.tensor(corpus[rank]), corpus=True)
+        results.append({name: value.item() for name, value in metric.compute().items()})
+    return results
+
+
+def spread(sizes: list[int]) -> dict[str, float]:
+    embeddings, _ = clustered(N)
+    monitor = CollapseMonitor(8)
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    start = sum(sizes[:rank])
+    monitor.update(embeddings[start : start + sizes[rank]])
+    return {name: value.item() for name, value in monitor.compute().items()}
+
+
+ALL = list(range(N))
+QUERIES, REST = ALL[:20], ALL[20:]
+
+
+@pytest.mark.parametrize(
+    ("shares", "corpus"),
+    [
+        ([ALL[:45], ALL[45:]], [[], []]),
+        ([ALL[::2], [*ALL[1::2], 0, 2, 4]], [[], []]),  # a sampler's padding: three ids are seen twice
+        ([ALL, []], [[], []]),  # a rank that was given nothing
+        ([QUERIES[:3], QUERIES[3:]], [REST[:30], REST[30:]]),
+        ([[], QUERIES], [REST, []]),
+    ],
+)
+def test_neighbours(ranks: RankPool, shares: list[list[int]], corpus: list[list[int]]) -> None:
+    whole_shares, whole_corpus = sorted({*shares[0], *shares[1]}), corpus[0] + corpus[1]
+    expected = neighbours([whole_shares], [whole_corpus])
+    assert expected[0] == expected[1]
+    assert ranks.run(neighbours, shares, corpus) == [expected, expected]
+
+
+def test_collapse(ranks: RankPool) -> None:
+    expected = pytest.approx(spread([N]))
+    assert ranks.run(spread, [41, N - 41]) == [expected, expected]
