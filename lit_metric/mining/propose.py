@@ -141,7 +141,7 @@ def fetch(
     wanted: int,
     limit: int,
 ) -> Iterator[tuple[Tensor, Judged]]:
-    """Propose twice as many at each try, until every anchor has ``wanted`` left or ``limit`` were looked at.
+    """Propose four times as many at each try, until each anchor has ``wanted`` left or had ``limit`` looked at.
 
     An anchor's class may be larger than any fixed number of spare neighbours, and once the encoder has
     learned something, the class is what is nearest.
@@ -174,4 +174,4 @@ def fetch(
             yield part[settled], Judged(found[settled], scores[settled], verdicts[settled])
             short.append(part[~settled])
         rows = torch.cat(short)
-        count = min(limit, 2 * count)
+        count = min(limit, 4 * count)

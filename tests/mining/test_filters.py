@@ -7,7 +7,9 @@ import random
 
 import pytest
 import torch
+from torch import Tensor
 
+from lit_metric.data import LabelRelations
 from lit_metric.mining import (
     AbsoluteMax,
     Candidates,
@@ -17,7 +19,7 @@ from lit_metric.mining import (
     PositiveScores,
     RankWindow,
 )
-from lit_metric.mining.filters import RelationFilter
+from lit_metric.mining.filters import RelationFilter, allowed
 from tests.mining.cases import candidates_of, relations_of
 
 NAN, NONE = math.nan, -math.inf
@@ -119,6 +121,18 @@ def test_relations_drop_the_anchor_its_positives_and_equal_texts() -> None:
         torch.tensor([0, 3]), ids, torch.zeros(ids.shape), PositiveScores(nothing, nothing, nothing)
     )
     assert kept(RelationFilter(relations_of(labels, fingerprints)), candidates) == [[2, 4], [1, 4]]
+
+
+def test_the_anchor_is_dropped_even_if_the_relations_do_not_say_so() -> None:
+    class Careless(LabelRelations):
+        def excluded_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+            return torch.zeros_like(anchors, dtype=torch.bool)
+
+    relations = Careless(torch.tensor([0, 1]), ["a", "b"], torch.arange(2))
+    assert allowed(relations, torch.tensor([0, 1]), torch.tensor([[0, 1, -1]] * 2)).tolist() == [
+        [False, True, False],
+        [True, False, False],
+    ]
 
 
 def test_settings_out_of_range_are_refused() -> None:

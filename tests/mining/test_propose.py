@@ -64,8 +64,8 @@ def test_random_proposals_are_uniform_and_scored_by_the_vectors() -> None:
 
 def run_fetch(
     vectors: Vectors, forbidden: Tensor, wanted: int, limit: int
-) -> tuple[dict[int, list[int]], dict[int, list[int]], list[int]]:
-    """Kept ids and verdicts per anchor, and how many proposals came at once.
+) -> tuple[dict[int, list[int]], dict[int, list[int]], list[tuple[int, int]]]:
+    """Kept ids and verdicts per anchor, and the shapes in which proposals came.
 
     ``forbidden [M, M]`` is what a filter drops.
     """
@@ -74,7 +74,7 @@ def run_fetch(
     proposer.fit(vectors, ids, seed=0)
 
     def judge(rows: Tensor, found: Tensor, scores: Tensor) -> Tensor:
-        widths.append(found.numel())
+        widths.append((len(rows), found.shape[1]))
         verdicts = torch.full(found.shape, KEPT, dtype=torch.int8)
         verdicts[forbidden[rows[:, None], found.clamp(min=0)]] = 1
         return verdicts.masked_fill(found < 0, EMPTY)
@@ -102,7 +102,9 @@ def test_fetching_goes_on_until_large_classes_are_passed() -> None:
     vectors = Vectors(embeddings, "cosine")
     forbidden = torch.eye(200, dtype=torch.bool)
     forbidden[:150, :150] = True
-    kept, verdicts, _ = run_fetch(vectors, forbidden, wanted=6, limit=200)
+    kept, verdicts, shapes = run_fetch(vectors, forbidden, wanted=6, limit=200)
+    # Only those that still lack some are asked for again, four times as many each time.
+    assert shapes == [(200, 12), (150, 48), (150, 192)]
     order = ranked(vectors)
     for row in range(200):
         assert kept[row] == [one for one in order[row] if not forbidden[row, one]][:6]
@@ -129,7 +131,7 @@ def test_proposals_held_at_once_do_not_grow_with_the_corpus(monkeypatch: pytest.
     monkeypatch.setattr(module, "_HELD", 500)
     embeddings, labels = blobs(300, 3)
     forbidden = labels[:, None] == labels[None]
-    kept, _, widths = run_fetch(Vectors(embeddings, "cosine"), forbidden, wanted=10, limit=300)
-    assert max(widths) <= 500
+    kept, _, shapes = run_fetch(Vectors(embeddings, "cosine"), forbidden, wanted=10, limit=300)
+    assert max(rows * width for rows, width in shapes) <= 500
     order = ranked(Vectors(embeddings, "cosine"))
     assert all(kept[row] == [one for one in order[row] if not forbidden[row, one]][:10] for row in range(300))
