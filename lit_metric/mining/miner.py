@@ -112,8 +112,11 @@ class Miner:
 
         Raises:
             ValueError: if ids and embeddings disagree, an id occurs twice, or an embedding is not finite.
+            TypeError: if a filter, the draw or the index keeps an argument out of sight of :meth:`spec`.
+            OverflowError: if a dot product does not fit into the table's float16.
         """
         started = time.perf_counter()
+        settings = self.spec()  # Before the long part: a filter that cannot be described is refused at once.
         ids = torch.as_tensor(ids).cpu().long()
         _check(embeddings, ids)
         proposer = NeighbourProposer(self.index) if self.proposer is None else self.proposer
@@ -145,7 +148,7 @@ class Miner:
             half(torch.stack([positives.best, positives.worst, positives.mean], dim=1)[order]),
             metric=proposer.metric,
             report=report,
-            settings=self.spec(),
+            settings=settings,
             sample=sorted(run.explained, key=lambda entry: int(entry["anchor"])),
         )
 

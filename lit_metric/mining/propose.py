@@ -141,7 +141,7 @@ def fetch(
     wanted: int,
     limit: int,
 ) -> Iterator[tuple[Tensor, Judged]]:
-    """Propose four times as many at each try, until each anchor has ``wanted`` left or had ``limit`` looked at.
+    """Propose four times as many at each try, until each anchor has ``wanted`` left or saw ``limit`` of them.
 
     An anchor's class may be larger than any fixed number of spare neighbours, and once the encoder has
     learned something, the class is what is nearest.

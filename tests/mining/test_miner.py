@@ -327,6 +327,10 @@ def test_a_spec_refuses_what_it_cannot_describe() -> None:
 
     with pytest.raises(TypeError, match="Forgetful cannot be described: its argument 'depth'"):
         spec(Forgetful(3))
+    with pytest.raises(TypeError, match="Forgetful"):
+        Miner(filters=[Forgetful(3)]).mine(
+            torch.ones(2, 2), torch.arange(2), relations_of(torch.tensor([0, 0]))
+        )
 
 
 def test_refresh_says_when_to_mine_again() -> None:
