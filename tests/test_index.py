@@ -233,6 +233,18 @@ def test_nprobe_widens_the_search() -> None:
     assert shared[0] < shared[1] < shared[2] == 1.0
 
 
+def test_a_search_that_finds_too_few_says_so() -> None:
+    index = FaissIndex("IVF4,Flat", metric="dot", nprobe=1)
+    vectors = 10 * torch.eye(4).repeat(10, 1) + 0.1 * randn(40, 4)
+    index.add(vectors, torch.arange(40))
+    scores, found = index.search(torch.eye(4) - 0.5, 25)
+    for cell in range(4):  # ten vectors lie around each axis, and only one cell is searched
+        assert sorted(found[cell, :10].tolist()) == list(range(cell, 40, 4))
+    assert bool((found[:, 10:] == -1).all())
+    assert bool(scores[:, 10:].isneginf().all())
+    assert bool(scores[:, :10].isfinite().all())
+
+
 def test_hnsw_is_reproducible_with_several_threads() -> None:
     vectors, queries = randn(2000, 16), randn(200, 16, seed=1)
     found = []

@@ -184,6 +184,10 @@ def test_an_item_never_votes_for_itself() -> None:
     assert got["knn1_accuracy"] == 0.0
     assert got["mrr"] == pytest.approx(1 / 2)
     assert got["queries_without_positive"] == 1
+    # Nor where there are fewer others than votes: its one fellow is nearest and is outvoted by two.
+    metric = NeighbourMetrics(SameClass(torch.tensor([0, 0, 1, 1])), torch.tensor([0, 0, 1, 1]), knn=(10,))
+    metric.update(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.0, 1.0]]), torch.arange(4))
+    assert values_of(metric)["knn10_accuracy"] == 0.0
 
 
 def test_relations_that_call_an_item_its_own_positive_do_no_harm() -> None:

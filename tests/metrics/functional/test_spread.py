@@ -68,7 +68,7 @@ def test_pairs_by_loops() -> None:
 
 
 def test_pairwise_spread_near_a_point_is_not_lost_in_rounding() -> None:
-    offsets = randn(100, 8) * 1e-6
+    offsets = randn(100, 8) * 1e-8
     x = offsets.double() + 1.0
     expected = np.sqrt(torch.pdist(offsets.double()).square().mean().item() / 2 / 8)
     assert pairwise_spread(x).item() == pytest.approx(expected, rel=1e-4)
