@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -59,9 +60,8 @@ class Index(ABC):
         vectors = self._prepare(vectors, "vectors")
         ids = torch.as_tensor(ids)
         if ids.is_floating_point() or ids.shape != vectors.shape[:1]:
-            raise ValueError(
-                f"ids must be {len(vectors)} integers, one for each vector; got {ids.dtype} {list(ids.shape)}"
-            )
+            got = f"{ids.dtype} {list(ids.shape)}"
+            raise ValueError(f"ids must be {len(vectors)} integers, one for each vector; got {got}")
         if len(ids) and int(ids.min()) < 0:
             raise ValueError(f"ids must be >= 0 (-1 stands for 'no neighbour'); got {int(ids.min())}")
         self.dimension = vectors.shape[1]
@@ -95,9 +95,7 @@ class Index(ABC):
         if len(self) == 0 or len(queries) == 0:
             return scores, ids
         if self._waiting:
-            self._build(
-                torch.cat([vectors for vectors, _ in self._waiting]), torch.cat([x for _, x in self._waiting])
-            )
+            self._build(*(torch.cat(parts) for parts in zip(*self._waiting, strict=True)))
             self._waiting = []
         width = min(k, len(self))
         found_scores, found_ids = self._search(queries, width)
@@ -173,27 +171,23 @@ class ExactIndex(Index):
         if self._vectors is not None:
             vectors = torch.cat([self._vectors, vectors.to(self._vectors.device)])
             ids = torch.cat([self._ids, ids.to(self._ids.device)])
-        elif self.device is not None:
-            vectors, ids = vectors.to(self.device), ids.to(self.device)
         # In the order of ids the lower position is the lower id, which is all that ties need.
         ids, order = ids.sort(stable=True)
         _refuse_duplicates(ids)
-        self._vectors, self._ids = vectors[order], ids
+        self._vectors, self._ids = vectors[order].to(self.device), ids.to(self.device)
 
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self._vectors is not None
-        scores, positions = [], []
+        found = []
         for block in queries.to(self._vectors.device).split(self.query_block):
-            best: tuple[Tensor, Tensor] | None = None
+            best = block.new_empty(len(block), 0), self._ids.new_empty(len(block), 0)
             for start in range(0, len(self._vectors), self.vector_block):
                 part = self._vectors[start : start + self.vector_block]
                 values, where = top_k(similarities(block, part), k)
-                where += start
-                best = (values, where) if best is None else _merge(*best, values, where, k)
-            assert best is not None
-            scores.append(best[0])
-            positions.append(best[1])
-        return torch.cat(scores), self._ids[torch.cat(positions)]
+                best = _merge(*best, values, where + start, k)
+            found.append(best)
+        scores, positions = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return scores, self._ids[positions]
 
 
 class FaissIndex(Index):
@@ -353,21 +347,17 @@ def padded(vectors: Tensor) -> Tensor:
 def _full_float32(device: torch.device) -> Iterator[None]:
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     setting: Any = getattr(backend, "matmul", None)
+    change: Callable[[str], None]
     if hasattr(setting, "fp32_precision"):
-        before = setting.fp32_precision
-        setting.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            setting.fp32_precision = before
-    else:
-        # PyTorch before 2.9 has one setting for all backends.
+        change, full, before = partial(setattr, setting, "fp32_precision"), "ieee", setting.fp32_precision
+    else:  # PyTorch before 2.9 has one setting for all backends.
+        change, full = torch.set_float32_matmul_precision, "highest"
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+    change(full)
+    try:
+        yield
+    finally:
+        change(before)
 
 
 def _unique_keys(scores: Tensor) -> Tensor:

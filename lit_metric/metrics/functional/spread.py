@@ -114,8 +114,8 @@ def collapse_reason(
 
     Collapsed means that they shrank to a point (the spread is below ``min_spread``; 0.05 is a mean pairwise
     cosine above 0.9975) or onto few directions (the effective rank is below ``min_rank_share`` of the
-    dimension, or below 1.5 where that is more). The numbers are rules of thumb, far from a
-    healthy encoder: all-MiniLM-L6-v2 has a spread of 0.89 and an effective rank of 233 of 384 on Banking77.
+    dimension, or below 1.5 where that is more). The numbers are rules of thumb, far from a healthy encoder:
+    all-MiniLM-L6-v2 has a spread of 0.89 and an effective rank of 233 of 384 on Banking77.
 
     Args:
         effective_rank: as from `effective_rank`.
