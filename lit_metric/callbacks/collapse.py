@@ -1,0 +1,59 @@
+"""An alarm for embeddings that shrink to a point or a line."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_metric.metrics import CollapseMonitor
+
+log = logging.getLogger(__name__)
+
+
+class CollapseAlarm(Callback):
+    """Watches the vectors of training batches and warns once if they collapse.
+
+    Logs ``train/effective_rank``, ``train/mean_pairwise_cosine``, ``train/pairwise_spread`` and
+    ``train/mean_norm``. See :class:`~lit_metric.metrics.CollapseMonitor`.
+
+    Args:
+        every: steps between looks; each takes in the vectors of that many batches.
+
+    Raises:
+        ValueError: if ``every`` is below 1.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        self.every = every
+        self.warned = False
+        self.monitor: CollapseMonitor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to watch."""
+        self.monitor = CollapseMonitor(pl_module.encoder.dimension).to(pl_module.device)  # type: ignore[union-attr,arg-type]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take in a batch; every so many, look."""
+        if self.monitor is None or not isinstance(outputs, dict) or "vectors" not in outputs:
+            return
+        self.monitor.update(outputs["vectors"])
+        if trainer.global_step % self.every:
+            return
+        values = self.monitor.compute()
+        reason = self.monitor.reason()
+        pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+        if reason is not None and not self.warned:
+            self.warned = True
+            log.warning(
+                "The embeddings have collapsed at step %d: %s. Try a smaller learning rate, a loss over all "
+                "negatives in place of the hardest, or smaller batches",
+                trainer.global_step,
+                reason,
+            )
+        self.monitor.reset()

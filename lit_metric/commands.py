@@ -1,0 +1,191 @@
+"""What can be done with a trained encoder: ``encode``, ``search``, ``export``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from lit_metric.data import DataError, LabelledItems, labelled_items, read_table
+from lit_metric.encoders import Encoder, SetEncoder
+from lit_metric.hub import export, load
+from lit_metric.index import ExactIndex
+
+log = logging.getLogger(__name__)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``COMMAND OPTIONS`` and run it."""
+    parser = argparse.ArgumentParser("lit-metric", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (function, configure) in COMMANDS.items():
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        command.add_argument("--model", required=True, help="run folder, saved encoder, or model folder")
+        command.add_argument(
+            "--trust-remote-code", action="store_true", help="allow classes outside lit_metric and transformers"
+        )
+        configure(command)
+    options = vars(parser.parse_args(arguments))
+    encoder = load(options.pop("model"), options.pop("trust_remote_code"))
+    COMMANDS[options.pop("command")][0](encoder, **options)
+
+
+def read_items(
+    encoder: Encoder, source: str, text: str | None, tags: str | None, separator: str | None, key: str | None
+) -> LabelledItems:
+    """Items of the kind that the encoder takes: texts, or lists of tags.
+
+    Raises:
+        DataError: when the source can't be used, or holds the other kind.
+    """
+    table = read_table(source)
+    if isinstance(encoder, SetEncoder) and text is None and tags is None:
+        tags = next((name for name in ("tags", "keywords", "tag", "terms") if name in table.columns), None)
+    items = labelled_items(table, text, tags, separator, key=key, labelled=False)
+    wanted = "set" if isinstance(encoder, SetEncoder) else "text"
+    if items.kind != wanted:
+        raise DataError(
+            f"{source} gives items of kind {items.kind!r}, but this model encodes {wanted!r}: "
+            + ("name the column with --tags" if wanted == "set" else "name the column with --text")
+        )
+    return items
+
+
+def encode(
+    encoder: Encoder,
+    input: str,
+    output: str,
+    text: str | None,
+    tags: str | None,
+    tag_separator: str | None,
+    max_tokens: int,
+) -> None:
+    """Encode a file's items into a .npy file, or a .parquet file with an "embedding" column added."""
+    path = Path(output)
+    if path.suffix not in (".npy", ".parquet"):
+        raise ValueError(f"--output {output}: the name must end in .npy or .parquet")
+    items = read_items(encoder, input, text, tags, tag_separator, None)
+    vectors = encoder.encode(inputs(items), max_tokens=max_tokens, progress=True)
+
+    def write(place: Path) -> None:
+        if path.suffix == ".npy":
+            with place.open("wb") as file:
+                np.save(file, vectors, allow_pickle=False)
+            return
+        content: dict[str, Any] = {
+            "tags" if items.kind == "set" else "text": inputs(items),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
+        }
+        pq.write_table(pa.table(content), place, compression="zstd")
+
+    replace(path, write)
+    log.info("Wrote %d embeddings of %d components to %s", *vectors.shape, path)
+
+
+def search(
+    encoder: Encoder,
+    corpus: str,
+    query: list[str],
+    k: int,
+    text: str | None,
+    tags: str | None,
+    tag_separator: str | None,
+    key: str | None,
+    max_tokens: int,
+) -> None:
+    """Show the items of a file that are nearest to each query, by cosine."""
+    if k < 1:
+        raise ValueError(f"-k {k}: at least 1 is needed")
+    items = read_items(encoder, corpus, text, tags, tag_separator, key)
+    queries: list[Any] = list(query)
+    if isinstance(encoder, SetEncoder):
+        cut = tag_separator or ","
+        queries = [[tag.strip() for tag in each.split(cut) if tag.strip()] for each in query]
+    if not all(queries):
+        raise ValueError("--query is empty: give a text, or tags with commas between them")
+    index = ExactIndex()
+    index.add(encoder.encode(inputs(items), max_tokens=max_tokens, progress=True))
+    scores, found = index.search(encoder.encode(queries), k)
+    console = Console()
+    for asked, row, places in zip(query, scores.tolist(), found.tolist(), strict=True):
+        table = RichTable(title=f"nearest to: {asked}", title_justify="left")
+        table.add_column("cosine", justify="right")
+        table.add_column("row", justify="right")
+        if items.keys:
+            table.add_column(key)
+        table.add_column("item")
+        for score, place in zip(row, places, strict=True):
+            if place >= 0:
+                named = [items.keys[place]] if items.keys else []
+                shown = [f"{score:.3f}", str(place + 1), *named, ", ".join(items.rows[place])]
+                table.add_row(*(cell.replace("[", r"\[") for cell in shown))
+        console.print(table)
+
+
+def export_folder(encoder: Encoder, output: str) -> None:
+    """Write a folder that sentence-transformers and Hugging Face load."""
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
+    export(encoder, folder)
+    log.info('Wrote %s; use it with SentenceTransformer("%s")', folder, folder)
+
+
+def inputs(items: LabelledItems) -> list[Any]:
+    """What :meth:`Encoder.encode` takes for these items."""
+    return list(items.rows) if items.kind == "set" else [texts[0] for texts in items.rows]
+
+
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside ``path``, then move it there: a failure loses nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text", help="column of texts; guessed if it has a usual name")
+    parser.add_argument("--tags", help="column of tags, for a model of sets")
+    parser.add_argument("--tag-separator", help="what stands between tags in a string")
+    parser.add_argument("--max-tokens", type=int, default=16384, help="tokens per batch (%(default)s)")
+
+
+def _encode_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", required=True, help="Parquet, CSV or JSON Lines file, or a data set")
+    parser.add_argument("--output", required=True, help="file to write, .npy or .parquet")
+    _columns(parser)
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", required=True, help="Parquet, CSV or JSON Lines file, or a data set")
+    parser.add_argument("--query", required=True, action="append", help="a text, or tags; may be repeated")
+    parser.add_argument("-k", type=int, default=10, help="how many to show (%(default)s)")
+    parser.add_argument("--key", help="column of names to show")
+    _columns(parser)
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, help="folder to write")
+
+
+COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentParser], None]]] = {
+    "encode": (encode, _encode_options),
+    "search": (search, _search_options),
+    "export": (export_folder, _export_options),
+}

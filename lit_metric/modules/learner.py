@@ -1,0 +1,194 @@
+"""The LightningModule that trains one encoder by a metric loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
+
+from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
+from lit_metric.data import Batch
+from lit_metric.datamodule import MetricDataModule
+from lit_metric.encoders import Encoder
+from lit_metric.losses import MetricLoss, RelationPairs, gather_ids, gather_with_grad
+from lit_metric.evaluation import Evaluation, Role, encode_batch
+from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
+
+
+class MetricLearner(LightningModule):
+    """Trains an encoder so that neighbours are of the same kind.
+
+    Anchors and candidates pass through the same encoder; under several processes candidates are gathered with
+    gradient, so the averaged gradient is that of the union batch, for every loss.
+
+    Args:
+        encoder: what is trained.
+        loss: between anchors and candidates.
+        lr: peak learning rate of AdamW.
+        weight_decay: of matrices; vectors and biases have none.
+        lr_scale: factors on ``lr`` by the name of a part, such as ``{"encoder.pooling": 20}``; see
+            :func:`~lit_metric.modules.schedule.parameter_groups`.
+        warmup: share of all steps in which the learning rate rises, in [0, 1).
+        schedule: how it falls after that.
+        ks: list lengths of recall and precision in evaluations.
+        knn: numbers of voting neighbours in evaluations.
+        vote_temperature: votes weigh ``exp(cosine / vote_temperature)``; None counts them.
+
+    Raises:
+        ValueError: when a number is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        loss: MetricLoss,
+        lr: float = 5e-5,
+        weight_decay: float = 0.01,
+        lr_scale: dict[str, float] | None = None,
+        warmup: float = 0.1,
+        schedule: Schedule = "linear",
+        ks: list[int] | None = None,
+        knn: list[int] | None = None,
+        vote_temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        if lr <= 0 or weight_decay < 0 or not 0 <= warmup < 1:
+            raise ValueError(f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)")
+        self.encoder = encoder
+        self.loss = loss
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.lr_scale = lr_scale or {}
+        self.warmup = warmup
+        self.schedule: Schedule = schedule
+        self.ks = tuple(ks or (1, 5, 10))
+        self.knn = tuple(knn or (1, 10))
+        self.vote_temperature = vote_temperature
+        self._evaluation: Evaluation | None = None
+
+    @property
+    def data(self) -> MetricDataModule:
+        """The trainer's data module.
+
+        Raises:
+            TypeError: if it is none of ours.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, MetricDataModule):
+            raise TypeError(f"MetricLearner needs a MetricDataModule, got {type(data).__name__}")
+        return data
+
+    def forward(self, batch: Batch) -> Tensor:
+        """``[I, d]`` raw vectors of the batch's items."""
+        return self.encoder(batch.tokens, batch.items, batch.text_ids)
+
+    def encode(self, items: list[str] | list[list[str]], **options: Any) -> Any:
+        """See :meth:`~lit_metric.encoders.Encoder.encode`."""
+        return self.encoder.encode(items, **options)
+
+    def setup(self, stage: str) -> None:
+        """Take the relations of the data to the module's device when training starts."""
+        self.relations = self.data.relations
+
+    def on_fit_start(self) -> None:
+        """Bring the relations to where the losses ask them, and out of evaluation mode what was loaded in it."""
+        self.train()
+        self.relations = self.data.relations.to(self.device)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run needs: mining, the alarm on collapse, and a place for predictions."""
+        return [MiningCallback(), CollapseAlarm(), WriteEmbeddings()]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by the step: checkpoints hold no random state, and a resumed run must not differ."""
+        # The batch counts, too: where gradients are accumulated, several have one step.
+        entropy = [self.data.seed & 0xFFFFFFFFFFFFFFFF, self.global_step, batch_idx, self.global_rank]
+        torch.manual_seed(_mix(entropy))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The loss of this rank's anchors against the candidates of all ranks."""
+        vectors = self(batch)
+        anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
+        pairs = RelationPairs(self.relations, batch.anchor_ids, gather_ids(batch.candidate_ids))
+        parts = self.loss(anchors, candidates, pairs)
+        loss = parts.pop("loss")
+        several = self.trainer.world_size > 1
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
+        self.log_dict(
+            {f"train/{name}": value for name, value in parts.items()}, sync_dist=several, batch_size=1
+        )
+        return {"loss": loss, "vectors": vectors.detach(), "texts": torch.tensor(len(batch.tokens))}
+
+    def _start_evaluation(self, split: str) -> None:
+        self._evaluation = self.evaluation(split).to(self.device)
+
+    def evaluation(self, split: str) -> Evaluation:
+        """The metrics that this module takes of a split."""
+        return Evaluation(self.data, split, self.ks, self.knn, self.vote_temperature)
+
+    def _evaluate(self, batch: Batch, role: int) -> None:
+        assert self._evaluation is not None
+        roles: tuple[Role, Role] = ("queries", "corpus")
+        self._evaluation.update(*encode_batch(self.encoder, batch), roles[role])
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        assert self._evaluation is not None
+        results = self._evaluation.compute()
+        self._evaluation = None
+        for name, value in results.items():
+            # Every rank has computed the same from the same.
+            self.log(f"{prefix}/{name}", value, prog_bar=prefix == "val" and name == "map@r", rank_zero_only=False)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start to collect."""
+        self._start_evaluation("validation")
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect the vectors of a batch."""
+        self._evaluate(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Measure; logs ``val/NAME``."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start to collect."""
+        self._start_evaluation("test")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect the vectors of a batch."""
+        self._evaluate(batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Measure; logs ``test/NAME``."""
+        self._finish_evaluation("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """``ids [n]`` and ``embeddings [n, d]``, of length 1 if the encoder normalises."""
+        vectors, ids = encode_batch(self.encoder, batch)
+        if self.encoder.normalize:
+            vectors = torch.nn.functional.normalize(vectors.float(), dim=1)
+        return {"ids": ids, "embeddings": vectors.float()}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches move themselves."""
+        if isinstance(batch, Batch):
+            return batch.to(device, non_blocking=True)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, fused, with warm-up and schedule by the step."""
+        groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=self.device.type in ("cpu", "cuda"))
+        steps = planned_steps(self.trainer, self.data.batches_per_epoch)
+        rate = multiplier(self.schedule, steps, round(self.warmup * steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _mix(values: list[int]) -> int:
+    """One 64-bit number that differs whenever ``values`` do, nearly."""
+    return int(np.random.SeedSequence(values).generate_state(1, np.uint64)[0])
