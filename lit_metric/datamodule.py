@@ -48,8 +48,8 @@ Source = str | list[str]
 class MetricDataModule(LightningDataModule):
     """Items with a class label each, the batches to train on, and the splits to evaluate.
 
-    All items of all splits stand in one space of global ids. Tokenisation waits for ``setup``, as it needs the
-    tokenizer of the module's encoder.
+    All items of all splits stand in one space of global ids. Tokenisation waits for ``setup``, as it needs
+    the tokenizer of the module's encoder.
 
     Args:
         train: file, pattern, list of them, saved data set or hub id; see
@@ -104,9 +104,17 @@ class MetricDataModule(LightningDataModule):
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must be between 0 and 1, not {validation_share}")
         if num_workers < 0 or prefetch_factor < 1:
-            raise ValueError(f"num_workers={num_workers} must be >= 0, prefetch_factor={prefetch_factor} >= 1")
+            raise ValueError(
+                f"num_workers={num_workers} must be >= 0, prefetch_factor={prefetch_factor} >= 1"
+            )
         self.sources = {"train": train, "validation": validation, "test": test, "predict": predict}
-        self.columns = {"text": text, "tags": tags, "tag_separator": tag_separator, "label": label, "key": key}
+        self.columns = {
+            "text": text,
+            "tags": tags,
+            "tag_separator": tag_separator,
+            "label": label,
+            "key": key,
+        }
         self.validation_share = validation_share
         self.planner = planner or PKPlanner()
         self.miner = miner
@@ -145,6 +153,7 @@ class MetricDataModule(LightningDataModule):
         if "train" in self.splits and "validation" not in self.splits:
             self._split_validation()
         self._check_classes()
+        self._check_validation()
 
     def _read(self, name: str, source: Source) -> LabelledItems:
         columns: dict[str, Any] = dict(self.columns)
@@ -171,15 +180,28 @@ class MetricDataModule(LightningDataModule):
         if not bool((counts >= 2).any()):
             raise DataError(
                 f"no class of the training items has two members ({len(self.splits['train'])} items, "
-                f"{int((counts > 0).sum())} classes), so nothing belongs together; is data.label the right column?"
+                f"{int((counts > 0).sum())} classes), so nothing belongs together; is data.label the right "
+                "column?"
             )
         if single := int((counts == 1).sum()):
             log.info("%d classes have one training item: they serve as negatives and neighbours only", single)
 
+    def _check_validation(self) -> None:
+        if "validation" not in self.splits or self.against["validation"] == "train":
+            return
+        labels = self.relations.labels[self.splits["validation"]]
+        if len(labels) and int(torch.bincount(labels[labels >= 0], minlength=1).max()) < 2:
+            log.warning(
+                "no validation item has another of its class beside it, so retrieval metrics are NaN: "
+                "raise data.validation_share, or set data.validate_against to train"
+            )
+
     @property
     def class_counts(self) -> Tensor:
         """``[classes]`` int64, how many training items each class has."""
-        labels = self.relations.labels[self.splits["train"]] if "train" in self.splits else self.relations.labels
+        labels = (
+            self.relations.labels[self.splits["train"]] if "train" in self.splits else self.relations.labels
+        )
         return torch.bincount(labels[labels >= 0], minlength=len(self.relations.classes))
 
     @property
@@ -193,7 +215,9 @@ class MetricDataModule(LightningDataModule):
         """Read the sources, and tokenise with the tokenizer of the trainer's module."""
         self.read()
         if self.trainer is None:
-            raise RuntimeError("setup needs a trainer; for use without one, call read() and prepare(tokenizer)")
+            raise RuntimeError(
+                "setup needs a trainer; for use without one, call read() and prepare(tokenizer)"
+            )
         self.prepare(self.trainer.lightning_module.encoder.tokenizer, progress=self.trainer.is_global_zero)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
 
@@ -256,10 +280,13 @@ class MetricDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The items of ``predict``, else those of ``test``, else all of ``train``."""
-        return self.encoding_loader(next(name for name in ("predict", "test", "train") if name in self.splits))
+        return self.encoding_loader(
+            next(name for name in ("predict", "test", "train") if name in self.splits)
+        )
 
     def roles(self, split: str) -> dict[str, str]:
-        """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is one.
+        """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is
+        one.
 
         Raises:
             DataError: when there is no such split.

@@ -1,0 +1,128 @@
+"""A small world to train in: a backbone of two layers, questions with an intent, packages with tags."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from lit_metric import MetricDataModule, MetricLearner, TextEncoder
+from lit_metric.batching import PKPlanner
+from lit_metric.data import Batch
+from lit_metric.losses import InfoNCELoss, MetricLoss
+from tests.encoders.tokens import model_folder
+
+CLASSES = 6
+
+
+@dataclass(frozen=True)
+class Small:
+    """Where things are.
+
+    Args:
+        root: holds ``backbone``, ``train.csv`` (60 questions of 6 intents), ``test.csv`` (30),
+            ``train.parquet`` and ``test.parquet`` (the same words as tags of sections), and ``cache``.
+    """
+
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path) -> Small:
+        """Write all of it; the same at every call."""
+        model_folder(root / "backbone")
+        for name, count, seed in (("train", 60, 0), ("test", 30, 1)):
+            rows = questions(count, seed)
+            write_csv(root / f"{name}.csv", rows)
+            columns = {"tags": [text.split() for text, _ in rows], "section": [label for _, label in rows]}
+            pq.write_table(pa.table(columns), root / f"{name}.parquet")
+        return cls(root)
+
+    def __truediv__(self, name: str) -> str:
+        """The path of a file or folder, as configs have it."""
+        return str(self.root / name)
+
+    def data(self, **options: Any) -> MetricDataModule:
+        """The questions, in batches of 4 intents with 3 questions each: 5 an epoch."""
+        sources = {"train": self / "train.csv", "test": self / "test.csv", "cache_dir": self / "cache"}
+        return MetricDataModule(**{"planner": PKPlanner(4, 3), **sources, **options})
+
+    def learner(self, loss: MetricLoss | None = None, dropout: float = 0.0, **options: Any) -> MetricLearner:
+        """On the tiny backbone, which starts from the same weights at every call."""
+        encoder = TextEncoder(self / "backbone", dropout=dropout)
+        return MetricLearner(encoder, loss or InfoNCELoss(0.2), **{"lr": 1e-3, **options})
+
+
+def questions(count: int, seed: int, classes: int = CLASSES) -> list[tuple[str, str]]:
+    """``(text, label)`` rows: two of the four words that an intent has for itself, and four of 32 others."""
+    draw = random.Random(seed)
+    rows = []
+    for row in range(count):
+        intent = row % classes
+        words = [4 + 4 * (intent % CLASSES) + draw.randrange(4) for _ in range(2)]
+        words += [28 + draw.randrange(32) for _ in range(4)]
+        draw.shuffle(words)
+        rows.append((" ".join(f"w{word}" for word in words), f"intent{intent}"))
+    return rows
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = ("text", "label")) -> str:
+    """Write a table and say where."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+class Watch(Callback):
+    """Keeps the ids of each batch's anchors and candidates, its loss and the learning rates that it used."""
+
+    def __init__(self) -> None:
+        self.anchors: list[list[int]] = []
+        self.candidates: list[list[int]] = []
+        self.losses: list[float] = []
+        self.rates: list[list[float]] = []
+        self.epochs: list[int] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        self.anchors.append(batch.anchor_ids.tolist())
+        self.candidates.append(batch.candidate_ids.tolist())
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+        self.epochs.append(trainer.current_epoch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> pl.Trainer:
+    """One that runs on the CPU, quietly, without logs or checkpoints of its own."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    defaults = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": 2,
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": checkpoints,
+    }
+    return pl.Trainer(default_root_dir=folder, callbacks=list(callbacks), **{**defaults, **quiet, **options})
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all weights."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """The largest difference between two sets of weights."""
+    assert first.keys() == second.keys()
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)

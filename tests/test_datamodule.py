@@ -1,0 +1,215 @@
+"""From files to splits, and from splits to batches."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lit_metric import MetricDataModule
+from lit_metric.data import DataError
+from lit_metric.encoders.tokenizer import TextTokenizer
+from tests.encoders.tokens import word_tokenizer
+from tests.small import Small, Watch, trainer, write_csv
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def of_sizes(folder: Path, **sizes: int) -> str:
+    """A file with so many different texts of each class."""
+    rows = [(f"w{4 + row} of {label}", label) for label, size in sizes.items() for row in range(size)]
+    return write_csv(folder / "data.csv", rows)
+
+
+def read(**options: Any) -> MetricDataModule:
+    data = MetricDataModule(**options)
+    data.read()
+    return data
+
+
+def sizes(data: MetricDataModule, split: str) -> dict[str, int]:
+    """How many items of each class a split has."""
+    return Counter(
+        data.relations.classes[label] for label in data.relations.labels[data.splits[split]].tolist()
+    )
+
+
+def test_validation_takes_a_share_of_every_class_and_empties_none(tmp_path: Path) -> None:
+    source = of_sizes(tmp_path, one=1, two=2, three=3, nine=9, twenty=20, fifty=50)
+    data = read(train=source, validation_share=0.2)
+    assert sizes(data, "validation") == {"two": 1, "three": 1, "nine": 2, "twenty": 4, "fifty": 10}
+    assert sizes(data, "train") == {"one": 1, "two": 1, "three": 2, "nine": 7, "twenty": 16, "fifty": 40}
+    both = torch.cat([data.splits["train"], data.splits["validation"]])
+    assert sorted(both.tolist()) == list(range(85))
+    # However large the share, a class keeps half of its items.
+    assert sizes(read(train=source, validation_share=0.9), "train") == {
+        "one": 1,
+        "two": 1,
+        "three": 2,
+        "nine": 5,
+        "twenty": 10,
+        "fifty": 25,
+    }
+
+
+def test_the_split_depends_on_the_seed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = of_sizes(tmp_path, a=40, b=40)
+
+    def chosen(**options: Any) -> list[int]:
+        return read(train=source, **options).splits["validation"].tolist()
+
+    torch.manual_seed(1)
+    first = chosen(seed=3)
+    torch.manual_seed(2)
+    assert chosen(seed=3) == first == sorted(first)
+    assert chosen(seed=4) != first
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    assert chosen() == first
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert chosen() == chosen(seed=0)
+
+
+def test_given_splits_are_left_alone_and_share_one_space_of_ids(small: Small, tmp_path: Path) -> None:
+    validation = write_csv(tmp_path / "validation.csv", [("w28 w30", "intent1"), ("w4", "new")])
+    data = read(train=small / "train.csv", validation=validation, test=small / "test.csv")
+    assert {name: (int(ids[0]), int(ids[-1]), len(ids)) for name, ids in data.splits.items()} == {
+        "train": (0, 59, 60),
+        "validation": (60, 61, 2),
+        "test": (62, 91, 30),
+    }
+    assert data.texts_of(61) == ["w4"]
+    # Classes are numbered over all splits, so that equal labels mean the same everywhere.
+    of_sixty = data.relations.labels[60]
+    assert data.relations.classes[of_sixty] == "intent1"
+    assert data.relations.positive(torch.tensor([60]), torch.tensor([1, 2, 7])).tolist() == [
+        [True, False, True]
+    ]
+    assert data.class_counts.tolist() == [10] * 6 + [0]
+
+
+def test_members_of_one_are_neighbours_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        data = read(train=of_sizes(tmp_path, one=1, two=2, four=4))
+    assert "2 classes have one training item" in caplog.text  # "two" gave one away
+    assert dict(zip(data.relations.classes, data.class_counts.tolist(), strict=True)) == {
+        "four": 3,
+        "one": 1,
+        "two": 1,
+    }
+
+
+def test_validation_items_that_find_nothing_of_their_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = of_sizes(tmp_path, a=10, b=10)
+    told = "no validation item has another of its class"
+    read(train=source, validation_share=0.2)
+    read(train=source, validate_against="train")
+    assert told not in caplog.text
+    read(train=source)
+    assert told in caplog.text
+
+
+def test_nothing_belongs_together(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no class .* two members \(3 items, 3 classes\).* data\.label"):
+        read(train=of_sizes(tmp_path, a=1, b=1, c=1))
+
+
+def test_sets_and_texts_do_not_mix(small: Small) -> None:
+    with pytest.raises(
+        DataError, match="texts in all splits or sets in all splits, not train: text, test: set"
+    ):
+        read(train=small / "train.csv", test=small / "test.parquet")
+
+
+def test_without_any_source(small: Small) -> None:
+    with pytest.raises(DataError, match=r"no data: give data\.train"):
+        read()
+    data = read(test=small / "test.csv")
+    with pytest.raises(DataError, match=r"nothing to train on: give data\.train"):
+        data.train_dataloader()
+    with pytest.raises(DataError, match=r"there is no validation split: give data\.validation"):
+        data.roles("validation")
+    assert data.roles("test") == {"queries": "test"}  # there is no corpus to search
+
+
+@pytest.mark.parametrize(
+    ("against", "roles"),
+    [
+        ("self", {"queries": "test"}),
+        ("train", {"queries": "test", "corpus": "train"}),
+        ("both", {"queries": "test", "corpus": "train"}),
+    ],
+)
+def test_roles(small: Small, against: Any, roles: dict[str, str]) -> None:
+    data = read(train=small / "train.csv", test=small / "test.csv", test_against=against)
+    assert data.roles("test") == roles
+
+
+def test_predictions_need_no_labels(tmp_path: Path) -> None:
+    source = tmp_path / "new.parquet"
+    pq.write_table(pa.table({"text": ["w5 w6", "w9"]}), source)
+    data = read(predict=str(source))
+    assert data.splits["predict"].tolist() == [0, 1]
+    assert data.relations.labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validation_share": 0.0},
+        {"validation_share": 1.0},
+        {"num_workers": -1},
+        {"prefetch_factor": 0},
+    ],
+)
+def test_numbers_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        MetricDataModule(**options)
+
+
+def test_every_loader_of_an_evaluation_holds_each_item_once(small: Small) -> None:
+    data = small.data(max_tokens=40)
+    data.prepare(TextTokenizer(word_tokenizer(), max_length=64))
+    for loaders, names in (
+        (data.val_dataloader(), ["validation"]),
+        (data.test_dataloader(), ["test", "train"]),
+    ):
+        for loader, name in zip(loaders, names, strict=True):
+            batches = list(loader)
+            assert len(batches) > 1
+            seen = torch.cat([batch.anchor_ids for batch in batches]).sort().values
+            assert torch.equal(seen, data.splits[name].sort().values)
+    # Text w4 .. w59 is token 4 .. 59, between [CLS] and [SEP].
+    batch = next(iter(data.encoding_loader("test")))
+    row = int(batch.items[int(batch.anchors[0])][0])
+    words = data.texts_of(int(batch.anchor_ids[0]))[0].split()
+    assert batch.tokens[row].tolist() == [1, *(int(word[1:]) for word in words), 2]
+
+
+def test_the_corpus_is_known_by_content_and_labels(small: Small, tmp_path: Path) -> None:
+    rows = [("w5", "a"), ("w6", "a"), ("w7", "b"), ("w8", "b"), ("w9", "b")]
+    other = [*rows[:4], ("w10", "b")]
+    moved = [*rows[:2], ("w7", "a"), *rows[3:]]
+    of = [
+        read(train=write_csv(tmp_path / f"{number}.csv", each), validation=small / "test.csv").corpus
+        for number, each in enumerate((rows, rows, other, moved))
+    ]
+    assert of[0] == of[1]
+    assert len(set(of)) == 3
+
+
+def test_a_planner_says_how_long_an_epoch_is(small: Small, tmp_path: Path) -> None:
+    data, watch = small.data(), Watch()
+    fit = trainer(tmp_path, watch, max_epochs=2)
+    fit.fit(small.learner(), data)
+    assert data.batches_per_epoch == 5 == len(data.train_dataloader()) == fit.num_training_batches
+    assert watch.epochs == [0] * 5 + [1] * 5
+    plan = data.planner.plan(data.splits["train"], data.relations, data.seed, 1)
+    assert watch.anchors[5:] == plan.anchors.tolist()
