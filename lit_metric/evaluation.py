@@ -46,10 +46,17 @@ class Evaluation(nn.Module):
             labels = data.relations.labels if classify else None
             counts = data.class_counts if classify else None
             return NeighbourMetrics(
-                data.relations, labels, ks, knn if classify else (), temperature=temperature, class_counts=counts
+                data.relations,
+                labels,
+                ks,
+                knn if classify else (),
+                temperature=temperature,
+                class_counts=counts,
             )
 
-        self.among_queries = None if against == "train" and "corpus" in self.roles else metrics(len(self.roles) == 1)
+        self.among_queries = (
+            None if against == "train" and "corpus" in self.roles else metrics(len(self.roles) == 1)
+        )
         self.in_corpus = metrics(True) if "corpus" in self.roles else None
 
     def update(self, embeddings: Tensor, ids: Tensor, role: Role) -> None:
@@ -62,11 +69,14 @@ class Evaluation(nn.Module):
     def compute(self) -> dict[str, float]:
         """All values, over all processes; then start anew."""
         results: dict[str, float] = {}
-        # Leave-one-out comes last: where both measure retrieval, it is the one that is reported.
         for metrics in (self.in_corpus, self.among_queries):
-            if metrics is not None:
-                results |= {name: float(value) for name, value in metrics.compute().items()}
-                metrics.reset()
+            if metrics is None:
+                continue
+            values = {name: float(value) for name, value in metrics.compute().items()}
+            metrics.reset()
+            if metrics is self.in_corpus and self.among_queries is not None:
+                values = {name: value for name, value in values.items() if name.startswith("knn")}
+            results |= values
         return results
 
 
@@ -92,9 +102,14 @@ def encode_batch(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def evaluate(
-    encoder: Encoder, data: MetricDataModule, split: str, evaluation: Evaluation, rank: int = 0, world_size: int = 1
+    encoder: Encoder,
+    data: MetricDataModule,
+    split: str,
+    evaluation: Evaluation,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> dict[str, float]:
-    """Encode what the evaluation of ``split`` needs and measure it; collective where there are several ranks."""
+    """Encode what the evaluation of ``split`` needs and measure it; all ranks together, if several."""
     evaluation.to(encoder.device)
     for role, name in data.roles(split).items():
         for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size):

@@ -79,18 +79,18 @@ def test_given_splits_are_left_alone_and_share_one_space_of_ids(small: Small, tm
     validation = write_csv(tmp_path / "validation.csv", [("w28 w30", "intent1"), ("w4", "new")])
     data = read(train=small / "train.csv", validation=validation, test=small / "test.csv")
     assert {name: (int(ids[0]), int(ids[-1]), len(ids)) for name, ids in data.splits.items()} == {
-        "train": (0, 59, 60),
-        "validation": (60, 61, 2),
-        "test": (62, 91, 30),
+        "train": (0, 71, 72),
+        "validation": (72, 73, 2),
+        "test": (74, 103, 30),
     }
-    assert data.texts_of(61) == ["w4"]
+    assert data.texts_of(73) == ["w4"]
     # Classes are numbered over all splits, so that equal labels mean the same everywhere.
-    of_sixty = data.relations.labels[60]
-    assert data.relations.classes[of_sixty] == "intent1"
-    assert data.relations.positive(torch.tensor([60]), torch.tensor([1, 2, 7])).tolist() == [
+    label = data.relations.labels[72]
+    assert data.relations.classes[label] == "intent1"
+    assert data.relations.positive(torch.tensor([72]), torch.tensor([1, 2, 7])).tolist() == [
         [True, False, True]
     ]
-    assert data.class_counts.tolist() == [10] * 6 + [0]
+    assert data.class_counts.tolist() == [12] * 6 + [0]
 
 
 def test_members_of_one_are_neighbours_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -161,7 +161,7 @@ def test_bfloat16_scores_in_float32(small: Small, tmp_path: Path) -> None:
     for precision in ("32-true", "bf16-mixed"):
         watch, learner = Watch(), small.learner(Loss(0.2))
         fit = trainer(tmp_path, watch, precision=precision)
-        fit.fit(learner, small.data(validation_share=0.3))
+        fit.fit(learner, small.data())
         losses[precision], final[precision] = watch.losses, fit.callback_metrics
     assert set(seen) == {torch.float32}
     assert losses["bf16-mixed"] != losses["32-true"]
