@@ -25,8 +25,8 @@ USER_ERRORS = (DataError, TableError, FileNotFoundError, ValueError, TypeError)
 class MetricCLI(LightningCLI):
     """LightningCLI for the configs that ship with the project.
 
-    A new ``fit`` never writes into the folder of an earlier one: where ``runs/NAME`` holds a config, it is called
-    ``NAME-2``, and so on. Resuming by ``--ckpt_path`` goes on in ``runs/NAME``.
+    A new ``fit`` never writes into the folder of an earlier one: where ``runs/NAME`` holds a config, it is
+    called ``NAME-2``, and so on. Resuming by ``--ckpt_path`` goes on in ``runs/NAME``.
     """
 
     def before_instantiate_classes(self) -> None:
@@ -51,7 +51,9 @@ def rename_run(loggers: Any) -> None:
     # Ranks that are started from this process must write to the same folder.
     os.environ[RUN] = chosen
     if chosen != first.name:
-        log.warning("%s holds a run already; this one writes to %s", Path(first.save_dir) / first.name, chosen)
+        log.warning(
+            "%s holds a run already; this one writes to %s", Path(first.save_dir) / first.name, chosen
+        )
         for logger in configs:
             if logger.init_args.name == first.name:
                 logger.init_args.name = chosen
@@ -98,7 +100,11 @@ def quiet() -> None:
     """Leave out what other libraries say about themselves at every start."""
     for name in ("httpx", "huggingface_hub", "sentence_transformers", "datasets", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (".*does not have many workers.*", ".*`LightningModule.configure_callbacks`.*", ".*num_workers.*"):
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*`LightningModule.configure_callbacks`.*",
+        ".*num_workers.*",
+    ):
         warnings.filterwarnings("ignore", pattern)
 
 

@@ -32,7 +32,9 @@ def run(arguments: Sequence[str]) -> None:
         command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         command.add_argument("--model", required=True, help="run folder, saved encoder, or model folder")
         command.add_argument(
-            "--trust-remote-code", action="store_true", help="allow classes outside lit_metric and transformers"
+            "--trust-remote-code",
+            action="store_true",
+            help="allow classes outside lit_metric and transformers",
         )
         configure(command)
     options = vars(parser.parse_args(arguments))
@@ -114,7 +116,7 @@ def search(
     if not all(queries):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     index = ExactIndex()
-    index.add(encoder.encode(inputs(items), max_tokens=max_tokens, progress=True))
+    index.add(encoder.encode(inputs(items), max_tokens=max_tokens, progress=True), np.arange(len(items)))
     scores, found = index.search(encoder.encode(queries), k)
     console = Console()
     for asked, row, places in zip(query, scores.tolist(), found.tolist(), strict=True):
@@ -122,7 +124,7 @@ def search(
         table.add_column("cosine", justify="right")
         table.add_column("row", justify="right")
         if items.keys:
-            table.add_column(key)
+            table.add_column(key or "")
         table.add_column("item")
         for score, place in zip(row, places, strict=True):
             if place >= 0:

@@ -41,6 +41,7 @@ from lit_metric.mining import Miner
 
 log = logging.getLogger(__name__)
 
+SPLITS = ("train", "validation", "test")
 Against = Literal["self", "train", "both"]
 Source = str | list[str]
 
@@ -62,6 +63,8 @@ class MetricDataModule(LightningDataModule):
         tag_separator: what stands between tags in a string.
         label: the column of class labels; guessed if None.
         key: a column of names to show to people.
+        split: a column of ``train`` that says which split each row belongs to: ``train``, ``validation`` or
+            ``test``; there are no other sources then.
         validation_share: the share of each class that is split off for validation, in (0, 1).
         planner: who meets whom in a batch; 16 classes with 4 members each if None.
         miner: where hard negatives come from; none are added if None.
@@ -89,6 +92,7 @@ class MetricDataModule(LightningDataModule):
         tag_separator: str | None = None,
         label: str | None = None,
         key: str | None = None,
+        split: str | None = None,
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
         miner: Miner | None = None,
@@ -107,6 +111,11 @@ class MetricDataModule(LightningDataModule):
             raise ValueError(
                 f"num_workers={num_workers} must be >= 0, prefetch_factor={prefetch_factor} >= 1"
             )
+        if miner is not None and isinstance(miner.refresh, int):
+            raise ValueError(
+                f"miner.refresh={miner.refresh}: negatives are mined between epochs, so give epoch or never; "
+                "for shorter periods let the planner make shorter epochs (batches)"
+            )
         self.sources = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.columns = {
             "text": text,
@@ -115,6 +124,7 @@ class MetricDataModule(LightningDataModule):
             "label": label,
             "key": key,
         }
+        self.split = split
         self.validation_share = validation_share
         self.planner = planner or PKPlanner()
         self.miner = miner
@@ -136,7 +146,7 @@ class MetricDataModule(LightningDataModule):
         """
         if self.splits:
             return
-        parts = {name: self._read(name, source) for name, source in self.sources.items() if source}
+        parts = self._read_splits()
         if not parts:
             raise DataError("no data: give data.train (and data.test), each a file, folder or hub id")
         if len({part.kind for part in parts.values()}) > 1:
@@ -155,9 +165,21 @@ class MetricDataModule(LightningDataModule):
         self._check_classes()
         self._check_validation()
 
-    def _read(self, name: str, source: Source) -> LabelledItems:
+    def _read_splits(self) -> dict[str, LabelledItems]:
+        sources = {name: source for name, source in self.sources.items() if source}
         columns: dict[str, Any] = dict(self.columns)
-        return labelled_items(read_table(source), labelled=name != "predict", **columns)
+        if self.split is None:
+            return {
+                name: labelled_items(read_table(source), labelled=name != "predict", **columns)
+                for name, source in sources.items()
+            }
+        if sources.keys() != {"train"}:
+            raise DataError(
+                f"data.split={self.split!r} says that a column of data.train names the splits, so give data.train "
+                f"and no other source; got {', '.join(sources) or 'none'}"
+            )
+        table = read_table(sources["train"])
+        return labelled_items(table, **columns).by(table, self.split, SPLITS)
 
     def _split_validation(self) -> None:
         """Move a share of each class, at least one of those with two, from training to validation."""
@@ -218,7 +240,8 @@ class MetricDataModule(LightningDataModule):
             raise RuntimeError(
                 "setup needs a trainer; for use without one, call read() and prepare(tokenizer)"
             )
-        self.prepare(self.trainer.lightning_module.encoder.tokenizer, progress=self.trainer.is_global_zero)
+        encoder: Any = self.trainer.lightning_module.encoder
+        self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
 
     def prepare(self, tokenizer: Tokenizer, progress: bool = True) -> None:
@@ -278,11 +301,14 @@ class MetricDataModule(LightningDataModule):
         """The test items, then the corpus that they search, if any."""
         return [self.encoding_loader(name) for name in self.roles("test").values()]
 
+    @property
+    def predict_split(self) -> str:
+        """Whose items ``lit-metric predict`` encodes: those of ``predict``, else ``test``, else any other."""
+        return next(name for name in ("predict", "test", *self.splits) if name in self.splits)
+
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The items of ``predict``, else those of ``test``, else all of ``train``."""
-        return self.encoding_loader(
-            next(name for name in ("predict", "test", "train") if name in self.splits)
-        )
+        """The items of :attr:`predict_split`."""
+        return self.encoding_loader(self.predict_split)
 
     def roles(self, split: str) -> dict[str, str]:
         """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is

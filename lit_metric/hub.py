@@ -64,9 +64,14 @@ def export(encoder: Encoder, folder: str | Path) -> None:
             f"sentence-transformers has no {type(encoder.pooling).__name__}, only {', '.join(POOLINGS)}: "
             "keep the folder that Encoder.save wrote and read it with lit_metric.hub.load"
         )
+    tokenizer = encoder.tokenizer
+    if tokenizer.replacements:
+        raise ValueError(
+            f"sentence-transformers has no counterpart of replacements={tokenizer.replacements}: keep the folder "
+            "that Encoder.save wrote and read it with lit_metric.load"
+        )
     folder = Path(folder)
     encoder.backbone.save(folder)
-    tokenizer = encoder.tokenizer
     transformer = Transformer(
         str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
     )

@@ -43,11 +43,19 @@ class CollapseAlarm(Callback):
         if self.monitor is None or not isinstance(outputs, dict) or "vectors" not in outputs:
             return
         self.monitor.update(outputs["vectors"])
-        if trainer.global_step % self.every:
+        if trainer.global_step % self.every == 0:
+            values = self.monitor.compute()
+            pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+            self._warn(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what has come since the last time, which may be all of a short run."""
+        self._warn(trainer)
+
+    def _warn(self, trainer: Trainer) -> None:
+        if self.monitor is None or not int(self.monitor.count):
             return
-        values = self.monitor.compute()
         reason = self.monitor.reason()
-        pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
         if reason is not None and not self.warned:
             self.warned = True
             log.warning(

@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 class MiningCallback(Callback):
     """Keeps the data module's table of hard negatives fresh; does nothing where it has no miner.
 
-    The first table is mined before the first batch. At the end of each epoch (with ``refresh="epoch"``) all ranks
-    encode the training items by shares and rank zero mines a new version under ``RUN/negatives``. Batches of an
-    epoch take their negatives from the version that was there when it began, and a checkpoint names it, so that a
-    resumed run goes on with the same.
+    The first table is mined before the first batch. At the end of each epoch (with ``refresh="epoch"``) all
+    ranks encode the training items by shares and rank zero mines a new version under ``RUN/negatives``.
+    Batches of an epoch take their negatives from the version that was there when it began, and a checkpoint
+    names it, so that a resumed run goes on with the same.
 
     Logs ``mining/seconds`` and what the miner reports: ``mining/rejected/FILTER``, ``mining/without``, ...
     """
@@ -67,7 +67,8 @@ class MiningCallback(Callback):
         vectors, ids = self._encode(trainer, pl_module, data)
         version, report = 0, {}
         if trainer.is_global_zero:
-            assert data.miner is not None and data.tables is not None
+            assert data.miner is not None
+            assert data.tables is not None
             table = data.miner.mine(vectors, ids, data.relations, data.seed)
             weights = fingerprint(pl_module.encoder)  # type: ignore[arg-type]
             version = table.save(
@@ -96,7 +97,9 @@ class MiningCallback(Callback):
             parts = list(encode_split(encoder, data, data.splits["train"], rank, size))
         empty = torch.empty(0, encoder.dimension, device=encoder.device)
         vectors = torch.cat([empty, *(part.float() for part, _ in parts)])
-        ids = torch.cat([torch.empty(0, dtype=torch.int64, device=encoder.device), *(part for _, part in parts)])
+        ids = torch.cat(
+            [torch.empty(0, dtype=torch.int64, device=encoder.device), *(part for _, part in parts)]
+        )
         with torch.no_grad():
             vectors, ids = gather_with_grad(vectors).cpu(), gather_with_grad(ids).cpu()
         ids, order = ids.sort()
@@ -116,5 +119,5 @@ def fingerprint(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

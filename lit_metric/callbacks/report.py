@@ -21,11 +21,12 @@ log = logging.getLogger(__name__)
 class RunReport(Callback):
     """Writes ``metrics.json`` and the trained encoder (``model/``) into the run folder.
 
-    ``before`` holds the metrics of the untrained encoder on the test split (the validation split if there is no
-    test split); a resumed run reads it back. ``after`` holds those of the best checkpoint if a ``ModelCheckpoint``
-    monitors something, else of the last weights. Besides: ``split``, ``best_checkpoint``, ``seconds`` (wall time
-    of the fit with mining and validation, without these two evaluations, summed over resumed parts), ``steps``,
-    ``texts`` (distinct texts encoded in training steps, all ranks) and ``texts_per_second``.
+    ``before`` holds the metrics of the untrained encoder on the test split (the validation split if there
+    is no test split); a resumed run reads it back. ``after`` holds those of the best checkpoint if a
+    ``ModelCheckpoint`` monitors something, else of the last weights. Besides: ``split``,
+    ``best_checkpoint``, ``seconds`` (wall time of the fit with mining and validation, without these two
+    evaluations, summed over resumed parts), ``steps``, ``texts`` (distinct texts encoded in training steps,
+    all ranks) and ``texts_per_second``.
 
     Args:
         before: whether to evaluate the untrained encoder.
@@ -58,7 +59,10 @@ class RunReport(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock, measure the best checkpoint, keep its encoder."""
         self._tick()
-        texts = int(trainer.strategy.reduce(torch.tensor(float(self.texts), device=pl_module.device), reduce_op="sum"))
+        self._started = None
+        texts = int(
+            trainer.strategy.reduce(torch.tensor(float(self.texts), device=pl_module.device), reduce_op="sum")
+        )
         last = {name: value.cpu().clone() for name, value in pl_module.state_dict().items()}
         best = self._restore_best(trainer, pl_module)
         after = self._measure(trainer, pl_module)
@@ -97,7 +101,7 @@ class RunReport(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         data, split = self._data(trainer), self._split(trainer)
         encoder: Any = pl_module.encoder
-        evaluation: Any = pl_module.evaluation  # type: ignore[operator]
+        evaluation: Any = pl_module.evaluation
         with trainer.precision_plugin.forward_context():
             return evaluate(encoder, data, split, evaluation(split), trainer.global_rank, trainer.world_size)
 
@@ -110,10 +114,10 @@ class RunReport(Callback):
         return "test" if "test" in self._data(trainer).splits else "validation"
 
     def _tick(self) -> None:
-        now = time.perf_counter()
         if self._started is not None:
+            now = time.perf_counter()
             self.seconds += now - self._started
-        self._started = now
+            self._started = now
 
     def state_dict(self) -> dict[str, Any]:
         """What has been spent so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,37 @@ class LabelledItems:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def by(self, table: Table, column: str, names: Sequence[str]) -> dict[str, LabelledItems]:
+        """Part the items by the values of another column of their table.
+
+        Args:
+            table: that the items came from.
+            column: whose values are all among ``names``.
+            names: of the parts; those without rows are left out.
+
+        Raises:
+            DataError: when the column is missing or holds something else; all such rows are reported
+                together.
+        """
+        problems = Problems()
+        parts: dict[str, list[int]] = {name: [] for name in names}
+        for row, value in enumerate(table.column(column)):
+            if value in parts:
+                parts[value].append(row)
+            else:
+                problems.add(table.place(row), column, f"{value!r}", f"Use one of {listed(list(names))}.")
+        problems.refuse()
+        return {
+            name: LabelledItems(
+                [self.rows[row] for row in rows],
+                [self.labels[row] for row in rows],
+                self.kind,
+                None if self.keys is None else [self.keys[row] for row in rows],
+            )
+            for name, rows in parts.items()
+            if rows
+        }
 
 
 def labelled_items(

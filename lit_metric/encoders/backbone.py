@@ -116,6 +116,7 @@ class Backbone(nn.Module):
         packing: Packing = "auto",
         trust_remote_code: bool = False,
         subfolder: str = "",
+        replacements: dict[str, str] | None = None,
     ) -> Backbone:
         """Load model and tokenizer, from safetensors only, in float32.
 
@@ -128,6 +129,7 @@ class Backbone(nn.Module):
             packing: see :class:`Backbone`.
             trust_remote_code: run model code that comes with the weights.
             subfolder: of the source.
+            replacements: see :class:`~lit_metric.encoders.TextTokenizer`.
 
         Raises:
             FileNotFoundError: if there is no such model, or it has no safetensors weights.
@@ -159,7 +161,7 @@ class Backbone(nn.Module):
                 f"the backbone {source!r} could not be loaded: {reason} It has to be a Hugging Face id, a "
                 "folder or package:NAME/folder, with weights in safetensors format"
             ) from error
-        tokenizer = load_tokenizer(path, model, max_length, prompt, lower_case, options)
+        tokenizer = load_tokenizer(path, model, max_length, prompt, lower_case, replacements, options)
         return cls(model, tokenizer, packing, source)
 
     def freeze_unused(self) -> None:

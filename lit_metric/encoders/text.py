@@ -42,6 +42,7 @@ class TextEncoder(Encoder):
             says.
         prompt: put before every text; if None, the source's default prompt.
         lower_case: lower-case texts first; if None, what the source says.
+        replacements: strings to be replaced in every text before it is tokenised, such as ``{"_": " "}``.
         normalize: whether :meth:`encode` returns vectors of length 1; if None, what the source says, else
             True.
         freeze: True freezes the backbone, which then always runs in evaluation mode; or a list of names of
@@ -67,6 +68,7 @@ class TextEncoder(Encoder):
         max_length: int | None = None,
         prompt: str | None = None,
         lower_case: bool | None = None,
+        replacements: dict[str, str] | None = None,
         normalize: bool | None = None,
         freeze: bool | list[str] = False,
         dropout: float | None = None,
@@ -81,6 +83,7 @@ class TextEncoder(Encoder):
             max_length=recipe.max_length if max_length is None else max_length,
             prompt=recipe.prompt if prompt is None else prompt,
             lower_case=recipe.lower_case if lower_case is None else lower_case,
+            replacements=replacements,
             dropout=dropout,
             packing=packing,
             trust_remote_code=trust_remote_code,
@@ -194,6 +197,7 @@ class TextEncoder(Encoder):
             "max_length": self.tokenizer.max_length,
             "prompt": self.tokenizer.prompt,
             "lower_case": self.tokenizer.lower_case,
+            "replacements": self.tokenizer.replacements or None,
             "normalize": self.normalize,
             "dropout": None,  # the backbone's configuration holds it
             "trust_remote_code": False,

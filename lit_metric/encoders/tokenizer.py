@@ -22,22 +22,36 @@ class TextTokenizer:
         max_length: texts are cut to so many tokens, special ones included.
         prompt: put before every text.
         lower_case: lower-case texts, and the prompt, first.
+        replacements: strings to be replaced in texts before anything else, one after the other in this order.
+
+    Raises:
+        ValueError: if ``max_length`` is below 1, or the empty string is to be replaced.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, prompt: str = "", lower_case: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        prompt: str = "",
+        lower_case: bool = False,
+        replacements: dict[str, str] | None = None,
     ) -> None:
         if max_length < 1:
             raise ValueError(f"max_length is {max_length}; a text needs at least one token")
+        if replacements and "" in replacements:
+            raise ValueError("replacements: the empty string can't be replaced; name what should be")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.prompt = prompt
         self.lower_case = lower_case
+        self.replacements = dict(replacements or {})
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, at most ``max_length`` of them."""
         if not texts:
             return []
+        for old, new in self.replacements.items():
+            texts = [text.replace(old, new) for text in texts]
         texts = [self.prompt + text for text in texts]
         if self.lower_case:
             texts = [text.lower() for text in texts]
@@ -56,7 +70,7 @@ class TextTokenizer:
     def fingerprint(self) -> str:
         """A sha256 of all that decides which ids a text gets."""
         content = json.dumps(
-            [self._content(), self.max_length, self.prompt, self.lower_case],
+            [self._content(), self.max_length, self.prompt, self.lower_case, [*self.replacements.items()]],
             sort_keys=True,
             ensure_ascii=False,
         )
@@ -91,6 +105,7 @@ def load_tokenizer(
     max_length: int | None,
     prompt: str,
     lower_case: bool,
+    replacements: dict[str, str] | None,
     options: dict[str, Any],
 ) -> TextTokenizer:
     """Load the tokenizer that lies beside ``model``; ``max_length`` None means what tokenizer and model
@@ -107,7 +122,7 @@ def load_tokenizer(
         max_length = 512 if max_length >= HUGE else max_length
     elif limit is not None and max_length > limit:
         raise ValueError(f"max_length is {max_length}, but {path} has positions for {limit} tokens only")
-    return TextTokenizer(tokenizer, max_length, prompt, lower_case)
+    return TextTokenizer(tokenizer, max_length, prompt, lower_case, replacements)
 
 
 def positions(model: PreTrainedModel) -> int | None:

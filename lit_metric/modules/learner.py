@@ -13,8 +13,8 @@ from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
-from lit_metric.losses import MetricLoss, RelationPairs, gather_ids, gather_with_grad
 from lit_metric.evaluation import Evaluation, Role, encode_batch
+from lit_metric.losses import MetricLoss, RelationPairs, gather_ids, gather_with_grad
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 
 
@@ -56,7 +56,9 @@ class MetricLearner(LightningModule):
     ) -> None:
         super().__init__()
         if lr <= 0 or weight_decay < 0 or not 0 <= warmup < 1:
-            raise ValueError(f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)")
+            raise ValueError(
+                f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)"
+            )
         self.encoder = encoder
         self.loss = loss
         self.lr = lr
@@ -100,7 +102,8 @@ class MetricLearner(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs: mining, the alarm on collapse, and a place for predictions."""
-        return [MiningCallback(), CollapseAlarm(), WriteEmbeddings()]
+        given = {type(callback) for callback in getattr(self.trainer, "callbacks", [])}
+        return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the step: checkpoints hold no random state, and a resumed run must not differ."""
@@ -140,7 +143,9 @@ class MetricLearner(LightningModule):
         self._evaluation = None
         for name, value in results.items():
             # Every rank has computed the same from the same.
-            self.log(f"{prefix}/{name}", value, prog_bar=prefix == "val" and name == "map@r", rank_zero_only=False)
+            self.log(
+                f"{prefix}/{name}", value, prog_bar=prefix == "val" and name == "map@r", rank_zero_only=False
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Start to collect."""

@@ -14,8 +14,8 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 
 def multiplier(schedule: Schedule, steps: int, warmup: int) -> Callable[[int], float]:
-    """The factor on the learning rate at each step: a linear rise over ``warmup`` steps, then the schedule down to
-    0 at ``steps``.
+    """The factor on the learning rate at each step: a linear rise over ``warmup`` steps, then the schedule
+    down to 0 at ``steps``.
 
     Example:
         >>> rate = multiplier("linear", steps=10, warmup=2)
@@ -37,8 +37,8 @@ def multiplier(schedule: Schedule, steps: int, warmup: int) -> Callable[[int], f
 def planned_steps(trainer: Trainer, batches: int) -> int:
     """Optimiser steps of a whole fit over epochs of ``batches`` batches, if nothing stops it early.
 
-    Lightning's own ``estimated_stepping_batches`` makes the train loader's iterator, which is too early: neither a
-    checkpoint's counters nor mined negatives are there yet.
+    Lightning's own ``estimated_stepping_batches`` makes the train loader's iterator, which is too early:
+    neither a checkpoint's counters nor mined negatives are there yet.
 
     Raises:
         ValueError: if neither epochs nor steps are limited.
@@ -66,8 +66,8 @@ def parameter_groups(
         module: whose parameters.
         lr: of those that no scale names.
         weight_decay: of those with two dimensions or more.
-        scales: factor on ``lr`` by the name of a part (``encoder.pooling``) or a pattern (``*.query``); the last
-            that fits counts.
+        scales: factor on ``lr`` by the name of a part (``encoder.pooling``) or a pattern (``*.query``); the
+            last that fits counts.
 
     Raises:
         ValueError: if a name fits no parameter, or nothing is left to train.
@@ -92,7 +92,7 @@ def fits(pattern: str, name: str) -> bool:
     """Whether a parameter is, or lies under, the part that a pattern names.
 
     Example:
-        >>> fits("encoder.pooling", "encoder.pooling.query"), fits("*.bias", "loss.bias"), fits("enc", "encoder.x")
-        (True, True, False)
+        >>> fits("encoder.pooling", "encoder.pooling.query"), fits("*.bias", "loss.bias"), fits("enc",
+        "encoder.x") (True, True, False)
     """
     return f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatch(name, pattern)
