@@ -1,0 +1,60 @@
+"""Embeddings of ``lit-metric predict`` in the order of the rows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lit_metric import MetricDataModule
+from lit_metric.callbacks import WriteEmbeddings
+from tests.small import Small, questions, trainer, write_csv
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_rows_stand_as_in_the_file(small: Small, tmp_path: Path) -> None:
+    rows = [(text,) for text, _ in questions(40, seed=3)]
+    rows[3], rows[7] = ("w5",), ("w6 " * 30,)  # of unequal length, so batches take them out of order
+    source = write_csv(tmp_path / "new.csv", rows, ["text"])
+    learner = small.learner(dropout=0.5)
+    predicted = trainer(tmp_path).predict(learner, small.data(predict=source, max_tokens=60))
+    assert predicted is not None
+    assert len(predicted) > 3
+    vectors = np.load(tmp_path / "predictions.npy", allow_pickle=False)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, learner.encode([text for (text,) in rows]), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("split", ["test", "train", "validation"])
+def test_what_is_encoded_when_nothing_is_named(small: Small, tmp_path: Path, split: str) -> None:
+    learner = small.learner()
+    data = MetricDataModule(**{split: small / "test.csv"}, validation_share=0.4, cache_dir=small / "cache")
+    trainer(tmp_path).predict(learner, data)
+    texts = [data.texts_of(item)[0] for item in data.splits[split].tolist()]
+    expected = learner.encode(texts)
+    np.testing.assert_allclose(np.load(tmp_path / "predictions.npy"), expected, atol=1e-5)
+    assert len(texts) == (18 if split == "train" else 30)
+
+
+def test_ranks_say_which_rows_are_theirs(small: Small, tmp_path: Path) -> None:
+    data = small.data()
+    data.read()
+    ids = data.splits["test"]
+    shares = [ids[[2, 9, 4]], ids[[1, 3, 0]]]
+    for rank, share in enumerate(shares):
+        place = SimpleNamespace(
+            datamodule=data, log_dir=None, default_root_dir=tmp_path, world_size=2, global_rank=rank
+        )
+        batches = [{"ids": one[None], "embeddings": one[None, None].float()} for one in share]
+        WriteEmbeddings().write_on_epoch_end(place, None, batches, None)  # type: ignore[arg-type]
+    for rank, rows in enumerate([[2, 4, 9], [0, 1, 3]]):
+        assert np.load(tmp_path / f"predictions-{rank}-rows.npy").tolist() == rows
+        vectors = torch.from_numpy(np.load(tmp_path / f"predictions-{rank}.npy"))
+        assert vectors[:, 0].long().tolist() == ids[rows].tolist()
+    shutil.rmtree(tmp_path)
