@@ -73,7 +73,7 @@ def _free(root: Path, name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. A user's mistake gives one line and exit status 2; ``--debug`` shows the traceback."""
+    """The console script. A user's mistake gives one line and exit status 2; ``--debug`` adds the traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

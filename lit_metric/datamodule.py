@@ -175,8 +175,8 @@ class MetricDataModule(LightningDataModule):
             }
         if sources.keys() != {"train"}:
             raise DataError(
-                f"data.split={self.split!r} says that a column of data.train names the splits, so give data.train "
-                f"and no other source; got {', '.join(sources) or 'none'}"
+                f"data.split={self.split!r} says that a column of data.train names the splits, so give "
+                f"data.train and no other source; got {', '.join(sources) or 'none'}"
             )
         table = read_table(sources["train"])
         return labelled_items(table, **columns).by(table, self.split, SPLITS)

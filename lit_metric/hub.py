@@ -67,8 +67,8 @@ def export(encoder: Encoder, folder: str | Path) -> None:
     tokenizer = encoder.tokenizer
     if tokenizer.replacements:
         raise ValueError(
-            f"sentence-transformers has no counterpart of replacements={tokenizer.replacements}: keep the folder "
-            "that Encoder.save wrote and read it with lit_metric.load"
+            f"sentence-transformers has no counterpart of replacements={tokenizer.replacements}: keep the "
+            "folder that Encoder.save wrote and read it with lit_metric.load"
         )
     folder = Path(folder)
     encoder.backbone.save(folder)

@@ -5,6 +5,7 @@ from lit_metric.losses.contrastive import ContrastiveLoss, contrastive
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_over_ranks, world_size
 from lit_metric.losses.info_nce import InfoNCELoss, info_nce
 from lit_metric.losses.n_pair import NPairLoss, pair_norms
+from lit_metric.losses.nca import NCALoss, nca
 from lit_metric.losses.pairs import DensePairs, PairBlock, Pairs, RelationPairs
 from lit_metric.losses.scores import Distance, prepare, similarity, unit
 from lit_metric.losses.triplet import TripletLoss, batch_all, batch_hard, batch_semi_hard
@@ -17,6 +18,7 @@ __all__ = [
     "InfoNCELoss",
     "LossOutput",
     "MetricLoss",
+    "NCALoss",
     "NPairLoss",
     "PairBlock",
     "Pairs",
@@ -33,6 +35,7 @@ __all__ = [
     "gather_with_grad",
     "info_nce",
     "masked_mean",
+    "nca",
     "pair_norms",
     "prepare",
     "rank",

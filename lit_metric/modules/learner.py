@@ -96,7 +96,7 @@ class MetricLearner(LightningModule):
         self.relations = self.data.relations
 
     def on_fit_start(self) -> None:
-        """Bring the relations to where the losses ask them, and out of evaluation mode what was loaded in it."""
+        """Bring the relations to the device, and loaded modules out of evaluation mode."""
         self.train()
         self.relations = self.data.relations.to(self.device)
 
