@@ -13,6 +13,7 @@ from lit_metric.losses import (
     DensePairs,
     InfoNCELoss,
     MetricLoss,
+    NCALoss,
     NPairLoss,
     TripletLoss,
     TupletLoss,
@@ -38,6 +39,8 @@ LOSSES: dict[str, Callable[..., MetricLoss]] = {
     "info-nce": partial(InfoNCELoss, temperature=0.2),
     "info-nce-learned": partial(InfoNCELoss, temperature=0.2, learnable=True),
     "info-nce-euclidean": partial(InfoNCELoss, temperature=1.0, distance="euclidean", normalize=True),
+    "nca": partial(NCALoss, temperature=0.2),
+    "nca-squared": partial(NCALoss, temperature=1.0, distance="squared_euclidean"),
     "sup-con": partial(InfoNCELoss, temperature=0.2, other_positives="in"),
 }
 

@@ -1,0 +1,86 @@
+"""Neighbourhood components analysis: an anchor's positives stand for it together, not each by itself."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses.base import MetricLoss, Parts, masked_mean
+from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.scores import Distance, softplus
+from lit_metric.losses.tuplet import log_sum_exp
+
+
+def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
+    """``−log( Σ_p e^{l_p} / Σ_j e^{l_j} )``, p over an anchor's positives and j over positives and negatives.
+
+    It is the negative logarithm of the chance that a neighbour drawn by its exponential is a positive.
+
+    Source: Goldberger, Roweis, Hinton and Salakhutdinov, "Neighbourhood Components Analysis", NIPS 2004, the
+    objective with the logarithm, the sum of log p_i; with a temperature, Frosst, Papernot and Hinton,
+    "Analyzing and Improving Representations with the Soft Nearest Neighbor Loss", ICML 2019, eq. 1.
+
+    Args:
+        logits: ``[r, C]`` scores divided by the temperature.
+        pairs: masks ``[r, C]``. A weight multiplies its pair's exponential, wherever it stands.
+
+    Returns:
+        ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
+
+    Example:
+        >>> pairs = PairBlock(torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]]))
+        >>> nca(torch.zeros(1, 3), pairs)[0].exp()
+        tensor([1.5000])
+    """
+    used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    positives = log_sum_exp(logits, pairs.positive, pairs.weight)
+    negatives = log_sum_exp(logits, pairs.negative, pairs.weight)
+    # log(1 + Σ_n / Σ_p): the difference of the two logarithms above would cancel where the loss is small.
+    return torch.where(used, softplus(negatives - positives), 0.0), used
+
+
+class NCALoss(MetricLoss):
+    """Neighbourhood components analysis, the soft nearest neighbour loss; a mean over anchors.
+
+    It asks that some positives are nearer than the negatives, not that all are: the nearer a positive
+    already is, the larger its share of the pull. So a class may stay in several clusters, and a wrong label
+    costs less than with a mean over positives (:class:`InfoNCELoss`). With one positive per anchor both are
+    the same.
+
+    Anchors without a positive or without a negative don't count. Logs ``nca``. The sources take
+    ``distance="squared_euclidean"``.
+
+    Args:
+        temperature: scores are divided by it; above 0.
+        distance: of the four; Euclidean distances enter with a minus sign.
+        normalize: scale embeddings to unit length before a Euclidean distance is taken.
+        block_rows: anchors compared with all candidates at a time.
+
+    Example:
+        >>> from lit_metric.losses import DensePairs
+        >>> same = torch.eye(2, dtype=torch.bool)
+        >>> NCALoss(temperature=0.5)(torch.eye(2), torch.eye(2), DensePairs(same, ~same))["loss"]
+        tensor(0.1269)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        distance: Distance = "cosine",
+        normalize: bool = False,
+        block_rows: int = 1024,
+    ) -> None:
+        super().__init__(distance, normalize, block_rows)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, not {temperature}")
+        self.temperature = temperature
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`nca`."""
+        return {"nca": masked_mean(*nca(scores / self.temperature, pairs))}
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"temperature={self.temperature:.4g}, distance={self.distance}, normalize={self.normalize}"
