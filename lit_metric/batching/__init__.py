@@ -5,6 +5,7 @@ from lit_metric.batching.loader import PlanDataset, PlanSampler, resume_epoch, r
 from lit_metric.batching.n_pair import NPairPlanner
 from lit_metric.batching.pk import PKPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan
+from lit_metric.batching.shuffle import ShufflePlanner
 
 __all__ = [
     "BatchPlanner",
@@ -14,6 +15,7 @@ __all__ = [
     "Plan",
     "PlanDataset",
     "PlanSampler",
+    "ShufflePlanner",
     "chunks",
     "resume_epoch",
     "resume_position",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner, Plan
+from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner, Plan, ShufflePlanner
 from lit_metric.batching.classes import class_rates, draw_classes
 from lit_metric.batching.plan import random_stream
 from lit_metric.data import DataError, LabelRelations, Relations
@@ -53,6 +53,7 @@ PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
     "pk uniform": lambda: PKPlanner(classes=5, per_class=3, class_weighting="uniform"),
     "n-pair": lambda: NPairPlanner(classes=4),
     "n-pair sqrt": lambda: NPairPlanner(classes=4, class_weighting="sqrt"),
+    "shuffle": lambda: ShufflePlanner(batch_size=16),
 }
 
 
@@ -94,6 +95,33 @@ def test_n_pair_batches_hold_two_items_of_n_classes(sizes, weighting):
             assert len(labels) == len(set(labels)) == 4
             assert not set(anchors) & set(candidates)
             assert all(label >= 0 and sizes[label] > 1 for label in labels)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 16, 10_000])
+def test_shuffled_batches_hold_every_labelled_item_once(sizes, batch_size):
+    relations = relations_of(sizes, unlabelled=9)
+    labelled = torch.nonzero(relations.labels >= 0).flatten().tolist()
+    for seed in SEEDS:
+        plan = plan_of(ShufflePlanner(batch_size), relations, seed)
+        assert plan.anchors is plan.candidates
+        assert sorted(plan.anchors.values.tolist()) == labelled
+        # As few batches as can hold them, and as equal as whole numbers can be: numpy's way to cut an array.
+        batches = -(-len(labelled) // batch_size)
+        expected = [len(part) for part in np.array_split(np.arange(len(labelled)), batches)]
+        assert [len(batch) for batch in plan.anchors.tolist()] == expected
+
+
+def test_a_shuffle_puts_any_item_anywhere_and_any_two_together_equally_often():
+    relations = relations_of([12])
+    plans = [plan_of(ShufflePlanner(4), relations, seed, epoch) for seed in range(30) for epoch in range(100)]
+    values = torch.stack([plan.anchors.values for plan in plans]).numpy()
+    places = np.stack([(values == item).sum(0) for item in range(12)])
+    # Each of 12 items 3000 / 12 times at each of 12 places; 5 standard deviations of a binomial.
+    assert np.abs(places - 250).max() < 5 * (3000 * (1 / 12) * (11 / 12)) ** 0.5
+    batches = np.argsort(values, axis=1) // 4
+    together = (batches[:, :, None] == batches[:, None]).sum(0)[np.triu_indices(12, 1)]
+    # Two items share a batch of four with a chance of 3 / 11.
+    assert np.abs(together - 3000 * 3 / 11).max() < 5 * (3000 * (3 / 11) * (8 / 11)) ** 0.5
 
 
 def test_a_class_repeats_no_member_before_all_have_come(planner, sizes):
@@ -259,6 +287,13 @@ def test_arguments_out_of_range_are_refused():
         NPairPlanner(4, "log")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="classes >= 2 to hold any negative, not 1"):
         NPairPlanner(1)
+    with pytest.raises(ValueError, match="batch_size must be at least 2 for items to meet, not 1"):
+        ShufflePlanner(1)
+
+
+def test_a_shuffle_of_nothing_is_refused():
+    with pytest.raises(DataError, match="none of the 5 items to train on has a label"):
+        plan_of(ShufflePlanner(4), relations_of([], unlabelled=5))
 
 
 def test_relations_without_classes_are_refused():
@@ -270,6 +305,12 @@ def test_relations_without_classes_are_refused():
     relations: Relations = Pairs()
     with pytest.raises(TypeError, match="Pairs has none; use relations with labels"):
         PKPlanner(4, 2).plan(torch.arange(3), relations, 0, 0)
+    # A shuffle needs none.
+    assert sorted(ShufflePlanner(2).plan(torch.arange(3), relations, 0, 0).anchors.values.tolist()) == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_a_plan_for_a_hundred_thousand_items_is_quick():
