@@ -50,6 +50,13 @@ def test_sentence_transformers_gives_the_same_vectors(
     assert not list(tmp_path.rglob("*.bin"))
 
 
+def test_dropout_is_left_out_of_an_export(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    encoder = TextEncoder(tiny, projection=[Projection(4, activation="tanh", dropout=0.5)]).train()
+    hub.export(encoder, tmp_path)
+    exported = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(exported, encoder.encode(TEXTS), atol=1e-5)
+
+
 def test_an_exported_folder_is_a_hugging_face_model(tiny: str, tmp_path: Path) -> None:  # noqa: F811
     encoder = TextEncoder(tiny)
     hub.export(encoder, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_metric.encoders.described import Described
@@ -19,13 +20,18 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Projection(Described, nn.Module):
-    """``activation(W x + b)``: ``[n, input]`` to ``[n, dimension]``.
+    """``activation(W dropout(x) + b)``: ``[n, input]`` to ``[n, dimension]``.
 
     Args:
         dimension: components of the result.
         bias: whether there is a ``b``.
         activation: "identity", "tanh", "relu" or "gelu".
+        dropout: in training, each component of ``x`` is 0 with this probability, and the others are scaled up
+            to keep the mean.
         input_dimension: components of ``x``; the encoder fills it in if None.
+
+    Raises:
+        ValueError: if ``activation`` is none of these or ``dropout`` not in [0, 1).
     """
 
     def __init__(
@@ -33,12 +39,15 @@ class Projection(Described, nn.Module):
         dimension: int,
         bias: bool = True,
         activation: Activation = "identity",
+        dropout: float = 0.0,
         input_dimension: int | None = None,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
-        self.dimension, self.bias, self.activation = dimension, bias, activation
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; it has to be at least 0 and less than 1")
+        self.dimension, self.bias, self.activation, self.dropout = dimension, bias, activation, dropout
         self.act = ACTIVATIONS[activation]()
         if input_dimension is not None:
             self.build(input_dimension)
@@ -54,7 +63,8 @@ class Projection(Described, nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Project the rows of ``vectors``."""
-        return self.act(self.linear(vectors.to(self.linear.weight.dtype)))
+        vectors = F.dropout(vectors.to(self.linear.weight.dtype), self.dropout, self.training)
+        return self.act(self.linear(vectors))
 
 
 def projections(

@@ -34,6 +34,19 @@ class SetEncoder(Encoder):
 
     Raises:
         ValueError: if ``tag_dropout`` is not in [0, 1).
+
+    In a configuration, with two layers after the pooling::
+
+        class_path: lit_metric.encoders.SetEncoder
+        init_args:
+          text:
+            class_path: lit_metric.encoders.TextEncoder
+            init_args: {backbone: sentence-transformers/all-MiniLM-L6-v2}
+          projection:
+          - class_path: lit_metric.encoders.Projection
+            init_args: {dimension: 512, activation: gelu, dropout: 0.1}
+          - class_path: lit_metric.encoders.Projection
+            init_args: {dimension: 128, dropout: 0.1}
     """
 
     def __init__(

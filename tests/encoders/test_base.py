@@ -44,7 +44,7 @@ def text_encoder(source: str) -> TextEncoder:
     return TextEncoder(
         source,
         AttentionPooling(heads=2, empty="learned"),
-        [Projection(5, activation="tanh"), Projection(4, bias=False)],
+        [Projection(5, activation="tanh", dropout=0.3), Projection(4, bias=False)],
         max_length=9,
         prompt="w4 ",
         lower_case=True,
@@ -68,6 +68,7 @@ def test_a_saved_encoder_needs_nothing_else(tmp_path: Path) -> None:
     assert loaded.tokenizer.fingerprint == encoder.tokenizer.fingerprint
     assert not loaded.normalize
     assert loaded.backbone.model.config.hidden_dropout_prob == 0.2
+    assert [layer.dropout for layer in loaded.projection] == [0.3, 0.0]  # type: ignore[union-attr]
     frozen = [name for name, parameter in encoder.named_parameters() if not parameter.requires_grad]
     assert frozen == [name for name, parameter in loaded.named_parameters() if not parameter.requires_grad]
     # the backbone is saved once
@@ -110,6 +111,16 @@ def test_a_folder_may_not_ask_for_remote_code(tmp_path: Path, tiny: str) -> None
     (tmp_path / "encoder.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="asks to run code"):
         Encoder.load(tmp_path)
+
+
+def test_a_folder_from_before_projections_had_dropout(tmp_path: Path, tiny: str) -> None:
+    encoder = text_encoder(tiny)
+    encoder.save(tmp_path)
+    described = json.loads((tmp_path / "encoder.json").read_text())
+    for layer in described["init_args"]["projection"]:
+        del layer["init_args"]["dropout"]
+    (tmp_path / "encoder.json").write_text(json.dumps(described))
+    np.testing.assert_array_equal(Encoder.load(tmp_path).encode(TEXTS), encoder.encode(TEXTS))
 
 
 def test_damaged_folders(tmp_path: Path, tiny: str) -> None:

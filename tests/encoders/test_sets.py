@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import AttentionPooling, MeanPooling, SetEncoder, TextEncoder
@@ -79,6 +83,22 @@ def test_encode_equals_forward(tiny: str, monkeypatch: pytest.MonkeyPatch) -> No
     for wrong in ("text", ["text", "text"]):
         with pytest.raises(TypeError, match="list of lists"):
             encoder.encode(wrong)
+
+
+def test_the_documented_configuration_is_what_it_says(tiny: str) -> None:
+    assert SetEncoder.__doc__ is not None
+    _, _, block = SetEncoder.__doc__.partition("::\n")
+    config = yaml.safe_load(textwrap.dedent(block))
+    config["init_args"]["text"]["init_args"]["backbone"] = tiny
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(SetEncoder, "encoder")
+    encoder = parser.instantiate_classes(parser.parse_object({"encoder": config})).encoder
+    layers = [(layer.dimension, layer.activation, layer.dropout) for layer in encoder.projection]
+    assert layers == [(512, "gelu", 0.1), (128, "identity", 0.1)]
+    # dropout shows in training, and never in what encode gives
+    first, second = (run(encoder.train()) for _ in range(2))
+    assert not torch.allclose(first[0], second[0])
+    np.testing.assert_array_equal(encoder.encode([TAGS]), encoder.encode([TAGS]))
 
 
 def test_gradients_reach_all_levels(tiny: str) -> None:
