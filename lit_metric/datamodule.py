@@ -111,11 +111,6 @@ class MetricDataModule(LightningDataModule):
             raise ValueError(
                 f"num_workers={num_workers} must be >= 0, prefetch_factor={prefetch_factor} >= 1"
             )
-        if miner is not None and isinstance(miner.refresh, int):
-            raise ValueError(
-                f"miner.refresh={miner.refresh}: negatives are mined between epochs, so give epoch or never; "
-                "for shorter periods let the planner make shorter epochs (batches)"
-            )
         self.sources = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.columns = {
             "text": text,

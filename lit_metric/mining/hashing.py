@@ -1,8 +1,7 @@
 """Random numbers that are a function of named integers, not of a generator's state.
 
 What is drawn for an anchor may depend on the seed, the epoch, the step and the anchor, and on nothing else:
-    not
-on the rank, the worker or the other anchors of the batch. So every number is a hash of those integers
+not on the rank, the worker or the other anchors of the batch. So every number is a hash of those integers
 (splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 """
 

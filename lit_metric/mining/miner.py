@@ -42,8 +42,7 @@ class Miner:
         filters: which candidates are dropped, one filter after the other; ``PercentageFilter(0.95)`` by
             default, an empty list for none. What the relations exclude is always dropped first.
         draw: which candidates an anchor meets; any of the first ten by default.
-        refresh: when the table is mined anew: at the end of each ``"epoch"``, every so many steps, or
-            ``"never"`` after the first.
+        refresh: when the table is mined anew: at the end of each ``"epoch"``, or ``"never"`` after the first.
         proposer: where candidates come from, in place of the neighbours in ``index``.
         max_fetch: how many proposals are looked at, at most, to find ``candidates`` for one item. Must exceed
             the size of the largest class by as much, or items in its midst go without.
@@ -62,7 +61,7 @@ class Miner:
         negatives: int = 1,
         filters: list[NegativeFilter] | None = None,
         draw: Draw | None = None,
-        refresh: Literal["epoch", "never"] | int = "epoch",
+        refresh: Literal["epoch", "never"] = "epoch",
         proposer: Proposer | None = None,
         max_fetch: int = 8192,
         sample: int = 20,
@@ -73,23 +72,20 @@ class Miner:
             raise ValueError(f"candidates={candidates} must be at least 1 and at most max_fetch={max_fetch}")
         if negatives < 1 or sample < 0:
             raise ValueError(f"negatives={negatives} must be at least 1, sample={sample} at least 0")
-        if refresh not in ("epoch", "never") and (not isinstance(refresh, int) or refresh < 1):
-            raise ValueError(f'refresh={refresh!r}: use "epoch", "never" or a number of steps of at least 1')
+        if refresh not in ("epoch", "never"):
+            raise ValueError(
+                f'refresh={refresh!r}: negatives are mined between epochs, so use "epoch" or "never"; for '
+                "shorter periods let the planner make shorter epochs (batches)"
+            )
         self.index = index
         self.candidates = candidates
         self.negatives = negatives
         self.filters = [PercentageFilter()] if filters is None else filters
         self.drawing = UniformWindow(0, 10) if draw is None else draw
-        self.refresh: Literal["epoch", "never"] | int = refresh
+        self.refresh: Literal["epoch", "never"] = refresh
         self.proposer = proposer
         self.max_fetch = max_fetch
         self.sample = sample
-
-    def due(self, step: int, epoch_end: bool) -> bool:
-        """Whether the table should be mined anew after ``step`` optimiser steps have been taken."""
-        if isinstance(self.refresh, int):
-            return step > 0 and step % self.refresh == 0
-        return epoch_end and self.refresh == "epoch"
 
     def spec(self) -> dict[str, Any]:
         """``class_path`` and ``init_args``, from which an equal miner can be built elsewhere."""

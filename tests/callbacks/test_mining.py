@@ -122,11 +122,6 @@ def test_mining_is_logged(small: Small, tmp_path: Path) -> None:
     assert versions(tmp_path / "run" / "negatives") == [1, 2]
 
 
-def test_a_period_in_steps_is_refused(small: Small) -> None:
-    with pytest.raises(ValueError, match=r"miner\.refresh=5: negatives are mined between epochs"):
-        small.data(miner=Miner(refresh=5))
-
-
 def test_a_fingerprint_is_of_all_weights() -> None:
     module = torch.nn.BatchNorm1d(2)  # counts its batches in a tensor without dimensions
     first = fingerprint(module)

@@ -289,7 +289,7 @@ miner:
       draw:
         class_path: lit_metric.mining.SimANS
         init_args: {a: 50, b: -0.1}
-  refresh: 500
+  refresh: never
 """
 
 
@@ -310,7 +310,7 @@ def test_a_miner_is_built_from_yaml_and_from_its_own_spec() -> None:
     assert isinstance(miner.drawing, WithRandom)
     assert isinstance(miner.drawing.draw, SimANS)
     assert (miner.drawing.share, miner.drawing.draw.a, miner.drawing.draw.b) == (0.25, 50, -0.1)
-    assert (miner.candidates, miner.negatives, miner.refresh) == (20, 4, 500)
+    assert (miner.candidates, miner.negatives, miner.refresh) == (20, 4, "never")
     told = json.loads(json.dumps(miner.spec()))
     assert told["class_path"] == "lit_metric.mining.miner.Miner"
     again = json.dumps({"miner": told["init_args"]})
@@ -333,17 +333,11 @@ def test_a_spec_refuses_what_it_cannot_describe() -> None:
         )
 
 
-def test_refresh_says_when_to_mine_again() -> None:
-    assert [Miner().due(7, end) for end in (True, False)] == [True, False]
-    assert [Miner(refresh="never").due(7, end) for end in (True, False)] == [False, False]
-    assert [Miner(refresh=3).due(step, False) for step in (0, 2, 3, 6)] == [False, False, True, True]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"refresh": 0}, "refresh=0"),
-        ({"refresh": "daily"}, "refresh='daily'"),
+        ({"refresh": 500}, "refresh=500: negatives are mined between epochs"),
+        ({"refresh": "daily"}, 'refresh=\'daily\'.* use "epoch" or "never"'),
         ({"candidates": 10, "max_fetch": 9}, "candidates=10 must be at least 1 and at most max_fetch=9"),
         ({"negatives": 0}, "negatives=0"),
         ({"index": ExactIndex(), "proposer": RandomProposer()}, "both index and proposer"),
