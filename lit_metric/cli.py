@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
 
 from lit_metric import commands
@@ -19,49 +20,73 @@ from lit_metric.mining import TableError
 log = logging.getLogger(__name__)
 
 RUN = "LIT_METRIC_RUN"
-USER_ERRORS = (DataError, TableError, FileNotFoundError, ValueError, TypeError)
+USER_ERRORS = (DataError, TableError, ArgumentError, OSError, ValueError, TypeError)
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+# What jsonargparse says of the types that it tried in vain, around the one thing that is wrong.
+IN_VAIN = (
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "- Expected a <class 'NoneType'>",
+    "- Expected a path but",
+)
 
 
 class MetricCLI(LightningCLI):
     """LightningCLI for the configs that ship with the project.
 
     A new ``fit`` never writes into the folder of an earlier one: where ``runs/NAME`` holds a config, it is
-    called ``NAME-2``, and so on. Resuming by ``--ckpt_path`` goes on in ``runs/NAME``.
+    called ``NAME-2``, and so on. Resuming by ``--ckpt_path`` goes on in the folder of the checkpoint. Only
+    ``fit`` writes the config.
     """
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder."""
         if self.subcommand != "fit":
+            self.save_config_callback = None
             return
         config = self.config[self.subcommand]
-        if not config.get("ckpt_path"):
-            rename_run(config.trainer.get("logger"))
+        rename_run(config.trainer.get("logger"), config.get("ckpt_path"))
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Nothing but what plain LightningCLI has, so that configs run with that, too."""
 
 
-def rename_run(loggers: Any) -> None:
-    """Change the name in the configs of ``loggers`` to one whose folder holds no config yet."""
+def rename_run(loggers: Any, checkpoint: str | None = None) -> None:
+    """Change the name in the configs of ``loggers`` to one whose folder holds no config yet, or to that of
+    the run to which ``checkpoint`` belongs."""
     configs = [logger for logger in (loggers if isinstance(loggers, list) else [loggers]) if _named(logger)]
     if not configs:
         return
     first = configs[0].init_args
-    chosen = os.environ.get(RUN) or _free(Path(first.save_dir), first.name)
-    # Ranks that are started from this process must write to the same folder.
-    os.environ[RUN] = chosen
-    if chosen != first.name:
-        log.warning(
-            "%s holds a run already; this one writes to %s", Path(first.save_dir) / first.name, chosen
-        )
-        for logger in configs:
-            if logger.init_args.name == first.name:
-                logger.init_args.name = chosen
+    root, name = Path(first.save_dir), first.name
+    if checkpoint:
+        chosen = _run_of(root, Path(checkpoint)) or name
+    elif "LOCAL_RANK" in os.environ and RUN in os.environ:
+        # Started by rank zero, which looked before it wrote anything.
+        chosen = os.environ[RUN]
+    else:
+        chosen = os.environ[RUN] = _free(root, name)
+        if chosen != name:
+            log.warning("%s holds a run already; this one writes to %s", root / name, root / chosen)
+    for logger in configs:
+        if logger.init_args.name == name:
+            logger.init_args.name = chosen
 
 
 def _named(logger: Any) -> bool:
     arguments = getattr(logger, "init_args", None)
     return arguments is not None and bool(arguments.get("name")) and bool(arguments.get("save_dir"))
+
+
+def _run_of(root: Path, checkpoint: Path) -> str | None:
+    """The name of the run among those in ``root`` whose folder holds ``checkpoint``."""
+    root, checkpoint = root.resolve(), checkpoint.resolve()
+    if not checkpoint.is_file() or not checkpoint.is_relative_to(root):
+        return None
+    name = checkpoint.relative_to(root).parts[0]
+    return name if (root / name).is_dir() else None
 
 
 def _free(root: Path, name: str) -> str:
@@ -73,39 +98,67 @@ def _free(root: Path, name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. A user's mistake gives one line and exit status 2; ``--debug`` adds the traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    """The console script. A user's mistake gives one line and exit status 2; ``--debug`` shows where."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    if arguments is None:
+        sys.argv[1:] = given  # Lightning reads them there, and starts other ranks with them.
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     quiet()
     try:
-        if arguments and arguments[0] in commands.COMMANDS:
-            commands.run(arguments)
+        if given and given[0] in commands.COMMANDS:
+            commands.run(given)
         else:
+            quietly_fail: dict[str, Any] = {"exit_on_error": False}
             MetricCLI(
-                args=arguments,
+                args=None if arguments is None else given,
                 save_config_kwargs={"overwrite": True},
-                parser_kwargs={"description": __doc__},
+                parser_kwargs={
+                    "description": __doc__,
+                    **quietly_fail,
+                    **dict.fromkeys(SUBCOMMANDS, quietly_fail),
+                },
                 seed_everything_default=0,
             )
     except USER_ERRORS as error:
         if debug:
             raise
-        print(f"lit-metric: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"lit-metric: {type(error).__name__}: {essence(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
+def essence(message: str) -> str:
+    """One line of the many in which jsonargparse reports a wrong option; other messages as they are.
+
+    Example:
+        >>> essence("Errors:\\n  - Option 'x' is not accepted\\n  - Expected a <class 'NoneType'>")
+        "Option 'x' is not accepted"
+    """
+    lines = [line.strip() for line in message.splitlines()]
+    if not any(line.startswith(IN_VAIN) for line in lines):
+        return message
+    return " ".join(line.removeprefix("- ") for line in lines if not line.startswith(IN_VAIN))
+
+
 def quiet() -> None:
-    """Leave out what other libraries say about themselves at every start."""
+    """Leave out what other libraries say about themselves at every start, and warnings that err."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
     for name in ("httpx", "huggingface_hub", "sentence_transformers", "datasets", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
         ".*does not have many workers.*",
         ".*`LightningModule.configure_callbacks`.*",
         ".*num_workers.*",
+        ".*your dataloader is not resumable.*",  # it is, without Lightning's help
+        ".*in eval mode at the start of training.*",  # what is frozen
+        ".*You have overridden `transfer_batch_to_device`.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def _no_tips(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ class RunLogger(CSVLogger):
             aside = path.with_name("metrics.csv.earlier")
             if path.is_file():
                 path.replace(aside)
-            writer: Any = super().experiment
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # nothing will be deleted
+                writer: Any = super().experiment
             if aside.is_file():
                 aside.replace(path)
                 with path.open(newline="", encoding="utf-8") as file:

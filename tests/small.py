@@ -30,7 +30,8 @@ class Small:
 
     Args:
         root: holds ``backbone``, ``train.csv`` (72 questions of 6 intents), ``test.csv`` (30),
-            ``train.parquet`` and ``test.parquet`` (the same words as tags of sections), and ``cache``.
+            ``train.parquet`` and ``test.parquet`` (the same words as tags of sections), ``many_train.csv``
+            and ``many_test.csv`` (questions of 80 intents), and ``cache``.
     """
 
     root: Path
@@ -44,6 +45,8 @@ class Small:
             write_csv(root / f"{name}.csv", rows)
             columns = {"tags": [text.split() for text, _ in rows], "section": [label for _, label in rows]}
             pq.write_table(pa.table(columns), root / f"{name}.parquet")
+        for name, count, seed in (("many_train", 400, 2), ("many_test", 160, 3)):
+            write_csv(root / f"{name}.csv", questions(count, seed, classes=80))
         return cls(root)
 
     def __truediv__(self, name: str) -> str:

@@ -105,6 +105,22 @@ class MetricLearner(LightningModule):
         given = {type(callback) for callback in getattr(self.trainer, "callbacks", [])}
         return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model.
+
+        Raises:
+            ValueError: says what doesn't fit, and how many.
+        """
+        saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:
+            name = odd[0]
+            raise ValueError(
+                f"the checkpoint is of another model: {name} is {saved.get(name, 'missing')} there and "
+                f"{own.get(name, 'missing')} here ({len(odd)} of {len(own)} differ); use the config.yaml "
+                "that lies in the run's folder"
+            )
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the step: checkpoints hold no random state, and a resumed run must not differ."""
         # The batch counts, too: where gradients are accumulated, several have one step.

@@ -1,0 +1,88 @@
+"""The command line, called from within a test."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_metric.cli import main
+from tests.small import Small
+
+ROOT = Path(__file__).parents[2]
+NAMES = {"recall@1", "map@r", "knn1_accuracy", "knn10_accuracy", "knn10_accuracy_macro"}
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Within ``folder``, and afterwards with the environment, loggers and warnings that there were before."""
+    environment, here = dict(os.environ), Path.cwd()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    os.chdir(folder)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.chdir(here)
+        os.environ.clear()
+        os.environ.update(environment)
+        root.handlers[:], root.level = handlers, level
+
+
+def run(folder: Path, *arguments: str) -> None:
+    """``lit-metric ARGUMENTS`` in ``folder``."""
+    with working_in(folder):
+        main(list(arguments))
+
+
+def options(**values: Any) -> list[str]:
+    """``a__b=1`` as ``--a.b=1``."""
+    return [f"--{name.replace('__', '.')}={value}" for name, value in values.items()]
+
+
+def small_options(config: Path, small: Small) -> list[str]:
+    """What lets a config of the project run on the small world, and says nothing else."""
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    places = _places(content["model"], "backbone")
+    given = [f"--model.{place}={small / 'backbone'}" for place in places]
+    sources = content["data"].get("init_args", {})
+    for split in ("train", "test"):
+        source = sources.get(split)
+        if source is not None:
+            assert (ROOT / source).is_file(), f"{config}: no {source} in the project"
+            given.append(f"--data.{split}={ROOT / source}")
+        elif "train" not in sources:
+            given.append(f"--data.{split}={small / f'many_{split}.csv'}")
+    given.append(f"--data.cache_dir={small / 'cache'}")
+    return [*given, *options(trainer__accelerator="cpu", trainer__devices=1)]
+
+
+def _places(node: Any, name: str, path: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == name:
+                yield f"{path}{key}"
+            else:
+                yield from _places(value, name, f"{path}{key}.")
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """What ``metrics.json`` says."""
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return content
+
+
+def logged(folder: Path, name: str) -> dict[int, float]:
+    """The values of a column of ``metrics.csv`` by step."""
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
