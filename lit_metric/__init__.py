@@ -1,10 +1,16 @@
 """Fine-tune text encoders by deep metric learning, on PyTorch Lightning."""
 
-from lit_metric.datamodule import MetricDataModule
-from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder
-from lit_metric.hub import export, load
-from lit_metric.mining import Miner
-from lit_metric.modules import MetricLearner
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_metric.datamodule import MetricDataModule
+    from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder
+    from lit_metric.hub import export, load
+    from lit_metric.mining import Miner
+    from lit_metric.modules import MetricLearner
 
 __version__ = "0.1.0"
 
@@ -19,3 +25,27 @@ __all__ = [
     "export",
     "load",
 ]
+
+_HOMES = {
+    "AttentionPooling": "encoders",
+    "Encoder": "encoders",
+    "MetricDataModule": "datamodule",
+    "MetricLearner": "modules",
+    "Miner": "mining",
+    "SetEncoder": "encoders",
+    "TextEncoder": "encoders",
+    "export": "hub",
+    "load": "hub",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loader workers import lit_metric.data and lit_metric.batching; Lightning and transformers would cost each of
+    # them seconds.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
