@@ -40,8 +40,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loader workers import lit_metric.data and lit_metric.batching; Lightning and transformers would cost each of
-    # them seconds.
+    # Loader workers import lit_metric.data and lit_metric.batching; Lightning and transformers would cost
+    # each of them seconds.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
