@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,8 +131,8 @@ class MetricDataModule(LightningDataModule):
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.splits: dict[str, Tensor] = {}
-        self.table_version = 0
         self.tables: Path | None = None
+        self.version_for: Callable[[int], int] = _no_table
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -274,7 +275,7 @@ class MetricDataModule(LightningDataModule):
             len(dataset),
             epoch_fn=lambda: resume_epoch(self.trainer),
             start_fn=lambda: resume_position(self.trainer),
-            version_fn=lambda epoch, step: self.table_version,
+            version_fn=lambda epoch, step: self.version_for(epoch),
         )
         workers: dict[str, Any] = {}
         if self.num_workers:
@@ -329,3 +330,7 @@ class MetricDataModule(LightningDataModule):
     def texts_of(self, item: int) -> list[str]:
         """The texts of the item with a global id."""
         return [self.vocabulary.texts[text] for text in self.items.texts[item].tolist()]
+
+
+def _no_table(epoch: int) -> int:
+    return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,19 +25,21 @@ log = logging.getLogger(__name__)
 class MiningCallback(Callback):
     """Keeps the data module's table of hard negatives fresh; does nothing where it has no miner.
 
-    The first table is mined before the first batch. At the end of each epoch (with ``refresh="epoch"``) all
-    ranks encode the training items by shares and rank zero mines a new version under ``RUN/negatives``.
-    Batches of an epoch take their negatives from the version that was there when it began, and a checkpoint
-    names it, so that a resumed run goes on with the same.
+    Before the first batch, and with ``refresh="epoch"`` before that of every other epoch, all ranks encode
+    the training items by shares and rank zero mines a new version under ``RUN/negatives``. All batches of an
+    epoch take their negatives from it. A checkpoint names it, so that a resumed run goes on with the same,
+    and what the checkpoints of this run name is not collected.
 
     Logs ``mining/seconds`` and what the miner reports: ``mining/rejected/FILTER``, ``mining/without``, ...
     """
 
     def __init__(self) -> None:
         self.version = 0
+        self.epoch = 0
+        """The first epoch that it was mined for."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the checkpoint's table, or mine the first one."""
+        """See whether the checkpoint's table is there, and have the data module ask before each epoch."""
         data = self._data(trainer)
         if data is None:
             return
@@ -46,23 +50,26 @@ class MiningCallback(Callback):
             except TableError as error:
                 log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
                 self.version = 0
-        if self.version:
-            data.table_version = self.version
-        else:
-            self._mine(trainer, pl_module, data)
+        data.version_for = partial(self._version_for, trainer, pl_module, data)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mine a new version for the next epoch, if there is one."""
-        data = self._data(trainer)
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0
-        if data is not None and data.miner is not None and data.miner.refresh == "epoch" and not last:
-            self._mine(trainer, pl_module, data)
+    def _version_for(
+        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, epoch: int
+    ) -> int:
+        """The version for the batches of ``epoch``.
+
+        It is mined when the first of them is asked for, not when the epoch before ends: a run that is resumed
+        from the last batch of an epoch never sees that end.
+        """
+        assert data.miner is not None
+        if not self.version or (data.miner.refresh == "epoch" and epoch > self.epoch):
+            self.version, self.epoch = self._mine(trainer, pl_module, data), epoch
+        return self.version
 
     def _data(self, trainer: Trainer) -> MetricDataModule | None:
         data = getattr(trainer, "datamodule", None)
         return data if isinstance(data, MetricDataModule) and data.miner is not None else None
 
-    def _mine(self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule) -> None:
+    def _mine(self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule) -> int:
         started = time.perf_counter()
         vectors, ids = self._encode(trainer, pl_module, data)
         version, report = 0, {}
@@ -78,14 +85,14 @@ class MiningCallback(Callback):
                 step=trainer.global_step,
                 epoch=trainer.current_epoch,
             )
-            # The one in use is named by checkpoints of this epoch.
-            collect(data.tables, keep=[self.version] if self.version else [])
+            collect(data.tables, keep=named_by_checkpoints(trainer))
             report = {f"mining/{name}": value for name, value in table.report.items()}
-        self.version = data.table_version = trainer.strategy.broadcast(version)
+        version = trainer.strategy.broadcast(version)
         report["mining/seconds"] = time.perf_counter() - started
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(report, step=trainer.global_step)
+        return version
 
     def _encode(
         self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule
@@ -107,11 +114,28 @@ class MiningCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The version in use."""
-        return {"version": self.version}
+        return {"version": self.version, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The version to go on with."""
-        self.version = int(state_dict["version"])
+        self.version, self.epoch = int(state_dict["version"]), int(state_dict["epoch"])
+
+
+def named_by_checkpoints(trainer: Trainer) -> set[int]:
+    """The versions with which a run can be resumed from the checkpoints that there are."""
+    folders = {
+        Path(folder) for each in trainer.checkpoint_callbacks if (folder := getattr(each, "dirpath", None))
+    }
+    paths = {path for folder in folders for path in folder.glob("*.ckpt")}
+    if trainer.ckpt_path:
+        paths.add(Path(trainer.ckpt_path))
+    named = set()
+    for path in filter(Path.is_file, paths):
+        # Mapped, not read: nothing but the small values is looked at.
+        states = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("callbacks", {})
+        if MiningCallback.__name__ in states:
+            named.add(int(states[MiningCallback.__name__]["version"]))
+    return named
 
 
 def fingerprint(module: torch.nn.Module) -> str:

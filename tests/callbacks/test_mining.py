@@ -30,16 +30,16 @@ class Drawn(pl.Callback):
         self.weights: list[str] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        data: MetricDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self.versions.append(data.table_version)
         self.weights.append(fingerprint(pl_module.encoder))
-        assert data.tables is not None
-        self.table = NegativeTable.open(data.tables, data.table_version)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         data: MetricDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert data.miner is not None
+        assert data.tables is not None
         epoch = trainer.current_epoch
+        if batch_idx == 0:
+            self.versions.append(max(versions(data.tables)))
+            self.table = NegativeTable.open(data.tables, self.versions[-1])
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
         self.planned.append(plan.candidates[batch_idx].tolist())
         assert batch.anchor_ids.tolist() == plan.anchors[batch_idx].tolist()
@@ -82,13 +82,13 @@ def test_batches_meet_what_was_drawn_for_them_and_nothing_that_is_like_them(
                 assert data.relations.labels[negative] != data.relations.labels[anchor]
 
 
-def test_a_new_table_after_every_epoch_but_the_last(small: Small, tmp_path: Path) -> None:
+def test_a_new_table_for_every_epoch(small: Small, tmp_path: Path) -> None:
     data, _, drawn = fit(small, tmp_path, Miner(candidates=5, draw=UniformWindow(0, 3)))
     folder = tmp_path / "negatives"
     assert versions(folder) == [2, 3]  # the first is collected
     for epoch in (1, 2):
         manifest = NegativeTable.open(folder, epoch + 1, data.corpus).manifest
-        assert (manifest["epoch"], manifest["step"]) == (epoch - 1, 5 * epoch)
+        assert (manifest["epoch"], manifest["step"]) == (epoch, 5 * epoch)
         assert manifest["weights"] == drawn.weights[epoch]
     assert len(set(drawn.weights)) == 3
 
