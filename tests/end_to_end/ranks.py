@@ -1,0 +1,87 @@
+"""Fits on several ranks, called on each of them; they give back plain tensors and numbers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_metric import Miner
+from lit_metric.callbacks import RunReport
+from lit_metric.losses import InfoNCELoss
+from tests.small import Small, Watch, trainer, weights
+
+
+def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **options: Any) -> dict[str, Any]:
+    """Train in float64, so that nothing differs but the order of sums.
+
+    Args:
+        root: of the small world.
+        folder: of the run.
+        ranks: 1 trains here, more on each of the ranks that this is called on.
+        resume: checkpoint to go on from.
+        options: ``negatives`` for each anchor by mining, ``dropout``, ``max_tokens``, ``save`` at this step,
+            ``report``, and what else is an argument of the trainer.
+
+    Returns:
+        ``weights``, ``losses`` (this rank's), ``metrics`` as logged last, ``report``.
+    """
+    quiet()
+    small = Small(root)
+    negatives, save = options.pop("negatives", 0), options.pop("save", None)
+    learner = small.learner(InfoNCELoss(0.2, learnable=True), dropout=options.pop("dropout", 0.0)).double()
+    data = small.data(
+        miner=Miner(candidates=6, negatives=negatives) if negatives else None,
+        max_tokens=options.pop("max_tokens", 60),
+    )
+    watch = Watch()
+    callbacks: list[Any] = [watch, RunReport()] if options.pop("report", False) else [watch]
+    if save is not None:
+        callbacks.append(
+            ModelCheckpoint(
+                folder, "{step}", auto_insert_metric_name=False, every_n_train_steps=save, save_top_k=-1
+            )
+        )
+    run = trainer(folder, *callbacks, **places(ranks), **options)
+    run.fit(learner, data, ckpt_path=resume)
+    return {
+        "weights": weights(learner),
+        "losses": watch.losses,
+        "candidates": watch.candidates,
+        "metrics": {name: float(value) for name, value in run.callback_metrics.items()},
+    }
+
+
+def evaluate(root: Path, folder: Path, ranks: int) -> dict[str, Any]:
+    """``test`` and ``predict`` of the untrained encoder, in batches that the ranks can share."""
+    quiet()
+    small = Small(root)
+    learner = small.learner().double()
+    run = trainer(folder, **places(ranks))
+    run.test(learner, small.data(max_tokens=60), verbose=False)
+    tested = {name: float(value) for name, value in run.callback_metrics.items()}
+    run.predict(learner, small.data(max_tokens=60), return_predictions=False)
+    return tested
+
+
+def places(ranks: int) -> dict[str, Any]:
+    """Arguments of a trainer that is one of ``ranks`` processes."""
+    if ranks == 1:
+        return {}
+    os.environ["LOCAL_RANK"] = str(dist.get_rank())  # so Lightning knows that others have been started
+    return {"devices": ranks, "strategy": "ddp"}
+
+
+def quiet() -> None:
+    """In processes of their own nobody captures what is told."""
+    if dist.is_initialized():
+        warnings.simplefilter("ignore")
+        for name in ("lightning.pytorch", "lightning.fabric", "lit_metric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        torch.set_num_threads(1)

@@ -1,0 +1,99 @@
+"""Two processes train, mine, evaluate and resume as one does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.distributed import RankPool
+from tests.end_to_end import ranks
+from tests.small import Small, distance
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
+        yield pool
+
+
+def both(
+    small: Small, folder: Path, pool: RankPool, **options: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same fit in this process and on two ranks."""
+    alone = ranks.fit(small.root, folder / "alone", 1, **options)
+    return alone, pool.run(_fit, small.root, folder / "ranks", options)
+
+
+def _fit(root: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    return ranks.fit(root, folder, 2, **options)
+
+
+@pytest.mark.parametrize("negatives", [0, 3])
+def test_one_step(small: Small, tmp_path: Path, pool: RankPool, negatives: int) -> None:
+    alone, shared = both(small, tmp_path, pool, max_steps=1, negatives=negatives)
+    start = ranks.weights(small.learner(ranks.InfoNCELoss(0.2, learnable=True)).double())
+    assert distance(alone["weights"], start) > 1e-3
+    for rank in shared:
+        assert distance(rank["weights"], alone["weights"]) < 1e-9
+    assert np.mean([rank["losses"] for rank in shared]) == pytest.approx(alone["losses"][0], abs=1e-12)
+    # Each has its share of what one process has.
+    assert shared[0]["candidates"][0] != shared[1]["candidates"][0]
+    union = [item for rank in shared for item in rank["candidates"][0]]
+    assert sorted(union) == sorted(alone["candidates"][0])
+    assert len(union) == len(set(union))
+    assert (len(union) > 12) == (negatives > 0)
+
+
+def test_whole_fits_with_mining_between_epochs(small: Small, tmp_path: Path, pool: RankPool) -> None:
+    alone, shared = both(small, tmp_path, pool, max_epochs=3, negatives=2, report=True)
+    for rank in shared:
+        assert distance(rank["weights"], alone["weights"]) < 1e-7
+        names = {name for name in alone["metrics"] if name.startswith("val/")}
+        assert {name: rank["metrics"][name] for name in names} == pytest.approx(
+            {name: alone["metrics"][name] for name in names}, abs=1e-6
+        )
+    assert np.mean([rank["losses"] for rank in shared], axis=0) == pytest.approx(alone["losses"], abs=1e-7)
+    reports = [json.loads((tmp_path / of / "metrics.json").read_text()) for of in ("alone", "ranks")]
+    for part in ("before", "after"):
+        assert reports[1][part] == pytest.approx(reports[0][part], abs=1e-6)
+    assert reports[1]["steps"] == reports[0]["steps"] == 15
+    assert reports[1]["texts"] == reports[0]["texts"]
+
+
+def test_resuming_in_mid_epoch(small: Small, tmp_path: Path, pool: RankPool) -> None:
+    options = {"max_epochs": 3, "negatives": 2, "dropout": 0.2}
+    whole = pool.run(_fit, small.root, tmp_path, {**options, "save": 7})
+    rest = pool.run(_fit, small.root, tmp_path, {**options, "resume": tmp_path / "7.ckpt"})
+    for before, after in zip(whole, rest, strict=True):
+        assert after["candidates"] == before["candidates"][7:]
+        assert after["losses"] == before["losses"][7:]
+        assert distance(after["weights"], before["weights"]) == 0
+    # Dropout is not that of the other rank.
+    assert whole[0]["losses"] != whole[1]["losses"]
+
+
+def test_one_goes_on_where_two_left_off(small: Small, tmp_path: Path, pool: RankPool) -> None:
+    options = {"max_epochs": 3, "negatives": 2}
+    whole = pool.run(_fit, small.root, tmp_path, {**options, "save": 7})[0]
+    alone = ranks.fit(small.root, tmp_path, 1, tmp_path / "7.ckpt", **options)
+    assert distance(alone["weights"], whole["weights"]) < 1e-7
+
+
+def test_evaluation_and_predictions(small: Small, tmp_path: Path, pool: RankPool) -> None:
+    alone = ranks.evaluate(small.root, tmp_path / "alone", 1)
+    for rank in pool.run(ranks.evaluate, small.root, tmp_path / "ranks", 2):
+        assert rank == pytest.approx(alone, abs=1e-6)
+    whole = np.load(tmp_path / "alone" / "predictions.npy")
+    shares = [np.load(tmp_path / "ranks" / f"predictions-{rank}.npy") for rank in range(2)]
+    rows = [np.load(tmp_path / "ranks" / f"predictions-{rank}-rows.npy") for rank in range(2)]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(30))
+    for rank in range(2):
+        assert 0 < len(rows[rank]) < 30
+        np.testing.assert_allclose(shares[rank], whole[rows[rank]], atol=1e-6)
