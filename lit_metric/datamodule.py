@@ -325,6 +325,8 @@ class MetricDataModule(LightningDataModule):
     def chunk_loader(self, ids: Tensor) -> DataLoader[Batch]:
         """Batches that hold each of the items ``ids`` once, for encoding."""
         parts = chunks(self.items, self.collator.tokens, ids, self.max_tokens)
+        if len(parts) < self.world_size:  # each rank needs a batch, and none should idle
+            parts = [share for part in parts for share in part.tensor_split(self.world_size) if len(share)]
         return DataLoader(ChunkDataset(self.collator, parts), batch_size=None)
 
     def texts_of(self, item: int) -> list[str]:

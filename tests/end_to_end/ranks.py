@@ -58,15 +58,15 @@ def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **opti
     }
 
 
-def evaluate(root: Path, folder: Path, ranks: int) -> dict[str, Any]:
-    """``test`` and ``predict`` of the untrained encoder, in batches that the ranks can share."""
+def evaluate(root: Path, folder: Path, ranks: int, max_tokens: int) -> dict[str, Any]:
+    """``test`` and ``predict`` of the untrained encoder."""
     quiet()
     small = Small(root)
     learner = small.learner().double()
     run = trainer(folder, **places(ranks))
-    run.test(learner, small.data(max_tokens=60), verbose=False)
+    run.test(learner, small.data(max_tokens=max_tokens), verbose=False)
     tested = {name: float(value) for name, value in run.callback_metrics.items()}
-    run.predict(learner, small.data(max_tokens=60), return_predictions=False)
+    run.predict(learner, small.data(max_tokens=max_tokens), return_predictions=False)
     return tested
 
 

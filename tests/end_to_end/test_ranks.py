@@ -86,9 +86,10 @@ def test_one_goes_on_where_two_left_off(small: Small, tmp_path: Path, pool: Rank
     assert distance(alone["weights"], whole["weights"]) < 1e-7
 
 
-def test_evaluation_and_predictions(small: Small, tmp_path: Path, pool: RankPool) -> None:
-    alone = ranks.evaluate(small.root, tmp_path / "alone", 1)
-    for rank in pool.run(ranks.evaluate, small.root, tmp_path / "ranks", 2):
+@pytest.mark.parametrize("max_tokens", [60, 16384])
+def test_evaluation_and_predictions(small: Small, tmp_path: Path, pool: RankPool, max_tokens: int) -> None:
+    alone = ranks.evaluate(small.root, tmp_path / "alone", 1, max_tokens)
+    for rank in pool.run(ranks.evaluate, small.root, tmp_path / "ranks", 2, max_tokens):
         assert rank == pytest.approx(alone, abs=1e-6)
     whole = np.load(tmp_path / "alone" / "predictions.npy")
     shares = [np.load(tmp_path / "ranks" / f"predictions-{rank}.npy") for rank in range(2)]
