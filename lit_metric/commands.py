@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,9 @@ def search(
     queries: list[Any] = list(query)
     if isinstance(encoder, SetEncoder):
         cut = tag_separator or ","
-        queries = [[tag.strip() for tag in each.split(cut) if tag.strip()] for each in query]
+        queries = [
+            list(dict.fromkeys(tag.strip() for tag in each.split(cut) if tag.strip())) for each in query
+        ]
     if not all(queries):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     index = ExactIndex()
@@ -151,13 +152,12 @@ def inputs(items: LabelledItems) -> list[Any]:
 def replace(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file beside ``path``, then move it there: a failure loses nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(Path(name))
-        os.replace(name, path)
+        write(unfinished)
+        os.replace(unfinished, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 
