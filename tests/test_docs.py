@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import doctest
 import importlib
@@ -270,3 +271,23 @@ def test_every_metric_is_explained() -> None:
     told = set(re.findall(r"`([\w@]+)`", page))
     general = {re.sub(r"@\d+", "@k", re.sub(r"knn1_", "knn10_", name)) for name in names}
     assert {name for name in general if name not in told} == set()
+
+
+def test_messages_are_those_of_the_code() -> None:
+    literals = [
+        node.value
+        for path in (ROOT / "lit_metric").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    said, most = "\n".join(literals), 14
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    messages = [
+        text for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for text in cell.split("`, `")
+    ]
+    assert len(messages) > 20
+    for message in messages:
+        pieces = [piece for piece in re.split(r"[`…]", message) if piece.strip()]
+        longest = max(pieces, key=len).strip()
+        windows = [longest[place : place + most] for place in range(max(1, len(longest) - most + 1))]
+        assert any(window in said for window in windows), message
