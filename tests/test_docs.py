@@ -24,6 +24,7 @@ from lit_metric.cli import MetricCLI
 from lit_metric.data import LabelRelations
 from lit_metric.encoders import TextEncoder
 from lit_metric.metrics import NeighbourMetrics
+from tests.encoders.models import PACKABLE, PADDED
 from tests.encoders.tokens import model_folder
 from tests.small import questions, write_csv
 
@@ -259,6 +260,16 @@ def test_everything_that_can_be_chosen_is_on_its_page() -> None:
         for package, base in kinds:
             missing = [each.__name__ for each in exported(package, base) if f"{each.__name__}" not in page]
             assert not missing, name
+
+
+def test_families_that_pack_and_that_do_not() -> None:
+    page = (ROOT / "docs" / "packing.md").read_text(encoding="utf-8")
+    for start, families in (("pack, ", PACKABLE), ("fall back", PADDED)):
+        [cell] = re.findall(rf"^\| {start}[^|]*\| ([^|]+) \|$", page, re.MULTILINE)
+        told = sorted(re.sub("[ -]", "", name).lower() for name in cell.split(", "))
+        tested = sorted(re.sub("[_-]", "", name) for name in families)
+        assert len(told) == len(tested)
+        assert all(family.startswith(name) for family, name in zip(tested, told, strict=True)), cell
 
 
 def test_every_metric_is_explained() -> None:
