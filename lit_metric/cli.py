@@ -153,6 +153,7 @@ def quiet() -> None:
         ".*your dataloader is not resumable.*",  # it is, without Lightning's help
         ".*in eval mode at the start of training.*",  # what is frozen
         ".*You have overridden `transfer_batch_to_device`.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",  # every rank has computed the same
     ):
         warnings.filterwarnings("ignore", pattern)
 

@@ -198,13 +198,13 @@ def _tags(value: Any, separator: str | None, allow_empty: bool) -> tuple[list[st
         if problem:
             return [], (f"{problem[0]} among the tags", problem[1])
     if not value and not allow_empty:
-        return [], ("no tags", "Fill them in, drop the row, or pass allow_empty=True.")
+        return [], ("no tags", "Fill them in, or drop the row.")
     return list(dict.fromkeys(value)), None
 
 
 def _label(value: Any, allow_unlabelled: bool) -> tuple[str | None, Problem | None]:
     if _missing(value) or value == "":
-        remedy = "Fill it in, drop the row, or pass allow_unlabelled=True."
+        remedy = "Fill it in, or drop the row."
         return None, (None if allow_unlabelled else ("no label", remedy))
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # whole numbers become floats in tables that have missing ones

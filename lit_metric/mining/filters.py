@@ -101,8 +101,8 @@ class PercentageFilter(NegativeFilter):
             farther than every positive, for anchors with few. *Measured* on 4,000 questions of BANKING77 with
             a frozen MiniLM-L6, 15% of the labels replaced at random, ten negatives each: 35% of what was
             mined without a filter truly belonged to the anchor's class, 22% with ``"best"``, 2% with
-            ``"mean"``; ``"worst"`` left nothing. With the right labels, ``"mean"`` lowered the negatives'
-            mean cosine from 0.66 to 0.54.
+            ``"mean"``; ``"worst"`` left only far items. With the right labels, ``"mean"`` lowered the
+            negatives' mean cosine from 0.66 to 0.54.
     """
 
     def __init__(self, share: float = 0.95, reference: Reference = "mean") -> None:

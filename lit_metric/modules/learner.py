@@ -157,11 +157,11 @@ class MetricLearner(LightningModule):
         assert self._evaluation is not None
         results = self._evaluation.compute()
         self._evaluation = None
+        # Every rank has computed the same from the same; Lightning would rather be told.
+        several = self.trainer.world_size > 1
         for name, value in results.items():
-            # Every rank has computed the same from the same.
-            self.log(
-                f"{prefix}/{name}", value, prog_bar=prefix == "val" and name == "map@r", rank_zero_only=False
-            )
+            shown = prefix == "val" and name == "map@r"
+            self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=several)
 
     def on_validation_epoch_start(self) -> None:
         """Start to collect."""

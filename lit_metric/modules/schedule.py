@@ -92,7 +92,9 @@ def fits(pattern: str, name: str) -> bool:
     """Whether a parameter is, or lies under, the part that a pattern names.
 
     Example:
-        >>> fits("encoder.pooling", "encoder.pooling.query"), fits("*.bias", "loss.bias"), fits("enc",
-        "encoder.x") (True, True, False)
+        >>> fits("encoder.pooling", "encoder.pooling.query"), fits("*.bias", "loss.bias")
+        (True, True)
+        >>> fits("enc", "encoder.x")
+        False
     """
     return f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatch(name, pattern)
