@@ -35,7 +35,7 @@ class RunReport(Callback):
     def __init__(self, before: bool = True) -> None:
         self.before = before
         self.seconds = 0.0
-        self.texts = 0
+        self.texts: int | torch.Tensor = 0
         self._started: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,15 +54,12 @@ class RunReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count texts."""
-        self.texts += len(batch.tokens)
+        self.texts = self.texts + outputs["texts"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock, measure the best checkpoint, keep its encoder."""
         self._tick()
         self._started = None
-        texts = int(
-            trainer.strategy.reduce(torch.tensor(float(self.texts), device=pl_module.device), reduce_op="sum")
-        )
         last = {name: value.cpu().clone() for name, value in pl_module.state_dict().items()}
         best = self._restore_best(trainer, pl_module)
         after = self._measure(trainer, pl_module)
@@ -80,8 +77,8 @@ class RunReport(Callback):
             "best_checkpoint": best,
             "seconds": self.seconds,
             "steps": trainer.global_step,
-            "texts": texts,
-            "texts_per_second": texts / max(self.seconds, 1e-9),
+            "texts": int(self.texts),
+            "texts_per_second": int(self.texts) / max(self.seconds, 1e-9),
         }
         write_json(folder / "metrics.json", report)
         log.info("Wrote %s and %s", folder / "metrics.json", folder / "model")
@@ -89,13 +86,19 @@ class RunReport(Callback):
     def _restore_best(self, trainer: Trainer, pl_module: LightningModule) -> str | None:
         """Load the weights of the best checkpoint, if there is one; its path relative to the run folder."""
         for callback in trainer.checkpoint_callbacks:
-            path = trainer.strategy.broadcast(getattr(callback, "best_model_path", ""))
-            if isinstance(callback, ModelCheckpoint) and callback.monitor and path:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                pl_module.load_state_dict(state["state_dict"])
-                folder = run_folder(trainer).resolve()
-                resolved = Path(path).resolve()
-                return str(resolved.relative_to(folder) if resolved.is_relative_to(folder) else resolved)
+            named = trainer.strategy.broadcast(getattr(callback, "best_model_path", ""))
+            if not (isinstance(callback, ModelCheckpoint) and callback.monitor and named):
+                continue
+            # The folder of a resumed run may have been moved since its checkpoint was written.
+            places = [Path(named), Path(callback.dirpath or ".") / Path(named).name]
+            path = next(filter(Path.is_file, places), None)
+            if path is None:
+                log.warning("The best checkpoint, %s, is gone; the last weights are measured and kept", named)
+                continue
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            pl_module.load_state_dict(state["state_dict"])
+            folder, resolved = run_folder(trainer).resolve(), path.resolve()
+            return str(resolved.relative_to(folder) if resolved.is_relative_to(folder) else resolved)
         return None
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
@@ -122,7 +125,7 @@ class RunReport(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What has been spent so far."""
         self._tick()
-        return {"seconds": self.seconds, "texts": self.texts}
+        return {"seconds": self.seconds, "texts": int(self.texts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What the resumed run had spent."""

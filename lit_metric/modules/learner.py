@@ -14,7 +14,7 @@ from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.evaluation import Evaluation, Role, encode_batch
-from lit_metric.losses import MetricLoss, RelationPairs, gather_ids, gather_with_grad
+from lit_metric.losses import MetricLoss, RelationPairs, gather_ids, gather_with_grad, sum_over_ranks
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 
 
@@ -139,7 +139,8 @@ class MetricLearner(LightningModule):
         self.log_dict(
             {f"train/{name}": value for name, value in parts.items()}, sync_dist=several, batch_size=1
         )
-        return {"loss": loss, "vectors": vectors.detach(), "texts": torch.tensor(len(batch.tokens))}
+        texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
+        return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
 
     def _start_evaluation(self, split: str) -> None:
         self._evaluation = self.evaluation(split).to(self.device)
