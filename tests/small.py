@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from transformers import AutoConfig, AutoModel
 
 from lit_metric import MetricDataModule, MetricLearner, TextEncoder
 from lit_metric.batching import PKPlanner
 from lit_metric.data import Batch
 from lit_metric.losses import InfoNCELoss, MetricLoss
-from tests.encoders.tokens import model_folder
+from tests.encoders.tokens import model_folder, word_tokenizer
 
 CLASSES = 6
 
@@ -29,9 +30,9 @@ class Small:
     """Where things are.
 
     Args:
-        root: holds ``backbone``, ``train.csv`` (72 questions of 6 intents), ``test.csv`` (30),
-            ``train.parquet`` and ``test.parquet`` (the same words as tags of sections), ``many_train.csv``
-            and ``many_test.csv`` (questions of 80 intents), and ``cache``.
+        root: holds ``backbone``, ``deep`` (with six layers, which configs name), ``train.csv`` (72 questions
+            of 6 intents), ``test.csv`` (30), ``train.parquet`` and ``test.parquet`` (the same words as tags
+            of sections), ``many_train.csv`` and ``many_test.csv`` (questions of 80 intents), and ``cache``.
     """
 
     root: Path
@@ -40,6 +41,11 @@ class Small:
     def make(cls, root: Path) -> Small:
         """Write all of it; the same at every call."""
         model_folder(root / "backbone")
+        deep = AutoConfig.from_pretrained(root / "backbone", num_hidden_layers=6)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            AutoModel.from_config(deep).save_pretrained(root / "deep")
+        word_tokenizer().save_pretrained(root / "deep")
         for name, count, seed in (("train", 72, 0), ("test", 30, 1)):
             rows = questions(count, seed)
             write_csv(root / f"{name}.csv", rows)

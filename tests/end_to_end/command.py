@@ -54,7 +54,7 @@ def small_options(config: Path, small: Small) -> list[str]:
     """What lets a config of the project run on the small world, and says nothing else."""
     content = yaml.safe_load(config.read_text(encoding="utf-8"))
     places = _places(content["model"], "backbone")
-    given = [f"--model.{place}={small / 'backbone'}" for place in places]
+    given = [f"--model.{place}={small / 'deep'}" for place in places]
     sources = content["data"].get("init_args", {})
     for split in ("train", "test"):
         source = sources.get(split)
