@@ -49,6 +49,15 @@ def test_time_goes_on_from_the_checkpoint(small: Small, tmp_path: Path) -> None:
     assert written["texts_per_second"] == pytest.approx(560 / written["seconds"])
 
 
+def test_what_was_before_a_resumed_run_is_not_made_up(small: Small, tmp_path: Path) -> None:
+    resumed = RunReport()
+    resumed.load_state_dict({"seconds": 1000.0, "texts": 500})
+    trainer(tmp_path, resumed, max_steps=1).fit(small.learner(), small.data())
+    written = read_json(tmp_path / "metrics.json")
+    assert "before" not in written
+    assert written["after"]
+
+
 def test_an_old_report_is_no_ones_before(small: Small, tmp_path: Path) -> None:
     write_json(
         tmp_path / "metrics.json", {"split": "test", "before": {"map@r": 0.25}, "after": {"map@r": 1.0}}

@@ -13,6 +13,7 @@ import torch
 
 from lit_metric import MetricLearner, Miner, SetEncoder, TextEncoder
 from lit_metric.batching import BatchPlanner, NPairPlanner, Plan
+from lit_metric.data import Batch
 from lit_metric.data.ragged import Ragged
 from lit_metric.losses import InfoNCELoss, NPairLoss
 from tests.small import Small, Watch, distance, trainer, weights
@@ -51,6 +52,33 @@ def test_the_loss_of_a_step_is_that_of_its_texts(small: Small, tmp_path: Path) -
     assert watch.losses == [
         pytest.approx(naive_info_nce(untrained.encode(texts), labels, texts, 0.5), rel=1e-5)
     ]
+
+
+def test_a_step_moves_all_weights_by_the_gradient_of_that_loss(small: Small, tmp_path: Path) -> None:
+    class Keep(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+            self.batch = batch
+
+    keep, learner, expected = Keep(), small.learner().double(), small.learner().double()
+    data = small.data()
+    trainer(tmp_path, keep, max_steps=1).fit(learner, data)
+    batch = keep.batch
+    expected.train()
+    vectors = torch.nn.functional.normalize(expected(batch)[batch.anchors], dim=1)
+    logits = vectors @ vectors.T / 0.2
+    labels, losses = data.relations.labels[batch.anchor_ids].tolist(), []
+    for anchor, label in enumerate(labels):
+        others = [other for other in range(len(labels)) if labels[other] != label]
+        positives = [other for other in range(len(labels)) if labels[other] == label and other != anchor]
+        terms = [logits[anchor, [one, *others]].logsumexp(0) - logits[anchor, one] for one in positives]
+        losses.append(torch.stack(terms).mean())
+    torch.stack(losses).mean().backward()
+    matrices = [each for each in expected.parameters() if each.requires_grad and each.ndim > 1]
+    gains = [each for each in expected.parameters() if each.requires_grad and each.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": gains, "weight_decay": 0.0}]
+    torch.optim.AdamW(groups, lr=1e-3).step()
+    assert distance(weights(learner), weights(expected)) < 1e-9
+    assert distance(weights(learner), weights(small.learner().double())) > 5e-4
 
 
 def test_training_lowers_the_loss(small: Small, tmp_path: Path) -> None:
