@@ -6,20 +6,28 @@ VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint bench-demo clean
+.PHONY: help demo test lint bench-demo bench-banking77 bench-attention clean
 
 help:
-	@echo "make demo        train, measure and compare on the tagged packages that ship with the project"
-	@echo "make test        the test suite and the doctests"
-	@echo "make lint        ruff check, ruff format, mypy"
-	@echo "make bench-demo  the demo over three seeds"
-	@echo "make clean       remove .venv, caches and build products (runs/ is kept)"
+	@echo "make demo             train, measure and compare on the tagged packages that ship with the project"
+	@echo "make test             the test suite and the doctests"
+	@echo "make lint             ruff check, ruff format, mypy"
+	@echo "make bench-demo       the demo over three seeds"
+	@echo "make bench-banking77  against sentence-transformers; needs LIT_METRIC_DATA"
+	@echo "make bench-attention  attention pooling of tags against their mean, with noise among them"
+	@echo "make clean            remove .venv, caches and build products (runs/ is kept)"
 
 demo: $(VENV)/installed-demo
 	$(RUN) -m benchmarks.demo $(ARGS)
 
 bench-demo: $(VENV)/installed-bench
-	$(RUN) -m benchmarks.demo --seeds 3 $(ARGS)
+	$(RUN) -m benchmarks.demo --seeds 3 --out runs/bench-demo $(ARGS)
+
+bench-banking77: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.banking77 --seeds 3 --out runs/bench-banking77 $(ARGS)
+
+bench-attention: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.attention --seeds 3 --out runs/bench-attention $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest $(ARGS)
