@@ -188,9 +188,15 @@ def run(command: Sequence[str | Path], cwd: Path = REPOSITORY, log: Path | None 
             process = subprocess.Popen(words, cwd=cwd, stdout=file, stderr=subprocess.STDOUT)
             status, memory = _wait(process)
     if status:
-        where = f"; its output is in {log}" if log else ""
-        raise BenchmarkError(f"{' '.join(words)} ended with status {status}{where}")
+        raise BenchmarkError(f"{shlex.join(words)} ended with status {status}{_end(log)}")
     return Finished(time.perf_counter() - begin, memory)
+
+
+def _end(log: Path | None) -> str:
+    if log is None:
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"; {log} ends with: {lines[-1]}" if lines else f"; {log} is empty"
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, float]:
