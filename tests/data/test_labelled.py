@@ -77,8 +77,7 @@ def test_all_bad_rows_are_reported_together():
         "- items.csv, column 'text': broken characters (not valid UTF-8) in row 6. Save the file as UTF-8.",
         "- items.csv, column 'text': a bool instead of text in row 10. "
         "Convert the column to strings, or name another.",
-        "- items.csv, column 'label': no label in rows 7, 8. "
-        "Fill it in, or drop the row.",
+        "- items.csv, column 'label': no label in rows 7, 8. Fill it in, or drop the row.",
         "- items.csv, column 'label': a list instead of a label in row 11. "
         "Give one string or whole number per row.",
     ]
