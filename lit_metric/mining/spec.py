@@ -23,7 +23,8 @@ def spec(thing: object) -> dict[str, Any]:
     """
     cls = type(thing)
     kept_as = getattr(cls, "_kept_as", {})
-    names = list(inspect.signature(cls.__init__).parameters)[1:]
+    # Of the class, not of its __init__: a class without one has no arguments.
+    names = list(inspect.signature(cls).parameters)
     arguments = {name: _plain(getattr(thing, kept_as.get(name, name), _MISSING), cls, name) for name in names}
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_metric.mining import (
     Candidates,
     Draw,
+    Miner,
     Moment,
     Pool,
     PositiveScores,
@@ -181,3 +182,10 @@ def test_settings_out_of_range_are_refused() -> None:
         WithRandom(share=2)
     with pytest.raises(ValueError, match="ranks -1 to 5"):
         UniformWindow(-1, 5)
+
+
+def test_a_draw_without_arguments_can_be_described_for_the_table() -> None:
+    assert Miner(draw=TopK()).spec()["init_args"]["draw"] == {
+        "class_path": "lit_metric.mining.draw.TopK",
+        "init_args": {},
+    }
