@@ -14,6 +14,7 @@ seed. Every fit is kept in OUT, and a second run measures only what is missing o
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import time
 from collections import Counter
@@ -248,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.seeds < 1:
         parser.error(f"--seeds is {given.seeds}; at least 1 is needed")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the same lines for each of many fits
     settings = {name: getattr(given, name) for name in SETTINGS}
     out = given.out.resolve() / ("" if given.on == "test" else "validation")
     results = measure(out, given.noise, given.seeds, given.on, settings)

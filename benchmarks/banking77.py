@@ -266,9 +266,7 @@ def summary(
     means = {name: {key: value.mean for key, value in rows.items()} for name, rows in content.items()}
     content["frozen"] = {name: frozen[name] for name in SCORES}
     for name, peer in (("ratio", "peer"), ("ratio_ranking", "peer_ranking")):
-        content[name] = {
-            key: means["ours"][key] / means[peer][key] for key in means["ours"] if means[peer][key]
-        }
+        content[name] = {key: means["ours"][key] / means[peer][key] for key in means["ours"]}
     return content
 
 

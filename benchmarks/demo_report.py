@@ -101,11 +101,10 @@ def print_tables(console: Console, seen: Rows, unseen: Mapping[str, Rows]) -> No
 
 def print_costs(console: Console, costs: Mapping[str, Spread]) -> None:
     """Time, speed and memory of the fit on all tags."""
-    memory = costs["peak_memory"].mean
     console.print(
         f"\nTraining took {costs['seconds'].mean:.0f} s (validation included), at "
-        f"{costs['texts_per_second'].mean:,.0f} distinct texts/s"
-        + (f", with at most {memory:,.0f} MiB of memory." if memory else ".")
+        f"{costs['texts_per_second'].mean:,.0f} distinct texts/s, with at most "
+        f"{costs['peak_memory'].mean:,.0f} MiB of memory."
     )
 
 

@@ -11,6 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -165,11 +166,23 @@ class Finished(NamedTuple):
 
     Args:
         seconds: of wall time.
-        peak_memory: the largest resident memory in MiB; 0 where the system does not tell.
+        peak_memory: the largest resident memory in MiB.
     """
 
     seconds: float
     peak_memory: float
+
+
+# A process is born with the peak memory of its parent, so one that has little of its own stands between.
+WATCH = """
+import os, signal, subprocess, sys
+process = subprocess.Popen(sys.argv[2:])
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process, which may have to clean up
+_, status, usage = os.wait4(process.pid, 0)
+with open(sys.argv[1], "w") as file:
+    file.write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status) % 256)
+"""
 
 
 def run(command: Sequence[str | Path], cwd: Path = REPOSITORY, log: Path | None = None) -> Finished:
@@ -180,16 +193,19 @@ def run(command: Sequence[str | Path], cwd: Path = REPOSITORY, log: Path | None 
     """
     begin = time.perf_counter()
     words = [str(word) for word in command]
-    if log is None:
-        status, memory = _wait(subprocess.Popen(words, cwd=cwd))
-    else:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as file:
-            process = subprocess.Popen(words, cwd=cwd, stdout=file, stderr=subprocess.STDOUT)
-            status, memory = _wait(process)
-    if status:
-        raise BenchmarkError(f"{shlex.join(words)} ended with status {status}{_end(log)}")
-    return Finished(time.perf_counter() - begin, memory)
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Path(folder) / "memory"
+        watched = [sys.executable, "-I", "-S", "-c", WATCH, str(memory), *words]
+        if log is None:
+            status = subprocess.run(watched, cwd=cwd).returncode
+        else:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("w", encoding="utf-8") as file:
+                status = subprocess.run(watched, cwd=cwd, stdout=file, stderr=subprocess.STDOUT).returncode
+        if status:
+            raise BenchmarkError(f"{shlex.join(words)} ended with status {status}{_end(log)}")
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return Finished(time.perf_counter() - begin, int(memory.read_text()) / unit)
 
 
 def _end(log: Path | None) -> str:
@@ -197,19 +213,6 @@ def _end(log: Path | None) -> str:
         return ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"; {log} ends with: {lines[-1]}" if lines else f"; {log} is empty"
-
-
-def _wait(process: subprocess.Popen[bytes]) -> tuple[int, float]:
-    if not hasattr(os, "wait4"):
-        return process.wait(), 0.0
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except KeyboardInterrupt:
-        process.wait()  # it was interrupted as well, and may have something to write
-        raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return process.returncode, usage.ru_maxrss / unit
 
 
 def fit(
