@@ -148,7 +148,7 @@ def test_attention_starts_as_the_mean_and_both_learn(tmp_path: Path) -> None:
         for split, step in (("train", 8), ("validation", 8), ("test", 8))
     }
     write_splits(tmp_path / "few.parquet", few)
-    settings = {**SETTINGS, "classes": 12, "per_class": 4, "epochs": 1}
+    settings = {**SETTINGS, "classes": 12, "per_class": 4, "epochs": 1, "lr": 1e-3}
 
     def scores(pooling: str, **changed: Any) -> tuple[float, float]:
         result = train(
