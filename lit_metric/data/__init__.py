@@ -2,6 +2,7 @@
 
 from lit_metric.data.batch import Batch, Collator
 from lit_metric.data.errors import DataError
+from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.items import Items, concatenate
 from lit_metric.data.labelled import LabelledItems, labelled_items
 from lit_metric.data.ragged import Ragged
@@ -15,6 +16,8 @@ __all__ = [
     "Batch",
     "Collator",
     "DataError",
+    "GivenPairs",
+    "GivenTriplets",
     "Items",
     "LabelRelations",
     "LabelledItems",
