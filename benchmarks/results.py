@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import yaml
 from rich.table import Table
 
+from lit_metric.data import files
+
 REPOSITORY = Path(__file__).parents[1]
 MARK = "benchmark.json"
 PACKAGES = ("torch", "lightning", "transformers", "sentence-transformers", "scikit-learn", "lit-metric")
@@ -113,10 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file as a whole. A :class:`Spread` becomes an object."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    files.write_json(path, _plain(content))
 
 
 def _plain(content: Any) -> Any:

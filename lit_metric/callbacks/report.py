@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_metric.callbacks.run_folder import read_json, run_folder, write_json
+from lit_metric.callbacks.run_folder import read_json, run_folder, write_report
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import evaluate
 
@@ -47,7 +47,7 @@ class RunReport(Callback):
             if self.before and self.seconds == 0.0:
                 report["before"] = self._measure(trainer, pl_module)
             if trainer.is_global_zero:
-                write_json(path, report)
+                write_report(path, report)
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -80,7 +80,7 @@ class RunReport(Callback):
             "texts": int(self.texts),
             "texts_per_second": int(self.texts) / max(self.seconds, 1e-9),
         }
-        write_json(folder / "metrics.json", report)
+        write_report(folder / "metrics.json", report)
         log.info("Wrote %s and %s", folder / "metrics.json", folder / "model")
 
     def _restore_best(self, trainer: Trainer, pl_module: LightningModule) -> str | None:

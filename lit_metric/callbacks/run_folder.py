@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+
+from lit_metric.data.files import write_json
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -16,12 +17,9 @@ def run_folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_report(path: Path, content: Any) -> None:
     """Replace a JSON file as a whole; NaN, which JSON lacks, becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_json(path, _plain(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:

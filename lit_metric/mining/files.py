@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lit_metric.data.files import replacing, sync_folder, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -44,29 +45,15 @@ def claim(root: str | Path) -> int:
         folder_of(root, number).mkdir()
     except FileExistsError:
         return claim(root)  # Someone else took the name between the look and the claim.
-    _sync_folder(Path(root))
+    sync_folder(Path(root))
     return number
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write each of ``arrays`` as ``name.npy``, durably."""
     for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with open(path.with_suffix(".tmp"), "wb") as file:
+        with replacing(folder / f"{name}.npy") as unfinished, unfinished.open("wb") as file:
             np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path.with_suffix(".tmp"), path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON, durably: the file is whole or not there."""
-    with open(path.with_suffix(".tmp"), "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path.with_suffix(".tmp"), path)
-    _sync_folder(path.parent)
 
 
 def finish(folder: Path, entries: Mapping[str, Any]) -> None:
@@ -75,7 +62,7 @@ def finish(folder: Path, entries: Mapping[str, Any]) -> None:
     files = {
         path.name: {"sha256": sha256(path)} for path in sorted(folder.iterdir()) if path.suffix != ".tmp"
     }
-    _sync_folder(folder)
+    sync_folder(folder)
     write_json(folder / MANIFEST, {"format": FORMAT, **entries, "files": files})
 
 
@@ -172,12 +159,3 @@ def _names(root: str | Path) -> list[int]:
     root = Path(root)
     found = (re.fullmatch(r"v(\d{6,})", path.name) for path in root.iterdir()) if root.is_dir() else ()
     return sorted(int(match[1]) for match in found if match)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without this a rename may not survive a power cut.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import lit_metric
 from lit_metric.callbacks import RunReport, report
-from lit_metric.callbacks.run_folder import read_json, write_json
+from lit_metric.callbacks.run_folder import read_json, write_report
 from tests.small import Small, distance, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -42,7 +42,7 @@ def test_the_two_evaluations_cost_no_seconds(
 def test_time_goes_on_from_the_checkpoint(small: Small, tmp_path: Path) -> None:
     resumed = RunReport()
     resumed.load_state_dict({"seconds": 1000.0, "texts": 500})
-    write_json(tmp_path / "metrics.json", {"split": "test", "before": {"map@r": 0.25}})
+    write_report(tmp_path / "metrics.json", {"split": "test", "before": {"map@r": 0.25}})
     trainer(tmp_path, resumed, max_epochs=1).fit(small.learner(), small.data())
     written = read_json(tmp_path / "metrics.json")
     assert written["before"] == {"map@r": 0.25}
@@ -61,7 +61,7 @@ def test_what_was_before_a_resumed_run_is_not_made_up(small: Small, tmp_path: Pa
 
 
 def test_an_old_report_is_no_ones_before(small: Small, tmp_path: Path) -> None:
-    write_json(
+    write_report(
         tmp_path / "metrics.json", {"split": "test", "before": {"map@r": 0.25}, "after": {"map@r": 1.0}}
     )
     trainer(tmp_path, RunReport(), max_steps=1).fit(small.learner(), small.data())

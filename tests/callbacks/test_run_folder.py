@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from lit_metric.callbacks.run_folder import read_json, run_folder, write_json
+from lit_metric.callbacks.run_folder import read_json, run_folder, write_report
 
 
 def test_json_there_and_back_and_no_nan(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.json"
-    write_json(path, {"after": {"map@r": float("nan"), "mrr": 0.25}, "steps": 3})
+    write_report(path, {"after": {"map@r": float("nan"), "mrr": 0.25}, "steps": 3})
     assert json.loads(path.read_text()) == {"after": {"map@r": None, "mrr": 0.25}, "steps": 3}
-    write_json(path, {"steps": 4})
+    write_report(path, {"steps": 4})
     assert read_json(path) == {"steps": 4}
     assert [each.name for each in path.parent.iterdir()] == ["metrics.json"]
 
