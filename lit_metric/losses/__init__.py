@@ -1,6 +1,6 @@
 """Losses between anchors and candidates under masks of positive and negative pairs, exact across ranks."""
 
-from lit_metric.losses.base import LossOutput, MetricLoss, Part, Parts, masked_mean, share
+from lit_metric.losses.base import Loss, LossOutput, MetricLoss, Part, Parts, masked_mean, share
 from lit_metric.losses.contrastive import ContrastiveLoss, contrastive
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_over_ranks, world_size
 from lit_metric.losses.info_nce import InfoNCELoss, info_nce
@@ -16,6 +16,7 @@ __all__ = [
     "DensePairs",
     "Distance",
     "InfoNCELoss",
+    "Loss",
     "LossOutput",
     "MetricLoss",
     "NCALoss",

@@ -71,7 +71,27 @@ def share(flags: Tensor, mask: Tensor) -> Part:
     return Part((flags & mask).sum(), mask.sum(), logged=True)
 
 
-class MetricLoss(nn.Module, ABC):
+class Loss(nn.Module, ABC):
+    """What a learner calls: a :class:`MetricLoss`, or a combination of losses."""
+
+    needs_classes: bool = False
+    """Whether :meth:`forward` takes, as ``classes``, the ``[A]`` int64 classes of the anchors, -1 for none.
+    Then :meth:`build` comes before the first call."""
+
+    def build(self, class_counts: Tensor, dimension: int) -> None:
+        """Create what depends on the data; does nothing the second time.
+
+        Args:
+            class_counts: ``[classes]`` int64, how many training items each class has.
+            dimension: of the embeddings.
+        """
+
+    @abstractmethod
+    def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """See :meth:`MetricLoss.forward`."""
+
+
+class MetricLoss(Loss):
     """Base of the losses between anchors and candidates under positive and negative masks.
 
     A subclass implements :meth:`parts` on a block of scores, or overrides :meth:`rows` where it needs the
