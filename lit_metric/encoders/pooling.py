@@ -83,12 +83,21 @@ class AttentionPooling(Pooling):
     slice of ``h / heads`` components, so the result has ``h`` components for any number of heads. ``v`` and
     ``q`` start at zero: before training this *is* mean pooling.
 
+    These scores see one value at a time, and so can't tell what is out of place among the others. With
+    ``context``, ``e_i = v^T tanh(W n_i + U c_i + P (n_i * c_i) + b)``, where ``n_i`` is ``x_i`` with mean 0
+    and variance 1 over its components, and ``c_i`` the mean of the *other* values' ``n`` (zero if there are
+    none). The order of the values still makes no difference.
+
     Args:
         heads: independent sets of weights; divides the dimension of the states.
         score: "feedforward" or "dot".
         hidden: rows of ``W``, the states' dimension if None; "feedforward" only.
+        context: whether a value's score depends on the others; "feedforward" only.
         empty: what a row without values becomes: the zero vector, or a learned vector that starts at zero.
         dimension: of the states; the encoder fills it in if None.
+
+    Raises:
+        ValueError: if an argument is out of range, or ``context`` is asked of "dot".
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class AttentionPooling(Pooling):
         hidden: int | None = None,
         empty: Literal["zero", "learned"] = "zero",
         dimension: int | None = None,
+        context: bool = False,
     ) -> None:
         super().__init__()
         if score not in ("feedforward", "dot"):
@@ -106,7 +116,10 @@ class AttentionPooling(Pooling):
             raise ValueError(f"empty is {empty!r}; choose 'zero' or 'learned'")
         if heads < 1:
             raise ValueError(f"heads is {heads}; at least 1 is needed")
+        if context and score != "feedforward":
+            raise ValueError(f"context needs score='feedforward', not {score!r}")
         self.heads, self.score, self.hidden, self.empty = heads, score, hidden, empty
+        self.context = context
         self.dimension: int | None = None
         if dimension is not None:
             self.build(dimension)
@@ -126,22 +139,35 @@ class AttentionPooling(Pooling):
         if self.score == "feedforward":
             inner = self.hidden or dimension
             self.inner = nn.Linear(dimension, inner)
+            if self.context:
+                self.others = nn.Linear(dimension, inner, bias=False)
+                self.agreement = nn.Linear(dimension, inner, bias=False)
         self.query = nn.Parameter(torch.zeros(self.heads, inner))
         if self.empty == "learned":
             self.empty_vector = nn.Parameter(torch.zeros(dimension))
 
-    def scores(self, states: Tensor) -> Tensor:
-        """``[total, h]`` states to ``[total, heads]`` scores before the softmax."""
+    def scores(self, states: Ragged) -> Tensor:
+        """``[total, heads]`` scores before the softmax."""
         if self.dimension is None:
             raise RuntimeError("give AttentionPooling a dimension, or let an encoder build it")
-        states = states.to(self.query.dtype)
-        if self.score == "feedforward":
-            return torch.tanh(self.inner(states)) @ self.query.T
-        return states @ self.query.T * self.query.shape[1] ** -0.5
+        values = states.values.to(self.query.dtype)
+        if self.score == "dot":
+            return values @ self.query.T * self.query.shape[1] ** -0.5
+        return torch.tanh(self._inner(Ragged(values, states.offsets))) @ self.query.T
+
+    def _inner(self, states: Ragged) -> Tensor:
+        if not self.context:
+            return self.inner(states.values)
+        values = nn.functional.layer_norm(widen(states.values), states.values.shape[1:])
+        rows = Ragged(values, states.offsets)
+        others = segment_spread(segment_sum(rows), rows) - values
+        others = others / (segment_spread(states.lengths, rows) - 1).clamp(min=1).unsqueeze(1)
+        values, others = values.to(self.query.dtype), others.to(self.query.dtype)
+        return self.inner(values) + self.others(others) + self.agreement(values * others)
 
     def weights(self, states: Ragged) -> Tensor:
         """``[total, heads]`` attention weights, which sum to 1 over each row."""
-        return segment_softmax(Ragged(self.scores(states.values), states.offsets))
+        return segment_softmax(Ragged(self.scores(states), states.offsets))
 
     def forward(self, states: Ragged) -> Tensor:
         weights = self.weights(states)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,9 @@ def naive_attention(pooling: AttentionPooling, row: Tensor) -> Tensor:
     parts = []
     for head in range(pooling.heads):
         query = pooling.query[head]
-        if pooling.score == "feedforward":
+        if pooling.context:
+            scores = [query @ torch.tanh(inner) for inner in naive_context(pooling, row)]
+        elif pooling.score == "feedforward":
             scores = [query @ torch.tanh(pooling.inner.weight @ x + pooling.inner.bias) for x in row]
         else:
             scores = [query @ x / math.sqrt(SIZE) for x in row]
@@ -52,6 +55,22 @@ def naive_attention(pooling: AttentionPooling, row: Tensor) -> Tensor:
         slices = row[:, head * width : (head + 1) * width]
         parts.append(sum(w * x for w, x in zip(weights, slices, strict=True)))
     return torch.cat(parts)  # type: ignore[arg-type]
+
+
+def naive_context(pooling: AttentionPooling, row: Tensor) -> list[Tensor]:
+    """``W n_i + U c_i + P (n_i * c_i) + b`` with ``c_i`` the mean of the others' ``n``."""
+    normal = [(x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() for x in row]
+    found = []
+    for place, own in enumerate(normal):
+        others = normal[:place] + normal[place + 1 :]
+        company = torch.stack(others).mean(0) if others else torch.zeros_like(own)
+        terms = (
+            pooling.inner.weight @ own + pooling.inner.bias,
+            pooling.others.weight @ company,
+            pooling.agreement.weight @ (own * company),
+        )
+        found.append(sum(terms))
+    return found  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -72,9 +91,13 @@ def test_simple_poolings_equal_loops(pooling: Pooling, reduce: object) -> None:
 
 
 @pytest.mark.parametrize("heads", [1, 2, 8])
-@pytest.mark.parametrize("score", ["feedforward", "dot"])
-def test_attention_equals_its_formula(score: str, heads: int) -> None:
-    pooling, given = trained(score=score, heads=heads, hidden=5 if score == "feedforward" else None), states()
+@pytest.mark.parametrize(
+    "arguments",
+    [{"hidden": 5}, {"hidden": 5, "context": True}, {"score": "dot"}],
+    ids=["feedforward", "context", "dot"],
+)
+def test_attention_equals_its_formula(arguments: dict[str, object], heads: int) -> None:
+    pooling, given = trained(heads=heads, **arguments), states()
     values = given.values.clone().requires_grad_()
     found = pooling(Ragged(values, given.offsets))
     rows = [values[given.offsets[row] : given.offsets[row + 1]] for row in range(len(given))]
@@ -91,14 +114,26 @@ def test_attention_equals_its_formula(score: str, heads: int) -> None:
 
 
 @pytest.mark.parametrize("heads", [1, 4])
-@pytest.mark.parametrize("score", ["feedforward", "dot"])
-def test_attention_starts_as_the_mean_and_can_leave_it(score: str, heads: int) -> None:
-    pooling = AttentionPooling(heads=heads, score=score, dimension=SIZE).double()  # type: ignore[arg-type]
+@pytest.mark.parametrize("arguments", [{}, {"context": True}, {"score": "dot"}])
+def test_attention_starts_as_the_mean_and_can_leave_it(arguments: dict[str, Any], heads: int) -> None:
+    pooling = AttentionPooling(heads=heads, dimension=SIZE, **arguments).double()
     given = states()
     torch.testing.assert_close(pooling(given), MeanPooling()(given))
     pooling(given).sin().sum().backward()
     assert pooling.query.grad is not None
     assert (pooling.query.grad.norm(dim=1) > 1e-6).all()
+
+
+def test_context_weighs_a_value_by_its_company() -> None:
+    """The same value, in two rows of other values: only with context do its odds against a third differ."""
+    first, second, third = states([3]).values
+    rows = Ragged.from_lengths(
+        torch.stack([first, second, third, first, second, -third]), torch.tensor([3, 3])
+    )
+    for context in (False, True):
+        weights = trained(context=context).weights(rows).squeeze(1)
+        odds = weights[0] / weights[1], weights[3] / weights[4]
+        assert (abs(odds[0] - odds[1]) < 1e-9) != context
 
 
 def test_heads_weigh_differently() -> None:
@@ -107,7 +142,10 @@ def test_heads_weigh_differently() -> None:
     assert not torch.allclose(weights[:, 0], weights[:, 1])
 
 
-@pytest.mark.parametrize("pooling", [MeanPooling(), MaxPooling(), trained(heads=2), trained(score="dot")])
+@pytest.mark.parametrize(
+    "pooling",
+    [MeanPooling(), MaxPooling(), trained(heads=2), trained(context=True), trained(score="dot")],
+)
 def test_the_order_of_a_row_makes_no_difference(pooling: Pooling) -> None:
     given = states()
     order = torch.cat(
@@ -117,7 +155,8 @@ def test_the_order_of_a_row_makes_no_difference(pooling: Pooling) -> None:
 
 
 @pytest.mark.parametrize(
-    "pooling", [MeanPooling(), MaxPooling(), CLSPooling(), LastTokenPooling(), trained(heads=2)]
+    "pooling",
+    [MeanPooling(), MaxPooling(), CLSPooling(), LastTokenPooling(), trained(heads=2), trained(context=True)],
 )
 def test_a_row_does_not_depend_on_its_neighbours(pooling: Pooling) -> None:
     given = states()
@@ -154,6 +193,8 @@ def test_bad_arguments() -> None:
         AttentionPooling(empty="mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="heads is 0"):
         AttentionPooling(heads=0)
+    with pytest.raises(ValueError, match="context needs score='feedforward', not 'dot'"):
+        AttentionPooling(score="dot", context=True)
     with pytest.raises(RuntimeError, match="dimension"):
         AttentionPooling()(states())
     with pytest.raises(ValueError, match="for 8 components, the states have 4"):
