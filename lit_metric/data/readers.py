@@ -17,7 +17,9 @@ from lit_metric.data.table import Part, Problems, Table, listed
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
 
 
-def read_table(source: str | Path | Sequence[str | Path], split: str | None = None) -> Table:
+def read_table(
+    source: str | Path | Sequence[str | Path], split: str | None = None, problems: Problems | None = None
+) -> Table:
     """Open a source of rows.
 
     Args:
@@ -28,29 +30,34 @@ def read_table(source: str | Path | Sequence[str | Path], split: str | None = No
             - a folder saved by ``datasets``, or any folder that ``datasets.load_dataset`` reads;
             - the id of a data set on the hub, such as ``PolyAI/banking77:train``.
         split: of a folder or a data set of the hub; may be left out where there is only one.
+        problems: where lines that cannot be parsed are noted, to be reported with others later; they are
+            refused at once if None.
 
     Raises:
         DataError: when there is no such source (the message says what is there instead), when a file cannot
-            be parsed (all bad rows are reported together), or when a split must be named.
+            be read, when lines cannot be parsed (all are reported together), or when a split must be named.
     """
-    if isinstance(source, str | Path):
-        return Table(_parts(str(source), split))
-    if not source:
+    noted = Problems() if problems is None else problems
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    if not sources:
         raise DataError("the list of files is empty; name at least one")
-    return Table([part for entry in source for part in _parts(str(entry), split)])
+    table = Table([part for entry in sources for part in _parts(str(entry), split, noted)])
+    if problems is None:
+        noted.refuse()
+    return table
 
 
-def _parts(source: str, split: str | None) -> list[Part]:
+def _parts(source: str, split: str | None, problems: Problems) -> list[Part]:
     path = Path(source).expanduser()
     if path.is_dir():
         return [_folder(path, split)]
     if path.is_file():
-        return [_file(path, split)]
+        return [_file(path, split, problems)]
     if glob.has_magic(source):
         found = sorted(glob.glob(str(path), recursive=True))
         if not found:
             raise DataError(f"no file matches {source!r}{_contents(path.parent)}")
-        return [part for name in found for part in _parts(name, split)]
+        return [part for name in found for part in _parts(name, split, problems)]
     match = HUB_ID.fullmatch(source)
     if match and path.suffix.lower() not in READERS:
         return [_hub(match["id"], split or match["split"])]
@@ -68,16 +75,16 @@ def _contents(folder: Path) -> str:
     return f"; {str(folder)!r} holds {listed(sorted(entry.name for entry in folder.iterdir()))}"
 
 
-def _file(path: Path, split: str | None) -> Part:
+def _file(path: Path, split: str | None, problems: Problems) -> Part:
     if split is not None:
         raise DataError(f"split={split!r} was given, but {path} is a single file; leave split out")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is of an unknown kind; files that can be read are {listed(list(READERS))}")
-    return reader(path)
+    return reader(path, problems)
 
 
-def _parquet(path: Path) -> Part:
+def _parquet(path: Path, problems: Problems) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -102,20 +109,22 @@ def _parquet(path: Path) -> Part:
     return Part(str(path), rows, names, load)
 
 
-def _csv(path: Path) -> Part:
+def _csv(path: Path, problems: Problems) -> Part:
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 128 KiB
-    problems = Problems()
-    rows: list[list[str]] = []
+    rows: list[list[str | None]] = []
+    broken = set()
     try:
         # Bytes that are no UTF-8 become lone surrogates, which are reported when their column is used.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             header = next(reader, [])
             for row in filter(None, reader):
-                rows.append(row)
+                rows.append([*row])
                 if len(row) != len(header):
                     problem = f"{len(row)} fields where the header has {len(header)}"
                     problems.add((str(path), len(rows)), "", problem, "Quote fields that hold the separator.")
+                    broken.add(len(rows) - 1)
+                    rows[-1] = [None] * len(header)
     except csv.Error as error:
         raise DataError(f"{path}, row {len(rows) + 1}: {error}") from error
     finally:
@@ -124,14 +133,15 @@ def _csv(path: Path) -> Part:
     if repeated or not header:
         found = f"the column {listed(repeated)} more than once" if repeated else "no header line"
         raise DataError(f"{path} has {found}; its first line must name each column once")
-    problems.refuse()
     places = {name: place for place, name in enumerate(header)}
-    return Part(str(path), len(rows), header, lambda name: [row[places[name]] for row in rows])
+    return Part(
+        str(path), len(rows), header, lambda name: [row[places[name]] for row in rows], frozenset(broken)
+    )
 
 
-def _jsonl(path: Path) -> Part:
-    problems = Problems()
+def _jsonl(path: Path, problems: Problems) -> Part:
     rows: list[dict[str, Any]] = []
+    broken = set()
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for line in file:
             if not line.strip():
@@ -144,12 +154,12 @@ def _jsonl(path: Path) -> Part:
             rows.append(row if isinstance(row, dict) else {})
             if problem:
                 problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
-    problems.refuse()
+                broken.add(len(rows) - 1)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return Part(str(path), len(rows), names, lambda name: [row.get(name) for row in rows])
+    return Part(str(path), len(rows), names, lambda name: [row.get(name) for row in rows], frozenset(broken))
 
 
-READERS: dict[str, Callable[[Path], Part]] = {
+READERS: dict[str, Callable[[Path, Problems], Part]] = {
     ".parquet": _parquet,
     ".csv": _csv,
     ".tsv": _csv,

@@ -6,6 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lit_metric.data.errors import DataError
@@ -23,12 +24,14 @@ class Part:
         rows: how many it has.
         columns: their names.
         load: the values of a column, given its name; missing ones are None.
+        broken: rows, from 0, that could not be read and were noted as problems; all their values are None.
     """
 
     name: str
     rows: int
     columns: list[str]
     load: Callable[[str], list[Any]]
+    broken: frozenset[int] = frozenset()
 
 
 class Table:
@@ -64,6 +67,17 @@ class Table:
             values.extend(part.load(name))
         return values
 
+    @property
+    def name(self) -> str:
+        """What errors about the whole table call it: its first part."""
+        return self.parts[0].name
+
+    @cached_property
+    def broken(self) -> set[int]:
+        """Rows, from 0, that could not be read."""
+        starts = [0, *self._ends]
+        return {row + start for part, start in zip(self.parts, starts, strict=False) for row in part.broken}
+
     def place(self, row: int) -> tuple[str, int]:
         """The part that row ``row`` (from 0) came from, and its number there, from 1 without header."""
         for part, end in zip(self.parts, self._ends, strict=True):
@@ -73,9 +87,21 @@ class Table:
 
 
 class Problems:
-    """Collects what is wrong with single rows, to report everything at once."""
+    """Collects what is wrong with single rows, to report everything at once.
 
-    def __init__(self) -> None:
+    Args:
+        skip: whether rows with a problem are to be left out, in place of being refused.
+
+    Example:
+        >>> problems = Problems(skip=True)
+        >>> problems.add(("a.csv", 3), "text", "empty text", "Fill it in, or drop the row.")
+        >>> problems.refuse()
+        >>> len(problems), problems.rows()[0]["row"]
+        (1, 3)
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
         self._rows: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
 
     def add(self, place: tuple[str, int], column: str, problem: str, remedy: str) -> None:
@@ -83,10 +109,28 @@ class Problems:
         file, row = place
         self._rows[file, column, problem, remedy].append(row)
 
+    def __len__(self) -> int:
+        """The number of rows, of all files, that have a problem."""
+        return len({(file, row) for (file, *_), rows in self._rows.items() for row in rows})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every problem as ``file``, ``row`` (from 1, without a header), ``column``, ``problem``, ``remedy``,
+        in the order of files and rows."""
+        files = list(dict.fromkeys(file for file, *_ in self._rows))
+        found = [
+            {"file": file, "row": row, "column": column, "problem": problem, "remedy": remedy}
+            for (file, column, problem, remedy), rows in self._rows.items()
+            for row in rows
+        ]
+        return sorted(found, key=lambda each: (files.index(each["file"]), each["row"]))
+
     def refuse(self) -> None:
-        """Raise :class:`DataError` with every problem noted, if there is any."""
-        if not self._rows:
-            return
+        """Raise :class:`DataError` with every problem noted, if there is any and none may be skipped."""
+        if self._rows and not self.skip:
+            raise DataError(self.report())
+
+    def report(self) -> str:
+        """All problems, a line for each kind in each column."""
         lines = []
         for (file, column, problem, remedy), rows in self._rows.items():
             where = f"{file}, column {column!r}" if column else file
@@ -96,7 +140,7 @@ class Problems:
         total = sum(map(len, self._rows.values()))
         if len(lines) > LINES:
             lines[LINES:] = [f"- and {len(lines) - LINES} problems more"]
-        raise DataError(
+        return (
             f"{total} bad value{'s' * (total > 1)} (rows are counted from 1, without a header):\n"
             + "\n".join(lines)
         )
