@@ -12,8 +12,9 @@ are spread.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from lit_metric.losses.pairs import PairBlock, Pairs
 from lit_metric.losses.scores import DISTANCES, Distance, prepare, similarity
 
 LossOutput = dict[str, Tensor]
+Result = TypeVar("Result")
 
 
 class Part(NamedTuple):
@@ -103,7 +105,12 @@ class MetricLoss(Loss):
         block_rows: how many anchors are compared with all candidates at a time. A batch with more is worked
             through in blocks whose scores are computed again in the backward pass, so that no more than
             ``[block_rows, C]`` is ever kept.
+
+    Attributes:
+        uses_targets: whether blocks come with ``target``, which a subclass says of itself.
     """
+
+    uses_targets: bool = False
 
     def __init__(self, distance: Distance, normalize: bool = False, block_rows: int = 1024) -> None:
         super().__init__()
@@ -125,8 +132,13 @@ class MetricLoss(Loss):
 
         Args:
             scores: ``[r, C]`` similarities, the larger the closer; C is at least 1, r may be 0.
-            pairs: the block's masks ``[r, C]``; pairs of weight 0 are already out of them.
+            pairs: the block's masks ``[r, C]``; pairs of weight 0 are already out of them, and of ``target``,
+                which is there if the class says ``uses_targets``.
         """
+
+    def usable(self, pairs: PairBlock) -> Tensor:
+        """``[r]`` bool, which of a block's anchors teach something: the numerator of ``anchors_used``."""
+        return pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
 
     def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
         """The parts of prepared ``anchors [r, d]`` against all prepared ``candidates [C, d]``."""
@@ -158,51 +170,79 @@ class MetricLoss(Loss):
             )
         with torch.autocast(anchors.device.type, enabled=False):
             parts = self._sum_blocks(anchors, candidates, pairs)
-            means = _means_over_ranks(parts)
+            means = means_over_ranks(parts)
             touched = (anchors, candidates, *self.parameters())
-            loss = sum((means[name] for name, part in parts.items() if not part.logged), _nothing(touched))
+            loss = sum((means[name] for name, part in parts.items() if not part.logged), nothing_of(touched))
         return {"loss": loss, **{name: mean.detach() for name, mean in means.items()}}
 
     def _sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
+        def work(rows: Tensor, candidates: Tensor, masks: PairBlock) -> Parts:
+            return {**self.rows(rows, candidates, masks), "anchors_used": self.share_used(masks)}
+
+        blocks = self.in_blocks(anchors, candidates, pairs, work)
+        return {name: reduce(Part.plus, (parts[name] for parts in blocks)) for name in blocks[0]}
+
+    def share_used(self, pairs: PairBlock) -> Part:
+        """What ``anchors_used`` is made of."""
+        usable = self.usable(pairs)
+        return share(usable, torch.ones_like(usable))
+
+    def in_blocks(
+        self,
+        anchors: Tensor,
+        candidates: Tensor,
+        pairs: Pairs,
+        work: Callable[[Tensor, Tensor, PairBlock], Result],
+    ) -> list[Result]:
+        """``work(prepared anchors [r, d], prepared candidates [C, d], masks)`` of each block of rows, under a
+        checkpoint if there are several; raw embeddings and ``pairs`` as :meth:`forward` gets them."""
         count, width = len(anchors), len(candidates)
         if width == 0:
             # One zero vector that no mask holds, so that no loss needs to think of reducing over nothing.
             candidates = torch.cat([candidates, candidates.new_zeros(1, candidates.shape[1])])
         anchors, candidates = prepare(anchors, candidates, self.distance, self.normalize)
 
-        def block(start: int, stop: int) -> Parts:
+        def block(start: int, stop: int) -> Result:
             # Asked for in here, the masks are built again in the backward pass and never kept for all rows.
             if start == stop or width == 0:
                 nothing = anchors.new_zeros((stop - start, len(candidates)), dtype=torch.bool)
                 masks = PairBlock(nothing, nothing)
             else:
-                masks = _without_zero_weights(pairs.rows(start, stop), (stop - start, width))
-            usable = masks.positive.any(dim=1) & masks.negative.any(dim=1)
-            used = share(usable, torch.ones_like(usable))
-            return {**self.rows(anchors[start:stop], candidates, masks), "anchors_used": used}
+                masks = pairs.rows(start, stop)
+                if self.uses_targets:
+                    masks = masks._replace(target=pairs.targets(start, stop))
+                _check_shapes(masks, (stop - start, width))
+            if self.uses_targets and masks.target is None:
+                known = torch.where(masks.positive, 1.0, 0.0)
+                masks = masks._replace(
+                    target=known.masked_fill(~(masks.positive | masks.negative), torch.nan)
+                )
+            return work(anchors[start:stop], candidates, _without_zero_weights(masks))
 
         if count <= self.block_rows:
-            return block(0, count)
+            return [block(0, count)]
         bounds = [(start, min(start + self.block_rows, count)) for start in range(0, count, self.block_rows)]
-        blocks: list[Parts] = [
-            checkpoint(block, *bound, use_reentrant=False, preserve_rng_state=False) for bound in bounds
-        ]
-        return {name: reduce(Part.plus, (parts[name] for parts in blocks)) for name in blocks[0]}
+        return [checkpoint(block, *bound, use_reentrant=False, preserve_rng_state=False) for bound in bounds]
 
 
-def _without_zero_weights(pairs: PairBlock, shape: tuple[int, int]) -> PairBlock:
+def _check_shapes(pairs: PairBlock, shape: tuple[int, int]) -> None:
     for name, mask in pairs._asdict().items():
         if mask is not None and mask.shape != shape:
             raise ValueError(
                 f"the {name} mask of these anchors is {list(mask.shape)}; it should be {list(shape)}"
             )
+
+
+def _without_zero_weights(pairs: PairBlock) -> PairBlock:
     if pairs.weight is None:
         return pairs
     kept = pairs.weight > 0
-    return PairBlock(pairs.positive & kept, pairs.negative & kept, pairs.weight)
+    target = None if pairs.target is None else pairs.target.masked_fill(~kept, torch.nan)
+    return PairBlock(pairs.positive & kept, pairs.negative & kept, pairs.weight, target)
 
 
-def _means_over_ranks(parts: Parts) -> dict[str, Tensor]:
+def means_over_ranks(parts: Parts) -> dict[str, Tensor]:
+    """By name, a scalar whose mean over ranks is the mean over the terms of all ranks."""
     counts = sum_over_ranks(torch.stack([part.number for part in parts.values()])).clamp_min(1)
     return {
         name: world_size() * part.total / count
@@ -210,6 +250,6 @@ def _means_over_ranks(parts: Parts) -> dict[str, Tensor]:
     }
 
 
-def _nothing(tensors: tuple[Tensor, ...]) -> Tensor:
+def nothing_of(tensors: tuple[Tensor, ...]) -> Tensor:
     """0 with a gradient of 0 to each tensor: the sum of no entries, which is 0 even beside infinities."""
     return torch.cat([tensor.reshape(-1)[:0].to(tensors[0].dtype) for tensor in tensors]).sum()

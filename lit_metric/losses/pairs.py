@@ -17,11 +17,14 @@ class PairBlock(NamedTuple):
         negative: ``[r, C]`` bool, never true where ``positive`` is.
         weight: ``[r, C]`` float, at least 0, or None for ones everywhere. Each loss says how a weight acts;
             in all of them a weight of 0 takes the pair out, as if neither mask held it.
+        target: ``[r, C]`` float, how well a pair belongs together by a score, grade or teacher, NaN where
+            nothing is known; it need not go with the masks. None for losses that don't use it.
     """
 
     positive: Tensor
     negative: Tensor
     weight: Tensor | None = None
+    target: Tensor | None = None
 
 
 class Pairs(Protocol):
@@ -34,6 +37,11 @@ class Pairs(Protocol):
         """The masks of anchors ``start:stop`` against all candidates."""
         ...
 
+    def targets(self, start: int, stop: int) -> Tensor | None:
+        """The targets of anchors ``start:stop``, see :class:`PairBlock`; None if there are only masks, and
+        then a positive counts as 1, a negative as 0. Asked for by losses that use them, and no others."""
+        ...
+
 
 class DensePairs:
     """Masks that are already there in full.
@@ -42,6 +50,7 @@ class DensePairs:
         positive: ``[A, C]`` bool.
         negative: ``[A, C]`` bool.
         weight: ``[A, C]`` float, at least 0, optional.
+        target: ``[A, C]`` float, NaN where nothing is known, optional.
 
     Raises:
         ValueError: if shapes differ, a pair is positive and negative at once, or a weight is negative or NaN.
@@ -54,7 +63,13 @@ class DensePairs:
         [[True, False, True]]
     """
 
-    def __init__(self, positive: Tensor, negative: Tensor, weight: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        positive: Tensor,
+        negative: Tensor,
+        weight: Tensor | None = None,
+        target: Tensor | None = None,
+    ) -> None:
         for name, mask in (("positive", positive), ("negative", negative)):
             if mask.dtype != torch.bool:
                 raise TypeError(f"the {name} mask has dtype {mask.dtype}; give a boolean tensor")
@@ -73,14 +88,21 @@ class DensePairs:
                 )
             if not (weight >= 0).all():
                 raise ValueError("weights must be at least 0; to leave a pair out, give it weight 0")
+        if target is not None and target.shape != positive.shape:
+            raise ValueError(f"target {list(target.shape)} must have the masks' shape {list(positive.shape)}")
         self.positive = positive
         self.negative = negative
         self.weight = weight
+        self.target = target
 
     def rows(self, start: int, stop: int) -> PairBlock:
         """The masks of anchors ``start:stop``; views, nothing is copied."""
         weight = None if self.weight is None else self.weight[start:stop]
         return PairBlock(self.positive[start:stop], self.negative[start:stop], weight)
+
+    def targets(self, start: int, stop: int) -> Tensor | None:
+        """The targets of anchors ``start:stop``, if any were given; a view."""
+        return None if self.target is None else self.target[start:stop]
 
 
 class _Relations(Protocol):
@@ -94,7 +116,8 @@ class RelationPairs:
 
     Args:
         relations: answers ``positive`` and ``excluded`` for two lists of ids with an ``[A, C]`` boolean
-            tensor; a candidate that is not excluded is a negative.
+            tensor; a candidate that is not excluded is a negative. It may answer ``targets`` with ``[A, C]``
+            floats, NaN where nothing is known.
         anchor_ids: ``[A]`` int64, this rank's anchors.
         candidate_ids: ``[C]`` int64, the candidates of *all* ranks in rank order (see
             :func:`~lit_metric.losses.gather_ids`): only so are other ranks' positives and duplicates known.
@@ -110,3 +133,10 @@ class RelationPairs:
         anchors = self.anchor_ids[start:stop]
         positive = self.relations.positive(anchors, self.candidate_ids)
         return PairBlock(positive, ~self.relations.excluded(anchors, self.candidate_ids))
+
+    def targets(self, start: int, stop: int) -> Tensor | None:
+        """The targets of anchors ``start:stop``, None if the relations have none."""
+        if not hasattr(self.relations, "targets"):
+            return None
+        targets: Tensor = self.relations.targets(self.anchor_ids[start:stop], self.candidate_ids)
+        return targets
