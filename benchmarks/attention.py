@@ -47,6 +47,8 @@ IN_WORDS = {"::": " ", ":": " ", "-": " "}
 SETTINGS = {
     "heads": 4,
     "hidden": 128,
+    "context": 1,
+    "pooling_lr_scale": 3.0,
     "projection": 384,
     "inner": 1024,
     "tag_dropout": 0.0,
@@ -56,7 +58,8 @@ SETTINGS = {
     "per_class": 8,
     "epochs": 20,
 }
-"""Of rates, dropout and batches those that did best for the mean, on validation items with noise."""
+"""Of rates, dropout and batches those that did best for the mean, on validation items with noise. ``context``: 1
+lets attention see an item's other tags, 0 does not."""
 
 
 def frequencies(items: TaggedItems) -> dict[str, int]:
@@ -133,7 +136,12 @@ def train(
     seed_everything(seed, verbose=False)
     layer: Pooling = MeanPooling()
     if pooling == "attention":
-        layer = AttentionPooling(settings["heads"], hidden=settings["hidden"], dimension=text.dimension)
+        layer = AttentionPooling(
+            settings["heads"],
+            hidden=settings["hidden"],
+            dimension=text.dimension,
+            context=bool(settings["context"]),
+        )
     seed_everything(seed, verbose=False)  # again, so that the layers after both poolings start alike
     dropout = settings["tag_dropout"]
     encoder = SetEncoder(text, layer, settings["projection"], settings["inner"], tag_dropout=dropout)
@@ -147,7 +155,9 @@ def train(
         test_against="train",
         seed=seed,
     )
-    learner = MetricLearner(encoder, InfoNCELoss(settings["temperature"]), lr=settings["lr"], knn=[10])
+    scale = {"encoder.pooling": settings["pooling_lr_scale"]} if pooling == "attention" else {}
+    loss = InfoNCELoss(settings["temperature"])
+    learner = MetricLearner(encoder, loss, lr=settings["lr"], lr_scale=scale, knn=[10])
     trainer = Trainer(
         max_epochs=settings["epochs"],
         accelerator="cpu",
