@@ -24,12 +24,16 @@ from lit_metric.encoders.segments import (
 
 
 class Pooling(Described, nn.Module):
-    """``[total, h]`` ragged states to ``[n, h]`` vectors, in float32 at least."""
+    """``[total, h]`` ragged states to ``[n, h]`` vectors, in float32 at least.
+
+    Called with the states, and optionally ``weights [total] > 0``, how much each counts in its row. Poolings
+    that take means use them; the largest, first and last state are the same with any.
+    """
 
     def build(self, dimension: int) -> None:
         """Create parameters for states of ``dimension`` components; encoders call this."""
 
-    def forward(self, states: Ragged) -> Tensor:
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
         """Pool each row of ``states``."""
         raise NotImplementedError
 
@@ -42,28 +46,28 @@ class MeanPooling(Pooling):
         [[2.0], [0.0]]
     """
 
-    def forward(self, states: Ragged) -> Tensor:
-        return segment_mean(states)
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
+        return segment_mean(states, weights)
 
 
 class MaxPooling(Pooling):
     """The largest value of each component; equal ones share the gradient."""
 
-    def forward(self, states: Ragged) -> Tensor:
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
         return segment_max(states)
 
 
 class CLSPooling(Pooling):
     """The first state of each row."""
 
-    def forward(self, states: Ragged) -> Tensor:
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
         return _pick(states, states.offsets[:-1])
 
 
 class LastTokenPooling(Pooling):
     """The last state of each row, the only one that has seen the whole text in a causal model."""
 
-    def forward(self, states: Ragged) -> Tensor:
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
         return _pick(states, states.offsets[1:] - 1)
 
 
@@ -87,6 +91,9 @@ class AttentionPooling(Pooling):
     ``context``, ``e_i = v^T tanh(W n_i + U c_i + P (n_i * c_i) + b)``, where ``n_i`` is ``x_i`` with mean 0
     and variance 1 over its components, and ``c_i`` the mean of the *other* values' ``n`` (zero if there are
     none). The order of the values still makes no difference.
+
+    Values that come with weights ``w_i`` have ``softmax_i(e_i + log w_i)``: so before training, this is their
+    weighted mean.
 
     Args:
         heads: independent sets of weights; divides the dimension of the states.
@@ -165,14 +172,18 @@ class AttentionPooling(Pooling):
         values, others = values.to(self.query.dtype), others.to(self.query.dtype)
         return self.inner(values) + self.others(others) + self.agreement(values * others)
 
-    def weights(self, states: Ragged) -> Tensor:
-        """``[total, heads]`` attention weights, which sum to 1 over each row."""
-        return segment_softmax(Ragged(self.scores(states), states.offsets))
+    def weights(self, states: Ragged, given: Tensor | None = None) -> Tensor:
+        """``[total, heads]`` attention weights, which sum to 1 over each row; ``given [total]`` come with the
+        values."""
+        scores = self.scores(states)
+        if given is not None:
+            scores = widen(scores) + given.log().unsqueeze(1)
+        return segment_softmax(Ragged(scores, states.offsets))
 
-    def forward(self, states: Ragged) -> Tensor:
-        weights = self.weights(states)
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
+        learned = self.weights(states, weights)
         values = widen(states.values).unflatten(1, (self.heads, -1))
-        pooled = segment_sum(Ragged((values * weights.unsqueeze(2)).flatten(1), states.offsets))
+        pooled = segment_sum(Ragged((values * learned.unsqueeze(2)).flatten(1), states.offsets))
         if self.empty == "learned":
             empty = (states.lengths == 0).unsqueeze(1)
             pooled = torch.where(empty, self.empty_vector.to(pooled.dtype), pooled)

@@ -66,8 +66,19 @@ def segment_sum(rows: Ragged) -> Tensor:
     return SegmentSum.apply(widen(rows.values), rows.offsets, rows.segment_ids)
 
 
-def segment_mean(rows: Ragged) -> Tensor:
-    """``[n, ...]``: the mean of each row, 0 where it is empty."""
+def segment_mean(rows: Ragged, weights: Tensor | None = None) -> Tensor:
+    """``[n, ...]``: the mean of each row, weighted if ``weights [total] > 0`` are given; 0 where it is empty.
+
+    Example:
+        >>> rows = Ragged(torch.tensor([1.0, 5.0]), torch.tensor([0, 2, 2]))
+        >>> segment_mean(rows).tolist(), segment_mean(rows, torch.tensor([3.0, 1.0])).tolist()
+        ([3.0, 0.0], [2.0, 0.0])
+    """
+    if weights is not None:
+        values = widen(rows.values)
+        weights = weights.to(values.dtype)
+        shares = weights / segment_spread(segment_sum(Ragged(weights, rows.offsets)), rows)
+        return segment_sum(Ragged(values * shares.view(-1, *[1] * (values.dim() - 1)), rows.offsets))
     total = segment_sum(rows)
     counts = rows.lengths.clamp(min=1).to(total.dtype)
     return total / counts.view(-1, *[1] * (total.dim() - 1))

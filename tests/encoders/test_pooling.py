@@ -217,3 +217,31 @@ def test_dropping_values_keeps_one_of_each_row() -> None:
 def test_unit_rows_leave_zero_alone() -> None:
     found = unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_weights_count_a_value_more_often() -> None:
+    rows = states()
+    weights = torch.tensor([1, 3, 2, 1, 1, 2, 4, 1, 1, 3, 5, 2], dtype=torch.float64)
+    assert len(weights) == len(rows.values)
+    cut = weights.split(LENGTHS)
+    repeated = Ragged.from_lengths(
+        rows.values.repeat_interleave(weights.long(), 0), torch.tensor([int(row.sum()) for row in cut])
+    )
+    poolings = [MeanPooling(), trained(heads=2), trained(score="dot"), trained(empty="learned")]
+    for pooling in poolings:
+        torch.testing.assert_close(pooling(rows, weights), pooling(repeated), atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(pooling(rows, 0.01 * weights), pooling(repeated), atol=1e-12, rtol=1e-12)
+    for other in (MaxPooling(), CLSPooling(), LastTokenPooling()):
+        assert torch.equal(other(rows, weights), other(rows))
+
+
+def test_weighted_attention_starts_as_the_weighted_mean() -> None:
+    rows = states()
+    weights = torch.rand(len(rows.values), generator=torch.Generator().manual_seed(4)).double() + 0.1
+    expected = torch.zeros(len(LENGTHS), SIZE, dtype=torch.float64)
+    places = zip(rows.values.split(LENGTHS), weights.split(LENGTHS), strict=True)
+    for number, (row, weight) in enumerate(places):
+        if len(row):
+            expected[number] = (weight.unsqueeze(1) * row).sum(0) / weight.sum()
+    for pooling in (MeanPooling(), AttentionPooling(heads=4, dimension=SIZE).double()):
+        torch.testing.assert_close(pooling(rows, weights), expected, atol=1e-12, rtol=1e-12)
