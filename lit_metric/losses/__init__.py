@@ -1,9 +1,12 @@
 """Losses between anchors and candidates under masks of positive and negative pairs, exact across ranks."""
 
 from lit_metric.losses.base import Loss, LossOutput, MetricLoss, Part, Parts, masked_mean, share
+from lit_metric.losses.circle import CircleLoss, circle
 from lit_metric.losses.contrastive import ContrastiveLoss, contrastive
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_over_ranks, world_size
 from lit_metric.losses.info_nce import InfoNCELoss, info_nce
+from lit_metric.losses.lifted_structure import LiftedStructureLoss, lifted_structure
+from lit_metric.losses.multi_similarity import MultiSimilarityLoss, informative, multi_similarity
 from lit_metric.losses.n_pair import NPairLoss, pair_norms
 from lit_metric.losses.nca import NCALoss, nca
 from lit_metric.losses.pairs import DensePairs, PairBlock, Pairs, RelationPairs
@@ -12,13 +15,16 @@ from lit_metric.losses.triplet import TripletLoss, batch_all, batch_hard, batch_
 from lit_metric.losses.tuplet import TupletLoss, tuplet
 
 __all__ = [
+    "CircleLoss",
     "ContrastiveLoss",
     "DensePairs",
     "Distance",
     "InfoNCELoss",
+    "LiftedStructureLoss",
     "Loss",
     "LossOutput",
     "MetricLoss",
+    "MultiSimilarityLoss",
     "NCALoss",
     "NPairLoss",
     "PairBlock",
@@ -31,11 +37,15 @@ __all__ = [
     "batch_all",
     "batch_hard",
     "batch_semi_hard",
+    "circle",
     "contrastive",
     "gather_ids",
     "gather_with_grad",
     "info_nce",
+    "informative",
+    "lifted_structure",
     "masked_mean",
+    "multi_similarity",
     "nca",
     "pair_norms",
     "prepare",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, share
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance, softplus
+from lit_metric.losses.slices import over_positive_pairs
 
 Margin = float | Literal["soft"]
 Mining = Literal["all", "semi_hard", "hard"]
@@ -103,8 +102,7 @@ def batch_semi_hard(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[P
 def batch_all(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[Part, Part]:
     """Every triplet of an anchor, one of its positives and one of its negatives.
 
-    Positive pairs are worked through r at a time and computed again in the backward pass, so that memory is
-    ``[r, C]`` and not ``[r, P, C]``.
+    Memory is ``[r, C]`` and not ``[r, P, C]``.
 
     Args and returns are those of :func:`batch_hard`, over triplets.
 
@@ -130,8 +128,6 @@ def _over_positive_pairs(
     ``choose`` gets k positive pairs at a time: their anchors' scores ``[k, C]``, their own scores ``[k, 1]``
     and their anchors' negatives ``[k, C]``.
     """
-    usable = pairs.positive & pairs.negative.any(dim=1, keepdim=True)
-    row, column = usable.nonzero(as_tuple=True)
 
     def some(row: Tensor, column: Tensor) -> tuple[Part, Part]:
         of_anchor = scores.index_select(0, row)
@@ -144,14 +140,7 @@ def _over_positive_pairs(
             weight = weights * weights.gather(1, column[:, None])
         return masked_mean(terms, chosen, weight), share(active, chosen)
 
-    at_a_time = max(len(scores), 1)
-    if len(row) <= at_a_time:
-        return some(row, column)
-    slices = [
-        checkpoint(some, *slice_, use_reentrant=False, preserve_rng_state=False)
-        for slice_ in zip(row.split(at_a_time), column.split(at_a_time), strict=True)
-    ]
-    loss, active = (reduce(Part.plus, parts) for parts in zip(*slices, strict=True))
+    loss, active = over_positive_pairs(pairs, some)
     return loss, active
 
 

@@ -45,6 +45,11 @@ def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> T
     return torch.where(mask, scores, torch.where(some, -torch.inf, 0.0)).logsumexp(dim=1) * some[:, 0]
 
 
+def log_one_plus_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``[r]``: ``log(1 + Σ weight · eˢ)`` over the ``mask [r, C]``; 0 for rows in which it holds nothing."""
+    return torch.where(mask.any(dim=1), softplus(log_sum_exp(scores, mask, weight)), 0.0)
+
+
 def mean_over_positives(terms: Tensor, pairs: PairBlock, used: Tensor) -> Tensor:
     """``[r]``: the weighted mean of ``terms [r, C]`` over each row's positives; 0 for rows not ``used``."""
     if pairs.weight is not None:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from lit_metric.losses import (
+    CircleLoss,
     ContrastiveLoss,
     DensePairs,
     InfoNCELoss,
+    LiftedStructureLoss,
     MetricLoss,
+    MultiSimilarityLoss,
     NCALoss,
     NPairLoss,
     TripletLoss,
@@ -41,8 +44,16 @@ LOSSES: dict[str, Callable[..., MetricLoss]] = {
     "info-nce-euclidean": partial(InfoNCELoss, temperature=1.0, distance="euclidean", normalize=True),
     "nca": partial(NCALoss, temperature=0.2),
     "nca-squared": partial(NCALoss, temperature=1.0, distance="squared_euclidean"),
+    "multi-similarity": partial(MultiSimilarityLoss, beta=10.0, epsilon=0.2),
+    "multi-similarity-all": partial(MultiSimilarityLoss, beta=10.0, epsilon=None),
+    "circle": partial(CircleLoss, scale=8.0),
+    "lifted": partial(LiftedStructureLoss, margin=2.0),
+    "lifted-cosine": partial(LiftedStructureLoss, margin=0.5, temperature=0.2, distance="cosine"),
     "sup-con": partial(InfoNCELoss, temperature=0.2, other_positives="in"),
 }
+
+# They weigh pairs by numbers through which no gradient passes, which finite differences don't know.
+WEIGHED_WITHOUT_GRADIENT = ("circle",)
 
 
 class Labels:

@@ -23,6 +23,9 @@ from lit_metric.losses import (
 from tests.distributed import RankFailed, RankPool
 from tests.losses.cases import LOSSES, Labels
 
+SHARES = ("active", "anchors_used", "mined")
+"""Quotients of counts, which are of single precision."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -109,9 +112,7 @@ def test_two_ranks_learn_what_one_process_learns(ranks: RankPool, name: str, cas
             assert gradients_of_rank[parameter] == pytest.approx(gradient, rel=1e-10, abs=1e-12)
     for part, value in alone.items():
         mean = sum(other[part] for other, _ in shares) / 2
-        assert mean == pytest.approx(
-            value, rel=1e-6 if part in ("active", "anchors_used") else 1e-10, abs=1e-12
-        )
+        assert mean == pytest.approx(value, rel=1e-6 if part in SHARES else 1e-10, abs=1e-12)
     if case is CASES["no positives anywhere"] and not name.startswith("contrastive"):
         assert alone["loss"] == 0
         assert not any(any(gradient) for gradient in gradients.values())

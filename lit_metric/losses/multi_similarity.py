@@ -1,0 +1,133 @@
+"""Multi-similarity loss: positives and negatives weighed by how similar they are, after a mining step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses.base import MetricLoss, Parts, masked_mean, share
+from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.scores import Distance
+from lit_metric.losses.tuplet import log_one_plus_sum_exp
+
+
+def informative(scores: Tensor, pairs: PairBlock, epsilon: float) -> PairBlock:
+    """The pairs that are in question: negatives more similar than the least similar positive less
+    ``epsilon``, positives less similar than the most similar negative plus ``epsilon``.
+
+    Source: Wang et al. (see :func:`multi_similarity`), eq. 7 and 8.
+
+    Args:
+        scores: ``[r, C]``; no gradient passes through the choice.
+        pairs: masks ``[r, C]``.
+        epsilon: in units of the scores.
+
+    Example:
+        >>> positive = torch.tensor([[True, True, False, False]])
+        >>> kept = informative(torch.tensor([[0.9, 0.5, 0.45, 0.1]]), PairBlock(positive, ~positive), 0.1)
+        >>> kept.positive.tolist(), kept.negative.tolist()
+        ([[False, True, False, False]], [[False, False, True, False]])
+    """
+    weakest = torch.where(pairs.positive, scores, torch.inf).amin(dim=1, keepdim=True)
+    strongest = torch.where(pairs.negative, scores, -torch.inf).amax(dim=1, keepdim=True)
+    return pairs._replace(
+        positive=pairs.positive & (scores - epsilon < strongest),
+        negative=pairs.negative & (scores + epsilon > weakest),
+    )
+
+
+def multi_similarity(
+    scores: Tensor, pairs: PairBlock, alpha: float, beta: float, base: float
+) -> tuple[Tensor, Tensor]:
+    """``1/α · log(1 + Σ_p e^{−α(s_p − λ)})`` and ``1/β · log(1 + Σ_n e^{β(s_n − λ)})``.
+
+    Source: Wang, Han, Huang, Dong and Scott, "Multi-Similarity Loss with General Pair Weighting for Deep
+    Metric Learning", CVPR 2019, eq. 15.
+
+    Args:
+        scores: ``[r, C]``.
+        pairs: masks ``[r, C]``. A weight multiplies its pair's exponential.
+        alpha: α, above 0.
+        beta: β, above 0.
+        base: λ, the similarity that positives should exceed and negatives should not.
+
+    Returns:
+        ``[r]`` of the positives and ``[r]`` of the negatives; 0 where there are none.
+
+    Example:
+        >>> pairs = PairBlock(torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]]))
+        >>> positive, negative = multi_similarity(torch.full((1, 3), 0.5), pairs, 1.0, 2.0, 0.5)
+        >>> positive.exp(), (2 * negative).exp()
+        (tensor([2.]), tensor([3.]))
+    """
+    beyond = scores - base
+    return (
+        log_one_plus_sum_exp(-alpha * beyond, pairs.positive, pairs.weight) / alpha,
+        log_one_plus_sum_exp(beta * beyond, pairs.negative, pairs.weight) / beta,
+    )
+
+
+class MultiSimilarityLoss(MetricLoss):
+    """Multi-similarity loss, a mean over anchors.
+
+    Anchors without a positive or without a negative don't count; one whose pairs the mining step has all
+    dropped does, as 0, so that the gradient fades as pairs are settled. Logs ``positive`` and ``negative``,
+    whose sum is the loss, and ``mined``, the share of pairs that the mining step keeps. The mining step looks
+    at all candidates, those of other ranks among them.
+
+    Args:
+        alpha: how sharply the loss looks at the least similar positives, above 0.
+        beta: how sharply it looks at the most similar negatives, above 0.
+        base: the similarity between positives and negatives.
+        epsilon: the margin of the mining step, see :func:`informative`; None leaves it out.
+        distance: of the four; Euclidean distances enter with a minus sign. The source takes the cosine.
+        normalize: scale embeddings to unit length before a Euclidean distance is taken.
+        block_rows: anchors compared with all candidates at a time.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> from lit_metric.losses import DensePairs
+        >>> same = torch.eye(2, dtype=torch.bool)
+        >>> out = MultiSimilarityLoss(epsilon=None)(torch.eye(2), torch.eye(2), DensePairs(same, ~same))
+        >>> out["positive"]  # log(1 + e^(-2 (1 - 0.5))) / 2
+        tensor(0.1566)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        beta: float = 50.0,
+        base: float = 0.5,
+        epsilon: float | None = 0.1,
+        distance: Distance = "cosine",
+        normalize: bool = False,
+        block_rows: int = 1024,
+    ) -> None:
+        super().__init__(distance, normalize, block_rows)
+        if not (0 < alpha < float("inf") and 0 < beta < float("inf")):
+            raise ValueError(f"alpha and beta must be above 0 and finite, not {alpha} and {beta}")
+        self.alpha = alpha
+        self.beta = beta
+        self.base = base
+        self.epsilon = epsilon
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`informative` and :func:`multi_similarity`."""
+        used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+        kept = pairs if self.epsilon is None else informative(scores, pairs, self.epsilon)
+        positive, negative = multi_similarity(scores, kept, self.alpha, self.beta, self.base)
+        given = (pairs.positive | pairs.negative) & used[:, None]
+        return {
+            "positive": masked_mean(positive, used),
+            "negative": masked_mean(negative, used),
+            "mined": share(kept.positive | kept.negative, given),
+        }
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return (
+            f"alpha={self.alpha}, beta={self.beta}, base={self.base}, epsilon={self.epsilon}, "
+            f"distance={self.distance}, normalize={self.normalize}"
+        )
