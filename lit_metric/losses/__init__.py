@@ -3,9 +3,12 @@
 from lit_metric.losses.base import Loss, LossOutput, MetricLoss, Part, Parts, masked_mean, share
 from lit_metric.losses.circle import CircleLoss, circle
 from lit_metric.losses.contrastive import ContrastiveLoss, contrastive
+from lit_metric.losses.cosent import CoSENTLoss, cosent
+from lit_metric.losses.distillation import DistillationKLLoss, distillation_kl
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_over_ranks, world_size
 from lit_metric.losses.info_nce import InfoNCELoss, info_nce
 from lit_metric.losses.lifted_structure import LiftedStructureLoss, lifted_structure
+from lit_metric.losses.margin_mse import MarginMSELoss, margin_mse
 from lit_metric.losses.multi_similarity import MultiSimilarityLoss, informative, multi_similarity
 from lit_metric.losses.n_pair import NPairLoss, pair_norms
 from lit_metric.losses.nca import NCALoss, nca
@@ -16,13 +19,16 @@ from lit_metric.losses.tuplet import TupletLoss, tuplet
 
 __all__ = [
     "CircleLoss",
+    "CoSENTLoss",
     "ContrastiveLoss",
     "DensePairs",
     "Distance",
+    "DistillationKLLoss",
     "InfoNCELoss",
     "LiftedStructureLoss",
     "Loss",
     "LossOutput",
+    "MarginMSELoss",
     "MetricLoss",
     "MultiSimilarityLoss",
     "NCALoss",
@@ -39,11 +45,14 @@ __all__ = [
     "batch_semi_hard",
     "circle",
     "contrastive",
+    "cosent",
+    "distillation_kl",
     "gather_ids",
     "gather_with_grad",
     "info_nce",
     "informative",
     "lifted_structure",
+    "margin_mse",
     "masked_mean",
     "multi_similarity",
     "nca",

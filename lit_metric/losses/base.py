@@ -169,13 +169,18 @@ class MetricLoss(Loss):
                 "[C, d]"
             )
         with torch.autocast(anchors.device.type, enabled=False):
-            parts = self._sum_blocks(anchors, candidates, pairs)
+            parts = self.sum_blocks(anchors, candidates, pairs)
             means = means_over_ranks(parts)
             touched = (anchors, candidates, *self.parameters())
             loss = sum((means[name] for name, part in parts.items() if not part.logged), nothing_of(touched))
         return {"loss": loss, **{name: mean.detach() for name, mean in means.items()}}
 
-    def _sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
+    def sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
+        """All parts of this rank's anchors; for a subclass to override whose blocks don't simply add up.
+
+        Args and raw embeddings as in :meth:`forward`.
+        """
+
         def work(rows: Tensor, candidates: Tensor, masks: PairBlock) -> Parts:
             return {**self.rows(rows, candidates, masks), "anchors_used": self.share_used(masks)}
 

@@ -26,6 +26,22 @@ class PairBlock(NamedTuple):
     weight: Tensor | None = None
     target: Tensor | None = None
 
+    @property
+    def targets(self) -> Tensor:
+        """:attr:`target`, for a loss that needs it.
+
+        Raises:
+            ValueError: if the block came without: the loss doesn't say ``uses_targets``.
+        """
+        if self.target is None:
+            raise ValueError("this block has no targets; set uses_targets = True in the class of the loss")
+        return self.target
+
+    @property
+    def known(self) -> Tensor:
+        """``[r, C]`` bool, which pairs have a target; raises as :attr:`targets` does."""
+        return ~self.targets.isnan()
+
 
 class Pairs(Protocol):
     """Whatever can say which pairs are positive and negative for the anchors ``start`` to ``stop``.

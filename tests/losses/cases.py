@@ -10,10 +10,13 @@ from torch import Tensor
 
 from lit_metric.losses import (
     CircleLoss,
+    CoSENTLoss,
     ContrastiveLoss,
     DensePairs,
+    DistillationKLLoss,
     InfoNCELoss,
     LiftedStructureLoss,
+    MarginMSELoss,
     MetricLoss,
     MultiSimilarityLoss,
     NCALoss,
@@ -42,22 +45,42 @@ LOSSES: dict[str, Callable[..., MetricLoss]] = {
     "info-nce": partial(InfoNCELoss, temperature=0.2),
     "info-nce-learned": partial(InfoNCELoss, temperature=0.2, learnable=True),
     "info-nce-euclidean": partial(InfoNCELoss, temperature=1.0, distance="euclidean", normalize=True),
+    "info-nce-hard": partial(InfoNCELoss, temperature=0.5, hardness=0.7),
+    "sup-con-hard": partial(InfoNCELoss, temperature=0.5, hardness=0.7, other_positives="in"),
     "nca": partial(NCALoss, temperature=0.2),
+    "nca-learned": partial(NCALoss, temperature=0.2, learnable=True),
     "nca-squared": partial(NCALoss, temperature=1.0, distance="squared_euclidean"),
     "multi-similarity": partial(MultiSimilarityLoss, beta=10.0, epsilon=0.2),
     "multi-similarity-all": partial(MultiSimilarityLoss, beta=10.0, epsilon=None),
     "circle": partial(CircleLoss, scale=8.0),
     "lifted": partial(LiftedStructureLoss, margin=2.0),
     "lifted-cosine": partial(LiftedStructureLoss, margin=0.5, temperature=0.2, distance="cosine"),
+    "cosent": partial(CoSENTLoss, temperature=0.2),
+    "cosent-squared": partial(CoSENTLoss, temperature=1.0, distance="squared_euclidean", normalize=True),
+    "margin-mse": MarginMSELoss,
+    "margin-mse-positives": partial(MarginMSELoss, compared="positives"),
+    "distillation": partial(DistillationKLLoss, temperature=0.7),
+    "distillation-cosine": partial(DistillationKLLoss, temperature=0.1, distance="cosine"),
     "sup-con": partial(InfoNCELoss, temperature=0.2, other_positives="in"),
 }
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.
 WEIGHED_WITHOUT_GRADIENT = ("circle",)
 
+# They learn from an anchor's positives alone, and from its negatives alone.
+LEARN_FROM_ONE_KIND = (
+    *(name for name in LOSSES if name.startswith("contrastive")),
+    "margin-mse",
+    "distillation",
+    "distillation-cosine",
+)
+
 
 class Labels:
-    """Relations by equality of labels; an item is never its own positive, nor its own negative."""
+    """Relations by equality of labels; an item is never its own positive, nor its own negative.
+
+    A quarter of all pairs is judged, by one of seven scores that don't go with the labels.
+    """
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
@@ -68,6 +91,11 @@ class Labels:
 
     def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         return self.labels[anchors][:, None] == self.labels[candidates]
+
+    def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        anchors = anchors[:, None]
+        judged = ((anchors + candidates) % 4 == 0) & (anchors != candidates)
+        return ((3 * anchors + 5 * candidates) % 7 / 7).masked_fill(~judged, torch.nan)
 
 
 def random_batch(

@@ -1,0 +1,108 @@
+"""Distillation: an anchor's candidates get the shares that a teacher's scores give them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses.base import MetricLoss, Parts, masked_mean
+from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.scores import Distance
+from lit_metric.losses.tuplet import log_sum_exp
+
+
+def distillation_kl(logits: Tensor, teacher: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
+    """``Σ p (log p − log q)`` with p the softmax of ``teacher`` and q that of ``logits``, over the candidates
+    of an anchor whose target is known.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531; over
+    an anchor's candidates, Lin, Yang and Lin, "Distilling Dense Representations for Ranking using
+    Tightly-Coupled Teachers", arXiv 2010.11386.
+
+    Args:
+        logits: ``[r, C]`` scores divided by the student's temperature.
+        teacher: ``[r, C]`` targets divided by the teacher's temperature; NaN where there is none.
+        pairs: which targets are known. A weight multiplies its candidate's exponential on both sides.
+
+    Returns:
+        ``[r]`` divergences, at least 0, and ``[r]`` which anchors have two candidates to divide between; the
+        divergence of the others is 0.
+
+    Example:
+        >>> neither = torch.zeros(1, 2, dtype=torch.bool)
+        >>> teacher = torch.tensor([[0.75, 0.25]]).log()
+        >>> distillation_kl(torch.zeros(1, 2), teacher, PairBlock(neither, neither, target=teacher))[0]
+        tensor([0.1308])
+    """
+    known = pairs.known
+    used = known.sum(dim=1) >= 2
+    known = known & used[:, None]
+    wanted = torch.where(known, teacher, 0.0).to(logits.dtype)
+    log_p = wanted - log_sum_exp(wanted, known, pairs.weight)[:, None]
+    log_q = logits - log_sum_exp(logits, known, pairs.weight)[:, None]
+    shares = torch.where(known, log_p, -torch.inf).exp()
+    if pairs.weight is not None:
+        shares = shares * pairs.weight.to(shares.dtype)
+    return torch.where(known, shares * (log_p - log_q), 0.0).sum(dim=1), used
+
+
+class DistillationKLLoss(MetricLoss):
+    """The Kullback-Leibler divergence of the student's shares of an anchor's scored candidates from the
+    teacher's; a mean over anchors.
+
+    Targets are the teacher's scores and come with the relations; where there are only masks, a positive
+    counts as 1 and a negative as 0. Candidates without a target have no share. Anchors are used that have
+    two with one. The divergence is multiplied by the square of ``temperature``, so that its gradient doesn't
+    fade as that rises. Logs ``distillation_kl``.
+
+    Args:
+        temperature: the student's scores are divided by it; above 0.
+        teacher_temperature: the targets are divided by it, above 0; that of the student if None.
+        distance: of the four; sentence-transformers takes the inner product.
+        normalize: scale embeddings to unit length before a Euclidean distance is taken.
+        block_rows: anchors compared with all candidates at a time.
+
+    Example:
+        >>> from lit_metric.losses import DensePairs
+        >>> neither = torch.zeros(1, 2, dtype=torch.bool)
+        >>> pairs = DensePairs(neither, neither, target=torch.tensor([[0.75, 0.25]]).log())
+        >>> DistillationKLLoss()(torch.ones(1, 2), torch.eye(2), pairs)["loss"]
+        tensor(0.1308)
+    """
+
+    uses_targets = True
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        teacher_temperature: float | None = None,
+        distance: Distance = "dot",
+        normalize: bool = False,
+        block_rows: int = 1024,
+    ) -> None:
+        super().__init__(distance, normalize, block_rows)
+        of_teacher = temperature if teacher_temperature is None else teacher_temperature
+        for name, value in (("temperature", temperature), ("teacher_temperature", of_teacher)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, not {value}")
+        self.temperature = temperature
+        self.teacher_temperature = of_teacher
+
+    def usable(self, pairs: PairBlock) -> Tensor:
+        """Anchors with two known targets."""
+        return pairs.known.sum(dim=1) >= 2
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`distillation_kl`."""
+        teacher = pairs.targets / self.teacher_temperature
+        terms, used = distillation_kl(scores / self.temperature, teacher, pairs)
+        return {"distillation_kl": masked_mean(terms * self.temperature**2, used)}
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return (
+            f"temperature={self.temperature:.4g}, teacher_temperature={self.teacher_temperature:.4g}, "
+            f"distance={self.distance}, normalize={self.normalize}"
+        )
