@@ -7,7 +7,13 @@ from lit_metric.data.items import Items, concatenate
 from lit_metric.data.labelled import LabelledItems, labelled_items
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import read_table
-from lit_metric.data.relations import LabelRelations, Relations
+from lit_metric.data.relations import (
+    LabelRelations,
+    MultiLabelRelations,
+    PairRelations,
+    Relations,
+    UnionRelations,
+)
 from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
@@ -21,11 +27,14 @@ __all__ = [
     "Items",
     "LabelRelations",
     "LabelledItems",
+    "MultiLabelRelations",
+    "PairRelations",
     "Ragged",
     "Relations",
     "Table",
     "Tokenizer",
     "Tokens",
+    "UnionRelations",
     "Vocabulary",
     "concatenate",
     "default_cache_dir",

@@ -1,65 +1,16 @@
-"""Which items belong together, and which must never be pushed apart."""
+"""One class label per item."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
-
-Self = TypeVar("Self", bound="Relations")
-
-
-class Relations(ABC):
-    """Answers, for any lists of global item ids, which pairs are positive and which may be negative.
-
-    Ids are int64 tensors on the same device as the relations. A pair may be neither: duplicates of one text
-    under two labels, or pairs about which nothing is known, teach nothing either way.
-    """
-
-    @abstractmethod
-    def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: belong together. Never an item with itself."""
-
-    @abstractmethod
-    def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: must not serve as negatives.
-
-        These are the positives, the item itself, items of equal content, and ignored pairs.
-        """
-
-    @abstractmethod
-    def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """:meth:`positive` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
-
-    @abstractmethod
-    def excluded_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """:meth:`excluded` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
-
-    @abstractmethod
-    def positives(self, anchors: Tensor, among: Tensor) -> Ragged:
-        """The positives of each of ``anchors [A]`` out of the ids ``among [M]``.
-
-        Row ``a`` holds those ids for which :meth:`positive` is true, in the order (and as often) as they
-        stand in ``among``.
-        """
-
-    @abstractmethod
-    def to(self: Self, device: torch.device | str) -> Self:
-        """A copy on ``device``."""
-
-    def negative(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: may serve as negatives."""
-        return ~self.excluded(anchors, candidates)
-
-    def negative_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """:meth:`negative` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
-        return ~self.excluded_pairs(anchors, candidates)
+from lit_metric.data.relations.base import Relations
+from lit_metric.data.relations.lookup import Memo
 
 
 class LabelRelations(Relations):
@@ -95,6 +46,7 @@ class LabelRelations(Relations):
         self.labels = labels.to(torch.int64)
         self.classes = classes
         self.fingerprints = fingerprints
+        self._by_class = Memo[Ragged]()
 
     @classmethod
     def from_names(cls, names: Sequence[str | None], fingerprints: Tensor) -> LabelRelations:
@@ -128,17 +80,21 @@ class LabelRelations(Relations):
         return excluded
 
     def positives(self, anchors: Tensor, among: Tensor) -> Ragged:
-        labels = self.labels[among]
-        among, labels = among[labels >= 0], labels[labels >= 0]
-        nothing = len(self.classes)  # one row more than there are classes, for anchors without a label
-        by_class = Ragged.from_lengths(
-            among[labels.argsort(stable=True)], torch.bincount(labels, minlength=nothing + 1)
-        )
+        by_class = self._by_class.of(among, self._group)
+        nothing = len(self.classes)
         of_anchors = self.labels[anchors]
         same = by_class.select(torch.where(of_anchors < 0, nothing, of_anchors))
         rows = same.segment_ids
         other = same.values != anchors[rows]
         return Ragged.from_lengths(same.values[other], torch.bincount(rows[other], minlength=len(anchors)))
+
+    def _group(self, among: Tensor) -> Ragged:
+        """The ids ``among [M]`` by class, and an empty row more, for anchors without a label."""
+        labels = self.labels[among]
+        among, labels = among[labels >= 0], labels[labels >= 0]
+        return Ragged.from_lengths(
+            among[labels.argsort(stable=True)], torch.bincount(labels, minlength=len(self.classes) + 1)
+        )
 
     def to(self, device: torch.device | str) -> LabelRelations:
         return LabelRelations(self.labels.to(device), self.classes, self.fingerprints.to(device))

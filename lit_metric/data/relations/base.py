@@ -1,0 +1,73 @@
+"""Which items belong together, and which must never be pushed apart."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lit_metric.data.ragged import Ragged
+
+Self = TypeVar("Self", bound="Relations")
+
+
+class Relations(ABC):
+    """Answers, for any lists of global item ids, which pairs are positive and which may be negative.
+
+    Ids are int64 tensors on the same device as the relations. A pair may be neither: duplicates of one text
+    under two labels, or pairs about which nothing is known, teach nothing either way.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of items."""
+
+    @abstractmethod
+    def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: belong together. Never an item with itself."""
+
+    @abstractmethod
+    def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: must not serve as negatives.
+
+        These are the positives, the item itself, items of equal content, and ignored pairs.
+        """
+
+    @abstractmethod
+    def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """:meth:`positive` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
+
+    @abstractmethod
+    def excluded_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """:meth:`excluded` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
+
+    @abstractmethod
+    def positives(self, anchors: Tensor, among: Tensor) -> Ragged:
+        """The positives of each of ``anchors [A]`` out of the ids ``among [M]``.
+
+        Row ``a`` holds those ids for which :meth:`positive` is true, in the order (and as often) as they
+        stand in ``among``.
+        """
+
+    @abstractmethod
+    def to(self: Self, device: torch.device | str) -> Self:
+        """A copy on ``device``."""
+
+    def negative(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: may serve as negatives."""
+        return ~self.excluded(anchors, candidates)
+
+    def negative_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """:meth:`negative` element by element: ids ``[P]`` and ``[P]`` to a boolean ``[P]``."""
+        return ~self.excluded_pairs(anchors, candidates)
+
+    def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: how much they belong together, or NaN.
+
+        NaN says that nothing is known. Where nothing finer than :meth:`positive` is known, a positive has 1
+        and all else NaN.
+        """
+        positive = self.positive(anchors, candidates)
+        return torch.full(positive.shape, torch.nan, device=positive.device).masked_fill_(positive, 1.0)

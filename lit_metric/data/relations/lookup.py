@@ -1,0 +1,151 @@
+"""Finding pairs among many without ever laying out all that there could be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from lit_metric.data.ragged import Ragged, offsets_of
+
+Value = TypeVar("Value")
+
+
+class Memo(Generic[Value]):
+    """What was last computed from a tensor, for as long as that same tensor is asked about, unchanged.
+
+    A miner asks about its corpus once for each block of anchors; sorting it each time would cost more than
+    the answers. A copy, or what another process is sent, starts without it.
+
+    Example:
+        >>> memo, ids = Memo[Tensor](), torch.tensor([3, 1])
+        >>> memo.of(ids, torch.msort) is memo.of(ids, torch.msort)
+        True
+        >>> memo.of(ids.zero_(), torch.msort)
+        tensor([0, 0])
+    """
+
+    _kept: tuple[Tensor, int, Value] | None = None
+
+    def of(self, tensor: Tensor, compute: Callable[[Tensor], Value]) -> Value:
+        """``compute(tensor)``, or what that gave before."""
+        if tensor.is_inference():  # has no count of its changes
+            return compute(tensor)
+        kept = self._kept
+        if kept is None or kept[0] is not tensor or kept[1] != tensor._version:
+            kept = self._kept = tensor, tensor._version, compute(tensor)
+        return kept[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Sorted(NamedTuple):
+    """Ids in ascending order, and where each stood."""
+
+    values: Tensor
+    order: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor) -> Sorted:
+        """Sort ``ids [C]``; equal ones keep their order."""
+        return cls(*ids.sort(stable=True))
+
+
+def spread(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The members of the ranges ``starts [n]`` to ``starts + lengths``, range after range.
+
+    Returns:
+        The number of the range of each member, and the member.
+
+    Example:
+        >>> [part.tolist() for part in spread(torch.tensor([7, 0, 4]), torch.tensor([2, 0, 1]))]
+        [[0, 0, 2], [7, 8, 4]]
+    """
+    ranges = Ragged(torch.empty(int(lengths.sum()), 0, device=lengths.device), offsets_of(lengths))
+    owners = ranges.segment_ids
+    return owners, starts[owners] + ranges.positions
+
+
+class PairSet:
+    """Pairs (row, column) of numbers below ``size``, held as sorted keys ``row * size + column``.
+
+    Args:
+        keys: ``[E]`` int64, rising.
+        size: how many rows, and columns, there could be; at most 2³¹.
+
+    Example:
+        >>> pairs = PairSet.of(torch.tensor([2, 0, 2]), torch.tensor([1, 3, 0]), size=4)
+        >>> pairs.contains(torch.tensor([2, 3]), torch.tensor([0, 0]))
+        tensor([ True, False])
+        >>> pairs.rows(torch.tensor([2, 1])).tolist()
+        [[0, 1], []]
+    """
+
+    def __init__(self, keys: Tensor, size: int) -> None:
+        self.keys = keys
+        self.size = size
+
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, size: int) -> PairSet:
+        """The distinct ones of the pairs ``rows [P]`` and ``columns [P]``, in any order."""
+        return cls((rows * size + columns).unique(), size)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """``[E]`` rows and ``[E]`` columns, by row and then by column."""
+        return self.keys // self.size, self.keys % self.size
+
+    def contains(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Whether the pair is there, element by element; shapes are broadcast."""
+        keys = rows * self.size + columns
+        if not len(self):
+            return torch.zeros_like(keys, dtype=torch.bool)
+        places = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
+        return self.keys[places] == keys
+
+    def entries(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """All pairs of ``rows [A]``: positions within ``rows``, and positions within ``keys``."""
+        starts = torch.searchsorted(self.keys, rows * self.size)
+        return spread(starts, torch.searchsorted(self.keys, (rows + 1) * self.size) - starts)
+
+    def rows(self, rows: Tensor) -> Ragged:
+        """The columns, ascending, of each of ``rows [A]``."""
+        owners, places = self.entries(rows)
+        return Ragged.from_lengths(self.keys[places] % self.size, torch.bincount(owners, minlength=len(rows)))
+
+    def join(self, rows: Tensor, columns: Sorted) -> tuple[Tensor, Tensor, Tensor]:
+        """All pairs between ``rows [A]`` and the ``[C]`` numbers sorted in ``columns``.
+
+        Takes memory for the pairs of those rows, and for those found.
+
+        Returns:
+            Positions within ``rows``, positions within the columns before they were sorted, and positions
+            within ``keys``, each ``[found]``; by row, then by the columns' values.
+        """
+        owners, places = self.entries(rows)
+        wanted = self.keys[places] % self.size
+        first = torch.searchsorted(columns.values, wanted)
+        found, at = spread(first, torch.searchsorted(columns.values, wanted, right=True) - first)
+        return owners[found], columns.order[at], places[found]
+
+    def to(self, device: torch.device | str) -> PairSet:
+        """A copy on ``device``."""
+        return PairSet(self.keys.to(device), self.size)
+
+
+def in_order_of(columns: Tensor, rows: Tensor, count: int, among: Tensor) -> Ragged:
+    """What was found, as rows of ids in the order in which they stand in ``among [M]``.
+
+    Args:
+        columns: ``[E]`` positions within ``among``.
+        rows: ``[E]`` row of each, below ``count``.
+        count: how many rows there are.
+    """
+    # One sort by a number that holds both: the found are few beside all that there could be.
+    keys = (rows * max(len(among), 1) + columns).sort().values
+    return Ragged.from_lengths(among[keys % max(len(among), 1)], torch.bincount(rows, minlength=count))
