@@ -6,18 +6,20 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_metric.losses.base import LossOutput, MetricLoss, Parts, masked_mean
-from lit_metric.losses.pairs import PairBlock, Pairs
+from lit_metric.losses.base import Parts, masked_mean
+from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance
-from lit_metric.losses.tuplet import log_sum_exp, mean_over_positives, tuplet
-
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
+from lit_metric.losses.temperature import TemperatureLoss
+from lit_metric.losses.tuplet import hard_log_sum_exp, log_sum_exp, mean_over_positives, tuplet
 
 
 def info_nce(
-    logits: Tensor, pairs: PairBlock, other_positives: Literal["out", "in"] = "out"
+    logits: Tensor,
+    pairs: PairBlock,
+    other_positives: Literal["out", "in"] = "out",
+    hardness: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """``−log e^{l_p} / Σ e^l``, averaged over the positives p of an anchor.
 
@@ -31,6 +33,7 @@ def info_nce(
         pairs: masks ``[r, C]``. A positive's weight multiplies its term, a negative's weight multiplies its
             exponential; in the denominator of ``in``, positives have weight 1.
         other_positives: whether an anchor's other positives stay in the denominator.
+        hardness: see :func:`~lit_metric.losses.tuplet.hard_log_sum_exp`.
 
     Returns:
         ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
@@ -42,14 +45,14 @@ def info_nce(
         [tensor([2.]), tensor([3.])]
     """
     if other_positives == "out":
-        return tuplet(logits, pairs)
+        return tuplet(logits, pairs, hardness)
     used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
-    weight = None if pairs.weight is None else torch.where(pairs.positive, 1.0, pairs.weight)
-    everything = log_sum_exp(logits, pairs.positive | pairs.negative, weight)
+    negatives = hard_log_sum_exp(logits, pairs.negative, pairs.weight, hardness)
+    everything = torch.logaddexp(log_sum_exp(logits, pairs.positive), negatives)
     return mean_over_positives(everything[:, None] - logits, pairs, used), used
 
 
-class InfoNCELoss(MetricLoss):
+class InfoNCELoss(TemperatureLoss):
     """InfoNCE, a mean over anchors of the mean over their positives; ``other_positives="in"`` makes it
     SupCon.
 
@@ -61,6 +64,9 @@ class InfoNCELoss(MetricLoss):
         learnable: learn the temperature from there, as its logarithm, within those bounds.
         other_positives: ``out`` takes an anchor's other positives out of the denominator, ``in`` leaves them
             there, where they are pushed apart like negatives.
+        hardness: β, at least 0: negatives weigh ``e^{β l}``, with a mean of 1 over an anchor's negatives, so
+            that the more similar ones weigh more (Robinson et al., "Contrastive Learning with Hard Negative
+            Samples", ICLR 2021, eq. 4, without its debiasing); 0 weighs all alike.
         distance: of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
@@ -80,42 +86,21 @@ class InfoNCELoss(MetricLoss):
         distance: Distance = "cosine",
         normalize: bool = False,
         block_rows: int = 1024,
+        hardness: float = 0.0,
     ) -> None:
-        super().__init__(distance, normalize, block_rows)
-        low, high = (MIN_TEMPERATURE, MAX_TEMPERATURE) if learnable else (0.0, math.inf)
-        if not (low <= temperature <= high and 0 < temperature < math.inf):
-            bound = f"between {low} and {high} to be learned" if learnable else "above 0 and finite"
-            raise ValueError(f"temperature must be {bound}, not {temperature}")
+        super().__init__(temperature, learnable, distance, normalize, block_rows)
         if other_positives not in ("out", "in"):
             raise ValueError(f"other_positives {other_positives!r} is none of out, in")
+        if not 0 <= hardness < math.inf:
+            raise ValueError(f"hardness must be at least 0 and finite, not {hardness}")
         self.other_positives: Literal["out", "in"] = other_positives
-        self.fixed_temperature = temperature
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learnable else None
-
-    @property
-    def temperature(self) -> Tensor | float:
-        """The temperature now; a scalar tensor with gradient if it is learned."""
-        return self.fixed_temperature if self.log_temperature is None else self.log_temperature.exp()
+        self.hardness = hardness
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`info_nce`."""
-        return {"info_nce": masked_mean(*info_nce(scores / self.temperature, pairs, self.other_positives))}
-
-    def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """See :meth:`MetricLoss.forward`."""
-        if self.log_temperature is None:
-            return super().forward(anchors, candidates, pairs)
-        # The parameter itself is held, not its use: beyond the bound a clamp in the graph would stop its
-        # gradient and it could never come back.
-        with torch.no_grad():
-            self.log_temperature.clamp_(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
-        output = super().forward(anchors, candidates, pairs)
-        output["temperature"] = self.log_temperature.detach().exp()
-        return output
+        losses = info_nce(scores / self.temperature, pairs, self.other_positives, self.hardness)
+        return {"info_nce": masked_mean(*losses)}
 
     def extra_repr(self) -> str:
         """The settings."""
-        return (
-            f"temperature={float(self.temperature):.4g}, learnable={self.log_temperature is not None}, "
-            f"other_positives={self.other_positives}, distance={self.distance}, normalize={self.normalize}"
-        )
+        return f"{super().extra_repr()}, other_positives={self.other_positives}, hardness={self.hardness}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Parts, masked_mean
+from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance, softplus
+from lit_metric.losses.temperature import TemperatureLoss
 from lit_metric.losses.tuplet import log_sum_exp
 
 
@@ -41,7 +40,7 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
     return torch.where(used, softplus(negatives - positives), 0.0), used
 
 
-class NCALoss(MetricLoss):
+class NCALoss(TemperatureLoss):
     """Neighbourhood components analysis, the soft nearest neighbour loss; a mean over anchors.
 
     It asks that some positives are nearer than the negatives, not that all are: the nearer a positive
@@ -49,14 +48,16 @@ class NCALoss(MetricLoss):
     costs less than with a mean over positives (:class:`InfoNCELoss`). With one positive per anchor both are
     the same.
 
-    Anchors without a positive or without a negative don't count. Logs ``nca``. The sources take
+    Anchors without a positive or without a negative don't count. Logs ``nca`` and, if
+    it is learned, as in the latter source, the ``temperature``. The sources take
     ``distance="squared_euclidean"``.
 
     Args:
-        temperature: scores are divided by it; above 0.
+        temperature: scores are divided by it; between 0.01 and 100 if it is learned, otherwise above 0.
         distance: of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
+        learnable: learn the temperature from there, as its logarithm, within those bounds.
 
     Example:
         >>> from lit_metric.losses import DensePairs
@@ -71,16 +72,10 @@ class NCALoss(MetricLoss):
         distance: Distance = "cosine",
         normalize: bool = False,
         block_rows: int = 1024,
+        learnable: bool = False,
     ) -> None:
-        super().__init__(distance, normalize, block_rows)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be above 0 and finite, not {temperature}")
-        self.temperature = temperature
+        super().__init__(temperature, learnable, distance, normalize, block_rows)
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`nca`."""
         return {"nca": masked_mean(*nca(scores / self.temperature, pairs))}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"temperature={self.temperature:.4g}, distance={self.distance}, normalize={self.normalize}"

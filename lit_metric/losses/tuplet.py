@@ -10,7 +10,7 @@ from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance, softplus
 
 
-def tuplet(scores: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
+def tuplet(scores: Tensor, pairs: PairBlock, hardness: float = 0.0) -> tuple[Tensor, Tensor]:
     """``log(1 + Σ_n exp(s_n − s_p))`` for each positive p of an anchor, averaged over its positives.
 
     It equals ``−log e^{s_p} / (e^{s_p} + Σ_n e^{s_n})``: the other positives are no part of the denominator.
@@ -21,6 +21,7 @@ def tuplet(scores: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
         scores: ``[r, C]``.
         pairs: masks ``[r, C]``. A positive's weight multiplies its term, a negative's weight multiplies its
             exponential.
+        hardness: see :func:`hard_log_sum_exp`.
 
     Returns:
         ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
@@ -32,7 +33,7 @@ def tuplet(scores: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
         (tensor([0.4076]), tensor(0.4076))
     """
     used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
-    negatives = log_sum_exp(scores, pairs.negative, pairs.weight)
+    negatives = hard_log_sum_exp(scores, pairs.negative, pairs.weight, hardness)
     return mean_over_positives(softplus(negatives[:, None] - scores), pairs, used), used
 
 
@@ -43,6 +44,32 @@ def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> T
         scores = scores + torch.where(weight > 0, weight, 1.0).to(scores.dtype).log()
     some = mask.any(dim=1, keepdim=True)
     return torch.where(mask, scores, torch.where(some, -torch.inf, 0.0)).logsumexp(dim=1) * some[:, 0]
+
+
+def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardness: float) -> Tensor:
+    """:func:`log_sum_exp` in which each term is multiplied by ``e^{β s}`` besides, scaled to a mean of 1.
+
+    Source: Robinson, Chuang, Sra and Jegelka, "Contrastive Learning with Hard Negative Samples", ICLR 2021,
+    eq. 4.
+
+    Args:
+        scores: ``[r, C]``.
+        mask: ``[r, C]`` bool.
+        weight: ``[r, C]`` or None; the mean is taken under it.
+        hardness: β; 0 leaves the sum as it is.
+
+    Example:
+        >>> mask = torch.tensor([[True, True]])
+        >>> scores = torch.tensor([[3.0, 1.0]]).log()
+        >>> hard_log_sum_exp(scores, mask, None, 1.0).exp()  # 1.5 · 3 + 0.5 · 1
+        tensor([5.0000])
+    """
+    if hardness == 0:
+        return log_sum_exp(scores, mask, weight)
+    harder, shares, number = (
+        log_sum_exp(power * scores, mask, weight) for power in (1 + hardness, hardness, 0.0)
+    )
+    return harder - shares + number
 
 
 def log_one_plus_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:

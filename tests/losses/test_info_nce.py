@@ -38,6 +38,40 @@ def test_against_a_naive_loop(others: str, weighted: bool) -> None:
 
 
 @pytest.mark.parametrize("others", ["out", "in"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_hardness_against_a_naive_loop(weighted: bool, others: str) -> None:
+    # The weights of Robinson et al.: e^(β l) over its mean among the anchor's negatives.
+    anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
+    weight = random_weights(pairs) + 0.1 if weighted else torch.ones(7, 12, dtype=torch.float64)
+    given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
+    logits = cosines(anchors, candidates) / 0.3
+    harder = weight.clone()
+    for row, _, negatives in rows_of(pairs):
+        total = sum(float(weight[row, n]) for n in negatives)
+        mean = sum(float(weight[row, n] * torch.exp(0.5 * logits[row, n])) for n in negatives)
+        for n in negatives:
+            harder[row, n] *= torch.exp(0.5 * logits[row, n]) * total / mean
+    naive = test_tuplet.naive if others == "out" else naive_sup_con
+    output = InfoNCELoss(0.3, other_positives=others, hardness=0.5)(anchors, candidates, given)
+    torch.testing.assert_close(output["loss"], naive(logits, pairs, harder))
+
+
+def test_hardness_moves_the_push_to_the_harder_negative() -> None:
+    anchor = torch.tensor([[1.0, 0.0, 0.0]])
+    candidates = torch.eye(3)[[0, 1, 2]] + torch.tensor([[0.0] * 3, [0.5, 0, 0], [0.0] * 3])
+    same = torch.tensor([[True, False, False]])
+
+    def push(hardness: float) -> list[float]:
+        rows = candidates.clone().requires_grad_()
+        loss = InfoNCELoss(1.0, distance="dot", hardness=hardness)
+        loss(anchor, rows, DensePairs(same, ~same))["loss"].backward()
+        return rows.grad[1:, 0].tolist()
+
+    even, hard = push(0.0), push(2.0)
+    assert hard[0] > even[0] > even[1] > hard[1]
+
+
+@pytest.mark.parametrize("others", ["out", "in"])
 def test_one_positive_is_cross_entropy(others: str) -> None:
     generator = torch.Generator().manual_seed(0)
     anchors, candidates = (torch.randn(6, 4, generator=generator) for _ in range(2))
@@ -128,6 +162,8 @@ def test_a_fixed_temperature_is_no_parameter() -> None:
             "temperature must be between 0.01 and 100.0 to be learned",
         ),
         ({"other_positives": "off"}, "'off' is none of out, in"),
+        ({"hardness": -0.5}, "hardness must be at least 0 and finite, not -0.5"),
+        ({"hardness": math.nan}, "hardness must be at least 0 and finite, not nan"),
     ],
 )
 def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:

@@ -146,6 +146,16 @@ def test_a_small_loss_keeps_its_digits() -> None:
     assert loss["loss"].item() == pytest.approx(math.exp(-40), rel=1e-5)
 
 
+def test_a_learned_temperature_moves_down_its_gradient() -> None:
+    loss = NCALoss(temperature=0.5, learnable=True)
+    same = torch.tensor([[True, False]])
+    output = loss(torch.tensor([[1.0, 0.0]]), torch.eye(2), DensePairs(same, ~same))
+    output["loss"].backward()
+    assert output["temperature"].item() == pytest.approx(0.5)
+    # d/dlog τ of log(1 + e^(−1/τ)) is σ(−1/τ) / τ.
+    assert loss.log_temperature.grad.item() == pytest.approx(2 / (1 + math.exp(2)))
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_settings_that_make_no_sense(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be above 0 and finite"):
