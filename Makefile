@@ -6,12 +6,13 @@ VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint bench-demo bench-banking77 bench-attention clean
+.PHONY: help demo test lint docs bench-demo bench-banking77 bench-attention clean
 
 help:
 	@echo "make demo             train, measure and compare on the tagged packages that ship with the project"
 	@echo "make test             the test suite and the doctests"
 	@echo "make lint             ruff check, ruff format, mypy"
+	@echo "make docs             the documentation with its reference, as pages in site/"
 	@echo "make bench-demo       the demo over three seeds"
 	@echo "make bench-banking77  against sentence-transformers; needs LIT_METRIC_DATA"
 	@echo "make bench-attention  attention pooling of tags against their mean, with noise among them"
@@ -37,8 +38,11 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):
