@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lit_metric.losses import (
+    AngularLoss,
     CircleLoss,
-    CoSENTLoss,
     ContrastiveLoss,
+    CoSENTLoss,
     DensePairs,
     DistillationKLLoss,
     InfoNCELoss,
@@ -21,6 +22,7 @@ from lit_metric.losses import (
     MultiSimilarityLoss,
     NCALoss,
     NPairLoss,
+    PairLogisticLoss,
     TripletLoss,
     TupletLoss,
 )
@@ -61,6 +63,11 @@ LOSSES: dict[str, Callable[..., MetricLoss]] = {
     "margin-mse-positives": partial(MarginMSELoss, compared="positives"),
     "distillation": partial(DistillationKLLoss, temperature=0.7),
     "distillation-cosine": partial(DistillationKLLoss, temperature=0.1, distance="cosine"),
+    "pair-logistic": partial(PairLogisticLoss, temperature=0.3),
+    "pair-logistic-learned": partial(PairLogisticLoss, temperature=0.3, learnable=True, distance="dot"),
+    "pair-logistic-ranks": partial(PairLogisticLoss, "reciprocal_rank", temperature=0.3),
+    "angular": partial(AngularLoss, angle=36.0),
+    "angular-dot": partial(AngularLoss, angle=20.0, distance="dot"),
     "sup-con": partial(InfoNCELoss, temperature=0.2, other_positives="in"),
 }
 

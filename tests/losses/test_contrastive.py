@@ -9,7 +9,8 @@ from pytorch_metric_learning.losses import ContrastiveLoss as PeerContrastiveLos
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor, nn
 
-from lit_metric.losses import ContrastiveLoss, DensePairs
+from lit_metric.data import PairRelations
+from lit_metric.losses import ContrastiveLoss, DensePairs, RelationPairs
 from tests.losses.cases import cosines, labelled_batch, random_batch, random_weights, rows_of
 
 
@@ -73,6 +74,26 @@ def test_positives_alone_and_negatives_alone_teach() -> None:
     only_negatives = loss(anchors, candidates, DensePairs(nothing, pairs.negative))
     assert only_positives["loss"] == only_positives["positive"] > 0
     assert only_negatives["loss"] == only_negatives["negative"] > 0
+
+
+def test_given_pairs_of_zero_and_one_and_no_others() -> None:
+    """Where only given negatives are true, what else stands in the batch is neither pulled nor pushed."""
+    relations = PairRelations(
+        torch.tensor([0, 0, 1, 2]),
+        torch.tensor([3, 4, 5, 4]),
+        torch.tensor([1.0, 0.0, 0.0, 1.0]),
+        torch.arange(7),
+        unjudged="ignored",
+    )
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(7, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    pairs = RelationPairs(relations, torch.arange(3), torch.arange(3, 7))
+    output = ContrastiveLoss(2.0, "cosine", average="pairs")(vectors[:3], vectors[3:], pairs)
+    d = 1 - cosines(vectors[:3], vectors[3:])
+    terms = [d[0, 0] ** 2, (2 - d[0, 1]) ** 2, (2 - d[1, 2]) ** 2, d[2, 1] ** 2]
+    torch.testing.assert_close(output["loss"], torch.stack(terms).mean())
+    output["loss"].backward()
+    assert not vectors.grad[6].any()  # nobody judged it
 
 
 def test_no_gradient_beyond_the_margin() -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_metric.losses import DensePairs, RelationPairs
+from lit_metric.data import PairRelations
+from lit_metric.losses import DensePairs, PairBlock, RelationPairs
 from tests.losses.cases import Labels
 
 YES, NO = torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
@@ -60,3 +61,33 @@ def test_relation_pairs_ask_only_for_the_rows_asked_for() -> None:
 
     RelationPairs(Recording(torch.arange(9)), torch.arange(5, 9), torch.arange(7)).rows(2, 4)
     assert asked == [([7, 8], 7)]
+
+
+def test_targets_of_the_slice_asked_for() -> None:
+    target = torch.tensor([[1.0, 2.0], [3.0, torch.nan], [5.0, 6.0]])
+    masks = torch.zeros(3, 2, dtype=torch.bool)
+    assert DensePairs(masks, masks, target=target).targets(0, 1).tolist() == [[1, 2]]
+    assert DensePairs(masks, masks).targets(0, 1) is None
+    with pytest.raises(ValueError, match=r"target \[2, 2\] must have the masks' shape \[3, 2\]"):
+        DensePairs(masks, masks, target=target[:2])
+    block = PairBlock(masks, masks, target=target)
+    assert block.known.tolist() == [[True, True], [True, False], [True, True]]
+    with pytest.raises(ValueError, match="no targets; set uses_targets"):
+        _ = PairBlock(masks, masks).known
+
+
+def test_relation_pairs_ask_for_the_targets_of_these_rows() -> None:
+    nan = torch.nan
+    relations = PairRelations(
+        torch.tensor([0, 0, 1]), torch.tensor([2, 3, 3]), torch.tensor([4.5, 0.0, 2.0]), torch.arange(4)
+    )
+    pairs = RelationPairs(relations, torch.tensor([0, 1]), torch.tensor([3, 2]))
+    torch.testing.assert_close(pairs.targets(0, 1), torch.tensor([[0.0, 4.5]]))
+    torch.testing.assert_close(pairs.targets(1, 2), torch.tensor([[2.0, nan]]), equal_nan=True)
+
+    class Silent:
+        def positive(self, anchors: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor: ...
+
+        def excluded(self, anchors: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor: ...
+
+    assert RelationPairs(Silent(), torch.tensor([0]), torch.tensor([1])).targets(0, 1) is None

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
+from torch import Tensor
+
+from lit_metric.losses import DensePairs, DistillationKLLoss
+from tests.losses.cases import random_batch, random_weights
+from tests.losses.test_margin_mse import layout, random_targets
+
+
+def naive(scores: Tensor, targets: Tensor, weight: Tensor, student: float, teacher: float) -> list[Tensor]:
+    terms = []
+    for row in range(len(scores)):
+        columns = [c for c in range(scores.shape[1]) if weight[row, c] > 0 and not targets[row, c].isnan()]
+        if len(columns) < 2:
+            continue
+        p = weight[row, columns] * (targets[row, columns] / teacher).exp()
+        q = weight[row, columns] * (scores[row, columns] / student).exp()
+        p, q = p / p.sum(), q / q.sum()
+        terms.append(student**2 * (p * (p / q).log()).sum())
+    return terms
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_against_a_naive_loop(weighted: bool) -> None:
+    anchors, candidates, pairs = random_batch()
+    targets = random_targets(pairs)
+    targets[0], targets[1, 1:] = torch.nan, torch.nan  # none, and one, to divide between
+    weight = random_weights(pairs) if weighted else None
+    terms = naive(
+        anchors @ candidates.T,
+        targets,
+        torch.ones(6, 9) if weight is None else weight,
+        student=0.8,
+        teacher=2.0,
+    )
+    assert len(terms) == 4
+    output = DistillationKLLoss(0.8, 2.0)(
+        anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight, targets)
+    )
+    torch.testing.assert_close(output["loss"], torch.stack(terms).mean())
+    assert output["anchors_used"].item() == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize("temperatures", [(1.0, None), (2.0, None), (0.5, 3.0)])
+def test_sentence_transformers_agrees(temperatures: tuple[float, float | None]) -> None:
+    pairs, columns, scores = layout(negatives=3)
+    peer = DistillKLDivLoss(None, temperature=temperatures[0], teacher_temperature=temperatures[1])
+    expected = peer.compute_loss_from_embeddings(columns, scores)
+    output = DistillationKLLoss(*temperatures)(columns[0], torch.cat(columns[1:]), pairs)
+    torch.testing.assert_close(output["loss"], expected)
+
+
+def test_a_share_that_underflows_adds_nothing() -> None:
+    neither = torch.zeros(1, 2, dtype=torch.bool)
+    pairs = DensePairs(neither, neither, target=torch.tensor([[1000.0, -1000.0]]))
+    candidates = torch.tensor([[2.0], [1.0]], requires_grad=True)
+    loss = DistillationKLLoss()(torch.ones(1, 1), candidates, pairs)["loss"]
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
+    assert candidates.grad.flatten().tolist() == pytest.approx([-1 / (1 + math.e), 1 / (1 + math.e)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "^temperature must be above 0 and finite, not 0.0"),
+        ({"teacher_temperature": math.inf}, "teacher_temperature must be above 0 and finite, not inf"),
+    ],
+)
+def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DistillationKLLoss(**arguments)
