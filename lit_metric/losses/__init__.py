@@ -1,5 +1,6 @@
 """Losses between anchors and candidates under masks of positive and negative pairs, exact across ranks."""
 
+from lit_metric.losses.angular import AngularLoss, angular
 from lit_metric.losses.base import Loss, LossOutput, MetricLoss, Part, Parts, masked_mean, share
 from lit_metric.losses.circle import CircleLoss, circle
 from lit_metric.losses.contrastive import ContrastiveLoss, contrastive
@@ -12,12 +13,14 @@ from lit_metric.losses.margin_mse import MarginMSELoss, margin_mse
 from lit_metric.losses.multi_similarity import MultiSimilarityLoss, informative, multi_similarity
 from lit_metric.losses.n_pair import NPairLoss, pair_norms
 from lit_metric.losses.nca import NCALoss, nca
+from lit_metric.losses.pair_logistic import PairLogisticLoss, pair_logistic
 from lit_metric.losses.pairs import DensePairs, PairBlock, Pairs, RelationPairs
 from lit_metric.losses.scores import Distance, prepare, similarity, unit
 from lit_metric.losses.triplet import TripletLoss, batch_all, batch_hard, batch_semi_hard
 from lit_metric.losses.tuplet import TupletLoss, tuplet
 
 __all__ = [
+    "AngularLoss",
     "CircleLoss",
     "CoSENTLoss",
     "ContrastiveLoss",
@@ -34,12 +37,14 @@ __all__ = [
     "NCALoss",
     "NPairLoss",
     "PairBlock",
+    "PairLogisticLoss",
     "Pairs",
     "Part",
     "Parts",
     "RelationPairs",
     "TripletLoss",
     "TupletLoss",
+    "angular",
     "batch_all",
     "batch_hard",
     "batch_semi_hard",
@@ -56,6 +61,7 @@ __all__ = [
     "masked_mean",
     "multi_similarity",
     "nca",
+    "pair_logistic",
     "pair_norms",
     "prepare",
     "rank",

@@ -1,0 +1,98 @@
+"""Angular loss: the angle at the negative, seen from the middle of a positive pair, is to stay small."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean
+from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.slices import over_positive_pairs
+from lit_metric.losses.tuplet import log_one_plus_sum_exp
+
+
+def angular(anchors: Tensor, candidates: Tensor, pairs: PairBlock, angle: float) -> Part:
+    """``log(1 + Σ_n e^{4 tan²α (x_a + x_p)·x_n − 2 (1 + tan²α) x_a·x_p})`` of every positive pair.
+
+    Memory is ``[r, C]`` and not ``[r, P, C]``.
+
+    Source: Wang, Zhou, Wen, Liu and Lin, "Deep Metric Learning with Angular Loss", ICCV 2017, eq. 8.
+
+    Args:
+        anchors: ``[r, d]``.
+        candidates: ``[C, d]``.
+        pairs: masks ``[r, C]``; the negatives of an anchor stand for those of its positives too. A positive's
+            weight multiplies its term, a negative's weight multiplies its exponential.
+        angle: α, in degrees.
+
+    Returns:
+        The mean over the positive pairs of anchors that have a negative.
+
+    Example:
+        >>> pairs = PairBlock(torch.tensor([[True, False]]), torch.tensor([[False, True]]))
+        >>> anchor, others = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> angular(anchor, others, pairs, 45.0).total, torch.log1p(torch.tensor(-4.0).exp())
+        (tensor(0.0181), tensor(0.0181))
+    """
+    square = math.tan(math.radians(angle)) ** 2
+
+    def some(row: Tensor, column: Tensor) -> tuple[Part]:
+        first, second = anchors.index_select(0, row), candidates.index_select(0, column)
+        together = (first * second).sum(dim=1, keepdim=True)
+        exponents = 4 * square * (first + second) @ candidates.T - 2 * (1 + square) * together
+        weights = None if pairs.weight is None else pairs.weight[row]
+        terms = log_one_plus_sum_exp(exponents, pairs.negative[row], weights)
+        weight = None if weights is None else weights.gather(1, column[:, None])[:, 0]
+        return (masked_mean(terms, torch.ones_like(row, dtype=torch.bool), weight),)
+
+    [loss] = over_positive_pairs(pairs, some)
+    return loss
+
+
+class AngularLoss(MetricLoss):
+    """Angular loss, a mean over positive pairs whose anchor has a negative.
+
+    It compares angles of the triangle of anchor, positive and negative, which don't depend on how far apart
+    classes are. The source adds it to the N-pair loss of the same batch: see :class:`SumLoss`.
+
+    Logs ``angular``.
+
+    Args:
+        angle: α in degrees, above 0 and below 90; the source takes 36 to 55.
+        distance: ``cosine`` scales embeddings to unit length, as the source does, ``dot`` leaves them raw.
+        block_rows: anchors compared with all candidates at a time.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> from lit_metric.losses import DensePairs
+        >>> same = torch.eye(2, dtype=torch.bool)
+        >>> AngularLoss(45.0)(torch.eye(2), torch.eye(2), DensePairs(same, ~same))["loss"]
+        tensor(0.0181)
+    """
+
+    def __init__(
+        self, angle: float = 40.0, distance: Literal["cosine", "dot"] = "cosine", block_rows: int = 1024
+    ) -> None:
+        if distance not in ("cosine", "dot"):
+            raise ValueError(f"distance {distance!r} is none of cosine, dot")
+        super().__init__(distance, block_rows=block_rows)
+        if not 0 < angle < 90:
+            raise ValueError(f"angle must be above 0 and below 90 degrees, not {angle}")
+        self.angle = angle
+
+    def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`angular`."""
+        return {"angular": angular(anchors, candidates, pairs, self.angle)}
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """Scores don't suffice; see :meth:`rows`."""
+        raise NotImplementedError("the angular loss needs vectors")
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"angle={self.angle}, distance={self.distance}"
