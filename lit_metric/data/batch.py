@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,10 @@ class Batch:
         item_ids: ``[I]`` int64 global ids of those items, ascending.
         anchors: ``[A]`` int64 positions into the ``I`` items.
         candidates: ``[C]`` int64 positions into the ``I`` items.
+        roles: ``[I]`` int64 numbers of the items' roles, 0 for queries, or None where items have none.
+        weights: float32 > 0, how much each of ``items.values`` counts in its item, or None.
+        skip: ``[U]`` int64, how many leading tokens of each text are kept out of pooling, or None.
+        task: the data set of a mixture that the batch comes from.
     """
 
     tokens: Ragged
@@ -31,6 +37,10 @@ class Batch:
     item_ids: Tensor
     anchors: Tensor
     candidates: Tensor
+    roles: Tensor | None = None
+    weights: Tensor | None = None
+    skip: Tensor | None = None
+    task: int = 0
 
     @property
     def anchor_ids(self) -> Tensor:
@@ -42,26 +52,33 @@ class Batch:
         """``[C]`` int64 global ids."""
         return self.item_ids[self.candidates]
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The keyword arguments of an encoder's ``forward``, which gives a vector for each of the items."""
+        return {
+            "tokens": self.tokens,
+            "items": self.items,
+            "text_ids": self.text_ids,
+            "weights": self.weights,
+            "skip": self.skip,
+            "roles": self.roles,
+        }
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """A copy on ``device``."""
-        return Batch(
-            self.tokens.to(device, non_blocking),
-            self.text_ids.to(device, non_blocking=non_blocking),
-            self.items.to(device, non_blocking),
-            self.item_ids.to(device, non_blocking=non_blocking),
-            self.anchors.to(device, non_blocking=non_blocking),
-            self.candidates.to(device, non_blocking=non_blocking),
-        )
+        return self._map(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, for asynchronous transfers."""
+        return self._map(lambda part: part.pin_memory())
+
+    def _map(self, change: Callable[[Any], Any]) -> Batch:
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return Batch(
-            self.tokens.pin_memory(),
-            self.text_ids.pin_memory(),
-            self.items.pin_memory(),
-            self.item_ids.pin_memory(),
-            self.anchors.pin_memory(),
-            self.candidates.pin_memory(),
+            **{
+                name: change(part) if isinstance(part, (Tensor, Ragged)) else part
+                for name, part in parts.items()
+            }
         )
 
 
@@ -77,11 +94,15 @@ class Collator:
         self.items = items
         self.tokens = tokens
 
-    def __call__(self, anchor_ids: Tensor, candidate_ids: Tensor) -> Batch:
+    def __call__(self, anchor_ids: Tensor, candidate_ids: Tensor, task: int = 0) -> Batch:
         """The batch of ``anchor_ids [A]`` and ``candidate_ids [C]``, which may overlap and hold repeats."""
         used, positions = torch.cat([anchor_ids, candidate_ids]).unique(return_inverse=True)
-        texts = self.items.texts.select(used)
+        items, skip = self.items, self.tokens.skip
+        texts = items.texts.select(used)
         text_ids, members = texts.values.unique(return_inverse=True)
+        weights = None
+        if items.weights is not None:
+            weights = Ragged(items.weights, items.texts.offsets).select(used).values
         return Batch(
             tokens=self.tokens.select(text_ids),
             text_ids=text_ids,
@@ -89,4 +110,8 @@ class Collator:
             item_ids=used,
             anchors=positions[: len(anchor_ids)],
             candidates=positions[len(anchor_ids) :],
+            roles=None if items.roles is None else items.roles[used].long(),
+            weights=weights,
+            skip=None if skip is None else skip[text_ids],
+            task=task,
         )

@@ -34,34 +34,39 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Text that differs whenever the token ids would: vocabulary, maximal length, prompt, ..."""
+        """Text that differs whenever the token ids would: vocabulary, prompts and lengths by role, ..."""
 
-    def tokenize(self, texts: list[str]) -> list[list[int]]:
-        """The token ids of each text, prompt and special tokens included."""
+    def tokenize(self, texts: list[str], role: str | None = None) -> list[list[int]]:
+        """The token ids of each text, the role's prompt and special tokens included."""
+
+    def prompt_tokens(self, role: str | None = None) -> int:
+        """How many leading tokens of a text in this role are kept out of pooling."""
 
 
 class Tokens:
     """The token ids of all texts of a vocabulary.
 
-    Copies sent to other processes carry only the path of the file and open it again there.
+    Copies sent to other processes carry the path of the file and open it again there.
 
     Args:
         path: a file written by :func:`tokenize`.
+        skip: ``[V]`` int64, how many leading tokens of each text are kept out of pooling; None for none.
 
     Raises:
         ValueError: when the file is damaged (``pyarrow.ArrowInvalid`` is a ValueError too).
         OSError: when it cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, skip: Tensor | None = None) -> None:
         self.path: Path | None = Path(path)
+        self.skip = skip
         self.values, self.offsets, self._digest = _open(self.path)
 
     @classmethod
-    def from_lists(cls, rows: list[list[int]]) -> Tokens:
+    def from_lists(cls, rows: list[list[int]], skip: Tensor | None = None) -> Tokens:
         """Token ids held in memory, without a file."""
         tokens = cls.__new__(cls)
-        tokens.path = None
+        tokens.path, tokens.skip = None, skip
         tokens.values, tokens.offsets = _flatten([_chunk_of(rows)])
         tokens._digest = _digest(tokens.values, tokens.offsets)
         return tokens
@@ -95,7 +100,7 @@ class Tokens:
         return _digest(self.values, self.offsets) == self._digest
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy() if self.path is None else {"path": self.path}
+        return self.__dict__.copy() if self.path is None else {"path": self.path, "skip": self.skip}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -106,11 +111,12 @@ class Tokens:
 def tokenize(
     vocabulary: Vocabulary, tokenizer: Tokenizer, cache_dir: str | Path | None = None, progress: bool = True
 ) -> Tokens:
-    """Tokenise each text once, or open the file where that was done before.
+    """Tokenise each text once in its role, or open the file where that was done before.
 
-    The file's name is a SHA-256 over the texts and the tokenizer's fingerprint, so that nothing stale is ever
-    read. It is written under another name, synced, then renamed: processes that race each publish a whole
-    file, and a crash publishes none. A damaged file is found by its checksum, reported, and written again.
+    The file's name is a SHA-256 over the texts with their roles and the tokenizer's fingerprint, so that
+    nothing stale is ever read. It is written under another name, synced, then renamed: processes that race
+    each publish a whole file, and a crash publishes none. A damaged file is found by its checksum, reported,
+    and written again.
 
     Args:
         vocabulary: the distinct texts.
@@ -124,17 +130,18 @@ def tokenize(
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     key = hashlib.sha256("\n".join([LAYOUT, vocabulary.digest, tokenizer.fingerprint]).encode()).hexdigest()
     path = folder / f"tokens-{key[:32]}.arrow"
+    skip = _prompt_tokens(vocabulary, tokenizer)
     if path.exists():
         try:
-            tokens = Tokens(path)
+            tokens = Tokens(path, skip)
             if len(tokens) == len(vocabulary) and tokens.verify():
                 return tokens
             problem = "its checksum is wrong"
         except (ValueError, OSError) as error:
             problem = str(error)
         logger.warning("the token cache %s is damaged (%s) and will be written again", path, problem)
-    _publish(path, *_flatten(_tokenize_chunks(vocabulary.texts, tokenizer, progress)))
-    return Tokens(path)
+    _publish(path, *_flatten(_tokenize_chunks(vocabulary, tokenizer, progress)))
+    return Tokens(path, skip)
 
 
 def default_cache_dir() -> Path:
@@ -145,18 +152,49 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit-metric"
 
 
-def _tokenize_chunks(texts: list[str], tokenizer: Tokenizer, progress: bool) -> list[Chunk]:
-    chunks = []
+def _prompt_tokens(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tensor | None:
+    if vocabulary.roles is None:
+        skip = torch.full((len(vocabulary),), tokenizer.prompt_tokens())
+    else:
+        of_roles = [tokenizer.prompt_tokens(role) for role in vocabulary.role_names]
+        skip = torch.tensor(of_roles, dtype=torch.int64)[vocabulary.roles.long()]
+    return skip if bool(skip.any()) else None
+
+
+def _tokenize_chunks(vocabulary: Vocabulary, tokenizer: Tokenizer, progress: bool) -> list[Chunk]:
+    chunks, texts = [], vocabulary.texts
     delay = 0.0 if len(texts) > PROGRESS_TEXTS else PROGRESS_SECONDS
     with tqdm(total=len(texts), desc="tokenising", unit="text", delay=delay, disable=not progress) as bar:
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
-            rows = tokenizer.tokenize(chunk)
-            if len(rows) != len(chunk):
-                raise ValueError(f"the tokenizer returned {len(rows)} rows for {len(chunk)} texts")
+            if vocabulary.roles is None:
+                rows = _tokenize(chunk, tokenizer)
+            else:
+                rows = _tokenize_by_role(
+                    chunk, vocabulary.roles[start : start + CHUNK], vocabulary.role_names, tokenizer
+                )
             chunks.append(_chunk_of(rows))
             bar.update(len(chunk))
     return chunks
+
+
+def _tokenize(texts: list[str], tokenizer: Tokenizer, *role: str) -> list[list[int]]:
+    rows = tokenizer.tokenize(texts, *role)
+    if len(rows) != len(texts):
+        raise ValueError(f"the tokenizer returned {len(rows)} rows for {len(texts)} texts")
+    return rows
+
+
+def _tokenize_by_role(
+    texts: list[str], roles: Tensor, names: list[str], tokenizer: Tokenizer
+) -> list[list[int]]:
+    rows: list[list[int]] = [[]] * len(texts)
+    for number in roles.unique().tolist():
+        places = (roles == number).nonzero().squeeze(1).tolist()
+        of_role = _tokenize([texts[place] for place in places], tokenizer, names[number])
+        for place, row in zip(places, of_role, strict=True):
+            rows[place] = row
+    return rows
 
 
 def _chunk_of(rows: list[list[int]]) -> Chunk:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -19,23 +20,36 @@ from lit_metric.data.ragged import Ragged
 class Vocabulary:
     """The distinct texts of a data set; a text's number is its place in ``texts``.
 
+    Where texts play roles (query, document, title, ...), each with its own prompt and maximal length, the
+    same text in two roles is two entries.
+
     Args:
         texts: distinct texts, without prompt, each encodable as UTF-8. Use :meth:`encode` to build it.
+        roles: ``[V]`` int8, the number in ``role_names`` of each text's role, or None where they have none.
+        role_names: the roles' names.
 
     Example:
         >>> vocabulary, rows = Vocabulary.encode([["red", "round"], ["round"], []])
         >>> vocabulary.texts, rows.tolist()
         (['red', 'round'], [[0, 1], [1], []])
+        >>> vocabulary, rows = Vocabulary.encode([["red"], ["red"]], [["query"], ["document"]])
+        >>> vocabulary.texts, vocabulary.roles.tolist(), rows.tolist()
+        (['red', 'red'], [0, 1], [[0], [1]])
     """
 
     texts: list[str]
+    roles: Tensor | None = None
+    role_names: list[str] = field(default_factory=list)
 
     @classmethod
-    def encode(cls, rows: Sequence[Sequence[str]]) -> tuple[Vocabulary, Ragged]:
+    def encode(
+        cls, rows: Sequence[Sequence[str]], roles: Sequence[Sequence[str]] | None = None
+    ) -> tuple[Vocabulary, Ragged]:
         """Number the distinct texts of ``rows`` by first appearance.
 
         Args:
             rows: the texts of each item; an item may have none.
+            roles: for each item, a list with a role for each of its texts; None if there are no roles.
 
         Returns:
             The vocabulary, and the rows as vocabulary ids, in the same order.
@@ -43,21 +57,28 @@ class Vocabulary:
         Raises:
             TypeError: when something among the texts is not a string.
             DataError: when a text holds a lone surrogate, which no tokenizer can read.
+            ValueError: when there are more or fewer roles than texts.
         """
-        numbers: dict[str, int] = {}
+        numbers: dict[tuple[str, str], int] = {}
         ids: list[int] = []
         for row, texts in enumerate(rows):
             if isinstance(texts, str):
                 raise TypeError(
                     f"item {row} is the string {texts!r:.60}; give a list of texts, such as [text]"
                 )
-            for text in texts:
+            names = [""] * len(texts) if roles is None else roles[row]
+            for text, name in zip(texts, names, strict=True):
                 if not isinstance(text, str):
                     raise TypeError(
                         f"item {row} holds {text!r:.60}, a {type(text).__name__}; texts are strings"
                     )
-                ids.append(numbers.setdefault(text, len(numbers)))
-        vocabulary = cls(list(numbers))
+                ids.append(numbers.setdefault((name, text), len(numbers)))
+        vocabulary = cls([text for _, text in numbers])
+        if roles is not None:
+            role_names = list(dict.fromkeys(name for name, _ in numbers))
+            vocabulary = cls(
+                vocabulary.texts, numbers_of([name for name, _ in numbers], role_names), role_names
+            )
         vocabulary._refuse_surrogates(rows)
         lengths = torch.tensor([len(texts) for texts in rows], dtype=torch.int64)
         return vocabulary, Ragged.from_lengths(torch.tensor(ids, dtype=torch.int64), lengths)
@@ -87,13 +108,37 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 of all texts in order, each preceded by its length in bytes."""
+        """Hexadecimal SHA-256 of all texts in order, each preceded by its length in bytes, and of their roles
+        if they have any."""
         state = hashlib.sha256()
         for text in self.texts:
             data = text.encode()
             state.update(len(data).to_bytes(8, "little"))
             state.update(data)
+        if self.roles is not None:
+            state.update(self.roles.numpy().tobytes())
+            state.update(json.dumps(self.role_names).encode())
         return state.hexdigest()
+
+
+def numbers_of(roles: Sequence[str], names: list[str]) -> Tensor:
+    """``[n]`` int8, the place in ``names`` of each of ``roles``.
+
+    Raises:
+        TypeError: when a role is not a string.
+        DataError: when there are more than 127 names.
+
+    Example:
+        >>> numbers_of(["title", "cast", "title"], ["title", "cast"]).tolist()
+        [0, 1, 0]
+    """
+    for place, role in enumerate(roles):
+        if not isinstance(role, str):
+            raise TypeError(f"role {place} is {role!r:.60}, a {type(role).__name__}; roles are strings")
+    if len(names) > torch.iinfo(torch.int8).max:
+        raise DataError(f"there are {len(names)} roles ({', '.join(names[:3])}, ...); 127 is the most")
+    places = {name: number for number, name in enumerate(names)}
+    return torch.tensor([places[role] for role in roles], dtype=torch.int8)
 
 
 def surrogate_at(text: str) -> int | None:

@@ -110,26 +110,22 @@ class Backbone(nn.Module):
         cls,
         source: str,
         max_length: int | None = None,
-        prompt: str = "",
-        lower_case: bool = False,
         dropout: float | None = None,
         packing: Packing = "auto",
         trust_remote_code: bool = False,
         subfolder: str = "",
-        replacements: dict[str, str] | None = None,
+        **tokenizing: Any,
     ) -> Backbone:
         """Load model and tokenizer, from safetensors only, in float32.
 
         Args:
             source: a Hugging Face id, a folder, or ``package:NAME/folder``.
             max_length: tokens per text including special ones; what the model can take if None.
-            prompt: put before every text.
-            lower_case: lower-case texts first.
             dropout: replaces every dropout probability of the model.
             packing: see :class:`Backbone`.
             trust_remote_code: run model code that comes with the weights.
             subfolder: of the source.
-            replacements: see :class:`~lit_metric.encoders.TextTokenizer`.
+            tokenizing: prompts and the like; see :class:`~lit_metric.encoders.TextTokenizer`.
 
         Raises:
             FileNotFoundError: if there is no such model, or it has no safetensors weights.
@@ -161,7 +157,7 @@ class Backbone(nn.Module):
                 f"the backbone {source!r} could not be loaded: {reason} It has to be a Hugging Face id, a "
                 "folder or package:NAME/folder, with weights in safetensors format"
             ) from error
-        tokenizer = load_tokenizer(path, model, max_length, prompt, lower_case, replacements, options)
+        tokenizer = load_tokenizer(path, model, max_length, options, **tokenizing)
         return cls(model, tokenizer, packing, source)
 
     def freeze_unused(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.described import Described, Spec, build
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
-from lit_metric.encoders.tokenizer import TextTokenizer
+from lit_metric.encoders.tokenizer import TextTokenizer, TowerTokenizers
 
 CONFIG = "encoder.json"
 WEIGHTS = "encoder.safetensors"
 FORMAT = 1
+
+Roles = str | Sequence[Any] | None
+Weights = Sequence[Sequence[float]] | None
 
 
 class Encoder(Described, nn.Module, ABC):
@@ -37,28 +41,47 @@ class Encoder(Described, nn.Module, ABC):
 
     @property
     @abstractmethod
-    def tokenizer(self) -> TextTokenizer:
+    def tokenizer(self) -> TextTokenizer | TowerTokenizers:
         """The tokenizer of the text tower."""
 
     @abstractmethod
-    def forward(self, tokens: Ragged, items: Ragged, text_ids: Tensor | None = None) -> Tensor:
-        """Encode a batch.
+    def forward(
+        self,
+        tokens: Ragged,
+        items: Ragged,
+        text_ids: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        skip: Tensor | None = None,
+        roles: Tensor | None = None,
+    ) -> Tensor:
+        """Encode a batch; ``Batch.inputs`` has all the arguments.
 
         Args:
             tokens: token ids of the ``U`` distinct texts of the batch.
             items: ``I`` rows of positions into those texts.
             text_ids: ``[U]`` vocabulary ids; with them, texts that a frozen text tower has seen are looked
                 up.
+            weights: > 0, how much each of ``items.values`` counts in its item; they all count alike if None.
+            skip: ``[U]`` int64, how many leading tokens of each text are kept out of pooling; none if None.
+            roles: ``[I]`` int64, the role of each item; 0 is that of queries.
 
         Returns:
             ``[I, dimension]``, in float32 at least, not normalised.
         """
 
     @abstractmethod
-    def _encode(self, items: Any, max_tokens: int, progress: bool) -> Tensor:
+    def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         """``[n, dimension]`` raw vectors of checked input; called without gradient in evaluation mode."""
 
-    def encode(self, items: Any, max_tokens: int = 16384, progress: bool = False) -> np.ndarray:
+    def encode(
+        self,
+        items: Any,
+        max_tokens: int = 16384,
+        progress: bool = False,
+        role: Roles = None,
+        weights: Weights = None,
+    ) -> np.ndarray:
         """Embed texts, or items given as lists of texts, whichever this encoder is for.
 
         Works in evaluation mode and restores the mode that each module was in.
@@ -67,15 +90,19 @@ class Encoder(Described, nn.Module, ABC):
             items: list of texts, or list of lists of texts.
             max_tokens: texts of similar length run together, at most so many tokens at once.
             progress: show a progress bar.
+            role: what the items are, such as "query" or "document"; one for all, one for each, or, for items
+                of several texts, a list for each with one for each text.
+            weights: for items of several texts, a list for each with a number > 0 for each text.
 
         Returns:
             float32 ``[n, dimension]``, in the order of ``items``; of length 1 if ``self.normalize``.
 
         Raises:
             TypeError: if ``items`` is of the wrong kind.
+            ValueError: if roles or weights are not as many as items or texts.
         """
         with evaluating(self), torch.inference_mode():
-            vectors = self._encode(items, max_tokens, progress)
+            vectors = self._encode(items, max_tokens, progress, role, weights)
             if self.normalize:
                 vectors = unit_rows(vectors)
             return vectors.float().cpu().numpy()
@@ -153,6 +180,19 @@ class Encoder(Described, nn.Module, ABC):
     @abstractmethod
     def _own_files(self) -> tuple[str, ...]:
         """Prefixes of the names of weights that :meth:`save` writes into subfolders."""
+
+
+def roles_of(role: Roles, items: int) -> Sequence[Any]:
+    """The role of each item, where one may have been given for all.
+
+    Raises:
+        ValueError: if there are more or fewer roles than items.
+    """
+    if role is None or isinstance(role, str):
+        return [role] * items
+    if len(role) != items:
+        raise ValueError(f"{len(role)} roles were given for {items} items")
+    return role
 
 
 def _resolve(value: Any, folder: Path, trust_remote_code: bool) -> Any:

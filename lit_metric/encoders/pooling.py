@@ -195,6 +195,18 @@ def unit_rows(vectors: Tensor) -> Tensor:
     return nn.functional.normalize(widen(vectors), dim=-1, eps=1e-12)
 
 
+def drop_leading(rows: Ragged, counts: Tensor) -> Ragged:
+    """Leave out the first ``counts [n]`` values of each row, or all where it has no more.
+
+    Example:
+        >>> drop_leading(Ragged.from_lists([[1, 2, 3], [4], []]), torch.tensor([1, 2, 1])).tolist()
+        [[2, 3], [], []]
+    """
+    counts = counts.minimum(rows.lengths)
+    kept = rows.positions >= counts.repeat_interleave(rows.lengths, output_size=len(rows.values))
+    return Ragged.from_lengths(take_rows(rows.values, kept.nonzero().squeeze(1)), rows.lengths - counts)
+
+
 def drop_values(rows: Ragged, probability: float) -> Ragged:
     """Leave out each value with the given probability, but never the last one of a row."""
     if not len(rows.values):

@@ -21,6 +21,9 @@ POOLINGS: dict[str, type[Pooling]] = {
 }
 """Pooling modes of sentence-transformers that are known here."""
 
+MAX_LENGTHS = "max_lengths"
+"""Where an exported ``config_sentence_transformers.json`` has lengths by role, read here only."""
+
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -49,6 +52,9 @@ class Recipe:
         normalize: whether embeddings have length 1; None if the source says nothing.
         prompt: put before every text.
         max_length: tokens per text.
+        prompts: by role, those that differ from ``prompt``.
+        max_lengths: tokens per text by role, which only exports of this library say.
+        pool_prompt: whether the pooling sees a prompt's tokens.
         lower_case: whether texts are lower-cased first.
     """
 
@@ -59,6 +65,9 @@ class Recipe:
     prompt: str = ""
     max_length: int | None = None
     lower_case: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+    max_lengths: dict[str, int] = field(default_factory=dict)
+    pool_prompt: bool = True
 
 
 def read_recipe(source: str, head: bool = True) -> Recipe:
@@ -86,8 +95,11 @@ def read_recipe(source: str, head: bool = True) -> Recipe:
     recipe.max_length = settings.get("max_seq_length")
     recipe.lower_case = bool(settings.get("do_lower_case", False))
     general = _json(source, "config_sentence_transformers.json") or {}
+    prompts = general.get("prompts") or {}
     if general.get("default_prompt_name"):
-        recipe.prompt = (general.get("prompts") or {}).get(general["default_prompt_name"]) or ""
+        recipe.prompt = prompts.get(general["default_prompt_name"]) or ""
+    recipe.prompts = {role: text or "" for role, text in prompts.items() if (text or "") != recipe.prompt}
+    recipe.max_lengths = general.get(MAX_LENGTHS) or {}
     if head:
         recipe.normalize = False
         for kind, path in parts[1:]:
@@ -99,8 +111,7 @@ def _read_part(recipe: Recipe, source: str, kind: str, path: str) -> None:
     config = _json(source, _join(path, "config.json")) or {}
     ignore = "pass pooling=... to use the backbone alone"
     if kind == "Pooling":
-        if config.get("include_prompt", True) is False and recipe.prompt:
-            raise ValueError(f"{source}: its pooling leaves the prompt out, which is not supported; {ignore}")
+        recipe.pool_prompt = bool(config.get("include_prompt", True))
         mode = _pooling_mode(config)
         if mode not in POOLINGS:
             raise ValueError(f"{source}: pooling {mode!r} is not one of {', '.join(POOLINGS)}; {ignore}")

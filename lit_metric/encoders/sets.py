@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.base import Encoder
+from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
 from lit_metric.encoders.pooling import AttentionPooling, Pooling, drop_values, unit_rows
 from lit_metric.encoders.projection import Projection, projections, stack
 from lit_metric.encoders.segments import take_rows, widen
@@ -75,17 +76,32 @@ class SetEncoder(Encoder):
         """The text encoder's."""
         return self.text.tokenizer
 
-    def forward(self, tokens: Ragged, items: Ragged, text_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Ragged,
+        items: Ragged,
+        text_ids: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        skip: Tensor | None = None,
+        roles: Tensor | None = None,
+    ) -> Tensor:
         """See :meth:`Encoder.forward`."""
-        return self.pool(self.text.embed(tokens, text_ids), items)
+        return self.pool(self.text.embed(tokens, text_ids, skip), items, weights)
 
-    def pool(self, texts: Tensor, items: Ragged) -> Tensor:
-        """``[U, d]`` text vectors and ``I`` rows of positions among them to ``[I, dimension]``."""
+    def pool(self, texts: Tensor, items: Ragged, weights: Tensor | None = None) -> Tensor:
+        """``[U, d]`` text vectors and ``I`` rows of positions among them to ``[I, dimension]``; ``weights``
+        say how much each of the positions counts in its row."""
         if self.training and self.tag_dropout > 0:
-            items = drop_values(items, self.tag_dropout)
+            places = torch.arange(len(items.values), device=items.values.device)
+            kept = drop_values(Ragged(places, items.offsets), self.tag_dropout)
+            items = Ragged(items.values[kept.values], kept.offsets)
+            weights = None if weights is None else weights[kept.values]
         if self.normalize_texts:
             texts = unit_rows(texts)
-        pooled = self.pooling(Ragged(take_rows(texts, items.values), items.offsets))
+        states = Ragged(take_rows(texts, items.values), items.offsets)
+        # Poolings of other people may know nothing of weights.
+        pooled = self.pooling(states) if weights is None else self.pooling(states, weights)
         return widen(self.projection(pooled))
 
     def clear_cache(self) -> None:
@@ -96,18 +112,26 @@ class SetEncoder(Encoder):
         """See :meth:`Encoder.freeze_unused`."""
         self.text.freeze_unused()
 
-    def _encode(self, items: Any, max_tokens: int, progress: bool) -> Tensor:
+    def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         if isinstance(items, (str, bytes)) or any(isinstance(item, (str, bytes)) for item in items):
             raise TypeError("SetEncoder.encode takes a list of lists of texts")
-        places: dict[str, int] = {}
-        sets = Ragged.from_lists([[places.setdefault(text, len(places)) for text in item] for item in items])
-        texts = self.text._encode(list(places), max_tokens, progress).to(self.device)
+        places: dict[tuple[str | None, str], int] = {}
+        pairs = [
+            zip(roles_of(given, len(item)), item, strict=True)
+            for given, item in zip(roles_of(role, len(items)), items, strict=True)
+        ]
+        sets = Ragged.from_lists([[places.setdefault(pair, len(places)) for pair in row] for row in pairs])
+        counts = None if weights is None else weights_like(sets, weights)
+        texts = self.text._encode(
+            [text for _, text in places], max_tokens, progress, [each for each, _ in places], None
+        ).to(self.device)
         # so many items that about POOL_AT_ONCE text vectors are gathered at once
         step = max(1, POOL_AT_ONCE * len(sets) // max(1, len(sets.values)))
         pooled = [torch.empty(0, self.dimension)]
         for start in range(0, len(sets), step):
-            rows = sets.select(torch.arange(start, min(start + step, len(sets))))
-            pooled.append(self.pool(texts, rows.to(self.device)).float().cpu())
+            chosen = torch.arange(start, min(start + step, len(sets)))
+            own = None if counts is None else counts.select(chosen).values.to(self.device)
+            pooled.append(self.pool(texts, sets.select(chosen).to(self.device), own).float().cpu())
         return torch.cat(pooled)
 
     def _own_files(self) -> tuple[str, ...]:
@@ -116,3 +140,17 @@ class SetEncoder(Encoder):
     def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
         self.text.save(folder / "text")
         return self._own_files(), self.spec()["init_args"] | {"text": {"encoder": "text"}}
+
+
+def weights_like(sets: Ragged, weights: Sequence[Sequence[float]]) -> Ragged:
+    """The weights of the texts of ``sets``, float32.
+
+    Raises:
+        ValueError: if they are not as many as the texts, or one is not above 0.
+    """
+    if [len(row) for row in weights] != sets.lengths.tolist():
+        raise ValueError("weights: give a list for each item, with a number for each of its texts")
+    values = torch.tensor([weight for row in weights for weight in row], dtype=torch.float32)
+    if not bool(((values > 0) & values.isfinite()).all()):
+        raise ValueError("weights have to be numbers above 0")
+    return Ragged(values, sets.offsets)

@@ -16,7 +16,8 @@ class FrozenTable:
     """One vector per text of a vocabulary, each computed when it is first asked for.
 
     A vocabulary id alone can mislead (another data set has other texts), so each entry also keeps a hash of
-    the text's tokens, and an id that comes back with other tokens is computed anew.
+    the text's tokens, and of how many of them are kept out of pooling; an id that comes back with others is
+    computed anew.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,12 @@ class FrozenTable:
         self.clear()
 
     def look_up(
-        self, tokens: Ragged, text_ids: Tensor, state: Any, compute: Callable[[Ragged], Tensor]
+        self,
+        tokens: Ragged,
+        text_ids: Tensor,
+        state: Any,
+        compute: Callable[..., Tensor],
+        skip: Tensor | None = None,
     ) -> Tensor:
         """Vectors of the texts, without gradient.
 
@@ -45,7 +51,8 @@ class FrozenTable:
             tokens: token ids of ``U`` texts.
             text_ids: ``[U]`` vocabulary ids, all different.
             state: anything that changes when the model does; a change empties the table.
-            compute: ``U'`` texts to ``[U', h]``, called with those that are new.
+            compute: ``U'`` texts to ``[U', h]``, called with those that are new, and their ``skip`` if given.
+            skip: ``[U]`` int64, how many leading tokens of each text are kept out of pooling.
 
         Returns:
             ``[U, h]``.
@@ -58,13 +65,16 @@ class FrozenTable:
                 self._slots, self._prints = self._slots.to(text_ids.device), self._prints.to(text_ids.device)
             self._reserve_ids(text_ids)
             prints = token_hashes(tokens)
+            if skip is not None:
+                prints = prints + skip * 0x6A09E667F3BCC909
             slots = self._slots[text_ids]
             new = slots < 0
             if self.count:
                 new |= self._prints[slots.clamp(min=0)] != prints
             rows = new.nonzero().squeeze(1)
             if len(rows):
-                self._store(text_ids[rows], prints[rows], compute(tokens.select(rows)))
+                given = [tokens.select(rows)] if skip is None else [tokens.select(rows), skip[rows]]
+                self._store(text_ids[rows], prints[rows], compute(*given))
                 slots = self._slots[text_ids]
             return self._vectors.index_select(0, slots)
 

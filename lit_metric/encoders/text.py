@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.backbone import Backbone, Packing, locate
-from lit_metric.encoders.base import Encoder
-from lit_metric.encoders.pooling import MeanPooling, Pooling
+from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
+from lit_metric.encoders.pooling import MeanPooling, Pooling, drop_leading
 from lit_metric.encoders.projection import Projection, projections, stack
 from lit_metric.encoders.recipe import read_recipe
 from lit_metric.encoders.segments import take_rows, widen
@@ -53,6 +53,11 @@ class TextEncoder(Encoder):
         cache_frozen: if backbone and pooling are frozen, keep each text's vector (4 bytes per component, on
             the device), and don't encode it again. Not saved; :meth:`clear_cache` empties it.
         trust_remote_code: run model code that comes with the weights.
+        prompts: by role ("query", "document", "title", ...), put before texts in that role instead of
+            ``prompt``; if None, the source's.
+        max_lengths: by role, instead of ``max_length``.
+        pool_prompt: whether the pooling sees a prompt's tokens, which the backbone always does; False is what
+            sentence-transformers calls ``include_prompt=False``. If None, what the source says, else True.
 
     Raises:
         FileNotFoundError: if there is no such backbone.
@@ -75,6 +80,9 @@ class TextEncoder(Encoder):
         packing: Packing = "auto",
         cache_frozen: bool = True,
         trust_remote_code: bool = False,
+        prompts: dict[str, str] | None = None,
+        max_lengths: dict[str, int] | None = None,
+        pool_prompt: bool | None = None,
     ) -> None:
         super().__init__()
         recipe = read_recipe(locate(backbone), head=pooling is None)
@@ -84,6 +92,9 @@ class TextEncoder(Encoder):
             prompt=recipe.prompt if prompt is None else prompt,
             lower_case=recipe.lower_case if lower_case is None else lower_case,
             replacements=replacements,
+            prompts=recipe.prompts if prompts is None else prompts,
+            max_lengths=recipe.max_lengths if max_lengths is None else max_lengths,
+            pool_prompt=recipe.pool_prompt if pool_prompt is None else pool_prompt,
             dropout=dropout,
             packing=packing,
             trust_remote_code=trust_remote_code,
@@ -102,31 +113,43 @@ class TextEncoder(Encoder):
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """Fingerprinted, with prompt, case and length."""
+        """Fingerprinted, with prompts, case and lengths."""
         return self.backbone.tokenizer
 
-    def forward(self, tokens: Ragged, items: Ragged, text_ids: Tensor | None = None) -> Tensor:
-        """See :meth:`Encoder.forward`; here every item is one text."""
+    def forward(
+        self,
+        tokens: Ragged,
+        items: Ragged,
+        text_ids: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        skip: Tensor | None = None,
+        roles: Tensor | None = None,
+    ) -> Tensor:
+        """See :meth:`Encoder.forward`; here every item is one text, whatever its weight."""
         if len(items.values) != len(items):
             raise ValueError(
                 f"{len(items)} items hold {len(items.values)} texts; TextEncoder takes one each, "
                 "items of several texts (tags) need a SetEncoder"
             )
-        return take_rows(self.embed(tokens, text_ids), items.values)
+        return take_rows(self.embed(tokens, text_ids, skip), items.values)
 
-    def embed(self, tokens: Ragged, text_ids: Tensor | None = None) -> Tensor:
+    def embed(self, tokens: Ragged, text_ids: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
         """``[U, dimension]``: one vector per text; ``text_ids [U]`` lets a frozen tower look them up."""
-        return widen(self.projection(self.features(tokens, text_ids)))
+        return widen(self.projection(self.features(tokens, text_ids, skip)))
 
-    def features(self, tokens: Ragged, text_ids: Tensor | None = None) -> Tensor:
+    def features(self, tokens: Ragged, text_ids: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
         """``[U, h]``: the pooled states, before the projection."""
         if not self.frozen:
-            return self.pooling(self.backbone(tokens))
+            return self._pool(self.backbone(tokens), skip)
         if any(parameter.requires_grad for parameter in self.pooling.parameters()):
-            return self.pooling(self._frozen_states(tokens))
+            return self._pool(self._frozen_states(tokens), skip)
         if text_ids is None or not self.cache_frozen:
-            return self._frozen_features(tokens)
-        return self.table.look_up(tokens, text_ids, self._weights_state(), self._frozen_features)
+            return self._frozen_features(tokens, skip)
+        return self.table.look_up(tokens, text_ids, self._weights_state(), self._frozen_features, skip)
+
+    def _pool(self, states: Ragged, skip: Tensor | None) -> Tensor:
+        return self.pooling(states if skip is None else drop_leading(states, skip))
 
     @property
     def frozen(self) -> bool:
@@ -149,9 +172,9 @@ class TextEncoder(Encoder):
         with torch.no_grad():
             return self.backbone(tokens)
 
-    def _frozen_features(self, tokens: Ragged) -> Tensor:
+    def _frozen_features(self, tokens: Ragged, skip: Tensor | None = None) -> Tensor:
         with torch.no_grad():
-            return self.pooling(self._frozen_states(tokens))
+            return self._pool(self._frozen_states(tokens), skip)
 
     def _weights_state(self) -> tuple[Any, ...]:
         parameters = [*self.backbone.parameters(), *self.pooling.parameters()]
@@ -172,14 +195,17 @@ class TextEncoder(Encoder):
         """See :meth:`Encoder.freeze_unused`."""
         self.backbone.freeze_unused()
 
-    def _encode(self, items: Any, max_tokens: int, progress: bool) -> Tensor:
+    def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         if isinstance(items, (str, bytes)) or not all(isinstance(text, str) for text in items):
             raise TypeError("TextEncoder.encode takes a list of texts")
-        rows = tokenize_all(self.tokenizer, list(items))
+        if weights is not None:
+            raise ValueError("weights are for items of several texts, which need a SetEncoder")
+        rows, skip = tokenize_by_role(self.tokenizer, list(items), roles_of(role, len(items)))
         vectors = torch.empty(len(rows), self.dimension)
         with tqdm(total=len(rows), desc="encode", unit="text", disable=not progress) as bar:
             for chunk in length_chunks(rows.lengths, max_tokens):
-                vectors[chunk] = self.embed(rows.select(chunk).to(self.device)).float().cpu()
+                own = None if skip is None else skip[chunk].to(self.device)
+                vectors[chunk] = self.embed(rows.select(chunk).to(self.device), skip=own).float().cpu()
                 bar.update(len(chunk))
         return vectors
 
@@ -198,6 +224,9 @@ class TextEncoder(Encoder):
             "prompt": self.tokenizer.prompt,
             "lower_case": self.tokenizer.lower_case,
             "replacements": self.tokenizer.replacements or None,
+            "prompts": self.tokenizer.prompts or None,
+            "max_lengths": self.tokenizer.max_lengths or None,
+            "pool_prompt": self.tokenizer.pool_prompt,
             "normalize": self.normalize,
             "dropout": None,  # the backbone's configuration holds it
             "trust_remote_code": False,
@@ -229,11 +258,36 @@ def freeze_parameters(model: torch.nn.Module, freeze: bool | Sequence[str]) -> N
             names[name].requires_grad_(False)
 
 
-def tokenize_all(tokenizer: TextTokenizer, texts: list[str]) -> Ragged:
+def tokenize_by_role(
+    tokenizer: TextTokenizer, texts: list[str], roles: Sequence[str | None]
+) -> tuple[Ragged, Tensor | None]:
+    """Token ids of the texts, each in its role, and how many leading ones poolings are not to see.
+
+    Returns:
+        ``n`` rows; ``[n]`` int64, or None where poolings see all.
+    """
+    groups: dict[str | None, list[int]] = {}
+    for place, role in enumerate(roles):
+        groups.setdefault(role, []).append(place)
+    if not groups:
+        return tokenize_all(tokenizer, []), None
+    parts = [
+        tokenize_all(tokenizer, [texts[place] for place in group], role) for role, group in groups.items()
+    ]
+    order = torch.tensor([place for group in groups.values() for place in group]).argsort()
+    joined = Ragged.from_lengths(
+        torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
+    )
+    counts = [tokenizer.prompt_tokens(role) for role in groups]
+    skip = torch.tensor(counts).repeat_interleave(torch.tensor([len(group) for group in groups.values()]))
+    return joined.select(order), skip[order] if any(counts) else None
+
+
+def tokenize_all(tokenizer: TextTokenizer, texts: list[str], role: str | None = None) -> Ragged:
     """Token ids of all texts, compactly."""
     ids, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for start in range(0, len(texts), TOKENIZE_AT_ONCE):
-        rows = tokenizer.tokenize(texts[start : start + TOKENIZE_AT_ONCE])
+        rows = tokenizer.tokenize(texts[start : start + TOKENIZE_AT_ONCE], role)
         lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
         ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths[-1].sum())))
     return Ragged.from_lengths(

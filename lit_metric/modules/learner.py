@@ -85,7 +85,7 @@ class MetricLearner(LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """``[I, d]`` raw vectors of the batch's items."""
-        return self.encoder(batch.tokens, batch.items, batch.text_ids)
+        return self.encoder(**batch.inputs)
 
     def encode(self, items: list[str] | list[list[str]], **options: Any) -> Any:
         """See :meth:`~lit_metric.encoders.Encoder.encode`."""

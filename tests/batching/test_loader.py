@@ -22,6 +22,9 @@ class Bytes:
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
+    def prompt_tokens(self) -> int:
+        return 0
+
 
 @pytest.fixture
 def data(tmp_path) -> tuple[LabelRelations, Collator]:

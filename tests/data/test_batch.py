@@ -63,3 +63,29 @@ def test_pinned_copies_hold_the_same(collator):
     batch = collator(torch.tensor([4, 0]), torch.tensor([1, 4])).pin_memory()
     assert batch.tokens.values.is_pinned()
     assert unfolded(batch.to("cuda", non_blocking=True), batch.anchors) == [ROWS[4], ROWS[0]]
+
+
+def test_a_batch_says_roles_weights_and_what_poolings_are_not_to_see():
+    weights = [[1.0, 2.0], [3.0], [], [4.0], [5.0, 6.0, 7.0], [8.0]]
+    roles = ["document", "query", "document", "title", "document", "query"]
+    items, vocabulary = Items.encode(ROWS, kind="set", roles=roles, weights=weights)
+    skips = torch.tensor(
+        [10 * len(text) + int(role) for text, role in zip(vocabulary.texts, vocabulary.roles, strict=True)]
+    )
+    tokens = Tokens.from_lists([list(text.encode()) for text in vocabulary.texts], skips)
+    batch = Collator(items, tokens)(torch.tensor([4, 1]), torch.tensor([3, 5, 4, 2]), task=3)
+    assert batch.item_ids.tolist() == [1, 2, 3, 4, 5]
+    assert batch.roles.tolist() == [0, 1, 2, 1, 0]
+    assert batch.weights.tolist() == [3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    assert batch.skip.tolist() == skips[batch.text_ids].tolist()
+    assert batch.task == 3
+    assert unfolded(batch, batch.anchors) == [ROWS[4], ROWS[1]]
+    inputs = batch.to("cpu").inputs
+    assert inputs.keys() == {"tokens", "items", "text_ids", "weights", "skip", "roles"}
+    for name in ("weights", "skip", "roles", "text_ids"):
+        assert inputs[name].tolist() == getattr(batch, name).tolist()
+
+
+def test_a_batch_without_roles_and_weights_says_so(collator):
+    batch = collator(torch.tensor([4]), torch.tensor([0]))
+    assert (batch.roles, batch.weights, batch.skip, batch.task) == (None, None, None, 0)

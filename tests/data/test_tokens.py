@@ -10,6 +10,7 @@ import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -34,6 +35,9 @@ class Bytes:
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         self.calls.append(len(texts))
         return [list((self.prompt + text).encode()) for text in texts]
+
+    def prompt_tokens(self) -> int:
+        return 0
 
 
 def naive(ids: list[int], prompt: str = "") -> list[list[int]]:
@@ -140,6 +144,8 @@ class Bytes:
     fingerprint = "bytes"
     def tokenize(self, texts):
         return [list(text.encode()) for text in texts]
+    def prompt_tokens(self):
+        return 0
 texts = [f"text {number}" for number in range(50_000)]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -205,3 +211,40 @@ def test_where_the_cache_lives_by_default(monkeypatch):
     assert default_cache_dir() == Path("/somewhere/lit-metric")
     monkeypatch.setenv("LIT_METRIC_CACHE", "/own")
     assert default_cache_dir() == Path("/own")
+
+
+class Roles(Bytes):
+    """Each role has its prompt."""
+
+    PROMPTS: ClassVar = {"query": "q: ", "document": "passage: "}
+
+    def tokenize(self, texts: list[str], role: str | None = None) -> list[list[int]]:
+        self.calls.append(len(texts))
+        return naive_prompted(texts, self.PROMPTS.get(role, ""))
+
+    def prompt_tokens(self, role: str | None = None) -> int:
+        return len(self.PROMPTS.get(role, ""))
+
+
+def naive_prompted(texts: list[str], prompt: str) -> list[list[int]]:
+    return [list((prompt + text).encode()) for text in texts]
+
+
+def test_each_text_has_the_prompt_of_its_role(tmp_path):
+    roles = ["document", "query", "title"]
+    rows = [[f"text {number // 2}"] for number in range(2500)]
+    vocabulary, ids = Vocabulary.encode(rows, [[roles[number % 3]] for number in range(2500)])
+    for _ in range(2):  # once made, once read
+        tokens = tokenize(vocabulary, Roles(), tmp_path)
+        assert len(files(tmp_path)) == 1
+        for number in (0, 1, 2, 1023, 1024, 2499):
+            text, role = rows[number][0], roles[number % 3]
+            prompt = Roles.PROMPTS.get(role, "")
+            assert tokens.select(ids[number]).tolist() == naive_prompted([text], prompt)
+            assert tokens.skip[ids[number]].tolist() == [len(prompt)]
+    for other in (copy.deepcopy(tokens), ForkingPickler.loads(ForkingPickler.dumps(tokens))):
+        assert torch.equal(other.skip, tokens.skip)
+    plain = tokenize(Vocabulary(vocabulary.texts), Roles(), tmp_path)
+    assert plain.skip is None
+    assert plain.select(torch.tensor([0])).tolist() == [list(b"text 0")]
+    assert len(files(tmp_path)) == 2

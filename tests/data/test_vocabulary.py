@@ -54,3 +54,17 @@ def test_surrogate_pairs_made_of_two_halves_are_lone_too():
 def test_what_is_no_text_is_refused(rows, message):
     with pytest.raises(TypeError, match=message):
         Vocabulary.encode(rows)
+
+
+def test_roles_take_part_in_the_digest_and_leave_it_alone_where_there_are_none():
+    rows = [["a"], ["b"]]
+    vocabularies = [
+        Vocabulary.encode(rows, roles)[0]
+        for roles in (None, [["q"], ["q"]], [["q"], ["d"]], [["d"], ["q"]], [["qd"], ["q"]])
+    ]
+    assert len({vocabulary.digest for vocabulary in vocabularies}) == 5
+    # what it was before there were roles: caches of token ids stay good
+    state = hashlib.sha256()
+    for text in ("a", "b"):
+        state.update((1).to_bytes(8, "little") + text.encode())
+    assert vocabularies[0].digest == state.hexdigest()
