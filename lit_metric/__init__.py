@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_metric.datamodule import MetricDataModule
-    from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder
+    from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
     from lit_metric.hub import export, load
     from lit_metric.mining import Miner
-    from lit_metric.modules import MetricLearner
+    from lit_metric.modules import MetricLearner, TwoTowerLearner
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,8 @@ __all__ = [
     "Miner",
     "SetEncoder",
     "TextEncoder",
+    "TwoTowerEncoder",
+    "TwoTowerLearner",
     "export",
     "load",
 ]
@@ -34,6 +36,8 @@ _HOMES = {
     "Miner": "mining",
     "SetEncoder": "encoders",
     "TextEncoder": "encoders",
+    "TwoTowerEncoder": "encoders",
+    "TwoTowerLearner": "modules",
     "export": "hub",
     "load": "hub",
 }

@@ -14,6 +14,7 @@ from lit_metric.encoders.projection import Projection
 from lit_metric.encoders.sets import SetEncoder
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import TextTokenizer
+from lit_metric.encoders.two_tower import TwoTowerEncoder
 
 __all__ = [
     "AttentionPooling",
@@ -28,5 +29,6 @@ __all__ = [
     "SetEncoder",
     "TextEncoder",
     "TextTokenizer",
+    "TwoTowerEncoder",
     "from_spec",
 ]

@@ -115,6 +115,9 @@ class Encoder(Described, nn.Module, ABC):
     def freeze_unused(self) -> None:
         """Freeze parameters that no output depends on, again, after something has unfrozen all."""
 
+    def clear_cache(self) -> None:
+        """Forget the vectors of texts that a frozen text tower has kept."""
+
     def save(self, folder: str | Path) -> None:
         """Write a folder that :meth:`load` can read without the place where the backbone came from."""
         folder = Path(folder)

@@ -105,7 +105,7 @@ class SetEncoder(Encoder):
         return widen(self.projection(pooled))
 
     def clear_cache(self) -> None:
-        """Forget the vectors of a frozen text tower."""
+        """See :meth:`Encoder.clear_cache`."""
         self.text.clear_cache()
 
     def freeze_unused(self) -> None:

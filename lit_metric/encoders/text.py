@@ -157,7 +157,7 @@ class TextEncoder(Encoder):
         return not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def clear_cache(self) -> None:
-        """Forget the vectors of the frozen tower."""
+        """See :meth:`Encoder.clear_cache`."""
         self.table.clear()
 
     def train(self, mode: bool = True) -> TextEncoder:

@@ -13,6 +13,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
+QUERY = "query"
+"""The role of what searches."""
+
 DOCUMENT_NAMES = ("document", "passage", "corpus")
 """Names of the role "document", in the order in which they count."""
 
@@ -188,7 +191,7 @@ class TowerTokenizers:
     def _of(self, role: str | None) -> TextTokenizer:
         if role is None:
             raise ValueError(NO_ROLE)
-        return self.query if role == "query" else self.document
+        return self.query if role == QUERY else self.document
 
 
 def of_role(values: Mapping[str, T], role: str | None, default: T) -> T:

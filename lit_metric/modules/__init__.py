@@ -1,5 +1,6 @@
 """The LightningModules."""
 
 from lit_metric.modules.learner import MetricLearner
+from lit_metric.modules.two_tower import TwoTowerLearner
 
-__all__ = ["MetricLearner"]
+__all__ = ["MetricLearner", "TwoTowerLearner"]
