@@ -15,7 +15,11 @@ from lit_metric.losses.n_pair import NPairLoss, pair_norms
 from lit_metric.losses.nca import NCALoss, nca
 from lit_metric.losses.pair_logistic import PairLogisticLoss, pair_logistic
 from lit_metric.losses.pairs import DensePairs, PairBlock, Pairs, RelationPairs
+from lit_metric.losses.proxies import ProxyLoss, SameClass, allocate_saved
+from lit_metric.losses.proxy_anchor import ProxyAnchorLoss, proxy_anchor
+from lit_metric.losses.proxy_nca import ProxyNCALoss, proxy_nca
 from lit_metric.losses.scores import Distance, prepare, similarity, unit
+from lit_metric.losses.soft_triple import SoftTripleLoss, soft_triple
 from lit_metric.losses.triplet import TripletLoss, batch_all, batch_hard, batch_semi_hard
 from lit_metric.losses.tuplet import TupletLoss, tuplet
 
@@ -41,9 +45,15 @@ __all__ = [
     "Pairs",
     "Part",
     "Parts",
+    "ProxyAnchorLoss",
+    "ProxyLoss",
+    "ProxyNCALoss",
     "RelationPairs",
+    "SameClass",
+    "SoftTripleLoss",
     "TripletLoss",
     "TupletLoss",
+    "allocate_saved",
     "angular",
     "batch_all",
     "batch_hard",
@@ -64,9 +74,12 @@ __all__ = [
     "pair_logistic",
     "pair_norms",
     "prepare",
+    "proxy_anchor",
+    "proxy_nca",
     "rank",
     "share",
     "similarity",
+    "soft_triple",
     "sum_over_ranks",
     "tuplet",
     "unit",

@@ -17,12 +17,16 @@ from lit_metric.losses import (
     DistillationKLLoss,
     InfoNCELoss,
     LiftedStructureLoss,
+    Loss,
     MarginMSELoss,
     MetricLoss,
     MultiSimilarityLoss,
     NCALoss,
     NPairLoss,
     PairLogisticLoss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    SoftTripleLoss,
     TripletLoss,
     TupletLoss,
 )
@@ -69,6 +73,14 @@ LOSSES: dict[str, Callable[..., MetricLoss]] = {
     "angular": partial(AngularLoss, angle=36.0),
     "angular-dot": partial(AngularLoss, angle=20.0, distance="dot"),
     "sup-con": partial(InfoNCELoss, temperature=0.2, other_positives="in"),
+}
+
+# Losses that need classes and not pairs; they are tested alike, by test_proxies.py and over ranks.
+CLASS_LOSSES: dict[str, Callable[..., Loss]] = {
+    "proxy-nca": partial(ProxyNCALoss, temperature=0.5),
+    "proxy-nca-others": partial(ProxyNCALoss, temperature=0.5, denominator="others", distance="cosine"),
+    "proxy-anchor": partial(ProxyAnchorLoss, scale=4.0),
+    "soft-triple": partial(SoftTripleLoss, centres=3, scale=5.0, gamma=0.5),
 }
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_metric.losses import (
-    MetricLoss,
+    Loss,
     RelationPairs,
     gather_ids,
     gather_with_grad,
@@ -21,9 +21,9 @@ from lit_metric.losses import (
     world_size,
 )
 from tests.distributed import RankFailed, RankPool
-from tests.losses.cases import LEARN_FROM_ONE_KIND, LOSSES, Labels
+from tests.losses.cases import CLASS_LOSSES, LEARN_FROM_ONE_KIND, LOSSES, Labels
 
-SHARES = ("active", "anchors_used", "mined")
+SHARES = ("active", "anchors_used", "mined", "proxies_used")
 """Quotients of counts, which are of single precision."""
 
 
@@ -46,21 +46,24 @@ CASES = {
     "no candidates on one rank": Case(candidates=(0, 10)),
     "nothing on one rank": Case(anchors=(0, 8), candidates=(0, 10)),
 }
+EVERY_LOSS = {**LOSSES, **CLASS_LOSSES}
 
 
 class Step(nn.Module):
     """An encoder and a loss, as a training step uses them."""
 
-    def __init__(self, loss: MetricLoss) -> None:
+    def __init__(self, loss: Loss, labels: Tensor) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.encoder = nn.Linear(6, 4)
         self.loss = loss
+        self.loss.build(torch.bincount(labels), 4)
 
     def forward(self, features: Tensor, anchor_ids: Tensor, candidate_ids: Tensor, labels: Tensor) -> dict:
         candidates = gather_with_grad(self.encoder(features[candidate_ids]))
         pairs = RelationPairs(Labels(labels), anchor_ids, gather_ids(candidate_ids))
-        return self.loss(self.encoder(features[anchor_ids]), candidates, pairs)
+        classes = {"classes": labels[anchor_ids]} if self.loss.needs_classes else {}
+        return self.loss(self.encoder(features[anchor_ids]), candidates, pairs, **classes)
 
 
 def share_of(ids: Tensor, counts: tuple[int, int]) -> Tensor:
@@ -69,7 +72,8 @@ def share_of(ids: Tensor, counts: tuple[int, int]) -> Tensor:
 
 def learn(name: str, case: Case) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Outputs and gradients of one step on this rank's share, or on everything without a process group."""
-    step: nn.Module = Step(LOSSES[name](block_rows=case.block_rows)).double()
+    labels = torch.tensor(case.labels)
+    step: nn.Module = Step(EVERY_LOSS[name](block_rows=case.block_rows), labels).double()
     module = step if world_size() == 1 else DistributedDataParallel(step)
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(14, 6, generator=generator, dtype=torch.float64)
@@ -77,7 +81,7 @@ def learn(name: str, case: Case) -> tuple[dict[str, float], dict[str, list[float
         features,
         share_of(torch.arange(8), case.anchors),
         share_of(torch.arange(4, 14), case.candidates),
-        torch.tensor(case.labels),
+        labels,
     )
     output["loss"].backward()
     outputs = {name: value.item() for name, value in output.items()}
@@ -102,7 +106,7 @@ def test_the_pool_names_the_failing_rank_and_recovers(ranks: RankPool) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", EVERY_LOSS)
 def test_two_ranks_learn_what_one_process_learns(ranks: RankPool, name: str, case: Case) -> None:
     alone, gradients = learn(name, case)
     shares = ranks.run(learn, name, case)
@@ -113,7 +117,7 @@ def test_two_ranks_learn_what_one_process_learns(ranks: RankPool, name: str, cas
     for part, value in alone.items():
         mean = sum(other[part] for other, _ in shares) / 2
         assert mean == pytest.approx(value, rel=1e-6 if part in SHARES else 1e-10, abs=1e-12)
-    judged_without_positives = (*LEARN_FROM_ONE_KIND, "cosent", "cosent-squared")
+    judged_without_positives = (*LEARN_FROM_ONE_KIND, *CLASS_LOSSES, "cosent", "cosent-squared")
     if case is CASES["no positives anywhere"] and name not in judged_without_positives:
         assert alone["loss"] == 0
         assert not any(any(gradient) for gradient in gradients.values())

@@ -1,0 +1,101 @@
+"""Proxy-anchor loss: each proxy looks at the items of the batch, and at the hardest of them most."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses.base import Parts, masked_mean
+from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, world_size
+from lit_metric.losses.pairs import PairBlock, Pairs
+from lit_metric.losses.proxies import ProxyLoss, SameClass
+from lit_metric.losses.tuplet import log_one_plus_sum_exp
+
+
+def proxy_anchor(scores: Tensor, pairs: PairBlock, margin: float, scale: float) -> tuple[Tensor, Tensor]:
+    """``log(1 + Σ_p e^{−α(s_p − δ)})`` over the items of a proxy's class, ``log(1 + Σ_n e^{α(s_n + δ)})``
+    over those of the others.
+
+    Source: Kim, Kim, Cho and Kwak, "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, eq. 4.
+
+    Args:
+        scores: ``[r, N]`` cosines of proxies and items.
+        pairs: masks ``[r, N]``.
+        margin: δ.
+        scale: α.
+
+    Returns:
+        ``[r]`` and ``[r]``; 0 where there are none.
+
+    Example:
+        >>> pairs = PairBlock(torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]]))
+        >>> positive, negative = proxy_anchor(torch.tensor([[0.1, -0.1, -0.1]]), pairs, 0.1, 32.0)
+        >>> positive.exp(), negative.exp()
+        (tensor([2.]), tensor([3.]))
+    """
+    return (
+        log_one_plus_sum_exp(-scale * (scores - margin), pairs.positive),
+        log_one_plus_sum_exp(scale * (scores + margin), pairs.negative),
+    )
+
+
+class ProxyAnchorLoss(ProxyLoss):
+    """Proxy-anchor loss on cosines: a mean over proxies whose class is in the batch, plus a mean over all.
+
+    The batch is that of all ranks: anchors are gathered with gradient, and each rank takes every
+    ``world_size``-th proxy. Logs ``positive`` and ``negative``, whose sum is the loss, and, instead of
+    ``anchors_used``, ``proxies_used``, the share of proxies that have items of their class and of others. See
+    :class:`ProxyLoss` on the proxies.
+
+    Args:
+        margin: δ, at least 0.
+        scale: α, above 0.
+        block_rows: proxies compared with all anchors at a time.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> from lit_metric.losses import DensePairs
+        >>> loss = ProxyAnchorLoss(margin=0.0, scale=1.0)
+        >>> loss.build(class_counts=torch.tensor([3, 5]), dimension=2)
+        >>> with torch.no_grad():
+        ...     _ = loss.proxies.copy_(torch.eye(2))
+        >>> nothing = DensePairs(torch.zeros(1, 0, dtype=torch.bool), torch.zeros(1, 0, dtype=torch.bool))
+        >>> out = loss(torch.tensor([[3.0, 0.0]]), torch.zeros(0, 2), nothing, classes=torch.tensor([0]))
+        >>> out["positive"], out["negative"]  # log(1 + e^-1), log(1 + e^0) / 2
+        (tensor(0.3133), tensor(0.3466))
+    """
+
+    def __init__(self, margin: float = 0.1, scale: float = 32.0, block_rows: int = 1024) -> None:
+        super().__init__("cosine", False, block_rows)
+        if not 0 <= margin < 1:
+            raise ValueError(f"margin must be at least 0 and below 1, not {margin}")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be above 0 and finite, not {scale}")
+        self.margin = margin
+        self.scale = scale
+
+    def sides(self, anchors: Tensor, proxies: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Pairs]:
+        """This rank's share of the proxies with the anchors of all ranks."""
+        share = slice(rank(), None, world_size())
+        pairs = SameClass(self.numbers_of(proxies)[share], gather_ids(numbers))
+        return proxies[share], gather_with_grad(anchors), pairs
+
+    def sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
+        """See :meth:`MetricLoss.sum_blocks`; the rows are proxies."""
+        parts = super().sum_blocks(anchors, candidates, pairs)
+        parts["proxies_used"] = parts.pop("anchors_used")
+        return parts
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`proxy_anchor`."""
+        positive, negative = proxy_anchor(scores, pairs, self.margin, self.scale)
+        return {
+            "positive": masked_mean(positive, pairs.positive.any(dim=1)),
+            "negative": masked_mean(negative, torch.ones_like(negative, dtype=torch.bool)),
+        }
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"margin={self.margin}, scale={self.scale}"

@@ -1,0 +1,101 @@
+"""Proxy-NCA: an anchor's own proxy against those of the other classes."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_metric.losses.base import Parts, masked_mean
+from lit_metric.losses.nca import nca
+from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.proxies import ProxyLoss
+from lit_metric.losses.scores import Distance
+from lit_metric.losses.tuplet import log_sum_exp
+
+Denominator = Literal["all", "others"]
+
+
+def proxy_nca(logits: Tensor, pairs: PairBlock, denominator: Denominator = "all") -> tuple[Tensor, Tensor]:
+    """``−log( e^{l_own} / Σ e^l )``, the sum over ``all`` proxies or those of the ``others`` only.
+
+    Source: ``others`` is Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies", ICCV
+    2017, eq. 6; ``all`` is Teh, DeVries and Taylor, "ProxyNCA++", ECCV 2020, eq. 6.
+
+    Args:
+        logits: ``[r, P]`` scores of anchors and proxies, divided by the temperature.
+        pairs: masks ``[r, P]``, a positive being an anchor's own proxy.
+        denominator: with ``others`` the loss may fall below 0.
+
+    Returns:
+        ``[r]`` losses, and ``[r]`` which anchors have a proxy and others to tell it from; the loss of the
+        rest is 0.
+
+    Example:
+        >>> pairs = PairBlock(torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]]))
+        >>> [proxy_nca(torch.zeros(1, 3), pairs, which)[0].exp() for which in ("all", "others")]
+        [tensor([3.]), tensor([2.])]
+    """
+    if denominator == "all":
+        return nca(logits, pairs)
+    used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    own, others = log_sum_exp(logits, pairs.positive), log_sum_exp(logits, pairs.negative)
+    return torch.where(used, others - own, 0.0), used
+
+
+class ProxyNCALoss(ProxyLoss):
+    """Proxy-NCA: the softmax of an anchor over one learned proxy for each class; a mean over anchors.
+
+    Each anchor has a positive and all negatives in every batch, so batches may be small and need no pairs of
+    a class. Logs ``proxy_nca``. See :class:`ProxyLoss` on the proxies.
+
+    Args:
+        temperature: scores are divided by it, above 0; the default is ProxyNCA++'s 1/9, the first source has
+            none, that is 1.
+        denominator: over ``all`` proxies (ProxyNCA++), or those of the ``others`` (Proxy-NCA).
+        distance: of the four; the sources take ``squared_euclidean`` with ``normalize``.
+        normalize: scale embeddings and proxies to unit length before a Euclidean distance is taken.
+        block_rows: anchors compared with all proxies at a time.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> from lit_metric.losses import DensePairs
+        >>> loss = ProxyNCALoss(temperature=2.0)
+        >>> loss.build(class_counts=torch.tensor([3, 5]), dimension=2)
+        >>> with torch.no_grad():
+        ...     _ = loss.proxies.copy_(torch.eye(2))
+        >>> nothing = DensePairs(torch.zeros(1, 0, dtype=torch.bool), torch.zeros(1, 0, dtype=torch.bool))
+        >>> loss(torch.tensor([[3.0, 0.0]]), torch.zeros(0, 2), nothing, classes=torch.tensor([0]))["loss"]
+        tensor(0.3133, grad_fn=<AddBackward0>)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.11,
+        denominator: Denominator = "all",
+        distance: Distance = "squared_euclidean",
+        normalize: bool = True,
+        block_rows: int = 1024,
+    ) -> None:
+        super().__init__(distance, normalize, block_rows)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, not {temperature}")
+        if denominator not in ("all", "others"):
+            raise ValueError(f"denominator {denominator!r} is none of all, others")
+        self.temperature = temperature
+        self.denominator: Denominator = denominator
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`proxy_nca`."""
+        return {"proxy_nca": masked_mean(*proxy_nca(scores / self.temperature, pairs, self.denominator))}
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return (
+            f"temperature={self.temperature}, denominator={self.denominator}, distance={self.distance}, "
+            f"normalize={self.normalize}"
+        )
