@@ -1,7 +1,8 @@
-"""What neighbours say about an embedding: retrieval, k-NN classification, collapse."""
+"""What neighbours say about an embedding: retrieval, k-NN classification, given pairs, collapse."""
 
 from lit_metric.metrics.collapse import CollapseMonitor
 from lit_metric.metrics.functional import collapse_reason
+from lit_metric.metrics.given import PairMetrics, TripletMetrics
 from lit_metric.metrics.neighbours import NeighbourMetrics
 
-__all__ = ["CollapseMonitor", "NeighbourMetrics", "collapse_reason"]
+__all__ = ["CollapseMonitor", "NeighbourMetrics", "PairMetrics", "TripletMetrics", "collapse_reason"]

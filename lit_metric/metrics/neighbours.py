@@ -6,26 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
-from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_metric.data.ragged import Ragged
 from lit_metric.index import Similarity, padded, similarities, top_k
+from lit_metric.metrics.embeddings import EmbeddingMetric
 from lit_metric.metrics.functional import (
-    accuracy,
-    accuracy_by_frequency,
     effective_rank,
-    knn_predict,
-    macro_accuracy,
-    macro_f1,
+    hit_rate_at_k,
+    map_at_k,
     map_at_r,
+    ndcg_at_k,
     precision_at_k,
     r_precision,
     recall_at_k,
     reciprocal_rank,
 )
+from lit_metric.metrics.votes import ClassVotes, LabelVotes, Votes
 
 BLOCK_ELEMENTS = 2**24
 
@@ -37,7 +34,10 @@ class Relations(Protocol):
         """Whether each candidate id ``[C]`` is relevant to each anchor id ``[A]``: ``[A, C]`` bool."""
 
 
-class NeighbourMetrics(Metric):
+Question = Callable[[Tensor, Tensor], Tensor]
+
+
+class NeighbourMetrics(EmbeddingMetric):
     """How well the neighbours of each query are of its kind.
 
     Give it embeddings under their global ids; with a corpus (``update(..., corpus=True)``) the queries search
@@ -49,7 +49,9 @@ class NeighbourMetrics(Metric):
     ``r_precision``, ``mrr`` (over the whole ranking, not cut off), ``effective_rank`` of the queries (unit
     vectors for cosine); and with ``labels``, for each k of ``knn``: ``knn{k}_accuracy``,
     ``knn{k}_accuracy_macro`` (mean over the queries' classes), ``knn{k}_f1_macro`` and
-    ``knn{k}_accuracy_rare|medium|frequent``.
+    ``knn{k}_accuracy_rare|medium|frequent``, or, where items have any number of labels each,
+    ``knn{k}_f1_micro`` and ``knn{k}_f1_macro``. For each of ``graded``: ``ndcg@k``, ``map@k`` and
+    ``hit_rate@k``.
 
     - Queries without a relevant item in the corpus are left out of the retrieval means and counted in
       ``queries_without_positive``, which is there only if there are any; a mean over none is NaN.
@@ -62,8 +64,10 @@ class NeighbourMetrics(Metric):
     Args:
         relations: ``.positive(anchor_ids [A], candidate_ids [C])`` returns ``[A, C]`` bool, relevance. If
             it has ``.to(device)``, it is asked for a copy on the embeddings' device, else it is given ids
-            on the CPU.
-        labels: ``[N]`` integers, the class of each global id, negative where unlabelled.
+            on the CPU. If it has ``.targets``, of the same form, with NaN where nothing is known, those are
+            the grades of ``ndcg@k``; else what is relevant has grade 1. Grades below 0 count as 0.
+        labels: ``[N]`` integers, the class of each global id, negative where unlabelled; or ``N`` rows of
+            distinct classes, any number for each.
         ks: list lengths of recall and precision.
         knn: numbers of voting neighbours.
         similarity: ``"cosine"`` or ``"dot"``.
@@ -73,6 +77,7 @@ class NeighbourMetrics(Metric):
         frequency_edges: the two counts that part rare, medium and frequent; see `accuracy_by_frequency`,
             also for the default.
         block_rows: queries handled at once; by default 2**24 scores' worth, but at least 64.
+        graded: list lengths of ``ndcg@k``, ``map@k`` and ``hit_rate@k``; none by default.
         kwargs: passed to `torchmetrics.Metric`.
 
     Raises:
@@ -88,21 +93,15 @@ class NeighbourMetrics(Metric):
         1.0
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
+    pools = ("", "corpus_")
 
-    embeddings: list[Tensor]
-    ids: list[Tensor]
-    corpus_embeddings: list[Tensor]
-    corpus_ids: list[Tensor]
-    labels: Tensor | None
+    labels: Tensor | Ragged | None
     class_counts: Tensor | None
 
     def __init__(
         self,
         relations: Relations,
-        labels: Tensor | None = None,
+        labels: Tensor | Ragged | None = None,
         ks: Sequence[int] = (1, 5, 10),
         knn: Sequence[int] = (1, 10),
         similarity: Similarity = "cosine",
@@ -110,15 +109,14 @@ class NeighbourMetrics(Metric):
         class_counts: Tensor | None = None,
         frequency_edges: tuple[float, float] | None = None,
         block_rows: int | None = None,
+        graded: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
-        # A rank that was given nothing since the last compute would answer from its cache, while the others
-        # wait for it.
-        super().__init__(**{"compute_with_cache": False} | kwargs)
-        if min([*ks, *knn, 1]) < 1:
-            raise ValueError(f"every k must be at least 1, got ks={tuple(ks)} and knn={tuple(knn)}")
-        if similarity not in ("cosine", "dot"):
-            raise ValueError(f"similarity is {similarity!r}; use 'cosine' or 'dot'")
+        super().__init__(similarity, **kwargs)
+        if min([*ks, *knn, *graded, 1]) < 1:
+            raise ValueError(
+                f"every k must be at least 1, got ks={tuple(ks)}, knn={tuple(knn)} and graded={tuple(graded)}"
+            )
         if block_rows is not None and block_rows < 1:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         if temperature is not None and temperature <= 0:
@@ -126,14 +124,15 @@ class NeighbourMetrics(Metric):
         self.relations = relations
         self.ks = tuple(ks)
         self.knn = tuple(knn)
-        self.similarity = similarity
+        self.graded = tuple(graded)
         self.temperature = temperature
         self.frequency_edges = frequency_edges
         self.block_rows = block_rows
-        self.register_buffer("labels", labels, persistent=False)
+        if isinstance(labels, Ragged):
+            self.labels = labels
+        else:
+            self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("class_counts", class_counts, persistent=False)
-        for name in ("embeddings", "ids", "corpus_embeddings", "corpus_ids"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, embeddings: Tensor, ids: Tensor, corpus: bool = False) -> None:
         """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``, as queries or as corpus.
@@ -141,18 +140,7 @@ class NeighbourMetrics(Metric):
         Raises:
             ValueError: shapes disagree, with each other or with what was given before.
         """
-        if embeddings.ndim != 2 or ids.shape != embeddings.shape[:1]:
-            raise ValueError(
-                f"embeddings must be [n, d] and ids [n], got {list(embeddings.shape)} and {list(ids.shape)}"
-            )
-        for earlier in (self.embeddings, self.corpus_embeddings):
-            if earlier and earlier[0].shape[1] != embeddings.shape[1]:
-                raise ValueError(
-                    f"embeddings have dimension {embeddings.shape[1]}, earlier ones {earlier[0].shape[1]}"
-                )
-        prefix = "corpus_" if corpus else ""
-        getattr(self, f"{prefix}embeddings").append(embeddings.detach().float())
-        getattr(self, f"{prefix}ids").append(ids.detach().long())
+        self._collect(embeddings, ids, "corpus_" if corpus else "")
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
@@ -169,71 +157,81 @@ class NeighbourMetrics(Metric):
         if not len(corpus_ids):
             corpus, corpus_ids = queries, ids
         corpus = padded(corpus)  # once, rather than for each block
-        labels = self._labels_of(corpus_ids)
+        votes = self._votes(ids, corpus_ids)
         columns: dict[str, list[Tensor]] = {}
-        rows = self.block_rows or self._default_rows(len(corpus_ids))
-        positive = self._relevance(queries.device)
-        for block, block_ids in zip(queries.split(rows), ids.split(rows), strict=True):
-            for name, column in self._rank(block, block_ids, corpus, corpus_ids, positive, labels).items():
+        rows = self.block_rows or self._default_rows(len(corpus_ids), votes)
+        asked = self._questions(queries.device)
+        for start in range(0, len(ids), rows):
+            block, block_ids = queries[start : start + rows], ids[start : start + rows]
+            scores, itself = self._scores(block, block_ids, corpus, corpus_ids)
+            for name, column in self._rank(scores, itself, block_ids, corpus_ids, *asked).items():
                 columns.setdefault(name, []).append(column)
-        values = {name: torch.cat(column) for name, column in columns.items()}
-        results = self._retrieval(values)
-        target = self._labels_of(ids)
-        if labels is not None and target is not None:
-            results |= self._classification(values, target, labels)
+            if votes is not None:
+                votes.add(scores, start)
+        results = self._retrieval({name: torch.cat(column) for name, column in columns.items()})
+        if votes is not None:
+            results |= votes.results()
         results["effective_rank"] = effective_rank(queries)
         return {name: value.to(queries.device, torch.float32) for name, value in results.items()}
 
-    def _items(self, prefix: str) -> tuple[Tensor, Tensor]:
-        """Distinct items in the order of their ids: vectors ready to be multiplied, and ids."""
-        if not len(getattr(self, f"{prefix}ids")):
-            return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-        ids, order = dim_zero_cat(getattr(self, f"{prefix}ids")).sort(stable=True)
-        first = torch.ones_like(ids, dtype=torch.bool)
-        first[1:] = ids[1:] != ids[:-1]
-        ids = ids[first]
-        if int(ids[0]) < 0:
-            raise ValueError(f"ids must be >= 0, got {int(ids[0])}")
-        vectors = dim_zero_cat(getattr(self, f"{prefix}embeddings"))[order[first]]
-        finite = vectors.isfinite().all(dim=1)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"{int((~finite).sum())} of {len(ids)} embeddings hold NaN or infinity, the first is that of "
-                f"item {int(ids[~finite][0])}; has the training diverged?"
-            )
-        return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors, ids
+    def _default_rows(self, corpus: int, votes: Votes | None) -> int:
+        return max(64, BLOCK_ELEMENTS // max(corpus, 1 if votes is None else votes.per_row))
 
-    def _default_rows(self, corpus: int) -> int:
-        # Votes are compared pair by pair among k neighbours.
-        per_row = max([corpus, *(k * k for k in self.knn)])
-        return max(64, BLOCK_ELEMENTS // per_row)
+    def _questions(self, device: torch.device) -> tuple[Question, Question | None]:
+        """What is relevant and, if that is asked for, how much; on ``device``."""
+        relations: Any = self.relations
+        moves = hasattr(relations, "to")
+        if moves:
+            relations = relations.to(device)
 
-    def _relevance(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-        if hasattr(self.relations, "to"):
-            return self.relations.to(device).positive
-        return lambda anchors, candidates: self.relations.positive(anchors.cpu(), candidates.cpu()).to(device)
+        def on_device(question: Question) -> Question:
+            if moves:
+                return question
+            return lambda anchors, candidates: question(anchors.cpu(), candidates.cpu()).to(device)
 
-    def _rank(
-        self,
-        queries: Tensor,
-        ids: Tensor,
-        corpus: Tensor,
-        corpus_ids: Tensor,
-        positive: Callable[[Tensor, Tensor], Tensor],
-        corpus_labels: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """One value per query of a block, by name."""
-        scores = similarities(queries, corpus)[:, : len(corpus_ids)]  # [b, N]
+        graded = self.graded and hasattr(relations, "targets")
+        return on_device(relations.positive), on_device(relations.targets) if graded else None
+
+    def _votes(self, ids: Tensor, corpus_ids: Tensor) -> Votes | None:
+        if self.labels is None or not self.knn:
+            return None
+        for last in (int(corpus_ids[-1]), int(ids[-1])):
+            if last >= len(self.labels):
+                raise ValueError(f"id {last} has no label; labels has {len(self.labels)} entries")
+        if isinstance(self.labels, Ragged):
+            labels = self.labels.to(ids.device)
+            return LabelVotes(labels.select(ids), labels.select(corpus_ids), self.knn, self.temperature)
+        of_items = self.labels.to(ids.device)
+        target, voters = of_items[ids], of_items[corpus_ids]
+        return ClassVotes(target, voters, self.knn, self.temperature, self.class_counts, self.frequency_edges)
+
+    def _scores(
+        self, queries: Tensor, ids: Tensor, corpus: Tensor, corpus_ids: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Similarities ``[b, N]``, -inf of a query with itself, and the places of those."""
+        scores = similarities(queries, corpus)[:, : len(corpus_ids)]
         itself = torch.searchsorted(corpus_ids, ids).clamp(max=len(corpus_ids) - 1)
         rows = (corpus_ids[itself] == ids).nonzero().squeeze(1)
         scores[rows, itself[rows]] = -torch.inf
+        return scores, (rows, itself[rows])
+
+    def _rank(
+        self,
+        scores: Tensor,
+        itself: tuple[Tensor, Tensor],
+        ids: Tensor,
+        corpus_ids: Tensor,
+        positive: Question,
+        targets: Question | None,
+    ) -> dict[str, Tensor]:
+        """One value per query of a block, by name."""
         never = torch.zeros((), dtype=torch.bool, device=scores.device)
-        relevant = positive(ids, corpus_ids).index_put((rows, itself[rows]), never)  # [b, N]
+        relevant = positive(ids, corpus_ids).index_put(itself, never)  # [b, N]
         total = relevant.sum(dim=1)
         values: dict[str, Tensor] = {"total": total}
         # R differs widely between classes: rows are grouped by the power of two that covers their R, so
         # that a large class does not make every row's list long.
-        least = max([*self.ks, 1])
+        least = max([*self.ks, *self.graded, 1])
         depth = torch.ceil(torch.log2(total.clamp(min=least) / least)).long()
         for level in depth.unique().tolist():
             group = (depth == level).nonzero().squeeze(1)
@@ -242,15 +240,24 @@ class NeighbourMetrics(Metric):
                 part = (scores[group], relevant[group], total[group])
             for name, column in self._rank_group(*part).items():
                 values.setdefault(name, column.new_empty(len(total)))[group] = column
-        if corpus_labels is not None:
-            values |= self._vote(scores, corpus_labels)
+        if self.graded:
+            grades = relevant.float() if targets is None else targets(ids, corpus_ids).nan_to_num(0.0)
+            values |= self._gains(scores, grades.clamp(min=0).index_put(itself, grades.new_zeros(())))
         return values
 
+    def _gains(self, scores: Tensor, grades: Tensor) -> dict[str, Tensor]:
+        depth = min(max(self.graded), scores.shape[1])
+        ranked = grades.gather(1, top_k(scores, depth)[1])
+        ideal = grades.topk(depth, dim=1).values
+        return {f"ndcg@{k}": ndcg_at_k(ranked, ideal, k) for k in self.graded}
+
     def _rank_group(self, scores: Tensor, relevant: Tensor, total: Tensor) -> dict[str, Tensor]:
-        _, nearest = top_k(scores, max([*self.ks, int(total.max())]))
+        _, nearest = top_k(scores, max([*self.ks, *self.graded, int(total.max())]))
         hits = relevant.gather(1, nearest)  # [g, k]
         values = {f"recall@{k}": recall_at_k(hits, k) for k in self.ks}
         values |= {f"precision@{k}": precision_at_k(hits, k) for k in self.ks}
+        values |= {f"map@{k}": map_at_k(hits, total, k) for k in self.graded}
+        values |= {f"hit_rate@{k}": hit_rate_at_k(hits, total, k) for k in self.graded}
         values["map@r"] = map_at_r(hits, total)
         values["r_precision"] = r_precision(hits, total)
         values["mrr"] = reciprocal_rank(hits)
@@ -258,65 +265,12 @@ class NeighbourMetrics(Metric):
         values["mrr"][later] = 1.0 / first_relevant_rank(scores[later], relevant[later])
         return values
 
-    def _vote(self, scores: Tensor, corpus_labels: Tensor) -> dict[str, Tensor]:
-        """Predicted class of each query, -1 where no labelled item is left to vote."""
-        unlabelled = corpus_labels < 0
-        if bool(unlabelled.any()):
-            scores = scores.masked_fill(unlabelled, -torch.inf)
-        near, where = top_k(scores, max([*self.knn, 1]))
-        voters = corpus_labels[where].masked_fill(near.isneginf(), -1)
-        return {
-            f"knn{k}": knn_predict(voters[:, :k], near[:, :k], temperature=self.temperature) for k in self.knn
-        }
-
     def _retrieval(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         counted = values["total"] > 0
-        names = [f"recall@{k}" for k in self.ks] + [f"precision@{k}" for k in self.ks]
-        results = {name: values[name][counted].mean() for name in [*names, "map@r", "r_precision", "mrr"]}
+        results = {name: column[counted].mean() for name, column in values.items() if name != "total"}
         if not bool(counted.all()):
             results["queries_without_positive"] = (~counted).sum()
         return results
-
-    def _classification(
-        self, values: dict[str, Tensor], labels: Tensor, corpus_labels: Tensor
-    ) -> dict[str, Tensor]:
-        known = labels >= 0
-        target = labels[known]
-        counts = self.class_counts
-        if counts is None:
-            voters = corpus_labels[corpus_labels >= 0]
-            counts = torch.bincount(voters, minlength=int(labels.max()) + 1)
-        results = {}
-        for k in self.knn:
-            predicted = values[f"knn{k}"][known]
-            name = f"knn{k}_accuracy"
-            results[name] = accuracy(predicted, target)
-            results[f"{name}_macro"] = macro_accuracy(predicted, target)
-            results[f"knn{k}_f1_macro"] = macro_f1(predicted, target)
-            bins = accuracy_by_frequency(predicted, target, counts.to(target.device), self.frequency_edges)
-            results |= {f"{name}_{part}": value for part, value in bins.items()}
-        return results
-
-    def _labels_of(self, ids: Tensor) -> Tensor | None:
-        if self.labels is None:
-            return None
-        if int(ids[-1]) >= len(self.labels):
-            raise ValueError(f"id {int(ids[-1])} has no label; labels has {len(self.labels)} entries")
-        return self.labels.to(ids.device)[ids]
-
-    def _sync_dist(
-        self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None
-    ) -> None:
-        # A process that was given nothing takes part with empty tensors of the right type and width;
-        # torchmetrics would send a float vector for both.
-        given = [x.shape[1] for x in [*self.embeddings, *self.corpus_embeddings]]
-        width = torch.tensor(given[0] if given else 0, device=self.device)
-        width = torch.stack(dist_sync_fn(width, group=process_group or self.process_group)).max()
-        for prefix in ("", "corpus_"):
-            if not getattr(self, f"{prefix}ids"):
-                setattr(self, f"{prefix}ids", [torch.empty(0, dtype=torch.int64, device=self.device)])
-                setattr(self, f"{prefix}embeddings", [torch.empty(0, int(width), device=self.device)])
-        super()._sync_dist(dist_sync_fn, process_group)
 
 
 def first_relevant_rank(scores: Tensor, relevant: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pure functions beneath the metrics: ranked relevance, k-NN classification, spread of the embeddings."""
+"""Pure functions beneath the metrics: ranked relevance, k-NN classification, given pairs, spread."""
 
 from lit_metric.metrics.functional.classification import (
     accuracy,
@@ -8,9 +8,27 @@ from lit_metric.metrics.functional.classification import (
     knn_predict,
     macro_accuracy,
     macro_f1,
+    vote_weights,
+)
+from lit_metric.metrics.functional.multi_label import (
+    f1_macro,
+    f1_micro,
+    indicators,
+    knn_predict_labels,
+    label_counts,
+)
+from lit_metric.metrics.functional.pairs import (
+    average_precision,
+    mean_ranks,
+    pearson,
+    spearman,
+    triplet_order,
 )
 from lit_metric.metrics.functional.retrieval import (
+    hit_rate_at_k,
+    map_at_k,
     map_at_r,
+    ndcg_at_k,
     precision_at_k,
     r_precision,
     recall_at_k,
@@ -27,19 +45,33 @@ from lit_metric.metrics.functional.spread import (
 __all__ = [
     "accuracy",
     "accuracy_by_frequency",
+    "average_precision",
     "class_recalls",
     "collapse_reason",
     "effective_rank",
     "effective_rank_of_gram",
+    "f1_macro",
+    "f1_micro",
     "frequency_edges",
+    "hit_rate_at_k",
+    "indicators",
     "knn_predict",
+    "knn_predict_labels",
+    "label_counts",
     "macro_accuracy",
     "macro_f1",
+    "map_at_k",
     "map_at_r",
     "mean_pairwise_cosine",
+    "mean_ranks",
+    "ndcg_at_k",
     "pairwise_spread",
+    "pearson",
     "precision_at_k",
     "r_precision",
     "recall_at_k",
     "reciprocal_rank",
+    "spearman",
+    "triplet_order",
+    "vote_weights",
 ]

@@ -34,21 +34,39 @@ def knn_predict(labels: Tensor, scores: Tensor | None = None, temperature: float
     if labels.shape[1] == 0:
         return labels.new_full((len(labels),), -1, dtype=torch.int64)
     votes = labels >= 0
-    if temperature is None:
-        weights = votes.float()
-    else:
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        if scores is None or scores.shape != labels.shape:
-            raise ValueError(f"weighted votes need scores {list(labels.shape)}, one for each label")
-        logits = (scores.float() / temperature).masked_fill(~votes, -torch.inf)
-        # Relative to the nearest, so that exp cannot overflow; where nobody votes, all weights are 0.
-        weights = (logits - logits.amax(dim=1, keepdim=True)).exp().nan_to_num(0.0)
+    weights = vote_weights(votes, scores, temperature)
     # Of several largest values argmax gives the first, which is the class of the nearest.
     same = labels[:, :, None] == labels[:, None, :]
     tally = (same * weights[:, None, :]).sum(dim=2).masked_fill(~votes, -1.0)
     best = tally.argmax(dim=1, keepdim=True)
     return labels.gather(1, best).squeeze(1).long().masked_fill(~votes.any(dim=1), -1)
+
+
+def vote_weights(voting: Tensor, scores: Tensor | None = None, temperature: float | None = None) -> Tensor:
+    """``[q, k]`` float32, what each neighbour's vote weighs: 0 where it doesn't vote, else 1, or
+    ``exp(score / temperature)`` relative to the nearest voter.
+
+    Args:
+        voting: ``[q, k]`` bool.
+        scores: as in `knn_predict`.
+        temperature: as in `knn_predict`.
+
+    Raises:
+        ValueError: as `knn_predict`.
+
+    Example:
+        >>> vote_weights(torch.tensor([[True, False]])).tolist()
+        [[1.0, 0.0]]
+    """
+    if temperature is None:
+        return voting.float()
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if scores is None or scores.shape != voting.shape:
+        raise ValueError(f"weighted votes need scores {list(voting.shape)}, one for each label")
+    logits = (scores.float() / temperature).masked_fill(~voting, -torch.inf)
+    # Relative to the nearest, so that exp cannot overflow; where nobody votes, all weights are 0.
+    return (logits - logits.amax(dim=1, keepdim=True)).exp().nan_to_num(0.0)
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> Tensor:

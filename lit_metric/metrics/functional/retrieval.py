@@ -107,6 +107,86 @@ def reciprocal_rank(relevant: Tensor) -> Tensor:
     return relevant.any(dim=1).float() / (first + 1)
 
 
+def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
+    """Mean average precision among the first ``k``: ``1/min(R, k) Σ_{i=1..k} P(i)``, with ``P(i)`` as in
+    `map_at_r`.
+
+    So it is 1 where the list can't be better. Of the whole ranking it is the average precision. (trec_eval
+    divides by R also where R is above k.)
+
+    Args:
+        relevant: ``[q, k']`` bool; ranks beyond ``k'`` hold nothing relevant.
+        total: ``[q]`` integers, R of each query, counted over the whole corpus.
+        k: >= 1.
+
+    Returns:
+        ``[q]`` in 0..1; NaN where R is 0.
+
+    Raises:
+        ValueError: as `recall_at_k`, or shapes disagree.
+
+    Example:
+        >>> map_at_k(torch.tensor([[True, False, True, True]]), torch.tensor([3]), k=3).tolist()
+        [0.5555...]
+    """
+    hits = _first(relevant, k).float()
+    _check_total(relevant, total)
+    ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
+    precision = hits.cumsum(dim=1) / ranks
+    return (precision * hits).sum(dim=1) / total.clamp(max=k).float()
+
+
+def hit_rate_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
+    """Share of a query's R relevant items that are among the ``k`` nearest, in whatever order.
+
+    It is the hit rate of the returned set ("Rethinking the Role of Pre-ranking in Large-scale E-Commerce
+    Search", KDD 2023, arXiv 2305.13647, ASH@k), and the recall of information retrieval; see `recall_at_k`
+    for metric learning's.
+
+    Arguments, result and errors as in `map_at_k`.
+
+    Example:
+        >>> hit_rate_at_k(torch.tensor([[True, False, True]]), torch.tensor([4]), k=3).tolist()
+        [0.5]
+    """
+    _check_total(relevant, total)
+    return _first(relevant, k).sum(dim=1) / total.float()
+
+
+def ndcg_at_k(grades: Tensor, ideal: Tensor, k: int) -> Tensor:
+    """Normalised discounted cumulative gain: ``Σ_{i=1..k} g_i / log2(i + 1)`` over the same of the best list.
+
+    The gain is the grade itself, as in trec_eval and scikit-learn, and not ``2^grade - 1`` (Järvelin and
+    Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques").
+
+    Args:
+        grades: ``[q, k']`` of the items at each rank, at least 0; ranks beyond ``k'`` hold grade 0.
+        ideal: ``[q, k'']`` the largest grades of each query in the whole corpus, falling, as many as ``k`` or
+            all that are above 0.
+        k: >= 1.
+
+    Returns:
+        ``[q]`` float32 in 0..1; NaN where all grades are 0.
+
+    Raises:
+        ValueError: ``k`` is below 1.
+
+    Example:
+        >>> grades, ideal = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[2.0, 1.0, 0.0]])
+        >>> ndcg_at_k(grades, ideal, k=3).tolist()  # (1 + 2/2) / (2 + 1/log2(3))
+        [0.7601...]
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+
+    def gain(ranked: Tensor) -> Tensor:
+        ranked = ranked[:, :k].double()
+        ranks = torch.arange(1, ranked.shape[1] + 1, device=ranked.device)
+        return (ranked / (ranks + 1).double().log2()).sum(dim=1)
+
+    return (gain(grades) / gain(ideal)).float()
+
+
 def _first(relevant: Tensor, k: int) -> Tensor:
     _check(relevant)
     if k < 1:
@@ -117,8 +197,7 @@ def _first(relevant: Tensor, k: int) -> Tensor:
 def _within_r(relevant: Tensor, total: Tensor) -> Tensor:
     """``[q, k]`` float32: 1 where relevant and at a rank of at most R."""
     _check(relevant)
-    if total.shape != relevant.shape[:1]:
-        raise ValueError(f"total must be [{len(relevant)}], one for each query; got {list(total.shape)}")
+    _check_total(relevant, total)
     if len(total) and int(total.max()) > relevant.shape[1]:
         raise ValueError(
             f"a query has R = {int(total.max())} relevant items, but the lists end at rank "
@@ -133,3 +212,8 @@ def _check(relevant: Tensor) -> None:
         raise ValueError(
             f"relevant must be a bool matrix [q, k], got {relevant.dtype} {list(relevant.shape)}"
         )
+
+
+def _check_total(relevant: Tensor, total: Tensor) -> None:
+    if total.shape != relevant.shape[:1]:
+        raise ValueError(f"total must be [{len(relevant)}], one for each query; got {list(total.shape)}")
