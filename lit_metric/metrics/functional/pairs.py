@@ -20,8 +20,8 @@ def pearson(scores: Tensor, targets: Tensor) -> Tensor:
         ValueError: shapes disagree.
 
     Example:
-        >>> pearson(torch.tensor([0.1, 0.2, 0.4]), torch.tensor([1.0, 2.0, 4.0]))
-        tensor(1., dtype=torch.float64)
+        >>> round(pearson(torch.tensor([0.1, 0.2, 0.4]), torch.tensor([1.0, 2.0, 4.0])).item(), 6)
+        1.0
     """
     _check(scores, targets)
     if len(scores) < 2 or bool((scores == scores[0]).all()) or bool((targets == targets[0]).all()):
