@@ -3,6 +3,7 @@
 from lit_metric.batching.evaluation import ChunkDataset, chunks
 from lit_metric.batching.loader import PlanDataset, PlanSampler, resume_epoch, resume_position
 from lit_metric.batching.n_pair import NPairPlanner
+from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
 from lit_metric.batching.pk import PKPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan
 from lit_metric.batching.shuffle import ShufflePlanner
@@ -12,9 +13,11 @@ __all__ = [
     "ChunkDataset",
     "NPairPlanner",
     "PKPlanner",
+    "PairPlanner",
     "Plan",
     "PlanDataset",
     "PlanSampler",
+    "ScoredPairPlanner",
     "ShufflePlanner",
     "chunks",
     "resume_epoch",

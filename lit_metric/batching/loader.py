@@ -87,7 +87,9 @@ class PlanDataset(Dataset[Batch]):
             known = plan.candidates[step]
             extra = torch.from_numpy(np.setdiff1d(drawn[drawn >= 0].numpy(), known.numpy()))
             candidates = torch.cat([candidates, share(extra.to(known.dtype), self.rank, self.world_size)])
-        return self.collator(anchors, candidates)
+        if plan.tasks is None:
+            return self.collator(anchors, candidates)
+        return self.collator(anchors, candidates, task=int(plan.tasks[step]))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plan": None}

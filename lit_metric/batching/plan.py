@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
@@ -19,10 +20,12 @@ class Plan:
     Args:
         anchors: row ``b`` holds the global item ids that batch ``b`` compares.
         candidates: row ``b`` holds the global item ids that they are compared with.
+        tasks: ``[batches]`` int64, which data set of a mixture a batch comes from; None where there is one.
     """
 
     anchors: Ragged
     candidates: Ragged
+    tasks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -54,11 +57,20 @@ class BatchPlanner(ABC):
         """
 
 
+def even_lengths(total: int, batches: int) -> Tensor:
+    """``[batches]`` int64 sizes that differ by at most one and sum to ``total``, larger ones first.
+
+    Example:
+        >>> even_lengths(7, 3).tolist()
+        [3, 2, 2]
+    """
+    return total // batches + (torch.arange(batches) < total % batches)
+
+
 def share(ids: Tensor, rank: int, world_size: int) -> Tensor:
     """The contiguous part of ``ids`` that falls to ``rank``; the parts differ by at most one in length.
 
     Example:
-        >>> import torch
         >>> [share(torch.arange(5), rank, 2).tolist() for rank in (0, 1)]
         [[0, 1], [2, 3, 4]]
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
+from lit_metric.batching.plan import BatchPlanner, Plan, even_lengths, random_stream
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
@@ -49,8 +49,5 @@ class ShufflePlanner(BatchPlanner):
             raise DataError(f"none of the {len(ids)} items to train on has a label; check the label column")
         order = torch.from_numpy(random_stream(seed, epoch).permutation(len(distinct)))
         batches = -(-len(distinct) // self.batch_size)
-        smaller, larger = divmod(len(distinct), batches)
-        lengths = torch.full((batches,), smaller)
-        lengths[:larger] += 1
-        items = Ragged.from_lengths(distinct[order], lengths)
+        items = Ragged.from_lengths(distinct[order], even_lengths(len(distinct), batches))
         return Plan(anchors=items, candidates=items)

@@ -108,10 +108,14 @@ class PairSet:
         places = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
         return self.keys[places] == keys
 
+    def lengths(self, rows: Tensor) -> Tensor:
+        """``[A]`` how many pairs each of ``rows [A]`` has."""
+        starts = torch.searchsorted(self.keys, rows * self.size)
+        return torch.searchsorted(self.keys, (rows + 1) * self.size) - starts
+
     def entries(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """All pairs of ``rows [A]``: positions within ``rows``, and positions within ``keys``."""
-        starts = torch.searchsorted(self.keys, rows * self.size)
-        return spread(starts, torch.searchsorted(self.keys, (rows + 1) * self.size) - starts)
+        return spread(torch.searchsorted(self.keys, rows * self.size), self.lengths(rows))
 
     def rows(self, rows: Tensor) -> Ragged:
         """The columns, ascending, of each of ``rows [A]``."""
@@ -132,6 +136,11 @@ class PairSet:
         first = torch.searchsorted(columns.values, wanted)
         found, at = spread(first, torch.searchsorted(columns.values, wanted, right=True) - first)
         return owners[found], columns.order[at], places[found]
+
+    def turned(self) -> PairSet:
+        """With rows for columns."""
+        rows, columns = self.pairs()
+        return PairSet.of(columns, rows, self.size)
 
     def to(self, device: torch.device | str) -> PairSet:
         """A copy on ``device``."""

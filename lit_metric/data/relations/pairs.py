@@ -28,6 +28,10 @@ class PairRelations(Relations):
     Memory is linear in the number of judgements, and questions about ``A × C`` pairs are answered by joining
     the anchors' judgements with the sorted candidates.
 
+    Attributes:
+        contents: ``[N]`` int64, numbers the distinct fingerprints.
+        clashes: pairs of contents that must not meet as negatives: equal ones, positive and ignored ones.
+
     Args:
         anchors: ``[P]`` int64 ids, one for each judgement, in any order.
         candidates: ``[P]`` int64 ids.
@@ -81,12 +85,12 @@ class PairRelations(Relations):
             anchors, candidates = torch.cat([anchors, candidates]), torch.cat([candidates, anchors])
             grades = torch.cat([grades, grades])
         self._judged, self.grades = _judgements(anchors, candidates, grades, len(fingerprints))
-        self._contents = fingerprints.unique(return_inverse=True)[1]
+        self.contents = fingerprints.unique(return_inverse=True)[1]
         self._sort_out(ignored)
         self._sorted = Memo[Sorted]()
 
     def _sort_out(self, ignored: tuple[Tensor, Tensor] | None) -> None:
-        """Tell positives, what must not be a negative (by content), and given negatives apart."""
+        """Tell positives, what clashes, and given negatives apart."""
         anchors, candidates = self._judged.pairs()
         limit = self.positive_from
         good = self.grades > 0 if limit is None else self.grades >= limit
@@ -96,8 +100,9 @@ class PairRelations(Relations):
             known.append(torch.stack([*ignored]))
             if self.symmetric:
                 known.append(torch.stack([*ignored]).flip(0))
-        rows, columns = self._contents[torch.cat(known, dim=1)]
-        self._known = PairSet.of(rows, columns, len(self))
+        known.append(torch.arange(len(self), device=anchors.device).expand(2, -1))
+        rows, columns = self.contents[torch.cat(known, dim=1)]
+        self.clashes = PairSet.of(rows, columns, len(self))
         self._given = PairSet(self._judged.keys[~good & ~self.clashing(anchors, candidates)], len(self))
 
     def __len__(self) -> int:
@@ -109,8 +114,8 @@ class PairRelations(Relations):
     def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         if self.unjudged == "ignored":
             return ~self._mask(self._given, anchors, self._sorted.of(candidates, Sorted.of))
-        own, others = self._contents[anchors], self._contents[candidates]
-        return self._mask(self._known, own, Sorted.of(others)).logical_or_(own[:, None] == others)
+        own, others = self.contents[anchors], self.contents[candidates]
+        return self._mask(self.clashes, own, Sorted.of(others))
 
     def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         return self._positive.contains(anchors, candidates)
@@ -158,12 +163,11 @@ class PairRelations(Relations):
         Known of themselves, or of items of equal content. Shapes are broadcast. That is
         :meth:`excluded_pairs`, save that nothing is held against pairs that nobody judged.
         """
-        own, others = self._contents[anchors], self._contents[candidates]
-        return self._known.contains(own, others).logical_or_(own == others)
+        return self.clashes.contains(self.contents[anchors], self.contents[candidates])
 
     def to(self, device: torch.device | str) -> PairRelations:
         moved = copy.copy(self)
-        for name in ("fingerprints", "grades", "_judged", "_positive", "_known", "_given", "_contents"):
+        for name in ("fingerprints", "grades", "contents", "clashes", "_judged", "_positive", "_given"):
             setattr(moved, name, getattr(self, name).to(device))
         moved._sorted = Memo()
         return moved
