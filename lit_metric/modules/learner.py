@@ -10,11 +10,18 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
-from lit_metric.data import Batch
+from lit_metric.data import Batch, LabelRelations
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.evaluation import Evaluation, Role, encode_batch
-from lit_metric.losses import MetricLoss, RelationPairs, gather_ids, gather_with_grad, sum_over_ranks
+from lit_metric.losses import (
+    Loss,
+    RelationPairs,
+    allocate_saved,
+    gather_ids,
+    gather_with_grad,
+    sum_over_ranks,
+)
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 
 
@@ -44,7 +51,7 @@ class MetricLearner(LightningModule):
     def __init__(
         self,
         encoder: Encoder,
-        loss: MetricLoss,
+        loss: Loss,
         lr: float = 5e-5,
         weight_decay: float = 0.01,
         lr_scale: dict[str, float] | None = None,
@@ -92,8 +99,19 @@ class MetricLearner(LightningModule):
         return self.encoder.encode(items, **options)
 
     def setup(self, stage: str) -> None:
-        """Take the relations of the data to the module's device when training starts."""
+        """Take the relations of the data, and let a loss that learns proxies know its classes.
+
+        Raises:
+            TypeError: if the loss needs one class for each item and the data have none.
+        """
         self.relations = self.data.relations
+        if stage == "fit" and self.loss.needs_classes:
+            if not isinstance(self.relations, LabelRelations):
+                raise TypeError(
+                    f"{type(self.loss).__name__} needs one class for each item, and there are "
+                    f"{type(self.relations).__name__}; take a loss between pairs, such as InfoNCELoss"
+                )
+            self.loss.build(self.data.class_counts, self.encoder.dimension)
 
     def on_fit_start(self) -> None:
         """Bring the relations to the device, and loaded modules out of evaluation mode."""
@@ -111,6 +129,7 @@ class MetricLearner(LightningModule):
         Raises:
             ValueError: says what doesn't fit, and how many.
         """
+        allocate_saved(self.loss, checkpoint["state_dict"], "loss.")
         saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:
@@ -132,7 +151,7 @@ class MetricLearner(LightningModule):
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         pairs = RelationPairs(self.relations, batch.anchor_ids, gather_ids(batch.candidate_ids))
-        parts = self.loss(anchors, candidates, pairs)
+        parts = self.loss(anchors, candidates, pairs, **self._classes(batch))
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
@@ -141,6 +160,12 @@ class MetricLearner(LightningModule):
         )
         texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
         return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
+
+    def _classes(self, batch: Batch) -> dict[str, Tensor]:
+        """What a loss that needs classes wants besides."""
+        if not (self.loss.needs_classes and isinstance(self.relations, LabelRelations)):
+            return {}
+        return {"classes": self.relations.labels[batch.anchor_ids]}
 
     def _start_evaluation(self, split: str) -> None:
         self._evaluation = self.evaluation(split).to(self.device)

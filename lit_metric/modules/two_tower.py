@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lit_metric.encoders import Encoder, TwoTowerEncoder
-from lit_metric.losses import MetricLoss
+from lit_metric.losses import Loss
 from lit_metric.modules.learner import MetricLearner
 
 
@@ -28,5 +28,5 @@ class TwoTowerLearner(MetricLearner):
         ValueError: if the towers don't fit each other, or a number is out of range.
     """
 
-    def __init__(self, query: Encoder, document: Encoder, loss: MetricLoss, **options: Any) -> None:
+    def __init__(self, query: Encoder, document: Encoder, loss: Loss, **options: Any) -> None:
         super().__init__(TwoTowerEncoder(query, document), loss, **options)

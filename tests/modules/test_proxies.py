@@ -1,0 +1,66 @@
+"""Losses with learned proxies in whole runs: made from the data, trained, saved, resumed, and left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_metric.losses import InfoNCELoss, ProxyAnchorLoss, ProxyNCALoss
+from tests.small import CLASSES, Small, Watch, distance, trainer, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("kind", [ProxyNCALoss, ProxyAnchorLoss])
+def test_proxies_are_made_from_the_data_and_move(small: Small, tmp_path: Path, kind: type) -> None:
+    learner, watch = small.learner(kind(), lr_scale={"loss.proxies": 20}), Watch()
+    fit = trainer(tmp_path, watch, max_epochs=3)
+    fit.fit(learner, small.data())
+    assert learner.loss.proxies.shape == (CLASSES, learner.encoder.dimension)
+    assert watch.losses[-1] < watch.losses[0]
+    groups = fit.optimizers[0].param_groups
+    [own] = [group for group in groups if any(each is learner.loss.proxies for each in group["params"])]
+    assert own["initial_lr"] == pytest.approx(20 * 1e-3)
+
+
+def test_a_step_s_loss_is_that_of_the_batch_s_texts_and_classes(small: Small, tmp_path: Path) -> None:
+    data, learner, watch = small.data(), small.learner(ProxyNCALoss(0.5)), Watch()
+    untrained = small.learner().encoder
+    torch.manual_seed(3)
+    trainer(tmp_path, watch, max_steps=1).fit(learner, data)
+    torch.manual_seed(3)
+    proxies = torch.nn.init.kaiming_normal_(torch.empty(CLASSES, untrained.dimension), mode="fan_out")
+    ids = watch.anchors[0]
+    vectors = torch.from_numpy(untrained.encode([data.texts_of(item)[0] for item in ids]))
+    classes = data.relations.labels[torch.tensor(ids)]
+    vectors, proxies = (torch.nn.functional.normalize(side.float()) for side in (vectors, proxies))
+    logits = -torch.cdist(vectors, proxies).square() / 0.5
+    expected = torch.nn.functional.cross_entropy(logits, classes).item()
+    assert watch.losses == [pytest.approx(expected, rel=1e-4)]
+
+
+def test_proxies_are_saved_and_resumed_and_not_needed_for_evaluation(small: Small, tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path / "saved", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    whole = small.learner(ProxyAnchorLoss())
+    trainer(tmp_path, saving, max_epochs=2).fit(whole, small.data())
+    middle = str(tmp_path / "saved" / "epoch=0.ckpt")
+    resumed = small.learner(ProxyAnchorLoss())
+    trainer(tmp_path, max_epochs=2).fit(resumed, small.data(), ckpt_path=middle)
+    assert distance(weights(resumed), weights(whole)) == 0
+    # A loss that was never built takes what was saved.
+    evaluated = small.learner(ProxyAnchorLoss())
+    trainer(tmp_path).validate(evaluated, small.data(), ckpt_path=middle, verbose=False)
+    saved = torch.load(middle, weights_only=True)["state_dict"]
+    assert torch.equal(evaluated.loss.proxies, saved["loss.proxies"])
+
+
+def test_a_checkpoint_of_another_loss_is_refused(small: Small, tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path / "saved", filename="last")
+    trainer(tmp_path, saving, max_steps=1).fit(small.learner(ProxyNCALoss()), small.data())
+    with pytest.raises(ValueError, match=r"another model: loss.proxies is \(6, \d+\) there and missing here"):
+        trainer(tmp_path).fit(
+            small.learner(InfoNCELoss()), small.data(), ckpt_path=str(tmp_path / "saved" / "last.ckpt")
+        )
