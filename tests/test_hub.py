@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Pooling as ReferencePooling
+from sentence_transformers.models import Transformer
 from transformers import AutoModel
 
 from lit_metric import hub
@@ -21,6 +23,7 @@ from lit_metric.encoders import (
     Projection,
     SetEncoder,
     TextEncoder,
+    TwoTowerEncoder,
 )
 from tests.encoders.conftest import minilm, tiny  # noqa: F401
 from tests.encoders.sentences import SENTENCES
@@ -91,3 +94,104 @@ def test_what_has_no_counterpart_is_refused(tiny: str, tmp_path: Path) -> None: 
     with pytest.raises(ValueError, match=r"no AttentionPooling, only mean, cls, max, lasttoken"):
         hub.export(TextEncoder(tiny, AttentionPooling()), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+PROMPTS = {"query": "w20 w21 ", "passage": "w22 ", "title": ""}
+
+
+@pytest.mark.parametrize(
+    "pooling", [MeanPooling(), CLSPooling(), MaxPooling(), LastTokenPooling()], ids=lambda p: type(p).__name__
+)
+@pytest.mark.parametrize("pool_prompt", [True, False])
+def test_prompts_by_role_are_those_of_sentence_transformers(
+    tiny: str,  # noqa: F811
+    tmp_path: Path,
+    pooling: Pooling,
+    pool_prompt: bool,
+) -> None:
+    encoder = TextEncoder(tiny, pooling, 4, max_length=7, prompts=PROMPTS, pool_prompt=pool_prompt)
+    hub.export(encoder, tmp_path)
+    model, loaded = SentenceTransformer(str(tmp_path), device="cpu"), hub.load(tmp_path)
+    expected = {
+        "query": model.encode_query(TEXTS),
+        "document": model.encode_document(TEXTS),
+        "passage": model.encode(TEXTS, prompt_name="passage"),
+        "title": model.encode(TEXTS, prompt_name="title"),
+        None: model.encode(TEXTS),
+    }
+    for role, vectors in expected.items():
+        for ours in (encoder, loaded):
+            np.testing.assert_allclose(ours.encode(TEXTS, role=role), vectors, atol=1e-5)
+    assert not np.allclose(expected["query"], expected["document"], atol=0.01)
+    np.testing.assert_array_equal(expected["document"], expected["passage"])
+    saved = tmp_path / "saved"
+    encoder.save(saved)
+    for role, vectors in expected.items():
+        np.testing.assert_allclose(hub.load(saved).encode(TEXTS, role=role), vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool_prompt", [True, False])
+def test_a_prompt_without_a_role_is_exported_for_all_roles(
+    tiny: str,  # noqa: F811
+    tmp_path: Path,
+    pool_prompt: bool,
+) -> None:
+    encoder = TextEncoder(tiny, prompt="w20 ", prompts={"query": "w21 w22 "}, pool_prompt=pool_prompt)
+    hub.export(encoder, tmp_path)
+    model, loaded = SentenceTransformer(str(tmp_path), device="cpu"), hub.load(tmp_path)
+    for role, vectors in {
+        None: model.encode(TEXTS),
+        "query": model.encode_query(TEXTS),
+        "document": model.encode_document(TEXTS),
+    }.items():
+        for ours in (encoder, loaded):
+            np.testing.assert_allclose(ours.encode(TEXTS, role=role), vectors, atol=1e-5)
+    clashing = TextEncoder(tiny, prompt="w20 ", prompts={"default": "w21 "})
+    with pytest.raises(ValueError, match="the prompt of the role 'default' differs"):
+        hub.export(clashing, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_of_sentence_transformers_that_leaves_its_prompts_out(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    modules = [Transformer(tiny), ReferencePooling(32, "mean", include_prompt=False)]
+    prompts = {"query": "w20 w21 ", "passage": "w22 "}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save(str(tmp_path))
+    model, encoder = SentenceTransformer(str(tmp_path), device="cpu"), hub.load(tmp_path)
+    for name in (*prompts, None):
+        expected = model.encode(TEXTS, prompt_name=name, normalize_embeddings=False)
+        np.testing.assert_allclose(encoder.encode(TEXTS, role=name), expected, atol=1e-5)
+    seen = TextEncoder(str(tmp_path), pool_prompt=True).encode(TEXTS, role="query")
+    assert not np.allclose(seen, encoder.encode(TEXTS, role="query"), atol=0.01)
+
+
+def test_lengths_by_role_stay_with_the_export(
+    tiny: str,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    encoder = TextEncoder(tiny, max_length=9, max_lengths={"query": 4, "document": 12})
+    hub.export(encoder, tmp_path)
+    assert "cuts them to 9 tokens; the lengths by role (query: 4, document: 12) stay" in caplog.text
+    for role in ("query", "document", None):
+        np.testing.assert_allclose(
+            hub.load(tmp_path).encode(TEXTS, role=role), encoder.encode(TEXTS, role=role), atol=1e-6
+        )
+    expected = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
+    cut = encoder.encode(["w10 w11"], role="query")
+    np.testing.assert_allclose(encoder.encode([TEXTS[2]], role="query"), cut, atol=1e-6)
+
+
+def test_two_towers_are_exported_side_by_side(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    query = TextEncoder(tiny, prompts={"query": "w20 "}, pool_prompt=False)
+    document = TextEncoder(tiny, CLSPooling(), prompts={"document": "w21 "})
+    encoder = TwoTowerEncoder(query, document)
+    hub.export(encoder, tmp_path / "out")
+    for role in ("query", "document"):
+        model = SentenceTransformer(str(tmp_path / "out" / role), device="cpu")
+        expected = model.encode_query(TEXTS) if role == "query" else model.encode_document(TEXTS)
+        for ours in (encoder, hub.load(tmp_path / "out")):
+            np.testing.assert_allclose(ours.encode(TEXTS, role=role), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="no AttentionPooling"):
+        hub.export(TwoTowerEncoder(query, TextEncoder(tiny, AttentionPooling())), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
