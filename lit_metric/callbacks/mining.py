@@ -53,7 +53,7 @@ class MiningCallback(Callback):
         data.version_for = partial(self._version_for, trainer, pl_module, data)
 
     def _version_for(
-        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, epoch: int
+        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, epoch: int, step: int = 0
     ) -> int:
         """The version for the batches of ``epoch``.
 

@@ -336,8 +336,16 @@ def test_a_spec_refuses_what_it_cannot_describe() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"refresh": 500}, "refresh=500: negatives are mined between epochs"),
-        ({"refresh": "daily"}, 'refresh=\'daily\'.* use "epoch" or "never"'),
+        ({"refresh": "daily"}, 'refresh=\'daily\'.* use "epoch", "never", or a number of batches'),
+        ({"refresh": 0}, "refresh=0: "),
+        ({"mode": "later"}, "mode='later': use \"inline\""),
+        ({"delay": 5}, 'delay=5 is for mode="scheduled"'),
+        ({"mode": "scheduled", "delay": 0}, "delay=0 must be at least 1"),
+        ({"max_staleness": 0}, "max_staleness=0 must be at least 1"),
+        ({"threads": 0}, "threads=0 must be at least 1"),
+        ({"timeout": 0.0}, "timeout=0.0"),
+        ({"restarts": -1}, "restarts=-1"),
+        ({"free_refresh": True}, 'free_refresh=True needs mode="scheduled"'),
         ({"candidates": 10, "max_fetch": 9}, "candidates=10 must be at least 1 and at most max_fetch=9"),
         ({"negatives": 0}, "negatives=0"),
         ({"index": ExactIndex(), "proposer": RandomProposer()}, "both index and proposer"),
