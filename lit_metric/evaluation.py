@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
-from lit_metric.metrics import NeighbourMetrics
+from lit_metric.metrics import NeighbourMetrics, PairMetrics, TripletMetrics
 
 Role = Literal["queries", "corpus"]
 
 
 class Evaluation(nn.Module):
-    """The metrics of one split under its protocol; see ``validate_against`` of the data module.
+    """The metrics of one split, chosen by what the data set knows about its items.
 
-    With ``"both"``, retrieval (``recall@k``, ``map@r``, ...) is leave-one-out among the queries, and
-    classification (``knn10_accuracy``, ...) has the training items vote.
+    - One class each: retrieval (``recall@k``, ``map@r``, ...) and classification (``knn10_accuracy``, ...),
+      under the split's protocol, see ``validate_against`` of the data module. With ``"both"``, retrieval is
+      leave-one-out among the queries, and the training items vote.
+    - Any number of classes each: the same, with ``knn10_f1_micro`` and ``knn10_f1_macro``, and as below.
+    - Pairs, judgements, triples: retrieval in the split's corpus, with ``ndcg@10``, ``map@10`` and
+      ``hit_rate@10``.
+    - Scored pairs besides: ``spearman``, ``pearson``, and ``pair_ap`` where there are two scores only.
+    - Triplets besides: ``tot``, and ``tot_GROUP`` for each group.
 
     Args:
         data: after its ``setup``.
@@ -28,6 +36,7 @@ class Evaluation(nn.Module):
         ks: list lengths of recall and precision.
         knn: numbers of voting neighbours.
         temperature: of the votes; see :class:`~lit_metric.metrics.NeighbourMetrics`.
+        graded: list lengths of nDCG and its like, where relevance is more than a class.
     """
 
     def __init__(
@@ -37,27 +46,34 @@ class Evaluation(nn.Module):
         ks: tuple[int, ...] = (1, 5, 10),
         knn: tuple[int, ...] = (1, 10),
         temperature: float | None = None,
+        graded: tuple[int, ...] = (10,),
     ) -> None:
         super().__init__()
-        against = data.against[split]
         self.roles: list[Role] = ["queries", "corpus"] if len(data.roles(split)) == 2 else ["queries"]
+        labels = getattr(data.relations, "labels", None)
+        one_each = isinstance(labels, Tensor)
 
         def metrics(classify: bool) -> NeighbourMetrics:
-            labels = data.relations.labels if classify else None
-            counts = data.class_counts if classify else None
             return NeighbourMetrics(
                 data.relations,
-                labels,
+                labels if classify else None,
                 ks,
                 knn if classify else (),
                 temperature=temperature,
-                class_counts=counts,
+                class_counts=data.class_counts if classify and one_each else None,
+                graded=() if one_each else graded,
             )
 
-        self.among_queries = (
-            None if against == "train" and "corpus" in self.roles else metrics(len(self.roles) == 1)
-        )
-        self.in_corpus = metrics(True) if "corpus" in self.roles else None
+        searched = "corpus" in self.roles
+        alone = not searched or (labels is not None and data.against[split] != "train")
+        self.among_queries = metrics(labels is not None and not searched) if alone else None
+        self.in_corpus = metrics(labels is not None) if searched else None
+        pairs, triplets = data.given_pairs(split), data.given_triplets(split)
+        self.pairs = None if pairs is None else PairMetrics(pairs.anchors, pairs.candidates, pairs.targets)
+        self.triplets = None
+        if triplets is not None:
+            columns = (triplets.anchors, triplets.positives, triplets.negatives)
+            self.triplets = TripletMetrics(*columns, triplets.groups)
 
     def update(self, embeddings: Tensor, ids: Tensor, role: Role) -> None:
         """Add ``embeddings [n, d]`` of the items ``ids [n]``."""
@@ -65,19 +81,31 @@ class Evaluation(nn.Module):
             self.among_queries.update(embeddings, ids)
         if self.in_corpus is not None:
             self.in_corpus.update(embeddings, ids, corpus=role == "corpus")
+        for given in (self.pairs, self.triplets):
+            if given is not None:
+                given.update(embeddings, ids)
 
     def compute(self) -> dict[str, float]:
         """All values, over all processes; then start anew."""
         results: dict[str, float] = {}
         for metrics in (self.in_corpus, self.among_queries):
-            if metrics is None:
-                continue
-            values = {name: float(value) for name, value in metrics.compute().items()}
-            metrics.reset()
+            values = _finish(metrics)
             if metrics is self.in_corpus and self.among_queries is not None:
                 values = {name: value for name, value in values.items() if name.startswith("knn")}
             results |= values
-        return results
+        given = _finish(self.pairs) | _finish(self.triplets)
+        if given and math.isnan(results["mrr"]):  # low scores only, say: there is nothing to retrieve
+            results = {"effective_rank": results["effective_rank"]}
+        return results | given
+
+
+def _finish(metrics: Metric | None) -> dict[str, float]:
+    """What a metric comes to, nothing if there is none; it then starts anew."""
+    if metrics is None:
+        return {}
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    metrics.reset()
+    return values
 
 
 def encode_split(
