@@ -14,7 +14,8 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.data.tokens import Tokens
 
 
-@dataclass(frozen=True, eq=False)
+# Not frozen: for true half and double precision Lightning puts converted fields into a copy.
+@dataclass(eq=False)
 class Batch:
     """One step's data. Every text and every item occurs once, however often it is used.
 

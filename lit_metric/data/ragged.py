@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+# Not frozen: for true half and double precision Lightning puts converted fields into a copy.
+@dataclass(eq=False)
 class Ragged:
     """A list of rows without padding.
 

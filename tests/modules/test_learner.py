@@ -199,6 +199,23 @@ def test_bfloat16_scores_in_float32(small: Small, tmp_path: Path) -> None:
     assert reached[0] == pytest.approx(reached[1], abs=0.1)
 
 
+def test_true_double_and_half_precision_train(small: Small, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("32-true", "64-true", "bf16-true"):
+        watch, learner = Watch(), small.learner(InfoNCELoss(0.2))
+        fit = trainer(tmp_path, watch, precision=precision, max_epochs=1)
+        fit.fit(learner, small.data())
+        losses[precision] = watch.losses
+        dtypes = {parameter.dtype for parameter in learner.parameters()}
+        assert dtypes == {
+            {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
+        }
+        assert math.isfinite(fit.callback_metrics["val/map@r"])
+    assert losses["64-true"] == pytest.approx(losses["32-true"], rel=1e-4)
+    assert losses["64-true"] != losses["32-true"]
+    assert losses["bf16-true"] == pytest.approx(losses["32-true"], rel=0.1)
+
+
 def test_sets_of_tags_and_n_pairs_train(small: Small, tmp_path: Path) -> None:
     encoder = SetEncoder(TextEncoder(small / "backbone"), projection=16)
     learner, watch = (
