@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from lit_metric.data import DataError, LabelledItems, labelled_items, read_table
-from lit_metric.encoders import Encoder, SetEncoder
+from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.hub import export, load
 from lit_metric.index import ExactIndex
 
@@ -62,10 +62,33 @@ def read_items(
     return items
 
 
+def role_of(encoder: Encoder, option: str, asked: str | None, default: str | None = None) -> str | None:
+    """The role to encode in: the one that is asked for, else the default where the model knows it.
+
+    Raises:
+        ValueError: when the model doesn't know the role, or needs one.
+    """
+    known = encoder.tokenizer.roles
+    if asked is None and default not in known and isinstance(encoder, TwoTowerEncoder):
+        raise ValueError(f"{option} is needed: this model has a tower for queries and one for documents")
+    if asked is None:
+        return default if default in known else None
+    if asked not in known:
+        roles = f"knows {', '.join(known)}" if known else f"has no roles; leave {option} out"
+        raise ValueError(f"{option} {asked}: this model {roles}")
+    return asked
+
+
+def tower(encoder: Encoder, role: str | None) -> Encoder:
+    """What encodes items in this role."""
+    return encoder.tower(role) if isinstance(encoder, TwoTowerEncoder) else encoder
+
+
 def encode(
     encoder: Encoder,
     input: str,
     output: str,
+    role: str | None,
     text: str | None,
     tags: str | None,
     tag_separator: str | None,
@@ -75,8 +98,9 @@ def encode(
     path = Path(output)
     if path.suffix not in (".npy", ".parquet"):
         raise ValueError(f"--output {output}: the name must end in .npy or .parquet")
-    items = read_items(encoder, input, text, tags, tag_separator, None)
-    vectors = encoder.encode(inputs(items), max_tokens=max_tokens, progress=True)
+    role = role_of(encoder, "--role", role)
+    items = read_items(tower(encoder, role), input, text, tags, tag_separator, None)
+    vectors = encoder.encode(inputs(items), max_tokens=max_tokens, progress=True, role=role)
 
     def write(place: Path) -> None:
         if path.suffix == ".npy":
@@ -98,6 +122,8 @@ def search(
     corpus: str,
     query: list[str],
     k: int,
+    role: str | None,
+    query_role: str | None,
     text: str | None,
     tags: str | None,
     tag_separator: str | None,
@@ -107,9 +133,11 @@ def search(
     """Show the items of a file that are nearest to each query, by cosine."""
     if k < 1:
         raise ValueError(f"-k {k}: at least 1 is needed")
-    items = read_items(encoder, corpus, text, tags, tag_separator, key)
+    role = role_of(encoder, "--role", role, "document")
+    query_role = role_of(encoder, "--query-role", query_role, "query")
+    items = read_items(tower(encoder, role), corpus, text, tags, tag_separator, key)
     queries: list[Any] = list(query)
-    if isinstance(encoder, SetEncoder):
+    if isinstance(tower(encoder, query_role), SetEncoder):
         cut = tag_separator or ","
         queries = [
             list(dict.fromkeys(tag.strip() for tag in each.split(cut) if tag.strip())) for each in query
@@ -117,8 +145,9 @@ def search(
     if not all(queries):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     index = ExactIndex()
-    index.add(encoder.encode(inputs(items), max_tokens=max_tokens, progress=True), np.arange(len(items)))
-    scores, found = index.search(encoder.encode(queries), k)
+    vectors = encoder.encode(inputs(items), max_tokens=max_tokens, progress=True, role=role)
+    index.add(vectors, np.arange(len(items)))
+    scores, found = index.search(encoder.encode(queries, role=query_role), k)
     console = Console()
     for asked, row, places in zip(query, scores.tolist(), found.tolist(), strict=True):
         table = RichTable(title=f"nearest to: {asked}", title_justify="left")
@@ -171,6 +200,9 @@ def _columns(parser: argparse.ArgumentParser) -> None:
 def _encode_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, help="Parquet, CSV or JSON Lines file, or a data set")
     parser.add_argument("--output", required=True, help="file to write, .npy or .parquet")
+    parser.add_argument(
+        "--role", help="what the items are, such as query or document, if the model has roles"
+    )
     _columns(parser)
 
 
@@ -178,6 +210,8 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", required=True, help="Parquet, CSV or JSON Lines file, or a data set")
     parser.add_argument("--query", required=True, action="append", help="a text, or tags; may be repeated")
     parser.add_argument("-k", type=int, default=10, help="how many to show (%(default)s)")
+    parser.add_argument("--role", help="of the items; document if the model has that")
+    parser.add_argument("--query-role", help="of the queries; query if the model has that")
     parser.add_argument("--key", help="column of names to show")
     _columns(parser)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from lit_metric import Encoder, SetEncoder, TextEncoder
+from lit_metric import Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
 from tests.end_to_end.command import run
 from tests.small import Small, questions, write_csv
 
@@ -33,6 +33,26 @@ def sets(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[SetEnc
     """An encoder of sets and where it is saved."""
     folder = tmp_path_factory.mktemp("sets")
     encoder = SetEncoder(TextEncoder(small / "backbone"))
+    encoder.save(folder)
+    return encoder, str(folder)
+
+
+@pytest.fixture(scope="module")
+def prompted(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextEncoder, str]:
+    """One encoder with a prompt for each role, and where it is saved."""
+    folder = tmp_path_factory.mktemp("prompted")
+    prompts = {"query": "w40 w41 ", "passage": "w42 "}
+    encoder = TextEncoder(small / "backbone", prompts=prompts, pool_prompt=False)
+    encoder.save(folder)
+    return encoder, str(folder)
+
+
+@pytest.fixture(scope="module")
+def towers(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[TwoTowerEncoder, str]:
+    """A tower of sets of tags for queries, one of texts for documents, and where they are saved."""
+    folder = tmp_path_factory.mktemp("towers")
+    document = TextEncoder(small / "backbone", prompts={"document": "w42 "})
+    encoder = TwoTowerEncoder(SetEncoder(TextEncoder(small / "backbone")), document)
     encoder.save(folder)
     return encoder, str(folder)
 
@@ -125,6 +145,49 @@ def test_search_among_sets(
     assert [cosine for cosine, _ in found] == pytest.approx(sorted(similar, reverse=True), abs=6e-4)
 
 
+def test_encode_in_a_role(
+    tmp_path: Path, prompted: tuple[Encoder, str], towers: tuple[Encoder, str], small: Small
+) -> None:
+    source = write_csv(tmp_path / "in.csv", ROWS)
+    words = [text for text, _ in ROWS]
+    found = {}
+    for encoder, model in (prompted, towers):
+        how = ["encode", "--model", model, "--input", source, "--output", "a.npy", "--role", "document"]
+        run(tmp_path, *how)
+        found[model] = np.load(tmp_path / "a.npy")
+        np.testing.assert_allclose(found[model], encoder.encode(words, role="document"), atol=1e-6)
+    assert not np.allclose(*found.values(), atol=0.01)
+    run(tmp_path, "encode", "--model", prompted[1], "--input", source, "--output", "a.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), prompted[0].encode(words), atol=1e-6)
+    tags = pq.read_table(small / "test.parquet").column("tags").to_pylist()
+    how = ["--input", small / "test.parquet", "--role", "query", "--output", "b.npy"]
+    run(tmp_path, "encode", "--model", towers[1], *how)
+    expected = towers[0].encode([list(dict.fromkeys(row)) for row in tags], role="query")
+    np.testing.assert_allclose(np.load(tmp_path / "b.npy"), expected, atol=1e-6)
+
+
+def test_search_asks_in_the_role_of_queries(
+    tmp_path: Path,
+    prompted: tuple[Encoder, str],
+    towers: tuple[Encoder, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corpus = write_csv(tmp_path / "in.csv", ROWS)
+    words = [text for text, _ in ROWS]
+
+    def cosines(model: str, *more: str) -> list[float]:
+        run(tmp_path, "search", "--model", model, "--corpus", corpus, "--query", "w9,w30", *more)
+        return [cosine for cosine, _ in shown(capsys.readouterr().out)]
+
+    for encoder, model, query in ((*prompted, "w9,w30"), (*towers, ["w9", "w30"])):
+        similar = encoder.encode([query], role="query") @ encoder.encode(words, role="document").T
+        assert cosines(model) == pytest.approx(sorted(similar[0], reverse=True)[:10], abs=6e-4)
+    encoder, model = prompted
+    similar = encoder.encode(["w9,w30"], role="passage") @ encoder.encode(words, role="query").T
+    told = cosines(model, "--role", "query", "--query-role", "passage")
+    assert told == pytest.approx(sorted(similar[0], reverse=True)[:10], abs=6e-4)
+
+
 def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
     encoder, model = texts
     run(tmp_path, "export", "--model", model, "--output", "exported")
@@ -167,6 +230,23 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
         ("search --model {texts} --corpus {csv} --query x -k 0", "-k 0: at least 1 is needed"),
         ("search --model {sets} --corpus {parquet} --query ,", "--query is empty"),
         ("search --model {texts} --corpus {csv} --query x --key id", "has no column 'id'"),
+        (
+            "encode --model {texts} --input {csv} --output a.npy --role query",
+            "--role query: this model has no roles; leave --role out",
+        ),
+        (
+            "encode --model {prompted} --input {csv} --output a.npy --role querry",
+            "--role querry: this model knows query, passage, document",
+        ),
+        (
+            "encode --model {towers} --input {csv} --output a.npy",
+            "--role is needed: this model has a tower for queries and one for documents",
+        ),
+        (
+            "search --model {towers} --corpus {csv} --query x --query-role asks",
+            "--query-role asks: this model knows query, document",
+        ),
+        ("export --model {towers} --output out", "sentence-transformers has no counterpart of SetEncoder"),
         ("export --model {sets} --output out", "sentence-transformers has no counterpart of SetEncoder"),
         ("export --model {texts} --output {texts}", "exists already and is not an empty folder"),
     ],
@@ -176,11 +256,14 @@ def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
     tmp_path: Path,
     texts: tuple[Encoder, str],
     sets: tuple[Encoder, str],
+    prompted: tuple[Encoder, str],
+    towers: tuple[Encoder, str],
     capsys: pytest.CaptureFixture[str],
     command: str,
     expected: str,
 ) -> None:
-    names = {"texts": texts[1], "sets": sets[1], "csv": small / "test.csv", "parquet": small / "test.parquet"}
+    models = {"texts": texts[1], "sets": sets[1], "prompted": prompted[1], "towers": towers[1]}
+    names = {**models, "csv": small / "test.csv", "parquet": small / "test.parquet"}
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path, *(part.format(**names) for part in command.split()))
     assert stopped.value.code == 2

@@ -85,8 +85,11 @@ class TextTokenizer:
 
     @property
     def roles(self) -> list[str]:
-        """The roles that something is said of."""
-        return list(dict.fromkeys([*self.prompts, *self.max_lengths]))
+        """The roles that something is said of, under all their names."""
+        said = dict.fromkeys([*self.prompts, *self.max_lengths])
+        if any(name in said for name in DOCUMENT_NAMES):
+            said[DOCUMENT_NAMES[0]] = None
+        return list(said)
 
     def tokenize(self, texts: list[str], role: str | None = None) -> list[list[int]]:
         """Token ids of each text, at most ``max_length`` of them, all in one role."""
@@ -182,6 +185,11 @@ class TowerTokenizers:
     def prompt_tokens(self, role: str | None = None) -> int:
         """See :meth:`TextTokenizer.prompt_tokens`."""
         return self._of(role).prompt_tokens(role)
+
+    @property
+    def roles(self) -> list[str]:
+        """Those of the towers, and what else something is said of."""
+        return list(dict.fromkeys([QUERY, DOCUMENT_NAMES[0], *self.document.roles]))
 
     @property
     def fingerprint(self) -> str:
