@@ -2,15 +2,18 @@
 
 from lit_metric.batching.evaluation import ChunkDataset, chunks
 from lit_metric.batching.loader import PlanDataset, PlanSampler, resume_epoch, resume_position
+from lit_metric.batching.mixture import MixturePlanner
 from lit_metric.batching.n_pair import NPairPlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
 from lit_metric.batching.pk import PKPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan
 from lit_metric.batching.shuffle import ShufflePlanner
+from lit_metric.batching.stratified import StratifiedPlanner
 
 __all__ = [
     "BatchPlanner",
     "ChunkDataset",
+    "MixturePlanner",
     "NPairPlanner",
     "PKPlanner",
     "PairPlanner",
@@ -19,6 +22,7 @@ __all__ = [
     "PlanSampler",
     "ScoredPairPlanner",
     "ShufflePlanner",
+    "StratifiedPlanner",
     "chunks",
     "resume_epoch",
     "resume_position",

@@ -1,4 +1,4 @@
-"""Batches made of several classes with several members each: what P×K and N-pair planners share."""
+"""Batches made of several classes with several members each: what planners of classes share."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ class Members:
     sizes: IntArray
 
     @property
+    def items(self) -> int:
+        """The number of distinct items; one may be a member of several classes."""
+        return len(np.unique(self.ids))
+
+    @property
     def starts(self) -> IntArray:
         """``[L]`` where each class begins within ``ids``."""
         return np.cumsum(self.sizes) - self.sizes
@@ -58,20 +63,25 @@ def check_arguments(
 
 
 def members_of(ids: Tensor, relations: Relations, smallest: int = 1) -> Members:
-    """Group ``ids`` by label; items without a label and classes of fewer than ``smallest`` members are left
-    out.
+    """Group ``ids`` by class; one with several labels is a member of each of its classes.
+
+    Items without a label and classes of fewer than ``smallest`` members are left out.
 
     Raises:
         TypeError: when the relations have no class labels.
     """
     labels = getattr(relations, "labels", None)
-    if not isinstance(labels, Tensor):
+    distinct = ids.unique()
+    if isinstance(labels, Ragged):
+        rows = labels.select(distinct.to(labels.offsets.device))
+        own, distinct = rows.values.numpy(force=True), distinct[rows.segment_ids.to(distinct.device)]
+    elif isinstance(labels, Tensor):
+        own = labels[distinct.to(labels.device)].numpy(force=True)
+    else:
         raise TypeError(
             f"this planner draws classes, and {type(relations).__name__} has none; use relations with labels "
             "(LabelRelations), or a planner that needs no classes"
         )
-    distinct = ids.unique()
-    own = labels[distinct.to(labels.device)].numpy(force=True)
     known = own >= 0
     order = np.argsort(own[known], kind="stable")
     of_item = own[known][order]
@@ -106,19 +116,29 @@ def class_rates(sizes: IntArray, slots: int, weighting: ClassWeighting) -> Float
         ``[L]`` rates in (0, 1] that sum to ``slots``.
     """
     weights = sizes.astype(np.float64) ** EXPONENTS[weighting]
-    rates = np.zeros(len(sizes))
-    always = np.zeros(len(sizes), dtype=bool)
-    while True:
-        left = slots - int(always.sum())
-        free = ~always
-        if not free.any():
-            return np.ones(len(sizes))
-        rates[free] = left * weights[free] / weights[free].sum()
-        rates[always] = 1.0
-        above = free & (rates >= 1.0)
+    return capped_shares(weights, np.ones(len(sizes)), slots)
+
+
+def capped_shares(weights: FloatArray, caps: FloatArray, total: float) -> FloatArray:
+    """Divide ``total`` in proportion to ``weights``, all positive, but give none more than its cap.
+
+    What is cut off there goes to the others in proportion. If the caps sum to less, each gets its cap.
+
+    Example:
+        >>> capped_shares(np.array([8.0, 3.0, 1.0]), np.array([4.0, 9.0, 9.0]), 12).tolist()
+        [4.0, 6.0, 2.0]
+    """
+    shares = np.zeros(len(weights))
+    full = np.zeros(len(weights), dtype=bool)
+    while not full.all():
+        free = ~full
+        shares[free] = (total - caps[full].sum()) * weights[free] / weights[free].sum()
+        shares[full] = caps[full]
+        above = free & (shares >= caps)
         if not above.any():
-            return rates
-        always |= above
+            return shares
+        full |= above
+    return caps.astype(np.float64)
 
 
 def draw_classes(
@@ -175,14 +195,50 @@ def draw_members(members: Members, table: IntArray, per_class: int) -> Ragged:
     is through; so no member comes twice before every other has come, and never twice in one slot.
     """
     classes = table.reshape(-1)
+    return deal(members, classes, np.minimum(per_class, members.sizes[classes]))
+
+
+def deal(members: Members, classes: IntArray, taken: IntArray) -> Ragged:
+    """The items that classes hand out, turn by turn, as :func:`draw_members` describes.
+
+    Args:
+        members: the items of each class in the order in which they come.
+        classes: ``[n]`` whose turn it is.
+        taken: ``[n]`` how many items it gives then, at most its size.
+
+    Returns:
+        ``n`` rows of ids.
+    """
     order = np.argsort(classes, kind="stable")
-    appearances = np.bincount(classes, minlength=len(members.sizes))
-    turn = np.empty(len(classes), dtype=np.int64)
-    turn[order] = np.arange(len(classes)) - np.repeat(np.cumsum(appearances) - appearances, appearances)
-    sizes = members.sizes[classes]
-    taken = np.minimum(per_class, sizes)
+    given = np.cumsum(taken[order]) - taken[order]  # before each turn, over all classes
+    first = np.searchsorted(classes[order], classes[order])
+    before = np.empty(len(classes), dtype=np.int64)
+    before[order] = given - given[first]
     slots = np.repeat(np.arange(len(classes)), taken)
     within = np.arange(len(slots)) - np.repeat(np.cumsum(taken) - taken, taken)
-    places = (turn * taken)[slots] + within
-    ids = members.ids[members.starts[classes][slots] + places % sizes[slots]]
+    places = (before[slots] + within) % members.sizes[classes][slots]
+    ids = members.ids[members.starts[classes][slots] + places]
     return Ragged.from_lengths(torch.from_numpy(ids), torch.from_numpy(taken))
+
+
+def first_seen(batch_of: IntArray, ids: IntArray) -> npt.NDArray[np.bool_]:
+    """``[n]`` bool: whether an item is in its batch for the first time; each of its classes may bring it."""
+    kept = np.zeros(len(ids), dtype=bool)
+    keys = batch_of * (int(ids.max(initial=0)) + 1) + ids
+    kept[np.unique(keys, return_index=True)[1]] = True
+    return kept
+
+
+def without_repeats(groups: Ragged, batch_of: IntArray, batches: int) -> Ragged:
+    """A row of distinct items for each batch.
+
+    Args:
+        groups: rows of ids.
+        batch_of: ``[rows]`` the batch that each goes into, rising.
+        batches: how many there are.
+    """
+    ids, of_item = groups.values.numpy(), np.repeat(batch_of, groups.lengths.numpy())
+    kept = first_seen(of_item, ids)
+    return Ragged.from_lengths(
+        torch.from_numpy(ids[kept]), torch.from_numpy(np.bincount(of_item[kept], minlength=batches))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from lit_metric.batching.classes import (
     check_arguments,
     draw_classes,
     draw_members,
+    first_seen,
     members_of,
     require_classes,
 )
@@ -24,6 +26,9 @@ class NPairPlanner(BatchPlanner):
     Each of ``classes`` distinct classes gives two different items; the first is an anchor, the second the
     candidate at the same place. Classes with fewer than two members, and items without a label, are never
     drawn.
+
+    An item with several labels is a member of each of its classes. Where two classes of a batch bring the
+    same item, the later pair is left out.
 
     Within an epoch a class goes through its members in random order, without repeats until all have come.
 
@@ -51,10 +56,13 @@ class NPairPlanner(BatchPlanner):
         members = members_of(ids, relations, smallest=2)
         require_classes(members, self.classes, 2, f"NPairPlanner(classes={self.classes})")
         random = random_stream(seed, epoch)
-        batches = self.batches or -(-len(members.ids) // (2 * self.classes))
+        batches = self.batches or -(-members.items // (2 * self.classes))
         table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
-        pairs = draw_members(members.shuffled(random), table, per_class=2).values.reshape(-1, 2)
-        lengths = torch.full((batches,), self.classes)
+        pairs = draw_members(members.shuffled(random), table, per_class=2).values
+        batch_of = np.arange(batches).repeat(self.classes)
+        kept = first_seen(batch_of.repeat(2), pairs.numpy()).reshape(-1, 2).all(1)
+        pairs = pairs.reshape(-1, 2)[torch.from_numpy(kept)]
+        lengths = torch.from_numpy(np.bincount(batch_of[kept], minlength=batches))
         return Plan(
             anchors=Ragged.from_lengths(pairs[:, 0].contiguous(), lengths),
             candidates=Ragged.from_lengths(pairs[:, 1].contiguous(), lengths),

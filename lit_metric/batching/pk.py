@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
 from lit_metric.batching.classes import (
@@ -11,9 +12,9 @@ from lit_metric.batching.classes import (
     draw_members,
     members_of,
     require_classes,
+    without_repeats,
 )
 from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
-from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
 
 
@@ -24,6 +25,9 @@ class PKPlanner(BatchPlanner):
     gives all it has. A class with a single member takes part, as it makes a good negative; as an anchor it
     has no positive, and losses pass over it. Leave such classes out with ``smallest_class=2`` where they are
     so many that batches would hold little else. Items without a label are never drawn.
+
+    An item with several labels is a member of each of its classes, and is in a batch once, though several of
+    the batch's classes may bring it.
 
     Within an epoch a class goes through its members in random order, without repeats until all have come.
 
@@ -60,8 +64,8 @@ class PKPlanner(BatchPlanner):
         members = members_of(ids, relations, self.smallest_class)
         require_classes(members, self.classes, self.smallest_class, f"PKPlanner(classes={self.classes})")
         random = random_stream(seed, epoch)
-        batches = self.batches or -(-len(members.ids) // (self.classes * self.per_class))
+        batches = self.batches or -(-members.items // (self.classes * self.per_class))
         table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
         groups = draw_members(members.shuffled(random), table, self.per_class)
-        items = Ragged.from_lengths(groups.values, groups.lengths.reshape(batches, -1).sum(1))
+        items = without_repeats(groups, np.arange(batches).repeat(self.classes), batches)
         return Plan(anchors=items, candidates=items)

@@ -45,6 +45,8 @@ class ShufflePlanner(BatchPlanner):
         labels = getattr(relations, "labels", None)
         if isinstance(labels, Tensor):
             distinct = distinct[labels.cpu()[distinct] >= 0]
+        elif isinstance(labels, Ragged):
+            distinct = distinct[labels.lengths.cpu()[distinct] > 0]
         if len(distinct) == 0:
             raise DataError(f"none of the {len(ids)} items to train on has a label; check the label column")
         order = torch.from_numpy(random_stream(seed, epoch).permutation(len(distinct)))

@@ -1,0 +1,177 @@
+"""Batches from several data sets in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_metric.batching.classes import IntArray
+from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
+from lit_metric.data.errors import DataError
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.relations import Relations, UnionRelations
+
+Strategy = Literal["proportional", "round_robin", "weighted"]
+
+
+class MixturePlanner(BatchPlanner):
+    """Batches of several data sets in turns, each batch from one of them, planned by a planner of its own.
+
+    Args:
+        planners: one for each part of the :class:`~lit_metric.data.UnionRelations`, in their order.
+        strategy: ``"proportional"``: all batches of all parts, in random order. ``"round_robin"``: one of
+            each part in turn, as often as the part with the fewest has batches. ``"weighted"``: each part has
+            the share of the batches that ``weights`` gives it, as exactly as whole numbers can, in random
+            order.
+        weights: one positive number for each part, with ``"weighted"``.
+        batches: batches per epoch; by default as many as the parts have together, or as all rounds of a round
+            robin make. A part of which more batches are asked for than one of its epochs has goes on to its
+            next epoch; one of which fewer are, shows others in the mixture's next epoch.
+
+    Raises:
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when
+            there are not as many parts as planners, or a part has no items to train on, and ``TypeError``
+            when the relations are not those of several data sets.
+
+    Example:
+        >>> from lit_metric.batching import ShufflePlanner
+        >>> from lit_metric.data import LabelRelations
+        >>> part = LabelRelations(torch.zeros(6, dtype=torch.int64), ["one"], torch.arange(6))
+        >>> planner = MixturePlanner([ShufflePlanner(2), ShufflePlanner(3)], "round_robin")
+        >>> plan = planner.plan(torch.arange(12), UnionRelations([part, part]), seed=0, epoch=0)
+        >>> plan.tasks.tolist(), plan.anchors.lengths.tolist()
+        ([0, 1, 0, 1], [2, 3, 2, 3])
+        >>> bool((plan.anchors[1] >= 6).all())
+        True
+    """
+
+    def __init__(
+        self,
+        planners: list[BatchPlanner],
+        strategy: Strategy = "proportional",
+        weights: list[float] | None = None,
+        batches: int | None = None,
+    ) -> None:
+        if not planners:
+            raise ValueError("a mixture needs at least one planner")
+        if strategy not in ("proportional", "round_robin", "weighted"):
+            raise ValueError(
+                f"strategy must be 'proportional', 'round_robin' or 'weighted', not {strategy!r}"
+            )
+        if (weights is not None) != (strategy == "weighted"):
+            raise ValueError(
+                f"weights={weights} with strategy={strategy!r}: give both weights and 'weighted'"
+            )
+        if weights is not None and (len(weights) != len(planners) or not min(weights) > 0):
+            raise ValueError(
+                f"weights={weights} must be {len(planners)} positive numbers, one for each planner"
+            )
+        if batches is not None and batches < 1:
+            raise ValueError(f"batches must be at least 1, not {batches}")
+        self.planners = planners
+        self.strategy: Strategy = strategy
+        self.weights = weights
+        self.batches = batches
+
+    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        parts = self._parts(ids, relations, seed)
+        tasks = self._tasks([part.length(epoch) for part in parts], random_stream(seed, epoch))
+        counts = np.bincount(tasks, minlength=len(parts)).tolist()
+        plans = [part.stretch(count * epoch, count) for part, count in zip(parts, counts, strict=True)]
+        # The plans stand part after part; the j-th time that a part's turn comes, its j-th batch is due.
+        rows = torch.from_numpy(np.argsort(np.argsort(tasks, kind="stable")))
+        return Plan(
+            joined([plan.anchors for plan in plans]).select(rows),
+            joined([plan.candidates for plan in plans]).select(rows),
+            torch.from_numpy(tasks),
+        )
+
+    def _parts(self, ids: Tensor, relations: Relations, seed: int) -> list[_Part]:
+        if not isinstance(relations, UnionRelations):
+            raise TypeError(
+                f"MixturePlanner plans for several data sets, and {type(relations).__name__} is one; use its "
+                "own planner, or UnionRelations"
+            )
+        if len(relations.parts) != len(self.planners):
+            raise DataError(
+                f"{len(self.planners)} planners for {len(relations.parts)} data sets: give the mixture one "
+                "for each"
+            )
+        parts = []
+        for number, (planner, own) in enumerate(zip(self.planners, relations.parts, strict=True)):
+            mine = relations.own(number, ids.cpu())
+            if not len(mine):
+                raise DataError(f"data set {number} of the mixture, counted from 0, has no items to train on")
+            entropy = np.random.SeedSequence([seed & 0xFFFFFFFFFFFFFFFF, number])
+            lot = int(entropy.generate_state(1, np.uint64)[0])
+            parts.append(_Part(planner, mine, own, lot, int(relations.offsets[number])))
+        return parts
+
+    def _tasks(self, lengths: list[int], random: np.random.Generator) -> IntArray:
+        """``[batches]`` int64, whose turn it is."""
+        if self.strategy == "round_robin":
+            return np.arange(self.batches or len(lengths) * min(lengths), dtype=np.int64) % len(lengths)
+        counts = apportioned(self.batches or sum(lengths), self.weights or lengths)
+        return random.permutation(np.arange(len(lengths), dtype=np.int64).repeat(counts))
+
+
+class _Part:
+    """The batches of one data set, epoch after epoch without end."""
+
+    def __init__(
+        self, planner: BatchPlanner, ids: Tensor, relations: Relations, seed: int, start: int
+    ) -> None:
+        self.planner = planner
+        self.ids = ids
+        self.relations = relations
+        self.seed = seed
+        self.start = start
+        self._plans: dict[int, Plan] = {}
+
+    def _plan(self, epoch: int) -> Plan:
+        if epoch not in self._plans:
+            self._plans[epoch] = self.planner.plan(self.ids, self.relations, self.seed, epoch)
+        return self._plans[epoch]
+
+    def length(self, epoch: int) -> int:
+        """Batches of an epoch: the same in each, so it is asked of one that is likely to be needed."""
+        self._length = len(self._plan(epoch))
+        return self._length
+
+    def stretch(self, first: int, count: int) -> Plan:
+        """The ``count`` batches from number ``first`` on, counted over all epochs."""
+        anchors, candidates = [], []
+        while count:
+            epoch, step = divmod(first, self._length)
+            rows = torch.arange(step, min(step + count, self._length))
+            plan = self._plan(epoch)
+            anchors.append(plan.anchors.select(rows))
+            candidates.append(plan.candidates.select(rows))
+            first, count = first + len(rows), count - len(rows)
+        return Plan(joined(anchors, self.start), joined(candidates, self.start))
+
+
+def apportioned(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders.
+
+    Example:
+        >>> apportioned(10, [3, 3, 1])
+        [4, 4, 2]
+    """
+    exact = total * np.asarray(weights, dtype=np.float64) / sum(weights)
+    counts = np.floor(exact).astype(np.int64)
+    largest = np.argsort(counts - exact, kind="stable")
+    counts[largest[: total - int(counts.sum())]] += 1
+    return counts.tolist()
+
+
+def joined(parts: list[Ragged], shift: int = 0) -> Ragged:
+    """The rows of all ``parts``, one after the other, with ``shift`` added to their values."""
+    return Ragged.from_lengths(
+        torch.cat([torch.empty(0, dtype=torch.int64), *(part.values for part in parts)]) + shift,
+        torch.cat([torch.empty(0, dtype=torch.int64), *(part.lengths for part in parts)]),
+    )
