@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
-from lit_metric.metrics import CollapseMonitor, NeighbourMetrics
+from lit_metric.data.ragged import Ragged
+from lit_metric.metrics import CollapseMonitor, NeighbourMetrics, PairMetrics, TripletMetrics
 from tests.distributed import RankPool
 from tests.metrics.items import SameClass, clustered
 
@@ -32,6 +33,32 @@ def neighbours(shares: list[list[int]], corpus: list[list[int]]) -> list[dict[st
         if corpus[rank]:
             metric.update(embeddings[corpus[rank]], torch.tensor(corpus[rank]), corpus=True)
         results.append({name: value.item() for name, value in metric.compute().items()})
+    return results
+
+
+def several_labels(shares: list[list[int]]) -> dict[str, float]:
+    """Votes for several labels, and grades."""
+    embeddings, labels = clustered(N)
+    rows = [[int(label)] * (item % 4 > 0) + [5] * (item % 3 == 0) for item, label in enumerate(labels)]
+    metric = NeighbourMetrics(SameClass(labels), Ragged.from_lists(rows), graded=(5,))
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    metric.update(embeddings[shares[rank]], torch.tensor(shares[rank], dtype=torch.int64))
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+def given(shares: list[list[int]]) -> dict[str, float]:
+    """Pairs and triplets whose items lie on different processes."""
+    embeddings, _ = clustered(N)
+    first, second, third = torch.randint(0, N, (3, 50), generator=torch.Generator().manual_seed(0))
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    results = {}
+    for metric in (
+        PairMetrics(first, second, torch.arange(50.0) % 2),
+        TripletMetrics(first, second, third, ["even", "odd"] * 25),
+    ):
+        if shares[rank]:
+            metric.update(embeddings[shares[rank]], torch.tensor(shares[rank]))
+        results |= {name: value.item() for name, value in metric.compute().items()}
     return results
 
 
@@ -63,6 +90,14 @@ def test_neighbours(ranks: RankPool, shares: list[list[int]], corpus: list[list[
     expected = neighbours([whole_shares], [whole_corpus])
     assert expected[0] == expected[1]
     assert ranks.run(neighbours, shares, corpus) == [expected, expected]
+
+
+@pytest.mark.parametrize("shares", [[ALL[:45], ALL[45:]], [ALL[::2], [*ALL[1::2], 0, 2]], [[], ALL]])
+@pytest.mark.parametrize("measure", [several_labels, given])
+def test_what_is_given(ranks: RankPool, measure: Callable, shares: list[list[int]]) -> None:
+    expected = measure([ALL])
+    assert len(expected) > 4
+    assert ranks.run(measure, shares) == [expected, expected]
 
 
 def test_collapse(ranks: RankPool) -> None:

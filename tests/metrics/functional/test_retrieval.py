@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, ndcg_score
 from torch import Tensor
 
 from lit_metric.metrics.functional import (
+    hit_rate_at_k,
+    map_at_k,
     map_at_r,
+    ndcg_at_k,
     precision_at_k,
     r_precision,
     recall_at_k,
@@ -92,10 +95,48 @@ def test_lists_longer_than_r_are_cut_at_each_query_s_r() -> None:
     assert map_at_r(relevant, total).tolist() == [0.0, pytest.approx((1 + 1 + 3 / 4) / 4)]
 
 
+def test_map_at_k_of_the_whole_ranking_is_average_precision(ranked: tuple[Tensor, Tensor]) -> None:
+    relevant, total = ranked
+    ranks = -torch.arange(30.0)
+    expected = [average_precision_score(row.numpy(), ranks.numpy()) for row in relevant]
+    torch.testing.assert_close(map_at_k(relevant, total, 30), torch.tensor(expected).float())
+
+
+def test_map_at_k_and_hit_rate_count_what_is_beyond_the_list(ranked: tuple[Tensor, Tensor]) -> None:
+    relevant, total = ranked
+    for k in (1, 4, 50):
+        average, hit = [], []
+        for row, r in zip(relevant.tolist(), total.tolist(), strict=True):
+            found = [sum(row[: i + 1]) / (i + 1) for i in range(min(k, 30)) if row[i]]
+            average.append(sum(found) / min(k, r))
+            hit.append(sum(row[:k]) / r)
+        for given in (relevant, relevant[:, :k]):
+            torch.testing.assert_close(map_at_k(given, total, k), torch.tensor(average))
+            torch.testing.assert_close(hit_rate_at_k(given, total, k), torch.tensor(hit))
+
+
+@pytest.mark.parametrize("k", [1, 5, 30, 40])
+def test_ndcg_is_that_of_scikit_learn(k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grades = (4 * torch.rand(40, 30, generator=generator) - 2).clamp(min=0).round()
+    scores = torch.rand(40, 30, generator=generator)
+    ranked = grades.gather(1, scores.argsort(descending=True))
+    expected = [
+        ndcg_score(grades[[row]].numpy(), scores[[row]].numpy(), k=k, ignore_ties=True) for row in range(40)
+    ]
+    ideal = grades.sort(descending=True).values
+    torch.testing.assert_close(ndcg_at_k(ranked, ideal, k), torch.tensor(expected).float())
+    torch.testing.assert_close(ndcg_at_k(ranked[:, :k], ideal[:, :k], k), torch.tensor(expected).float())
+
+
 def test_no_relevant_item_leaves_no_answer() -> None:
     relevant, total = torch.tensor([[False, False], [True, False]]), torch.tensor([0, 1])
     assert r_precision(relevant, total).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
     assert map_at_r(relevant, total).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
+    assert map_at_k(relevant, total, 1).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
+    assert hit_rate_at_k(relevant, total, 1).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
+    grades = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    assert ndcg_at_k(grades, grades, 2).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
     assert reciprocal_rank(relevant).tolist() == [0.0, 1.0]
     assert reciprocal_rank(torch.zeros(2, 0, dtype=torch.bool)).tolist() == [0.0, 0.0]
 
@@ -108,6 +149,13 @@ def test_bad_input_is_refused() -> None:
         r_precision(relevant, torch.tensor([1, 1]))
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         recall_at_k(relevant, 0)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        ndcg_at_k(torch.ones(1, 2), torch.ones(1, 2), 0)
+    for function in (map_at_k, hit_rate_at_k):
+        with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+            function(relevant, torch.tensor([1]), 0)
+        with pytest.raises(ValueError, match=r"total must be \[1\]"):
+            function(relevant, torch.tensor([1, 1]), 1)
     with pytest.raises(ValueError, match="must be a bool matrix"):
         precision_at_k(relevant.int(), 1)
     with pytest.raises(ValueError, match="must be a bool matrix"):
