@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from sklearn.metrics import average_precision_score, f1_score, ndcg_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from lit_metric import MetricDataModule
+from lit_metric.data import Judgements, Labels, Pairs
 from lit_metric.evaluation import Evaluation, encode_split, evaluate
 from tests.small import Small, write_csv
 
@@ -163,3 +168,137 @@ def test_the_shares_of_the_ranks_make_up_the_whole(small: Small) -> None:
     unit = torch.nn.functional.normalize(vectors, dim=1)
     np.testing.assert_allclose(unit.numpy(), encoder.encode(texts), atol=1e-5)
     assert not vectors.requires_grad
+
+
+WORDS = [f"w{number}" for number in range(4, 60)]
+
+
+def encoded(small: Small, data: MetricDataModule, split: str = "test") -> tuple[dict[str, float], Any]:
+    """The evaluation's results, and a function from texts to unit vectors."""
+    encoder = small.learner().encoder
+    data.prepare(encoder.tokenizer)
+    results = evaluate(encoder, data, split, Evaluation(data, split, KS, KNN))
+    return results, lambda texts: encoder.encode(list(texts)).astype(np.float64)
+
+
+def phrases(count: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return list(dict.fromkeys(" ".join(draw.choices(WORDS, k=3)) for _ in range(count)))
+
+
+def test_judgements_are_measured_by_grade(small: Small, tmp_path: Path) -> None:
+    questions, documents, draw = phrases(12, 0), phrases(30, 1), random.Random(2)
+    grades = {(q, d): draw.choice([0, 1, 2]) for q in range(12) for d in range(30) if draw.random() < 0.3}
+    names = ("query_id", "document_id", "relevance")
+    judgements = [(f"q{q}", f"d{d}", str(grade)) for (q, d), grade in grades.items()]
+    folder = {
+        "queries": write_csv(
+            tmp_path / "queries.csv", [(f"q{n}", t) for n, t in enumerate(questions)], ("id", "text")
+        ),
+        "corpus": write_csv(
+            tmp_path / "corpus.csv", [(f"d{n}", t) for n, t in enumerate(documents)], ("id", "text")
+        ),
+    }
+    data = MetricDataModule(
+        test=write_csv(tmp_path / "test.csv", judgements, names),
+        supervision=Judgements(**folder),
+        cache_dir=small / "cache",
+    )
+    results, encode = encoded(small, data)
+    scores = encode(questions) @ encode(documents).T
+    matrix = np.array([[grades.get((q, d), 0) for d in range(30)] for q in range(12)])
+    counted = (matrix > 0).any(axis=1)
+    assert results["ndcg@10"] == pytest.approx(ndcg_score(matrix[counted], scores[counted], k=10), abs=1e-6)
+    first = [matrix[q, scores[q].argmax()] > 0 for q in np.flatnonzero(counted)]
+    assert results["recall@1"] == pytest.approx(np.mean(first))
+    relevant = [matrix[q, np.argsort(-scores[q])[:10]] > 0 for q in np.flatnonzero(counted)]
+    shares = [
+        hits.sum() / (matrix[q] > 0).sum() for hits, q in zip(relevant, np.flatnonzero(counted), strict=True)
+    ]
+    assert results["hit_rate@10"] == pytest.approx(np.mean(shares))
+    assert not any(name.startswith("knn") or name == "spearman" for name in results)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_scored_pairs_are_measured_as_they_stand(small: Small, tmp_path: Path, binary: bool) -> None:
+    first, second, draw = phrases(40, 3), phrases(40, 4), random.Random(5)
+    rows = [
+        (a, b, str(draw.choice([0, 1]) if binary else draw.random()))
+        for a, b in zip(first, second, strict=True)
+    ]
+    path = write_csv(tmp_path / "test.csv", rows, ("sentence1", "sentence2", "score"))
+    pairs = Pairs("sentence1", "sentence2", score="score")
+    results, encode = encoded(
+        small, MetricDataModule(test=path, supervision=pairs, cache_dir=small / "cache")
+    )
+    scores = (encode(first) * encode(second)).sum(axis=1)
+    targets = np.array([float(row[2]) for row in rows])
+    expected = {
+        "spearman": stats.spearmanr(scores, targets).statistic,
+        "pearson": stats.pearsonr(scores, targets).statistic,
+    }
+    if binary:
+        expected["pair_ap"] = average_precision_score(targets, scores)
+    assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert ("pair_ap" in results) == binary
+    assert "ndcg@10" in results
+
+
+def test_pairs_of_which_none_is_positive_are_not_searched(small: Small, tmp_path: Path) -> None:
+    rows = [(a, b, f"-{n}") for n, (a, b) in enumerate(zip(phrases(9, 3), phrases(9, 4), strict=True), 1)]
+    path = write_csv(tmp_path / "test.csv", rows, ("sentence1", "sentence2", "score"))
+    pairs = Pairs("sentence1", "sentence2", score="score")
+    data = MetricDataModule(test=path, supervision=pairs, cache_dir=small / "cache")
+    assert encoded(small, data)[0].keys() == {"spearman", "pearson", "effective_rank"}
+
+
+def test_triplets_are_measured_by_group(small: Small, tmp_path: Path) -> None:
+    columns = [phrases(30, seed) for seed in (6, 7, 8)]
+    rows = [(*texts, ("swap", "add")[place % 2]) for place, texts in enumerate(zip(*columns, strict=True))]
+    path = write_csv(tmp_path / "test.csv", rows, ("anchor", "positive", "negative", "kind"))
+    pairs = Pairs("anchor", "positive", "negative", group="kind")
+    results, encode = encoded(
+        small, MetricDataModule(test=path, supervision=pairs, cache_dir=small / "cache")
+    )
+    a, p, n = (encode(column) for column in columns)
+    together = (a * p).sum(axis=1)
+    right = (together > (a * n).sum(axis=1)) & (together > (p * n).sum(axis=1))
+    expected = {"tot": right.mean(), "tot_swap": right[::2].mean(), "tot_add": right[1::2].mean()}
+    assert {name: results[name] for name in expected} == pytest.approx(expected)
+    assert 0 < expected["tot"] < 1
+    assert "recall@1" in results
+
+
+@pytest.mark.parametrize("against", ["self", "train", "both"])
+def test_several_labels(small: Small, tmp_path: Path, against: Any) -> None:
+    paths, texts, held = {}, {}, {}
+    for name, seed, count in (("train", 9, 50), ("test", 10, 20)):
+        texts[name], draw = phrases(count, seed), random.Random(seed)
+        held[name] = np.array([[draw.random() < 0.4 for _ in range(4)] for _ in texts[name]])
+        held[name][:, 0] |= ~held[name].any(axis=1)
+        tags = [",".join(f"tag{number}" for number in np.flatnonzero(row)) for row in held[name]]
+        rows = list(zip(texts[name], tags, strict=True))
+        paths[name] = write_csv(tmp_path / f"{name}.csv", rows, ("text", "labels"))
+    labels = Labels(text="text", labels="labels", labels_separator=",")
+    data = MetricDataModule(
+        **paths, supervision=labels, test_against=against, validation_share=0.01, cache_dir=small / "cache"
+    )
+    results, encode = encoded(small, data)
+    # Some of the training items may have been split off for validation.
+    kept = [texts["train"].index(data.texts_of(item)[0]) for item in data.splits["train"].tolist()]
+    queries, voters = held["test"], held["train"][kept]
+    similar = encode(texts["test"]) @ encode(texts["train"]).T[:, kept]
+    if against == "self":
+        voters, similar = queries, encode(texts["test"]) @ encode(texts["test"]).T
+        np.fill_diagonal(similar, -np.inf)
+    predicted = voters[similar.argmax(axis=1)]
+    for average in ("micro", "macro"):
+        expected = f1_score(queries, predicted, average=average)
+        assert results[f"knn1_f1_{average}"] == pytest.approx(expected)
+    assert results["ndcg@10"] <= 1
+    if against == "both":
+        alone = encoded(small, MetricDataModule(test=paths["test"], supervision=labels, test_against="self"))
+        same = {name for name in results if not name.startswith("knn")}
+        assert {name: results[name] for name in same} == pytest.approx(
+            {name: alone[0][name] for name in same}
+        )
