@@ -1,0 +1,207 @@
+"""What holds for every loss with learned proxies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_metric.losses import (
+    CircleLoss,
+    DensePairs,
+    Loss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    SoftTripleLoss,
+    allocate_saved,
+)
+from tests.losses.cases import CLASS_LOSSES
+
+every_loss = pytest.mark.parametrize("name", CLASS_LOSSES)
+
+COUNTS = torch.tensor([4, 0, 7, 1, 2])
+CLASSES = torch.tensor([0, 2, 2, -1, 3, 0, 1, 2])
+"""Of the anchors: one has none, one has a class that doesn't occur in training, none has the last class."""
+
+
+def no_pairs(anchors: int, candidates: int = 3) -> DensePairs:
+    nothing = torch.zeros(anchors, candidates, dtype=torch.bool)
+    return DensePairs(nothing, nothing)
+
+
+def built(name: str, dimension: int = 4, **options: int) -> Loss:
+    torch.manual_seed(0)
+    loss = CLASS_LOSSES[name](**options)
+    loss.build(COUNTS, dimension)
+    return loss
+
+
+def batch(dtype: torch.dtype = torch.float64, dimension: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.randn(len(CLASSES), dimension, generator=generator, dtype=dtype)
+    return anchors, torch.randn(3, dimension, generator=generator, dtype=dtype)
+
+
+def value_and_gradients(
+    loss: Loss, anchors: Tensor, candidates: Tensor, classes: Tensor
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    anchors, candidates = anchors.clone().requires_grad_(), candidates.clone().requires_grad_()
+    loss.zero_grad()
+    output = loss(anchors, candidates, no_pairs(len(anchors), len(candidates)), classes)
+    output["loss"].backward()
+    return output, [anchors.grad, candidates.grad, *(weight.grad.clone() for weight in loss.parameters())]
+
+
+@every_loss
+def test_gradients(name: str) -> None:
+    loss = built(name).double()
+    anchors, candidates = batch()
+
+    def of(anchors: Tensor, candidates: Tensor, *_: Tensor) -> Tensor:
+        return loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)["loss"]
+
+    inputs = (anchors.requires_grad_(), candidates.requires_grad_(), *loss.parameters())
+    assert [parameter for parameter, _ in loss.named_parameters()] == ["proxies"]
+    assert torch.autograd.gradcheck(of, inputs)
+    assert of(*inputs) != 0
+
+
+@every_loss
+@pytest.mark.parametrize("block_rows", [1, 3])
+def test_row_blocks_change_nothing(name: str, block_rows: int) -> None:
+    whole = value_and_gradients(built(name).double(), *batch(), CLASSES)
+    blocked = value_and_gradients(built(name, block_rows=block_rows).double(), *batch(), CLASSES)
+    torch.testing.assert_close(blocked, whole, rtol=1e-10, atol=1e-13)
+
+
+@every_loss
+def test_what_is_not_looked_at_has_a_gradient_of_0(name: str) -> None:
+    output, gradients = value_and_gradients(built(name).double(), *batch(), CLASSES)
+    of_anchors, of_candidates, of_proxies = gradients
+    assert of_anchors.any(dim=1).tolist() == [True, True, True, False, True, True, False, True]
+    assert not of_candidates.any()
+    # Also the proxies of the class that no anchor has are pushed away.
+    assert of_proxies.any(dim=1).all()
+    only = torch.isin(torch.arange(8), torch.tensor([3, 6]), invert=True)
+    fewer, _ = value_and_gradients(built(name).double(), batch()[0][only], batch()[1], CLASSES[only])
+    torch.testing.assert_close(fewer["loss"], output["loss"])
+    if "anchors_used" in output:
+        assert output["anchors_used"].item() == pytest.approx(6 / 8)
+
+
+@every_loss
+@pytest.mark.parametrize("classes", [[], [-1, -1, -1], [1, -1]])
+def test_nothing_to_learn_from(name: str, classes: list[int]) -> None:
+    anchors = torch.ones(len(classes), 4)
+    output, gradients = value_and_gradients(
+        built(name), anchors, torch.ones(0, 4), torch.tensor(classes, dtype=torch.int64)
+    )
+    assert output["loss"] == 0
+    for gradient in gradients:
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@every_loss
+@pytest.mark.parametrize("classes", [[0, 0, 0], [0, 2, 3]])
+@pytest.mark.parametrize("vector", [[0.0, 0.0], [0.3, -0.4], [3e4, 1e4], [1e-20, 2e-20]])
+def test_identical_vectors_have_finite_gradients(name: str, vector: list[float], classes: list[int]) -> None:
+    loss = built(name, dimension=2)
+    with torch.no_grad():
+        loss.proxies.copy_(torch.tensor(vector))
+    output, gradients = value_and_gradients(
+        loss, torch.tensor([vector] * 3), torch.ones(2, 2), torch.tensor(classes)
+    )
+    assert all(part.isfinite() for part in output.values())
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@every_loss
+def test_autocast_does_not_reach_the_scores_and_half_precision_neither(name: str) -> None:
+    loss = built(name)
+    anchors, candidates = batch(torch.float32)
+    plain, gradients = value_and_gradients(loss, anchors, candidates, CLASSES)
+    anchors.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+    cast["loss"].backward()
+    torch.testing.assert_close((cast, anchors.grad), (plain, gradients[0]), rtol=0, atol=0)
+    half, _ = value_and_gradients(loss, *batch(torch.bfloat16), CLASSES)
+    single, _ = value_and_gradients(loss, *(side.float() for side in batch(torch.bfloat16)), CLASSES)
+    torch.testing.assert_close(half, single, rtol=0, atol=0)
+
+
+@every_loss
+def test_loss_is_the_sum_of_its_parts_and_only_it_has_a_gradient(name: str) -> None:
+    output, _ = value_and_gradients(built(name).double(), *batch(), CLASSES)
+    parts = [value for part, value in output.items() if part not in ("loss", "anchors_used", "proxies_used")]
+    torch.testing.assert_close(output["loss"], torch.stack(parts).sum())
+    assert [part for part, value in output.items() if value.requires_grad] == ["loss"]
+
+
+@every_loss
+def test_shorter_embeddings_meet_the_first_components_of_proxies(name: str) -> None:
+    anchors, candidates = batch()
+    long, short = built(name).double(), built(name, dimension=2).double()
+    with torch.no_grad():
+        short.proxies.copy_(long.proxies[:, :2])
+    cut = anchors[:, :2], candidates[:, :2], no_pairs(len(anchors)), CLASSES
+    torch.testing.assert_close(long(*cut)["loss"], short(*cut)["loss"])
+
+
+def test_proxies_are_those_of_the_classes_that_occur() -> None:
+    loss = SoftTripleLoss(centres=2)
+    assert not list(loss.parameters())
+    loss.build(COUNTS, 3)
+    assert loss.proxies.shape == (4 * 2, 3)
+    assert list(loss.state_dict()) == ["proxies"]
+    # Class 2 has the second place: only its two centres are of its kind.
+    _, _, pairs = loss.sides(torch.ones(1, 3), loss.proxies, loss.numbers[torch.tensor([2])])
+    assert pairs.rows(0, 1).positive.tolist() == [[False, False, True, True, False, False, False, False]]
+
+
+def test_building_again_keeps_what_was_learned() -> None:
+    loss = built("proxy-nca")
+    before = loss.proxies
+    loss.build(COUNTS + (COUNTS > 0), 4)
+    assert loss.proxies is before
+    with pytest.raises(
+        ValueError, match=r"the proxies are \[4, 4\], but this data and encoder need \[5, 4\]"
+    ):
+        loss.build(COUNTS + 1, 4)
+
+
+@pytest.mark.parametrize("counts", [[], [0, 0], [0, 9]])
+def test_fewer_than_two_classes_are_refused(counts: list[int]) -> None:
+    with pytest.raises(ValueError, match="proxies need at least 2 classes in training"):
+        ProxyNCALoss().build(torch.tensor(counts, dtype=torch.int64), 4)
+
+
+def test_classes_and_proxies_are_asked_for() -> None:
+    anchors, candidates = batch(torch.float32)
+    loss = ProxyAnchorLoss()
+    with pytest.raises(
+        ValueError, match=r"there are no proxies: call build\(class_counts, dimension\) first"
+    ):
+        loss(anchors, candidates, no_pairs(8), CLASSES)
+    loss.build(COUNTS, 4)
+    with pytest.raises(ValueError, match=r"ProxyAnchorLoss needs the classes \[8\] of anchors, got none"):
+        loss(anchors, candidates, no_pairs(8))
+    with pytest.raises(ValueError, match=r"needs the classes \[8\] of anchors, got \[7\]"):
+        loss(anchors, candidates, no_pairs(8), CLASSES[:7])
+
+
+def test_saved_proxies_find_their_place_wherever_the_loss_stands() -> None:
+    inner, other = built("soft-triple"), built("proxy-nca", dimension=3)
+    saved = nn.ModuleDict({"deep": nn.ModuleList([CircleLoss(), inner]), "flat": other}).state_dict(
+        prefix="loss."
+    )
+    fresh = nn.ModuleDict(
+        {"deep": nn.ModuleList([CircleLoss(), SoftTripleLoss(centres=3)]), "flat": ProxyNCALoss()}
+    )
+    allocate_saved(fresh, saved, "loss.")
+    fresh.load_state_dict({name.removeprefix("loss."): value for name, value in saved.items()})
+    assert torch.equal(fresh["deep"][1].proxies, inner.proxies)
+    assert torch.equal(fresh["flat"].proxies, other.proxies)
+    alone = SoftTripleLoss(centres=3)
+    allocate_saved(alone, inner.state_dict())
+    assert alone.proxies.shape == inner.proxies.shape

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning.losses import SoftTripleLoss as PeerLoss
+from torch import Tensor
+
+from lit_metric.losses import ProxyNCALoss, SoftTripleLoss
+from tests.losses.cases import cosines
+from tests.losses.test_proxies import CLASSES, COUNTS, batch, no_pairs
+from tests.losses.test_proxy_nca import PLACES
+
+CENTRES, SCALE, GAMMA, MARGIN, TAU = 3, 5.0, 0.3, 0.05, 0.2
+
+
+def naive(anchors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    scores = cosines(anchors, centres)
+    terms = []
+    for row, label in enumerate(CLASSES.tolist()):
+        if label not in PLACES:
+            continue
+        logits = []
+        for place in range(len(PLACES)):
+            s = [scores[row, CENTRES * place + k] for k in range(CENTRES)]
+            total = sum(torch.exp(one / GAMMA) for one in s)
+            similarity = sum(torch.exp(one / GAMMA) / total * one for one in s)
+            logits.append(torch.exp(SCALE * (similarity - (MARGIN if place == PLACES[label] else 0))))
+        terms.append(-torch.log(logits[PLACES[label]] / sum(logits)))
+    apart = centres.new_zeros(())
+    for place in range(len(PLACES)):
+        for s in range(CENTRES):
+            for t in range(s):
+                one, other = (centres[CENTRES * place + k] for k in (s, t))
+                apart = apart + (one / one.norm() - other / other.norm()).norm()
+    return sum(terms) / len(terms), TAU * apart / (len(PLACES) * CENTRES * (CENTRES - 1))
+
+
+def test_against_a_naive_loop() -> None:
+    loss = SoftTripleLoss(CENTRES, SCALE, GAMMA, MARGIN, TAU)
+    loss.build(COUNTS, 4)
+    loss.double()
+    anchors, candidates = batch()
+    output = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+    classified, apart = naive(anchors, loss.proxies.detach())
+    torch.testing.assert_close(output["soft_triple"], classified)
+    torch.testing.assert_close(output["spread"], apart)
+    torch.testing.assert_close(output["loss"].detach(), classified + apart)
+
+
+def test_pytorch_metric_learning() -> None:
+    # Its regulariser is left to the caller.
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    theirs = PeerLoss(3, 4, centers_per_class=CENTRES, la=SCALE, gamma=GAMMA, margin=MARGIN)
+    ours = SoftTripleLoss(CENTRES, SCALE, GAMMA, MARGIN, tau=0.0)
+    ours.build(torch.bincount(labels), 4)
+    ours.double()
+    theirs.fc.data = ours.proxies.data.T
+    result = ours(embeddings, embeddings, no_pairs(6, 6), labels)["loss"]
+    torch.testing.assert_close(result, theirs(embeddings, labels))
+
+
+def test_one_centre_is_a_normalised_softmax() -> None:
+    loss, plain = SoftTripleLoss(1, scale=2.0, margin=0.0), ProxyNCALoss(1 / 2.0, distance="cosine")
+    for each in (loss, plain):
+        each.build(COUNTS, 4)
+        each.double()
+    plain.proxies.data = loss.proxies.data
+    anchors, candidates = batch()
+    given = anchors, candidates, no_pairs(len(anchors)), CLASSES
+    output = loss(*given)
+    torch.testing.assert_close(output["loss"], plain(*given)["loss"])
+    assert output["spread"] == 0
+
+
+def test_centres_that_have_merged_stay_finite() -> None:
+    loss = SoftTripleLoss(CENTRES)
+    loss.build(COUNTS, 4)
+    with torch.no_grad():
+        loss.proxies.copy_(loss.proxies[::CENTRES].repeat_interleave(CENTRES, dim=0))
+    anchors, candidates = batch(torch.float32)
+    output = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+    output["loss"].backward()
+    assert output["spread"].item() == pytest.approx(0, abs=1e-3)
+    assert loss.proxies.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"centres": 0}, "a class has at least 1 proxy, not 0"),
+        ({"scale": 0.0}, "scale and gamma must be above 0 and finite, not 0.0 and 0.1"),
+        ({"gamma": -1.0}, "scale and gamma must be above 0 and finite, not 20.0 and -1.0"),
+        ({"margin": 2.0}, r"margin must be in \[0, 2\) and tau at least 0, not 2.0 and 0.2"),
+        ({"tau": -0.1}, r"margin must be in \[0, 2\) and tau at least 0, not 0.01 and -0.1"),
+    ],
+)
+def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SoftTripleLoss(**arguments)
