@@ -291,6 +291,9 @@ def test_settings_that_make_no_sense(arguments: dict[str, Any], message: str) ->
         ("TripletLoss", {"margin": 0.3, "average": "active", "block_rows": 7}),
         ("TupletLoss", {"distance": "cosine"}),
         ("NPairLoss", {"l2": 0.01}),
+        ("CoSENTLoss", {"temperature": 0.1, "distance": "dot"}),
+        ("MarginMSELoss", {"compared": "positives"}),
+        ("DistillationKLLoss", {"temperature": 0.5, "teacher_temperature": 2.0}),
         ("InfoNCELoss", {"temperature": 0.07, "learnable": True, "other_positives": "in"}),
     ],
 )
