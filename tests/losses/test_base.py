@@ -307,7 +307,7 @@ def test_configured_from_text(name: str, arguments: dict[str, Any]) -> None:
     assert type(loss) is getattr(losses, name)
     for argument, value in arguments.items():
         if argument == "temperature":
-            assert float(loss.temperature.detach()) == pytest.approx(value)
+            assert float(torch.as_tensor(loss.temperature).detach()) == pytest.approx(value)
         elif argument == "learnable":
             assert [parameter for parameter, _ in loss.named_parameters()] == ["log_temperature"]
         else:
