@@ -132,9 +132,15 @@ class Miner:
 
     @torch.no_grad()
     def mine(
-        self, embeddings: Tensor | NDArray[Any], ids: Tensor, relations: Relations, seed: int = 0
+        self,
+        embeddings: Tensor | NDArray[Any],
+        ids: Tensor,
+        relations: Relations,
+        seed: int = 0,
+        anchors: Tensor | None = None,
+        corpus: Tensor | None = None,
     ) -> NegativeTable:
-        """A table of negatives for each of ``M`` items among the others.
+        """A table of negatives for each of ``M`` items among the others, or for some among some.
 
         An item without positives gets none: there is nothing that it should be nearer to. Memory beyond the
         embeddings, the index and the table does not grow with ``M``.
@@ -144,9 +150,12 @@ class Miner:
             ids: ``[M]`` their distinct global ids, integers below 2³¹.
             relations: which items belong together.
             seed: for proposers that draw lots.
+            anchors: those of ``ids`` to mine for, such as queries; None: all.
+            corpus: those of ``ids`` that may be proposed, such as documents; None: all.
 
         Raises:
-            ValueError: if ids and embeddings disagree, an id occurs twice, or an embedding is not finite.
+            ValueError: if ids and embeddings disagree, an id occurs twice, an anchor or an item of the corpus
+                is not among the ids, or an embedding is not finite.
             TypeError: if a filter, the draw or the index keeps an argument out of sight of :meth:`spec`.
             OverflowError: if a dot product does not fit into the table's float16.
         """
@@ -156,28 +165,31 @@ class Miner:
         _check(embeddings, ids)
         proposer = NeighbourProposer(self.index) if self.proposer is None else self.proposer
         vectors = Vectors(embeddings, proposer.metric)
-        positives = positive_scores(vectors, ids, relations)
-        run = _Run(ids, positives, [RelationFilter(relations), *self.filters], self.candidates, self.sample)
-        proposer.fit(vectors, ids, seed)
+        rows, searched = _rows_of("anchors", anchors, ids), _rows_of("corpus", corpus, ids)
+        positives = positive_scores(vectors, ids, relations, rows)
+        filters = [RelationFilter(relations), *self.filters]
+        run = _Run(ids[rows], positives, filters, self.candidates, self.sample)
+        limit = min(self.max_fetch, len(searched))
+        proposer.fit(vectors.subset(searched), ids[searched], seed)
         try:
             for part, judged in fetch(
-                proposer, vectors, run.mined, ids, run.judge, self.candidates, self.max_fetch
+                proposer, vectors.subset(rows), run.mined, run.ids, run.judge, self.candidates, limit
             ):
                 run.take(part, judged, relations)
         finally:
             proposer.forget()
         report = {**run.report(), "seconds": time.perf_counter() - started}
-        log.info("Mined %d items: %s", len(ids), ", ".join(f"{k} {v:.3g}" for k, v in report.items()))
+        log.info("Mined %d items: %s", len(rows), ", ".join(f"{k} {v:.3g}" for k, v in report.items()))
         if report["without"] > 0.1:
             log.warning(
                 "%.0f%% of the items found no negative at all among %d proposals: loosen the filters, or "
                 "raise max_fetch beyond the size of the largest class",
                 100 * report["without"],
-                min(self.max_fetch, len(ids)),
+                limit,
             )
-        order = ids.argsort()
+        order = run.ids.argsort()
         return NegativeTable(
-            ids[order].int().numpy(),
+            run.ids[order].int().numpy(),
             run.found[order].numpy(),
             run.scores[order.numpy()],
             half(torch.stack([positives.best, positives.worst, positives.mean], dim=1)[order]),
@@ -185,6 +197,7 @@ class Miner:
             report=report,
             settings=settings,
             sample=sorted(run.explained, key=lambda entry: int(entry["anchor"])),
+            pool=None if anchors is corpus is None else ids[searched].sort().values.int().numpy(),
         )
 
     def draw(
@@ -275,6 +288,17 @@ class _Run:
             "without": int((count == 0).sum()) / mined,
             **{f"rejected/{name}": share for name, share in zip(self.names, shares, strict=True)},
         }
+
+
+def _rows_of(name: str, wanted: Tensor | None, ids: Tensor) -> Tensor:
+    """Where the distinct ``wanted`` stand among ``ids``, in the order of ``ids``."""
+    if wanted is None:
+        return torch.arange(len(ids))
+    wanted = torch.as_tensor(wanted).cpu().long()
+    if len(missing := wanted[~torch.isin(wanted, ids)]) or not len(wanted):
+        what = f"item {int(missing[0])} has no embedding" if len(missing) else "no item is named"
+        raise ValueError(f"{name}: {what}; give ids out of those {len(ids)} that were embedded")
+    return torch.isin(ids, wanted).nonzero()[:, 0]
 
 
 def _check(embeddings: Tensor | NDArray[Any], ids: Tensor) -> None:

@@ -148,18 +148,17 @@ def fetch(
 
     Args:
         proposer: already fitted.
-        vectors, ids: all items' vectors and global ids ``[M]``.
+        vectors, ids: vectors and global ids ``[M]``, the anchors' among them.
         rows: ``[A]`` those of the anchors.
         judge: takes ``rows [a]``, ids ``[a, k]`` and scores ``[a, k]`` and gives the verdicts, int8 ``[a,
             k]``, with no ``BEYOND`` among them.
         wanted: how many should be kept.
-        limit: how many proposals are looked at most for an anchor; at most ``M`` ever are.
+        limit: how many proposals are looked at most for an anchor.
 
     Yields:
         Pairs ``(rows [a], Judged [a, k])`` that cover every anchor once; ``k`` differs between them, and none
         holds more than about two million entries, so memory stays flat if each is used up at once.
     """
-    limit = min(limit, len(ids))
     count = min(limit, 2 * wanted)
     while len(rows):
         short = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.index import Similarity
-from lit_metric.mining import files
+from lit_metric.mining import faults, files
 from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
 from lit_metric.mining.files import TableError
 
@@ -24,6 +24,7 @@ _TYPES: dict[str, type] = {
     "scores": np.float16,
     "positives": np.float16,
 }
+_POOL = "pool"
 _BLOCK = 1024
 
 
@@ -39,6 +40,7 @@ class NegativeTable:
         report: how the mining went: numbers by name.
         settings: the :func:`~lit_metric.mining.spec.spec` of the miner.
         sample: a few anchors with what became of each of their candidates.
+        pool: ``[M]`` int32, the global ids that random negatives may be drawn from; None: the anchors.
 
     Raises:
         TableError: if types or shapes are others, or anchors do not rise.
@@ -54,6 +56,7 @@ class NegativeTable:
         report: dict[str, float] | None = None,
         settings: dict[str, Any] | None = None,
         sample: list[dict[str, Any]] | None = None,
+        pool: NDArray[Any] | None = None,
     ) -> None:
         arrays = {"anchors": anchors, "ids": ids, "scores": scores, "positives": positives}
         shapes = _shapes(len(anchors), ids.shape[-1])
@@ -70,6 +73,7 @@ class NegativeTable:
         self.report = report or {}
         self.settings = settings or {}
         self.sample = sample or []
+        self._pool = pool
         self.manifest: dict[str, Any] = {}
         self._opened: tuple[str, int, str | None] | None = None
 
@@ -78,8 +82,8 @@ class NegativeTable:
 
     @cached_property
     def pool(self) -> Tensor:
-        """``[N]`` int64, the ids of all items, from which random negatives may be drawn."""
-        return torch.from_numpy(self.anchors.astype(np.int64))
+        """``[M]`` int64, the ids from which random negatives may be drawn."""
+        return torch.from_numpy((self.anchors if self._pool is None else self._pool).astype(np.int64))
 
     def rows(self, anchor_ids: Tensor) -> NDArray[np.int64]:
         """``[A]`` row numbers of items.
@@ -132,18 +136,22 @@ class NegativeTable:
             OSError: if the disk has no room for it.
         """
         arrays = {name: getattr(self, name) for name in _TYPES}
+        arrays |= {} if self._pool is None else {_POOL: self._pool}
         needed = sum(array.nbytes for array in arrays.values())
         Path(root).mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(root).free) < needed * 1.05 + (1 << 20):
             raise OSError(f"{root} has {free:,} bytes free, a table takes {needed:,}: collect old versions")
         version = files.claim(root)
         folder = files.folder_of(root, version)
+        pool = None if self._pool is None else len(self._pool)
         when = {"version": version, "step": step, "epoch": epoch, "metric": self.metric}
         files.write_arrays(folder, arrays)
+        faults.reached("write")
         files.write_json(folder / files.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
         whence = {"corpus": corpus, "weights": weights, "report": self.report, "settings": self.settings}
-        files.finish(folder, {**when, "rows": rows, "candidates": width, **whence})
+        faults.reached("publish")
+        files.finish(folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **whence})
         return version
 
     @classmethod
@@ -175,7 +183,13 @@ class NegativeTable:
         anchors, ids, scores, positives = (
             files.read_array(folder, name, dtype, shapes[name]) for name, dtype in _TYPES.items()
         )
-        table = cls(anchors, ids, scores, positives, metric=metric, report=report, settings=settings)
+        pool = None
+        if (size := manifest.get(_POOL)) is not None:
+            files.read_manifest(folder, [f"{_POOL}.npy"], verify)
+            pool = files.read_array(folder, _POOL, np.int32, (size,))
+        table = cls(
+            anchors, ids, scores, positives, metric=metric, report=report, settings=settings, pool=pool
+        )
         table.manifest = manifest
         table._opened = str(root), version, corpus
         return table

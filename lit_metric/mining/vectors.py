@@ -22,6 +22,7 @@ class Vectors:
     Args:
         embeddings: ``[M, d]`` floating-point tensor or array.
         metric: ``"cosine"`` or ``"dot"``.
+        rows: ``[m]`` the rows to look at, in their order; None: all.
 
     Raises:
         ValueError: if it is not a matrix, or (when a row is read) has a value that is not finite.
@@ -31,16 +32,24 @@ class Vectors:
         [[0.6..., 0.8...]]
     """
 
-    def __init__(self, embeddings: Tensor | NDArray[Any], metric: Similarity) -> None:
+    def __init__(
+        self, embeddings: Tensor | NDArray[Any], metric: Similarity, rows: Tensor | None = None
+    ) -> None:
         if embeddings.ndim != 2:
             raise ValueError(f"embeddings of shape {tuple(embeddings.shape)}: expected [items, dimensions]")
         self.embeddings = embeddings
         self.metric = metric
+        self.rows = rows
 
     def __len__(self) -> int:
-        return len(self.embeddings)
+        return len(self.embeddings) if self.rows is None else len(self.rows)
+
+    def subset(self, rows: Tensor) -> Vectors:
+        """Those of ``rows [m]`` alone, which are numbered from 0 then. Nothing is copied."""
+        return Vectors(self.embeddings, self.metric, rows if self.rows is None else self.rows[rows])
 
     def __getitem__(self, rows: Tensor) -> Tensor:
+        rows = rows if self.rows is None else self.rows[rows]
         if isinstance(self.embeddings, Tensor):
             block = self.embeddings.detach()[rows.to(self.embeddings.device)].float()
         else:

@@ -16,6 +16,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from lit_metric.data import PairRelations
 from lit_metric.index import ExactIndex, FaissIndex, Index
 from lit_metric.mining import (
     AbsoluteMax,
@@ -64,6 +65,66 @@ def test_table_holds_the_nearest_items_of_other_classes(index: Index) -> None:
     for anchor, row, scores in zip(table.anchors.tolist(), table.ids.tolist(), table.scores, strict=True):
         true = unit[[row_of[one] for one in row]] @ unit[row_of[anchor]]
         np.testing.assert_allclose(scores, true, rtol=0, atol=5e-4)
+
+
+def judged(queries: int, documents: int, seed: int) -> tuple[Tensor, Tensor, PairRelations]:
+    """Vectors and ids, in no order, of queries and then documents, with one to three answers a query; some
+    documents are copies of others."""
+    lots = torch.Generator().manual_seed(seed)
+    total = queries + documents
+    prints = torch.arange(total)
+    prints[queries : queries + 10] = prints[queries + 10 : queries + 20]
+    answers = queries + torch.randint(documents, (3, queries), generator=lots)
+    known = torch.arange(queries).repeat(3)
+    relations = PairRelations(known, answers.flatten(), None, prints)
+    return torch.randn(total, 12, generator=lots), torch.randperm(total, generator=lots), relations
+
+
+@pytest.mark.parametrize("index", [ExactIndex(), FaissIndex("Flat", threads=1)])
+def test_queries_are_mined_among_documents(index: Index) -> None:
+    embeddings, ids, relations = judged(40, 90, seed=0)
+    # Not all queries, nor all documents; positives count wherever they are.
+    anchors, corpus = torch.arange(0, 40, 2), torch.arange(45, 130)
+    miner = Miner(index, candidates=6, filters=[])
+    table = miner.mine(embeddings, ids, relations, anchors=anchors, corpus=corpus.flip(0))
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=1)
+    vector = dict(zip(ids.tolist(), unit, strict=True))
+    assert table.anchors.tolist() == anchors.tolist()
+    for query, row, told in zip(anchors.tolist(), table.ids.tolist(), table.positives, strict=True):
+        here = torch.tensor(query)
+        score = {one: float(vector[query] @ vector[one]) for one in ids.tolist()}
+        ok = [one for one in corpus.tolist() if not relations.excluded_pairs(here, torch.tensor(one))]
+        assert row == sorted(ok, key=lambda one: -score[one])[:6]
+        own = [score[one] for one in ids.tolist() if relations.positive_pairs(here, torch.tensor(one))]
+        np.testing.assert_allclose(told, [max(own), min(own), sum(own) / len(own)], atol=1e-3)
+    assert table.report["unpaired"] == 0
+
+
+def test_random_negatives_of_queries_are_documents_also_after_a_table_was_saved(tmp_path: Path) -> None:
+    embeddings, ids, relations = judged(30, 50, seed=1)
+    queries, documents = torch.arange(30), torch.arange(30, 80)
+    miner = Miner(candidates=5, negatives=4, draw=WithRandom(share=1.0), proposer=RandomProposer())
+    table = miner.mine(embeddings, ids, relations, anchors=queries, corpus=documents)
+    assert table.save(tmp_path, corpus="c", weights="w", step=0, epoch=0) == 1
+    opened = NegativeTable.open(tmp_path, 1)
+    assert opened.pool.tolist() == table.pool.tolist() == documents.tolist()
+    drawn = miner.draw(opened, queries, relations, 0, 0, 0)
+    assert torch.equal(drawn, miner.draw(table, queries, relations, 0, 0, 0))
+    assert int(drawn.min()) >= 30
+    assert not relations.excluded_pairs(queries[:, None].expand_as(drawn), drawn).any()
+    assert int(table.ids.min()) >= 30
+    with (tmp_path / "v000001" / "pool.npy").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(TableError, match=r"pool\.npy is damaged"):
+        NegativeTable.open(tmp_path, 1)
+
+
+def test_anchors_and_corpus_are_among_what_was_embedded() -> None:
+    embeddings, ids, relations = judged(30, 50, seed=1)
+    with pytest.raises(ValueError, match="corpus: item 80 has no embedding; give ids out of those 80"):
+        Miner().mine(embeddings, ids, relations, corpus=torch.arange(60, 90))
+    with pytest.raises(ValueError, match="anchors: no item is named"):
+        Miner().mine(embeddings, ids, relations, anchors=torch.arange(0))
 
 
 def planted() -> tuple[Tensor, Tensor, Tensor]:
