@@ -185,16 +185,16 @@ class Encoder(Described, nn.Module, ABC):
         """Prefixes of the names of weights that :meth:`save` writes into subfolders."""
 
 
-def roles_of(role: Roles, items: int) -> Sequence[Any]:
+def roles_of(role: Roles, count: int, what: str = "items") -> Sequence[Any]:
     """The role of each item, where one may have been given for all.
 
     Raises:
         ValueError: if there are more or fewer roles than items.
     """
     if role is None or isinstance(role, str):
-        return [role] * items
-    if len(role) != items:
-        raise ValueError(f"{len(role)} roles were given for {items} items")
+        return [role] * count
+    if len(role) != count:
+        raise ValueError(f"{len(role)} roles were given for {count} {what}")
     return role
 
 

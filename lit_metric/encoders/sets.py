@@ -117,7 +117,7 @@ class SetEncoder(Encoder):
             raise TypeError("SetEncoder.encode takes a list of lists of texts")
         places: dict[tuple[str | None, str], int] = {}
         pairs = [
-            zip(roles_of(given, len(item)), item, strict=True)
+            zip(roles_of(given, len(item), "texts"), item, strict=True)
             for given, item in zip(roles_of(role, len(items)), items, strict=True)
         ]
         sets = Ragged.from_lists([[places.setdefault(pair, len(places)) for pair in row] for row in pairs])

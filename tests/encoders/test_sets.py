@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
+from lit_metric.data import Batch, Collator, Items, tokenize
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import AttentionPooling, MeanPooling, SetEncoder, TextEncoder
 from lit_metric.encoders.text import tokenize_all
@@ -136,3 +139,72 @@ def test_frozen_tags_are_encoded_once(tiny: str) -> None:
     assert encoder.pooling.query.grad is not None  # type: ignore[union-attr]
     encoder.clear_cache()
     assert encoder.text.table.count == 0
+
+
+FIELDS = [["w4 w5", "w9", "w4 w5"], ["w9"], [], ["w6", "w4 w5"]]
+ROLES = [["title", "cast", "cast"], ["cast"], [], ["cast", "title"]]
+WEIGHTS = [[1.0, 0.25, 3.0], [2.0], [], [5.0, 1.0]]
+
+
+def collated(encoder: SetEncoder, folder: Path, **known: Any) -> Batch:
+    """All of ``FIELDS`` as a batch of the data module."""
+    items, vocabulary = Items.encode(FIELDS, "set", **known)
+    every = torch.arange(len(FIELDS))
+    return Collator(items, tokenize(vocabulary, encoder.tokenizer, folder))(every, every)
+
+
+@pytest.mark.parametrize("pool_prompt", [True, False])
+@pytest.mark.parametrize("freeze", [True, False])
+def test_fields_have_their_prompts_and_texts_their_weights(
+    tiny: str, tmp_path: Path, pool_prompt: bool, freeze: bool
+) -> None:
+    prompts = {"title": "w20 ", "cast": "w21 w22 "}
+    text = TextEncoder(tiny, prompts=prompts, max_lengths={"cast": 5}, pool_prompt=pool_prompt, freeze=freeze)
+    encoder = SetEncoder(text, MeanPooling(), normalize=False).eval()
+    plain = TextEncoder(tiny, normalize=False)
+    model, expected = plain.backbone, []
+    for texts, roles, weights in zip(FIELDS, ROLES, WEIGHTS, strict=True):
+        total = torch.zeros(32)
+        for one, role, weight in zip(texts, roles, weights, strict=True):
+            rows = Ragged.from_lists([plain.tokenizer.tokenize([prompts[role] + one])[0]])
+            if role == "cast" and len(rows.values) > 5:
+                rows = Ragged.from_lists([[*rows.values[:4].tolist(), 2]])
+            states = model(rows).values
+            if not pool_prompt:
+                states = states[len(prompts[role].split()) + 1 :]
+            total += weight * states.mean(0)
+        expected.append(total / max(sum(weights), 1e-9))
+    batch = collated(encoder, tmp_path, roles=ROLES, weights=WEIGHTS)
+    for _ in range(2):  # the second time, a frozen tower looks them up
+        found = encoder(**batch.inputs)
+        torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
+    again = encoder.encode(FIELDS, role=ROLES, weights=WEIGHTS)
+    np.testing.assert_allclose(again, torch.stack(expected).detach(), atol=1e-5)
+    same = encoder.encode([["w9", "w6"]], role="cast")
+    np.testing.assert_allclose(same, encoder.encode([["w9", "w6"]], role=[["cast", "cast"]]), atol=1e-6)
+
+
+def test_dropped_tags_take_their_weights_with_them(tiny: str, tmp_path: Path) -> None:
+    encoder = SetEncoder(TextEncoder(tiny, dropout=0.0), MeanPooling(), tag_dropout=0.5)
+    batch = collated(encoder, tmp_path, weights=WEIGHTS, roles=ROLES)
+    texts = torch.from_numpy(TextEncoder(tiny, normalize=False).encode(FIELDS[3]))
+    options = torch.stack([texts[0], texts[1], (5 * texts[0] + texts[1]) / 6])
+    torch.manual_seed(0)
+    runs = torch.stack([encoder.train()(**batch.inputs)[3] for _ in range(20)])
+    distances = torch.cdist(runs, options)
+    assert (distances.min(1).values < 1e-4).all()
+    assert set(distances.argmin(1).tolist()) == {0, 1, 2}
+
+
+def test_roles_and_weights_are_as_many_as_texts(tiny: str) -> None:
+    encoder = SetEncoder(TextEncoder(tiny))
+    for options, message in (
+        ({"weights": [[1.0], [1.0]]}, "a list for each item, with a number for each of its texts"),
+        ({"weights": [[1.0, 0.0], [1.0]]}, "weights have to be numbers above 0"),
+        ({"role": ["title"]}, "1 roles were given for 2 items"),
+        ({"role": [["title"], ["cast"]]}, "1 roles were given for 2 texts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.encode([["w4", "w5"], ["w6"]], **options)
+    with pytest.raises(ValueError, match="weights are for items of several texts"):
+        encoder.text.encode(["w4"], weights=[[1.0]])

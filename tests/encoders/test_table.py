@@ -87,3 +87,13 @@ def test_hashes_know_tokens_and_their_order() -> None:
     ]
     assert len(token_hashes(Ragged.from_lists(rows)).unique()) == len(rows)
     assert torch.equal(token_hashes(Ragged.from_lists(rows[3:])), token_hashes(Ragged.from_lists(rows))[3:])
+
+
+def test_an_id_whose_tokens_are_pooled_otherwise_is_computed_anew() -> None:
+    def compute(tokens: Ragged, skip: Tensor) -> Tensor:
+        rows = zip(tokens.tolist(), skip.tolist(), strict=True)
+        return torch.tensor([[float(sum(row[left:]))] for row, left in rows]).view(-1, 1)
+
+    table, tokens, ids = FrozenTable(), Ragged.from_lists([[1, 2], [3, 4]]), torch.tensor([7, 3])
+    for skip, expected in (([0, 1], [3, 4]), ([0, 1], [3, 4]), ([1, 1], [2, 4]), ([0, 0], [3, 7])):
+        assert table.look_up(tokens, ids, None, compute, torch.tensor(skip))[:, 0].tolist() == expected

@@ -12,7 +12,14 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders import AttentionPooling, CLSPooling, LastTokenPooling, TextEncoder
+from lit_metric.encoders import (
+    AttentionPooling,
+    CLSPooling,
+    LastTokenPooling,
+    MeanPooling,
+    Pooling,
+    TextEncoder,
+)
 from lit_metric.encoders.text import length_chunks, tokenize_all
 from tests.encoders.conftest import MINILM
 from tests.encoders.sentences import SENTENCES
@@ -201,3 +208,24 @@ def test_nothing_is_kept_while_something_below_is_trained(tiny: str) -> None:
     encoder = TextEncoder(tiny, freeze=True, cache_frozen=False)
     encoder(*batch(encoder), torch.arange(len(TEXTS)))
     assert encoder.table.count == 0
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3", "mpnet"])
+@pytest.mark.parametrize(("pooling", "take"), [(MeanPooling, "mean"), (CLSPooling, "first")])
+def test_a_prompt_is_seen_by_the_backbone_and_kept_out_of_pooling(
+    family: str, pooling: type[Pooling], take: str, tmp_path: Path
+) -> None:
+    folder = model_folder(tmp_path, family)
+    encoder = TextEncoder(folder, pooling(), prompts={"query": "w20 w21 "}, pool_prompt=False)
+    expected = []
+    for text in TEXTS:
+        states = transformers_states(folder, "w20 w21 " + text)[3:]  # [CLS] and the prompt's two
+        expected.append(states.mean(0) if take == "mean" else states[0])
+    vectors = torch.nn.functional.normalize(torch.stack(expected), dim=1)
+    np.testing.assert_allclose(encoder.encode(TEXTS, role="query"), vectors.numpy(), atol=1e-5)
+    # each in its role, whatever the order
+    roles = ["query", "document"] * 3
+    alone = {role: encoder.encode(TEXTS, role=role) for role in ("query", "document")}
+    np.testing.assert_allclose(
+        encoder.encode(TEXTS, role=roles), [alone[role][row] for row, role in enumerate(roles)], atol=1e-6
+    )
