@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -43,3 +44,21 @@ def _plain(value: Any, cls: type, name: str) -> Any:
             "a number, a string, a list of such, or an object that can be described itself"
         )
     return spec(value)
+
+
+def build(described: Any) -> Any:
+    """The object that :func:`spec` describes. It imports whatever module is named, so the description must be
+    from the same user.
+
+    Example:
+        >>> from lit_metric.mining.filters import AbsoluteMax
+        >>> build(spec(AbsoluteMax(0.8))).maximum
+        0.8
+    """
+    if isinstance(described, list):
+        return [build(item) for item in described]
+    if not (isinstance(described, dict) and described.keys() == {"class_path", "init_args"}):
+        return described
+    module, _, name = described["class_path"].rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    return cls(**{key: build(value) for key, value in described["init_args"].items()})

@@ -1,0 +1,161 @@
+"""What the background worker is told once, before its first refresh: a JSON file and the arrays beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lit_metric.data import Items, Relations, Tokens
+from lit_metric.data.files import write_json
+from lit_metric.mining.arrays import Arrays, build, check_importable, describe
+from lit_metric.mining.files import write_arrays
+from lit_metric.mining.miner import Miner
+from lit_metric.mining.snapshot import check_room, untouched
+
+if TYPE_CHECKING:
+    from lit_metric.encoders import Encoder
+
+SPEC = "spec.json"
+BASE = "untouched.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The part of a task that is numbers and names.
+
+    Args:
+        tables: folder of the versions of the table.
+        corpus: fingerprint of the items and what is known of them.
+        seed: for proposers that draw lots.
+        max_tokens: tokens encoded together.
+        threads: of torch, FAISS and OpenMP.
+        device: where to encode.
+        autocast: ``"bfloat16"`` or ``"float16"`` for the forward pass, if it is on a GPU; None for none.
+        dtype: of all the encoder's weights, None if they are of several, as its ``spec`` makes them.
+        parent: the process that must be alive.
+        path: where modules are imported from.
+    """
+
+    tables: str
+    corpus: str
+    seed: int
+    max_tokens: int
+    threads: int
+    device: str
+    autocast: str | None
+    dtype: str | None
+    parent: int
+    path: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All that stays the same from one refresh to the next.
+
+    Args:
+        encoder: its ``spec()``.
+        miner: its ``spec()``.
+        items: of the data set.
+        tokens: of the items' vocabulary, in a file.
+        relations: of the items.
+        ids: ``[M]`` int64 global ids of the items to encode, rising.
+        anchors: of those, the ones to mine for; None for all.
+        proposed: of those, the ones that may be negatives; None for all.
+        settings: the rest.
+    """
+
+    encoder: dict[str, Any]
+    miner: dict[str, Any]
+    items: Items
+    tokens: Tokens
+    relations: Relations
+    ids: Tensor
+    anchors: Tensor | None
+    proposed: Tensor | None
+    settings: Settings
+
+    @classmethod
+    def of(cls, encoder: Encoder, miner: Miner, **parts: Any) -> Task:
+        """Describe an encoder and a miner.
+
+        Raises:
+            TypeError: if one of them, or the relations, can't be described so that another process could
+                build it again.
+        """
+        task = cls(encoder=encoder.spec(), miner=miner.spec(), **parts)
+        check_importable([task.encoder, task.miner])
+        task._described({})
+        return task
+
+    def _described(self, arrays: Arrays) -> dict[str, Any]:
+        if self.tokens.path is None:
+            raise TypeError("the token ids are in memory only, where another process can't read them")
+        # Names to show to people are of no use there, and there may be millions.
+        given = {**{name: getattr(self, name) for name in _ARRAYS}, "items": replace(self.items, keys=None)}
+        return {
+            "format": FORMAT,
+            "encoder": self.encoder,
+            "miner": self.miner,
+            "tokens": str(self.tokens.path.resolve()),
+            "skip": describe(self.tokens.skip, "skip", arrays),
+            **{name: describe(value, name, arrays) for name, value in given.items()},
+            "settings": asdict(self.settings),
+        }
+
+    def write(self, folder: Path, encoder: Encoder) -> Path:
+        """Empty ``folder`` and write the task there, with the weights that training leaves alone.
+
+        Returns:
+            The path of the JSON file, which is written last.
+
+        Raises:
+            OSError: if the disk has no room for it.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        arrays: Arrays = {}
+        described = self._described(arrays)
+        base = {name: value.cpu().contiguous().clone() for name, value in untouched(encoder).items()}
+        weights = sum(value.numel() * value.element_size() for value in base.values())
+        check_room(folder, weights + sum(array.nbytes for array in arrays.values()))
+        write_arrays(folder, arrays)
+        save_file(base, folder / BASE)
+        write_json(folder / SPEC, described)
+        return folder / SPEC
+
+    @classmethod
+    def read(cls, path: Path) -> Task:
+        """What :meth:`write` wrote.
+
+        Raises:
+            ValueError: if it is of another version of the library.
+        """
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if described["format"] != FORMAT:
+            raise ValueError(f"{path} has format {described['format']}, this version reads {FORMAT}")
+        arrays = {file.stem: np.load(file, allow_pickle=False) for file in path.parent.glob("*.npy")}
+        return cls(
+            encoder=described["encoder"],
+            miner=described["miner"],
+            tokens=Tokens(described["tokens"], build(described["skip"], arrays)),
+            settings=Settings(**described["settings"]),
+            **{name: build(described[name], arrays) for name in _ARRAYS},
+        )
+
+
+_ARRAYS = [
+    field.name for field in fields(Task) if field.name not in ("encoder", "miner", "tokens", "settings")
+]
+
+
+def settings_of(path: Path) -> Settings:
+    """The settings alone, for whoever has to set up a process before it may import what the task names."""
+    return Settings(**json.loads(path.read_text(encoding="utf-8"))["settings"])

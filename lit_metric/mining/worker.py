@@ -1,0 +1,217 @@
+"""The process that mines while training goes on: ``python -m lit_metric.mining.worker SPEC.json``.
+
+It lives for the whole run. Each line that it reads is a refresh to do, each line that it writes says what
+came of one; both are JSON. What it and its libraries print goes to standard error. It ends when its input
+ends, and at once when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_metric.mining import faults, spec
+from lit_metric.mining.bank import Bank
+from lit_metric.mining.files import TableError
+from lit_metric.mining.miner import Miner
+from lit_metric.mining.snapshot import fingerprint, reserve, restore
+from lit_metric.mining.table import NegativeTable
+from lit_metric.mining.task import BASE, Task, settings_of
+
+WATCH_S = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One refresh.
+
+    Args:
+        number: of the refresh.
+        weights: file of the weights to mine with.
+        step, epoch: of training, when they were copied.
+        bank: path of a :class:`~lit_metric.mining.bank.Bank` whose vectors may be used, or None.
+        fresh_from: the batch from which on its vectors are new enough.
+        previous: version of the table to compare with, 0 for none.
+    """
+
+    number: int
+    weights: str
+    step: int
+    epoch: int
+    bank: str | None = None
+    fresh_from: int = 0
+    previous: int = 0
+
+    def line(self) -> str:
+        """As the worker reads it."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+class Worker:
+    """Encodes, searches, filters and writes.
+
+    Args:
+        task: what stays the same.
+        folder: that of the task's file; vectors are kept in it.
+    """
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        # Not at the top of the file: it takes seconds, in which the parent is watched already.
+        from lit_metric.encoders.base import from_spec
+
+        faults.reached("build")
+        self.task = task
+        self.folder = folder
+        dtype = task.settings.dtype
+        self.encoder = from_spec(task.encoder).eval()
+        self.encoder.to(device=task.settings.device, dtype=None if dtype is None else getattr(torch, dtype))
+        self.base: Path | None = folder / BASE
+        self.miner = _within(task.settings.threads, spec.build(task.miner))
+
+    def refresh(self, job: Job) -> dict[str, Any]:
+        """Mine and save a version; says which, and how it went."""
+        started = time.perf_counter()
+        # What is frozen is loaded once, and so the vectors that an encoder remembers of it stay valid.
+        restore(self.encoder, Path(job.weights), self.base)
+        self.base = None
+        vectors, rows = self._known(job)
+        self._encode(vectors, rows)
+        encoded = time.perf_counter()
+        faults.reached("search")
+        settings = self.task.settings
+        table = self._mine(vectors)
+        table.report["encoded"] = len(rows) / len(vectors)
+        table.report["overlap"] = self._overlap(table, job.previous)
+        version = table.save(
+            settings.tables,
+            corpus=settings.corpus,
+            weights=fingerprint(self.encoder),
+            step=job.step,
+            epoch=job.epoch,
+        )
+        faults.reached("answer")
+        seconds = {"seconds": time.perf_counter() - started, "encoding_seconds": encoded - started}
+        return {"job": job.number, "version": version, "report": {**table.report, **seconds}}
+
+    def _known(self, job: Job) -> tuple[NDArray[np.float32], Tensor]:
+        """``[M, d]`` memory-mapped vectors, and the rows that must be encoded."""
+        ids, dimension = self.task.ids, self.encoder.dimension
+        if job.bank is not None:
+            # Encoding into the bank's rows: should it have to be done again, it ends in the same values.
+            bank = Bank(Path(job.bank), ids, dimension)
+            return bank.vectors, bank.stale(job.fresh_from)
+        path, shape = self.folder / "vectors", (len(ids), dimension)
+        reserve(path, 4 * len(ids) * dimension)
+        return np.memmap(path, np.float32, "r+", shape=shape), torch.arange(len(ids))
+
+    @torch.no_grad()
+    def _encode(self, vectors: NDArray[np.float32], rows: Tensor) -> None:
+        from lit_metric.batching import ChunkDataset, chunks
+        from lit_metric.data import Collator
+
+        task, device = self.task, torch.device(self.task.settings.device)
+        parts = chunks(task.items, task.tokens, task.ids[rows], task.settings.max_tokens)
+        for batch in map(
+            ChunkDataset(Collator(task.items, task.tokens), parts).__getitem__, range(len(parts))
+        ):
+            with self._precision(device):
+                encoded = self.encoder(**batch.to(device).inputs)[batch.anchors.to(device)]
+            where = torch.searchsorted(task.ids, batch.anchor_ids)
+            vectors[where.numpy()] = encoded.float().cpu().numpy()
+            faults.reached("encode")
+
+    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        name = self.task.settings.autocast
+        if name is None or device.type == "cpu":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=getattr(torch, name))
+
+    def _mine(self, vectors: NDArray[np.float32]) -> NegativeTable:
+        task = self.task
+        among = {"anchors": task.anchors, "corpus": task.proposed}
+        given = {name: ids for name, ids in among.items() if ids is not None}
+        return self.miner.mine(vectors, task.ids, task.relations, task.settings.seed, **given)
+
+    def _overlap(self, table: NegativeTable, previous: int) -> float:
+        """With the table before, 0 if it is gone."""
+        try:
+            before = NegativeTable.open(self.task.settings.tables, previous, verify=False)
+        except TableError:
+            return 0.0
+        overlap = table.overlap(before)
+        return overlap if overlap == overlap else 0.0
+
+
+def _within(threads: int, miner: Miner) -> Miner:
+    """The miner, whose index may not take more threads than there are for the process."""
+    for owner in (miner, miner.proposer):
+        index: Any = getattr(owner, "index", None)
+        if getattr(index, "threads", None) is not None:
+            index.threads = min(index.threads, threads)
+    return miner
+
+
+def serve(path: Path, answers: TextIO) -> None:
+    """Do what is asked for on standard input until that ends."""
+    settings = settings_of(path)
+    threading.Thread(target=_watch, args=(settings.parent,), daemon=True).start()
+    faults.arm()
+    sys.path[:0] = [folder for folder in settings.path if folder not in sys.path]
+    _limit(settings.threads)
+    worker = Worker(Task.read(path), path.parent)
+    _tell(answers, {"ready": os.getpid(), "threads": settings.threads})
+    for line in sys.stdin:
+        job = Job(**json.loads(line))
+        try:
+            answer = worker.refresh(job)
+        except Exception as error:  # whatever it is, training must hear of it and go on
+            traceback.print_exc()
+            answer = {"job": job.number, "error": f"{type(error).__name__}: {error}"}
+        _tell(answers, answer)
+
+
+def _tell(answers: TextIO, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+def _watch(parent: int) -> None:
+    # The end of standard input comes late, or never, where some other child of the parent has inherited the
+    # other end of the pipe. An orphan, however, has another parent at once.
+    while os.getppid() == parent:
+        time.sleep(WATCH_S)
+    os._exit(1)
+
+
+def _limit(threads: int) -> None:
+    torch.set_num_threads(threads)
+    with contextlib.suppress(RuntimeError):  # set already, by something that was imported
+        torch.set_num_interop_threads(1)
+    with contextlib.suppress(ImportError):
+        import faiss
+
+        faiss.omp_set_num_threads(threads)
+
+
+def main() -> None:
+    """Keep standard output for answers, and serve."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(Path(sys.argv[1]), answers)
+
+
+if __name__ == "__main__":
+    main()
