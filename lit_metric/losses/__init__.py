@@ -3,6 +3,8 @@
 from lit_metric.losses.angular import AngularLoss, angular
 from lit_metric.losses.base import Loss, LossOutput, MetricLoss, Part, Parts, masked_mean, share
 from lit_metric.losses.circle import CircleLoss, circle
+from lit_metric.losses.class_weights import ClassWeightedLoss, WeightedAnchors, effective_number_weights
+from lit_metric.losses.combine import CombinedLoss
 from lit_metric.losses.contrastive import ContrastiveLoss, contrastive
 from lit_metric.losses.cosent import CoSENTLoss, cosent
 from lit_metric.losses.distillation import DistillationKLLoss, distillation_kl
@@ -10,6 +12,7 @@ from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_ove
 from lit_metric.losses.info_nce import InfoNCELoss, info_nce
 from lit_metric.losses.lifted_structure import LiftedStructureLoss, lifted_structure
 from lit_metric.losses.margin_mse import MarginMSELoss, margin_mse
+from lit_metric.losses.matryoshka import MatryoshkaLoss
 from lit_metric.losses.multi_similarity import MultiSimilarityLoss, informative, multi_similarity
 from lit_metric.losses.n_pair import NPairLoss, pair_norms
 from lit_metric.losses.nca import NCALoss, nca
@@ -20,13 +23,16 @@ from lit_metric.losses.proxy_anchor import ProxyAnchorLoss, proxy_anchor
 from lit_metric.losses.proxy_nca import ProxyNCALoss, proxy_nca
 from lit_metric.losses.scores import Distance, prepare, similarity, unit
 from lit_metric.losses.soft_triple import SoftTripleLoss, soft_triple
+from lit_metric.losses.sum import SumLoss
 from lit_metric.losses.triplet import TripletLoss, batch_all, batch_hard, batch_semi_hard
 from lit_metric.losses.tuplet import TupletLoss, tuplet
 
 __all__ = [
     "AngularLoss",
     "CircleLoss",
+    "ClassWeightedLoss",
     "CoSENTLoss",
+    "CombinedLoss",
     "ContrastiveLoss",
     "DensePairs",
     "Distance",
@@ -36,6 +42,7 @@ __all__ = [
     "Loss",
     "LossOutput",
     "MarginMSELoss",
+    "MatryoshkaLoss",
     "MetricLoss",
     "MultiSimilarityLoss",
     "NCALoss",
@@ -51,8 +58,10 @@ __all__ = [
     "RelationPairs",
     "SameClass",
     "SoftTripleLoss",
+    "SumLoss",
     "TripletLoss",
     "TupletLoss",
+    "WeightedAnchors",
     "allocate_saved",
     "angular",
     "batch_all",
@@ -62,6 +71,7 @@ __all__ = [
     "contrastive",
     "cosent",
     "distillation_kl",
+    "effective_number_weights",
     "gather_ids",
     "gather_with_grad",
     "info_nce",

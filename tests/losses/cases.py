@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_metric.losses import (
     AngularLoss,
     CircleLoss,
+    ClassWeightedLoss,
     ContrastiveLoss,
     CoSENTLoss,
     DensePairs,
@@ -19,6 +20,7 @@ from lit_metric.losses import (
     LiftedStructureLoss,
     Loss,
     MarginMSELoss,
+    MatryoshkaLoss,
     MetricLoss,
     MultiSimilarityLoss,
     NCALoss,
@@ -27,6 +29,7 @@ from lit_metric.losses import (
     ProxyAnchorLoss,
     ProxyNCALoss,
     SoftTripleLoss,
+    SumLoss,
     TripletLoss,
     TupletLoss,
 )
@@ -81,6 +84,21 @@ CLASS_LOSSES: dict[str, Callable[..., Loss]] = {
     "proxy-nca-others": partial(ProxyNCALoss, temperature=0.5, denominator="others", distance="cosine"),
     "proxy-anchor": partial(ProxyAnchorLoss, scale=4.0),
     "soft-triple": partial(SoftTripleLoss, centres=3, scale=5.0, gamma=0.5),
+}
+
+
+def combination(name: str, block_rows: int = 1024) -> Loss:
+    """Losses made of losses, for the tests over ranks; they have tests of their own besides."""
+    near = InfoNCELoss(0.3, learnable=True, block_rows=block_rows)
+    proxies = ProxyAnchorLoss(scale=4.0, block_rows=block_rows)
+    if name == "class-weighted":
+        return ClassWeightedLoss(near, beta=0.5)
+    both = SumLoss({"near": near, "own": proxies}, {"own": 0.5})
+    return both if name == "sum" else MatryoshkaLoss(both, [4, 2], [1.0, 0.3])
+
+
+COMBINATIONS: dict[str, Callable[..., Loss]] = {
+    name: partial(combination, name) for name in ("sum", "matryoshka", "class-weighted")
 }
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.

@@ -21,7 +21,7 @@ from lit_metric.losses import (
     world_size,
 )
 from tests.distributed import RankFailed, RankPool
-from tests.losses.cases import CLASS_LOSSES, LEARN_FROM_ONE_KIND, LOSSES, Labels
+from tests.losses.cases import CLASS_LOSSES, COMBINATIONS, LEARN_FROM_ONE_KIND, LOSSES, Labels
 
 SHARES = ("active", "anchors_used", "mined", "proxies_used")
 """Quotients of counts, which are of single precision."""
@@ -46,7 +46,7 @@ CASES = {
     "no candidates on one rank": Case(candidates=(0, 10)),
     "nothing on one rank": Case(anchors=(0, 8), candidates=(0, 10)),
 }
-EVERY_LOSS = {**LOSSES, **CLASS_LOSSES}
+EVERY_LOSS = {**LOSSES, **CLASS_LOSSES, **COMBINATIONS}
 
 
 class Step(nn.Module):
@@ -116,8 +116,11 @@ def test_two_ranks_learn_what_one_process_learns(ranks: RankPool, name: str, cas
             assert gradients_of_rank[parameter] == pytest.approx(gradient, rel=1e-10, abs=1e-12)
     for part, value in alone.items():
         mean = sum(other[part] for other, _ in shares) / 2
-        assert mean == pytest.approx(value, rel=1e-6 if part in SHARES else 1e-10, abs=1e-12)
-    judged_without_positives = (*LEARN_FROM_ONE_KIND, *CLASS_LOSSES, "cosent", "cosent-squared")
+        assert mean == pytest.approx(value, rel=1e-6 if part.endswith(SHARES) else 1e-10, abs=1e-12)
+    judged_without_positives = (
+        *(*LEARN_FROM_ONE_KIND, *CLASS_LOSSES),
+        *("cosent", "cosent-squared", "sum", "matryoshka"),
+    )
     if case is CASES["no positives anywhere"] and name not in judged_without_positives:
         assert alone["loss"] == 0
         assert not any(any(gradient) for gradient in gradients.values())
