@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 import pytest
 import torch
@@ -113,3 +114,23 @@ def test_labels_out_of_range_or_of_another_length_are_refused():
         LabelRelations(torch.tensor([0, 2]), ["a", "b"], torch.arange(2))
     with pytest.raises(DataError, match=r"labels \(2,\) and fingerprints \(3,\)"):
         LabelRelations(torch.tensor([0, 1]), ["a", "b"], torch.arange(3))
+
+
+def test_a_corpus_is_grouped_once_however_many_blocks_ask(monkeypatch):
+    labels = torch.randint(-1, 9, (500,), generator=torch.Generator().manual_seed(0))
+    ids = torch.randperm(500, generator=torch.Generator().manual_seed(1))
+    relations = LabelRelations(labels, [*"abcdefghi"], torch.arange(500))
+    sorts, argsort = [], torch.Tensor.argsort
+    monkeypatch.setattr(
+        torch.Tensor, "argsort", lambda self, **options: sorts.append(self) or argsort(self, **options)
+    )
+    found = [relations.positives(block, ids).tolist() for block in ids.split(50)]
+    assert len(sorts) == 1
+    assert [*chain(*found)] == [
+        [other for other in ids.tolist() if positive(relations, anchor, other)] for anchor in ids.tolist()
+    ]
+    ids[0], ids[1] = int(ids[1]), int(ids[0])  # the same tensor in another order
+    assert relations.positives(ids[:1], ids).tolist() == [
+        [other for other in ids.tolist() if positive(relations, int(ids[0]), other)]
+    ]
+    assert len(sorts) == 2

@@ -1,0 +1,88 @@
+"""Sets of pairs against Python sets, and what is remembered."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+
+import torch
+
+from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of, spread
+
+
+def random_pairs(seed: int, size: int, count: int) -> tuple[set[tuple[int, int]], PairSet]:
+    draw = random.Random(seed)
+    pairs = [(draw.randrange(size), draw.randrange(size)) for _ in range(count)]
+    rows, columns = (torch.tensor([pair[side] for pair in pairs], dtype=torch.int64) for side in (0, 1))
+    return set(pairs), PairSet.of(rows, columns, size)
+
+
+def test_pairs_against_a_set():
+    for seed, (size, count) in enumerate([(1, 3), (20, 0), (20, 5), (20, 90), (300, 90)]):
+        known, pairs = random_pairs(seed, size, count)
+        assert len(pairs) == len(known)
+        assert list(zip(*(side.tolist() for side in pairs.pairs()), strict=True)) == sorted(known)
+        turned = list(zip(*(side.tolist() for side in pairs.turned().pairs()), strict=True))
+        assert turned == sorted((column, row) for row, column in known)
+        ids = torch.randint(size, (30,), generator=torch.Generator().manual_seed(seed))
+        others = torch.randint(size, (40,), generator=torch.Generator().manual_seed(seed + 1))
+        expected = [[(row, column) in known for column in others.tolist()] for row in ids.tolist()]
+        assert pairs.contains(ids[:, None], others).tolist() == expected
+        assert pairs.rows(ids).tolist() == [sorted(c for r, c in known if r == row) for row in ids.tolist()]
+        assert pairs.lengths(ids).tolist() == [len(row) for row in pairs.rows(ids).tolist()]
+        rows, columns, places = pairs.join(ids, Sorted.of(others))
+        joined = torch.zeros(30, 40, dtype=torch.bool)
+        joined[rows, columns] = True
+        assert joined.tolist() == expected
+        assert len(rows) == sum(map(sum, expected))
+        assert torch.equal(pairs.keys[places], ids[rows] * size + others[columns])
+
+
+def test_the_largest_ids_do_not_overflow():
+    size = 2**31
+    last = torch.tensor([size - 1])
+    pairs = PairSet.of(last, last, size)
+    assert pairs.pairs() == (size - 1, size - 1)
+    assert pairs.contains(last, torch.tensor([0, size - 1])).tolist() == [False, True]
+    assert pairs.rows(last).tolist() == [[size - 1]]
+
+
+def test_ranges_are_spread_end_to_end():
+    owners, members = spread(torch.tensor([5, 9, 0, 2]), torch.tensor([0, 3, 2, 1]))
+    assert owners.tolist() == [1, 1, 1, 2, 2, 3]
+    assert members.tolist() == [9, 10, 11, 0, 1, 2]
+
+
+def test_what_was_found_comes_in_the_order_of_among():
+    among = torch.tensor([8, 3, 8, 5])
+    found = in_order_of(torch.tensor([2, 3, 0, 1]), torch.tensor([1, 0, 1, 1]), 3, among)
+    assert found.tolist() == [[5], [8, 3, 8], []]
+
+
+def test_a_memo_is_kept_for_one_unchanged_tensor():
+    calls = []
+
+    def compute(ids: torch.Tensor) -> list[int]:
+        calls.append(ids.tolist())
+        return ids.tolist()
+
+    memo, ids = Memo[list[int]](), torch.tensor([3, 1])
+    assert memo.of(ids, compute) == memo.of(ids, compute) == [3, 1]
+    assert len(calls) == 1
+    ids += 1  # the same object with another content
+    assert memo.of(ids, compute) == [4, 2]
+    assert memo.of(ids.clone(), compute) == [4, 2]
+    assert len(calls) == 3
+    with torch.inference_mode():  # there changes are not counted
+        ids = torch.tensor([7])
+        assert memo.of(ids, compute) == [7]
+        ids += 1
+        assert memo.of(ids, compute) == [8]
+
+
+def test_a_memo_is_not_sent_along():
+    memo, ids = Memo[torch.Tensor](), torch.arange(100_000)
+    memo.of(ids, torch.msort)
+    assert len(pickle.dumps(memo)) < 200
+    assert copy.deepcopy(memo).of(torch.tensor([2, 1]), torch.msort).tolist() == [1, 2]
