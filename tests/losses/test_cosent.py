@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss as PeerCoSENTLoss
 from torch import Tensor
 
-from lit_metric.losses import CoSENTLoss, DensePairs, MetricLoss, PairBlock, Parts, RelationPairs, cosent
+from lit_metric.losses import (
+    CoSENTLoss,
+    DensePairs,
+    DistillationKLLoss,
+    MarginMSELoss,
+    MetricLoss,
+    PairBlock,
+    Parts,
+    RelationPairs,
+    cosent,
+)
 from tests.losses.cases import Labels, cosines, random_batch, random_weights
 from tests.losses.test_base import value_and_gradients
 
@@ -120,3 +131,20 @@ def test_nothing_is_learned_from_equal_targets() -> None:
 def test_settings_that_make_no_sense(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be above 0 and finite"):
         CoSENTLoss(temperature)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("loss", [CoSENTLoss, MarginMSELoss, DistillationKLLoss])
+@pytest.mark.parametrize("block_rows", [2, 100])
+def test_a_gpu_learns_what_the_cpu_learns(loss: Any, block_rows: int) -> None:
+    labels = torch.arange(15) % 3
+    ways = []
+    for device in ("cpu", "cuda"):
+        anchors, candidates, _ = random_batch(anchors=6, candidates=9)
+        ids = torch.arange(15, device=device)
+        pairs = RelationPairs(Labels(labels.to(device)), ids[:6], ids[6:])
+        given = anchors.to(device), candidates.to(device)
+        output, gradients = value_and_gradients(loss(block_rows=block_rows), *given, pairs)
+        ways.append([each.cpu() for each in (*output.values(), *gradients)])
+    # Targets are of single precision, and computed on either.
+    torch.testing.assert_close(*ways, rtol=1e-6, atol=1e-7)

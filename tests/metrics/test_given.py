@@ -107,3 +107,20 @@ def test_an_item_that_was_not_given_is_named() -> None:
 def test_bad_settings_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(torch.arange(2), torch.arange(3))  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_what_the_cpu_gives() -> None:
+    embeddings, _ = clustered(N)
+    first, second, third = given_ids(3)
+    results: list[dict[str, float]] = []
+    for device in ("cpu", "cuda"):
+        metrics = (
+            PairMetrics(first, second, third % 2),
+            TripletMetrics(first, second, third, ["a", "b"] * 75),
+        )
+        results.append({})
+        for metric in metrics:
+            metric.to(device).update(embeddings.to(device), torch.arange(N, device=device))
+            results[-1] |= {name: value.item() for name, value in metric.compute().items()}
+    assert results[1] == pytest.approx(results[0], rel=1e-5)

@@ -153,3 +153,16 @@ def test_several_labels_among_themselves() -> None:
 def test_bad_list_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"every k must be at least 1, got .* graded=\(0,\)"):
         NeighbourMetrics(Overlap(torch.ones(1, 1)), graded=(0,))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("knows_devices", [False, True])
+def test_a_gpu_gives_what_the_cpu_gives(knows_devices: bool) -> None:
+    embeddings, held, labels = tagged()
+    relations = MultiLabelRelations(labels, [*"abcdefg"], torch.arange(N)) if knows_devices else Overlap(held)
+    results = []
+    for device in ("cpu", "cuda"):
+        metric = NeighbourMetrics(relations, labels, temperature=0.2, graded=(5,)).to(device)
+        metric.update(embeddings.to(device), torch.arange(N, device=device))
+        results.append(values_of(metric))
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
