@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.distributed as dist
+from pytorch_metric_learning.losses import NPairsLoss
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_metric.losses import (
     Loss,
+    NPairLoss,
     RelationPairs,
     gather_ids,
     gather_with_grad,
@@ -206,3 +209,37 @@ def test_without_a_process_group_there_is_one_rank() -> None:
     assert gather_with_grad(rows) is rows
     assert gather_ids(torch.tensor([4, 5])).tolist() == [4, 5]
     assert (rank(), world_size()) == (0, 1)
+
+
+def n_pair(of_the_peer: bool) -> tuple[float, list[float]]:
+    """The N-pair loss of eight items of two classes, four to a rank, and the encoder's averaged gradient."""
+    torch.manual_seed(0)
+    encoder = nn.Linear(6, 4).double()
+    module = encoder if world_size() == 1 else DistributedDataParallel(encoder)
+    features = torch.randn(8, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels, ids = torch.arange(8) % 2, share_of(torch.arange(8), (4, 4))
+    vectors = module(features[ids])
+    if of_the_peer:
+        loss = NPairsLoss() if world_size() == 1 else DistributedLossWrapper(NPairsLoss())
+        value = loss(vectors, labels[ids])
+    else:
+        candidates = gather_with_grad(vectors)
+        pairs = RelationPairs(Labels(labels), ids, gather_ids(ids))
+        value = NPairLoss(l2=0)(vectors, candidates, pairs)["loss"]
+    value.backward()
+    return value.item(), encoder.weight.grad.flatten().tolist()
+
+
+def test_n_pair_is_one_loss_on_all_ranks_unlike_in_pytorch_metric_learning(ranks: RankPool) -> None:
+    alone, gradient = n_pair(False)
+    shares = ranks.run(n_pair, False)
+    assert sum(value for value, _ in shares) / 2 == pytest.approx(alone, rel=1e-12)
+    assert all(averaged == pytest.approx(gradient, rel=1e-10) for _, averaged in shares)
+    # The peer takes the first pair of each class, and each rank puts its own items first: so each compares
+    # other pairs, none of them across ranks, and nobody is told. It returns its loss times the ranks.
+    alone, gradient = n_pair(True)
+    (first, averaged), (second, _) = ranks.run(n_pair, True)
+    assert first / 2 == pytest.approx(alone, rel=1e-6)
+    assert abs(second / 2 - alone) > 0.1 * alone
+    expected, got = torch.tensor(gradient), torch.tensor(averaged)
+    assert (got - expected).norm() > 0.3 * expected.norm()
