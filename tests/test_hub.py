@@ -160,6 +160,8 @@ def test_a_model_of_sentence_transformers_that_leaves_its_prompts_out(tiny: str,
     for name in (*prompts, None):
         expected = model.encode(TEXTS, prompt_name=name, normalize_embeddings=False)
         np.testing.assert_allclose(encoder.encode(TEXTS, role=name), expected, atol=1e-5)
+    left_out = TextEncoder(str(tmp_path), prompts={})
+    np.testing.assert_allclose(left_out.encode(TEXTS, role="query"), encoder.encode(TEXTS), atol=1e-6)
     seen = TextEncoder(str(tmp_path), pool_prompt=True).encode(TEXTS, role="query")
     assert not np.allclose(seen, encoder.encode(TEXTS, role="query"), atol=0.01)
 
