@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_metric.batching import (
     BatchPlanner,
     ChunkDataset,
+    PairPlanner,
     PKPlanner,
     PlanDataset,
     PlanSampler,
+    ScoredPairPlanner,
     chunks,
     resume_epoch,
     resume_position,
@@ -28,46 +29,57 @@ from lit_metric.batching import (
 from lit_metric.data import (
     Batch,
     Collator,
+    Content,
     DataError,
-    Items,
-    LabelledItems,
-    LabelRelations,
+    GivenPairs,
+    GivenTriplets,
+    Labels,
+    Problems,
+    Reading,
+    Supervision,
     Tokenizer,
-    concatenate,
-    labelled_items,
+    guessed,
     read_table,
     tokenize,
 )
+from lit_metric.data.checks import check, class_counts
+from lit_metric.data.rejected import write_rejected
 from lit_metric.mining import Miner
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
+PLANNERS = {"classes": PKPlanner, "pairs": PairPlanner, "scores": ScoredPairPlanner}
 Against = Literal["self", "train", "both"]
 Source = str | list[str]
 
 
 class MetricDataModule(LightningDataModule):
-    """Items with a class label each, the batches to train on, and the splits to evaluate.
+    """Items and what is known about them, the batches to train on, and the splits to evaluate.
 
     All items of all splits stand in one space of global ids. Tokenisation waits for ``setup``, as it needs
     the tokenizer of the module's encoder.
 
     Args:
         train: file, pattern, list of them, saved data set or hub id; see
-            :func:`~lit_metric.data.read_table`.
+            :func:`~lit_metric.data.read_table`. What its rows are, ``supervision`` says.
         validation: likewise; split off ``train`` if None.
         test: likewise, or None.
         predict: items to encode by ``lit-metric predict``; those of ``test`` if None. Needs no labels.
-        text: the column of texts; guessed if neither it nor ``tags`` is given.
-        tags: the column of tags, lists or strings.
+        supervision: what is known about items, and in which columns it stands; guessed from the names of the
+            columns if None. See :class:`~lit_metric.data.Labels`, ``Pairs``, ``Judgements``, ``Triples``.
+        text: short for the same argument of ``Labels``, as are the next five.
+        tags: the column of tags.
         tag_separator: what stands between tags in a string.
-        label: the column of class labels; guessed if None.
+        label: the column of class labels.
         key: a column of names to show to people.
         split: a column of ``train`` that says which split each row belongs to: ``train``, ``validation`` or
             ``test``; there are no other sources then.
-        validation_share: the share of each class that is split off for validation, in (0, 1).
-        planner: who meets whom in a batch; 16 classes with 4 members each if None.
+        bad_rows: refuse data with bad rows (``"error"``), or leave those out (``"skip"``), and list them in
+            ``rejected.parquet`` in the run's folder.
+        validation_share: the share of each class, or of the anchors, that is split off for validation, in
+            (0, 1).
+        planner: who meets whom in a batch; if None, 16 classes with 4 members each where items have labels,
+            64 pairs where there are pairs.
         miner: where hard negatives come from; none are added if None.
         validate_against: validation items search each other (``"self"``), the training items (``"train"``),
             or the former for retrieval and the latter for classification (``"both"``).
@@ -79,6 +91,7 @@ class MetricDataModule(LightningDataModule):
         seed: of plans, splits and draws; that of ``seed_everything`` if None, else 0.
 
     Raises:
+        DataError: when options contradict each other.
         ValueError: when a number is out of range.
     """
 
@@ -88,12 +101,14 @@ class MetricDataModule(LightningDataModule):
         validation: Source | None = None,
         test: Source | None = None,
         predict: Source | None = None,
-        text: str | None = None,
+        supervision: Supervision | None = None,
+        text: str | list[str] | None = None,
         tags: str | None = None,
         tag_separator: str | None = None,
         label: str | None = None,
         key: str | None = None,
         split: str | None = None,
+        bad_rows: Literal["error", "skip"] = "error",
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
         miner: Miner | None = None,
@@ -108,21 +123,30 @@ class MetricDataModule(LightningDataModule):
         super().__init__()
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must be between 0 and 1, not {validation_share}")
+        if bad_rows not in ("error", "skip"):
+            raise ValueError(f"bad_rows must be 'error' or 'skip', not {bad_rows!r}")
         if num_workers < 0 or prefetch_factor < 1:
             raise ValueError(
                 f"num_workers={num_workers} must be >= 0, prefetch_factor={prefetch_factor} >= 1"
             )
         self.sources = {"train": train, "validation": validation, "test": test, "predict": predict}
-        self.columns = {
+        short: dict[str, Any] = {
             "text": text,
             "tags": tags,
             "tag_separator": tag_separator,
             "label": label,
             "key": key,
+            "split": split,
         }
-        self.split = split
+        if any(short.values()):
+            if supervision is not None:
+                told = ", ".join(f"data.{name}" for name, value in short.items() if value)
+                raise DataError(f"{told} and data.supervision were both given; name columns in the latter")
+            supervision = Labels(**short)
+        self.supervision = supervision
+        self.problems = Problems(skip=bad_rows == "skip")
         self.validation_share = validation_share
-        self.planner = planner or PKPlanner()
+        self._planner = planner
         self.miner = miner
         self.against: dict[str, Against] = {"validation": validate_against, "test": test_against}
         self.num_workers = num_workers
@@ -132,7 +156,7 @@ class MetricDataModule(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.splits: dict[str, Tensor] = {}
         self.tables: Path | None = None
-        self.version_for: Callable[[int], int] = _no_table
+        self.version_for: Callable[[int, int], int] = _no_table
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -142,92 +166,58 @@ class MetricDataModule(LightningDataModule):
         """
         if self.splits:
             return
-        parts = self._read_splits()
-        if not parts:
+        tables = {
+            name: read_table(source, problems=self.problems)
+            for name, source in self.sources.items()
+            if source
+        }
+        if not tables:
             raise DataError("no data: give data.train (and data.test), each a file, folder or hub id")
-        if len({part.kind for part in parts.values()}) > 1:
-            kinds = ", ".join(f"{name}: {part.kind}" for name, part in parts.items())
-            raise DataError(f"items must be texts in all splits or sets in all splits, not {kinds}")
-        rows, self.splits = concatenate({name: part.rows for name, part in parts.items()})
-        labels = [label for part in parts.values() for label in part.labels]
-        keys = None
-        if all(part.keys is not None for part in parts.values()):
-            keys = [key for part in parts.values() for key in part.keys or []]
-        kind = next(iter(parts.values())).kind
-        self.items, self.vocabulary = Items.encode(rows, kind, keys)
-        self.relations = LabelRelations.from_names(labels, self.items.fingerprints)
-        if "train" in self.splits and "validation" not in self.splits:
-            self._split_validation()
-        self._check_classes()
-        self._check_validation()
+        if self.supervision is None:
+            self.supervision = guessed(next(iter(tables.values())))
+        reading = Reading(self.problems, self.validation_share, self.seed)
+        self._take(self.supervision.read(tables, reading))
+        check(self.content, self.against["validation"] != "train", self.supervision.planned)
+        if len(self.problems):
+            log.warning("%d bad rows are left out", len(self.problems))
 
-    def _read_splits(self) -> dict[str, LabelledItems]:
-        sources = {name: source for name, source in self.sources.items() if source}
-        columns: dict[str, Any] = dict(self.columns)
-        if self.split is None:
-            return {
-                name: labelled_items(read_table(source), labelled=name != "predict", **columns)
-                for name, source in sources.items()
-            }
-        if sources.keys() != {"train"}:
-            raise DataError(
-                f"data.split={self.split!r} says that a column of data.train names the splits, so give "
-                f"data.train and no other source; got {', '.join(sources) or 'none'}"
-            )
-        table = read_table(sources["train"])
-        return labelled_items(table, **columns).by(table, self.split, SPLITS)
+    def _take(self, content: Content) -> None:
+        self.content = content
+        self.items, self.vocabulary = content.items, content.vocabulary
+        self.relations, self.splits = content.relations, content.splits
 
-    def _split_validation(self) -> None:
-        """Move a share of each class, at least one of those with two, from training to validation."""
-        ids = self.splits["train"]
-        random = np.random.default_rng(self.seed)
-        order = ids[torch.from_numpy(random.permutation(len(ids)))]
-        labels = self.relations.labels[order]
-        order = order[labels.argsort(stable=True)]
-        sizes = self.relations.labels[order].unique_consecutive(return_counts=True)[1]
-        take = (sizes * self.validation_share).round().clamp(min=1).minimum(sizes // 2)
-        place = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        chosen = place < take.repeat_interleave(sizes)
-        self.splits["validation"] = order[chosen].sort().values
-        self.splits["train"] = order[~chosen].sort().values
-
-    def _check_classes(self) -> None:
-        if "train" not in self.splits:
-            return
-        counts = self.class_counts
-        if not bool((counts >= 2).any()):
-            raise DataError(
-                f"no class of the training items has two members ({len(self.splits['train'])} items, "
-                f"{int((counts > 0).sum())} classes), so nothing belongs together; is data.label the right "
-                "column?"
-            )
-        if single := int((counts == 1).sum()):
-            log.info("%d classes have one training item: they serve as negatives and neighbours only", single)
-
-    def _check_validation(self) -> None:
-        if "validation" not in self.splits or self.against["validation"] == "train":
-            return
-        labels = self.relations.labels[self.splits["validation"]]
-        if len(labels) and int(torch.bincount(labels[labels >= 0], minlength=1).max()) < 2:
-            log.warning(
-                "no validation item has another of its class beside it, so retrieval metrics are NaN: "
-                "raise data.validation_share, or set data.validate_against to train"
-            )
+    @property
+    def planner(self) -> BatchPlanner:
+        """What was given, or what suits the supervision."""
+        if self._planner is None:
+            self.read()
+            assert self.supervision is not None
+            self._planner = PLANNERS[self.supervision.planned]()
+        return self._planner
 
     @property
     def class_counts(self) -> Tensor:
-        """``[classes]`` int64, how many training items each class has."""
-        labels = (
-            self.relations.labels[self.splits["train"]] if "train" in self.splits else self.relations.labels
-        )
-        return torch.bincount(labels[labels >= 0], minlength=len(self.relations.classes))
+        """``[classes]`` int64, how many training items each class has; those of all items where nothing is
+        trained on.
+
+        Raises:
+            TypeError: when items have no labels.
+        """
+        return class_counts(self.relations, self.splits.get("train"))
 
     @property
     def corpus(self) -> str:
-        """Fingerprint of the training items and their labels, by which tables of negatives are recognised."""
-        ids = self.splits["train"]
-        content = torch.stack([ids, self.relations.labels[ids], self.items.fingerprints[ids]])
-        return hashlib.sha256(content.numpy().tobytes()).hexdigest()[:32]
+        """Fingerprint of the training items and what is known of them, by which tables of negatives and
+        checkpoints are recognised."""
+        return self.content.digest("train")
+
+    def given_pairs(self, split: str) -> GivenPairs | None:
+        """The scored pairs of a split, to be measured as they stand."""
+        return self.content.pairs.get(split)
+
+    def given_triplets(self, split: str) -> GivenTriplets | None:
+        """The triplets of a split, to be measured as they stand."""
+        return self.content.triplets.get(split)
 
     def setup(self, stage: str) -> None:
         """Read the sources, and tokenise with the tokenizer of the trainer's module."""
@@ -237,6 +227,9 @@ class MetricDataModule(LightningDataModule):
                 "setup needs a trainer; for use without one, call read() and prepare(tokenizer)"
             )
         encoder: Any = self.trainer.lightning_module.encoder
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if len(self.problems) and self.trainer.is_global_zero:
+            log.warning("They are listed in %s", write_rejected(self.problems, folder))
         self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
 
@@ -246,6 +239,26 @@ class MetricDataModule(LightningDataModule):
         tokens = tokenize(self.vocabulary, tokenizer, self.cache_dir, progress)
         self.collator = Collator(self.items, tokens)
         self.rank, self.world_size = 0, 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must agree with."""
+        return {"corpus": self.corpus} if "train" in self.splits else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with other training data.
+
+        Raises:
+            DataError: when the checkpoint's run was trained on something else.
+        """
+        trainer = self.trainer
+        fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        theirs = state_dict.get("corpus")
+        if fitting and theirs and theirs != self.corpus:
+            raise DataError(
+                f"the checkpoint is of a run on other training data (fingerprint {theirs[:8]} there, "
+                f"{self.corpus[:8]} here): resume with the files and columns of that run, or start a new one "
+                "without ckpt_path"
+            )
 
     @property
     def batches_per_epoch(self) -> int:
@@ -275,7 +288,7 @@ class MetricDataModule(LightningDataModule):
             len(dataset),
             epoch_fn=lambda: resume_epoch(self.trainer),
             start_fn=lambda: resume_position(self.trainer),
-            version_fn=lambda epoch, step: self.version_for(epoch),
+            version_fn=lambda epoch, step: self.version_for(epoch, step),
         )
         workers: dict[str, Any] = {}
         if self.num_workers:
@@ -315,6 +328,8 @@ class MetricDataModule(LightningDataModule):
         """
         if split not in self.splits:
             raise DataError(f"there is no {split} split: give data.{split}")
+        if corpus := self.content.corpus_of(split):
+            return {"queries": split, "corpus": corpus}
         searched = {"corpus": "train"} if self.against[split] != "self" and "train" in self.splits else {}
         return {"queries": split, **searched}
 
@@ -334,5 +349,5 @@ class MetricDataModule(LightningDataModule):
         return [self.vocabulary.texts[text] for text in self.items.texts[item].tolist()]
 
 
-def _no_table(epoch: int) -> int:
+def _no_table(epoch: int, step: int) -> int:
     return 0

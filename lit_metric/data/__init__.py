@@ -1,10 +1,21 @@
 """Texts, items, their relations, and the batches made of them."""
 
 from lit_metric.data.batch import Batch, Collator
+from lit_metric.data.content import Content
 from lit_metric.data.errors import DataError
+from lit_metric.data.formats import (
+    Judgements,
+    LabelledItems,
+    Labels,
+    Pairs,
+    Reading,
+    Supervision,
+    Triples,
+    guessed,
+    labelled_items,
+)
 from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.items import Items, concatenate
-from lit_metric.data.labelled import LabelledItems, labelled_items
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import read_table
 from lit_metric.data.relations import (
@@ -14,30 +25,39 @@ from lit_metric.data.relations import (
     Relations,
     UnionRelations,
 )
-from lit_metric.data.table import Table
+from lit_metric.data.table import Problems, Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
 
 __all__ = [
     "Batch",
     "Collator",
+    "Content",
     "DataError",
     "GivenPairs",
     "GivenTriplets",
     "Items",
+    "Judgements",
     "LabelRelations",
     "LabelledItems",
+    "Labels",
     "MultiLabelRelations",
     "PairRelations",
+    "Pairs",
+    "Problems",
     "Ragged",
+    "Reading",
     "Relations",
+    "Supervision",
     "Table",
     "Tokenizer",
     "Tokens",
+    "Triples",
     "UnionRelations",
     "Vocabulary",
     "concatenate",
     "default_cache_dir",
+    "guessed",
     "labelled_items",
     "read_table",
     "tokenize",

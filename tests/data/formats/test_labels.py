@@ -99,12 +99,10 @@ def test_bad_tags():
     assert "no text among the tags in row 4." in report
     assert "empty text among the tags in row 5." in report
     assert "an int instead of a list of tags in row 6." in report
-    assert labelled_items(table(tags=tags[:3], label=["x"] * 3), allow_empty=True).rows == [["a"], [], []]
 
 
 def test_missing_labels_by_permission_only():
     data = table(text=["a", "b", "c"], label=["x", None, float("nan")])
-    assert labelled_items(data, allow_unlabelled=True).labels == ["x", None, None]
     with pytest.raises(DataError, match="no label in rows 2, 3"):
         labelled_items(data)
     assert labelled_items(data, labelled=False).labels == [None, None, None]

@@ -1,0 +1,180 @@
+"""What every format of supervision has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lit_metric.data.content import Content
+from lit_metric.data.errors import DataError
+from lit_metric.data.formats.columns import Columns, named, split_by
+from lit_metric.data.items import QUERY, Items
+from lit_metric.data.table import Problems, Table
+from lit_metric.data.vocabulary import Vocabulary
+
+SPLITS = ("train", "validation", "test")
+TEXT_NAMES = ("text", "sentence", "question", "utterance", "query", "title", "content", "document", "body")
+DOCUMENT = "document"
+Plans = Literal["classes", "pairs", "scores"]
+
+__all__ = ["DOCUMENT", "QUERY", "SPLITS", "TEXT_NAMES", "Numbering", "Plans", "Reading", "Supervision"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read.
+
+    Args:
+        problems: where bad rows are noted.
+        validation_share: the share of the training data that is split off where there is no validation
+            source, in (0, 1).
+        seed: of that split.
+    """
+
+    problems: Problems = field(default_factory=Problems)
+    validation_share: float = 0.1
+    seed: int = 0
+
+
+class Supervision(ABC):
+    """What a person knows about items, and in which columns it stands.
+
+    A format checks every row of every table before it refuses any, so that all bad rows are told together.
+    """
+
+    planned: Plans = "classes"
+    """What batches are made of unless a planner is given: classes, positive pairs, or scored pairs."""
+
+    @abstractmethod
+    def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
+        """Check the tables and take items and relations from them.
+
+        Args:
+            tables: by split: ``train``, ``validation``, ``test``, ``predict``; at least one.
+            reading: where problems go, and how a validation split is made.
+
+        Raises:
+            DataError: when a column is missing, or rows can't be used.
+        """
+
+
+class Numbering:
+    """Numbers items of one text each, distinct by split, role and text."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.roles: list[str] = []
+        self.keys: list[str] = []
+        self._known: dict[tuple[str, str, str], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, split: str, role: str, text: str, key: str = "") -> int:
+        """The id of an item, a new one if there is none like it; of equal ones the first key counts."""
+        number = self._known.setdefault((split, role, text), len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+            self.roles.append(role)
+            self.keys.append(key)
+        return number
+
+    def encode(self) -> tuple[Items, Vocabulary]:
+        """The items in the order of their ids; without roles if all have the empty one."""
+        roles = self.roles if any(self.roles) else None
+        keys = self.keys if any(self.keys) else None
+        return Items.encode([[text] for text in self.texts], "text", keys, roles=roles)
+
+
+def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str, list[tuple[str, int]]]:
+    """The rows of each split, as ``(table, row)``; those in which something is wrong are left out.
+
+    Raises:
+        DataError: when a column says which split a row belongs to, and there are other tables than ``train``.
+    """
+    if split is None:
+        return {name: [(name, row) for row in each.kept] for name, each in columns.items()}
+    if columns.keys() - {"predict"} != {"train"}:
+        raise DataError(
+            f"split={split!r} says that a column of data.train names the splits, so give data.train and no "
+            f"other source; got {', '.join(columns) or 'none'}"
+        )
+    values = split_by(columns["train"], split, SPLITS)
+    found: dict[str, list[tuple[str, int]]] = {name: [] for name in SPLITS}
+    for row in columns["train"].kept:
+        found[values[row]].append(("train", row))
+    if "predict" in columns:
+        found["predict"] = [("predict", row) for row in columns["predict"].kept]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def held_out(groups: Sequence[Hashable], reading: Reading) -> set[Hashable]:
+    """The groups that go to validation: the configured share, at least one, and never all."""
+    distinct = list(dict.fromkeys(groups))
+    count = min(max(1, round(reading.validation_share * len(distinct))), len(distinct) - 1)
+    order = np.random.default_rng(reading.seed).permutation(len(distinct))
+    return {distinct[place] for place in order[: max(count, 0)]}
+
+
+def contradictions(
+    anchors: npt.NDArray[np.int64],
+    candidates: npt.NDArray[np.int64],
+    grades: npt.NDArray[np.float32],
+    symmetric: bool,
+) -> list[tuple[int, int]]:
+    """Places of judgements that grade a pair unlike the first judgement of that pair, and places of those.
+
+    Example:
+        >>> ids = np.array([0, 1, 0])
+        >>> contradictions(ids, 1 - ids, np.array([1, 0, 0], np.float32), symmetric=False)
+        [(2, 0)]
+    """
+    if not len(anchors):
+        return []
+    low, high = (
+        (np.minimum(anchors, candidates), np.maximum(anchors, candidates))
+        if symmetric
+        else (
+            anchors,
+            candidates,
+        )
+    )
+    keys = low * (int(max(anchors.max(), candidates.max())) + 1) + high
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    firsts = first[inverse.reshape(-1)]
+    places = np.flatnonzero(grades != grades[firsts])
+    return list(zip(places.tolist(), firsts[places].tolist(), strict=True))
+
+
+def predicted(numbering: Numbering, table: Table, text: str | None, role: str, problems: Problems) -> Tensor:
+    """Number the texts of a table that are only to be encoded, each row as an item of its own."""
+    columns = Columns(table, problems)
+    given = text if text in table.columns else None
+    values = columns.texts(named(table, given, TEXT_NAMES, "text", "texts"))
+    refuse_empty({"predict": columns.kept}, problems)
+    return ids_of(numbering.add(f"predict {row}", role, values[row]) for row in columns.kept)
+
+
+def ids_of(numbers: Iterable[int]) -> Tensor:
+    """An int64 vector."""
+    return torch.tensor(list(numbers), dtype=torch.int64)
+
+
+def refuse_empty(rows: Mapping[str, Sequence[object]], problems: Problems) -> None:
+    """Raise if a split has nothing left but bad rows, or nothing at all.
+
+    Raises:
+        DataError: with the bad rows, if there are any.
+    """
+    problems.refuse()
+    for name, kept in rows.items() if rows else [("train", [])]:
+        if not kept:
+            told = f": {problems.report()}" if len(problems) else ""
+            raise DataError(f"no row of data.{name} can be used{told}")

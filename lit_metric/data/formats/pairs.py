@@ -1,0 +1,337 @@
+"""Texts that belong together: pairs, with negatives or scores where there are any."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lit_metric.data.content import Content, Facts
+from lit_metric.data.errors import DataError
+from lit_metric.data.formats import columns as values
+from lit_metric.data.formats.base import (
+    DOCUMENT,
+    QUERY,
+    Numbering,
+    Reading,
+    Supervision,
+    contradictions,
+    held_out,
+    ids_of,
+    predicted,
+    refuse_empty,
+    rows_by_split,
+)
+from lit_metric.data.formats.columns import Columns, guess, named
+from lit_metric.data.given import GivenPairs, GivenTriplets
+from lit_metric.data.relations import PairRelations
+from lit_metric.data.table import Table
+
+logger = logging.getLogger(__name__)
+
+ALIKE = (
+    ("anchor", "positive"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("question1", "question2"),
+)
+ANSWERED = tuple(
+    (first, second)
+    for first in ("query", "question")
+    for second in ("positive", "passage", "document", "answer")
+)
+NEGATIVE_NAMES = ("negative", "negatives", "hard_negative", "hard_negatives")
+SCORE_NAMES = ("score", "similarity", "similarity_score", "is_duplicate", "label")
+
+
+def couple(table: Table) -> tuple[str, str, bool] | None:
+    """Two columns that usually hold pairs, and whether they hold texts of the same kind."""
+    names = {column.lower(): column for column in table.columns}
+    for first, second in (*ALIKE, *ANSWERED):
+        if first in names and second in names:
+            return names[first], names[second], (first, second) in ALIKE
+    return None
+
+
+@dataclass
+class _Rows:
+    """The rows of a table, checked."""
+
+    columns: Columns
+    anchors: list[str]
+    positives: list[str]
+    negatives: list[list[str]]
+    scores: list[float] | None
+    groups: list[str] | None
+
+
+@dataclass
+class _Judged:
+    """Judged pairs of all splits as they are gathered; ``rows`` says where each comes from."""
+
+    anchors: list[int] = field(default_factory=list)
+    candidates: list[int] = field(default_factory=list)
+    grades: list[float] = field(default_factory=list)
+    rows: list[tuple[str, int]] = field(default_factory=list)
+
+    def add(self, anchor: int, candidate: int, grade: float, row: tuple[str, int]) -> None:
+        self.anchors.append(anchor)
+        self.candidates.append(candidate)
+        self.grades.append(grade)
+        self.rows.append(row)
+
+
+@dataclass
+class _Split:
+    """The rows of a split, as numbers of items."""
+
+    anchors: list[int] = field(default_factory=list)
+    positives: list[int] = field(default_factory=list)
+    negatives: list[list[int]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+
+    @property
+    def corpus(self) -> list[int]:
+        return sorted(set(self.positives).union(*self.negatives))
+
+    @property
+    def pairs(self) -> GivenPairs:
+        return GivenPairs(ids_of(self.anchors), ids_of(self.positives), torch.tensor(self.scores))
+
+    @property
+    def triplets(self) -> GivenTriplets:
+        lengths = torch.tensor([len(each) for each in self.negatives])
+        groups = [name for name, each in zip(self.groups, self.negatives, strict=False) for _ in each]
+        return GivenTriplets(
+            ids_of(self.anchors).repeat_interleave(lengths),
+            ids_of(self.positives).repeat_interleave(lengths),
+            ids_of(number for each in self.negatives for number in each),
+            groups or None,
+        )
+
+
+class Pairs(Supervision):
+    """Rows of two texts that belong together, or are scored by how much they do.
+
+    Columns that are not named are guessed from usual names, and one log line says what was taken. Equal texts
+    of a split are one item, so an anchor may have any number of positives and negatives.
+
+    Args:
+        anchor: the column of anchors: questions, sentences.
+        positive: the column of what belongs to them, or is compared with them if there is a ``score``.
+        negative: a column of what does not belong to the anchor, texts or lists of texts; or several columns.
+        score: a column of numbers: how much the two belong together. Batches are then made of scored pairs.
+            With 0 and 1, and ``in_batch_negatives=False``, pairs of 0 are the only negatives.
+        group: a column of names; triplets are measured for each group, too.
+        split: a column of ``train`` that says which split each row belongs to.
+        in_batch_negatives: whether an anchor's negatives are all texts of the batch that are not known to
+            belong to it, or only those that were given for it.
+        symmetric: whether anchor and positive are of the same kind, so that either could be the other. If
+            not, anchors have the role ``"query"`` and the others the role ``"document"``.
+        positive_from: the least score of a positive pair; any above 0 if None.
+
+    Raises:
+        DataError: when there is nothing that belongs together, or options contradict each other.
+    """
+
+    def __init__(
+        self,
+        anchor: str | None = None,
+        positive: str | None = None,
+        negative: str | list[str] | None = None,
+        score: str | None = None,
+        group: str | None = None,
+        split: str | None = None,
+        in_batch_negatives: bool = True,
+        symmetric: bool = True,
+        positive_from: float | None = None,
+    ) -> None:
+        if score and negative:
+            raise DataError(
+                f"score={score!r} and negative={negative!r} were both given: put negatives among the scored "
+                "pairs, with a low score, or leave the scores out"
+            )
+        self.anchor = anchor
+        self.positive = positive
+        self.negative = [negative] if isinstance(negative, str) else negative
+        self.score = score
+        self.group = group
+        self.split = split
+        self.in_batch_negatives = in_batch_negatives
+        self.symmetric = symmetric
+        self.positive_from = positive_from
+        self.planned = "scores" if score else "pairs"
+
+    def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
+        checked = {name: self._check(table, reading) for name, table in tables.items() if name != "predict"}
+        places = rows_by_split({name: each.columns for name, each in checked.items()}, self.split)
+        if "train" in places and "validation" not in places:
+            self._hold_out(checked, places, reading)
+        numbering, judged, parts = self._number(checked, places)
+        if self._refuse_contradictions(checked, judged):
+            places = {
+                split: [(name, row) for name, row in rows if row not in checked[name].columns.bad]
+                for split, rows in places.items()
+            }
+            numbering, judged, parts = self._number(checked, places)
+        refuse_empty(places, reading.problems)
+        splits = {}
+        for name, part in parts.items():
+            splits[name], splits[f"{name}_corpus"] = ids_of(sorted(set(part.anchors))), ids_of(part.corpus)
+        if "predict" in tables:
+            role = "" if self.symmetric else DOCUMENT
+            splits["predict"] = predicted(numbering, tables["predict"], self.anchor, role, reading.problems)
+        return self._content(numbering, judged, splits, parts)
+
+    def _check(self, table: Table, reading: Reading) -> _Rows:
+        found = couple(table) or ("", "", True)
+        anchor = named(table, self.anchor or found[0], (), "anchor", "anchors")
+        positive = named(table, self.positive or found[1], (), "positive", "positives")
+        negative, score = self.negative, self.score
+        if not (self.anchor or self.positive or negative or score):
+            negatives = guess(table, NEGATIVE_NAMES)
+            negative = None if negatives is None else [negatives]
+            score = None if negative else guess(table, SCORE_NAMES)
+        guessed = [
+            f"{option}={column!r}"
+            for option, given, column in (
+                ("anchor", self.anchor, anchor),
+                ("positive", self.positive, positive),
+                ("negative", self.negative, negative and negative[0]),
+                ("score", self.score, score),
+            )
+            if not given and column
+        ]
+        if guessed:
+            logger.info("columns of %s taken by their usual names: %s", table.name, ", ".join(guessed))
+        self.planned = "scores" if score else "pairs"
+        columns = Columns(table, reading.problems)
+        rows = _Rows(
+            columns,
+            columns.texts(anchor),
+            columns.texts(positive),
+            self._negatives(columns, negative or []),
+            None if score is None else columns.read(score, values.number),
+            None if self.group is None else columns.read(self.group, values.label),
+        )
+        for row in columns.kept if negative else ():
+            for text in rows.negatives[row]:
+                if text in (rows.anchors[row], rows.positives[row]):
+                    whose = "anchor" if text == rows.anchors[row] else "positive"
+                    problem = f"the negative is the same text as the {whose}"
+                    columns.note(row, ", ".join(negative or []), problem, "Give another, or drop the row.")
+        return rows
+
+    def _negatives(self, columns: Columns, names: list[str]) -> list[list[str]]:
+        rows: list[list[str]] = [[] for _ in range(len(columns.table))]
+        for name in names:
+            for row, texts in enumerate(columns.read(name, _texts)):
+                rows[row] += texts or ()
+        return [list(dict.fromkeys(row)) for row in rows]
+
+    def _hold_out(
+        self, checked: dict[str, _Rows], places: dict[str, list[tuple[str, int]]], reading: Reading
+    ) -> None:
+        """Move the rows of some anchors from training to validation."""
+        anchors = [checked[name].anchors[row] for name, row in places["train"]]
+        chosen = held_out(anchors, reading)
+        rows = places["train"]
+        kept = [place for place, anchor in zip(rows, anchors, strict=True) if anchor not in chosen]
+        held = [place for place, anchor in zip(rows, anchors, strict=True) if anchor in chosen]
+        if held:
+            places["train"], places["validation"] = kept, held
+
+    @property
+    def _roles(self) -> tuple[str, str]:
+        return ("", "") if self.symmetric else (QUERY, DOCUMENT)
+
+    def _number(
+        self, checked: dict[str, _Rows], places: dict[str, list[tuple[str, int]]]
+    ) -> tuple[Numbering, _Judged, dict[str, _Split]]:
+        """Number the texts of all rows, and gather what is known of which pair."""
+        numbering, judged, parts = Numbering(), _Judged(), {}
+        of_anchors, of_others = ("", "") if self.symmetric else (QUERY, DOCUMENT)
+        for split, rows in places.items():
+            parts[split] = part = _Split()
+            for name, row in rows:
+                given = checked[name]
+                anchor = numbering.add(split, of_anchors, given.anchors[row])
+                positive = numbering.add(split, of_others, given.positives[row])
+                negatives = [numbering.add(split, of_others, text) for text in given.negatives[row]]
+                part.anchors.append(anchor)
+                part.positives.append(positive)
+                part.negatives.append(negatives)
+                if given.scores is not None:
+                    part.scores.append(given.scores[row])
+                if given.groups is not None:
+                    part.groups.append(given.groups[row])
+                if anchor != positive:
+                    judged.add(anchor, positive, given.scores[row] if given.scores else 1.0, (name, row))
+                for negative in negatives:
+                    judged.add(anchor, negative, 0.0, (name, row))
+                    if self.symmetric and anchor != positive:
+                        judged.add(positive, negative, 0.0, (name, row))
+        return numbering, judged, parts
+
+    def _refuse_contradictions(self, checked: dict[str, _Rows], judged: _Judged) -> bool:
+        """Note rows that say of a pair what an earlier row denies, and whether there are any."""
+        found = contradictions(
+            np.array(judged.anchors, dtype=np.int64),
+            np.array(judged.candidates, dtype=np.int64),
+            np.array(judged.grades, dtype=np.float32),
+            self.symmetric,
+        )
+        for place, first in found:
+            (name, row), (other, earlier) = judged.rows[place], judged.rows[first]
+            columns = checked[name].columns
+            if row in columns.bad:
+                continue
+            file, number = checked[other].columns.table.place(earlier)
+            where = f"row {number}" if file == columns.table.place(row)[0] else f"row {number} of {file}"
+            if self.planned == "scores":
+                problem = f"the pair of {where} again, with another score"
+            else:
+                problem = f"a pair that belongs together here and not in {where}, or the other way round"
+            columns.note(row, self.score or "", problem, "Drop one of the two rows.")
+        return bool(found)
+
+    def _content(
+        self,
+        numbering: Numbering,
+        judged: _Judged,
+        splits: dict[str, torch.Tensor],
+        parts: dict[str, _Split],
+    ) -> Content:
+        if same := sum(
+            a == p for part in parts.values() for a, p in zip(part.anchors, part.positives, strict=True)
+        ):
+            logger.info("%d pairs are of one text with itself, and teach nothing", same)
+        items, vocabulary = numbering.encode()
+        grades = torch.tensor(judged.grades, dtype=torch.float32)
+        facts = Facts(ids_of(judged.anchors), ids_of(judged.candidates), grades)
+        relations = PairRelations(
+            facts.anchors,
+            facts.candidates,
+            grades,
+            items.fingerprints,
+            self.positive_from,
+            "negative" if self.in_batch_negatives else "ignored",
+            symmetric=self.symmetric,
+        )
+        pairs = {name: part.pairs for name, part in parts.items() if self.planned == "scores"}
+        triplets = {name: part.triplets for name, part in parts.items() if any(part.negatives)}
+        return Content(items, vocabulary, relations, splits, pairs, triplets, facts)
+
+
+def _texts(value: object) -> values.Checked:
+    """A text, or a list of texts that may be empty."""
+    if isinstance(value, list):
+        return values.short_texts(value, None, empty=True, what="negatives")
+    text, problem = values.text(value)
+    return ([] if problem else [text]), problem

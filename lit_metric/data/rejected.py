@@ -1,0 +1,29 @@
+"""A file of the rows that were left out, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lit_metric.data.files import replacing
+from lit_metric.data.table import Problems
+
+SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("column", pa.string()),
+        ("problem", pa.string()),
+        ("remedy", pa.string()),
+    ]
+)
+
+
+def write_rejected(problems: Problems, folder: Path) -> Path:
+    """Write ``rejected.parquet`` into ``folder``: one row for each problem, rows counted from 1."""
+    path = folder / "rejected.parquet"
+    with replacing(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist(problems.rows(), SCHEMA), unfinished, compression="zstd")
+    return path
