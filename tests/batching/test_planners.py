@@ -14,10 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner, Plan, ShufflePlanner
+from lit_metric.batching import (
+    BatchPlanner,
+    MixturePlanner,
+    NPairPlanner,
+    PairPlanner,
+    PKPlanner,
+    Plan,
+    ScoredPairPlanner,
+    ShufflePlanner,
+    StratifiedPlanner,
+)
 from lit_metric.batching.classes import class_rates, draw_classes
 from lit_metric.batching.plan import random_stream
-from lit_metric.data import DataError, LabelRelations, Relations
+from lit_metric.data import DataError, LabelRelations, Relations, UnionRelations
+from tests.batching.judgements import judged
 
 SEEDS = range(8)
 SIZES = {
@@ -44,7 +55,8 @@ def plan_of(planner: BatchPlanner, relations: LabelRelations, seed: int = 0, epo
 
 
 def digest(plan: Plan) -> str:
-    parts = (plan.anchors.values, plan.anchors.offsets, plan.candidates.values, plan.candidates.offsets)
+    parts = [plan.anchors.values, plan.anchors.offsets, plan.candidates.values, plan.candidates.offsets]
+    parts += [] if plan.tasks is None else [plan.tasks]
     return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
 
@@ -54,6 +66,8 @@ PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
     "n-pair": lambda: NPairPlanner(classes=4),
     "n-pair sqrt": lambda: NPairPlanner(classes=4, class_weighting="sqrt"),
     "shuffle": lambda: ShufflePlanner(batch_size=16),
+    "stratified": lambda: StratifiedPlanner(batch_size=12),
+    "stratified one by one": lambda: StratifiedPlanner(batch_size=12, power=1, together=1),
 }
 
 
@@ -189,21 +203,46 @@ def test_only_the_given_ids_are_used(planner):
     assert set(plan.anchors.values.tolist()) | set(plan.candidates.values.tolist()) <= set(ids.tolist())
 
 
-ELSEWHERE = """
-from tests.batching.test_planners import PLANNERS, SIZES, digest, plan_of, relations_of
-relations = relations_of(SIZES["long tail"])
-for make in PLANNERS.values():
-    print(digest(plan_of(make(), relations, seed=-5, epoch=3)))
-"""
+PAIR_PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
+    "pairs": lambda: PairPlanner(batch_size=8, negatives=2),
+    "all pairs": lambda: PairPlanner(batch_size=8, pairs="all"),
+    "scored pairs": lambda: ScoredPairPlanner(batch_size=8),
+}
+
+
+def mixed() -> tuple[MixturePlanner, UnionRelations]:
+    """A planner of everything at once."""
+    labels = relations_of(SIZES["long tail"])
+    pairs = judged(0, anchors=40, candidates=20, count=70, negatives=30)
+    planners = [make() for make in [*PLANNERS.values(), *PAIR_PLANNERS.values()]]
+    return MixturePlanner(planners), UnionRelations([labels] * len(PLANNERS) + [pairs] * len(PAIR_PLANNERS))
+
+
+def mixed_digests() -> list[str]:
+    planner, relations = mixed()
+    ids = torch.arange(len(relations))
+    return [digest(planner.plan(ids, relations, seed, epoch)) for seed in (0, -5) for epoch in range(3)]
 
 
 def test_another_process_makes_the_same_plan():
-    relations = relations_of(SIZES["long tail"])
-    here = [digest(plan_of(make(), relations, seed=-5, epoch=3)) for make in PLANNERS.values()]
-    command = [sys.executable, "-c", ELSEWHERE]
+    here = mixed_digests()
+    assert len({*here}) == 6
+    command = "from tests.batching.test_planners import mixed_digests; print(*mixed_digests())"
     root = Path(__file__).parents[2]
-    there = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    there = subprocess.run(
+        [sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True
+    )
     assert there.stdout.split() == here
+
+
+def test_mixtures_and_pairs_have_one_length_and_heed_neither_order_nor_repeats():
+    planner, relations = mixed()
+    ids = torch.arange(len(relations))
+    shuffled = torch.cat([ids[torch.randperm(len(ids))], ids[:50]])
+    plans = [planner.plan(ids, relations, 3, epoch) for epoch in range(4)]
+    assert len({len(plan) for plan in plans}) == 1
+    assert len({digest(plan) for plan in plans}) == 4
+    assert digest(planner.plan(shuffled, relations, 3, 2)) == digest(plans[2])
 
 
 def test_neighbouring_seeds_and_epochs_do_not_share_random_numbers():
