@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from lit_metric.losses.nca import nca
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.scores import Distance
+from lit_metric.losses.temperature import check_temperature
 from lit_metric.losses.tuplet import log_sum_exp
 
 Denominator = Literal["all", "others"]
@@ -82,8 +82,7 @@ class ProxyNCALoss(ProxyLoss):
         block_rows: int = 1024,
     ) -> None:
         super().__init__(distance, normalize, block_rows)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be above 0 and finite, not {temperature}")
+        check_temperature(temperature)
         if denominator not in ("all", "others"):
             raise ValueError(f"denominator {denominator!r} is none of all, others")
         self.temperature = temperature

@@ -14,6 +14,18 @@ from lit_metric.losses.scores import Distance
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 
+def check_temperature(temperature: float, learnable: bool = False) -> None:
+    """Refuse a temperature that scores can't be divided by, or learned from.
+
+    Raises:
+        ValueError: says within which bounds it should be.
+    """
+    low, high = (MIN_TEMPERATURE, MAX_TEMPERATURE) if learnable else (0.0, math.inf)
+    if not (low <= temperature <= high and 0 < temperature < math.inf):
+        bound = f"between {low} and {high} to be learned" if learnable else "above 0 and finite"
+        raise ValueError(f"temperature must be {bound}, not {temperature}")
+
+
 class TemperatureLoss(MetricLoss):
     """Base of the losses of scores divided by a temperature, fixed or learned.
 
@@ -31,10 +43,7 @@ class TemperatureLoss(MetricLoss):
         self, temperature: float, learnable: bool, distance: Distance, normalize: bool, block_rows: int
     ) -> None:
         super().__init__(distance, normalize, block_rows)
-        low, high = (MIN_TEMPERATURE, MAX_TEMPERATURE) if learnable else (0.0, math.inf)
-        if not (low <= temperature <= high and 0 < temperature < math.inf):
-            bound = f"between {low} and {high} to be learned" if learnable else "above 0 and finite"
-            raise ValueError(f"temperature must be {bound}, not {temperature}")
+        check_temperature(temperature, learnable)
         self.fixed_temperature = temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learnable else None
 

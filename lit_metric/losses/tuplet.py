@@ -60,9 +60,9 @@ def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardne
 
     Example:
         >>> mask = torch.tensor([[True, True]])
-        >>> scores = torch.tensor([[3.0, 1.0]]).log()
-        >>> hard_log_sum_exp(scores, mask, None, 1.0).exp()  # 1.5 · 3 + 0.5 · 1
-        tensor([5.0000])
+        >>> scores = torch.tensor([[2.0, 1.0]]).log()
+        >>> hard_log_sum_exp(scores, mask, None, 1.0).exp()  # 4/3 · 2 + 2/3 · 1
+        tensor([3.3333])
     """
     if hardness == 0:
         return log_sum_exp(scores, mask, weight)

@@ -8,7 +8,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_metric.losses import InfoNCELoss, ProxyAnchorLoss, ProxyNCALoss
+from lit_metric.data import PairRelations
+from lit_metric.losses import (
+    ClassWeightedLoss,
+    InfoNCELoss,
+    MatryoshkaLoss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    SumLoss,
+)
 from tests.small import CLASSES, Small, Watch, distance, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -64,3 +72,31 @@ def test_a_checkpoint_of_another_loss_is_refused(small: Small, tmp_path: Path) -
         trainer(tmp_path).fit(
             small.learner(InfoNCELoss()), small.data(), ckpt_path=str(tmp_path / "saved" / "last.ckpt")
         )
+
+
+def test_a_sum_and_cuts_of_losses_train_and_log_each_part(small: Small, tmp_path: Path) -> None:
+    inner = SumLoss({"near": ClassWeightedLoss(InfoNCELoss(0.2)), "own": ProxyNCALoss()}, {"own": 0.5})
+    learner, watch = small.learner(MatryoshkaLoss(inner, [8, 4])), Watch()
+    fit = trainer(tmp_path, watch, max_epochs=2)
+    fit.fit(learner, small.data())
+    assert watch.losses[-1] < watch.losses[0]
+    logged = {name: float(value) for name, value in fit.callback_metrics.items()}
+    by_hand = sum(logged[f"train/dim{n}/near"] + 0.5 * logged[f"train/dim{n}/own"] for n in (8, 4))
+    assert logged["train/loss"] == pytest.approx(by_hand, rel=1e-5)
+    assert logged["train/dim8/near/anchors_used"] == 1
+    saving = tmp_path / "last.ckpt"
+    fit.save_checkpoint(saving)
+    again = small.learner(MatryoshkaLoss(SumLoss({"near": InfoNCELoss(0.2), "own": ProxyNCALoss()}), [8, 4]))
+    trainer(tmp_path).validate(again, small.data(), ckpt_path=saving, verbose=False)
+    [name] = [name for name in weights(again) if name.endswith("proxies")]
+    assert torch.equal(weights(again)[name], weights(learner)[name])
+
+
+def test_data_without_one_class_for_each_item_are_refused(small: Small, tmp_path: Path) -> None:
+    data = small.data()
+    data.read()
+    first, second = data.splits["train"].split([30, len(data.splits["train"]) - 30])
+    count = min(len(first), len(second))
+    data.relations = PairRelations(first[:count], second[:count], None, data.items.fingerprints)
+    with pytest.raises(TypeError, match="needs one class for each item, and there are PairRelations"):
+        trainer(tmp_path).fit(small.learner(ProxyNCALoss()), data)
