@@ -1,8 +1,7 @@
-"""Mining between epochs, with training stopped meanwhile."""
+"""Keeps the table of hard negatives fresh, with training stopped meanwhile or not."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from functools import partial
@@ -11,13 +10,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
+from lit_metric.callbacks.mining_background import Background, describe
+from lit_metric.callbacks.mining_inline import mine_inline
+from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.callbacks.run_folder import run_folder
+from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.evaluation import encode_split
-from lit_metric.losses import gather_with_grad
-from lit_metric.mining import NegativeTable, TableError, collect
+from lit_metric.mining import Miner, NegativeTable, TableError, collect
+from lit_metric.mining.snapshot import fingerprint
+from lit_metric.mining.timetable import Timetable, Use, Uses, delay_of, period_of
+
+__all__ = ["MiningCallback", "fingerprint"]
 
 log = logging.getLogger(__name__)
 
@@ -25,123 +29,232 @@ log = logging.getLogger(__name__)
 class MiningCallback(Callback):
     """Keeps the data module's table of hard negatives fresh; does nothing where it has no miner.
 
-    Before the first batch, and with ``refresh="epoch"`` before that of every other epoch, all ranks encode
-    the training items by shares and rank zero mines a new version under ``RUN/negatives``. All batches of an
-    epoch take their negatives from it. A checkpoint names it, so that a resumed run goes on with the same,
-    and what the checkpoints of this run name is not collected.
+    Before the first batch all ranks encode the training items by shares and rank zero mines version 1 under
+    ``RUN/negatives``. Later versions are mined the same way, or by a worker process while training goes on
+    (see ``mode`` of :class:`~lit_metric.mining.Miner`). The plan names the version that each batch uses. A
+    checkpoint names those that it needs, with a copy of the weights of a refresh under way, so that a resumed
+    run goes on with the same; what the checkpoints of this run name is not collected.
 
-    Logs ``mining/seconds`` and what the miner reports: ``mining/rejected/FILTER``, ``mining/without``, ...
+    Logs ``mining/seconds``, what the miner reports (``mining/rejected/FILTER``, ``mining/without``, ...) and
+    ``mining/staleness``, the number of batches since the weights of the table in use; of refreshes in the
+    background also ``mining/stall_seconds`` (training waited), ``mining/snapshot_seconds``,
+    ``mining/delay``, ``mining/overlap`` (with the table before), ``mining/encoded`` (the share of items that
+    was encoded for it), ``mining/restarts`` and ``mining/skipped``.
     """
 
     def __init__(self) -> None:
-        self.version = 0
-        self.epoch = 0
-        """The first epoch that it was mined for."""
+        self.uses = Uses()
+        self.trained = 0
+        """Batches of the whole run that have been trained on."""
+        self.clock = Timetable(1, None, 0)
+        self.background: Background | None = None
+        self._saved: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See whether the checkpoint's table is there, and have the data module ask before each epoch."""
+        """See whether the checkpoint's tables are there, start the worker if there is to be one, and have the
+        data module ask before each batch."""
         data = self._data(trainer)
         if data is None:
             return
+        assert data.miner is not None
         data.tables = run_folder(trainer) / "negatives"
-        if self.version:
-            try:
-                NegativeTable.open(data.tables, self.version, data.corpus)
-            except TableError as error:
-                log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
-                self.version = 0
+        per_epoch = _batches(trainer, data)
+        self.clock = timetable(data.miner, per_epoch, data.num_workers * data.prefetch_factor + 1)
+        try:
+            for version in {use.version for use in self.uses.uses}:
+                NegativeTable.open(data.tables, version, data.corpus)
+        except TableError as error:
+            log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
+            self.uses = Uses()
+        if data.miner.mode != "inline" and self.clock.period is not None:
+            self.background = self._start(trainer, pl_module, data, data.miner)
         data.version_for = partial(self._version_for, trainer, pl_module, data)
 
-    def _version_for(
-        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, epoch: int, step: int = 0
-    ) -> int:
-        """The version for the batches of ``epoch``.
+    def _start(
+        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, miner: Miner
+    ) -> Background | None:
+        assert data.tables is not None
+        try:
+            task = describe(trainer, pl_module, data, data.tables)
+        except TypeError as error:
+            if trainer.is_global_zero:
+                log.warning(
+                    "Mining stops training each time (inline), as a process can't be told how: %s", error
+                )
+            return None
+        background = Background(
+            task,
+            pl_module.encoder,  # type: ignore[arg-type]
+            miner,
+            self.clock,
+            data.tables,
+            trainer.global_rank,
+            trainer.world_size,
+            partial(_log, trainer),
+        )
+        if self._saved.get("background"):
+            background.resume({**self._saved["background"], "trained": self.trained}, self.uses)
+        return background
 
-        It is mined when the first of them is asked for, not when the epoch before ends: a run that is resumed
+    def _version_for(
+        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, epoch: int, step: int
+    ) -> int:
+        """The version that a batch uses, which is mined now if it must be.
+
+        Asked when the loader prepares the batch, so not when the epoch before ends: a run that is resumed
         from the last batch of an epoch never sees that end.
         """
         assert data.miner is not None
-        if not self.version or (data.miner.refresh == "epoch" and epoch > self.epoch):
-            self.version, self.epoch = self._mine(trainer, pl_module, data), epoch
-        return self.version
+        if step >= self.clock.per_epoch and self.uses:  # prefetched, but beyond limit_train_batches
+            return self.uses.uses[-1].version
+        batch = self.clock.batch(epoch, step)
+        if not self.uses:
+            self._mine(trainer, pl_module, data, batch)
+        elif self.background is None:
+            if self.clock.last_due(batch) > self.uses.uses[-1].first:
+                self._mine(trainer, pl_module, data, batch)
+        else:
+            before = len(self.uses.uses)
+            self.background.bring_up_to(batch, self.uses)
+            if len(self.uses.uses) > before:
+                self._collect(trainer, data)
+        limit = data.miner.max_staleness
+        if limit is not None and batch - self.uses.at(batch).taken > limit:
+            self._mine(trainer, pl_module, data, batch)
+        return self.uses.at(batch).version
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Log how old the table is, and share out the threads."""
+        if self.uses:
+            number = self.clock.batch(trainer.current_epoch, batch_idx)
+            pl_module.log("mining/staleness", float(number - self.uses.at(number).taken), batch_size=1)
+            if self.background is not None:
+                self.background.spare_threads(number)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Copy the weights when it is time."""
+        number = self.clock.batch(trainer.current_epoch, batch_idx)
+        self.trained = number + 1
+        if self.background is not None:
+            self.background.look()
+            self.background.remember(batch.item_ids, outputs["vectors"], number)
+            if self.clock.due(self.trained):
+                self.background.copy(self.trained, trainer.global_step, trainer.current_epoch, self.uses)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the worker: evaluations to come should have the machine for themselves."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the worker."""
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the worker, whatever else failed."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.background is not None:
+            self.background.stop()
 
     def _data(self, trainer: Trainer) -> MetricDataModule | None:
         data = getattr(trainer, "datamodule", None)
         return data if isinstance(data, MetricDataModule) and data.miner is not None else None
 
-    def _mine(self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule) -> int:
+    def _mine(self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, batch: int) -> None:
+        """Mine inline for ``batch`` and those after it."""
         started = time.perf_counter()
-        vectors, ids = self._encode(trainer, pl_module, data)
-        version, report = 0, {}
-        if trainer.is_global_zero:
-            assert data.miner is not None
-            assert data.tables is not None
-            table = data.miner.mine(vectors, ids, data.relations, data.seed)
-            weights = fingerprint(pl_module.encoder)  # type: ignore[arg-type]
-            version = table.save(
-                data.tables,
-                corpus=data.corpus,
-                weights=weights,
-                step=trainer.global_step,
-                epoch=trainer.current_epoch,
-            )
-            collect(data.tables, keep=named_by_checkpoints(trainer))
-            report = {f"mining/{name}": value for name, value in table.report.items()}
-        version = trainer.strategy.broadcast(version)
-        report["mining/seconds"] = time.perf_counter() - started
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics(report, step=trainer.global_step)
-        return version
+        mined = mine_inline(trainer, pl_module, data)
+        self.uses.add(Use(batch, mined["version"], min(batch, self.trained)))
+        if self.background is None or not self.background.pending:
+            self._collect(trainer, data)
+        _log(trainer, {**mined["report"], "seconds": time.perf_counter() - started})
 
-    def _encode(
-        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule
-    ) -> tuple[Tensor, Tensor]:
-        """Vectors of all training items in the order of their ids, from all ranks."""
-        encoder: Any = pl_module.encoder
-        rank, size = trainer.global_rank, trainer.world_size
-        with trainer.precision_plugin.forward_context():
-            parts = list(encode_split(encoder, data, data.splits["train"], rank, size))
-        empty = torch.empty(0, encoder.dimension, device=encoder.device)
-        vectors = torch.cat([empty, *(part.float() for part, _ in parts)])
-        ids = torch.cat(
-            [torch.empty(0, dtype=torch.int64, device=encoder.device), *(part for _, part in parts)]
-        )
-        with torch.no_grad():
-            vectors, ids = gather_with_grad(vectors).cpu(), gather_with_grad(ids).cpu()
-        ids, order = ids.sort()
-        return vectors[order], ids
+    def _collect(self, trainer: Trainer, data: MetricDataModule) -> None:
+        """Remove what neither a batch to come nor a checkpoint needs."""
+        self.uses.forget_before(self.trained)
+        if trainer.is_global_zero:
+            assert data.tables is not None
+            states = states_in_checkpoints(trainer)
+            named = {int(use[1]) for state in states for use in state.get("uses", [])}
+            collect(data.tables, keep=named | {use.version for use in self.uses.uses})
+            files = {name for state in states for name in _files(state)}
+            Kept(data.tables / "kept").collect(files, before=self.trained)
 
     def state_dict(self) -> dict[str, Any]:
-        """The version in use."""
-        return {"version": self.version, "epoch": self.epoch}
+        """The versions in use, and the refreshes under way."""
+        background = None if self.background is None else self.background.state(self.trained)
+        uses = [list(use) for use in self.uses.from_batch(self.trained)]
+        return {"uses": uses, "trained": self.trained, "background": background}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The version to go on with."""
-        self.version, self.epoch = int(state_dict["version"]), int(state_dict["epoch"])
+        """What to go on with."""
+        self._saved = state_dict
+        self.uses, self.trained = Uses(state_dict["uses"]), int(state_dict["trained"])
 
 
-def named_by_checkpoints(trainer: Trainer) -> set[int]:
-    """The versions with which a run can be resumed from the checkpoints that there are."""
+def timetable(miner: Miner, per_epoch: int, ahead: int) -> Timetable:
+    """When to refresh, by a miner's arguments.
+
+    Args:
+        miner: see there.
+        per_epoch: batches of an epoch.
+        ahead: batches that the loader runs ahead.
+
+    Raises:
+        ValueError: if the arguments contradict each other, or the loader runs too far ahead.
+    """
+    period = period_of(miner.refresh, per_epoch)
+    if period is None or miner.mode == "inline":
+        return Timetable(per_epoch, period, 0)
+    limit, delay = miner.max_staleness, miner.delay
+    if miner.mode == "eager":
+        delay = period if limit is None else min(period, limit - period + 1)
+    delay = delay_of(delay, period, ahead)
+    if limit is not None and period + delay - 1 > limit:
+        raise ValueError(
+            f"max_staleness={limit} can't be kept: with a refresh every {period} batches and a delay of "
+            f"{delay}, a table is {period + delay - 1} batches old when the next comes into use"
+        )
+    return Timetable(per_epoch, period, delay)
+
+
+def states_in_checkpoints(trainer: Trainer) -> list[dict[str, Any]]:
+    """What this callback saved in the checkpoints that there are."""
     folders = {
         Path(folder) for each in trainer.checkpoint_callbacks if (folder := getattr(each, "dirpath", None))
     }
     paths = {path for folder in folders for path in folder.glob("*.ckpt")}
     if trainer.ckpt_path:
         paths.add(Path(trainer.ckpt_path))
-    named = set()
+    states = []
     for path in filter(Path.is_file, paths):
         # Mapped, not read: nothing but the small values is looked at.
-        states = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("callbacks", {})
-        if MiningCallback.__name__ in states:
-            named.add(int(states[MiningCallback.__name__]["version"]))
-    return named
+        callbacks = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("callbacks", {})
+        if MiningCallback.__name__ in callbacks:
+            states.append(callbacks[MiningCallback.__name__])
+    return states
 
 
-def fingerprint(module: torch.nn.Module) -> str:
-    """A hash of all weights."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _files(state: dict[str, Any]) -> list[str]:
+    background = state.get("background") or {"pending": [], "bank": {}}
+    parts = [*(pending["kept"] for pending in background["pending"]), *background["bank"].values()]
+    return [name for part in parts for name in part]
+
+
+def _batches(trainer: Trainer, data: MetricDataModule) -> int:
+    """Batches of an epoch that are trained on."""
+    batches, limit = data.batches_per_epoch, trainer.limit_train_batches
+    return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
+
+
+def _log(trainer: Trainer, values: dict[str, float]) -> None:
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"mining/{name}": value for name, value in values.items()}, trainer.global_step
+            )

@@ -113,7 +113,7 @@ def check_importable(spec: Any, find: Callable[[str], Any] = importlib.import_mo
             check_importable(each, find)
 
 
-def _class_of(path: str) -> type:
+def _class_of(path: str) -> Any:
     module, _, name = path.rpartition(".")
     cls = getattr(importlib.import_module(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, _PARTS)):

@@ -24,7 +24,7 @@ class Ranks:
         self.group: dist.ProcessGroup | None = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             limit = timedelta(seconds=seconds + MARGIN_S)
-            self.group = dist.new_group(backend="gloo", timeout=limit)  # type: ignore[assignment]
+            self.group = dist.new_group(backend="gloo", timeout=limit)
 
     def agree(self, number: int) -> int:
         """Rank zero's ``number``, on all ranks."""

@@ -45,7 +45,9 @@ class SnapshotError(ValueError):
 def trained(module: nn.Module) -> dict[str, Tensor]:
     """What training changes: parameters that take gradients, and buffers. A tied parameter comes once."""
     saved = module.state_dict(keep_vars=True)
-    live = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    live: dict[str, Tensor] = {
+        name: value for name, value in module.named_parameters() if value.requires_grad
+    }
     live |= {name: value for name, value in module.named_buffers() if name in saved}
     return {name: value.detach() for name, value in live.items()}
 

@@ -62,6 +62,10 @@ class Supervisor:
         """Whether the outcome of a refresh is known."""
         return number in self._results
 
+    def failed(self, number: int) -> bool:
+        """Whether a refresh has been given up."""
+        return "error" in self._results.get(number, {})
+
     def fail(self, number: int, reason: str) -> None:
         """Give a refresh up."""
         self._jobs.pop(number, None)

@@ -31,7 +31,7 @@ class Uses:
     Example:
         >>> uses = Uses([(0, 1, 0), (15, 2, 10)])
         >>> uses.at(14).version, uses.at(15).version, uses.from_batch(15)
-        (1, 2, [(15, 2, 10)])
+        (1, 2, [Use(first=15, version=2, taken=10)])
     """
 
     def __init__(self, uses: Iterable[tuple[int, int, int]] = ()) -> None:
@@ -48,14 +48,14 @@ class Uses:
         """What ``batch`` uses."""
         return next((use for use in reversed(self.uses) if use.first <= batch), self.uses[0])
 
-    def from_batch(self, batch: int) -> list[tuple[int, int, int]]:
+    def from_batch(self, batch: int) -> list[Use]:
         """Those that ``batch`` or a later one uses."""
         kept = self.uses.index(self.at(batch)) if self.uses else 0
-        return [tuple(use) for use in self.uses[kept:]]
+        return self.uses[kept:]
 
     def forget_before(self, batch: int) -> None:
         """Keep what :meth:`from_batch` gives."""
-        self.uses = [Use(*use) for use in self.from_batch(batch)]
+        self.uses = self.from_batch(batch)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,330 @@
+"""Mining in a process of its own while training goes on, from the trainer's side."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lit_metric.callbacks.mining_inline import items_to_mine
+from lit_metric.callbacks.mining_kept import Kept
+from lit_metric.data.files import write_json
+from lit_metric.datamodule import MetricDataModule
+from lit_metric.mining import Miner
+from lit_metric.mining.bank import Bank
+from lit_metric.mining.ranks import Ranks
+from lit_metric.mining.snapshot import Snapshot, SnapshotError, trained
+from lit_metric.mining.supervisor import MiningFailed, Supervisor
+from lit_metric.mining.task import Settings, Task
+from lit_metric.mining.timetable import Timetable, Use, Uses
+from lit_metric.mining.worker import Job
+
+log = logging.getLogger(__name__)
+
+SLOTS = 2
+
+
+@dataclass
+class Pending:
+    """A refresh between the copy of the weights and the first use of its table.
+
+    Args:
+        taken: batches trained on before the copy; it is also the refresh's number.
+        first: the first batch to use the table; in eager mode, the latest possible.
+        step, epoch: of training, at the copy.
+        kept: sha256 by name of the files that a checkpoint needs to begin this refresh again.
+    """
+
+    taken: int
+    first: int
+    step: int
+    epoch: int
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+class Background:
+    """Refreshes of the table by a worker process, which rank zero keeps.
+
+    All ranks call the same methods at the same batches, and hold the same list of refreshes under way; what
+    came of one, rank zero tells the others.
+
+    Args:
+        task: what the worker is told.
+        encoder: whose weights are copied.
+        miner: its arguments.
+        clock: when to do what.
+        folder: that of the tables.
+        rank: of this process.
+        world_size: the number of processes.
+        report: told what to log, on rank zero.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        encoder: torch.nn.Module,
+        miner: Miner,
+        clock: Timetable,
+        folder: Path,
+        rank: int,
+        world_size: int,
+        report: Callable[[dict[str, float]], None],
+    ) -> None:
+        self.encoder: Any = encoder
+        self.miner = miner
+        self.clock = clock
+        self.folder = folder
+        self.rank, self.world_size = rank, world_size
+        self.report = report
+        self.pending: list[Pending] = []
+        self.skipped: list[dict[str, Any]] = []
+        self.ranks = Ranks(miner.timeout)
+        self.place = folder / "worker"
+        self.kept = Kept(folder / "kept")
+        self.supervisor: Supervisor | None = None
+        self.ids = task.ids
+        self.slots = [Snapshot(self.place / f"weights{slot}.safetensors") for slot in range(SLOTS)]
+        self._own_threads = torch.get_num_threads()
+        self._given_threads = 0
+        if rank == 0:
+            self._start(task)
+        elif not self.ranks.agree(1):
+            raise MiningFailed("the mining worker could not be started: see what rank zero says")
+        self.bank = self._bank(f"rank{rank}", fresh=True) if miner.free_refresh else None
+
+    def _start(self, task: Task) -> None:
+        started = 0
+        try:
+            spec = task.write(self.place, self.encoder)
+            if self.miner.free_refresh:
+                for slot in range(SLOTS):
+                    self._bank(f"slot{slot}", fresh=True)
+            self.supervisor = Supervisor(spec, task.settings.threads, self.folder, self.miner.restarts)
+            started = 1
+        finally:
+            self.ranks.agree(started)
+        if task.settings.device == self.encoder.device.type == "cpu":
+            self._given_threads = task.settings.threads
+
+    def _bank(self, name: str, fresh: bool = False) -> Bank:
+        return Bank(self.place / f"bank-{name}", self.ids, self.encoder.dimension, fresh)
+
+    def spare_threads(self, batch: int) -> None:
+        """On a CPU, leave the worker its threads while it is at work."""
+        if self._given_threads:
+            busy = bool(self.pending) if self.miner.mode == "eager" else self.clock.mining(batch)
+            # By the timetable and not by what the worker does: sums depend on the number of threads.
+            wanted = max(1, self._own_threads - self._given_threads) if busy else self._own_threads
+            if torch.get_num_threads() != wanted:
+                torch.set_num_threads(wanted)
+
+    def remember(self, ids: Tensor, vectors: Tensor, batch: int) -> None:
+        """Take the vectors of a training step into the bank, if there is one."""
+        if self.bank is not None:
+            self.bank.put(ids, vectors, batch)
+
+    def copy(self, done: int, step: int, epoch: int, uses: Uses) -> None:
+        """Copy the weights after ``done`` batches and begin a refresh.
+
+        Raises:
+            MiningFailed: if the slot is taken by a refresh that fails, and the miner is strict.
+        """
+        started = time.perf_counter()
+        while len(self.pending) >= SLOTS:
+            self._settle(self.pending[0], uses)
+        pending = Pending(done, self.clock.switch(done), step, epoch)
+        self.pending.append(pending)
+        if self.bank is not None:
+            self.ranks.meet()  # all have put into their banks what they had
+        if self.supervisor is not None:
+            try:
+                slot = self._slot(pending)
+                self.slots[slot].write(trained(self.encoder))
+                if self.bank is not None:
+                    banks = [self._bank(f"rank{rank}") for rank in range(self.world_size)]
+                    self._bank(f"slot{slot}").merge(banks)
+            except OSError as error:
+                self.supervisor.fail(done, str(error))
+            else:
+                self._ask(pending, uses)
+            self.report({"snapshot_seconds": time.perf_counter() - started})
+        if self.bank is not None:
+            self.ranks.meet()  # none writes before they have been read
+
+    def _slot(self, pending: Pending) -> int:
+        assert self.clock.period is not None
+        return pending.taken // self.clock.period % SLOTS
+
+    def _ask(self, pending: Pending, uses: Uses) -> None:
+        assert self.supervisor is not None
+        slot = self._slot(pending)
+        job = Job(
+            number=pending.taken,
+            weights=str(self.slots[slot].path),
+            step=pending.step,
+            epoch=pending.epoch,
+            bank=None if self.bank is None else str(self.place / f"bank-slot{slot}"),
+            fresh_from=max(0, pending.taken - self.clock.per_epoch),
+            previous=uses.uses[-1].version if uses else 0,
+        )
+        self.supervisor.ask(job)
+
+    def look(self) -> None:
+        """Notice what has become of the worker, without waiting."""
+        if self.supervisor is not None:
+            self.supervisor.look()
+
+    def bring_up_to(self, batch: int, uses: Uses) -> None:
+        """Take into use what ``batch`` must or may use.
+
+        Raises:
+            MiningFailed: if a refresh is given up, and the miner is strict.
+        """
+        while self.pending:
+            pending = self.pending[0]
+            if pending.first > batch:
+                if self.miner.mode != "eager" or not self._known(pending):
+                    return
+                pending.first = batch
+            self._settle(pending, uses)
+
+    def _known(self, pending: Pending) -> bool:
+        """Whether rank zero knows what came of a refresh; on all ranks."""
+        self.look()
+        return bool(
+            self.ranks.agree(int(self.supervisor is not None and self.supervisor.done(pending.taken)))
+        )
+
+    def _settle(self, pending: Pending, uses: Uses) -> None:
+        """Wait for a table, and take it into use or give it up, on all ranks alike."""
+        self.pending.remove(pending)
+        started, answer = time.perf_counter(), {}
+        if self.supervisor is not None:
+            answer = self.supervisor.wait(pending.taken, self.miner.timeout)
+        version = self.ranks.agree(int(answer.get("version", 0)))
+        stalled = time.perf_counter() - started
+        if version:
+            uses.add(Use(pending.first, version, pending.taken))
+        if self.supervisor is not None:
+            restarted = float(self.supervisor.restarted)
+            waited = {"stall_seconds": stalled, "skipped": float(not version), "restarts": restarted}
+            self.report({**answer.get("report", {}), **waited, "delay": float(pending.first - pending.taken)})
+        if not version:
+            self._give_up(pending, str(answer.get("error", "see what rank zero says")))
+
+    def _give_up(self, pending: Pending, reason: str) -> None:
+        if self.miner.strict:
+            raise MiningFailed(f"negatives could not be mined after batch {pending.taken}: {reason}")
+        self.skipped.append({"batch": pending.taken, "reason": reason})
+        if self.rank == 0:
+            log.warning(
+                "The refresh after batch %d is skipped and the old table stays in use, so this run can't be "
+                "reproduced exactly: %s",
+                pending.taken,
+                reason,
+            )
+            write_json(self.folder / "skipped.json", self.skipped)
+
+    def state(self, done: int) -> dict[str, Any]:
+        """What a checkpoint must say of the refreshes under way; keeps the files that they need."""
+        bank: dict[str, str] = {}
+        try:
+            for pending in self.pending if self.supervisor is not None else []:
+                if not pending.kept:
+                    pending.kept = self.kept.keep(f"{pending.taken:09d}", self._files(pending))
+            if self.bank is not None:
+                bank = self.kept.keep(f"{done:09d}-rank{self.rank}", self.bank.files)
+        except OSError as error:
+            log.warning("A run resumed from this checkpoint will skip a refresh: %s", error)
+        return {
+            "pending": [asdict(pending) for pending in self.pending],
+            "skipped": self.skipped,
+            "bank": {str(self.rank): bank},
+        }
+
+    def _files(self, pending: Pending) -> list[Path]:
+        """What the worker reads for a refresh."""
+        slot = self._slot(pending)
+        bank = [] if self.bank is None else self._bank(f"slot{slot}").files
+        return [self.slots[slot].path, *bank]
+
+    def resume(self, state: dict[str, Any], uses: Uses) -> None:
+        """Go on where :meth:`state` was taken."""
+        self.skipped = list(state["skipped"])
+        if self.bank is not None:
+            self._resume_bank(state)
+        for each in state["pending"]:
+            pending = Pending(**each)
+            self.pending.append(pending)
+            if self.supervisor is None:
+                continue
+            try:
+                self.kept.restore(pending.kept, self._files(pending))
+            except (SnapshotError, OSError) as error:
+                self.supervisor.fail(pending.taken, str(error))
+            else:
+                self._ask(pending, uses)
+        self.ranks.meet()
+
+    def _resume_bank(self, state: dict[str, Any]) -> None:
+        assert self.bank is not None
+        own = state["bank"].get(str(self.rank)) or self.kept.find(f"{state['trained']:09d}-rank{self.rank}")
+        try:
+            self.kept.restore(own, list(self.bank.files))
+        except (SnapshotError, OSError) as error:
+            log.warning("Vectors of earlier steps can't be used, so the next refresh encodes more: %s", error)
+            self.bank = self._bank(f"rank{self.rank}", fresh=True)
+
+    def stop(self) -> None:
+        """End the worker, and what goes with it; tables and what checkpoints name stay."""
+        if self.supervisor is not None:
+            self.supervisor.stop()
+            shutil.rmtree(self.place, ignore_errors=True)
+        if self._given_threads:
+            torch.set_num_threads(self._own_threads)
+
+
+def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, folder: Path) -> Task:
+    """What a worker for this run must be told.
+
+    Raises:
+        TypeError: if the encoder, the miner or the relations can't be described.
+    """
+    encoder: Any = pl_module.encoder
+    miner = data.miner
+    assert miner is not None
+    types = {value.dtype for value in encoder.parameters()}
+    ids, anchors, corpus = items_to_mine(data)
+    autocast = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(trainer.precision))
+    return Task.of(
+        encoder,
+        miner,
+        items=data.items,
+        tokens=data.collator.tokens,
+        relations=data.relations,
+        ids=ids,
+        anchors=anchors,
+        proposed=corpus,
+        settings=Settings(
+            tables=str(folder.resolve()),
+            corpus=data.corpus,
+            seed=data.seed,
+            max_tokens=data.max_tokens,
+            threads=miner.threads or max(1, torch.get_num_threads() // 2),
+            device=miner.device or str(encoder.device),
+            autocast=autocast,
+            dtype=str(types.pop()).removeprefix("torch.") if len(types) == 1 else None,
+            parent=os.getpid(),
+            path=[path for path in sys.path if path],
+        ),
+    )
