@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lit_metric.data import DataError, LabelledItems, labelled_items, read_table
+from lit_metric.data import DataError, LabelledItems, Labels, Problems, read_table
+from lit_metric.data.formats.columns import Columns
+from lit_metric.data.formats.labels import TAG_NAMES
+from lit_metric.data.items import without_repeats
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.hub import export, load
 from lit_metric.index import ExactIndex
@@ -42,24 +45,59 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def read_items(
-    encoder: Encoder, source: str, text: str | None, tags: str | None, separator: str | None, key: str | None
+    encoder: Encoder, source: str, key: str | None = None, field: Sequence[str] = (), **columns: Any
 ) -> LabelledItems:
-    """Items of the kind that the encoder takes: texts, or lists of tags.
+    """Items of the kind that the encoder takes: texts, or lists of tags or of the texts of several fields.
+
+    Args:
+        encoder: says which kind.
+        source: see :func:`~lit_metric.data.read_table`.
+        key: a column of names.
+        field: ``ROLE=COLUMN`` of each field, if items have fields.
+        columns: ``text``, ``tags``, ``tag_separator`` and ``weights`` of :class:`~lit_metric.data.Labels`.
 
     Raises:
         DataError: when the source can't be used, or holds the other kind.
+        ValueError: when a field is not given as ``ROLE=COLUMN``.
     """
     table = read_table(source)
-    if isinstance(encoder, SetEncoder) and text is None and tags is None:
-        tags = next((name for name in ("tags", "keywords", "tag", "terms") if name in table.columns), None)
-    items = labelled_items(table, text, tags, separator, key=key, labelled=False)
     wanted = "set" if isinstance(encoder, SetEncoder) else "text"
+    if wanted == "set" and not (field or columns["text"] or columns["tags"]):
+        columns["tags"] = next((name for name in TAG_NAMES if name in table.columns), None)
+    reading = Columns(table, Problems())
+    items = Labels(key=key, fields=_fields(field), **columns).items(reading, labelled=False)
+    reading.problems.refuse()
     if items.kind != wanted:
         raise DataError(
             f"{source} gives items of kind {items.kind!r}, but this model encodes {wanted!r}: "
             + ("name the column with --tags" if wanted == "set" else "name the column with --text")
         )
     return items
+
+
+def _fields(given: Sequence[str]) -> dict[str, str] | None:
+    fields = {}
+    for each in given:
+        role, equals, column = each.partition("=")
+        if not (role and equals and column):
+            raise ValueError(f"--field {each}: give the role and the column, as in --field title=name")
+        fields[role] = column
+    return fields or None
+
+
+def encode_items(encoder: Encoder, items: LabelledItems, role: str | None, max_tokens: int) -> np.ndarray:
+    """Vectors of items read from a file.
+
+    Raises:
+        ValueError: when a role was asked for, but each text has one from its field.
+    """
+    rows, roles, weights = items.rows, items.roles, items.weights
+    if role is not None and roles is not None:
+        raise ValueError(f"--role {role}: texts have the roles of their --field; leave one of the two out")
+    if roles is None and weights is None:
+        return encoder.encode(inputs(items), max_tokens=max_tokens, progress=True, role=role)
+    kept, roles, weights = without_repeats(rows, roles, weights)  # type: ignore[assignment]
+    return encoder.encode(kept, max_tokens, progress=True, role=roles or role, weights=weights)
 
 
 def role_of(encoder: Encoder, option: str, asked: str | None, default: str | None = None) -> str | None:
@@ -89,18 +127,16 @@ def encode(
     input: str,
     output: str,
     role: str | None,
-    text: str | None,
-    tags: str | None,
-    tag_separator: str | None,
     max_tokens: int,
+    **columns: Any,
 ) -> None:
     """Encode a file's items into a .npy file, or a .parquet file with an "embedding" column added."""
     path = Path(output)
     if path.suffix not in (".npy", ".parquet"):
         raise ValueError(f"--output {output}: the name must end in .npy or .parquet")
     role = role_of(encoder, "--role", role)
-    items = read_items(tower(encoder, role), input, text, tags, tag_separator, None)
-    vectors = encoder.encode(inputs(items), max_tokens=max_tokens, progress=True, role=role)
+    items = read_items(tower(encoder, role), input, **columns)
+    vectors = encode_items(encoder, items, role, max_tokens)
 
     def write(place: Path) -> None:
         if path.suffix == ".npy":
@@ -124,29 +160,26 @@ def search(
     k: int,
     role: str | None,
     query_role: str | None,
-    text: str | None,
-    tags: str | None,
-    tag_separator: str | None,
     key: str | None,
     max_tokens: int,
+    **columns: Any,
 ) -> None:
     """Show the items of a file that are nearest to each query, by cosine."""
     if k < 1:
         raise ValueError(f"-k {k}: at least 1 is needed")
     role = role_of(encoder, "--role", role, "document")
     query_role = role_of(encoder, "--query-role", query_role, "query")
-    items = read_items(tower(encoder, role), corpus, text, tags, tag_separator, key)
+    items = read_items(tower(encoder, role), corpus, key, **columns)
     queries: list[Any] = list(query)
     if isinstance(tower(encoder, query_role), SetEncoder):
-        cut = tag_separator or ","
+        cut = columns["tag_separator"] or ","
         queries = [
             list(dict.fromkeys(tag.strip() for tag in each.split(cut) if tag.strip())) for each in query
         ]
     if not all(queries):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     index = ExactIndex()
-    vectors = encoder.encode(inputs(items), max_tokens=max_tokens, progress=True, role=role)
-    index.add(vectors, np.arange(len(items)))
+    index.add(encode_items(encoder, items, role, max_tokens), np.arange(len(items)))
     scores, found = index.search(encoder.encode(queries, role=query_role), k)
     console = Console()
     for asked, row, places in zip(query, scores.tolist(), found.tolist(), strict=True):
@@ -194,6 +227,10 @@ def _columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="column of texts; guessed if it has a usual name")
     parser.add_argument("--tags", help="column of tags, for a model of sets")
     parser.add_argument("--tag-separator", help="what stands between tags in a string")
+    parser.add_argument("--weights", help="column of lists of numbers, how much each tag counts")
+    parser.add_argument(
+        "--field", action="append", default=[], help="ROLE=COLUMN, for a model of items of several fields"
+    )
     parser.add_argument("--max-tokens", type=int, default=16384, help="tokens per batch (%(default)s)")
 
 

@@ -13,6 +13,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from lit_metric import Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric.encoders import MeanPooling
 from tests.end_to_end.command import run
 from tests.small import Small, questions, write_csv
 
@@ -166,6 +167,38 @@ def test_encode_in_a_role(
     np.testing.assert_allclose(np.load(tmp_path / "b.npy"), expected, atol=1e-6)
 
 
+def test_fields_and_weights_are_read_as_in_training(
+    small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = {"title": "w40 ", "cast": "w41 w42 "}
+    encoder = SetEncoder(TextEncoder(small / "backbone", prompts=prompts), MeanPooling())
+    encoder.save(tmp_path / "model")
+    columns = {
+        "name": ["w5 w6", "w7", "w5 w6"],
+        "actors": [["w8", "w9", "w8"], [], ["w10"]],
+        "tags": [["w5", "w6", "w5"], ["w7"], ["w8", "w9"]],
+        "shares": [[1.0, 2.0, 4.0], [3.0], [0.5, 1.0]],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+
+    def encoded(*how: str) -> np.ndarray:
+        given = ["--input", str(tmp_path / "in.parquet"), "--output", "out.npy", *how]
+        run(tmp_path, "encode", "--model", str(tmp_path / "model"), *given)
+        return np.load(tmp_path / "out.npy")
+
+    found = encoded("--field", "title=name", "--field", "cast=actors")
+    roles = [["title", "cast", "cast"], ["title"], ["title", "cast"]]
+    rows = [["w5 w6", "w8", "w9"], ["w7"], ["w5 w6", "w10"]]
+    np.testing.assert_allclose(found, encoder.encode(rows, role=roles), atol=1e-6)
+    found = encoded("--tags", "tags", "--weights", "shares", "--role", "cast")
+    rows, shares = [["w5", "w6"], ["w7"], ["w8", "w9"]], [[4.0, 2.0], [3.0], [0.5, 1.0]]
+    np.testing.assert_allclose(found, encoder.encode(rows, role="cast", weights=shares), atol=1e-6)
+    assert not np.allclose(found, encoder.encode(rows, role="cast"), atol=1e-3)
+    with pytest.raises(SystemExit):
+        encoded("--field", "title=name", "--role", "cast")
+    assert "--role cast: texts have the roles of their --field" in capsys.readouterr().err
+
+
 def test_search_asks_in_the_role_of_queries(
     tmp_path: Path,
     prompted: tuple[Encoder, str],
@@ -245,6 +278,18 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
         (
             "search --model {towers} --corpus {csv} --query x --query-role asks",
             "--query-role asks: this model knows query, document",
+        ),
+        (
+            "encode --model {sets} --input {parquet} --output a.npy --field tags",
+            "--field tags: give the role and the column, as in --field title=name",
+        ),
+        (
+            "encode --model {prompted} --input {csv} --output a.npy --field title=text",
+            "gives items of kind 'set', but this model encodes 'text'",
+        ),
+        (
+            "encode --model {sets} --input {parquet} --output a.npy --tags tags --weights words",
+            "has no column 'words'",
         ),
         ("export --model {towers} --output out", "sentence-transformers has no counterpart of SetEncoder"),
         ("export --model {sets} --output out", "sentence-transformers has no counterpart of SetEncoder"),

@@ -92,7 +92,7 @@ class Items:
         if weights is not None:
             _check_weights(rows, weights)
         if kind == "set":
-            rows, of_texts, weights = _without_repeats(rows, of_texts, weights)
+            rows, of_texts, weights = without_repeats(rows, of_texts, weights)
         vocabulary, texts = Vocabulary.encode(rows, of_texts)
         if kind == "text" and not bool((texts.lengths == 1).all()):
             row = int((texts.lengths != 1).nonzero()[0])
@@ -146,12 +146,22 @@ def _roles_of(
     return None, list(roles)
 
 
-def _without_repeats(
+def without_repeats(
     rows: Sequence[Sequence[str]],
     roles: Sequence[Sequence[str]] | None,
     weights: Sequence[Sequence[float]] | None,
 ) -> tuple[Sequence[Sequence[str]], Sequence[Sequence[str]] | None, Sequence[Sequence[float]] | None]:
-    """Keep each (role, text) of a row once, where it is first, with the largest of its weights."""
+    """Keep each (role, text) of a row once, where it is first, with the largest of its weights.
+
+    Args:
+        rows: the texts of each item.
+        roles: for each item, a role for each of its texts, or None.
+        weights: for each item, a weight for each of its texts, or None.
+
+    Example:
+        >>> without_repeats([["a", "b", "a"]], None, [[1.0, 2.0, 3.0]])
+        ([['a', 'b']], None, [[3.0, 2.0]])
+    """
     if roles is None and weights is None:
         return [row if isinstance(row, str) else list(dict.fromkeys(row)) for row in rows], None, None
     kept: list[dict[tuple[str, str], float]] = []
