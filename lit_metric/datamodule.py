@@ -42,7 +42,7 @@ from lit_metric.data import (
     read_table,
     tokenize,
 )
-from lit_metric.data.checks import check, class_counts
+from lit_metric.data.checks import check, class_counts, say_what_is_cut
 from lit_metric.data.rejected import write_rejected
 from lit_metric.mining import Miner
 
@@ -237,6 +237,8 @@ class MetricDataModule(LightningDataModule):
         """Tokenise the vocabulary, once for each tokenizer and content."""
         self.read()
         tokens = tokenize(self.vocabulary, tokenizer, self.cache_dir, progress)
+        if progress:
+            say_what_is_cut(self.vocabulary, tokens, tokenizer)
         self.collator = Collator(self.items, tokens)
         self.rank, self.world_size = 0, 1
 

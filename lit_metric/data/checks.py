@@ -11,6 +11,8 @@ from lit_metric.data.content import Content
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, PairRelations, Relations
+from lit_metric.data.tokens import Tokenizer, Tokens
+from lit_metric.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,28 @@ def check(content: Content, alone: bool, planned: str) -> None:
             _check_classes(content.relations, train)
     if "validation" in content.splits and alone and isinstance(content.relations, LabelRelations):
         _check_validation(content.relations, content.splits["validation"])
+
+
+def say_what_is_cut(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer) -> None:
+    """Log once how many texts are cut, for each maximal length that the tokenizer knows of."""
+    limit_of = getattr(tokenizer, "max_length_of", None)
+    if limit_of is None:
+        return
+    cut: dict[int, int] = {}
+    lengths = tokens.lengths
+    roles = vocabulary.roles
+    for number, role in enumerate(vocabulary.role_names) if roles is not None else [(None, None)]:
+        own = lengths if roles is None else lengths[roles == number]
+        limit = int(limit_of(role))
+        cut[limit] = cut.get(limit, 0) + int((own >= limit).sum())
+    for limit, count in cut.items():
+        if count:
+            logger.info(
+                "%d of %d texts have max_length=%d tokens or more, and are cut there",
+                count,
+                len(vocabulary),
+                limit,
+            )
 
 
 def _check_classes(relations: Relations, train: Tensor) -> None:

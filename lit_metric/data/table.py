@@ -102,12 +102,12 @@ class Problems:
 
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
-        self._rows: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
+        self._rows: dict[tuple[str, str, str, str], dict[int, None]] = defaultdict(dict)
 
     def add(self, place: tuple[str, int], column: str, problem: str, remedy: str) -> None:
         """Note a problem at ``place``, a file and a row; those that differ in nothing else share a line."""
         file, row = place
-        self._rows[file, column, problem, remedy].append(row)
+        self._rows[file, column, problem, remedy][row] = None  # a file may be read twice
 
     def __len__(self) -> int:
         """The number of rows, of all files, that have a problem."""
@@ -134,7 +134,7 @@ class Problems:
         lines = []
         for (file, column, problem, remedy), rows in self._rows.items():
             where = f"{file}, column {column!r}" if column else file
-            shown = ", ".join(map(str, rows[:SHOWN]))
+            shown = ", ".join(map(str, [*rows][:SHOWN]))
             more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
             lines.append(f"- {where}: {problem} in row{'s' * (len(rows) > 1)} {shown}{more}. {remedy}")
         total = sum(map(len, self._rows.values()))

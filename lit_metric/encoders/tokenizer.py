@@ -182,6 +182,10 @@ class TowerTokenizers:
         """See :meth:`TextTokenizer.tokenize`; here every text needs a role."""
         return self._of(role).tokenize(texts, role)
 
+    def max_length_of(self, role: str | None) -> int:
+        """See :meth:`TextTokenizer.max_length_of`."""
+        return self._of(role).max_length_of(role)
+
     def prompt_tokens(self, role: str | None = None) -> int:
         """See :meth:`TextTokenizer.prompt_tokens`."""
         return self._of(role).prompt_tokens(role)

@@ -112,7 +112,7 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
         found[values[row]].append(("train", row))
     if "predict" in columns:
         found["predict"] = [("predict", row) for row in columns["predict"].kept]
-    return {name: rows for name, rows in found.items() if rows}
+    return {name: rows for name, rows in found.items() if rows} or {"train": []}
 
 
 def held_out(groups: Sequence[Hashable], reading: Reading) -> set[Hashable]:
@@ -174,7 +174,7 @@ def refuse_empty(rows: Mapping[str, Sequence[object]], problems: Problems) -> No
         DataError: with the bad rows, if there are any.
     """
     problems.refuse()
-    for name, kept in rows.items() if rows else [("train", [])]:
+    for name, kept in rows.items():
         if not kept:
             told = f": {problems.report()}" if len(problems) else ""
             raise DataError(f"no row of data.{name} can be used{told}")

@@ -25,9 +25,11 @@ def guessed(table: Table) -> Supervision:
     """
     if found := couple(table):
         anchor, positive, alike = found
-        kind = "of the same kind" if alike else "questions with answers"
+        if not (alike or _is_text(table, anchor)):
+            return _elsewhere(table, JUDGEMENTS)
+        kind = "alike" if alike else "questions and answers"
         logger.info("%s is taken to hold pairs, %s: %r, %r", table.name, kind, anchor, positive)
-        return Pairs(symmetric=alike) if _is_text(table, anchor) else _elsewhere(table, JUDGEMENTS)
+        return Pairs(symmetric=alike)
     if {"head", "relation", "tail"} <= {name.lower() for name in table.columns}:
         return _elsewhere(table, "Triples(entities=...)")
     if guess(table, QUERY_NAMES) and guess(table, DOCUMENT_NAMES):

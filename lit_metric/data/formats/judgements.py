@@ -256,8 +256,11 @@ class Judgements(Supervision):
         self, numbering: Numbering, facts: list[tuple[int, int, float]], splits: dict[str, Tensor]
     ) -> Content:
         items, vocabulary = numbering.encode()
-        anchors, candidates, grades = zip(*facts, strict=True)
-        given = Facts(ids_of(anchors), ids_of(candidates), torch.tensor(grades, dtype=torch.float32))
+        given = Facts(
+            ids_of(query for query, _, _ in facts),
+            ids_of(document for _, document, _ in facts),
+            torch.tensor([grade for *_, grade in facts], dtype=torch.float32),
+        )
         relations = PairRelations(
             given.anchors,
             given.candidates,

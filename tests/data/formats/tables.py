@@ -1,0 +1,56 @@
+"""Tables and files for the tests of formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lit_metric.data import Content, Problems, Reading, Supervision, Table
+from lit_metric.data.table import Part
+
+
+def table(name: str = "items.csv", **columns: list[Any]) -> Table:
+    """A table in memory."""
+    rows = len(next(iter(columns.values())))
+    return Table([Part(name, rows, list(columns), columns.__getitem__)])
+
+
+def read(
+    format: Supervision, skip: bool = False, share: float = 0.5, seed: int = 0, **tables: Table
+) -> Content:
+    """What a format makes of some tables."""
+    return format.read(tables, Reading(Problems(skip), share, seed))
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    """Write JSON Lines and say where."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def texts(content: Content, split: str) -> list[str]:
+    """The texts of a split whose items have one each."""
+    rows = content.items.texts.select(content.splits[split]).tolist()
+    return [content.vocabulary.texts[text] for (text,) in rows]
+
+
+def text_of(content: Content, item: int) -> str:
+    """The text of an item that has one."""
+    [text] = content.items.texts[item].tolist()
+    return content.vocabulary.texts[text]
+
+
+def known(content: Content, split: str) -> set[tuple[str, str, float]]:
+    """What the relations know of a split's anchors and their corpus, in words."""
+    anchors = content.splits[split]
+    others = content.splits[content.corpus_of(split) or split]
+    targets = content.relations.targets(anchors, others)
+    return {
+        (
+            text_of(content, int(anchors[row])),
+            text_of(content, int(others[column])),
+            float(targets[row, column]),
+        )
+        for row, column in (~targets.isnan()).nonzero().tolist()
+    }

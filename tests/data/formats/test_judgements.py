@@ -1,0 +1,157 @@
+"""Queries, documents and graded judgements, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_metric.data import DataError, Judgements, read_table
+from tests.data.formats.tables import known, read, table, texts, write
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, str]:
+    return {
+        "queries": write(tmp_path / "queries.jsonl", {"id": 1, "text": "one"}, {"id": 2, "text": "two"}),
+        "corpus": write(
+            tmp_path / "corpus.jsonl",
+            {"id": "d1", "title": "Title", "text": "first"},
+            {"id": "d2", "title": "", "text": "second"},
+            {"id": "d3", "title": "Third", "text": None},
+        ),
+    }
+
+
+JUDGED = {"query": [1, 1, 2], "document": ["d1", "d2", "d3"], "relevance": [2, 0, 1]}
+
+
+def test_judgements_become_graded_pairs_of_queries_and_documents(sources):
+    content = read(Judgements(**sources, text=["title", "text"]), train=table(**JUDGED), test=table(**JUDGED))
+    assert texts(content, "corpus") == ["Title first", "second", "Third"]
+    assert known(content, "test") == {
+        ("one", "Title first", 2.0), ("one", "second", 0.0), ("two", "Third", 1.0)
+    }  # fmt: skip
+    assert content.corpus_of("test") == "corpus"
+    items = content.items
+    assert {name: items.role_names[items.roles[ids[0]]] for name, ids in content.splits.items()} == {
+        "corpus": "document", "train": "query", "validation": "query", "test": "query"
+    }  # fmt: skip
+    assert items.keys[int(content.splits["corpus"][2])] == "d3"
+    test = content.splits["test"]
+    positive = content.relations.positive(test, content.splits["corpus"])
+    assert positive.tolist() == [[True, False, False], [False, False, True]]
+    negative = content.relations.negative(test, content.splits["corpus"])
+    assert negative.tolist() == [[False, True, True], [True, True, False]]
+
+
+def test_grades_from_which_on_a_document_is_relevant_and_what_nobody_judged(sources):
+    format = Judgements(**sources, text=["title", "text"], positive_from=2, unjudged="ignored")
+    content = read(format, test=table(**JUDGED))
+    test, corpus = content.splits["test"], content.splits["corpus"]
+    assert content.relations.positive(test, corpus).tolist() == [[True, False, False], [False] * 3]
+    assert content.relations.negative(test, corpus).tolist() == [[False, True, False], [False, False, True]]
+
+
+def test_judgements_without_grades_are_positive(sources):
+    format = Judgements(**sources, text=["title", "text"])
+    content = read(format, test=table(query=[2], document=["d1"]))
+    assert known(content, "test") == {("two", "Title first", 1.0)}
+
+
+def bad(sources: dict[str, str], **columns: list[Any]) -> str:
+    with pytest.raises(DataError) as error:
+        read(Judgements(**sources, text=["title", "text"]), train=table("qrels.tsv", **columns))
+    return str(error.value)
+
+
+def test_unknown_queries_and_documents(sources):
+    told = bad(sources, query=[1, 7], document=["d1", "d9"])
+    assert told.splitlines()[1:] == [
+        f"- qrels.tsv, column 'query': '7' is not in {sources['queries']} in row 2. "
+        "Add it there, or drop the row."
+    ]
+    told = bad(sources, query=[1, 2], document=["d1", "d9"])
+    assert told.splitlines()[1:] == [
+        f"- qrels.tsv, column 'document': 'd9' is not in {sources['corpus']} in row 2. "
+        "Add it there, or drop the row."
+    ]
+
+
+def test_judged_twice(sources):
+    columns = {"query": [1, 1, 1], "document": ["d1", "d1", "d1"], "score": [1, 1, 2]}
+    assert (
+        "qrels.tsv, column 'score': the pair of row 1 again, with another grade in row 3. "
+        "Keep one judgement of each pair." in bad(sources, **columns)
+    )
+
+
+def test_ids_that_occur_twice_or_are_missing(sources, tmp_path):
+    sources["corpus"] = write(
+        tmp_path / "twice.jsonl",
+        {"id": "d1", "text": "a"},
+        {"id": "d2", "text": "b"},
+        {"id": "d1", "text": "c"},
+        {"id": None, "text": "d"},
+        {"id": "d5", "text": ""},
+    )
+    told = bad(sources, query=[1, 1], document=["d1", "d5"])
+    name = sources["corpus"]
+    assert told.splitlines() == [
+        "3 bad values (rows are counted from 1, without a header):",
+        f"- {name}, column 'id': no id in row 4. Fill it in, or drop the row.",
+        f"- {name}, column 'text': empty text in row 5. Fill it in, or drop the row.",
+        f"- {name}, column 'id': the id 'd1', which row 1 has already in row 3. Give each row its own.",
+    ]
+    content = read(Judgements(**sources), skip=True, test=table(query=[1, 1], document=["d1", "d5"]))
+    assert texts(content, "corpus") == ["a", "b"]
+    assert known(content, "test") == {("one", "a", 1.0)}
+
+
+def test_folds_part_the_queries_by_a_hash_of_their_id(tmp_path):
+    ids = [f"q{number}" for number in range(40)]
+    queries = write(tmp_path / "q.jsonl", *({"id": id, "text": f"text {id}"} for id in ids))
+    corpus = write(tmp_path / "d.jsonl", {"id": "d", "text": "document"})
+    data = table(query=ids, document=["d"] * 40)
+    seen: list[str] = []
+    for fold in range(4):
+        content = read(Judgements(queries, corpus, folds=4, fold=fold), train=data)
+        parts = {
+            name: {text[5:] for text in texts(content, name)} for name in ("train", "validation", "test")
+        }
+
+        def expected(number: int) -> set[str]:
+            return {
+                id for id in ids if int(hashlib.sha256(id.encode()).hexdigest()[:16], 16) % 4 == number % 4
+            }
+
+        assert parts["test"] == expected(fold)
+        assert parts["validation"] == expected(fold + 1)
+        assert parts["train"] == expected(fold + 2) | expected(fold + 3)
+        seen += parts["test"]
+    assert sorted(seen) == sorted(ids)
+    with pytest.raises(DataError, match=r"folds=4 parts the queries of data\.train, so give no other source"):
+        read(Judgements(queries, corpus, folds=4), train=data, test=data)
+    with pytest.raises(ValueError, match="folds=2 must be at least 3"):
+        Judgements(queries, corpus, folds=2)
+    with pytest.raises(ValueError, match=r"fold=5 within 0..4"):
+        Judgements(queries, corpus, folds=5, fold=5)
+
+
+@pytest.mark.skipif(
+    "LIT_METRIC_DATA" not in os.environ, reason="LIT_METRIC_DATA does not name a folder of real data"
+)
+def test_real_judgements():
+    folder = Path(os.environ["LIT_METRIC_DATA"]) / "cranfield"
+    sources = {name: str(folder / f"{name}.parquet") for name in ("queries", "corpus")}
+    qrels = read_table(folder / "qrels.parquet")
+    with pytest.raises(DataError, match=r"column 'title \+ text': empty text in rows 471, 995"):
+        read(Judgements(**sources, text=["title", "text"], folds=5), train=qrels)
+    content = read(Judgements(**sources, text=["title", "text"], folds=5), skip=True, train=qrels)
+    assert sum(len(content.splits[name]) for name in ("train", "validation", "test")) == 225
+    assert len(content.splits["corpus"]) == 1398
+    # 1,611 of grade 1 and one of grade 3, of which one judged an empty document.
+    assert int((content.facts.grades > 0).sum()) == 1611

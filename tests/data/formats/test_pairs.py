@@ -1,0 +1,186 @@
+"""Pairs, triplets and scored pairs; what contradicts itself is told with its rows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lit_metric.data import DataError, Pairs, read_table
+from tests.data.formats.tables import known, read, table, text_of, texts
+
+
+def test_pairs_with_negatives_become_facts_in_both_directions():
+    data = table(
+        anchor=["a", "a", "b"],
+        positive=["p", "q", "p"],
+        negative=[["n", "m"], [], ["n"]],
+    )
+    content = read(Pairs("anchor", "positive", "negative"), train=data, validation=data)
+    assert texts(content, "train") == ["a", "b"]
+    assert set(texts(content, "train_corpus")) == {"p", "q", "n", "m"}
+    assert known(content, "train") == {
+        ("a", "p", 1.0), ("a", "q", 1.0), ("a", "n", 0.0), ("a", "m", 0.0), ("b", "p", 1.0), ("b", "n", 0.0)
+    }  # fmt: skip
+    # Positives are of the same kind as anchors, so that they have the negatives of their rows, too.
+    by_text = {text_of(content, item): item for item in content.splits["train_corpus"].tolist()}
+    given = content.relations.given_negatives(content.splits["train_corpus"]).tolist()
+    of_p = given[content.splits["train_corpus"].tolist().index(by_text["p"])]
+    assert sorted(text_of(content, item) for item in of_p) == ["m", "n"]
+    # Splits share no items, however equal their texts.
+    ids = [set(ids.tolist()) for name, ids in content.splits.items() if name.startswith("train")]
+    others = [set(ids.tolist()) for name, ids in content.splits.items() if name.startswith("validation")]
+    assert not set.union(*ids) & set.union(*others)
+    triplets = content.triplets["train"]
+    rows = zip(
+        triplets.anchors.tolist(), triplets.positives.tolist(), triplets.negatives.tolist(), strict=True
+    )
+    assert [tuple(text_of(content, item) for item in row) for row in rows] == [
+        ("a", "p", "n"), ("a", "p", "m"), ("b", "p", "n")
+    ]  # fmt: skip
+
+
+def test_questions_and_answers_have_roles():
+    data = table(query=["same", "b"], answer=["same", "d"])
+    content = read(Pairs("query", "answer", symmetric=False), train=data, validation=data)
+    items = content.items
+    assert [items.role_names[items.roles[item]] for item in content.splits["train"].tolist()] == ["query"] * 2
+    assert [items.role_names[items.roles[item]] for item in content.splits["train_corpus"].tolist()] == [
+        "document"
+    ] * 2
+    assert ("same", "same", 1.0) in known(content, "train")
+
+
+def test_scores_are_kept_and_pairs_of_one_text_are_only_measured(caplog):
+    data = table(sentence1=["a", "b", "c"], sentence2=["x", "y", "c"], score=["0.5", 4, 5.0])
+    with caplog.at_level(logging.INFO):
+        format = Pairs()
+        content = read(format, train=data, validation=data)
+    assert format.planned == "scores"
+    assert (
+        "columns of items.csv taken by their usual names: "
+        "anchor='sentence1', positive='sentence2', score='score'" in caplog.messages
+    )
+    assert "2 pairs are of one text with itself, and teach nothing" in caplog.messages
+    assert known(content, "train") == {("a", "x", 0.5), ("b", "y", 4.0)}
+    pairs = content.pairs["train"]
+    assert pairs.targets.tolist() == [0.5, 4.0, 5.0]
+    assert text_of(content, int(pairs.candidates[2])) == "c" == text_of(content, int(pairs.anchors[2]))
+    assert not content.triplets
+
+
+def test_only_given_negatives_are_true():
+    data = table(a=["a", "b"], b=["x", "y"], score=[1, 0])
+    format = Pairs("a", "b", score="score", in_batch_negatives=False, symmetric=False)
+    content = read(format, train=data, validation=data)
+    relations, anchors = content.relations, content.splits["train"]
+    corpus = content.splits["train_corpus"]
+    assert relations.positive(anchors, corpus).tolist() == [[True, False], [False, False]]
+    assert relations.negative(anchors, corpus).tolist() == [[False, False], [False, True]]
+
+
+def test_contradictions_are_told_with_both_rows():
+    data = table(anchor=["a", "a", "x"], positive=["p", "q", "y"], negative=["n", "p", "z"])
+    with pytest.raises(DataError) as error:
+        read(Pairs("anchor", "positive", "negative"), train=data)
+    assert str(error.value) == (
+        "1 bad value (rows are counted from 1, without a header):\n"
+        "- items.csv: a pair that belongs together here and not in row 1, or the other way round in row 2. "
+        "Drop one of the two rows."
+    )
+    kept = read(Pairs("anchor", "positive", "negative"), skip=True, train=data, validation=data)
+    assert known(kept, "train") == {("a", "p", 1.0), ("a", "n", 0.0), ("x", "y", 1.0), ("x", "z", 0.0)}
+    scored = table(one=["a", "b"], two=["b", "a"], score=[1.0, 2.0])
+    with pytest.raises(DataError, match=r"'score': the pair of row 1 again, with another score in row 2"):
+        read(Pairs("one", "two", score="score"), train=scored, validation=scored)
+    # A question may be asked of its own answer: the other way round is another pair.
+    read(Pairs("one", "two", score="score", symmetric=False), train=scored, validation=scored)
+
+
+def test_every_bad_row_of_every_table_is_told():
+    train = table("train.csv", a=["x", "", "z"], b=["y", "y", "z"], n=["x", "n", "n"], s=["1", "high", None])
+    test = table("test.csv", a=["x"], b=[3], n=[["n", ""]], s=[float("inf")])
+    with pytest.raises(DataError) as error:
+        read(Pairs("a", "b", "n"), train=train, test=test)
+    assert str(error.value).splitlines() == [
+        "4 bad values (rows are counted from 1, without a header):",
+        "- train.csv, column 'a': empty text in row 2. Fill it in, or drop the row.",
+        "- train.csv, column 'n': the negative is the same text as the anchor in row 1. "
+        "Give another, or drop the row.",
+        "- test.csv, column 'b': an int instead of text in row 1. "
+        "Convert the column to strings, or name another.",
+        "- test.csv, column 'n': empty text among the negatives in row 1. Fill it in, or drop the row.",
+    ]
+    with pytest.raises(DataError) as error:
+        read(Pairs("a", "b", score="s"), train=train, test=test)
+    assert "'high' instead of a number in row 2. Give a finite number." in str(error.value)
+    assert "column 's': no number in row 3." in str(error.value)
+    assert "test.csv, column 's': inf in row 1. Give a finite number." in str(error.value)
+    with pytest.raises(DataError, match=r"no row of data\.test can be used: 4 bad values"):
+        read(Pairs("a", "b", "n"), skip=True, train=train, validation=train, test=test)
+
+
+def test_options_that_contradict_each_other():
+    with pytest.raises(
+        DataError, match=r"score='s' and negative='n' were both given"
+    ):
+        Pairs("a", "b", "n", score="s")
+    with pytest.raises(DataError, match=r"no column of anchors has a usual name; name it with anchor="):
+        read(Pairs(), train=table(left=["a"], right=["b"]))
+
+
+def test_validation_takes_whole_anchors():
+    anchors = [f"a{row // 3}" for row in range(60)]
+    data = table(anchor=anchors, positive=[f"p{row}" for row in range(60)])
+    content = read(Pairs(), share=0.25, train=data)
+    train, validation = set(texts(content, "train")), set(texts(content, "validation"))
+    assert len(validation) == 5
+    assert len(train) == 15
+    assert not train & validation
+    assert len(content.splits["validation_corpus"]) == 15
+    again = read(Pairs(), share=0.25, train=data)
+    assert set(texts(again, "validation")) == validation
+    assert set(texts(read(Pairs(), share=0.25, seed=1, train=data), "validation")) != validation
+
+
+def test_a_column_of_splits_and_items_to_encode():
+    data = table(a=["x", "y", "z"], b=["1", "2", "3"], part=["train", "test", "validation"])
+    content = read(Pairs("a", "b", split="part"), train=data, predict=table(text=["x", "x"]))
+    assert {name: texts(content, name) for name in ("train", "validation", "test", "predict")} == {
+        "train": ["x"], "validation": ["z"], "test": ["y"], "predict": ["x", "x"]
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"split='part' says that a column of data.train names the splits"):
+        read(Pairs("a", "b", split="part"), train=data, test=data)
+    alone = read(Pairs("a", "b"), predict=table(a=["only"]))
+    assert texts(alone, "predict") == ["only"]
+
+
+def test_many_pairs_are_read_in_seconds():
+    rows = 100_000
+    data = table(anchor=[f"a{row}" for row in range(rows)], positive=[f"p{row}" for row in range(rows)])
+    started = time.perf_counter()
+    content = read(Pairs(), train=data, validation=table(anchor=["a"], positive=["b"]))
+    assert len(content.items) == 2 * rows + 2
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.skipif(
+    "LIT_METRIC_DATA" not in os.environ, reason="LIT_METRIC_DATA does not name a folder of real data"
+)
+def test_real_triplets():
+    source = Path(os.environ["LIT_METRIC_DATA"]) / "sugarcrepe_pp" / "triplets.parquet"
+    format = Pairs("caption", "caption2", "negative", group="subset")
+    with pytest.raises(DataError, match=r"the negative is the same text as the anchor in rows 4515, 4521\."):
+        read(format, test=read_table(source))
+    triplets = read(format, skip=True, test=read_table(source)).triplets["test"]
+    assert Counter(triplets.groups) == {
+        "replace_att": 788,
+        "replace_obj": 1652,
+        "replace_rel": 1406,
+        "swap_att": 666,
+        "swap_obj": 243,
+    }
