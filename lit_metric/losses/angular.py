@@ -19,7 +19,7 @@ def angular(anchors: Tensor, candidates: Tensor, pairs: PairBlock, angle: float)
 
     Memory is ``[r, C]`` and not ``[r, P, C]``.
 
-    Source: Wang, Zhou, Wen, Liu and Lin, "Deep Metric Learning with Angular Loss", ICCV 2017, eq. 8.
+    Source: Wang, Zhou, Wen, Liu and Lin, "Deep Metric Learning with Angular Loss", ICCV 2017.
 
     Args:
         anchors: ``[r, d]``.
@@ -61,7 +61,7 @@ class AngularLoss(MetricLoss):
     Logs ``angular``.
 
     Args:
-        angle: α in degrees, above 0 and below 90; the source takes 36 to 55.
+        angle: α in degrees, above 0 and below 90: what the angle at the negative is to stay below.
         distance: ``cosine`` scales embeddings to unit length, as the source does, ``dot`` leaves them raw.
         block_rows: anchors compared with all candidates at a time.
 

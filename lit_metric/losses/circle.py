@@ -15,8 +15,7 @@ def circle(scores: Tensor, pairs: PairBlock, margin: float, scale: float) -> tup
     """``log(1 + Σ_n e^{γ α_n (s_n − m)} · Σ_p e^{−γ α_p (s_p − 1 + m)})`` with ``α_p = [1 + m − s_p]₊`` and
     ``α_n = [s_n + m]₊``, through which no gradient passes.
 
-    Source: Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR 2020, eq. 6
-    with section 3.3.
+    Source: Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR 2020.
 
     Args:
         scores: ``[r, C]`` cosines.

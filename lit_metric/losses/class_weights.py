@@ -17,7 +17,7 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     number.
 
     Source: Cui, Jia, Lin, Song and Belongie, "Class-Balanced Loss Based on Effective Number of Samples", CVPR
-    2019, eq. 5 and section 4.
+    2019.
 
     Args:
         class_counts: ``[classes]`` int64, the number n of training items; a class without any gets weight 1

@@ -66,7 +66,7 @@ class InfoNCELoss(TemperatureLoss):
             there, where they are pushed apart like negatives.
         hardness: β, at least 0: negatives weigh ``e^{β l}``, with a mean of 1 over an anchor's negatives, so
             that the more similar ones weigh more (Robinson et al., "Contrastive Learning with Hard Negative
-            Samples", ICLR 2021, eq. 4, without its debiasing); 0 weighs all alike.
+            Samples", ICLR 2021, without its debiasing); 0 weighs all alike.
         distance: of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.

@@ -18,7 +18,7 @@ def lifted_structure(
     ``[log Σ_p e^{d_p} + log Σ_n e^{m − d_n}]₊``.
 
     Source: Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification",
-    arXiv 1703.07737, section 2, "lifted embedding loss, generalised"; after Oh Song et al., "Deep Metric
+    arXiv 1703.07737, the generalised lifted embedding loss; after Oh Song et al., "Deep Metric
     Learning via Lifted Structured Feature Embedding", CVPR 2016. The temperature is ours: towards 0 the sums
     become the hardest pair each, and the loss that of batch-hard triplets.
 

@@ -20,7 +20,7 @@ class MatryoshkaLoss(CombinedLoss):
 
     Logs the loss at each number as ``dimN``, without its weight, and what it logs as ``dimN/PART``.
 
-    Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, eq. 1.
+    Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022.
 
     Args:
         loss: any.

@@ -15,7 +15,7 @@ def informative(scores: Tensor, pairs: PairBlock, epsilon: float) -> PairBlock:
     """The pairs that are in question: negatives more similar than the least similar positive less
     ``epsilon``, positives less similar than the most similar negative plus ``epsilon``.
 
-    Source: Wang et al. (see :func:`multi_similarity`), eq. 7 and 8.
+    Source: Wang et al. (see :func:`multi_similarity`), the mining step.
 
     Args:
         scores: ``[r, C]``; no gradient passes through the choice.
@@ -42,7 +42,7 @@ def multi_similarity(
     """``1/α · log(1 + Σ_p e^{−α(s_p − λ)})`` and ``1/β · log(1 + Σ_n e^{β(s_n − λ)})``.
 
     Source: Wang, Han, Huang, Dong and Scott, "Multi-Similarity Loss with General Pair Weighting for Deep
-    Metric Learning", CVPR 2019, eq. 15.
+    Metric Learning", CVPR 2019.
 
     Args:
         scores: ``[r, C]``.

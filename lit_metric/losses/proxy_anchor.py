@@ -16,7 +16,7 @@ def proxy_anchor(scores: Tensor, pairs: PairBlock, margin: float, scale: float) 
     """``log(1 + Σ_p e^{−α(s_p − δ)})`` over the items of a proxy's class, ``log(1 + Σ_n e^{α(s_n + δ)})``
     over those of the others.
 
-    Source: Kim, Kim, Cho and Kwak, "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, eq. 4.
+    Source: Kim, Kim, Cho and Kwak, "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020.
 
     Args:
         scores: ``[r, N]`` cosines of proxies and items.

@@ -22,7 +22,7 @@ def proxy_nca(logits: Tensor, pairs: PairBlock, denominator: Denominator = "all"
     """``−log( e^{l_own} / Σ e^l )``, the sum over ``all`` proxies or those of the ``others`` only.
 
     Source: ``others`` is Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies", ICCV
-    2017, eq. 6; ``all`` is Teh, DeVries and Taylor, "ProxyNCA++", ECCV 2020, eq. 6.
+    2017; ``all`` is Teh, DeVries and Taylor, "ProxyNCA++", ECCV 2020.
 
     Args:
         logits: ``[r, P]`` scores of anchors and proxies, divided by the temperature.

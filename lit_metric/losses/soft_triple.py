@@ -19,7 +19,7 @@ def soft_triple(
     class's centres, weighed by ``q = softmax(s / γ)``.
 
     Source: Qian, Shang, Sun, Hu, Li and Jin, "SoftTriple Loss: Deep Metric Learning Without Triplet
-    Sampling", ICCV 2019, eq. 6 and 7.
+    Sampling", ICCV 2019.
 
     Args:
         scores: ``[r, P]`` cosines of anchors and centres; those of a class follow each other.
@@ -49,7 +49,7 @@ def soft_triple(
 def spread(centres: Tensor) -> Tensor:
     """``Σ_{s<t} ‖w_s − w_t‖ / (C K (K − 1))`` of unit vectors ``[C, K, d]``; merged centres make it small.
 
-    Source: Qian et al. (see :func:`soft_triple`), eq. 8 and 9.
+    Source: Qian et al. (see :func:`soft_triple`), the regulariser.
 
     Example:
         >>> spread(torch.eye(2)[None]), 2 ** 0.5 / 2

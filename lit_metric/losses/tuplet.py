@@ -49,8 +49,7 @@ def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> T
 def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardness: float) -> Tensor:
     """:func:`log_sum_exp` in which each term is multiplied by ``e^{β s}`` besides, scaled to a mean of 1.
 
-    Source: Robinson, Chuang, Sra and Jegelka, "Contrastive Learning with Hard Negative Samples", ICLR 2021,
-    eq. 4.
+    Source: Robinson, Chuang, Sra and Jegelka, "Contrastive Learning with Hard Negative Samples", ICLR 2021.
 
     Args:
         scores: ``[r, C]``.

@@ -14,7 +14,7 @@ MARGIN, SCALE = 0.3, 16.0
 
 
 def naive(scores: Tensor, pairs: DensePairs, weight: Tensor, fixed: Tensor | None = None) -> Tensor:
-    """Eq. 6 anchor by anchor; the weights α are those of the scores ``fixed``."""
+    """The formula anchor by anchor; the weights α are those of the scores ``fixed``."""
     fixed = scores if fixed is None else fixed
     of_anchors = []
     for row, positives, negatives in rows_of(pairs):

@@ -17,7 +17,7 @@ from tests.losses.cases import labelled_batch, random_weights
 @pytest.mark.parametrize("beta", [0.5, 0.9, 0.999])
 def test_the_geometric_series_of_the_source(beta: float) -> None:
     counts = [1, 3, 40]
-    numbers = [sum(beta**i for i in range(count)) for count in counts]  # eq. 4: E_n = 1 + β E_(n−1)
+    numbers = [sum(beta**i for i in range(count)) for count in counts]  # E_n = 1 + β E_(n−1)
     scale = 3 / sum(1 / number for number in numbers)
     expected = torch.tensor([scale / number for number in numbers])
     torch.testing.assert_close(effective_number_weights(torch.tensor(counts), beta), expected)

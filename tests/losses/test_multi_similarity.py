@@ -68,7 +68,7 @@ def test_an_anchor_without_a_positive_teaches_nothing_unlike_in_the_peer() -> No
 
 
 def test_weights_of_pairs_are_those_of_the_paper() -> None:
-    # Eq. 16 and 17: each pair's derivative, from the similarities alone.
+    # The source's weights: each pair's derivative, from the similarities alone.
     anchor = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     s = torch.tensor([0.7, 0.3, 0.6, 0.2], dtype=torch.float64)
     candidates = torch.zeros(4, 4, dtype=torch.float64)
