@@ -26,7 +26,8 @@ def place(own: Tensor, other: Tensor, clashes: PairSet, lengths: Tensor, capacit
     Args:
         own: ``[n]`` contents of the pairs' anchors.
         other: ``[n]`` contents of their candidates.
-        clashes: which contents must not meet as anchor and candidate of different pairs.
+        clashes: which contents must not meet as anchor and candidate of different pairs. Each pair is one of
+            them, so that pairs with equal candidates clash too.
         lengths: ``[batches]`` how many pairs are dealt to each batch; they sum to ``n``.
         capacity: how many fit into a batch.
 
@@ -102,7 +103,6 @@ class _Tables:
         result = torch.full((len(own),), -1)
         candidates, columns = other.unique(return_inverse=True)
         candidate_shut = self._shut(self.turned, candidates, self.own)
-        candidate_shut |= self._shut(_diagonal(candidates, self.clashes.size), candidates, self.other)
         # What has no place now never will: many pairs with few candidates end here.
         open_to = np.any(~candidate_shut & (room > 0), axis=1)
         hopeful = np.flatnonzero(open_to[columns.numpy()])
@@ -119,7 +119,6 @@ class _Tables:
             room[batch] -= 1
             anchor_shut[anchors_of[column], batch] = True
             candidate_shut[candidates_of[row], batch] = True
-            candidate_shut[column, batch] = True
         return result, candidates[torch.from_numpy(~open_to)]
 
     def _shut(self, pairs: PairSet, contents: Tensor, held: Sorted) -> npt.NDArray[np.bool_]:
@@ -129,10 +128,6 @@ class _Tables:
             found, where, _ = pairs.join(contents[rows], held)
             shut[rows[found], self.batch_of[where]] = True
         return shut.numpy()
-
-
-def _diagonal(contents: Tensor, size: int) -> PairSet:
-    return PairSet.of(contents, contents, size)
 
 
 def _rows(pairs: PairSet, rows: Tensor, columns: Tensor) -> list[IntArray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,8 +92,7 @@ class PairPlanner(BatchPlanner):
         rows = Ragged.from_lengths(anchors, torch.bincount(batch_of, minlength=batches))
         if not self.negatives:
             return Plan(rows, Ragged.from_lengths(candidates, rows.lengths))
-        shuffled = torch.from_numpy(random.random(len(given.given_negatives(anchors).values)))
-        of_batch, negatives = _negatives(batch_of, anchors, candidates, given, self.negatives, shuffled)
+        of_batch, negatives = _negatives(batch_of, anchors, given, self.negatives, random)
         of_batch, negatives = torch.cat([batch_of, of_batch]), torch.cat([candidates, negatives])
         order = of_batch.argsort(stable=True)
         return Plan(rows, Ragged.from_lengths(negatives[order], torch.bincount(of_batch, minlength=batches)))
@@ -180,12 +180,9 @@ def _distinct(batch_of: Tensor, ids: Tensor, batches: int, size: int) -> Ragged:
 
 
 def _negatives(
-    batch_of: Tensor, anchors: Tensor, candidates: Tensor, relations: PairRelations, count: int, lot: Tensor
+    batch_of: Tensor, anchors: Tensor, relations: PairRelations, count: int, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Given negatives of each anchor, at most ``count``, that no other anchor of its batch clashes with.
-
-    Args:
-        lot: a random number for each given negative of each anchor.
 
     Returns:
         Batches and ids ``[n]`` of the negatives; contents are distinct within a batch and its candidates.
@@ -193,18 +190,16 @@ def _negatives(
     given = relations.given_negatives(anchors)
     rows = given.segment_ids
     contents, size = relations.contents, relations.clashes.size
-    keys = batch_of[rows] * size + contents[given.values]
-    distinct, place_of = keys.unique(return_inverse=True)
-    clash = torch.isin(distinct, batch_of * size + contents[candidates])
-    for _, met in meetings(batch_of, contents[anchors], relations.clashes, distinct):
+    keys, place_of = (batch_of[rows] * size + contents[given.values]).unique(return_inverse=True)
+    # A content equal to another anchor's candidate clashes with that anchor.
+    clash = torch.zeros(len(keys), dtype=torch.bool)
+    for _, met in meetings(batch_of, contents[anchors], relations.clashes, keys):
         clash[met] = True
-    order = lot.argsort()
+    order = torch.from_numpy(random.permutation(len(rows)))
     order = order[~clash[place_of[order]]]
     order = order[rows[order].argsort(stable=True)]
-    order = order[
-        Ragged.from_lengths(order, torch.bincount(rows[order], minlength=len(anchors))).positions < count
-    ]
+    of_anchors = Ragged.from_lengths(order, torch.bincount(rows[order], minlength=len(anchors)))
+    order = order[of_anchors.positions < count]
     # What two anchors share is there for both.
-    taken, first = keys[order].sort(stable=True)
-    order = order[first[torch.cat([torch.ones_like(taken[:1], dtype=torch.bool), taken[1:] != taken[:-1]])]]
+    order = order[np.unique(place_of[order].numpy(), return_index=True)[1]]
     return batch_of[rows[order]], given.values[order]
