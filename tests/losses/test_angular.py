@@ -49,7 +49,7 @@ def test_pytorch_metric_learning() -> None:
 
 
 def test_the_exponent_is_the_angle_s_condition() -> None:
-    # The source's bound on unit vectors: ‖a − p‖² − 4 tan²α ‖n − (a + p)/2‖², without what doesn't depend on n.
+    # The source's bound on unit vectors, ‖a − p‖² − 4 tan²α ‖n − (a + p)/2‖², without what doesn't contain n.
     generator = torch.Generator().manual_seed(0)
     a, p, n = torch.nn.functional.normalize(torch.randn(3, 5, generator=generator, dtype=torch.float64))
     same = torch.tensor([[True, False]])
