@@ -47,7 +47,22 @@ def assert_answers(relations: Relations, positive: Ask, excluded: Ask, seed: int
     assert relations.positives(nothing, candidates).tolist() == []
     assert relations.positives(anchors, nothing).tolist() == [[]] * 37
     assert relations.positive(anchors, nothing).shape == relations.targets(anchors, nothing).shape == (37, 0)
+    if torch.cuda.is_available():
+        assert_alike_on_gpu(relations, anchors, candidates)
     return sum(map(sum, positives)), sum(map(sum, negatives))  # type: ignore[arg-type]
+
+
+def assert_alike_on_gpu(relations: Relations, anchors: Tensor, candidates: Tensor) -> None:
+    """A copy on the GPU says what the original says."""
+    moved, ids, others = relations.to("cuda"), anchors.cuda(), candidates.cuda()
+    for name in ("positive", "excluded", "negative"):
+        expected = getattr(relations, name)(anchors, candidates)
+        assert torch.equal(getattr(moved, name)(ids, others).cpu(), expected)
+        pairs = getattr(moved, f"{name}_pairs")(ids[:, None], others)
+        assert torch.equal(pairs.cpu(), expected)
+    assert moved.positives(ids, others).tolist() == relations.positives(anchors, candidates).tolist()
+    targets = moved.targets(ids, others).cpu()
+    torch.testing.assert_close(targets, relations.targets(anchors, candidates), equal_nan=True)
 
 
 def random_fingerprints(draw: random.Random, items: int) -> Tensor:
