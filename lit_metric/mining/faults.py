@@ -2,7 +2,7 @@
 
 Only the background worker arms them, from the environment variable ``LIT_METRIC_FAULT``::
 
-    LIT_METRIC_FAULT=POINT:ACTION:TIMES:FILE
+    LIT_METRIC_FAULT=POINT:ACTION:TIMES:FILE;POINT:...
 
 When the worker comes to ``POINT`` (``build``, ``encode``, ``search``, ``write``, ``publish`` or ``answer``)
 it does ``ACTION``: ``kill`` ends it by SIGKILL, ``raise`` raises ``OSError``, a number sleeps so many
@@ -19,23 +19,21 @@ from pathlib import Path
 
 VARIABLE = "LIT_METRIC_FAULT"
 
-_armed: tuple[str, str, int, Path] | None = None
+_armed: dict[str, tuple[str, int, Path]] = {}
 
 
 def arm() -> None:
     """Read the environment variable; without it nothing ever happens."""
-    global _armed
-    given = os.environ.get(VARIABLE)
-    if given:
+    for given in filter(None, os.environ.get(VARIABLE, "").split(";")):
         point, action, times, file = given.split(":", 3)
-        _armed = point, action, int(times), Path(file)
+        _armed[point] = action, int(times), Path(file)
 
 
 def reached(point: str) -> None:
     """Do what is armed for ``point``, if anything is."""
-    if _armed is None or _armed[0] != point:
+    if point not in _armed:
         return
-    _, action, times, file = _armed
+    action, times, file = _armed[point]
     if (file.stat().st_size if file.exists() else 0) >= times:
         return
     with file.open("a") as marks:

@@ -69,10 +69,10 @@ class Worker:
     """
 
     def __init__(self, task: Task, folder: Path) -> None:
+        faults.reached("build")
         # Not at the top of the file: it takes seconds, in which the parent is watched already.
         from lit_metric.encoders.base import from_spec
 
-        faults.reached("build")
         self.task = task
         self.folder = folder
         dtype = task.settings.dtype

@@ -1,0 +1,163 @@
+"""Fits whose negatives are mined by a process of its own; also to be started, and killed, as a process.
+
+python -m tests.background SMALL FOLDER '{"resume": "7.ckpt", "save": 7}'
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_metric import MetricDataModule, MetricLearner, Miner
+from lit_metric.callbacks.mining import MiningCallback, fingerprint
+from lit_metric.data import Batch
+from lit_metric.loggers import RunLogger
+from lit_metric.mining import NegativeTable
+from tests.small import Small, Watch, trainer
+
+EPOCH = 5
+"""Batches of an epoch, and of a refresh period."""
+DELAY = 3
+
+
+def version_at(batch: int) -> int:
+    """Which version a batch uses if every refresh does well: the second from batch 8 on, a third from 13."""
+    return 1 + max(0, (batch - DELAY) // EPOCH)
+
+
+class Tables(pl.Callback):
+    """Opens the tables as they come into use, and draws from them what each batch should have met."""
+
+    def __init__(self) -> None:
+        self.opened: dict[int, NegativeTable] = {}
+        self.versions: list[int] = []
+        self.drawn: list[list[int]] = []
+        self.weights: dict[int, str] = {}
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        data: MetricDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert data.miner is not None
+        assert data.tables is not None
+        epoch = trainer.current_epoch
+        number = epoch * EPOCH + batch_idx
+        if number % EPOCH == 0:
+            self.weights[number] = fingerprint(pl_module.encoder)
+            self.states[number] = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
+        version = mining.uses.at(number).version
+        if version not in self.opened:
+            self.opened[version] = NegativeTable.open(data.tables, version, data.corpus)
+        self.versions.append(version)
+        plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
+        drawn = data.miner.draw(
+            self.opened[version], batch.anchor_ids, data.relations, data.seed, epoch, batch_idx
+        )
+        self.drawn.append(sorted({*plan.candidates[batch_idx].tolist(), *drawn[drawn >= 0].tolist()}))
+
+
+@dataclass
+class Fit:
+    """What became of a fit."""
+
+    weights: str
+    learner: MetricLearner
+    data: MetricDataModule
+    watch: Watch
+    tables: Tables
+    folder: Path
+    mining: MiningCallback
+    checkpoints: list[Path] = field(default_factory=list)
+
+    @property
+    def negatives(self) -> Path:
+        return self.folder / "run" / "negatives"
+
+
+class Pause(pl.Callback):
+    """Says at which batch training is, and then waits a little, so that it can be killed there."""
+
+    def __init__(self, batch: int, folder: Path) -> None:
+        self.batch = batch
+        self.mark = folder / "paused"
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        if trainer.current_epoch * EPOCH + batch_idx == self.batch:
+            self.mark.touch()
+            time.sleep(60)
+
+
+def fit(small: Small, folder: Path, **options: Any) -> Fit:
+    """Three epochs with dropout.
+
+    Args:
+        small: the small world.
+        folder: of the run.
+        options: ``resume`` from this checkpoint, ``save`` after so many steps, ``pause`` at this batch,
+            ``workers``, ``epochs``, ``callbacks``, and what else is an argument of the miner.
+    """
+    resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
+    workers, epochs = options.pop("workers", 0), options.pop("epochs", 3)
+    callbacks: list[Any] = options.pop("callbacks", [])
+    places = options.pop("places", {})
+    miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, **options})
+    data = small.data(miner=miner, num_workers=workers, prefetch_factor=1)
+    learner, watch, tables, mining = small.learner(dropout=0.1), Watch(), Tables(), MiningCallback()
+    callbacks = [watch, tables, mining, *callbacks]
+    if save is not None:
+        saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}
+        callbacks.append(ModelCheckpoint(folder / "checkpoints", "{step}", **saving))
+    if pause is not None:
+        callbacks.append(Pause(pause, folder))
+    logger = RunLogger("run", str(folder))
+    run = trainer(folder, *callbacks, max_epochs=epochs, logger=logger, log_every_n_steps=1, **places)
+    run.fit(learner, data, ckpt_path=None if resume is None else folder / "checkpoints" / resume)
+    return Fit(fingerprint(learner), learner, data, watch, tables, folder, mining)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """sha256 of the files that make a table."""
+    names = ("anchors", "ids", "scores", "positives")
+    return {name: hashlib.sha256((folder / f"{name}.npy").read_bytes()).hexdigest() for name in names}
+
+
+def children(pid: int) -> set[int]:
+    """The living processes that descend from ``pid``."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if stat[0] != "Z":
+            parents[int(folder.name)] = int(stat[1])
+    found, before = {pid}, 0
+    while len(found) > before:
+        before = len(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {pid}
+
+
+def main() -> None:
+    """Fit, and write down with which weights it ended."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    root, folder, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    done = fit(Small(root), folder, **options)
+    (folder / "weights").write_text(done.weights)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

@@ -1,0 +1,229 @@
+"""Training goes on while another process mines: what batches meet, and what happens when that one fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from lit_metric.callbacks.mining import timetable
+from lit_metric.evaluation import encode_split
+from lit_metric.mining import Miner, NegativeTable, versions
+from lit_metric.mining.faults import VARIABLE
+from lit_metric.mining.supervisor import MiningFailed
+from tests.background import DELAY, EPOCH, Fit, children, contents, fit, version_at
+from tests.small import Small
+from tests.test_loggers import rows
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    return fit(small, tmp_path_factory.mktemp("undisturbed"))
+
+
+def arm(monkeypatch: pytest.MonkeyPatch, folder: Path, points: str, action: str, times: int = 1) -> list[str]:
+    """Have the worker fail at each of ``points``; names of files that tell how often it did."""
+    faults = [f"{point}:{action}:{times}:{folder / point}" for point in points.split()]
+    monkeypatch.setenv(VARIABLE, ";".join(faults))
+    return points.split()
+
+
+def logged(done: Fit, name: str) -> dict[int, float]:
+    return {int(row["step"]): float(row[name]) for row in rows(done.folder / "run") if name in row}
+
+
+def test_batches_switch_where_the_timetable_says_and_meet_that_table(undisturbed: Fit) -> None:
+    assert (
+        undisturbed.tables.versions
+        == [version_at(batch) for batch in range(15)]
+        == [1] * 8 + [2] * 5 + [3] * 2
+    )
+    assert [sorted(met) for met in undisturbed.watch.candidates] == undisturbed.tables.drawn
+    ids = [table.ids.tolist() for table in undisturbed.tables.opened.values()]
+    assert ids[0] != ids[1] != ids[2]
+
+
+def test_a_table_is_that_of_the_weights_when_they_were_copied(small: Small, undisturbed: Fit) -> None:
+    data, miner = undisturbed.data, undisturbed.data.miner
+    assert miner is not None
+    for version, step in ((2, 5), (3, 10)):
+        table = undisturbed.tables.opened[version]
+        assert (table.manifest["step"], table.manifest["epoch"]) == (step, step // EPOCH - 1)
+        assert table.manifest["weights"] == undisturbed.tables.weights[step]
+        learner = small.learner()
+        learner.load_state_dict(undisturbed.tables.states[step])
+        vectors, ids = (
+            torch.cat(parts)
+            for parts in zip(*encode_split(learner.encoder, data, data.splits["train"]), strict=True)
+        )
+        expected = miner.mine(vectors[ids.argsort()], ids.sort().values, data.relations, data.seed)
+        assert table.ids.tolist() == expected.ids.tolist()
+        assert table.scores.tolist() == expected.scores.tolist()
+
+
+def test_what_it_cost_is_logged(undisturbed: Fit) -> None:
+    assert logged(undisturbed, "mining/delay") == {8: DELAY, 13: DELAY}
+    assert logged(undisturbed, "mining/encoded") == {8: 1.0, 13: 1.0}
+    assert set(logged(undisturbed, "mining/snapshot_seconds")) == {5, 10, 15}
+    assert set(logged(undisturbed, "mining/stall_seconds")) == {8, 13}
+    assert list(logged(undisturbed, "mining/staleness").values()) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        3,
+        4,
+        5,
+        6,
+        7,
+        3,
+        4,
+    ]
+    tables = undisturbed.tables.opened
+    assert logged(undisturbed, "mining/overlap")[8] == pytest.approx(tables[2].overlap(tables[1]))
+    assert undisturbed.mining.background is not None
+    assert not (undisturbed.negatives / "worker").exists()
+    assert undisturbed.mining.background.supervisor is not None
+    assert undisturbed.mining.background.supervisor.process is None
+
+
+@pytest.mark.parametrize("points", ["encode write", "search publish"])
+def test_a_killed_worker_changes_nothing(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Fit, points: str
+) -> None:
+    marks = [tmp_path / point for point in arm(monkeypatch, tmp_path, points, "kill")]
+    done = fit(small, tmp_path)
+    assert [mark.read_text() for mark in marks] == [".", "."]
+    assert done.weights == undisturbed.weights
+    assert done.watch.candidates == undisturbed.watch.candidates
+    assert logged(done, "mining/restarts") == {8: 2.0, 13: 2.0}
+    assert logged(done, "mining/skipped") == {8: 0.0, 13: 0.0}
+    for use in done.mining.uses.uses:
+        step = NegativeTable.open(done.negatives, use.version).manifest["step"]
+        same = next(each for each in undisturbed.mining.uses.uses if each.taken == step)
+        theirs = undisturbed.negatives / f"v{same.version:06d}"
+        assert contents(done.negatives / f"v{use.version:06d}") == contents(theirs)
+
+
+def test_loader_workers_see_the_switch_at_the_same_batch(
+    small: Small, tmp_path: Path, undisturbed: Fit
+) -> None:
+    done = fit(small, tmp_path, workers=2, delay=4)
+    assert done.tables.versions == [1] * 9 + [2] * 5 + [3]
+    assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
+    assert done.watch.candidates[:8] == undisturbed.watch.candidates[:8]
+
+
+def test_a_worker_that_keeps_dying_costs_a_refresh(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arm(monkeypatch, tmp_path, "build", "kill", times=2)
+    with caplog.at_level(logging.WARNING):
+        done = fit(small, tmp_path, restarts=1)
+    assert (tmp_path / "build").read_text() == ".."
+    assert done.tables.versions == [1] * 13 + [2] * 2
+    assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
+    assert logged(done, "mining/skipped") == {8: 1.0, 13: 0.0}
+    assert "The refresh after batch 5 is skipped and the old table stays in use" in caplog.text
+    assert "the worker died 2 times, the last time by signal 9" in caplog.text
+    assert done.mining.state_dict()["background"]["skipped"][0]["batch"] == 5
+
+
+def test_a_full_disk_costs_a_refresh_without_restarts(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arm(monkeypatch, tmp_path, "write", "raise", times=9)
+    done = fit(small, tmp_path)
+    assert done.tables.versions == [1] * 15
+    assert "OSError: a fault at 'write'" in caplog.text
+    assert logged(done, "mining/restarts") == {8: 0.0, 13: 0.0}
+    assert versions(done.negatives) == [1]
+
+
+def test_a_strict_run_stops_and_leaves_no_process(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm(monkeypatch, tmp_path, "encode", "60")
+    with pytest.raises(MiningFailed, match=r"after batch 5: no table after 1 seconds of waiting"):
+        fit(small, tmp_path, strict=True, timeout=1.0)
+    assert not [pid for pid in children(os.getpid()) if b"lit_metric.mining.worker" in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_what_cannot_be_described_is_mined_inline(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd(Miner):
+        """Defined where no other process finds it."""
+
+    monkeypatch.setattr("tests.background.Miner", Odd)
+    done = fit(small, tmp_path)
+    assert "Mining stops training each time (inline)" in caplog.text
+    assert "Odd can't be imported by another process" in caplog.text
+    assert done.tables.versions == [1] * 5 + [2] * 5 + [3] * 5
+
+
+def test_eager_switches_when_the_table_is_there(small: Small, tmp_path: Path) -> None:
+    class Slow(pl.Callback):
+        """Gives the worker time to finish before batch 8, and none before batch 6."""
+
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            mining = done_mining(trainer)
+            if trainer.global_step == 7:
+                mining.background.supervisor.look(60)
+                while not mining.background.supervisor.done(5):
+                    mining.background.supervisor.look(1)
+
+    done = fit(small, tmp_path, mode="eager", delay=None, callbacks=[Slow()], epochs=2)
+    switch = done.tables.versions.index(2)
+    assert 5 < switch <= 8
+    assert done.mining.uses.uses[-1] == (switch, 2, 5)
+    assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
+
+
+def done_mining(trainer: pl.Trainer) -> Any:
+    return next(each for each in trainer.callbacks if type(each).__name__ == "MiningCallback")
+
+
+def test_free_refresh_encodes_only_what_training_has_not(small: Small, tmp_path: Path) -> None:
+    done = fit(small, tmp_path, free_refresh=True)
+    met = {item for batch in range(5) for item in done.watch.candidates[batch] + done.watch.anchors[batch]}
+    items = len(done.data.splits["train"])
+    assert logged(done, "mining/encoded")[8] == pytest.approx(1 - len(met) / items)
+    later = {
+        item for batch in range(5, 10) for item in done.watch.candidates[batch] + done.watch.anchors[batch]
+    }
+    assert logged(done, "mining/encoded")[13] == pytest.approx(1 - len(later) / items)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ahead", "message"),
+    [
+        ({"delay": 5}, 5, "delay=5 must be more than the 5 batches"),
+        ({"delay": 101}, 5, "delay=101 must be at most a refresh period, which is 100 batches"),
+        ({"refresh": 4}, 5, "a refresh every 4 batches is too often for a loader that runs 5 ahead"),
+        ({"delay": 50, "max_staleness": 148}, 5, "max_staleness=148 can't be kept.* is 149 batches old"),
+    ],
+)
+def test_a_timetable_that_cannot_be_kept_is_refused(
+    arguments: dict[str, Any], ahead: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        timetable(Miner(mode="scheduled", **arguments), per_epoch=100, ahead=ahead)
