@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 from lit_metric.batching import (
     BatchPlanner,
     ChunkDataset,
+    DataSet,
+    MixturePlanner,
     PairPlanner,
     PKPlanner,
     PlanDataset,
@@ -26,13 +28,13 @@ from lit_metric.batching import (
     resume_epoch,
     resume_position,
 )
+from lit_metric.batching.data_set import Source
+from lit_metric.batching.mixture import Strategy
 from lit_metric.data import (
     Batch,
     Collator,
     Content,
     DataError,
-    GivenPairs,
-    GivenTriplets,
     Labels,
     Problems,
     Reading,
@@ -42,18 +44,18 @@ from lit_metric.data import (
     read_table,
     tokenize,
 )
-from lit_metric.data.checks import check, class_counts, say_what_is_cut
+from lit_metric.data.checks import check, say_what_is_cut
+from lit_metric.data.evaluated import Against, Evaluated
+from lit_metric.data.mixture import union
 from lit_metric.data.rejected import write_rejected
 from lit_metric.mining import Miner
 
 log = logging.getLogger(__name__)
 
 PLANNERS = {"classes": PKPlanner, "pairs": PairPlanner, "scores": ScoredPairPlanner}
-Against = Literal["self", "train", "both"]
-Source = str | list[str]
 
 
-class MetricDataModule(LightningDataModule):
+class MetricDataModule(Evaluated, LightningDataModule):
     """Items and what is known about them, the batches to train on, and the splits to evaluate.
 
     All items of all splits stand in one space of global ids. Tokenisation waits for ``setup``, as it needs
@@ -80,6 +82,10 @@ class MetricDataModule(LightningDataModule):
             (0, 1).
         planner: who meets whom in a batch; if None, 16 classes with 4 members each where items have labels,
             64 pairs where there are pairs.
+        mixture: several data sets by name, in place of the sources, ``supervision`` and ``planner``. Each
+            batch is of one of them; each is evaluated under its name.
+        strategy: of a mixture: batches in proportion to what the data sets have, in turn, or by weights; see
+            :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
         validate_against: validation items search each other (``"self"``), the training items (``"train"``),
             or the former for retrieval and the latter for classification (``"both"``).
@@ -111,6 +117,8 @@ class MetricDataModule(LightningDataModule):
         bad_rows: Literal["error", "skip"] = "error",
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
+        mixture: dict[str, DataSet] | None = None,
+        strategy: Strategy = "proportional",
         miner: Miner | None = None,
         validate_against: Against = "self",
         test_against: Against = "both",
@@ -120,7 +128,7 @@ class MetricDataModule(LightningDataModule):
         cache_dir: str | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
+        LightningDataModule.__init__(self)
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must be between 0 and 1, not {validation_share}")
         if bad_rows not in ("error", "skip"):
@@ -143,6 +151,13 @@ class MetricDataModule(LightningDataModule):
                 told = ", ".join(f"data.{name}" for name, value in short.items() if value)
                 raise DataError(f"{told} and data.supervision were both given; name columns in the latter")
             supervision = Labels(**short)
+        if mixture and (planner or supervision or any(self.sources.values())):
+            raise DataError(
+                "data.mixture names several data sets, so name sources, columns and planners there, and none "
+                "beside it"
+            )
+        self.mixture = mixture or {}
+        self.strategy: Strategy = strategy
         self.supervision = supervision
         self.problems = Problems(skip=bad_rows == "skip")
         self.validation_share = validation_share
@@ -154,7 +169,6 @@ class MetricDataModule(LightningDataModule):
         self.max_tokens = max_tokens
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
-        self.splits: dict[str, Tensor] = {}
         self.tables: Path | None = None
         self.version_for: Callable[[int, int], int] = _no_table
 
@@ -166,58 +180,45 @@ class MetricDataModule(LightningDataModule):
         """
         if self.splits:
             return
+        if self.mixture:
+            parts = {}
+            for name, part in self.mixture.items():
+                sources = {"train": part.train, "validation": part.validation, "test": part.test}
+                parts[name], part.supervision = self._read(sources, part.supervision)
+            content = union(parts)
+        else:
+            content, self.supervision = self._read(self.sources, self.supervision)
+        if len(self.problems):
+            log.warning("%d bad rows are left out", len(self.problems))
+        self.items, self.vocabulary, self.content = content.items, content.vocabulary, content
+
+    def _read(
+        self, sources: dict[str, Source | None], supervision: Supervision | None
+    ) -> tuple[Content, Supervision]:
+        """A data set and what its rows say."""
         tables = {
-            name: read_table(source, problems=self.problems)
-            for name, source in self.sources.items()
-            if source
+            name: read_table(source, problems=self.problems) for name, source in sources.items() if source
         }
         if not tables:
             raise DataError("no data: give data.train (and data.test), each a file, folder or hub id")
-        if self.supervision is None:
-            self.supervision = guessed(next(iter(tables.values())))
-        reading = Reading(self.problems, self.validation_share, self.seed)
-        self._take(self.supervision.read(tables, reading))
-        check(self.content, self.against["validation"] != "train", self.supervision.planned)
-        if len(self.problems):
-            log.warning("%d bad rows are left out", len(self.problems))
-
-    def _take(self, content: Content) -> None:
-        self.content = content
-        self.items, self.vocabulary = content.items, content.vocabulary
-        self.relations, self.splits = content.relations, content.splits
+        supervision = supervision or guessed(next(iter(tables.values())))
+        content = supervision.read(tables, Reading(self.problems, self.validation_share, self.seed))
+        check(content, self.against["validation"] != "train", supervision.planned)
+        return content, supervision
 
     @property
     def planner(self) -> BatchPlanner:
         """What was given, or what suits the supervision."""
         if self._planner is None:
             self.read()
-            assert self.supervision is not None
-            self._planner = PLANNERS[self.supervision.planned]()
+            if self.mixture:
+                parts = self.mixture.values()
+                weights = [part.weight for part in parts] if self.strategy == "weighted" else None
+                planners = [part.planner or _planner_for(part.supervision) for part in parts]
+                self._planner = MixturePlanner(planners, self.strategy, weights)
+            else:
+                self._planner = _planner_for(self.supervision)
         return self._planner
-
-    @property
-    def class_counts(self) -> Tensor:
-        """``[classes]`` int64, how many training items each class has; those of all items where nothing is
-        trained on.
-
-        Raises:
-            TypeError: when items have no labels.
-        """
-        return class_counts(self.relations, self.splits.get("train"))
-
-    @property
-    def corpus(self) -> str:
-        """Fingerprint of the training items and what is known of them, by which tables of negatives and
-        checkpoints are recognised."""
-        return self.content.digest("train")
-
-    def given_pairs(self, split: str) -> GivenPairs | None:
-        """The scored pairs of a split, to be measured as they stand."""
-        return self.content.pairs.get(split)
-
-    def given_triplets(self, split: str) -> GivenTriplets | None:
-        """The triplets of a split, to be measured as they stand."""
-        return self.content.triplets.get(split)
 
     def setup(self, stage: str) -> None:
         """Read the sources, and tokenise with the tokenizer of the trainer's module."""
@@ -321,20 +322,6 @@ class MetricDataModule(LightningDataModule):
         """The items of :attr:`predict_split`."""
         return self.encoding_loader(self.predict_split)
 
-    def roles(self, split: str) -> dict[str, str]:
-        """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is
-        one.
-
-        Raises:
-            DataError: when there is no such split.
-        """
-        if split not in self.splits:
-            raise DataError(f"there is no {split} split: give data.{split}")
-        if corpus := self.content.corpus_of(split):
-            return {"queries": split, "corpus": corpus}
-        searched = {"corpus": "train"} if self.against[split] != "self" and "train" in self.splits else {}
-        return {"queries": split, **searched}
-
     def encoding_loader(self, split: str) -> DataLoader[Batch]:
         """Batches that hold each item of a split once, for encoding."""
         return self.chunk_loader(self.splits[split])
@@ -349,6 +336,11 @@ class MetricDataModule(LightningDataModule):
     def texts_of(self, item: int) -> list[str]:
         """The texts of the item with a global id."""
         return [self.vocabulary.texts[text] for text in self.items.texts[item].tolist()]
+
+
+def _planner_for(supervision: Supervision | None) -> BatchPlanner:
+    assert supervision is not None
+    return PLANNERS[supervision.planned]()
 
 
 def _no_table(epoch: int, step: int) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_metric.data import Batch
+from lit_metric.data.evaluated import Evaluated
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, TripletMetrics
@@ -41,7 +43,7 @@ class Evaluation(nn.Module):
 
     def __init__(
         self,
-        data: MetricDataModule,
+        data: Evaluated,
         split: str,
         ks: tuple[int, ...] = (1, 5, 10),
         knn: tuple[int, ...] = (1, 10),
@@ -75,7 +77,7 @@ class Evaluation(nn.Module):
             columns = (triplets.anchors, triplets.positives, triplets.negatives)
             self.triplets = TripletMetrics(*columns, triplets.groups)
 
-    def update(self, embeddings: Tensor, ids: Tensor, role: Role) -> None:
+    def update(self, embeddings: Tensor, ids: Tensor, role: str) -> None:
         """Add ``embeddings [n, d]`` of the items ``ids [n]``."""
         if self.among_queries is not None and role == "queries":
             self.among_queries.update(embeddings, ids)
@@ -97,6 +99,42 @@ class Evaluation(nn.Module):
         if given and math.isnan(results["mrr"]):  # low scores only, say: there is nothing to retrieve
             results = {"effective_rank": results["effective_rank"]}
         return results | given
+
+
+class MixtureEvaluation(nn.Module):
+    """The evaluations of a split of several data sets; names of metrics are ``NAME/METRIC``.
+
+    Args:
+        data: of a mixture, after its ``setup``.
+        split: of those data sets that have it.
+        options: the other arguments of :class:`Evaluation`.
+    """
+
+    def __init__(self, data: Evaluated, split: str, **options: Any) -> None:
+        super().__init__()
+        parts = {name: part for name, part in data.parts.items() if split in part.splits}
+        sizes = [len(part.relations) for part in data.parts.values()]
+        starts = dict(zip(data.parts, accumulate(sizes, initial=0), strict=False))
+        self.starts = {name: starts[name] for name in parts}
+        self.parts = nn.ModuleDict({name: Evaluation(part, split, **options) for name, part in parts.items()})
+
+    def update(self, embeddings: Tensor, ids: Tensor, role: str) -> None:
+        """Add ``embeddings [n, d]`` of the items ``ids [n]`` as ``NAME/queries`` or ``NAME/corpus``."""
+        name, _, own = role.rpartition("/")
+        self.parts[name].update(embeddings, ids - self.starts[name], own)  # type: ignore[operator]
+
+    def compute(self) -> dict[str, float]:
+        """All values, over all processes; then start anew."""
+        return {
+            f"{name}/{metric}": value
+            for name, part in self.parts.items()
+            for metric, value in part.compute().items()  # type: ignore[operator]
+        }
+
+
+def evaluation_of(data: Evaluated, split: str, **options: Any) -> Evaluation | MixtureEvaluation:
+    """What is measured of a split, whether ``data`` is one data set or several."""
+    return (MixtureEvaluation if data.parts else Evaluation)(data, split, **options)
 
 
 def _finish(metrics: Metric | None) -> dict[str, float]:
@@ -133,7 +171,7 @@ def evaluate(
     encoder: Encoder,
     data: MetricDataModule,
     split: str,
-    evaluation: Evaluation,
+    evaluation: Evaluation | MixtureEvaluation,
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, float]:
@@ -141,5 +179,5 @@ def evaluate(
     evaluation.to(encoder.device)
     for role, name in data.roles(split).items():
         for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size):
-            evaluation.update(vectors, ids, role)  # type: ignore[arg-type]
+            evaluation.update(vectors, ids, role)
     return evaluation.compute()

@@ -1,5 +1,6 @@
 """Who meets whom: planners of batches, and the dataset and sampler that serve their plans."""
 
+from lit_metric.batching.data_set import DataSet
 from lit_metric.batching.evaluation import ChunkDataset, chunks
 from lit_metric.batching.loader import PlanDataset, PlanSampler, resume_epoch, resume_position
 from lit_metric.batching.mixture import MixturePlanner
@@ -13,6 +14,7 @@ from lit_metric.batching.stratified import StratifiedPlanner
 __all__ = [
     "BatchPlanner",
     "ChunkDataset",
+    "DataSet",
     "MixturePlanner",
     "NPairPlanner",
     "PKPlanner",

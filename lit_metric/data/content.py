@@ -46,6 +46,7 @@ class Content:
         pairs: scored pairs of a split, to be measured as they stand.
         triplets: likewise, of an anchor, a positive and a negative.
         facts: the judged pairs that ``relations`` were made of, if they were.
+        parts: the data sets of which this is a mixture, by name, each in ids of its own.
     """
 
     items: Items
@@ -55,6 +56,7 @@ class Content:
     pairs: dict[str, GivenPairs] = field(default_factory=dict)
     triplets: dict[str, GivenTriplets] = field(default_factory=dict)
     facts: Facts | None = None
+    parts: dict[str, Content] = field(default_factory=dict)
 
     def corpus_of(self, split: str) -> str | None:
         """The name of the split that holds what ``split`` is compared with, None if that is itself."""
@@ -62,6 +64,11 @@ class Content:
 
     def digest(self, split: str) -> str:
         """32 hexadecimal digits that differ when the items of a split do, or what is known of them."""
+        if self.parts:
+            own = [
+                f"{name} {part.digest(split)}" for name, part in self.parts.items() if split in part.splits
+            ]
+            return hashlib.sha256("\n".join(own).encode()).hexdigest()[:32]
         ids = self.splits[split]
         corpus = self.corpus_of(split)
         state = hashlib.sha256()

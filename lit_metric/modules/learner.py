@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
-from lit_metric.data import Batch, LabelRelations
+from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import Evaluation, Role, encode_batch
+from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, evaluation_of
 from lit_metric.losses import (
     Loss,
     RelationPairs,
@@ -23,6 +23,7 @@ from lit_metric.losses import (
     sum_over_ranks,
 )
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
+from lit_metric.modules.tasks import TaskLosses
 
 
 class MetricLearner(LightningModule):
@@ -33,7 +34,7 @@ class MetricLearner(LightningModule):
 
     Args:
         encoder: what is trained.
-        loss: between anchors and candidates.
+        loss: between anchors and candidates; for a mixture of data sets, one for all or one for each by name.
         lr: peak learning rate of AdamW.
         weight_decay: of matrices; vectors and biases have none.
         lr_scale: factors on ``lr`` by the name of a part, such as ``{"encoder.pooling": 20}``; see
@@ -51,7 +52,7 @@ class MetricLearner(LightningModule):
     def __init__(
         self,
         encoder: Encoder,
-        loss: Loss,
+        loss: Loss | dict[str, Loss],
         lr: float = 5e-5,
         weight_decay: float = 0.01,
         lr_scale: dict[str, float] | None = None,
@@ -67,7 +68,7 @@ class MetricLearner(LightningModule):
                 f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)"
             )
         self.encoder = encoder
-        self.loss = loss
+        self.loss: Loss | TaskLosses = TaskLosses(loss) if isinstance(loss, dict) else loss
         self.lr = lr
         self.weight_decay = weight_decay
         self.lr_scale = lr_scale or {}
@@ -76,7 +77,7 @@ class MetricLearner(LightningModule):
         self.ks = tuple(ks or (1, 5, 10))
         self.knn = tuple(knn or (1, 10))
         self.vote_temperature = vote_temperature
-        self._evaluation: Evaluation | None = None
+        self._evaluation: Evaluation | MixtureEvaluation | None = None
 
     @property
     def data(self) -> MetricDataModule:
@@ -104,14 +105,40 @@ class MetricLearner(LightningModule):
         Raises:
             TypeError: if the loss needs one class for each item and the data have none.
         """
-        self.relations = self.data.relations
-        if stage == "fit" and self.loss.needs_classes:
-            if not isinstance(self.relations, LabelRelations):
-                raise TypeError(
-                    f"{type(self.loss).__name__} needs one class for each item, and there are "
-                    f"{type(self.relations).__name__}; take a loss between pairs, such as InfoNCELoss"
-                )
-            self.loss.build(self.data.class_counts, self.encoder.dimension)
+        data = self.data
+        self.relations = data.relations
+        if isinstance(self.loss, TaskLosses):
+            self.loss.check(data.mixture)
+        if stage == "fit":
+            for task in range(max(1, len(data.mixture))):
+                self._build(task)
+
+    def _build(self, task: int) -> None:
+        """Let the loss of a data set know its classes, if it wants to."""
+        loss, relations = self._loss_of(task), self._relations_of(task)[0]
+        if not loss.needs_classes:
+            return
+        if not isinstance(relations, LabelRelations):
+            raise TypeError(
+                f"{type(loss).__name__} needs one class for each item, and there are "
+                f"{type(relations).__name__}; take a loss between pairs, such as InfoNCELoss"
+            )
+        if self.data.mixture and not isinstance(self.loss, TaskLosses):
+            raise TypeError(
+                f"{type(loss).__name__} learns the classes of one data set, and data.mixture has "
+                f"{len(self.data.mixture)}: give each its own loss"
+            )
+        part = [*self.data.parts.values()][task] if self.data.mixture else self.data
+        loss.build(part.class_counts, self.encoder.dimension)
+
+    def _loss_of(self, task: int) -> Loss:
+        return self.loss[[*self.data.mixture][task]] if isinstance(self.loss, TaskLosses) else self.loss
+
+    def _relations_of(self, task: int) -> tuple[Relations, int]:
+        """The relations of a data set, and the first of its ids."""
+        if isinstance(self.relations, UnionRelations):
+            return self.relations.parts[task], int(self.relations.offsets[task])
+        return self.relations, 0
 
     def on_fit_start(self) -> None:
         """Bring the relations to the device, and loaded modules out of evaluation mode."""
@@ -151,33 +178,40 @@ class MetricLearner(LightningModule):
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         pairs = RelationPairs(self.relations, batch.anchor_ids, gather_ids(batch.candidate_ids))
-        parts = self.loss(anchors, candidates, pairs, **self._classes(batch))
+        parts = self._loss_of(batch.task)(anchors, candidates, pairs, **self._classes(batch))
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
+        prefix = "train"
+        if names := [*self.data.mixture]:
+            prefix = f"train/{names[batch.task]}"
+            self.log(f"{prefix}/loss", loss.detach(), sync_dist=several, batch_size=1)
         self.log_dict(
-            {f"train/{name}": value for name, value in parts.items()}, sync_dist=several, batch_size=1
+            {f"{prefix}/{name}": value for name, value in parts.items()}, sync_dist=several, batch_size=1
         )
+        if isinstance(self.loss, TaskLosses):
+            rest = self.loss.untouched(names[batch.task])
+            loss = loss if rest is None else loss + rest
         texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
         return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
 
     def _classes(self, batch: Batch) -> dict[str, Tensor]:
         """What a loss that needs classes wants besides."""
-        if not (self.loss.needs_classes and isinstance(self.relations, LabelRelations)):
+        relations, start = self._relations_of(batch.task)
+        if not (self._loss_of(batch.task).needs_classes and isinstance(relations, LabelRelations)):
             return {}
-        return {"classes": self.relations.labels[batch.anchor_ids]}
+        return {"classes": relations.labels[batch.anchor_ids - start]}
 
     def _start_evaluation(self, split: str) -> None:
         self._evaluation = self.evaluation(split).to(self.device)
 
-    def evaluation(self, split: str) -> Evaluation:
+    def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
         """The metrics that this module takes of a split."""
-        return Evaluation(self.data, split, self.ks, self.knn, self.vote_temperature)
+        return evaluation_of(self.data, split, ks=self.ks, knn=self.knn, temperature=self.vote_temperature)
 
-    def _evaluate(self, batch: Batch, role: int) -> None:
+    def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
         assert self._evaluation is not None
-        roles: tuple[Role, Role] = ("queries", "corpus")
-        self._evaluation.update(*encode_batch(self.encoder, batch), roles[role])
+        self._evaluation.update(*encode_batch(self.encoder, batch), [*self.data.roles(split)][loader])
 
     def _finish_evaluation(self, prefix: str) -> None:
         assert self._evaluation is not None
@@ -195,7 +229,7 @@ class MetricLearner(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect the vectors of a batch."""
-        self._evaluate(batch, dataloader_idx)
+        self._evaluate(batch, "validation", dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Measure; logs ``val/NAME``."""
@@ -207,7 +241,7 @@ class MetricLearner(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect the vectors of a batch."""
-        self._evaluate(batch, dataloader_idx)
+        self._evaluate(batch, "test", dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Measure; logs ``test/NAME``."""

@@ -1,0 +1,31 @@
+"""One data set of several in a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lit_metric.batching.plan import BatchPlanner
+from lit_metric.data.formats import Supervision
+
+Source = str | list[str]
+
+
+@dataclass
+class DataSet:
+    """A data set of a mixture; see :class:`~lit_metric.MetricDataModule`.
+
+    Args:
+        train: file, pattern, list of them, saved data set or hub id.
+        validation: likewise; split off ``train`` if None.
+        test: likewise, or None.
+        supervision: what its rows say; guessed from the names of the columns if None.
+        planner: who meets whom in its batches; what suits the supervision if None.
+        weight: its share of the batches, relative to the others', above 0; with ``strategy: weighted``.
+    """
+
+    train: Source | None = None
+    validation: Source | None = None
+    test: Source | None = None
+    supervision: Supervision | None = None
+    planner: BatchPlanner | None = None
+    weight: float = 1.0

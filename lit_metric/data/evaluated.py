@@ -1,0 +1,98 @@
+"""What an evaluation asks of a data set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from lit_metric.data.checks import class_counts
+from lit_metric.data.content import Content
+from lit_metric.data.errors import DataError
+from lit_metric.data.given import GivenPairs, GivenTriplets
+from lit_metric.data.relations import Relations
+
+Against = Literal["self", "train", "both"]
+
+
+class Evaluated:
+    """A data set with the protocol of its evaluations.
+
+    Args:
+        content: what was read.
+        against: by split, what labelled items are compared with; see
+            :class:`~lit_metric.MetricDataModule`.
+    """
+
+    content: Content | None = None
+    against: dict[str, Against]
+
+    def __init__(self, content: Content, against: dict[str, Against]) -> None:
+        self.content = content
+        self.against = against
+
+    def _content(self) -> Content:
+        if self.content is None:
+            raise DataError("nothing has been read yet: call read() first")
+        return self.content
+
+    @property
+    def relations(self) -> Relations:
+        """What belongs together."""
+        return self._content().relations
+
+    @property
+    def splits(self) -> dict[str, Tensor]:
+        """Int64 ids by the name of the split; none before anything is read."""
+        return {} if self.content is None else self.content.splits
+
+    @property
+    def corpus(self) -> str:
+        """Fingerprint of the training items and what is known of them, by which tables of negatives and
+        checkpoints are recognised."""
+        return self._content().digest("train")
+
+    @property
+    def class_counts(self) -> Tensor:
+        """``[classes]`` int64, how many training items each class has; how many of all items where nothing is
+        trained on.
+
+        Raises:
+            TypeError: when items have no labels.
+        """
+        return class_counts(self.relations, self.splits.get("train"))
+
+    def given_pairs(self, split: str) -> GivenPairs | None:
+        """The scored pairs of a split, to be measured as they stand."""
+        return self._content().pairs.get(split)
+
+    def given_triplets(self, split: str) -> GivenTriplets | None:
+        """The triplets of a split, to be measured as they stand."""
+        return self._content().triplets.get(split)
+
+    def roles(self, split: str) -> dict[str, str]:
+        """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is
+        one. In a mixture, ``NAME/queries`` and ``NAME/corpus`` for each data set that has such a split.
+
+        Raises:
+            DataError: when there is no such split.
+        """
+        if split not in self.splits:
+            raise DataError(f"there is no {split} split: give data.{split}")
+        content = self._content()
+        if content.parts:
+            return {
+                f"{name}/{role}": f"{name}/{of_role}"
+                for name, part in content.parts.items()
+                if split in part.splits
+                for role, of_role in Evaluated(part, self.against).roles(split).items()
+            }
+        if corpus := content.corpus_of(split):
+            return {"queries": split, "corpus": corpus}
+        searched = {"corpus": "train"} if self.against[split] != "self" and "train" in self.splits else {}
+        return {"queries": split, **searched}
+
+    @property
+    def parts(self) -> dict[str, Evaluated]:
+        """The data sets of a mixture by name, each in ids of its own; none where there is one."""
+        return {name: Evaluated(part, self.against) for name, part in self._content().parts.items()}

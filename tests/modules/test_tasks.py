@@ -1,0 +1,141 @@
+"""Several data sets in one run: each batch is of one, with its loss; each is measured under its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_metric import MetricDataModule, MetricLearner, TextEncoder
+from lit_metric.batching import DataSet, PairPlanner, PKPlanner
+from lit_metric.data import DataError, Labels, Pairs
+from lit_metric.evaluation import Evaluation, evaluate
+from lit_metric.losses import InfoNCELoss, RelationPairs, TripletLoss
+from lit_metric.modules.tasks import TaskLosses
+from tests.small import Small, Watch, questions, trainer, write_csv
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def pairs_file(path: Path, count: int = 24) -> str:
+    """Two wordings of ``count`` questions."""
+    rows = [(f"{text} w5", f"{text} w9") for text, _ in questions(count, seed=5)]
+    return write_csv(path, rows, ("anchor", "positive"))
+
+
+def mixture(small: Small, folder: Path, **options: Any) -> MetricDataModule:
+    """Questions with an intent (5 batches) and pairs (3 batches)."""
+    sets = {
+        "intents": DataSet(small / "train.csv", test=small / "test.csv", planner=PKPlanner(4, 3)),
+        "pairs": DataSet(pairs_file(folder / "pairs.csv"), supervision=Pairs(), planner=PairPlanner(7)),
+    }
+    return MetricDataModule(
+        **{"mixture": sets, "validation_share": 0.2, "cache_dir": small / "cache", **options}
+    )
+
+
+class Logged(Watch):
+    """Keeps the data set of each batch, and the names that were logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[int] = []
+        self.values: dict[str, float] = {}
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.tasks.append(batch.task)
+        self.values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # What is logged under the name of the batch's data set is the loss of this very batch.
+        name = [*pl_module.data.mixture][batch.task]
+        assert float(trainer.callback_metrics[f"train/{name}/loss"]) == pytest.approx(
+            self.losses[-1], abs=1e-6
+        )
+
+
+def test_each_batch_has_the_loss_of_its_data_set(small: Small, tmp_path: Path) -> None:
+    data, watch = mixture(small, tmp_path), Logged()
+    encoder = TextEncoder(small / "backbone", dropout=0.0)
+    losses = {"intents": TripletLoss(), "pairs": InfoNCELoss(0.2, learnable=True)}
+    learner = MetricLearner(encoder, losses, lr=1e-3)
+    fit = trainer(tmp_path, watch, max_epochs=1)
+    fit.fit(learner, data)
+    assert sorted(watch.tasks) == [0] * 5 + [1] * 3
+    start = len(data.content.parts["intents"].items)
+    for task, anchors, met in zip(watch.tasks, watch.anchors, watch.candidates, strict=True):
+        assert {int(item >= start) for item in [*anchors, *met]} == {task}
+    # The first loss, from untrained weights, by the relations of that data set alone.
+    task, offset = watch.tasks[0], start * watch.tasks[0]
+    batch = data.collator(torch.tensor(watch.anchors[0]), torch.tensor(watch.candidates[0]), task)
+    vectors = TextEncoder(small / "backbone", dropout=0.0)(**batch.inputs)
+    part = [*data.parts.values()][task]
+    pairs = RelationPairs(part.relations, batch.anchor_ids - offset, batch.candidate_ids - offset)
+    loss = [TripletLoss(), InfoNCELoss(0.2)][task]
+    first = loss(vectors[batch.anchors], vectors[batch.candidates], pairs)["loss"]
+    assert float(first) == pytest.approx(watch.losses[0], abs=1e-5)
+
+
+def test_each_data_set_is_measured_under_its_name(small: Small, tmp_path: Path) -> None:
+    data = mixture(small, tmp_path)
+    learner = small.learner()
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(learner, data)
+    measured = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("val/")}
+    assert measured["val/pairs/recall@1"] >= 0
+    # Alone, the same items give the same.
+    alone = small.data()
+    alone.prepare(learner.encoder.tokenizer)
+    expected = evaluate(learner.encoder, alone, "validation", Evaluation(alone, "validation"))
+    for name, value in expected.items():
+        assert measured[f"val/intents/{name}"] == pytest.approx(value, abs=1e-5, nan_ok=True), name
+    tested = fit.test(learner, data, verbose=False)[0]
+    expected = evaluate(learner.encoder, alone, "test", Evaluation(alone, "test"))
+    assert {name for name in tested if "pairs" in name} == set()
+    for name, value in expected.items():
+        assert tested[f"test/intents/{name}"] == pytest.approx(value, abs=1e-5, nan_ok=True), name
+
+
+def test_losses_and_data_sets_must_agree(small: Small, tmp_path: Path) -> None:
+    learner = MetricLearner(
+        TextEncoder(small / "backbone"), {"intents": InfoNCELoss(), "other": InfoNCELoss()}
+    )
+    told = (
+        r"model.loss has losses for 'intents', 'other', but data.mixture has 'intents', 'pairs': "
+        "name one for each"
+    )
+    with pytest.raises(ValueError, match=told):
+        trainer(tmp_path).fit(learner, mixture(small, tmp_path))
+    with pytest.raises(ValueError, match=r"data.mixture has no data sets"):
+        trainer(tmp_path).fit(learner, small.data())
+    with pytest.raises(ValueError, match="an empty mapping"):
+        TaskLosses({})
+
+
+def test_parameters_of_other_losses_have_a_gradient_of_zero() -> None:
+    losses = TaskLosses({"a": InfoNCELoss(0.2, learnable=True), "b": InfoNCELoss(0.2, learnable=True)})
+    rest = losses.untouched("a")
+    assert rest is not None
+    rest.backward()
+    assert [float(p.grad) for p in losses["b"].parameters()] == [0.0]
+    assert [p.grad for p in losses["a"].parameters()] == [None]
+    assert TaskLosses({"a": TripletLoss(), "b": TripletLoss()}).untouched("a") is None
+
+
+def test_a_mixture_stands_alone(small: Small) -> None:
+    sets = {"one": DataSet(small / "train.csv")}
+    with pytest.raises(DataError, match=r"data\.mixture names several data sets, so name sources"):
+        MetricDataModule(mixture=sets, train=small / "train.csv")
+    with pytest.raises(DataError, match=r"data\.mixture names several data sets"):
+        MetricDataModule(mixture=sets, supervision=Labels())
+
+
+def test_shares_by_weights(small: Small, tmp_path: Path) -> None:
+    data = mixture(small, tmp_path, strategy="weighted")
+    data.mixture["pairs"].weight = 3.0
+    data.read()
+    plan = data.planner.plan(data.splits["train"], data.relations, 0, 0)
+    assert torch.bincount(plan.tasks).tolist() == [2, 6]
