@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_metric import cli
+from lit_metric.data import DataError
+from lit_metric.losses import TripletLoss
 from tests.end_to_end.command import ROOT, options, run
-from tests.small import Small, write_csv
+from tests.small import Small, trainer, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -147,6 +152,167 @@ def test_every_bad_row_is_told(small: Small, tmp_path: Path, capsys: pytest.Capt
     assert "2 bad values" in told
     assert "column 'text': empty text in row 2." in told
     assert "column 'label': no label in row 3." in told
+
+
+BAD = "bad value{s} (rows are counted from 1, without a header):"
+JUDGED = [
+    "--data.supervision=lit_metric.data.Judgements",
+    "--data.supervision.queries=queries.jsonl",
+    "--data.supervision.corpus=corpus.jsonl",
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "expected"),
+    [
+        (
+            ["text,label", "w5,a", "w6, w7,b", "w8,a"],
+            [],
+            ["{file}: 3 fields where the header has 2 in row 2. Quote fields that hold the separator."],
+        ),
+        (
+            [{"text": "w5", "label": "a"}, {"text": 5, "label": "a"}],
+            [],
+            [
+                "{file}, column 'text': an int instead of text in row 2. "
+                "Convert the column to strings, or name another."
+            ],
+        ),
+        (
+            [{"text": "w5", "label": "a"}, {"text": "w6", "label": 1}, {"text": "w7", "label": "b"}],
+            [],
+            [
+                "{file}, column 'label': a number where other rows have strings in row 2. "
+                "Give the column one type."
+            ],
+        ),
+        (
+            [{"text": "w5", "label": None}, {"text": "w6", "label": "a"}],
+            [],
+            ["{file}, column 'label': no label in row 1. Fill it in, or drop the row."],
+        ),
+        (
+            [{"tags": [], "label": "a"}, {"tags": ["w6", " "], "label": "a"}],
+            [],
+            [
+                "{file}, column 'tags': no tags in row 1. Fill them in, or drop the row.",
+                "{file}, column 'tags': empty text among the tags in row 2. Fill it in, or drop the row.",
+            ],
+        ),
+        (
+            [{"text": "w5", "label": "a"}, {"text": "w6" + chr(0xD800), "label": "a"}],
+            [],
+            ["{file}, column 'text': broken characters (not valid UTF-8) in row 2. Save the file as UTF-8."],
+        ),
+        (
+            [{"query": 1, "document": "d"}, {"query": 1, "document": "e"}],
+            JUDGED,
+            [
+                "corpus.jsonl, column 'id': the id 'd', which row 1 has already in row 2. "
+                "Give each row its own.",
+                "{file}, column 'document': 'e' is not in corpus.jsonl in row 2. "
+                "Add it there, or drop the row.",
+            ],
+        ),
+    ],
+)
+def test_bad_rows_are_told_with_file_column_row_and_remedy(
+    small: Small,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: list[Any],
+    more: list[str],
+    expected: list[str],
+) -> None:
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in content]
+    source = tmp_path / ("bad.csv" if isinstance(content[0], str) else "bad.jsonl")
+    source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "queries.jsonl").write_text('{"id": 1, "text": "w4"}\n')
+    (tmp_path / "corpus.jsonl").write_text('{"id": "d", "text": "w4"}\n{"id": "d", "text": "w5"}\n')
+    with pytest.raises(SystemExit) as stopped:
+        run(
+            tmp_path,
+            "fit",
+            f"--config={ROOT / 'configs' / 'banking77.yaml'}",
+            f"--data.train={source}",
+            f"--model.encoder.init_args.backbone={small / 'backbone'}",
+            "--trainer.accelerator=cpu",
+            *more,
+        )
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    count = BAD.format(s="s" * (len(expected) > 1))
+    assert told.endswith(
+        "\n".join(
+            [
+                f"lit-metric: DataError: {len(expected)} {count}",
+                *(f"- {line.format(file=source)}" for line in expected),
+                "",
+            ]
+        )
+    )
+
+
+def test_bad_rows_may_be_left_out_and_are_listed(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [("w5 w28", "a"), ("", "a"), ("w6 w29", ""), ("w7", "a"), ("w8", "b"), ("w9", "b")] + [
+        (f"w{10 + number}", "ab"[number % 2]) for number in range(8)
+    ]
+    source = write_csv(tmp_path / "bad.csv", rows)
+    with caplog.at_level(logging.INFO):
+        run(
+            tmp_path,
+            "fit",
+            f"--config={ROOT / 'configs' / 'banking77.yaml'}",
+            f"--data.train={source}",
+            "--data.bad_rows=skip",
+            f"--data.cache_dir={small / 'cache'}",
+            "--data.planner.init_args.classes=2",
+            f"--model.encoder.init_args.backbone={small / 'backbone'}",
+            "--trainer.accelerator=cpu",
+            "--trainer.max_epochs=1",
+        )
+    assert "2 bad rows are left out" in caplog.messages
+    assert "They are listed in runs/banking77/rejected.parquet" in caplog.messages
+    rejected = pq.read_table(tmp_path / "runs" / "banking77" / "rejected.parquet").to_pylist()
+    remedy = "Fill it in, or drop the row."
+    assert rejected == [
+        {"file": source, "row": 2, "column": "text", "problem": "empty text", "remedy": remedy},
+        {"file": source, "row": 3, "column": "label", "problem": "no label", "remedy": remedy},
+    ]
+    assert json.loads((tmp_path / "runs" / "banking77" / "metrics.json").read_text())["steps"] > 0
+
+
+def test_files_that_cannot_be_read(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
+    told = refused(small, tmp_path, capsys, data__train="torn.parquet")
+    assert told.startswith("DataError: torn.parquet is not a readable Parquet file: ")
+    source = write_csv(tmp_path / "each.csv", [("w5", "a"), ("w6", "b")])
+    assert refused(small, tmp_path, capsys, data__train=source) == (
+        "DataError: no class of the training items has two members (2 items, 2 classes), so nothing belongs "
+        "together; is data.label the right column?"
+    )
+
+
+def test_a_resume_with_other_data(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, learner = small.data(), small.learner(TripletLoss())
+    saving = ModelCheckpoint(tmp_path / "checkpoints", filename="one", save_top_k=-1)
+    fit = trainer(tmp_path, saving, max_epochs=1)
+    fit.fit(learner, data)
+    other = small.data(train=small / "test.csv", test=None)
+    other.read()
+    path = str(tmp_path / "checkpoints" / "one.ckpt")
+    with pytest.raises(DataError) as refusal:
+        trainer(tmp_path, max_epochs=2).fit(small.learner(TripletLoss()), other, ckpt_path=path)
+    assert str(refusal.value) == (
+        f"the checkpoint is of a run on other training data (fingerprint {data.corpus[:8]} there, "
+        f"{other.corpus[:8]} here): resume with the files and columns of that run, or start a new one "
+        "without ckpt_path"
+    )
+    # What was trained is free to be tested on anything.
+    fit.test(small.learner(TripletLoss()), small.data(train=None), ckpt_path=path, verbose=False)
 
 
 def test_debug_shows_where(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

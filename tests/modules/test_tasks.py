@@ -14,6 +14,7 @@ from lit_metric.data import DataError, Labels, Pairs
 from lit_metric.evaluation import Evaluation, evaluate
 from lit_metric.losses import InfoNCELoss, RelationPairs, TripletLoss
 from lit_metric.modules.tasks import TaskLosses
+from tests.end_to_end.command import logged, metrics, run
 from tests.small import Small, Watch, questions, trainer, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -139,3 +140,70 @@ def test_shares_by_weights(small: Small, tmp_path: Path) -> None:
     data.read()
     plan = data.planner.plan(data.splits["train"], data.relations, 0, 0)
     assert torch.bincount(plan.tasks).tolist() == [2, 6]
+
+
+MIXTURE = """
+seed_everything: 0
+model:
+  class_path: lit_metric.MetricLearner
+  init_args:
+    encoder:
+      class_path: lit_metric.TextEncoder
+      init_args: {{backbone: {backbone}, dropout: 0.0}}
+    loss:
+      intents:
+        class_path: lit_metric.losses.TripletLoss
+      pairs:
+        class_path: lit_metric.losses.InfoNCELoss
+        init_args: {{temperature: 0.2}}
+data:
+  class_path: lit_metric.MetricDataModule
+  init_args:
+    mixture:
+      intents:
+        train: {root}/train.csv
+        test: {root}/test.csv
+        planner:
+          class_path: lit_metric.batching.PKPlanner
+          init_args: {{classes: 4, per_class: 3}}
+      pairs:
+        train: {pairs}
+        supervision:
+          class_path: lit_metric.data.Pairs
+          init_args: {{anchor: anchor, positive: positive, symmetric: false}}
+    strategy: round_robin
+    validation_share: 0.2
+    cache_dir: {root}/cache
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  num_sanity_val_steps: 0
+  log_every_n_steps: 1
+  logger:
+    class_path: lit_metric.loggers.RunLogger
+    init_args: {{name: mixture}}
+  callbacks:
+    - class_path: lit_metric.callbacks.RunReport
+"""
+
+
+def test_a_mixture_from_yaml(small: Small, tmp_path: Path) -> None:
+    config = tmp_path / "mixture.yaml"
+    values = {"backbone": small / "backbone", "root": small.root, "pairs": pairs_file(tmp_path / "pairs.csv")}
+    config.write_text(MIXTURE.format(**values), encoding="utf-8")
+    run(tmp_path, "fit", f"--config={config}")
+    folder = tmp_path / "runs" / "mixture"
+    # Pairs make one batch of at most 64, so a round robin has one of each.
+    losses = logged(folder, "train/loss")
+    # Lightning repeats a value at later steps until there is a new one.
+    each = [set(logged(folder, f"train/{name}/loss").values()) for name in ("intents", "pairs")]
+    assert [len(values) for values in each] == [1, 1]
+    assert set(losses.values()) == set.union(*each)
+    assert set(logged(folder, "val/pairs/ndcg@10")) == set(logged(folder, "val/intents/map@r"))
+    report = metrics(folder)
+    assert report["split"] == "test"
+    assert {name.partition("/")[0] for name in report["after"]} == {"intents"}
+    again = tmp_path / "again"
+    again.mkdir()
+    run(again, "fit", f"--config={folder / 'config.yaml'}")
+    assert metrics(again / "runs" / "mixture")["after"] == report["after"]
