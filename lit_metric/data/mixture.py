@@ -23,7 +23,8 @@ def union(parts: Mapping[str, Content]) -> Content:
         parts: by name; all of texts or all of sets.
 
     Returns:
-        The whole. A split ``NAME/SPLIT`` for each split of a part, and the splits of all parts together.
+        The whole. A split ``NAME/SPLIT`` for each split of a part, and the splits of all parts together;
+        ``train_corpus``, if any part has one, holds what training items are compared with.
 
     Raises:
         DataError: when some items are texts and others are sets.
@@ -48,6 +49,9 @@ def union(parts: Mapping[str, Content]) -> Content:
     splits: dict[str, Tensor] = {}
     for (name, part), start in zip(parts.items(), relations.offsets.tolist(), strict=False):
         splits |= {f"{name}/{split}": ids + start for split, ids in part.splits.items()}
+    if any(part.corpus_of("train") for part in parts.values()):
+        mined = [f"{name}/{part.corpus_of('train') or 'train'}" for name, part in parts.items()]
+        splits["train_corpus"] = torch.cat([splits[name] for name in mined if name in splits])
     for split in SPLITS:
         own = [splits[f"{name}/{split}"] for name in parts if f"{name}/{split}" in splits]
         if own:

@@ -32,6 +32,9 @@ def test_items_keep_their_texts_roles_and_relations():
         *first.splits["train"].tolist(), *(second.splits["train"] + start).tolist()
     ]  # fmt: skip
     assert whole.splits["two/train_corpus"].tolist() == (second.splits["train_corpus"] + start).tolist()
+    assert whole.splits["train_corpus"].tolist() == [
+        *first.splits["train"].tolist(), *whole.splits["two/train_corpus"].tolist()
+    ]  # fmt: skip
     everything = torch.arange(len(whole.items))
     positive = whole.relations.positive(everything, everything)
     assert torch.equal(

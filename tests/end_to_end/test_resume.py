@@ -113,5 +113,10 @@ def test_a_table_of_other_items_is_not_used(
     fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
     learner = small.learner(InfoNCELoss(0.2, learnable=True))
     data = small.data(train=[small / "train.csv", small / "test.csv"], miner=Miner(candidates=5), test=None)
-    trainer(tmp_path, max_steps=8).fit(learner, data, ckpt_path=tmp_path / "checkpoints" / "7.ckpt")
+    data.read()
+    # Such a resume is refused by what the checkpoint says of its data; here it says nothing.
+    state = torch.load(tmp_path / "checkpoints" / "7.ckpt", weights_only=True)
+    assert state.pop("MetricDataModule")["corpus"] != data.corpus
+    torch.save(state, tmp_path / "other.ckpt")
+    trainer(tmp_path, max_steps=8).fit(learner, data, ckpt_path=tmp_path / "other.ckpt")
     assert "was mined for another corpus" in caplog.text

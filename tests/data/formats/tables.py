@@ -10,7 +10,7 @@ from lit_metric.data import Content, Problems, Reading, Supervision, Table
 from lit_metric.data.table import Part
 
 
-def table(name: str = "items.csv", **columns: list[Any]) -> Table:
+def table(name: str = "items.csv", /, **columns: list[Any]) -> Table:
     """A table in memory."""
     rows = len(next(iter(columns.values())))
     return Table([Part(name, rows, list(columns), columns.__getitem__)])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from typing import Any
+import os
+from pathlib import Path
 
 import pytest
 
-from lit_metric.data import DataError, Table, labelled_items
-from lit_metric.data.table import Part
-
-
-def table(**columns: list[Any]) -> Table:
-    rows = len(next(iter(columns.values())))
-    return Table([Part("items.csv", rows, list(columns), columns.__getitem__)])
+from lit_metric.data import DataError, Labels, labelled_items, read_table
+from tests.data.formats.tables import read, table, texts
 
 
 def test_named_columns_are_taken_as_they_are():
@@ -108,3 +105,140 @@ def test_missing_labels_by_permission_only():
     assert labelled_items(data, labelled=False).labels == [None, None, None]
     with pytest.raises(DataError, match="a float instead of a label in row 1"):
         labelled_items(table(text=["a"], label=[0.5]))
+
+
+def test_fields_give_each_text_its_role():
+    data = table(name=["A Film", "B", ""], cast=[["X", "Y"], [], ["Z"]], kinds=[["k"], ["k", "l"], ["l"]])
+    content = read(Labels(fields={"title": "name", "actor": "cast"}, labels="kinds"), test=data)
+    vocabulary = content.vocabulary
+    named = [
+        [(vocabulary.role_names[vocabulary.roles[text]], vocabulary.texts[text]) for text in row]
+        for row in content.items.texts.tolist()
+    ]
+    assert named == [
+        [("title", "A Film"), ("actor", "X"), ("actor", "Y")], [("title", "B")], [("actor", "Z")]
+    ]  # fmt: skip
+    relations, ids = content.relations, content.splits["test"]
+    assert relations.classes == ["k", "l"]
+    assert relations.positive(ids, ids).int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    strict = read(Labels(fields={"t": "name", "c": "cast"}, labels="kinds", overlap=0.6), test=data)
+    assert not strict.relations.positive(ids, ids).any()
+    empty = table(name=[None], cast=[[]], label=["x"])
+    with pytest.raises(DataError, match=r"column 'name \+ cast': no text in any in row 1\. Fill it in"):
+        read(Labels(fields={"t": "name", "c": "cast"}), test=empty)
+
+
+def test_several_labels_as_strings_and_guessed(caplog):
+    data = table(text=["a", "b"], genres=["x, y,x", "y"])
+    with pytest.raises(
+        DataError, match=r"a string instead of a list of labels in rows 1, 2\. .*labels_separator=','"
+    ):
+        read(Labels(), test=data)
+    with caplog.at_level(logging.INFO):
+        content = read(Labels(labels_separator=","), test=data)
+    assert content.relations.labels.tolist() == [[0, 1], [1]]
+    assert caplog.messages == [
+        "columns of items.csv taken by their usual names: text='text', labels='genres'"
+    ]
+
+
+def test_weights_belong_to_tags():
+    data = table(tags=["a,b,a", "c"], weights=["1,2,3", "0.5"], label=["x", "x"])
+    content = read(Labels(tags="tags", tag_separator=",", weights="weights"), test=data)
+    assert content.items.texts.tolist() == [[0, 1], [2]]
+    assert content.items.weights.tolist() == [3.0, 2.0, 0.5]
+    bad = table(tags=[["a"], ["a"], ["a"]], weights=[[1, 2], [0], ["x"]], label=["x"] * 3)
+    with pytest.raises(DataError) as error:
+        read(Labels(tags="tags", weights="weights"), test=bad)
+    assert str(error.value).splitlines()[1:] == [
+        "- items.csv, column 'weights': 0 among the weights in row 2. Weights are numbers above 0.",
+        "- items.csv, column 'weights': 'x' among the weights in row 3. Weights are numbers above 0.",
+        "- items.csv, column 'weights': 2 weights for 1 tags in row 1. "
+        "Give each tag its weight, in the same order.",
+    ]
+
+
+def test_items_without_a_label_are_refused_kept_or_left_out(caplog):
+    data = table(text=["a", "b", "c", "d"], label=["x", None, "x", ""])
+    with pytest.raises(DataError, match="no label in rows 2, 4"):
+        read(Labels(), test=data)
+    with caplog.at_level(logging.INFO, logger="lit_metric"):
+        left = read(Labels(text="text", label="label", unlabelled="ignore"), test=data)
+        kept = read(Labels(text="text", label="label", unlabelled="candidates"), test=data)
+    assert texts(left, "test") == ["a", "c"]
+    assert caplog.messages == [
+        "2 items of test have no label and are left out",
+        "2 items of test have no label: they are no positives of anything",
+    ]
+    ids = kept.splits["test"]
+    assert kept.relations.positive(ids, ids).int().tolist() == [
+        [0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]
+    ]  # fmt: skip
+    assert not kept.relations.negative(ids, ids)[:, [1, 3]].any()
+    several = table(text=["a", "b"], labels=[["x"], []])
+    assert texts(read(Labels(unlabelled="ignore"), test=several), "test") == ["a"]
+    with pytest.raises(DataError, match=r"no labels in row 2\. Fill them in, or drop the row"):
+        read(Labels(), test=several)
+
+
+def test_columns_of_mixed_types():
+    with pytest.raises(DataError, match=r"'label': a string where other rows have numbers in row 3"):
+        read(Labels(), test=table(text=["a", "b", "c"], label=[1, 2.0, "3"]))
+
+
+def test_texts_of_several_columns_are_joined():
+    data = table(title=["T", None, ""], body=["b", "c", None], label=["x"] * 3)
+    with pytest.raises(DataError, match=r"column 'title \+ body': empty text in row 3"):
+        read(Labels(text=["title", "body"]), test=data)
+    content = read(Labels(text=["title", "body"]), skip=True, test=data)
+    assert texts(content, "test") == ["T b", "c"]
+
+
+def test_every_script_survives(tmp_path):
+    strange = ["карта", "信用卡", "بطاقة", "💳👩‍👩‍👧", "a\0b", "e\u0301", "\ufeffx", "x" * 100_000]
+    path = tmp_path / "a.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text, "label": 1}, ensure_ascii=False) + "\n" for text in strange)
+    assert texts(read(Labels(), test=read_table(path)), "test") == strange
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"label": "a", "labels": "b"}, "label='a' and labels='b' were both given"),
+        ({"text": "a", "fields": {"t": "b"}}, r"text='a' and fields={'t': 'b'} were both given"),
+        ({"weights": "w"}, "weights='w' are those of tags; name the column of tags with tags="),
+        ({"overlap": 2.0}, r"overlap is a share of labels, in \[0, 1\], not 2.0"),
+        ({"unlabelled": "drop"}, "unlabelled must be 'error', 'candidates' or 'ignore', not 'drop'"),
+    ],
+)
+def test_options_that_make_no_sense(options, told):
+    with pytest.raises(ValueError, match=told):
+        Labels(**options)
+
+
+def test_each_row_goes_where_its_column_says():
+    data = table(text=["one", "two", "three"], label=["a", "b", "a"], part=["train", "test", "train"])
+    content = read(Labels(split="part"), train=data)
+    assert {name: texts(content, name) for name in ("test",)} == {"test": ["two"]}
+    assert sorted(texts(content, "train") + texts(content, "validation")) == ["one", "three"]
+    data = table(text=["one", "two"], label=["a", "b"], part=["train", "dev"])
+    with pytest.raises(DataError, match=r"'part': 'dev' in row 2\. Use one of 'train', 'validation'"):
+        read(Labels(split="part"), train=data)
+    with pytest.raises(DataError, match=r"split='part' says that a column of data\.train names the splits"):
+        read(Labels(split="part"), train=data, test=data)
+
+
+@pytest.mark.skipif(
+    "LIT_METRIC_DATA" not in os.environ, reason="LIT_METRIC_DATA does not name a folder of real data"
+)
+def test_real_films():
+    source = Path(os.environ["LIT_METRIC_DATA"]) / "movies" / "movies.parquet"
+    content = read(
+        Labels(fields={"title": "title", "cast": "cast"}, labels="genres"), test=read_table(source)
+    )
+    assert len(content.items) == 35_662
+    assert len(content.relations.classes) == 41
+    rows = read_table(source).column("cast")
+    # 562 films have no cast, so nothing but a title.
+    assert int((content.items.texts.lengths == 1).sum()) >= sum(not cast for cast in rows) == 562

@@ -125,9 +125,7 @@ def test_every_bad_row_of_every_table_is_told():
 
 
 def test_options_that_contradict_each_other():
-    with pytest.raises(
-        DataError, match=r"score='s' and negative='n' were both given"
-    ):
+    with pytest.raises(DataError, match=r"score='s' and negative='n' were both given"):
         Pairs("a", "b", "n", score="s")
     with pytest.raises(DataError, match=r"no column of anchors has a usual name; name it with anchor="):
         read(Pairs(), train=table(left=["a"], right=["b"]))
