@@ -43,6 +43,7 @@ class Tables(pl.Callback):
         self.opened: dict[int, NegativeTable] = {}
         self.versions: list[int] = []
         self.drawn: list[list[int]] = []
+        self.threads: list[int] = []
         self.weights: dict[int, str] = {}
         self.states: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -60,6 +61,7 @@ class Tables(pl.Callback):
         if version not in self.opened:
             self.opened[version] = NegativeTable.open(data.tables, version, data.corpus)
         self.versions.append(version)
+        self.threads.append(torch.get_num_threads())
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
         drawn = data.miner.draw(
             self.opened[version], batch.anchor_ids, data.relations, data.seed, epoch, batch_idx
@@ -114,7 +116,7 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, **options})
     data = small.data(miner=miner, num_workers=workers, prefetch_factor=1)
     learner, watch, tables, mining = small.learner(dropout=0.1), Watch(), Tables(), MiningCallback()
-    callbacks = [watch, tables, mining, *callbacks]
+    callbacks = [mining, watch, tables, *callbacks]
     if save is not None:
         saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}
         callbacks.append(ModelCheckpoint(folder / "checkpoints", "{step}", **saving))

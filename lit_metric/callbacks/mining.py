@@ -154,8 +154,10 @@ class MiningCallback(Callback):
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """End the worker, whatever else failed."""
+        """End the worker, whatever else failed, and remove what it leaves."""
         self._stop()
+        if self.background is not None:
+            self.background.clear()
 
     def _stop(self) -> None:
         if self.background is not None:

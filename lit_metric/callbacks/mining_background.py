@@ -21,7 +21,7 @@ from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.data.files import write_json
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.mining import Miner
-from lit_metric.mining.bank import Bank
+from lit_metric.mining.bank import Bank, files_of
 from lit_metric.mining.ranks import Ranks
 from lit_metric.mining.snapshot import Snapshot, SnapshotError, trained
 from lit_metric.mining.supervisor import MiningFailed, Supervisor
@@ -144,20 +144,24 @@ class Background:
             self._settle(self.pending[0], uses)
         pending = Pending(done, self.clock.switch(done), step, epoch)
         self.pending.append(pending)
+        self._copy(pending, uses)
+        if self.supervisor is not None:
+            self.report({"snapshot_seconds": time.perf_counter() - started})
+
+    def _copy(self, pending: Pending, uses: Uses) -> None:
         if self.bank is not None:
             self.ranks.meet()  # all have put into their banks what they had
         if self.supervisor is not None:
+            slot = self._slot(pending)
             try:
-                slot = self._slot(pending)
                 self.slots[slot].write(trained(self.encoder))
                 if self.bank is not None:
                     banks = [self._bank(f"rank{rank}") for rank in range(self.world_size)]
                     self._bank(f"slot{slot}").merge(banks)
             except OSError as error:
-                self.supervisor.fail(done, str(error))
+                self.supervisor.fail(pending.taken, str(error))
             else:
                 self._ask(pending, uses)
-            self.report({"snapshot_seconds": time.perf_counter() - started})
         if self.bank is not None:
             self.ranks.meet()  # none writes before they have been read
 
@@ -239,11 +243,12 @@ class Background:
         """What a checkpoint must say of the refreshes under way; keeps the files that they need."""
         bank: dict[str, str] = {}
         try:
-            for pending in self.pending if self.supervisor is not None else []:
-                if not pending.kept:
+            for pending in self.pending:
+                # What was copied a moment ago is in the checkpoint itself.
+                if self.supervisor is not None and pending.taken != done and not pending.kept:
                     pending.kept = self.kept.keep(f"{pending.taken:09d}", self._files(pending))
             if self.bank is not None:
-                bank = self.kept.keep(f"{done:09d}-rank{self.rank}", self.bank.files)
+                bank = self.kept.keep(f"{done:09d}-rank{self.rank}", list(self.bank.files))
         except OSError as error:
             log.warning("A run resumed from this checkpoint will skip a refresh: %s", error)
         return {
@@ -255,7 +260,7 @@ class Background:
     def _files(self, pending: Pending) -> list[Path]:
         """What the worker reads for a refresh."""
         slot = self._slot(pending)
-        bank = [] if self.bank is None else self._bank(f"slot{slot}").files
+        bank = () if self.bank is None else files_of(self.place / f"bank-slot{slot}")
         return [self.slots[slot].path, *bank]
 
     def resume(self, state: dict[str, Any], uses: Uses) -> None:
@@ -266,6 +271,9 @@ class Background:
         for each in state["pending"]:
             pending = Pending(**each)
             self.pending.append(pending)
+            if pending.taken == state["trained"]:
+                self._copy(pending, uses)
+                continue
             if self.supervisor is None:
                 continue
             try:
@@ -285,11 +293,15 @@ class Background:
             log.warning("Vectors of earlier steps can't be used, so the next refresh encodes more: %s", error)
             self.bank = self._bank(f"rank{self.rank}", fresh=True)
 
+    def clear(self) -> None:
+        """Remove what only the worker needed; tables and what checkpoints name stay."""
+        if self.supervisor is not None:
+            shutil.rmtree(self.place, ignore_errors=True)
+
     def stop(self) -> None:
-        """End the worker, and what goes with it; tables and what checkpoints name stay."""
+        """End the worker. A checkpoint can still be written."""
         if self.supervisor is not None:
             self.supervisor.stop()
-            shutil.rmtree(self.place, ignore_errors=True)
         if self._given_threads:
             torch.set_num_threads(self._own_threads)
 

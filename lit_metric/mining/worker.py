@@ -170,9 +170,9 @@ def serve(path: Path, answers: TextIO) -> None:
     threading.Thread(target=_watch, args=(settings.parent,), daemon=True).start()
     faults.arm()
     sys.path[:0] = [folder for folder in settings.path if folder not in sys.path]
-    _limit(settings.threads)
+    limited = _limit(settings.threads)
     worker = Worker(Task.read(path), path.parent)
-    _tell(answers, {"ready": os.getpid(), "threads": settings.threads})
+    _tell(answers, {"ready": os.getpid(), "threads": limited})
     for line in sys.stdin:
         job = Job(**json.loads(line))
         try:
@@ -196,14 +196,15 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _limit(threads: int) -> None:
+def _limit(threads: int) -> dict[str, int]:
+    """Keep to so many threads; what the libraries say of that."""
+    import faiss
+
     torch.set_num_threads(threads)
     with contextlib.suppress(RuntimeError):  # set already, by something that was imported
         torch.set_num_interop_threads(1)
-    with contextlib.suppress(ImportError):
-        import faiss
-
-        faiss.omp_set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    return {"torch": torch.get_num_threads(), "faiss": faiss.omp_get_max_threads()}
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def undisturbed(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    return fit(small, tmp_path_factory.mktemp("undisturbed"))
+    return fit(small, tmp_path_factory.mktemp("undisturbed"), save=5)
 
 
 def arm(monkeypatch: pytest.MonkeyPatch, folder: Path, points: str, action: str, times: int = 1) -> list[str]:
@@ -140,15 +141,40 @@ def test_a_worker_that_keeps_dying_costs_a_refresh(
     assert done.mining.state_dict()["background"]["skipped"][0]["batch"] == 5
 
 
+def test_staleness_is_bounded_by_mining_inline(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm(monkeypatch, tmp_path, "build", "kill", times=9)
+    done = fit(small, tmp_path, restarts=0, max_staleness=EPOCH + DELAY - 1)
+    assert done.tables.versions == [1] * 8 + [2] * 7
+    assert done.mining.uses.uses[-1].taken == 8
+    assert max(logged(done, "mining/staleness").values()) == EPOCH + DELAY - 1
+
+
+def test_inline_mining_every_few_batches(small: Small, tmp_path: Path) -> None:
+    done = fit(small, tmp_path, mode="inline", delay=None, refresh=4)
+    assert done.tables.versions == [1 + batch // 4 for batch in range(15)]
+    assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
+
+
 def test_a_full_disk_costs_a_refresh_without_restarts(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     arm(monkeypatch, tmp_path, "write", "raise", times=9)
-    done = fit(small, tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        done = fit(small, tmp_path, threads=2)
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
     assert done.tables.versions == [1] * 15
     assert "OSError: a fault at 'write'" in caplog.text
     assert logged(done, "mining/restarts") == {8: 0.0, 13: 0.0}
     assert versions(done.negatives) == [1]
+    # While the worker is at work, its threads are not training's.
+    assert done.tables.threads == [3] * 5 + [1] * 3 + [3] * 2 + [1] * 3 + [3] * 2
+    assert after == 3
 
 
 def test_a_strict_run_stops_and_leaves_no_process(
@@ -202,8 +228,10 @@ def done_mining(trainer: pl.Trainer) -> Any:
     return next(each for each in trainer.callbacks if type(each).__name__ == "MiningCallback")
 
 
-def test_free_refresh_encodes_only_what_training_has_not(small: Small, tmp_path: Path) -> None:
-    done = fit(small, tmp_path, free_refresh=True)
+def test_free_refresh_encodes_only_what_training_has_not_also_when_resumed(
+    small: Small, tmp_path: Path
+) -> None:
+    done = fit(small, tmp_path, free_refresh=True, save=6)
     met = {item for batch in range(5) for item in done.watch.candidates[batch] + done.watch.anchors[batch]}
     items = len(done.data.splits["train"])
     assert logged(done, "mining/encoded")[8] == pytest.approx(1 - len(met) / items)
@@ -211,6 +239,21 @@ def test_free_refresh_encodes_only_what_training_has_not(small: Small, tmp_path:
         item for batch in range(5, 10) for item in done.watch.candidates[batch] + done.watch.anchors[batch]
     }
     assert logged(done, "mining/encoded")[13] == pytest.approx(1 - len(later) / items)
+    # With the refresh after batch 5 under way.
+    rest = fit(small, tmp_path, free_refresh=True, resume="6.ckpt")
+    assert rest.watch.candidates == done.watch.candidates[6:]
+    assert rest.weights == done.weights
+    shares = logged(done, "mining/encoded")  # of both runs, one after the other
+    assert shares == pytest.approx({8: 1 - len(met) / items, 13: 1 - len(later) / items})
+
+
+def test_a_run_resumed_at_the_moment_of_a_copy_copies_again(
+    small: Small, tmp_path: Path, undisturbed: Fit
+) -> None:
+    assert not (undisturbed.negatives / "kept").exists()  # the checkpoint itself has the weights
+    rest = fit(small, shutil.copytree(undisturbed.folder, tmp_path / "copy"), resume="5.ckpt")
+    assert rest.watch.candidates == undisturbed.watch.candidates[5:]
+    assert rest.weights == undisturbed.weights
 
 
 @pytest.mark.parametrize(

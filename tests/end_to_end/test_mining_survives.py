@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
+import torch.distributed as dist
 
 from lit_metric.mining import NegativeTable, versions
 from lit_metric.mining.faults import VARIABLE
-from tests.background import children, fit
+from tests.background import children, fit, version_at
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
 from tests.end_to_end.command import ROOT
-from tests.small import Small, trainer
+from tests.small import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -50,9 +52,7 @@ def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resume
 ) -> None:
     whole = fit(small, tmp_path / "whole")
     # At batch 7, between the copy at 5 and the switch at 8, with the worker in the middle of its work.
-    process = start(
-        small, tmp_path, faults=f"search:60:1:{tmp_path / 'searching'}", save=1, pause=7
-    )
+    process = start(small, tmp_path, faults=f"search:60:1:{tmp_path / 'searching'}", save=1, pause=7)
     wait_for(lambda: (tmp_path / "paused").exists() and (tmp_path / "searching").exists())
     descendants = children(process.pid)
     assert descendants
@@ -67,6 +67,62 @@ def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resume
     assert rest.watch.candidates == whole.watch.candidates[7:]
     assert rest.weights == whole.weights
     NegativeTable.open(negatives, max(versions(negatives)), rest.data.corpus)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
+        yield pool
+
+
+class Slow(pl.Callback):
+    """Keeps one rank behind the other around each switch."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_rank == 1 and trainer.global_step % 5 in (1, 2, 3):
+            time.sleep(0.3)
+
+
+def shared_fit(root: Path, folder: Path, faults: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The fit of one of two ranks, of which the second is slow."""
+    ranks.quiet()
+    os.environ[VARIABLE] = faults
+    done = fit(Small(root), folder, places=ranks.places(2), callbacks=[Slow()], **options)
+    return {
+        "weights": done.weights,
+        "versions": done.tables.versions,
+        "met": done.watch.candidates,
+        "drawn": done.tables.drawn,
+        "restarts": 0 if dist.get_rank() else done.mining.background.supervisor.restarted,  # type: ignore[union-attr]
+        "skipped": [each["batch"] for each in done.mining.state_dict()["background"]["skipped"]],
+    }
+
+
+def check(shared: list[dict[str, Any]]) -> None:
+    """Both have the same weights, and met by shares what all their anchors drew."""
+    assert shared[0]["weights"] == shared[1]["weights"]
+    for batch in range(15):
+        met = shared[0]["met"][batch] + shared[1]["met"][batch]
+        assert sorted(met) == sorted({*shared[0]["drawn"][batch], *shared[1]["drawn"][batch]})
+
+
+def test_ranks_switch_at_the_same_batch_with_one_slow_and_the_worker_killed(
+    small: Small, tmp_path: Path, pool: RankPool
+) -> None:
+    faults = f"search:kill:1:{tmp_path / 'marks'}"
+    shared = pool.run(shared_fit, small.root, tmp_path, faults, {"free_refresh": True})
+    assert (tmp_path / "marks").read_text() == "."
+    assert [rank["versions"] for rank in shared] == [[version_at(batch) for batch in range(15)]] * 2
+    assert shared[0]["restarts"] == 1
+    check(shared)
+
+
+def test_ranks_skip_a_refresh_together(small: Small, tmp_path: Path, pool: RankPool) -> None:
+    faults = f"build:kill:1:{tmp_path / 'marks'}"
+    shared = pool.run(shared_fit, small.root, tmp_path, faults, {"restarts": 0})
+    assert [rank["versions"] for rank in shared] == [[1] * 13 + [2] * 2] * 2
+    assert [rank["skipped"] for rank in shared] == [[5], [5]]
+    check(shared)
 
 
 def _alive(pid: int) -> bool:
