@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lit_metric import MetricDataModule
-from lit_metric.data import DataError
+from lit_metric.batching import PairPlanner, PKPlanner, ScoredPairPlanner
+from lit_metric.data import DataError, Judgements, Labels, Pairs
 from lit_metric.encoders.tokenizer import TextTokenizer
 from tests.encoders.tokens import word_tokenizer
 from tests.small import Small, Watch, trainer, write_csv
@@ -213,3 +214,101 @@ def test_a_planner_says_how_long_an_epoch_is(small: Small, tmp_path: Path) -> No
     assert watch.epochs == [0] * 5 + [1] * 5
     plan = data.planner.plan(data.splits["train"], data.relations, data.seed, 1)
     assert watch.anchors[5:] == plan.anchors.tolist()
+
+
+def pairs_csv(path: Path, header: tuple[str, ...], *rows: tuple[Any, ...]) -> str:
+    return write_csv(path, [tuple(map(str, row)) for row in rows], header)
+
+
+def test_the_planner_follows_what_is_known(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alike = pairs_csv(
+        tmp_path / "alike.csv", ("anchor", "positive"), ("w5", "w6"), ("w7", "w8"), ("w9", "w4")
+    )
+    scored = pairs_csv(
+        tmp_path / "scored.csv", ("sentence1", "sentence2", "score"), ("w5", "w6", 1), ("w7", "w8", 0.5)
+    )
+    with caplog.at_level(logging.INFO):
+        assert type(read(train=small / "train.csv").planner) is PKPlanner
+        data = read(train=alike)
+    assert type(data.planner) is PairPlanner
+    assert f"{alike} is taken to hold pairs, alike: 'anchor', 'positive'" in caplog.messages
+    assert type(read(train=scored).planner) is ScoredPairPlanner
+    assert type(read(train=alike, planner=PairPlanner(2)).planner) is PairPlanner
+    assert data.roles("train") == {"queries": "train", "corpus": "train_corpus"}
+    assert data.roles("validation") == {"queries": "validation", "corpus": "validation_corpus"}
+    with pytest.raises(TypeError, match="PairRelations have no classes to count"):
+        _ = data.class_counts
+
+
+def test_given_pairs_and_triplets(tmp_path: Path) -> None:
+    rows = [("w5", "w6", "w7", "x"), ("w8", "w9", "w4", "y")]
+    source = pairs_csv(tmp_path / "t.csv", ("a", "p", "n", "kind"), *rows)
+    data = read(test=source, supervision=Pairs("a", "p", "n", group="kind"))
+    triplets = data.given_triplets("test")
+    assert triplets is not None
+    assert [data.texts_of(int(item))[0] for item in triplets.negatives] == ["w7", "w4"]
+    assert triplets.groups == ["x", "y"]
+    assert data.given_pairs("test") is None
+    assert data.given_triplets("validation") is None
+
+
+def test_pairs_without_any_positive(tmp_path: Path) -> None:
+    header = ("sentence1", "sentence2", "score")
+    source = pairs_csv(tmp_path / "s.csv", header, ("w5", "w6", 0), ("w7", "w8", 0))
+    judged = Judgements(
+        pairs_csv(tmp_path / "q.csv", ("id", "text"), (1, "w5"), (2, "w7")),
+        pairs_csv(tmp_path / "d.csv", ("id", "text"), ("a", "w6")),
+    )
+    qrels = pairs_csv(tmp_path / "r.csv", ("query", "document", "relevance"), (1, "a", 0), (2, "a", 0))
+    read(train=source)  # scores may be as low as they are
+    with pytest.raises(DataError, match=r"none of the 1 training anchors has a positive, .* positive_from"):
+        read(train=qrels, supervision=judged)
+
+
+def test_supervision_is_said_once(small: Small) -> None:
+    with pytest.raises(DataError, match=r"data\.label and data\.supervision were both given"):
+        MetricDataModule(train=small / "train.csv", label="label", supervision=Labels())
+    with pytest.raises(ValueError, match="bad_rows must be 'error' or 'skip', not 'drop'"):
+        MetricDataModule(bad_rows="drop")  # type: ignore[arg-type]
+
+
+def test_bad_rows_of_all_sources_are_told_together(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", [("w5", "a"), ("", "a"), ("w6", "a"), ("w7", "a")])
+    test = write_csv(tmp_path / "test.csv", [("w5", "a"), ("w6", "")])
+    with pytest.raises(
+        DataError, match=r"(?s)2 bad values.*train.csv, column 'text'.*test.csv, column 'label'"
+    ):
+        read(train=train, test=test)
+    data = read(train=train, test=test, bad_rows="skip")
+    assert {name: len(ids) for name, ids in data.splits.items()} == {"train": 2, "validation": 1, "test": 1}
+    assert len(data.problems) == 2
+
+
+def test_texts_that_are_cut_are_counted_once(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "w5 " * 30_000
+    rows = [(long, "a"), (long + "w6", "a"), ("w5 " * 62, "a"), ("w5 " * 61, "a"), ("w7", "a")]
+    data = read(train=write_csv(tmp_path / "long.csv", rows), cache_dir=str(tmp_path))
+    tokenizer = TextTokenizer(word_tokenizer(), max_length=64)
+    with caplog.at_level(logging.INFO):
+        data.prepare(tokenizer, progress=False)
+        data.prepare(tokenizer)
+    told = [line for line in caplog.messages if "max_length" in line]
+    assert told == ["3 of 5 texts have max_length=64 tokens or more, and are cut there"]
+    assert int(data.collator.tokens.lengths.max()) == 64
+
+
+def test_the_fingerprint_of_pairs_knows_texts_scores_and_documents(tmp_path: Path) -> None:
+    header = ("sentence1", "sentence2", "score")
+    first = [("w5", "w6", 1), ("w7", "w8", 0.5), ("w9", "w4", 1)]
+    each = [first, first, [*first[:2], ("w9", "w4", 0)], [*first[:2], ("w9", "w10", 1)]]
+    validation = pairs_csv(tmp_path / "v.csv", header, ("w5", "w6", 1))
+    digests = [
+        read(train=pairs_csv(tmp_path / f"{number}.csv", header, *rows), validation=validation).corpus
+        for number, rows in enumerate(each)
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
