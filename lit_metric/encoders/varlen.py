@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ except ImportError:
     varlen_attn = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+
+# PyTorch 2.13 wants to be told of grouped heads; 2.11 has no such argument, and groups them unasked.
+GROUPED = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 TOLERANCE = 0.02
 """Relative difference (Frobenius) from the padded kernel that half-precision rounding explains."""
@@ -71,6 +76,7 @@ def _call(heads: list[Tensor], mask: PackedMask, scaling: float | None) -> Tenso
     assert mask.band is not None
     query, key, value = (states.contiguous() for states in heads)
     layout = mask.layout
+    grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if GROUPED else {}
     mixed = varlen_attn(
         query,
         key,
@@ -81,7 +87,7 @@ def _call(heads: list[Tensor], mask: PackedMask, scaling: float | None) -> Tenso
         layout.longest,
         scale=scaling,
         window_size=mask.band,
-        enable_gqa=query.shape[1] != key.shape[1],
+        **grouped,
     )
     assert isinstance(mixed, Tensor)
     return mixed
