@@ -31,7 +31,7 @@ from lit_metric.data.formats.base import (
 from lit_metric.data.formats.columns import Columns, guess, named
 from lit_metric.data.readers import read_table
 from lit_metric.data.relations import PairRelations
-from lit_metric.data.table import Table
+from lit_metric.data.table import Table, listed
 
 QUERY_NAMES = ("query", "query-id", "query_id", "qid", "topic")
 DOCUMENT_NAMES = ("document", "corpus-id", "corpus_id", "document_id", "doc_id", "docid", "did", "passage_id")
@@ -161,9 +161,8 @@ class Judgements(Supervision):
         self.fold = fold
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
-        queries, documents = (
-            self._texts(read_table(source, problems=reading.problems), reading)
-            for source in (self.queries, self.corpus)
+        queries, documents = self._texts(
+            [read_table(source, problems=reading.problems) for source in (self.queries, self.corpus)], reading
         )
         judged = {
             name: self._check(table, queries, documents, reading)
@@ -192,11 +191,19 @@ class Judgements(Supervision):
             splits["predict"] = predicted(numbering, tables["predict"], text, DOCUMENT, reading.problems)
         return self._content(numbering, facts, splits)
 
-    def _texts(self, table: Table, reading: Reading) -> Texts:
-        text: str | list[str] | None = self.text
-        if isinstance(text, list):
-            text = [column for column in text if column in table.columns] or text
-        return Texts.read(table, self.id, text, self.text_separator, reading)
+    def _texts(self, tables: Sequence[Table], reading: Reading) -> list[Texts]:
+        """Queries and documents; of several columns of texts each takes those that it has."""
+        if not isinstance(self.text, list):
+            return [Texts.read(table, self.id, self.text, self.text_separator, reading) for table in tables]
+        for column in self.text:
+            if not any(column in table.columns for table in tables):
+                has = " and ".join(f"{table.name} has {listed(table.columns)}" for table in tables)
+                raise DataError(f"text={self.text!r}: there is no column {column!r}; {has}")
+        texts = []
+        for table in tables:
+            own = [column for column in self.text if column in table.columns] or self.text
+            texts.append(Texts.read(table, self.id, own, self.text_separator, reading))
+        return texts
 
     def _check(self, table: Table, queries: Texts, documents: Texts, reading: Reading) -> _Rows:
         columns = Columns(table, reading.problems)
@@ -243,9 +250,10 @@ class Judgements(Supervision):
         elif "train" in places and "validation" not in places:
             queries = [judged[name].queries[row] for name, row in places["train"]]
             chosen = held_out(queries, reading)
-            given = places["train"]
-            places["train"] = [each for each, id in zip(given, queries, strict=True) if id not in chosen]
-            places["validation"] = [each for each, id in zip(given, queries, strict=True) if id in chosen]
+            held = [each for each, id in zip(places["train"], queries, strict=True) if id in chosen]
+            if held:
+                places["validation"] = held
+                places["train"] = [each for each in places["train"] if each not in set(held)]
         return places
 
     def _split_of(self, id: str) -> str:

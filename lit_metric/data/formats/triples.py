@@ -121,6 +121,8 @@ class Triples(Supervision):
     def _hold_out(self, triples: dict[str, list[Triple]], reading: Reading) -> None:
         """Move some facts from training to validation."""
         chosen = held_out(triples["train"], reading)
+        if not chosen:
+            return
         triples["validation"] = [triple for triple in triples["train"] if triple in chosen]
         triples["train"] = [triple for triple in triples["train"] if triple not in chosen]
 

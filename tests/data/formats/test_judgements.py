@@ -92,7 +92,7 @@ def test_judged_twice(sources):
 def test_ids_that_occur_twice_or_are_missing(sources, tmp_path):
     sources["corpus"] = write(
         tmp_path / "twice.jsonl",
-        {"id": "d1", "text": "a"},
+        {"id": "d1", "title": "", "text": "a"},
         {"id": "d2", "text": "b"},
         {"id": "d1", "text": "c"},
         {"id": None, "text": "d"},
@@ -103,12 +103,31 @@ def test_ids_that_occur_twice_or_are_missing(sources, tmp_path):
     assert told.splitlines() == [
         "3 bad values (rows are counted from 1, without a header):",
         f"- {name}, column 'id': no id in row 4. Fill it in, or drop the row.",
-        f"- {name}, column 'text': empty text in row 5. Fill it in, or drop the row.",
+        f"- {name}, column 'title + text': empty text in row 5. Fill it in, or drop the row.",
         f"- {name}, column 'id': the id 'd1', which row 1 has already in row 3. Give each row its own.",
     ]
     content = read(Judgements(**sources), skip=True, test=table(query=[1, 1], document=["d1", "d5"]))
     assert texts(content, "corpus") == ["a", "b"]
     assert known(content, "test") == {("one", "a", 1.0)}
+
+
+def test_columns_of_texts_must_be_somewhere(sources):
+    with pytest.raises(DataError) as error:
+        read(Judgements(**sources, text=["titel", "text"]), train=table(**JUDGED))
+    assert str(error.value) == (
+        f"text=['titel', 'text']: there is no column 'titel'; {sources['queries']} has 'id', 'text' and "
+        f"{sources['corpus']} has 'id', 'title', 'text'"
+    )
+
+
+def test_a_share_of_the_queries_is_split_off_if_there_are_two(sources):
+    data = table(query=[1, 1, 2], document=["d1", "d2", "d1"])
+    content = read(Judgements(**sources, text=["title", "text"]), train=data)
+    assert sorted(texts(content, "train") + texts(content, "validation")) == ["one", "two"]
+    assert len(content.splits["validation"]) == 1
+    alone = read(Judgements(**sources, text=["title", "text"]), train=table(query=[1], document=["d1"]))
+    assert texts(alone, "train") == ["one"]
+    assert "validation" not in alone.splits
 
 
 def test_folds_part_the_queries_by_a_hash_of_their_id(tmp_path):

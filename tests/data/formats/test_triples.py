@@ -58,6 +58,13 @@ def test_known_answers_are_no_mistakes_when_asked_and_are_not_known_in_training(
     assert content.relations.negative(anchors, corpus).tolist() == [[True, False, True]]
 
 
+def test_some_facts_are_split_off_if_there_are_two(entities):
+    content = read(Triples(entities, text="definition", inverse=False), train=TEST)
+    assert (len(content.splits["train"]), len(content.splits["validation"])) == (1, 1)
+    assert not set(texts(content, "train")) & set(texts(content, "validation"))
+    assert "validation" not in read(Triples(entities, text="definition"), train=TRAIN).splits
+
+
 def test_unknown_entities_and_missing_columns(entities):
     broken = table("facts.csv", head=[1, 4], relation=["r", None], tail=[5, 2])
     with pytest.raises(DataError) as error:
