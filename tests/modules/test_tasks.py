@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from lit_metric.data import DataError, Labels, Pairs
 from lit_metric.evaluation import Evaluation, evaluate
 from lit_metric.losses import InfoNCELoss, RelationPairs, TripletLoss
 from lit_metric.modules.tasks import TaskLosses
+from tests.distributed import RankPool
 from tests.end_to_end.command import logged, metrics, run
-from tests.small import Small, Watch, questions, trainer, write_csv
+from tests.end_to_end.ranks import places, quiet
+from tests.small import Small, Watch, distance, questions, trainer, weights, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def pairs_file(path: Path, count: int = 24) -> str:
     """Two wordings of ``count`` questions."""
     rows = [(f"{text} w5", f"{text} w9") for text, _ in questions(count, seed=5)]
-    return write_csv(path, rows, ("anchor", "positive"))
+    return str(path) if path.exists() else write_csv(path, rows, ("anchor", "positive"))
 
 
 def mixture(small: Small, folder: Path, **options: Any) -> MetricDataModule:
@@ -140,6 +143,41 @@ def test_shares_by_weights(small: Small, tmp_path: Path) -> None:
     data.read()
     plan = data.planner.plan(data.splits["train"], data.relations, 0, 0)
     assert torch.bincount(plan.tasks).tolist() == [2, 6]
+
+
+def fit(root: Path, folder: Path, ranks: int) -> dict[str, Any]:
+    """Two epochs in float64, with a temperature to learn in each of the losses."""
+    quiet()
+    small = Small(root)
+    data = mixture(small, folder.parent)
+    losses = {name: InfoNCELoss(0.2, learnable=True) for name in ("intents", "pairs")}
+    learner = MetricLearner(TextEncoder(small / "backbone", dropout=0.0), losses, lr=1e-3).double()
+    run = trainer(folder, max_epochs=2, **places(ranks))
+    run.fit(learner, data)
+    metrics = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("val/")}
+    return {"weights": weights(learner), "metrics": metrics}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
+        yield pool
+
+
+def test_two_ranks_train_as_one(small: Small, tmp_path: Path, pool: RankPool) -> None:
+    pairs_file(tmp_path / "pairs.csv")
+    alone = fit(small.root, tmp_path / "alone", 1)
+    shared = pool.run(fit, small.root, tmp_path / "ranks", 2)
+    start = torch.tensor(0.2).log().abs()
+    for name in ("intents", "pairs"):
+        [learned] = [
+            value for key, value in alone["weights"].items() if key.startswith(f"loss.losses.{name}.")
+        ]
+        assert abs(float(learned.abs() - start)) > 1e-4
+    assert {name.split("/")[1] for name in alone["metrics"]} == {"intents", "pairs"}
+    for rank in shared:
+        assert distance(rank["weights"], alone["weights"]) < 1e-9
+        assert rank["metrics"] == pytest.approx(alone["metrics"], abs=1e-6, nan_ok=True)
 
 
 MIXTURE = """
