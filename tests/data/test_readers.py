@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_metric.data import DataError, labelled_items, read_table
+from lit_metric.data import DataError, Labels, Problems, Reading, labelled_items, read_table
 
 TEXTS = ["where is my card", 'he said "no", twice', "line\nbreak", "нуль\x00byte", "  padded "]
 LABELS = ["card", "refusal", "01", "NA", "card"]
@@ -175,6 +175,22 @@ def test_files_that_cannot_be_parsed_name_all_rows(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 this is none")
     with pytest.raises(DataError, match="not a readable Parquet file"):
         read_table(tmp_path / "a.parquet")
+
+
+def test_lines_that_cannot_be_parsed_may_be_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nfine,x\nmy card, please,y\ngood,z\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": \n')
+    problems = Problems(skip=True)
+    table = read_table([tmp_path / "a.csv", tmp_path / "b.jsonl"], problems=problems)
+    assert table.broken == {1, 4}
+    assert table.column("text") == ["fine", None, "good", "a", None]
+    content = Labels().read({"test": table}, Reading(problems))
+    assert content.vocabulary.texts == ["fine", "good", "a"]
+    assert [(Path(each["file"]).name, each["row"], each["column"]) for each in problems.rows()] == [
+        ("a.csv", 2, ""),
+        ("b.jsonl", 2, ""),
+    ]
+    assert problems.rows()[0]["problem"] == "3 fields where the header has 2"
 
 
 def test_bytes_that_are_no_utf8_are_reported_with_their_row(tmp_path):
