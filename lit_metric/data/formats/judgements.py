@@ -296,6 +296,6 @@ def fold_of(id: str, folds: int) -> int:
 
     Example:
         >>> [fold_of(str(number), 5) for number in range(1, 8)]
-        [0, 3, 4, 1, 3, 2, 1]
+        [3, 1, 3, 4, 3, 4, 0]
     """
     return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") % folds
