@@ -107,15 +107,17 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
         small: the small world.
         folder: of the run.
         options: ``resume`` from this checkpoint, ``save`` after so many steps, ``pause`` at this batch,
-            ``workers``, ``epochs``, ``callbacks``, and what else is an argument of the miner.
+            ``workers``, ``epochs``, ``callbacks``, ``places``, ``learner``, and what else is an argument of
+            the miner.
     """
     resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
     workers, epochs = options.pop("workers", 0), options.pop("epochs", 3)
     callbacks: list[Any] = options.pop("callbacks", [])
     places = options.pop("places", {})
+    learner = options.pop("learner", None) or small.learner(dropout=0.1)
     miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, **options})
     data = small.data(miner=miner, num_workers=workers, prefetch_factor=1)
-    learner, watch, tables, mining = small.learner(dropout=0.1), Watch(), Tables(), MiningCallback()
+    watch, tables, mining = Watch(), Tables(), MiningCallback()
     callbacks = [mining, watch, tables, *callbacks]
     if save is not None:
         saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}

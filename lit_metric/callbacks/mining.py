@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_metric.callbacks.mining_background import Background, describe
-from lit_metric.callbacks.mining_inline import mine_inline
+from lit_metric.callbacks.mining_inline import mine_inline, tokenizer_of
 from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
@@ -59,14 +59,16 @@ class MiningCallback(Callback):
         assert data.miner is not None
         data.tables = run_folder(trainer) / "negatives"
         per_epoch = _batches(trainer, data)
-        self.clock = timetable(data.miner, per_epoch, data.num_workers * data.prefetch_factor + 1)
+        ahead = data.num_workers * data.prefetch_factor + 1
+        inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
+        self.clock = timetable(data.miner, per_epoch, ahead, inline)
         try:
             for version in {use.version for use in self.uses.uses}:
-                NegativeTable.open(data.tables, version, data.corpus)
+                NegativeTable.open(data.tables, version, data.corpus, tokenizer=tokenizer_of(pl_module))
         except TableError as error:
             log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
             self.uses = Uses()
-        if data.miner.mode != "inline" and self.clock.period is not None:
+        if not inline and self.clock.period is not None:
             self.background = self._start(trainer, pl_module, data, data.miner)
         data.version_for = partial(self._version_for, trainer, pl_module, data)
 
@@ -77,10 +79,7 @@ class MiningCallback(Callback):
         try:
             task = describe(trainer, pl_module, data, data.tables)
         except TypeError as error:
-            if trainer.is_global_zero:
-                log.warning(
-                    "Mining stops training each time (inline), as a process can't be told how: %s", error
-                )
+            _say_inline(trainer, str(error))
             return None
         background = Background(
             task,
@@ -118,6 +117,12 @@ class MiningCallback(Callback):
             self.background.bring_up_to(batch, self.uses)
             if len(self.uses.uses) > before:
                 self._collect(trainer, data)
+            if self.background.impossible is not None:
+                _say_inline(trainer, self.background.impossible)
+                self._stop()
+                self.background.clear()
+                self.background = None
+                self._mine(trainer, pl_module, data, batch)
         limit = data.miner.max_staleness
         if limit is not None and batch - self.uses.at(batch).taken > limit:
             self._mine(trainer, pl_module, data, batch)
@@ -199,19 +204,25 @@ class MiningCallback(Callback):
         self.uses, self.trained = Uses(state_dict["uses"]), int(state_dict["trained"])
 
 
-def timetable(miner: Miner, per_epoch: int, ahead: int) -> Timetable:
+def _say_inline(trainer: Trainer, reason: str) -> None:
+    if trainer.is_global_zero:
+        log.warning("Mining stops training each time (inline), as a process can't be told how: %s", reason)
+
+
+def timetable(miner: Miner, per_epoch: int, ahead: int, inline: bool = False) -> Timetable:
     """When to refresh, by a miner's arguments.
 
     Args:
         miner: see there.
         per_epoch: batches of an epoch.
         ahead: batches that the loader runs ahead.
+        inline: whether training stops for each refresh.
 
     Raises:
         ValueError: if the arguments contradict each other, or the loader runs too far ahead.
     """
     period = period_of(miner.refresh, per_epoch)
-    if period is None or miner.mode == "inline":
+    if period is None or inline:
         return Timetable(per_epoch, period, 0)
     limit, delay = miner.max_staleness, miner.delay
     if miner.mode == "eager":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,10 +15,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_metric.callbacks.mining_inline import items_to_mine
+from lit_metric.callbacks.mining_inline import items_to_mine, tokenizer_of
 from lit_metric.callbacks.mining_kept import Kept
+from lit_metric.data import Collator
 from lit_metric.data.files import write_json
 from lit_metric.datamodule import MetricDataModule
+from lit_metric.encoders.packing import evaluating
 from lit_metric.mining import Miner
 from lit_metric.mining.bank import Bank, files_of
 from lit_metric.mining.ranks import Ranks
@@ -88,6 +89,8 @@ class Background:
         self.report = report
         self.pending: list[Pending] = []
         self.skipped: list[dict[str, Any]] = []
+        self.impossible: str | None = None
+        """Why the worker can't do what is asked for, once that is known on all ranks."""
         self.ranks = Ranks(miner.timeout)
         self.place = folder / "worker"
         self.kept = Kept(folder / "kept")
@@ -105,7 +108,7 @@ class Background:
     def _start(self, task: Task) -> None:
         started = 0
         try:
-            spec = task.write(self.place, self.encoder)
+            spec = task.write(self.place, self.encoder, _vectors(self.encoder, task))
             if self.miner.free_refresh:
                 for slot in range(SLOTS):
                     self._bank(f"slot{slot}", fresh=True)
@@ -194,7 +197,7 @@ class Background:
         Raises:
             MiningFailed: if a refresh is given up, and the miner is strict.
         """
-        while self.pending:
+        while self.pending and self.impossible is None:
             pending = self.pending[0]
             if pending.first > batch:
                 if self.miner.mode != "eager" or not self._known(pending):
@@ -215,7 +218,11 @@ class Background:
         started, answer = time.perf_counter(), {}
         if self.supervisor is not None:
             answer = self.supervisor.wait(pending.taken, self.miner.timeout)
-        version = self.ranks.agree(int(answer.get("version", 0)))
+        impossible = self.supervisor is not None and self.supervisor.impossible is not None
+        version = self.ranks.agree(-1 if impossible else int(answer.get("version", 0)))
+        if version < 0:
+            self.impossible = str(answer.get("error", "see what rank zero says"))
+            return
         stalled = time.perf_counter() - started
         if version:
             uses.add(Use(pending.first, version, pending.taken))
@@ -297,6 +304,7 @@ class Background:
         """Remove what only the worker needed; tables and what checkpoints name stay."""
         if self.supervisor is not None:
             shutil.rmtree(self.place, ignore_errors=True)
+        self.ranks.part()
 
     def stop(self) -> None:
         """End the worker. A checkpoint can still be written."""
@@ -304,6 +312,14 @@ class Background:
             self.supervisor.stop()
         if self._given_threads:
             torch.set_num_threads(self._own_threads)
+
+
+@torch.no_grad()
+def _vectors(encoder: Any, task: Task) -> Tensor:
+    """What the encoder makes of the items by which a copy of it is recognised."""
+    with evaluating(encoder):
+        batch = Collator(task.items, task.tokens)(task.probed, torch.empty(0, dtype=torch.int64))
+        return encoder(**batch.to(encoder.device).inputs)[batch.anchors.to(encoder.device)]
 
 
 def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, folder: Path) -> Task:
@@ -330,6 +346,7 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
         settings=Settings(
             tables=str(folder.resolve()),
             corpus=data.corpus,
+            tokenizer=tokenizer_of(pl_module),
             seed=data.seed,
             max_tokens=data.max_tokens,
             threads=miner.threads or max(1, torch.get_num_threads() // 2),
@@ -337,6 +354,5 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
             autocast=autocast,
             dtype=str(types.pop()).removeprefix("torch.") if len(types) == 1 else None,
             parent=os.getpid(),
-            path=[path for path in sys.path if path],
         ),
     )

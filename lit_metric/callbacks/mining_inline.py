@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -28,6 +29,12 @@ def items_to_mine(data: MetricDataModule) -> tuple[Tensor, Tensor | None, Tensor
     return torch.cat([anchors, data.splits[name]]).unique(), anchors, data.splits[name]
 
 
+def tokenizer_of(pl_module: LightningModule) -> str:
+    """32 hexadecimal digits that differ whenever the tokenizer does."""
+    encoder: Any = pl_module.encoder
+    return hashlib.sha256(encoder.tokenizer.fingerprint.encode()).hexdigest()[:32]
+
+
 def mine_inline(trainer: Trainer, pl_module: LightningModule, data: MetricDataModule) -> dict[str, Any]:
     """Encode by shares, mine on rank zero.
 
@@ -45,6 +52,7 @@ def mine_inline(trainer: Trainer, pl_module: LightningModule, data: MetricDataMo
         version = table.save(
             data.tables,
             corpus=data.corpus,
+            tokenizer=tokenizer_of(pl_module),
             weights=weights,
             step=trainer.global_step,
             epoch=trainer.current_epoch,

@@ -63,8 +63,8 @@ class WorkerProcess:
     def answer(self, timeout: float = 0.0) -> dict[str, Any] | None:
         """The next thing it said, None if it says nothing for ``timeout`` seconds.
 
-        ``{"job": …, "version": …, "report": …}``, ``{"job": …, "error": …}``, ``{"ready": …}``, or
-        ``{"died": exit status}``, the last one.
+        ``{"job": …, "version": …, "report": …}``, ``{"job": …, "error": …}``, ``{"ready": …}``,
+        ``{"impossible": why}``, or ``{"died": exit status}``, the last one.
         """
         try:
             answer = self.answers.get(timeout > 0, timeout if timeout > 0 else None)

@@ -33,17 +33,23 @@ class Supervisor:
         self.log = folder / "worker.log"
         self.restarts = restarts
         self.restarted = 0
+        self.impossible: str | None = None
+        """Why no worker can do what is asked for."""
         self._jobs: dict[int, Job] = {}
         self._results: dict[int, dict[str, Any]] = {}
-        self._deaths: dict[int, int] = {}
+        self._deaths: list[str] = []  # since it last did something
         self.process: WorkerProcess | None = self._start()
 
     def ask(self, job: Job) -> None:
         """Hand a refresh over."""
         self._jobs[job.number] = job
-        if self.process is None or self.process.gone:
-            self.process = self._start()
-        self.process.ask(job)
+        if self.impossible is not None:
+            return
+        if self.process is None:
+            # It died in idleness. That counts as well, or what becomes of a refresh would depend on time.
+            self._begin_anew()
+        else:
+            self.process.ask(job)
 
     def look(self, seconds: float = 0.0) -> None:
         """Take note of what the worker has said, or does within ``seconds``, and of its death."""
@@ -51,10 +57,14 @@ class Supervisor:
             answer = self.process.answer(seconds)
             if answer is None:
                 return
-            if "died" in answer:
+            if "impossible" in answer:
+                self.impossible = str(answer["impossible"])
+                self.stop()
+            elif "died" in answer:
                 self._mourn(int(answer["died"]))
             elif "job" in answer and answer["job"] in self._jobs:
                 del self._jobs[answer["job"]]
+                self._deaths = []
                 self._results[answer["job"]] = answer
             seconds = 0.0
 
@@ -76,33 +86,36 @@ class Supervisor:
         until = time.monotonic() + timeout
         self.look()
         while not self.done(number):
+            if self.impossible is not None:
+                self.fail(number, self.impossible)
+                break
             left = until - time.monotonic()
             if left <= 0:
                 self.fail(number, f"no table after {timeout:g} seconds of waiting")
+                self._deaths = []
                 self._begin_anew()
                 break
             self.look(left)
         return self._results.pop(number)
 
     def _mourn(self, status: int) -> None:
-        """Start the worker again for what it has not finished, unless the first of that has cost too many."""
-        self.process, words = None, self.process.last_words() if self.process else ""
-        if not self._jobs:
-            return
-        first = min(self._jobs)
-        self._deaths[first] = self._deaths.get(first, 0) + 1
-        reason = f"by signal {-status}" if status < 0 else f"with status {status}"
-        if self._deaths[first] > self.restarts:
-            times = f"{self._deaths[first]} times, the last time " if self.restarts else ""
-            self.fail(first, f"the worker died {times}{reason}: {words}; see {self.log}")
-        else:
-            log.warning("The mining worker died %s and is started again: %s", reason, words)
-            self.restarted += 1
-        self._begin_anew()
+        """Start the worker again if there is something to do."""
+        words = self.process.last_words() if self.process and status > 0 else ""
+        self.process = None
+        self._deaths.append(f"by signal {-status}" if status < 0 else f"with status {status}: {words}")
+        if self._jobs:
+            self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """A new worker for the jobs that are left."""
+        """A new worker for the jobs that are left, unless the first of them has cost too many."""
         self.stop()
+        if len(self._deaths) > self.restarts:
+            times = f"{len(self._deaths)} times, the last time " if self.restarts else ""
+            self.fail(min(self._jobs), f"the worker died {times}{self._deaths[-1]}; see {self.log}")
+            self._deaths = []
+        elif self._deaths:
+            log.warning("The mining worker died %s and is started again", self._deaths[-1])
+            self.restarted += 1
         if self._jobs:
             self.process = self._start()
             for job in self._jobs.values():

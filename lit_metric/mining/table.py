@@ -123,7 +123,9 @@ class NegativeTable:
             both, total = both + int(found.sum()), total + int((mine >= 0).sum())
         return both / total if total else float("nan")
 
-    def save(self, root: str | Path, *, corpus: str, weights: str, step: int, epoch: int) -> int:
+    def save(
+        self, root: str | Path, *, corpus: str, weights: str, step: int, epoch: int, tokenizer: str = ""
+    ) -> int:
         """Write the table as a new version under ``root`` and give its number.
 
         Args:
@@ -131,6 +133,7 @@ class NegativeTable:
             corpus: fingerprint of the items and their relations; :meth:`open` compares it.
             weights: hash of the encoder's weights that it was mined with.
             step, epoch: of training, when it was mined.
+            tokenizer: fingerprint of the tokenizer; :meth:`open` compares it.
 
         Raises:
             OSError: if the disk has no room for it.
@@ -149,14 +152,25 @@ class NegativeTable:
         faults.reached("write")
         files.write_json(folder / files.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
-        whence = {"corpus": corpus, "weights": weights, "report": self.report, "settings": self.settings}
+        whence = {
+            "corpus": corpus,
+            "tokenizer": tokenizer,
+            "weights": weights,
+            "report": self.report,
+            "settings": self.settings,
+        }
         faults.reached("publish")
         files.finish(folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **whence})
         return version
 
     @classmethod
     def open(
-        cls, root: str | Path, version: int, corpus: str | None = None, verify: bool = True
+        cls,
+        root: str | Path,
+        version: int,
+        corpus: str | None = None,
+        verify: bool = True,
+        tokenizer: str | None = None,
     ) -> NegativeTable:
         """Map a version into memory.
 
@@ -164,9 +178,10 @@ class NegativeTable:
             root, version: which.
             corpus: fingerprint that it must have been mined for; None accepts any.
             verify: compare the files with their sha256, which reads them once.
+            tokenizer: fingerprint that it must have been mined with; None accepts any.
 
         Raises:
-            TableError: if the version is not there, unfinished, damaged or of another corpus.
+            TableError: if the version is not there, unfinished, damaged, or of another corpus or tokenizer.
         """
         folder = files.folder_of(root, version)
         manifest = files.read_manifest(folder, [*(f"{name}.npy" for name in _TYPES), files.SAMPLE], verify)
@@ -180,6 +195,10 @@ class NegativeTable:
             raise TableError(f"{folder} says that it is version {told}: the folder was renamed or copied")
         if corpus is not None and of != corpus:
             raise TableError(f"{folder} was mined for another corpus ({of}, not {corpus}): mine it anew")
+        if tokenizer is not None and (used := manifest.get("tokenizer")) != tokenizer:
+            raise TableError(
+                f"{folder} was mined with another tokenizer ({used}, not {tokenizer}): mine it anew"
+            )
         anchors, ids, scores, positives = (
             files.read_array(folder, name, dtype, shapes[name]) for name, dtype in _TYPES.items()
         )

@@ -17,13 +17,16 @@ from lit_metric.data.files import write_json
 from lit_metric.mining.arrays import Arrays, build, check_importable, describe
 from lit_metric.mining.files import write_arrays
 from lit_metric.mining.miner import Miner
-from lit_metric.mining.snapshot import check_room, untouched
+from lit_metric.mining.snapshot import Snapshot, check_room, trained, untouched
 
 if TYPE_CHECKING:
     from lit_metric.encoders import Encoder
 
 SPEC = "spec.json"
 BASE = "untouched.safetensors"
+INITIAL = "initial.safetensors"
+PROBE = "probe"
+PROBED = 8
 FORMAT = 1
 
 
@@ -34,6 +37,7 @@ class Settings:
     Args:
         tables: folder of the versions of the table.
         corpus: fingerprint of the items and what is known of them.
+        tokenizer: fingerprint of the tokenizer.
         seed: for proposers that draw lots.
         max_tokens: tokens encoded together.
         threads: of torch, FAISS and OpenMP.
@@ -41,11 +45,11 @@ class Settings:
         autocast: ``"bfloat16"`` or ``"float16"`` for the forward pass, if it is on a GPU; None for none.
         dtype: of all the encoder's weights, None if they are of several, as its ``spec`` makes them.
         parent: the process that must be alive.
-        path: where modules are imported from.
     """
 
     tables: str
     corpus: str
+    tokenizer: str
     seed: int
     max_tokens: int
     threads: int
@@ -53,7 +57,6 @@ class Settings:
     autocast: str | None
     dtype: str | None
     parent: int
-    path: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +113,18 @@ class Task:
             "settings": asdict(self.settings),
         }
 
-    def write(self, folder: Path, encoder: Encoder) -> Path:
-        """Empty ``folder`` and write the task there, with the weights that training leaves alone.
+    @property
+    def probed(self) -> Tensor:
+        """``[n]`` int64 ids of a few items, by whose vectors the worker's encoder is known to be the same."""
+        return self.ids[:: max(1, len(self.ids) // PROBED)][:PROBED]
+
+    def write(self, folder: Path, encoder: Encoder, vectors: Tensor) -> Path:
+        """Empty ``folder`` and write the task there, with the weights of ``encoder``.
+
+        Args:
+            folder: of the task.
+            encoder: that was described.
+            vectors: ``[n, d]`` what it makes of the items :attr:`probed`.
 
         Returns:
             The path of the JSON file, which is written last.
@@ -126,8 +139,9 @@ class Task:
         base = {name: value.cpu().contiguous().clone() for name, value in untouched(encoder).items()}
         weights = sum(value.numel() * value.element_size() for value in base.values())
         check_room(folder, weights + sum(array.nbytes for array in arrays.values()))
-        write_arrays(folder, arrays)
+        write_arrays(folder, {**arrays, PROBE: vectors.float().cpu().numpy()})
         save_file(base, folder / BASE)
+        Snapshot(folder / INITIAL).write(trained(encoder))
         write_json(folder / SPEC, described)
         return folder / SPEC
 

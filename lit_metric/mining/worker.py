@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,11 +28,13 @@ from lit_metric.mining import faults, spec
 from lit_metric.mining.bank import Bank
 from lit_metric.mining.files import TableError
 from lit_metric.mining.miner import Miner
-from lit_metric.mining.snapshot import fingerprint, reserve, restore
+from lit_metric.mining.snapshot import SnapshotError, fingerprint, reserve, restore
 from lit_metric.mining.table import NegativeTable
-from lit_metric.mining.task import BASE, Task, settings_of
+from lit_metric.mining.task import BASE, INITIAL, PROBE, Task, settings_of
 
 WATCH_S = 0.5
+ALIKE = 0.99
+"""The least cosine of two vectors of one item, by an encoder and by its copy, maybe on another device."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,39 @@ class Worker:
         self.base: Path | None = folder / BASE
         self.miner = _within(task.settings.threads, spec.build(task.miner))
 
+    @torch.no_grad()
+    def check(self) -> None:
+        """See, once in a run, whether the encoder that was described is the one that is trained.
+
+        Raises:
+            SnapshotError: if its weights are others, or it makes other vectors of the same items.
+        """
+        probe, initial = self.folder / f"{PROBE}.npy", self.folder / INITIAL
+        if not probe.is_file():
+            return
+        self._restore(initial)
+        expected = torch.from_numpy(np.load(probe, allow_pickle=False))
+        found = torch.empty_like(expected)
+        for vectors, ids in self._batches(self.task.probed):
+            found[torch.searchsorted(self.task.probed, ids)] = vectors
+        cosine = torch.nn.functional.cosine_similarity(expected, found).amin()
+        if not cosine > ALIKE:
+            raise SnapshotError(
+                "the encoder that its description makes is another one (cosine "
+                f"{float(cosine):.3f} between the vectors of one item): it was changed after it was built"
+            )
+        probe.unlink()
+        initial.unlink()
+
+    def _restore(self, weights: Path) -> None:
+        # What is frozen is loaded once, and so the vectors that an encoder remembers of it stay valid.
+        restore(self.encoder, weights, self.base)
+        self.base = None
+
     def refresh(self, job: Job) -> dict[str, Any]:
         """Mine and save a version; says which, and how it went."""
         started = time.perf_counter()
-        # What is frozen is loaded once, and so the vectors that an encoder remembers of it stay valid.
-        restore(self.encoder, Path(job.weights), self.base)
-        self.base = None
+        self._restore(Path(job.weights))
         vectors, rows = self._known(job)
         self._encode(vectors, rows)
         encoded = time.perf_counter()
@@ -98,6 +128,7 @@ class Worker:
         version = table.save(
             settings.tables,
             corpus=settings.corpus,
+            tokenizer=settings.tokenizer,
             weights=fingerprint(self.encoder),
             step=job.step,
             epoch=job.epoch,
@@ -119,25 +150,29 @@ class Worker:
 
     @torch.no_grad()
     def _encode(self, vectors: NDArray[np.float32], rows: Tensor) -> None:
+        ids = self.task.ids
+        with self._precision():
+            for encoded, found in self._batches(ids[rows]):
+                vectors[torch.searchsorted(ids, found).numpy()] = encoded.numpy()
+                faults.reached("encode")
+
+    def _batches(self, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Vectors of the items ``ids`` in parts, each with the ids of its items."""
         from lit_metric.batching import ChunkDataset, chunks
         from lit_metric.data import Collator
 
-        task, device = self.task, torch.device(self.task.settings.device)
-        parts = chunks(task.items, task.tokens, task.ids[rows], task.settings.max_tokens)
-        for batch in map(
-            ChunkDataset(Collator(task.items, task.tokens), parts).__getitem__, range(len(parts))
-        ):
-            with self._precision(device):
-                encoded = self.encoder(**batch.to(device).inputs)[batch.anchors.to(device)]
-            where = torch.searchsorted(task.ids, batch.anchor_ids)
-            vectors[where.numpy()] = encoded.float().cpu().numpy()
-            faults.reached("encode")
+        task, device = self.task, self.task.settings.device
+        parts = chunks(task.items, task.tokens, ids, task.settings.max_tokens)
+        data = ChunkDataset(Collator(task.items, task.tokens), parts)
+        for place in range(len(data)):
+            batch = data[place].to(device)
+            yield self.encoder(**batch.inputs)[batch.anchors].float().cpu(), batch.anchor_ids.cpu()
 
-    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        name = self.task.settings.autocast
-        if name is None or device.type == "cpu":
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        name, kind = self.task.settings.autocast, torch.device(self.task.settings.device).type
+        if name is None or kind == "cpu":
             return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=getattr(torch, name))
+        return torch.autocast(kind, dtype=getattr(torch, name))
 
     def _mine(self, vectors: NDArray[np.float32]) -> NegativeTable:
         task = self.task
@@ -169,9 +204,13 @@ def serve(path: Path, answers: TextIO) -> None:
     settings = settings_of(path)
     threading.Thread(target=_watch, args=(settings.parent,), daemon=True).start()
     faults.arm()
-    sys.path[:0] = [folder for folder in settings.path if folder not in sys.path]
     limited = _limit(settings.threads)
     worker = Worker(Task.read(path), path.parent)
+    try:
+        worker.check()
+    except SnapshotError as error:
+        _tell(answers, {"impossible": str(error)})
+        return
     _tell(answers, {"ready": os.getpid(), "threads": limited})
     for line in sys.stdin:
         job = Job(**json.loads(line))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lit_metric.callbacks.mining import timetable
+from lit_metric.encoders import MaxPooling
 from lit_metric.evaluation import encode_split
 from lit_metric.mining import Miner, NegativeTable, versions
 from lit_metric.mining.faults import VARIABLE
@@ -204,6 +205,18 @@ def test_what_cannot_be_described_is_mined_inline(
     assert "Mining stops training each time (inline)" in caplog.text
     assert "Odd can't be imported by another process" in caplog.text
     assert done.tables.versions == [1] * 5 + [2] * 5 + [3] * 5
+
+
+def test_a_changed_encoder_is_mined_inline_from_the_first_switch_on(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = small.learner()
+    learner.encoder.pooling = MaxPooling()  # type: ignore[assignment]
+    done = fit(small, tmp_path, learner=learner)
+    assert "the encoder that its description makes is another one" in caplog.text
+    assert done.tables.versions == [1] * 8 + [2] * 2 + [3] * 5
+    assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
+    assert done.mining.background is None
 
 
 def test_eager_switches_when_the_table_is_there(small: Small, tmp_path: Path) -> None:

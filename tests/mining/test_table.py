@@ -114,6 +114,13 @@ def test_another_corpus_is_refused(tmp_path: Path) -> None:
         NegativeTable.open(tmp_path, 1, corpus="those items")
 
 
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    table_of().save(tmp_path, corpus="items", weights="w", step=0, epoch=0, tokenizer="words")
+    assert len(NegativeTable.open(tmp_path, 1, tokenizer="words"))
+    with pytest.raises(TableError, match=r"mined with another tokenizer \(words, not pieces\)"):
+        NegativeTable.open(tmp_path, 1, tokenizer="pieces")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

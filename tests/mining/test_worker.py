@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from lit_metric import Miner
+from lit_metric import AttentionPooling, MetricDataModule, Miner, TextEncoder, TwoTowerEncoder
+from lit_metric.callbacks.mining_inline import items_to_mine
+from lit_metric.data import Pairs
+from lit_metric.encoders import MaxPooling
 from lit_metric.index import FaissIndex
 from lit_metric.mining import NegativeTable
-from lit_metric.mining.snapshot import Snapshot, fingerprint, trained
+from lit_metric.mining.snapshot import Snapshot, SnapshotError, fingerprint, trained
 from lit_metric.mining.supervisor import Supervisor
 from lit_metric.mining.task import Settings, Task
 from lit_metric.mining.worker import Job, Worker
-from tests.small import Small
+from tests.small import Small, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,6 +36,7 @@ def task_of(small: Small, folder: Path, **settings: Any) -> tuple[Task, Any, Any
     given = {
         "tables": str(folder / "tables"),
         "corpus": data.corpus,
+        "tokenizer": "words",
         "seed": 0,
         "max_tokens": 512,
         "threads": 1,
@@ -40,7 +44,6 @@ def task_of(small: Small, folder: Path, **settings: Any) -> tuple[Task, Any, Any
         "autocast": None,
         "dtype": "float32",
         "parent": os.getpid(),
-        "path": [path for path in sys.path if path],
     }
     task = Task.of(
         encoder,
@@ -54,6 +57,18 @@ def task_of(small: Small, folder: Path, **settings: Any) -> tuple[Task, Any, Any
         settings=Settings(**{**given, **settings}),
     )
     return task, encoder, data
+
+
+def vectors_of(encoder: Any, data: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Raw vectors of items, by the encoder's own way from texts."""
+    normalize, encoder.normalize = encoder.normalize, False
+    roles = None
+    if data.items.roles is not None:
+        roles = [data.items.role_names[role] for role in data.items.roles[ids].tolist()]
+    texts = [data.texts_of(item)[0] for item in ids.tolist()]
+    vectors = torch.from_numpy(encoder.encode(texts, role=roles))
+    encoder.normalize = normalize
+    return vectors
 
 
 def cpu_seconds(pid: int) -> list[float]:
@@ -70,7 +85,7 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     task, encoder, data = task_of(small, tmp_path)
-    spec = task.write(tmp_path / "worker", encoder)
+    spec = task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
     with torch.no_grad():
         next(encoder.parameters()).mul_(1.5)
     weights = Snapshot(tmp_path / "worker" / "weights")
@@ -93,9 +108,9 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
     table = NegativeTable.open(tmp_path / "tables", 1, data.corpus)
     assert table.manifest["weights"] == fingerprint(encoder)
     assert (table.manifest["step"], table.manifest["epoch"]) == (7, 1)
+    assert table.manifest["tokenizer"] == "words"
     ids = data.splits["train"].sort().values
-    texts = [data.texts_of(item)[0] for item in ids.tolist()]
-    expected = Miner(candidates=20).mine(encoder.encode(texts), ids, data.relations)
+    expected = Miner(candidates=20).mine(vectors_of(encoder, data, ids), ids, data.relations)
     assert table.overlap(expected) > 0.99  # but for ties
 
 
@@ -103,7 +118,7 @@ def test_it_encodes_what_the_bank_lacks_and_takes_the_rest(small: Small, tmp_pat
     from lit_metric.mining.bank import Bank
 
     task, encoder, data = task_of(small, tmp_path)
-    task.write(tmp_path / "worker", encoder)
+    task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
     weights = Snapshot(tmp_path / "worker" / "weights")
     weights.write(trained(encoder))
     worker = Worker(Task.read(tmp_path / "worker" / "spec.json"), tmp_path / "worker")
@@ -115,9 +130,7 @@ def test_it_encodes_what_the_bank_lacks_and_takes_the_rest(small: Small, tmp_pat
     answer = worker.refresh(job)
     assert answer["report"]["encoded"] == pytest.approx(1 - 100 / len(task.ids))
     after = torch.from_numpy(Bank(tmp_path / "bank", task.ids, encoder.dimension).vectors.copy())
-    texts = [data.texts_of(item)[0] for item in task.ids.tolist()]
-    encoder.normalize = False
-    expected = torch.from_numpy(encoder.encode(texts))
+    expected = vectors_of(encoder, data, task.ids)
     expected[100:200] = marked[100:]
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
     found = NegativeTable.open(tmp_path / "tables", answer["version"])
@@ -125,9 +138,74 @@ def test_it_encodes_what_the_bank_lacks_and_takes_the_rest(small: Small, tmp_pat
     assert found.overlap(wanted) > 0.99
 
 
+def test_queries_are_mined_among_documents_by_two_towers_one_of_them_frozen(
+    small: Small, tmp_path: Path
+) -> None:
+    rows = [(f"w{number} w{number + 1} w30", f"w{number} w{number + 2} w40") for number in range(4, 26)]
+    pairs = write_csv(tmp_path / "pairs.csv", rows, header=("anchor", "positive"))
+    known = Pairs(anchor="anchor", positive="positive", symmetric=False)
+    data = MetricDataModule(train=pairs, supervision=known, cache_dir=small / "cache", validation_share=0.1)
+    encoder = TwoTowerEncoder(
+        TextEncoder(small / "backbone", dropout=0.0, projection=8),
+        TextEncoder(small / "backbone", freeze=True, projection=8, prompts={"document": "w50 "}),
+    )
+    data.prepare(encoder.tokenizer, progress=False)
+    ids, anchors, corpus = items_to_mine(data)
+    assert anchors is not None
+    assert corpus is not None
+    settings = Settings(
+        str(tmp_path / "tables"), data.corpus, "words", 0, 512, 1, "cpu", None, None, os.getpid()
+    )
+    task = Task.of(
+        encoder,
+        Miner(candidates=5, filters=[]),
+        items=data.items,
+        tokens=data.collator.tokens,
+        relations=data.relations,
+        ids=ids,
+        anchors=anchors,
+        proposed=corpus,
+        settings=settings,
+    )
+    task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
+    worker = Worker(Task.read(tmp_path / "worker" / "spec.json"), tmp_path / "worker")
+    worker.check()
+    weights = Snapshot(tmp_path / "weights")
+    for number in (1, 2):
+        with torch.no_grad():
+            for value in trained(encoder).values():
+                value.add_(torch.randn_like(value) * 0.3 * (value.ndim > 1))
+        weights.write(trained(encoder))
+        answer = worker.refresh(Job(number, str(weights.path), step=0, epoch=0))
+        assert fingerprint(worker.encoder) == fingerprint(encoder)
+        table = NegativeTable.open(tmp_path / "tables", answer["version"], data.corpus)
+        assert table.anchors.tolist() == anchors.sort().values.tolist()
+        assert set(table.ids[table.ids >= 0].tolist()) <= set(corpus.tolist())
+        wanted = Miner(candidates=5, filters=[]).mine(
+            vectors_of(encoder, data, ids), ids, data.relations, anchors=anchors, corpus=corpus
+        )
+        assert table.overlap(wanted) > 0.97
+
+
+@pytest.mark.parametrize("change", ["pooling", "weights"])
+def test_an_encoder_that_was_changed_after_it_was_built_is_found_out(
+    small: Small, tmp_path: Path, change: str
+) -> None:
+    task, encoder, data = task_of(small, tmp_path)
+    if change == "pooling":  # without any weights that could tell
+        encoder.pooling = MaxPooling()
+    else:
+        encoder.pooling = AttentionPooling()
+        encoder.pooling.build(encoder.backbone.hidden_size)
+    task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
+    worker = Worker(Task.read(tmp_path / "worker" / "spec.json"), tmp_path / "worker")
+    with pytest.raises(SnapshotError, match="changed after it was built"):
+        worker.check()
+
+
 def test_an_orphan_ends_even_when_its_input_stays_open(small: Small, tmp_path: Path) -> None:
-    task, encoder, _ = task_of(small, tmp_path)
-    spec = task.write(tmp_path / "worker", encoder)
+    task, encoder, data = task_of(small, tmp_path)
+    spec = task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
     # A parent that starts it as a trainer does, hands its input on to another child, and is gone.
     parent = (
         "import json, os, subprocess, sys, time\n"
