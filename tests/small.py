@@ -32,7 +32,8 @@ class Small:
     Args:
         root: holds ``backbone``, ``deep`` (with six layers, which configs name), ``train.csv`` (72 questions
             of 6 intents), ``test.csv`` (30), ``train.parquet`` and ``test.parquet`` (the same words as tags
-            of sections), ``many_train.csv`` and ``many_test.csv`` (questions of 80 intents), and ``cache``.
+            of sections), ``many_train.csv`` and ``many_test.csv`` (questions of 80 intents), ``cache``, and a
+            folder for each config of the project that reads something else, with the files that it names.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Small:
             pq.write_table(pa.table(columns), root / f"{name}.parquet")
         for name, count, seed in (("many_train", 400, 2), ("many_test", 160, 3)):
             write_csv(root / f"{name}.csv", questions(count, seed, classes=80))
+        supervised(root)
         return cls(root)
 
     def __truediv__(self, name: str) -> str:
@@ -81,6 +83,37 @@ def questions(count: int, seed: int, classes: int = CLASSES) -> list[tuple[str, 
         draw.shuffle(words)
         rows.append((" ".join(f"w{word}" for word in words), f"intent{intent}"))
     return rows
+
+
+def supervised(root: Path) -> None:
+    """Write what the configs of pairs, scores, triplets, judgements and several labels read."""
+    rows = questions(120, seed=4)
+    splits = [("train", "train", "validation", "test")[row % 4] for row in range(0, 120, 2)]
+    couples = [(one, other) for (one, _), (other, _) in zip(rows[:60], rows[60:], strict=True)]
+    first, second = [list(side) for side in zip(*couples, strict=True)]
+    scores = [len({*one.split()} & {*other.split()}) / 6 for one, other in couples]
+    others = second[1:] + second[:1]
+    subsets = ["replace_att" if row % 2 else "swap_obj" for row in range(60)]
+    films = {"title": first, "cast": [text.split() for text in second]}
+    genres = [[label, "film"][: 1 + row % 2] for row, (_, label) in enumerate(rows[:60])]
+    triplets = {"caption": first, "caption2": second, "negative": others, "subset": subsets}
+    tables = {
+        "movies/movies": {**films, "genres": genres, "split": splits},
+        "pairs/pairs": {"words": first, "definition": second, "split": splits},
+        "similarity/similarity": {"sentence1": first, "sentence2": second, "score": scores, "split": splits},
+        "sugarcrepe/triplets": {**triplets, "split": splits},
+        "cranfield/queries": {"id": [f"q{row}" for row in range(60)], "text": first},
+        "cranfield/corpus": {"id": [f"d{row}" for row in range(60)], "title": first, "text": second},
+        "cranfield/qrels": {
+            "query": [f"q{row}" for row in [*range(60), *range(60)]],
+            "document": [f"d{row}" for row in [*range(60), *range(1, 60), 0]],
+            "relevance": [2] * 60 + [1] * 60,
+        },
+    }
+    for name, columns in tables.items():
+        path = root / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path)
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = ("text", "label")) -> str:

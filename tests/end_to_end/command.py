@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,8 @@ def small_options(config: Path, small: Small) -> list[str]:
     places = _places(content["model"], "backbone")
     given = [f"--model.{place}={small / 'deep'}" for place in places]
     sources = content["data"].get("init_args", {})
+    if "supervision" in sources:
+        return [*given, *_supervised(config, small), *_everywhere(small)]
     for split in ("train", "test"):
         source = sources.get(split)
         if source is not None:
@@ -63,8 +66,22 @@ def small_options(config: Path, small: Small) -> list[str]:
             given.append(f"--data.{split}={ROOT / source}")
         elif "train" not in sources:
             given.append(f"--data.{split}={small / f'many_{split}.csv'}")
-    given.append(f"--data.cache_dir={small / 'cache'}")
-    return [*given, *options(trainer__accelerator="cpu", trainer__devices=1)]
+    return [*given, *_everywhere(small)]
+
+
+def _everywhere(small: Small) -> list[str]:
+    return options(data__cache_dir=small / "cache", trainer__accelerator="cpu", trainer__devices=1)
+
+
+def _supervised(config: Path, small: Small) -> list[str]:
+    """The files that the first comment of the config names, in the folder of its name."""
+    [train] = re.findall(r"--data\.train (\S+)", config.read_text(encoding="utf-8"))
+    arguments = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]["supervision"]
+    files = {"train": train}
+    for name, value in arguments["init_args"].items():
+        if isinstance(value, str) and value.endswith(".parquet"):
+            files[f"supervision.init_args.{name}"] = value
+    return [f"--data.{name}={small / f'{config.stem}/{file}'}" for name, file in files.items()]
 
 
 def _places(node: Any, name: str, path: str = "") -> Iterator[str]:

@@ -40,8 +40,10 @@ def test_a_config_runs(small: Small, tmp_path: Path, config: Path, by: str) -> N
     assert resolved["model"]["init_args"]["lr"] == content["model"]["init_args"]["lr"]
     assert resolved["trainer"]["max_epochs"] == 2
     report = metrics(folder)
-    assert set(report["before"]) >= NAMES
-    assert set(report["after"]) >= NAMES
+    monitored = content["trainer"]["callbacks"][1]["init_args"]["monitor"].removeprefix("val/")
+    expected = {monitored} if "supervision" in content["data"]["init_args"] else NAMES
+    assert set(report["before"]) >= expected
+    assert set(report["after"]) >= expected
     assert report["before"] != report["after"]
     assert report["best_checkpoint"] == "checkpoints/best.ckpt"
     assert (folder / "checkpoints" / "best.ckpt").is_file()
