@@ -276,7 +276,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
         if self.miner is not None:
             if self.tables is None:
                 raise RuntimeError("a miner needs MiningCallback, which MetricLearner brings along")
-            negatives = self.miner.source(self.tables, self.relations, self.corpus)
+            # Random negatives pass no filter.
+            negatives = self.miner.source(self.tables, self.relations.certain(), self.corpus)
         dataset = PlanDataset(
             self.planner,
             self.splits["train"],

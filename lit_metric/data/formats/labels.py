@@ -92,8 +92,8 @@ class Labels(Supervision):
         split: a column of ``train`` that says which split each row belongs to: ``train``, ``validation`` or
             ``test``; there are no other sources then.
         unlabelled: what to do with rows without a label. ``"error"``: refuse them. ``"ignore"``: leave them
-            out. ``"candidates"``: they may be met, but are never positives, and negatives only where that is
-            safe; see :class:`~lit_metric.data.LabelRelations`.
+            out. ``"candidates"``: a miner may propose them as negatives, and its filters decide which are
+            safe; without a miner they are in no batch. They are never anchors or positives.
 
     Raises:
         DataError: when options contradict each other.
@@ -253,7 +253,7 @@ class Labels(Supervision):
         if split == "predict" or not count:
             return items
         if self.unlabelled == "candidates":
-            logger.info("%d items of %s have no label: they are no positives of anything", count, split)
+            logger.info("%d items of %s have no label: only a miner can make negatives of them", count, split)
             return items
         logger.info("%d items of %s have no label and are left out", count, split)
         return items.select(known)
@@ -273,7 +273,10 @@ class Labels(Supervision):
         ends = np.cumsum([0, *map(len, each)]).tolist()
         splits = {name: torch.arange(ends[at], ends[at + 1]) for at, name in enumerate(parts)}
         labels = [label for part in each for label in part.labels]
-        relations = relations_of(labels, items.fingerprints, self.overlap)
+        admitted = self.unlabelled == "candidates"
+        relations = relations_of(
+            labels, items.fingerprints, self.overlap, "negative" if admitted else "ignored"
+        )
         if "train" in splits and "validation" not in splits:
             splits |= split_off(splits["train"], relations, reading)
         return Content(items, vocabulary, relations, splits)
@@ -297,33 +300,41 @@ def _field(value: object, separator: str | None) -> values.Checked:
     return values.short_texts(value, separator, empty=True, what="texts")
 
 
-def relations_of(labels: Sequence[Classes], fingerprints: Tensor, overlap: float = 0.0) -> Relations:
+def relations_of(
+    labels: Sequence[Classes],
+    fingerprints: Tensor,
+    overlap: float = 0.0,
+    unlabelled: Literal["ignored", "negative"] = "ignored",
+) -> Relations:
     """Relations by class names: multi-label ones if any item has a list of them."""
     if not any(isinstance(label, list) for label in labels):
-        return LabelRelations.from_names(labels, fingerprints)  # type: ignore[arg-type]
+        return LabelRelations.from_names(labels, fingerprints, unlabelled)  # type: ignore[arg-type]
     lists = [label if isinstance(label, list) else [] for label in labels]
     classes = sorted({name for row in lists for name in row})
     numbers = {name: number for number, name in enumerate(classes)}
     ragged = Ragged.from_lists([sorted(numbers[name] for name in row) for row in lists])
-    return MultiLabelRelations(ragged, classes, fingerprints, overlap)
+    return MultiLabelRelations(ragged, classes, fingerprints, overlap, unlabelled)
 
 
 def split_off(ids: Tensor, relations: Relations, reading: Reading) -> dict[str, Tensor]:
     """Move a share of the training items to validation.
 
-    Of each class, at least one of those with two; where items have several classes, of all items.
+    Of each class, at least one of those with two; where items have several classes, of all items. Unlabelled
+    ones stay, as there is nothing to measure of them.
     """
     order = ids[torch.from_numpy(np.random.default_rng(reading.seed).permutation(len(ids)))]
     if isinstance(relations, LabelRelations):
-        labels = relations.labels[order]
-        order = order[labels.argsort(stable=True)]
+        order = order[relations.labels[order] >= 0]
+        order = order[relations.labels[order].argsort(stable=True)]
         sizes = relations.labels[order].unique_consecutive(return_counts=True)[1]
     else:
+        assert isinstance(relations, MultiLabelRelations)
+        order = order[relations.labels.lengths[order] > 0]
         sizes = torch.tensor([len(order)])
     take = (sizes * reading.validation_share).round().clamp(min=1).minimum(sizes // 2)
     place = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    chosen = place < take.repeat_interleave(sizes)
-    return {"train": order[~chosen].sort().values, "validation": order[chosen].sort().values}
+    chosen = order[place < take.repeat_interleave(sizes)].sort().values
+    return {"train": ids[~torch.isin(ids, chosen)], "validation": chosen}
 
 
 def labelled_items(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_metric.data.ragged import Ragged
 
 Self = TypeVar("Self", bound="Relations")
+Unlabelled = Literal["ignored", "negative"]
 
 
 class Relations(ABC):
@@ -55,6 +56,13 @@ class Relations(ABC):
     def to(self: Self, device: torch.device | str) -> Self:
         """A copy on ``device``."""
 
+    def certain(self) -> Relations:
+        """The same without negatives that only a miner's filters make likely, such as items without labels.
+
+        What is drawn without looking at scores is drawn by these.
+        """
+        return self
+
     def negative(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """``[A]`` and ``[C]`` ids to a boolean ``[A, C]``: may serve as negatives."""
         return ~self.excluded(anchors, candidates)
@@ -71,3 +79,24 @@ class Relations(ABC):
         """
         positive = self.positive(anchors, candidates)
         return torch.full(positive.shape, torch.nan, device=positive.device).masked_fill_(positive, 1.0)
+
+
+def admitted(labelled: Tensor, fingerprints: Tensor, unlabelled: Unlabelled) -> Tensor:
+    """``[N]`` bool: which items may be negatives at all, by labels.
+
+    Those are the labelled ones, and the others if ``unlabelled`` says so; but not where a labelled item has
+    equal content, since they then belong to its class, too.
+
+    Args:
+        labelled: ``[N]`` bool.
+        fingerprints: ``[N]`` int64, equal for items of equal content.
+        unlabelled: what an item without a label may be.
+
+    Raises:
+        ValueError: when ``unlabelled`` is none of its values.
+    """
+    if unlabelled not in ("ignored", "negative"):
+        raise ValueError(f"unlabelled must be 'ignored' or 'negative', not {unlabelled!r}")
+    if unlabelled == "ignored":
+        return labelled
+    return labelled | ~torch.isin(fingerprints, fingerprints[labelled])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
-from lit_metric.data.relations.base import Relations
+from lit_metric.data.relations.base import Relations, Unlabelled, admitted
 from lit_metric.data.relations.lookup import Memo
 
 
@@ -17,14 +17,20 @@ class LabelRelations(Relations):
     """One class label per item: equal labels belong together.
 
     An unlabelled item (label -1) is neither a positive nor a negative of anything, since it may belong to any
-    class. Items of equal content are never negatives of one another, whatever their labels.
+    class; ``unlabelled`` can admit it as a negative. Items of equal content are never negatives of one
+    another, whatever their labels.
 
     Args:
         labels: ``[N]`` int64 class of each item, an index into ``classes``, or -1.
         classes: the classes' names.
         fingerprints: ``[N]`` int64, equal for items of equal content.
+        unlabelled: what an unlabelled item is to a labelled one: ``"ignored"``, or a ``"negative"``. No class
+            planner puts it into a batch, so it gets there only if a miner proposes it for an anchor and its
+            filters let it pass. It is still nobody's positive, nothing is a negative of it, and neither is it
+            one where a labelled item has equal content.
 
     Raises:
+        ValueError: when ``unlabelled`` is neither.
         DataError: when the lengths differ, or a label is outside ``-1..len(classes) - 1``.
 
     Example:
@@ -34,7 +40,13 @@ class LabelRelations(Relations):
         ([[False, False, True, False]], [[False, False, False, False], [False, False, True, False]])
     """
 
-    def __init__(self, labels: Tensor, classes: list[str], fingerprints: Tensor) -> None:
+    def __init__(
+        self,
+        labels: Tensor,
+        classes: list[str],
+        fingerprints: Tensor,
+        unlabelled: Unlabelled = "ignored",
+    ) -> None:
         if labels.shape != fingerprints.shape or labels.dim() != 1:
             raise DataError(
                 f"labels {tuple(labels.shape)} and fingerprints {tuple(fingerprints.shape)} must both be [N]"
@@ -46,15 +58,19 @@ class LabelRelations(Relations):
         self.labels = labels.to(torch.int64)
         self.classes = classes
         self.fingerprints = fingerprints
+        self.unlabelled: Unlabelled = unlabelled
+        self._admitted = admitted(self.labels >= 0, fingerprints, unlabelled)
         self._by_class = Memo[Ragged]()
 
     @classmethod
-    def from_names(cls, names: Sequence[str | None], fingerprints: Tensor) -> LabelRelations:
+    def from_names(
+        cls, names: Sequence[str | None], fingerprints: Tensor, unlabelled: Unlabelled = "ignored"
+    ) -> LabelRelations:
         """Number the distinct ``names`` in sorted order; None is unlabelled."""
         classes = sorted({name for name in names if name is not None})
         numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
         labels = torch.tensor([numbers.get(name, -1) for name in names], dtype=torch.int64)
-        return cls(labels, classes, fingerprints)
+        return cls(labels, classes, fingerprints, unlabelled)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +90,7 @@ class LabelRelations(Relations):
         of_anchors, of_candidates = self.labels[anchors], self.labels[candidates]
         excluded = of_anchors == of_candidates
         excluded |= of_anchors < 0
-        excluded |= of_candidates < 0
+        excluded |= ~self._admitted[candidates]
         # The item itself is among those of equal content.
         excluded |= self.fingerprints[anchors] == self.fingerprints[candidates]
         return excluded
@@ -97,4 +113,10 @@ class LabelRelations(Relations):
         )
 
     def to(self, device: torch.device | str) -> LabelRelations:
-        return LabelRelations(self.labels.to(device), self.classes, self.fingerprints.to(device))
+        labels, fingerprints = self.labels.to(device), self.fingerprints.to(device)
+        return LabelRelations(labels, self.classes, fingerprints, self.unlabelled)
+
+    def certain(self) -> LabelRelations:
+        if self.unlabelled == "ignored":
+            return self
+        return LabelRelations(self.labels, self.classes, self.fingerprints)

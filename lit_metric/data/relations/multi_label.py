@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
-from lit_metric.data.relations.base import Relations
+from lit_metric.data.relations.base import Relations, Unlabelled, admitted
 from lit_metric.data.relations.lookup import Memo, PairSet, in_order_of, spread
 
 
@@ -17,17 +17,20 @@ class MultiLabelRelations(Relations):
     How much two items share is the Jaccard index of their classes, those in common over those in either. Any
     overlap makes them positive, or one of at least ``overlap`` if that is given; items that overlap less are
     negatives. An item without labels is neither a positive nor a negative of anything, since it may belong to
-    any class. Items of equal content are never negatives of one another, whatever their labels.
+    any class; ``unlabelled`` can admit it as a negative. Items of equal content are never negatives of one
+    another, whatever their labels.
 
     Args:
         labels: ``N`` rows of classes, indices into ``classes``, in any order; repeats count once.
         classes: the classes' names.
         fingerprints: ``[N]`` int64, equal for items of equal content.
         overlap: the least Jaccard index of a positive pair, in [0, 1]; 0: one class in common will do.
+        unlabelled: what an item without labels is to one that has some; see
+            :class:`~lit_metric.data.LabelRelations`.
 
     Raises:
         DataError: when the lengths differ, or a label is outside of ``0..len(classes) - 1``.
-        ValueError: when ``overlap`` is out of range.
+        ValueError: when ``overlap`` is out of range, or ``unlabelled`` is none of its values.
 
     Example:
         >>> labels = Ragged.from_lists([[0, 1], [1], [2], []])
@@ -40,7 +43,12 @@ class MultiLabelRelations(Relations):
     """
 
     def __init__(
-        self, labels: Ragged, classes: list[str], fingerprints: Tensor, overlap: float = 0.0
+        self,
+        labels: Ragged,
+        classes: list[str],
+        fingerprints: Tensor,
+        overlap: float = 0.0,
+        unlabelled: Unlabelled = "ignored",
     ) -> None:
         if not 0 <= overlap <= 1:
             raise ValueError(f"overlap={overlap}: a Jaccard index lies in [0, 1]")
@@ -58,6 +66,8 @@ class MultiLabelRelations(Relations):
         self.classes = classes
         self.fingerprints = fingerprints
         self.overlap = overlap
+        self.unlabelled: Unlabelled = unlabelled
+        self._admitted = admitted(self.labels.lengths > 0, fingerprints, unlabelled)
         self._by_class = Memo[Ragged]()
 
     def __len__(self) -> int:
@@ -95,25 +105,29 @@ class MultiLabelRelations(Relations):
 
         It is NaN for an item with itself, and where either has no label.
         """
-        unknown = self._unlabelled(anchors)[:, None] | self._unlabelled(candidates)
+        unknown = self._without(anchors)[:, None] | self._without(candidates)
         unknown |= anchors[:, None] == candidates
         return self._jaccard(anchors, candidates).float().masked_fill_(unknown, torch.nan)
 
     def to(self, device: torch.device | str) -> MultiLabelRelations:
-        return MultiLabelRelations(
-            self.labels.to(device), self.classes, self.fingerprints.to(device), self.overlap
-        )
+        labels, fingerprints = self.labels.to(device), self.fingerprints.to(device)
+        return MultiLabelRelations(labels, self.classes, fingerprints, self.overlap, self.unlabelled)
+
+    def certain(self) -> MultiLabelRelations:
+        if self.unlabelled == "ignored":
+            return self
+        return MultiLabelRelations(self.labels, self.classes, self.fingerprints, self.overlap)
 
     def _together(self, jaccard: Tensor) -> Tensor:
         return jaccard > 0 if self.overlap == 0 else jaccard >= self.overlap
 
-    def _unlabelled(self, ids: Tensor) -> Tensor:
+    def _without(self, ids: Tensor) -> Tensor:
         return self.labels.lengths[ids] == 0
 
     def _incomparable(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         # The item itself is among those of equal content.
         same = self.fingerprints[anchors] == self.fingerprints[candidates]
-        return same | self._unlabelled(anchors) | self._unlabelled(candidates)
+        return same | self._without(anchors) | ~self._admitted[candidates]
 
     def _jaccard(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """``[A, C]`` float32, 0 where either has no label.

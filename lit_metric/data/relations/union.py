@@ -92,6 +92,9 @@ class UnionRelations(Relations):
     def to(self, device: torch.device | str) -> UnionRelations:
         return UnionRelations([part.to(device) for part in self.parts], self.offsets)
 
+    def certain(self) -> UnionRelations:
+        return UnionRelations([part.certain() for part in self.parts], self.offsets)
+
     def _by_part(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each part, where its ids stand within ``ids [n]``, and those ids as it numbers them."""
         part_of = self.part_of(ids)

@@ -94,6 +94,33 @@ def test_duplicates_under_two_labels_are_neither_positive_nor_negative():
     assert relations.negative(ids[:1], ids).tolist() == [[False, False, True]]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_unlabelled_items_as_negatives_against_loops(seed):
+    draw = random.Random(seed)
+    prints = Items.encode([[str(draw.randrange(40))] for _ in range(ITEMS)])[0].fingerprints
+    names = [draw.choice(["a", "b", "c", "d", None]) for _ in range(ITEMS)]
+    strict = LabelRelations.from_names(names, prints)
+    relations = LabelRelations.from_names(names, prints, unlabelled="negative")
+    labels, contents = relations.labels.tolist(), prints.tolist()
+    labelled = {content for content, label in zip(contents, labels, strict=True) if label >= 0}
+
+    def negative(anchor: int, candidate: int) -> bool:
+        if labels[candidate] >= 0:
+            return not excluded(relations, anchor, candidate)
+        return labels[anchor] >= 0 and contents[candidate] not in labelled
+
+    ids = torch.arange(ITEMS)
+    expected = [[negative(a, c) for c in range(ITEMS)] for a in range(ITEMS)]
+    assert relations.negative(ids, ids).tolist() == expected
+    assert relations.to("cpu").negative_pairs(ids[:, None], ids).tolist() == expected
+    admitted = [c for c in range(ITEMS) if labels[c] < 0 and any(row[c] for row in expected)]
+    assert 0 < len(admitted) < labels.count(-1)
+    assert torch.equal(relations.positive(ids, ids), strict.positive(ids, ids))
+    assert torch.equal(relations.certain().negative(ids, ids), strict.negative(ids, ids))
+    with pytest.raises(ValueError, match="unlabelled must be 'ignored' or 'negative', not 'yes'"):
+        LabelRelations.from_names(names, prints, unlabelled="yes")
+
+
 def test_unlabelled_items_teach_nothing():
     relations = LabelRelations.from_names([None, None, "a"], torch.tensor([1, 2, 3]))
     ids = torch.arange(3)

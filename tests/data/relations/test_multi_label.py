@@ -49,6 +49,36 @@ def test_answers_against_loops(overlap, seed):
     assert min(found, negatives) > 5
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_items_without_labels_as_negatives_against_loops(overlap, seed):
+    rows, prints, strict = world_of(seed, overlap)
+    labelled = {content for content, row in zip(prints, rows, strict=True) if row}
+    relations = MultiLabelRelations(
+        Ragged.from_lists(rows), [*"abcdefg"], torch.tensor(prints), overlap, "negative"
+    )
+
+    def positive(anchor: int, candidate: int) -> bool:
+        share = jaccard(rows[anchor], rows[candidate])
+        return anchor != candidate and share > 0 and share >= Fraction(overlap)
+
+    def excluded(anchor: int, candidate: int) -> bool:
+        if not rows[anchor]:
+            return True
+        if not rows[candidate]:
+            return prints[candidate] in labelled
+        return positive(anchor, candidate) or prints[anchor] == prints[candidate]
+
+    assert_answers(relations, positive, excluded, seed)
+    ids = torch.arange(ITEMS)
+    more = relations.negative(ids, ids) & strict.excluded(ids, ids)
+    assert {column for column in range(ITEMS) if more[:, column].any()} == {
+        item for item in range(ITEMS) if not rows[item] and prints[item] not in labelled
+    }
+    assert int(more.sum()) > 0
+    assert torch.equal(relations.certain().negative(ids, ids), strict.negative(ids, ids))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_targets_are_jaccard_indices(seed):
     rows, _, relations = world_of(seed, 0.5)
