@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ def test_data_without_one_class_for_each_item_are_refused(small: Small, tmp_path
     data.read()
     first, second = data.splits["train"].split([30, len(data.splits["train"]) - 30])
     count = min(len(first), len(second))
-    data.relations = PairRelations(first[:count], second[:count], None, data.items.fingerprints)
+    relations = PairRelations(first[:count], second[:count], None, data.items.fingerprints)
+    data.content = replace(data.content, relations=relations)
     with pytest.raises(TypeError, match="needs one class for each item, and there are PairRelations"):
         trainer(tmp_path).fit(small.learner(ProxyNCALoss()), data)
