@@ -146,7 +146,8 @@ class MiningCallback(Callback):
         self.trained = number + 1
         if self.background is not None:
             self.background.look()
-            self.background.remember(batch.item_ids, outputs["vectors"], number)
+            if self.background.bank is not None:
+                self.background.bank.put(batch.item_ids, outputs["vectors"], number)
             if self.clock.due(self.trained):
                 self.background.copy(self.trained, trainer.global_step, trainer.current_epoch, self.uses)
 
@@ -201,7 +202,8 @@ class MiningCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What to go on with."""
         self._saved = state_dict
-        self.uses, self.trained = Uses(state_dict["uses"]), int(state_dict["trained"])
+        # Earlier versions saved something else; a table is mined then.
+        self.uses, self.trained = Uses(state_dict.get("uses", [])), int(state_dict.get("trained", 0))
 
 
 def _say_inline(trainer: Trainer, reason: str) -> None:

@@ -104,6 +104,7 @@ class Background:
         elif not self.ranks.agree(1):
             raise MiningFailed("the mining worker could not be started: see what rank zero says")
         self.bank = self._bank(f"rank{rank}", fresh=True) if miner.free_refresh else None
+        """Takes the vectors of this rank's training steps."""
 
     def _start(self, task: Task) -> None:
         started = 0
@@ -130,11 +131,6 @@ class Background:
             wanted = max(1, self._own_threads - self._given_threads) if busy else self._own_threads
             if torch.get_num_threads() != wanted:
                 torch.set_num_threads(wanted)
-
-    def remember(self, ids: Tensor, vectors: Tensor, batch: int) -> None:
-        """Take the vectors of a training step into the bank, if there is one."""
-        if self.bank is not None:
-            self.bank.put(ids, vectors, batch)
 
     def copy(self, done: int, step: int, epoch: int, uses: Uses) -> None:
         """Copy the weights after ``done`` batches and begin a refresh.

@@ -116,7 +116,7 @@ class Task:
     @property
     def probed(self) -> Tensor:
         """``[n]`` int64 ids of a few items, by whose vectors the worker's encoder is known to be the same."""
-        return self.ids[:: max(1, len(self.ids) // PROBED)][:PROBED]
+        return self.ids[:: max(1, len(self.ids) // PROBED)][:PROBED].contiguous()
 
     def write(self, folder: Path, encoder: Encoder, vectors: Tensor) -> Path:
         """Empty ``folder`` and write the task there, with the weights of ``encoder``.
