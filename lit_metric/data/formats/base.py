@@ -86,6 +86,13 @@ class Numbering:
             self.keys.append(key)
         return number
 
+    def splits(self) -> dict[str, Tensor]:
+        """The items that were numbered for each split, all of them; without those for none."""
+        found: dict[str, list[int]] = {}
+        for (split, _, _), number in self._known.items():
+            found.setdefault(split, []).append(number)
+        return {split: ids_of(numbers) for split, numbers in found.items() if split in SPLITS}
+
     def encode(self) -> tuple[Items, Vocabulary]:
         """The items in the order of their ids; without roles if all have the empty one."""
         roles = self.roles if any(self.roles) else None
@@ -121,6 +128,28 @@ def held_out(groups: Sequence[Hashable], reading: Reading) -> set[Hashable]:
     count = min(max(1, round(reading.validation_share * len(distinct))), len(distinct) - 1)
     order = np.random.default_rng(reading.seed).permutation(len(distinct))
     return {distinct[place] for place in order[: max(count, 0)]}
+
+
+def apart(fingerprints: Tensor, splits: Mapping[str, Tensor]) -> Tensor:
+    """Fingerprints by which items of different splits are no copies of one another.
+
+    Relations take what holds of an item to hold of its copies. Without this, an answer that only the test
+    split knows could not be a negative of the same question in training.
+
+    Args:
+        fingerprints: ``[N]`` int64, equal for items of equal content.
+        splits: the items of each split by its name; those of ``"train"`` keep theirs, and so do items that
+            are in none.
+
+    Example:
+        >>> ids = {"train": torch.tensor([0, 1]), "validation": torch.tensor([2]), "test": torch.tensor([3])}
+        >>> apart(torch.tensor([8, 8, 8, 8]), ids).tolist()
+        [8, 8, 9, 10]
+    """
+    fingerprints = fingerprints.clone()
+    for number, ids in enumerate((ids for name, ids in splits.items() if name != "train"), start=1):
+        fingerprints[ids] ^= number
+    return fingerprints
 
 
 def contradictions(

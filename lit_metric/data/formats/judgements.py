@@ -22,6 +22,7 @@ from lit_metric.data.formats.base import (
     Plans,
     Reading,
     Supervision,
+    apart,
     contradictions,
     held_out,
     ids_of,
@@ -273,7 +274,7 @@ class Judgements(Supervision):
             given.anchors,
             given.candidates,
             given.grades,
-            items.fingerprints,
+            apart(items.fingerprints, numbering.splits()),
             self.positive_from,
             self.unjudged,
         )

@@ -14,7 +14,14 @@ from torch import Tensor
 from lit_metric.data.content import Content
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as values
-from lit_metric.data.formats.base import TEXT_NAMES, Reading, Supervision, refuse_empty, rows_by_split
+from lit_metric.data.formats.base import (
+    TEXT_NAMES,
+    Reading,
+    Supervision,
+    apart,
+    refuse_empty,
+    rows_by_split,
+)
 from lit_metric.data.formats.columns import Columns, guess
 from lit_metric.data.items import Items, Kind
 from lit_metric.data.ragged import Ragged
@@ -273,12 +280,11 @@ class Labels(Supervision):
         ends = np.cumsum([0, *map(len, each)]).tolist()
         splits = {name: torch.arange(ends[at], ends[at + 1]) for at, name in enumerate(parts)}
         labels = [label for part in each for label in part.labels]
-        admitted = self.unlabelled == "candidates"
-        relations = relations_of(
-            labels, items.fingerprints, self.overlap, "negative" if admitted else "ignored"
-        )
+        relations = relations_of(labels, items.fingerprints, self.overlap)
         if "train" in splits and "validation" not in splits:
             splits |= split_off(splits["train"], relations, reading)
+        if self.unlabelled == "candidates":
+            relations = relations_of(labels, apart(items.fingerprints, splits), self.overlap, "negative")
         return Content(items, vocabulary, relations, splits)
 
 

@@ -18,6 +18,7 @@ from lit_metric.data.formats.base import (
     Plans,
     Reading,
     Supervision,
+    apart,
     held_out,
     ids_of,
     predicted,
@@ -155,11 +156,7 @@ class Triples(Supervision):
         anchors = ids_of(number for each in asked.values() for number in each.anchors)
         candidates = ids_of(number for each in asked.values() for number in each.candidates)
         facts = Facts(anchors, candidates, torch.ones(len(anchors)))
-        fingerprints = items.fingerprints
-        if "train" in splits:
-            # What is known of a question elsewhere must not show in training, so there it is another one.
-            fingerprints = fingerprints.clone()
-            fingerprints[splits["train"]] ^= 1
+        fingerprints = apart(items.fingerprints, numbering.splits())
         ignored = _known(numbering, asked)
         relations = PairRelations(anchors, candidates, None, fingerprints, ignored=ignored)
         logger.info(

@@ -56,6 +56,24 @@ def test_grades_from_which_on_a_document_is_relevant_and_what_nobody_judged(sour
     assert content.relations.negative(test, corpus).tolist() == [[False, True, False], [False, False, True]]
 
 
+def test_what_another_split_judges_is_not_known_in_training(tmp_path):
+    queries = [{"id": 1, "text": "one"}, {"id": 2, "text": "first"}, {"id": 3, "text": "one"}]
+    corpus = [{"id": "d1", "text": "first"}, {"id": "d2", "text": "second"}, {"id": "d3", "text": "third"}]
+    format = Judgements(
+        write(tmp_path / "queries.jsonl", *queries), write(tmp_path / "corpus.jsonl", *corpus), text="text"
+    )
+    # Query 3 has the text of query 1, and is asked in the test split only; query 2 has that of a document.
+    train, test = table(query=[1, 2], document=["d1", "d2"]), table(query=[3, 2], document=["d2", "d3"])
+    content = read(format, train=train, validation=test, test=test)
+    documents = content.splits["corpus"]
+    assert texts(content, "train") == ["one", "first"]
+    negative = {
+        name: content.relations.negative(content.splits[name], documents) for name in ("train", "test")
+    }
+    assert negative["train"].tolist() == [[False, True, True], [False, False, True]]
+    assert negative["test"][0].tolist() == [True, False, True]
+
+
 def test_judgements_without_grades_are_positive(sources):
     format = Judgements(**sources, text=["title", "text"])
     content = read(format, test=table(query=[2], document=["d1"]))

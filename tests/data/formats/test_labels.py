@@ -183,6 +183,15 @@ def test_items_without_a_label_are_refused_kept_or_left_out(caplog):
         read(Labels(), test=several)
 
 
+def test_labels_of_another_split_do_not_tell_what_unlabelled_items_are():
+    train = table(text=["a", "b", "c", "d"], label=["x", "x", None, None])
+    test = table(text=["a", "c"], label=["x", "x"])
+    content = read(Labels(unlabelled="candidates"), train=train, validation=train, test=test)
+    ids = content.splits["train"]
+    assert content.relations.negative(ids[:1], ids).tolist() == [[False, False, True, True]]
+    assert content.relations.positive(ids[:1], content.splits["test"]).tolist() == [[True, True]]
+
+
 def test_columns_of_mixed_types():
     with pytest.raises(DataError, match=r"'label': a string where other rows have numbers in row 3"):
         read(Labels(), test=table(text=["a", "b", "c"], label=[1, 2.0, "3"]))

@@ -83,6 +83,29 @@ def test_only_given_negatives_are_true():
     assert relations.negative(anchors, corpus).tolist() == [[False, False], [False, True]]
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_another_split_knows_is_not_known_in_training(symmetric):
+    train = table(anchor=["a", "a", "b", "c"], positive=["p", "q", "r", "a"])
+    other = table(anchor=["a", "b"], positive=["r", "p"])
+    content = read(
+        Pairs("anchor", "positive", symmetric=symmetric), train=train, validation=other, test=other
+    )
+    elsewhere = {"a": "r", "b": "p"}
+    knows = {"train": {"a": "pq", "b": "r", "c": "a"}, "validation": elsewhere, "test": elsewhere}
+    for name, facts in knows.items():
+        pairs = {(anchor, other) for anchor, others in facts.items() for other in others}
+        pairs |= {pair[::-1] for pair in pairs if symmetric}
+        anchors, corpus = content.splits[name], content.splits[f"{name}_corpus"]
+        others = texts(content, f"{name}_corpus")
+        expected = [
+            [other != anchor and (anchor, other) not in pairs for other in others]
+            for anchor in texts(content, name)
+        ]
+        assert content.relations.negative(anchors, corpus).tolist() == expected
+    trained = content.splits["train"]
+    assert content.relations.positive(trained, content.splits["test_corpus"]).sum() == 0
+
+
 def test_contradictions_are_told_with_both_rows():
     data = table(anchor=["a", "a", "x"], positive=["p", "q", "y"], negative=["n", "p", "z"])
     with pytest.raises(DataError) as error:
