@@ -37,7 +37,7 @@ def start(small: Small, folder: Path, faults: str = "", **options: Any) -> subpr
         )
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 40.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 90.0) -> Any:
     """The first true answer."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -58,7 +58,7 @@ def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resume
     assert descendants
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(_alive(pid) for pid in descendants), seconds=5)
+    wait_for(lambda: not any(_alive(pid) for pid in descendants), seconds=15)
     negatives = tmp_path / "run" / "negatives"
     assert versions(negatives) == [1]
     rest = fit(small, tmp_path, resume="7.ckpt")
