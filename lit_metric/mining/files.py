@@ -6,7 +6,6 @@ written last, so a folder without one is not a version, whatever it holds.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_metric.data.files import replacing, sync_folder, write_json
+from lit_metric.data.files import replacing, sha256, sync_folder, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -144,15 +143,6 @@ def collect(root: str | Path, keep: Iterable[int] = (), newest: int = 2) -> list
             if path.name != SAMPLE:
                 path.unlink()
     return removed
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _names(root: str | Path) -> list[int]:

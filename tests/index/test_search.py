@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_metric import index as index_module
-from lit_metric.index import ExactIndex, FaissIndex, Index, similarities, top_k
+from lit_metric.index import ExactIndex, FaissIndex, Index, exact, similarities, top_k
 
 EXACT = [ExactIndex, FaissIndex]
 
@@ -82,7 +81,7 @@ def test_no_more_than_a_block_of_scores_is_ever_made(monkeypatch: pytest.MonkeyP
         shapes.append((len(queries), len(vectors)))
         return similarities(queries, vectors)
 
-    monkeypatch.setattr(index_module, "similarities", watched)
+    monkeypatch.setattr(exact, "similarities", watched)
     index = ExactIndex(query_block=5, vector_block=7)
     index.add(randn(30, 4), torch.arange(30))
     index.search(randn(12, 4), 9)

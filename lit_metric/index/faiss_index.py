@@ -1,0 +1,193 @@
+"""Search by any FAISS index on the CPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_metric.data.files import replacing
+from lit_metric.index.base import Index, Similarity, Vectors, refuse_duplicates
+from lit_metric.index.stored import AGAIN, StoredIndexError, read_array, write_array
+
+FILE = "index.faiss"
+
+
+class FaissIndex(Index):
+    """Search by a FAISS index on the CPU.
+
+    Vectors wait until the first `search`, which trains the index on them if it needs training and adds them;
+    what is added later goes in without training again. Only ``Flat`` is exact. Which of several vectors with
+    exactly the score of the k-th are returned is FAISS's choice; those that are returned come in the order
+    that `Index.search` promises.
+
+    Args:
+        factory: what ``faiss.index_factory`` takes: ``"Flat"``, ``"IVF256,Flat"``, ``"HNSW32"``,
+            ``"IVF256,PQ32"``, ...
+        metric: as in `Index`.
+        nprobe: cells searched, for IVF; by default FAISS's own, 1.
+        ef_search: candidates kept during the search, for HNSW; by default FAISS's own, 16.
+        threads: threads for training, adding and searching; by default FAISS's own setting, which is all
+            cores. The process-wide setting is put back afterwards.
+        reproducible: insert into an HNSW graph with one thread, since with several the graph depends on their
+            timing.
+
+    Raises:
+        ValueError: a setting is out of its range or does not apply to ``factory``; at the first `search`,
+            ``factory`` is not understood or there are too few vectors to train it.
+
+    Example:
+        >>> index = FaissIndex("Flat", metric="cosine", threads=1)
+        >>> index.add(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([10, 11]))
+        >>> scores, ids = index.search(torch.tensor([[0.0, 2.0]]), k=1)
+        >>> scores.tolist(), ids.tolist()
+        ([[1.0]], [[11]])
+    """
+
+    def __init__(
+        self,
+        factory: str = "Flat",
+        metric: Similarity = "cosine",
+        nprobe: int | None = None,
+        ef_search: int | None = None,
+        threads: int | None = None,
+        reproducible: bool = True,
+    ) -> None:
+        for name, value in {"nprobe": nprobe, "ef_search": ef_search, "threads": threads}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if nprobe is not None and "IVF" not in factory:
+            raise ValueError(f"nprobe is for IVF indexes, and the factory is {factory!r}; leave it out")
+        if ef_search is not None and "HNSW" not in factory:
+            raise ValueError(f"ef_search is for HNSW indexes, and the factory is {factory!r}; leave it out")
+        self.factory = factory
+        self.nprobe = nprobe
+        self.ef_search = ef_search
+        self.threads = threads
+        self.reproducible = reproducible
+        super().__init__(metric)
+
+    def _clear(self) -> None:
+        self._index: Any = None
+        self._ids = torch.empty(0, dtype=torch.int64)
+        self._mapped = False
+
+    def add(self, vectors: Vectors, ids: Tensor | np.ndarray) -> None:
+        """See :meth:`Index.add`.
+
+        Raises:
+            ValueError: likewise; or the index lies in a file that was memory-mapped, and can't grow.
+        """
+        if self._mapped:  # FAISS would end the process.
+            raise ValueError(
+                "this index was loaded memory-mapped and takes no more vectors; "
+                "load it with memory_map=False, or reset() it"
+            )
+        super().add(vectors, ids)
+
+    def _build(self, vectors: Tensor, ids: Tensor) -> None:
+        all_ids = torch.cat([self._ids, ids.cpu()])
+        refuse_duplicates(all_ids.sort().values)
+        array = vectors.cpu().numpy()
+        index = self._index if self._index is not None else self._trained(array)
+        one_thread = self.reproducible and "HNSW" in self.factory
+        with _faiss_threads(1 if one_thread else self.threads):
+            index.add(array)
+        self._index, self._ids = index, all_ids
+
+    def _trained(self, vectors: np.ndarray) -> Any:
+        import faiss
+
+        try:
+            index = faiss.index_factory(vectors.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise ValueError(
+                f"FAISS cannot build {self.factory!r} for dimension {vectors.shape[1]}: {_reason(error)}"
+            ) from error
+        if not index.is_trained:
+            try:
+                with _faiss_threads(self.threads):
+                    index.train(vectors)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self.factory!r} cannot be trained on {len(vectors)} vectors: {_reason(error)}; use "
+                    "'Flat', or a factory with fewer cells or bits"
+                ) from error
+        return self._tuned(index)
+
+    def _tuned(self, index: Any) -> Any:
+        import faiss
+
+        for name, value in {"nprobe": self.nprobe, "efSearch": self.ef_search}.items():
+            if value is not None:
+                faiss.ParameterSpace().set_index_parameter(index, name, value)
+        return index
+
+    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        with _faiss_threads(self.threads):
+            found, where = self._index.search(queries.cpu().numpy(), k)
+        scores, positions = torch.from_numpy(found), torch.from_numpy(where)
+        missing = positions < 0
+        scores = scores.masked_fill(missing, -torch.inf)
+        ids = self._ids[positions.clamp(min=0)].masked_fill(missing, torch.iinfo(torch.int64).max)
+        ids, by_id = ids.sort(dim=1)
+        scores, by_score = scores.gather(1, by_id).sort(dim=1, descending=True, stable=True)
+        return scores, ids.gather(1, by_score).masked_fill(scores.isneginf(), -1)
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("factory", "metric", "nprobe", "ef_search", "reproducible")
+        return {name: getattr(self, name) for name in names}
+
+    def _write(self, folder: Path) -> None:
+        import faiss
+
+        with replacing(folder / FILE) as unfinished:
+            faiss.write_index(self._index, str(unfinished))
+        write_array(folder, "ids", self._ids.numpy())
+
+    def _read(self, folder: Path, shape: tuple[int, int], memory_map: bool) -> None:
+        import faiss
+
+        path = folder / FILE
+        try:
+            index = faiss.read_index(str(path), self._mapping() if memory_map else 0)
+        except RuntimeError as error:
+            raise StoredIndexError(f"{path} cannot be read by FAISS ({_reason(error)}); {AGAIN}") from error
+        if (index.ntotal, index.d) != shape:
+            raise StoredIndexError(
+                f"{path} holds {[index.ntotal, index.d]}, the manifest says {[*shape]}; {AGAIN}"
+            )
+        self._index, self._mapped = self._tuned(index), memory_map
+        self._ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1]))
+
+    def _mapping(self) -> int:
+        """What leaves most of the index on the disk: the lists of cells, or all arrays where there are none
+        (FAISS 1.11 and later)."""
+        import faiss
+
+        flat = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
+        return int(faiss.IO_FLAG_MMAP if "IVF" in self.factory else flat)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The human part of a FAISS error, which is led by a C++ signature and a file name."""
+    return re.split(r"Error: |\.(?:cpp|h):\d+: ", str(error).strip())[-1]
+
+
+@contextmanager
+def _faiss_threads(threads: int | None) -> Iterator[None]:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    if threads is not None:
+        faiss.omp_set_num_threads(threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
