@@ -48,7 +48,8 @@ from lit_metric.data.checks import check, say_what_is_cut
 from lit_metric.data.evaluated import Against, Evaluated
 from lit_metric.data.mixture import union
 from lit_metric.data.rejected import write_rejected
-from lit_metric.mining import Miner
+from lit_metric.data.tokens import default_cache_dir
+from lit_metric.mining import Miner, give_texts
 
 log = logging.getLogger(__name__)
 
@@ -241,6 +242,9 @@ class MetricDataModule(Evaluated, LightningDataModule):
         if progress:
             say_what_is_cut(self.vocabulary, tokens, tokenizer)
         self.collator = Collator(self.items, tokens)
+        if self.miner is not None:
+            folder = default_cache_dir() if self.cache_dir is None else Path(self.cache_dir)
+            give_texts(self.miner, self.items, self.vocabulary, folder)
         self.rank, self.world_size = 0, 1
 
     def state_dict(self) -> dict[str, Any]:

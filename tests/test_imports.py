@@ -18,6 +18,7 @@ LAYERS = [
     {"mining"},
     {"batching"},
     {"encoders", "metrics", "losses"},
+    {"clusters"},
     {"index"},
     {"data"},
 ]

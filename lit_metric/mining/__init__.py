@@ -2,18 +2,32 @@
 
 from lit_metric.mining.candidates import Candidates, PositiveScores
 from lit_metric.mining.draw import Draw, Moment, Pool, SimANS, TopK, UniformWindow, WeightedDraw, WithRandom
+from lit_metric.mining.duplicates import DuplicateFilter
 from lit_metric.mining.files import TableError, collect, versions
 from lit_metric.mining.filters import AbsoluteMax, MarginFilter, NegativeFilter, PercentageFilter, RankWindow
+from lit_metric.mining.guide import CrossEncoderGuide, EncoderGuide, Guide, GuideFilter
+from lit_metric.mining.joined import JoinedProposer
+from lit_metric.mining.lexical import BM25Proposer
 from lit_metric.mining.miner import Miner
+from lit_metric.mining.near_clusters import ClusterProposer
 from lit_metric.mining.positives import positive_scores
 from lit_metric.mining.propose import NeighbourProposer, Proposer, RandomProposer
 from lit_metric.mining.source import TableNegatives
 from lit_metric.mining.table import NegativeTable
+from lit_metric.mining.texts import give_texts, write_texts
 
 __all__ = [
     "AbsoluteMax",
+    "BM25Proposer",
     "Candidates",
+    "ClusterProposer",
+    "CrossEncoderGuide",
     "Draw",
+    "DuplicateFilter",
+    "EncoderGuide",
+    "Guide",
+    "GuideFilter",
+    "JoinedProposer",
     "MarginFilter",
     "Miner",
     "Moment",
@@ -34,6 +48,8 @@ __all__ = [
     "WeightedDraw",
     "WithRandom",
     "collect",
+    "give_texts",
     "positive_scores",
     "versions",
+    "write_texts",
 ]

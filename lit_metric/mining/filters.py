@@ -17,6 +17,7 @@ from lit_metric.mining.candidates import Candidates, Reference, check_reference
 
 if TYPE_CHECKING:
     from lit_metric.data.relations import Relations
+    from lit_metric.mining.vectors import Vectors
 
 
 class NegativeFilter(ABC):
@@ -26,6 +27,10 @@ class NegativeFilter(ABC):
     def name(self) -> str:
         """What logs and samples call it."""
         return type(self).__name__
+
+    def prepare(self, vectors: Vectors, ids: Tensor, relations: Relations) -> None:  # noqa: B027
+        """Learn what is needed of the ``M`` items to be mined, with their ids ``[M]``, before any is judged;
+        most need nothing."""
 
     @abstractmethod
     def keep(self, candidates: Candidates) -> Tensor:

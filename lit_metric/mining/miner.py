@@ -168,6 +168,8 @@ class Miner:
         rows, searched = _rows_of("anchors", anchors, ids), _rows_of("corpus", corpus, ids)
         positives = positive_scores(vectors, ids, relations, rows)
         filters = [RelationFilter(relations), *self.filters]
+        for each in filters:
+            each.prepare(vectors, ids, relations)
         run = _Run(ids[rows], positives, filters, self.candidates, self.sample)
         limit = min(self.max_fetch, len(searched))
         proposer.fit(vectors.subset(searched), ids[searched], seed)

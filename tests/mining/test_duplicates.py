@@ -1,0 +1,81 @@
+"""Clusters of near duplicates against a loop over pairs, alone and within a miner."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_metric.index import FaissIndex
+from lit_metric.mining import Candidates, DuplicateFilter, Miner, PositiveScores
+from lit_metric.mining.spec import build, spec
+from lit_metric.mining.vectors import Vectors
+from tests.mining.cases import relations_of
+
+
+def at_angles(*degrees: float) -> Tensor:
+    """Unit vectors in the plane."""
+    angles = torch.tensor(degrees).deg2rad()
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def clusters_by_loop(vectors: Tensor, threshold: float) -> list[set[int]]:
+    """Sets of rows joined by chains of pairs that are alike."""
+    clusters = [{row} for row in range(len(vectors))]
+    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
+    for one in range(len(unit)):
+        for other in range(one):
+            if float(unit[one] @ unit[other]) >= threshold:
+                first = next(cluster for cluster in clusters if one in cluster)
+                second = next(cluster for cluster in clusters if other in cluster)
+                if first is not second:
+                    clusters.remove(second)
+                    first |= second
+    return clusters
+
+
+def kept(rule: DuplicateFilter, ids: Tensor) -> list[set[int]]:
+    """For each of ``ids``, which of all it may have as a negative."""
+    proposed = ids.expand(len(ids), -1)
+    nothing = torch.zeros(len(ids))
+    found = rule.keep(Candidates(ids, proposed, torch.zeros(proposed.shape), PositiveScores(*[nothing] * 3)))
+    return [{int(one) for one in ids[row]} for row in found]
+
+
+def test_clusters_are_chains_and_not_single_pairs() -> None:
+    # cos 15° = 0.966, cos 30° = 0.866: the ends of the chain are alike through its middle alone.
+    vectors, ids = at_angles(0, 15, 30, 90, 200), torch.tensor([7, 3, 9, 1, 4])
+    rule = DuplicateFilter(0.95)
+    rule.prepare(Vectors(vectors, "cosine"), ids, relations_of(torch.zeros(10, dtype=torch.int64)))
+    assert kept(rule, ids) == [{1, 4}, {1, 4}, {1, 4}, {7, 3, 9, 4}, {7, 3, 9, 1}]
+
+
+def test_clusters_are_those_of_a_loop_by_any_index_and_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(30, 8, generator=generator)
+    vectors = centres[torch.randint(30, (90,), generator=generator)]
+    vectors = (vectors + 0.1 * torch.randn(90, 8, generator=generator)) * 3
+    ids = torch.randperm(200, generator=generator)[:90]
+    expected = clusters_by_loop(vectors, 0.97)
+    assert 10 < len(expected) < 80
+    for rule in (DuplicateFilter(0.97, 20), DuplicateFilter(0.97, 20, FaissIndex("Flat", threads=1))):
+        rule.prepare(Vectors(vectors, "dot"), ids, relations_of(torch.zeros(200, dtype=torch.int64)))
+        numbers = rule.clusters(ids)
+        found = [{row for row in range(90) if numbers[row] == one} for one in numbers.unique()]
+        assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
+
+
+def test_copies_under_another_label_are_never_mined() -> None:
+    generator = torch.Generator().manual_seed(0)
+    originals = torch.randn(40, 16, generator=generator)
+    vectors = torch.cat([originals, originals + 0.01 * torch.randn(40, 16, generator=generator)])
+    labels = torch.arange(80) % 4
+    labels[40:] = (labels[:40] + 1) % 4  # Every copy has another label than its original.
+    ids = torch.arange(80)
+    alone = Miner(candidates=5, filters=[]).mine(vectors, ids, relations_of(labels))
+    copies = (ids + 40) % 80
+    assert (torch.from_numpy(alone.ids[:, 0]).long() == copies).all()
+    miner = build(spec(Miner(candidates=5, filters=[DuplicateFilter(0.95)])))  # as the worker makes it
+    table = miner.mine(vectors, ids, relations_of(labels))
+    assert not (torch.from_numpy(table.ids).long() == copies[:, None]).any()
+    assert (table.ids[:, :4] == alone.ids[:, 1:]).all()
+    assert table.report["rejected/DuplicateFilter"] > 0

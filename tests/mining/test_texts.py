@@ -1,0 +1,64 @@
+"""Texts that parts of a miner read."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_metric.data import Items
+from lit_metric.mining import (
+    EncoderGuide,
+    GuideFilter,
+    JoinedProposer,
+    Miner,
+    RandomProposer,
+    give_texts,
+    write_texts,
+)
+from lit_metric.mining.lexical import BM25Proposer
+from lit_metric.mining.spec import build, spec
+
+
+def test_texts_of_items_are_what_they_were(tmp_path: Path) -> None:
+    rows = [["red", "round"], [], ["naïve\x00\n, 🚗"], ["round", "red"]]
+    items, vocabulary = Items.encode(rows, kind="set")
+    path = write_texts(items, vocabulary, tmp_path)
+    guide = EncoderGuide("model", texts=str(path))
+    for reader in (guide, pickle.loads(pickle.dumps(guide)), build(spec(guide))):
+        assert reader.texts_of(torch.tensor([3, 2, 1, 0, 0])) == [
+            "round, red",
+            "naïve\x00\n, 🚗",
+            "",
+            "red, round",
+            "red, round",
+        ]
+    before = path.stat().st_mtime_ns
+    assert write_texts(items, vocabulary, tmp_path) == path
+    assert path.stat().st_mtime_ns == before
+    others, theirs = Items.encode([["red"], *rows[1:]], kind="set")
+    assert write_texts(others, theirs, tmp_path) != path
+
+
+def test_all_that_read_texts_are_told_where_they_are(tmp_path: Path) -> None:
+    items, vocabulary = Items.encode([["red"], ["round"]])
+    given = BM25Proposer(texts="mine.arrow")
+    miner = Miner(
+        proposer=JoinedProposer([BM25Proposer(), given]), filters=[GuideFilter(EncoderGuide("model"))]
+    )
+    give_texts(miner, items, vocabulary, tmp_path)
+    [path] = tmp_path.glob("*.arrow")
+    [proposer, other], guide = miner.proposer.proposers, miner.filters[0].guide  # type: ignore[union-attr, attr-defined]
+    assert [proposer.texts, other.texts, guide.texts] == [str(path), "mine.arrow", str(path)]
+    # The miner of another process is built from a description, which must say so.
+    assert build(spec(miner)).filters[0].guide.texts_of(torch.tensor([1])) == ["round"]
+
+
+def test_nothing_is_written_where_nothing_reads(tmp_path: Path) -> None:
+    items, vocabulary = Items.encode([["red"], ["round"]])
+    give_texts(Miner(proposer=RandomProposer()), items, vocabulary, tmp_path)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="EncoderGuide reads the items' texts and has none"):
+        EncoderGuide("model").texts_of(torch.tensor([0]))
