@@ -70,6 +70,17 @@ class Encoder(Described, nn.Module, ABC):
             ``[I, dimension]``, in float32 at least, not normalised.
         """
 
+    def nothing(self) -> Tensor:
+        """``[0, dimension]``, the vectors of no items, with a gradient of zero for all that is trained.
+
+        Under several processes, each has to contribute a gradient for each parameter at each step, also one
+        whose share of a small batch is empty.
+        """
+        if not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
+            return torch.empty(0, self.dimension, device=self.device)
+        one = Ragged.from_lists(self.tokenizer.tokenize(["a"])).to(self.device)
+        return self(one, Ragged.from_lists([[0]]).to(self.device))[:0]
+
     @abstractmethod
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         """``[n, dimension]`` raw vectors of checked input; called without gradient in evaluation mode."""

@@ -98,7 +98,7 @@ class TwoTowerEncoder(Encoder):
     ) -> Tensor:
         """``[len(rows), dimension]``: some of the items, and of the texts only theirs, through a tower."""
         if not len(rows):
-            return self._nothing(tower, items)
+            return tower.nothing()
         chosen = items.select(rows)
         texts, members = chosen.values.unique(return_inverse=True)
         return tower(
@@ -109,13 +109,9 @@ class TwoTowerEncoder(Encoder):
             skip=None if skip is None else skip[texts],
         )
 
-    def _nothing(self, tower: Encoder, like: Ragged) -> Tensor:
-        """``[0, dimension]``, with a gradient of zero for all of the tower's parameters: under several
-        processes, each has to contribute one for each parameter at each step."""
-        if not (torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
-            return torch.empty(0, self.dimension, device=like.offsets.device)
-        one = Ragged.from_lists(_tokenizer(tower).tokenize(["a"])).to(like.offsets.device)
-        return tower(one, Ragged.from_lists([[0]]).to(like.offsets.device))[:0]
+    def nothing(self) -> Tensor:
+        """See :meth:`Encoder.nothing`."""
+        return torch.cat([self.query.nothing(), self.document.nothing()])
 
     def clear_cache(self) -> None:
         """See :meth:`Encoder.clear_cache`."""

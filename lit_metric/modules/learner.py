@@ -93,7 +93,7 @@ class MetricLearner(LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """``[I, d]`` raw vectors of the batch's items."""
-        return self.encoder(**batch.inputs)
+        return self.encoder(**batch.inputs) if len(batch.items) else self.encoder.nothing()
 
     def encode(self, items: list[str] | list[list[str]], **options: Any) -> Any:
         """See :meth:`~lit_metric.encoders.Encoder.encode`."""
