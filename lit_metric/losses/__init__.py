@@ -9,6 +9,7 @@ from lit_metric.losses.contrastive import ContrastiveLoss, contrastive
 from lit_metric.losses.cosent import CoSENTLoss, cosent
 from lit_metric.losses.distillation import DistillationKLLoss, distillation_kl
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_over_ranks, world_size
+from lit_metric.losses.guided import GuidedLoss, GuidedPairs, too_alike
 from lit_metric.losses.info_nce import InfoNCELoss, info_nce
 from lit_metric.losses.lifted_structure import LiftedStructureLoss, lifted_structure
 from lit_metric.losses.margin_mse import MarginMSELoss, margin_mse
@@ -37,6 +38,8 @@ __all__ = [
     "DensePairs",
     "Distance",
     "DistillationKLLoss",
+    "GuidedLoss",
+    "GuidedPairs",
     "InfoNCELoss",
     "LiftedStructureLoss",
     "Loss",
@@ -91,6 +94,7 @@ __all__ = [
     "similarity",
     "soft_triple",
     "sum_over_ranks",
+    "too_alike",
     "tuplet",
     "unit",
     "world_size",

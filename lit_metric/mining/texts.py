@@ -50,8 +50,20 @@ class ReadsTexts:
         return {**self.__dict__, "_table": None}
 
 
+def text_of_items(items: Items, vocabulary: Vocabulary, ids: Tensor) -> list[str]:
+    """One text for each of the items ``ids [n]``: its texts in their order with a comma between them.
+
+    Example:
+        >>> from lit_metric.data import Items
+        >>> items, vocabulary = Items.encode([["red", "round"], ["red"]], kind="set")
+        >>> text_of_items(items, vocabulary, torch.tensor([1, 0]))
+        ['red', 'red, round']
+    """
+    return [", ".join(vocabulary.texts[text] for text in own) for own in items.texts.select(ids).tolist()]
+
+
 def write_texts(items: Items, vocabulary: Vocabulary, folder: Path) -> Path:
-    """Write one text for each item, its texts in their order with a comma between them.
+    """Write one text for each item, see :func:`text_of_items`.
 
     Args:
         items: ``N``.

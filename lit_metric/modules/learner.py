@@ -15,6 +15,7 @@ from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, evaluation_of
 from lit_metric.losses import (
+    GuidedLoss,
     Loss,
     RelationPairs,
     allocate_saved,
@@ -22,6 +23,7 @@ from lit_metric.losses import (
     gather_with_grad,
     sum_over_ranks,
 )
+from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.tasks import TaskLosses
 
@@ -141,9 +143,12 @@ class MetricLearner(LightningModule):
         return self.relations, 0
 
     def on_fit_start(self) -> None:
-        """Bring the relations to the device, and loaded modules out of evaluation mode."""
+        """Bring the relations to the device, loaded modules out of evaluation mode, and guides to work."""
         self.train()
         self.relations = self.data.relations.to(self.device)
+        for loss in self.loss.modules():
+            if isinstance(loss, GuidedLoss):
+                loss.take(guide_vectors(loss.encoder, self.data, self.device))
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs: mining, the alarm on collapse, and a place for predictions."""

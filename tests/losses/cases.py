@@ -16,6 +16,7 @@ from lit_metric.losses import (
     CoSENTLoss,
     DensePairs,
     DistillationKLLoss,
+    GuidedLoss,
     InfoNCELoss,
     LiftedStructureLoss,
     Loss,
@@ -93,12 +94,16 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
     proxies = ProxyAnchorLoss(scale=4.0, block_rows=block_rows)
     if name == "class-weighted":
         return ClassWeightedLoss(near, beta=0.5)
+    if name == "guided":
+        guided = GuidedLoss(near, "not loaded here", threshold=0.6)
+        guided.take(torch.randn(14, 3, generator=torch.Generator().manual_seed(0)))
+        return guided
     both = SumLoss({"near": near, "own": proxies}, {"own": 0.5})
     return both if name == "sum" else MatryoshkaLoss(both, [4, 2], [1.0, 0.3])
 
 
 COMBINATIONS: dict[str, Callable[..., Loss]] = {
-    name: partial(combination, name) for name in ("sum", "matryoshka", "class-weighted")
+    name: partial(combination, name) for name in ("sum", "matryoshka", "class-weighted", "guided")
 }
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.

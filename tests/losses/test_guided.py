@@ -1,0 +1,118 @@
+"""Negatives that a guide leaves out, against loops and sentence-transformers' GISTEmbedLoss."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_metric.losses import (
+    ClassWeightedLoss,
+    ContrastiveLoss,
+    CoSENTLoss,
+    DensePairs,
+    GuidedLoss,
+    InfoNCELoss,
+    RelationPairs,
+    too_alike,
+)
+from tests.losses.cases import Labels
+
+gist = importlib.import_module("sentence_transformers.sentence_transformer.losses.gist_embed")
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("threshold", "margin"), [(0.3, None), (None, 0.1), (None, -0.2), (0.4, 0.2)])
+def test_what_is_too_alike_is_that_of_a_loop(threshold: float | None, margin: float | None) -> None:
+    scores = draws(9, 12).tanh()
+    positive = draws(9, 12, seed=1) > 1
+    positive[3] = False
+    found = too_alike(scores, positive, threshold, margin)
+    for row in range(9):
+        own = [float(scores[row, other]) for other in range(12) if positive[row, other]]
+        for other in range(12):
+            score = float(scores[row, other])
+            over = threshold is not None and score > threshold
+            over |= margin is not None and bool(own) and score > max(own) - margin
+            assert bool(found[row, other]) == over
+    assert found.any()
+    assert not found.all()
+
+
+@pytest.mark.parametrize("block_rows", [3, 1024])
+def test_it_is_the_loss_under_masks_without_them(block_rows: int) -> None:
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1, 3, 3])
+    anchor_ids, candidate_ids = torch.tensor([0, 2, 4, 8, 6]), torch.tensor([9, 1, 7, 5, 3, 0])
+    vectors, guide = draws(10, 5), draws(10, 4, seed=1)
+    pairs = RelationPairs(Labels(labels), anchor_ids, candidate_ids)
+    dense = pairs.rows(0, 5)
+    scores = torch.nn.functional.cosine_similarity(guide[anchor_ids][:, None], guide[candidate_ids], dim=2)
+    negative = dense.negative & ~(scores > 0.2)
+    assert 0 < negative.sum() < dense.negative.sum()
+    expected_of = DensePairs(dense.positive, negative, target=pairs.targets(0, 5))
+    for loss in (InfoNCELoss(0.3, block_rows=block_rows), ContrastiveLoss(), CoSENTLoss(0.2)):
+        guided = GuidedLoss(loss, "none", threshold=0.2)
+        guided.take(guide * 7)
+        output = guided(vectors[anchor_ids], vectors[candidate_ids], pairs)
+        expected = loss(vectors[anchor_ids], vectors[candidate_ids], expected_of)
+        torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_with_a_margin_it_is_gist_embed_loss(monkeypatch: pytest.MonkeyPatch, margin: float) -> None:
+    count = 8
+    vectors, guide = draws(2 * count, 6).float(), draws(2 * count, 5, seed=1).float()
+    guide[count:] += 0.8 * guide[:count]
+    columns = {"model": vectors.split(count), "guide": guide.split(count)}
+    monkeypatch.setattr(gist, "embed_columns", lambda model, features: list(columns[model.name]))
+    peer = gist.GISTEmbedLoss.__new__(gist.GISTEmbedLoss)
+    nn.Module.__init__(peer)
+    for name, value in {
+        "temperature": 0.1,
+        "margin_strategy": "absolute",
+        "margin": margin,
+        "contrast_anchors": False,
+        "contrast_positives": False,
+        "gather_across_devices": False,
+        "must_retokenize": False,
+        "similarity_fct": nn.CosineSimilarity(dim=-1),
+        "cross_entropy_loss": nn.CrossEntropyLoss(),
+        "model": nn.Identity(),
+        "guide": nn.Identity(),
+    }.items():
+        setattr(peer, name, value)
+    for name in ("model", "guide"):
+        getattr(peer, name).name = name
+    expected = peer([{}, {}], torch.empty(0))
+
+    anchors, candidates = torch.arange(count), torch.arange(count, 2 * count)
+    pairs = RelationPairs(Labels(torch.arange(2 * count) % count), anchors, candidates)
+    loss = GuidedLoss(InfoNCELoss(0.1), "none", threshold=None, margin=margin)
+    loss.take(guide)
+    output = loss(vectors[:count], vectors[count:], pairs)
+    # An anchor without any negative left has no loss in either, but here it is not counted.
+    found = output["loss"] * output["anchors_used"]
+    torch.testing.assert_close(found, expected)
+    unguided = InfoNCELoss(0.1)(vectors[:count], vectors[count:], pairs)["loss"]
+    assert float(found) < float(unguided) - 0.05
+
+
+def test_what_it_cannot_work_with_is_refused() -> None:
+    with pytest.raises(ValueError, match="both None"):
+        GuidedLoss(InfoNCELoss(), "none", threshold=None)
+    same = torch.tensor([[True, False]])
+    loss = GuidedLoss(InfoNCELoss(), "none")
+    with pytest.raises(TypeError, match="DensePairs doesn't say"):
+        loss(torch.eye(2)[:1], torch.eye(2), DensePairs(same, ~same))
+    ids = torch.arange(2)
+    with pytest.raises(RuntimeError, match=r"call take\(vectors\) first"):
+        loss(torch.eye(2), torch.eye(2), RelationPairs(Labels(ids), ids, ids))
+    weighted = ClassWeightedLoss(loss)
+    weighted.build(torch.tensor([1, 1]), 2)
+    with pytest.raises(TypeError, match="WeightedAnchors doesn't say: put it around"):
+        weighted(torch.eye(2), torch.eye(2), RelationPairs(Labels(ids), ids, ids), ids)
