@@ -190,6 +190,7 @@ class MetricLearner(LightningModule):
         prefix = "train"
         if names := [*self.data.mixture]:
             prefix = f"train/{names[batch.task]}"
+            self._forget_logged([f"train/{name}/" for name in names if name != names[batch.task]])
             self.log(f"{prefix}/loss", loss.detach(), sync_dist=several, batch_size=1)
         self.log_dict(
             {f"{prefix}/{name}": value for name, value in parts.items()}, sync_dist=several, batch_size=1
@@ -199,6 +200,12 @@ class MetricLearner(LightningModule):
             loss = loss if rest is None else loss + rest
         texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
         return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
+
+    def _forget_logged(self, prefixes: list[str]) -> None:
+        """Have Lightning not log values under these prefixes again, as it does until there are newer ones."""
+        for logged in (self.trainer._results or {}).values():
+            if logged.meta.name.startswith(tuple(prefixes)):
+                logged.has_reset = True
 
     def _classes(self, batch: Batch) -> dict[str, Tensor]:
         """What a loss that needs classes wants besides."""
