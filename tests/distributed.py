@@ -24,7 +24,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIMEOUT_S = 60
+# Ranks take up to 20 s to start on an idle machine, and a multiple of that beside other work.
+TIMEOUT_S = 240
 # Whatever a launcher, a scheduler or Lightning may have left behind would be taken for instructions.
 LAUNCHER = ("MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "NODE_RANK", "TORCHELASTIC_", "SLURM_")
 
