@@ -1,4 +1,4 @@
-"""What can be done with a trained encoder: ``encode``, ``search``, ``export``."""
+"""Encode a file, search one, carry a model away."""
 
 from __future__ import annotations
 
@@ -20,28 +20,10 @@ from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
 from lit_metric.data.items import without_repeats
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
-from lit_metric.hub import export, load
+from lit_metric.hub import export
 from lit_metric.index import ExactIndex
 
 log = logging.getLogger(__name__)
-
-
-def run(arguments: Sequence[str]) -> None:
-    """Parse ``COMMAND OPTIONS`` and run it."""
-    parser = argparse.ArgumentParser("lit-metric", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (function, configure) in COMMANDS.items():
-        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-        command.add_argument("--model", required=True, help="run folder, saved encoder, or model folder")
-        command.add_argument(
-            "--trust-remote-code",
-            action="store_true",
-            help="allow classes outside lit_metric and transformers",
-        )
-        configure(command)
-    options = vars(parser.parse_args(arguments))
-    encoder = load(options.pop("model"), options.pop("trust_remote_code"))
-    COMMANDS[options.pop("command")][0](encoder, **options)
 
 
 def read_items(
@@ -234,7 +216,8 @@ def _columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=16384, help="tokens per batch (%(default)s)")
 
 
-def _encode_options(parser: argparse.ArgumentParser) -> None:
+def encode_options(parser: argparse.ArgumentParser) -> None:
+    """Those of ``encode``."""
     parser.add_argument("--input", required=True, help="Parquet, CSV or JSON Lines file, or a data set")
     parser.add_argument("--output", required=True, help="file to write, .npy or .parquet")
     parser.add_argument(
@@ -243,7 +226,8 @@ def _encode_options(parser: argparse.ArgumentParser) -> None:
     _columns(parser)
 
 
-def _search_options(parser: argparse.ArgumentParser) -> None:
+def search_options(parser: argparse.ArgumentParser) -> None:
+    """Those of ``search``."""
     parser.add_argument("--corpus", required=True, help="Parquet, CSV or JSON Lines file, or a data set")
     parser.add_argument("--query", required=True, action="append", help="a text, or tags; may be repeated")
     parser.add_argument("-k", type=int, default=10, help="how many to show (%(default)s)")
@@ -253,12 +237,6 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     _columns(parser)
 
 
-def _export_options(parser: argparse.ArgumentParser) -> None:
+def export_options(parser: argparse.ArgumentParser) -> None:
+    """Those of ``export``."""
     parser.add_argument("--output", required=True, help="folder to write")
-
-
-COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentParser], None]]] = {
-    "encode": (encode, _encode_options),
-    "search": (search, _search_options),
-    "export": (export_folder, _export_options),
-}
