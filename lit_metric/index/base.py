@@ -116,8 +116,7 @@ class Index(ABC):
     def _settle(self) -> None:
         """Build in what was added and still waits."""
         if self._waiting:
-            self._build(*(torch.cat(parts) for parts in zip(*self._waiting, strict=True)))
-            self._waiting = []
+            self._build(self._waiting)
 
     def _restore(self, folder: Path, count: int, dimension: int, memory_map: bool) -> None:
         """Take over what `_write` wrote, after its digests were compared.
@@ -148,8 +147,12 @@ class Index(ABC):
         """Drop what `_build` made."""
 
     @abstractmethod
-    def _build(self, vectors: Tensor, ids: Tensor) -> None:
-        """Take in prepared ``vectors [n, d]`` and ``ids [n]``; may be called again with more."""
+    def _build(self, parts: list[tuple[Tensor, Tensor]]) -> None:
+        """Take in prepared ``vectors [n, d]`` and ``ids [n]`` of each part; may be called again with more.
+
+        Once nothing can fail any more, parts are taken out of the list one by one, so that never all of the
+        vectors are held twice.
+        """
 
     @abstractmethod
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -58,14 +58,24 @@ class ExactIndex(Index):
         self._vectors: Tensor | None = None
         self._ids = torch.empty(0, dtype=torch.int64)
 
-    def _build(self, vectors: Tensor, ids: Tensor) -> None:
-        if self._vectors is not None:
-            vectors = torch.cat([self._vectors, vectors.to(self._vectors.device)])
-            ids = torch.cat([self._ids, ids.to(self._ids.device)])
+    def _build(self, parts: list[tuple[Tensor, Tensor]]) -> None:
+        built = [] if self._vectors is None else [(self._vectors, self._ids)]
+        first = (built or parts)[0][0]
+        device = first.device if self.device is None else self.device
         # In the order of ids the lower position is the lower id, which is all that ties need.
-        ids, order = ids.sort(stable=True)
+        ids, order = torch.cat([ids.to(device) for _, ids in [*built, *parts]]).sort(stable=True)
         refuse_duplicates(ids)
-        self._vectors, self._ids = vectors[order].to(self.device), ids.to(self.device)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=device)
+        vectors = torch.empty(len(ids), first.shape[1], device=device)
+        self._vectors, start = None, 0
+        del first
+        for queue in (built, parts):
+            while queue:
+                part = queue.pop(0)[0]
+                vectors[place[start : start + len(part)]] = part.to(device)
+                start += len(part)
+        self._vectors, self._ids = vectors, ids
 
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self._vectors is not None

@@ -17,15 +17,17 @@ from lit_metric.index.base import Index, Similarity, Vectors, refuse_duplicates
 from lit_metric.index.stored import AGAIN, StoredIndexError, read_array, write_array
 
 FILE = "index.faiss"
+TRAINED_ON = 1 << 18
+TRAINED_PER_CELL = 64
 
 
 class FaissIndex(Index):
     """Search by a FAISS index on the CPU.
 
-    Vectors wait until the first `search`, which trains the index on them if it needs training and adds them;
-    what is added later goes in without training again. Only ``Flat`` is exact. Which of several vectors with
-    exactly the score of the k-th are returned is FAISS's choice; those that are returned come in the order
-    that `Index.search` promises.
+    Vectors wait until the first `search`, which trains the index on them if it needs training (on 2¹⁸ of
+    them, or 64 for each IVF cell, if there are more) and adds them; what is added later goes in without
+    training again. Only ``Flat`` is exact. Which of several vectors with exactly the score of the k-th are
+    returned is FAISS's choice; those that are returned come in the order that `Index.search` promises.
 
     Args:
         factory: what ``faiss.index_factory`` takes: ``"Flat"``, ``"IVF256,Flat"``, ``"HNSW32"``,
@@ -91,26 +93,28 @@ class FaissIndex(Index):
             )
         super().add(vectors, ids)
 
-    def _build(self, vectors: Tensor, ids: Tensor) -> None:
-        all_ids = torch.cat([self._ids, ids.cpu()])
+    def _build(self, parts: list[tuple[Tensor, Tensor]]) -> None:
+        all_ids = torch.cat([self._ids, *(ids.cpu() for _, ids in parts)])
         refuse_duplicates(all_ids.sort().values)
-        array = vectors.cpu().numpy()
-        index = self._index if self._index is not None else self._trained(array)
+        index = self._index if self._index is not None else self._trained([vectors for vectors, _ in parts])
         one_thread = self.reproducible and "HNSW" in self.factory
         with _faiss_threads(1 if one_thread else self.threads):
-            index.add(array)
+            while parts:
+                index.add(parts.pop(0)[0].cpu().numpy())
         self._index, self._ids = index, all_ids
 
-    def _trained(self, vectors: np.ndarray) -> Any:
+    def _trained(self, parts: list[Tensor]) -> Any:
         import faiss
 
+        dimension = parts[0].shape[1]
         try:
-            index = faiss.index_factory(vectors.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.index_factory(dimension, self.factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
             raise ValueError(
-                f"FAISS cannot build {self.factory!r} for dimension {vectors.shape[1]}: {_reason(error)}"
+                f"FAISS cannot build {self.factory!r} for dimension {dimension}: {_reason(error)}"
             ) from error
         if not index.is_trained:
+            vectors = _spread(parts, max(TRAINED_ON, TRAINED_PER_CELL * _cells(index)))
             try:
                 with _faiss_threads(self.threads):
                     index.train(vectors)
@@ -173,6 +177,26 @@ class FaissIndex(Index):
 
         flat = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
         return int(faiss.IO_FLAG_MMAP if "IVF" in self.factory else flat)
+
+
+def _spread(parts: list[Tensor], most: int) -> np.ndarray:
+    """At most so many of the vectors, evenly spread over all parts."""
+    step = -(-sum(map(len, parts)) // most)
+    chosen, start = [], 0
+    for part in parts:
+        chosen.append(part[start::step].cpu())
+        start = (start - len(part)) % step
+    array: np.ndarray = torch.cat(chosen).numpy()
+    return array
+
+
+def _cells(index: Any) -> int:
+    import faiss
+
+    try:
+        return int(faiss.extract_index_ivf(index).nlist)
+    except RuntimeError:
+        return 0  # It has none.
 
 
 def _reason(error: RuntimeError) -> str:

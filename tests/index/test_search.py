@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lit_metric.index import ExactIndex, FaissIndex, Index, exact, similarities, top_k
+from lit_metric.index import ExactIndex, FaissIndex, Index, exact, faiss_index, similarities, top_k
 
 EXACT = [ExactIndex, FaissIndex]
 
@@ -347,3 +351,53 @@ def test_exact_search_on_a_gpu_equals_the_cpu() -> None:
     tied.add(vectors[:50].repeat(3, 1), torch.arange(150))
     found = tied.search(queries, 150)[1].view(100, 50, 3)
     assert torch.equal(found, found[:, :, :1] + torch.arange(3) * 50)
+
+
+@pytest.mark.parametrize("parts", [[1000], [1, 2, 997], [300, 300, 400], [7] * 140 + [20]])
+def test_an_index_is_trained_on_vectors_from_all_parts(
+    parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "TRAINED_ON", 400)
+    monkeypatch.setattr(faiss_index, "TRAINED_PER_CELL", 1)
+    rows = torch.arange(1000.0)[:, None]
+    assert faiss_index._spread(list(rows.split(parts)), 400).ravel().tolist() == list(range(0, 1000, 3))
+    index = FaissIndex("IVF4,Flat", nprobe=4)
+    vectors = randn(1000, 8)
+    for start, part in zip(np.cumsum([0, *parts]), vectors.split(parts), strict=False):
+        index.add(part, torch.arange(start, start + len(part)))
+    assert torch.equal(index.search(vectors[:50], 1)[1].squeeze(1), torch.arange(50))
+
+
+def test_a_refused_id_leaves_the_index_as_it_was() -> None:
+    index = ExactIndex()
+    index.add(torch.eye(3), torch.arange(3))
+    assert index.search(torch.eye(3), 1)[1].squeeze(1).tolist() == [0, 1, 2]
+    index.add(torch.eye(3), torch.tensor([5, 1, 6]))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="id 1 was added twice"):
+            index.search(torch.eye(3), 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize("kind", ["ExactIndex()", "FaissIndex('IVF64,Flat')"])
+def test_vectors_are_never_all_held_twice(kind: str) -> None:
+    """184 MiB of vectors: what waits, what is sorted and what is kept would be three times that."""
+    script = f"""
+import re, numpy as np, torch
+from pathlib import Path
+import faiss
+from lit_metric.index import ExactIndex, FaissIndex, faiss_index
+faiss_index.TRAINED_ON = 4096
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+index = {kind}
+index.threads = 1
+vectors = np.random.default_rng(0).normal(size=(25_000, 384)).astype("f4")
+before = peak()
+for start in range(0, 125_000, 25_000):
+    index.add(vectors, np.arange(25_000) + start)
+index.search(torch.ones(1, 384), 1)
+print(peak() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert 184 < float(told) < 1.6 * 184
