@@ -15,7 +15,7 @@ from lit_metric.data import Batch
 from lit_metric.data.evaluated import Evaluated
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
-from lit_metric.metrics import NeighbourMetrics, PairMetrics, TripletMetrics
+from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
 
 Role = Literal["queries", "corpus"]
 
@@ -29,6 +29,7 @@ class Evaluation(nn.Module):
     - Any number of classes each: the same, with ``knn10_f1_micro`` and ``knn10_f1_macro``, and as below.
     - Pairs, judgements, triples: retrieval in the split's corpus, with ``ndcg@10``, ``map@10`` and
       ``hit_rate@10``.
+    - Triples besides: ``hits@1``, ``hits@3``, ``hits@10`` and ``filtered_mrr``, without other known facts.
     - Scored pairs besides: ``spearman``, ``pearson``, and ``pair_ap`` where there are two scores only.
     - Triplets besides: ``tot``, and ``tot_GROUP`` for each group.
 
@@ -39,6 +40,8 @@ class Evaluation(nn.Module):
         knn: numbers of voting neighbours.
         temperature: of the votes; see :class:`~lit_metric.metrics.NeighbourMetrics`.
         graded: list lengths of nDCG and its like, where relevance is more than a class.
+        filtered: list lengths of filtered hits, where pairs are to be left out of the ranking.
+        space: whether to measure how the queries lie in their space, too.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Evaluation(nn.Module):
         knn: tuple[int, ...] = (1, 10),
         temperature: float | None = None,
         graded: tuple[int, ...] = (10,),
+        filtered: tuple[int, ...] = (1, 3, 10),
+        space: bool = False,
     ) -> None:
         super().__init__()
         self.roles: list[Role] = ["queries", "corpus"] if len(data.roles(split)) == 2 else ["queries"]
@@ -64,12 +69,14 @@ class Evaluation(nn.Module):
                 temperature=temperature,
                 class_counts=data.class_counts if classify and one_each else None,
                 graded=() if one_each else graded,
+                filtered=filtered if getattr(data.relations, "ignores", False) else (),
             )
 
         searched = "corpus" in self.roles
         alone = not searched or (labels is not None and data.against[split] != "train")
         self.among_queries = metrics(labels is not None and not searched) if alone else None
         self.in_corpus = metrics(labels is not None) if searched else None
+        self.space = SpaceMetrics(data.relations, labels if one_each else None) if space else None
         pairs, triplets = data.given_pairs(split), data.given_triplets(split)
         self.pairs = None if pairs is None else PairMetrics(pairs.anchors, pairs.candidates, pairs.targets)
         self.triplets = None
@@ -81,6 +88,8 @@ class Evaluation(nn.Module):
         """Add ``embeddings [n, d]`` of the items ``ids [n]``."""
         if self.among_queries is not None and role == "queries":
             self.among_queries.update(embeddings, ids)
+        if self.space is not None and role == "queries":
+            self.space.update(embeddings, ids)
         if self.in_corpus is not None:
             self.in_corpus.update(embeddings, ids, corpus=role == "corpus")
         for given in (self.pairs, self.triplets):
@@ -95,6 +104,7 @@ class Evaluation(nn.Module):
             if metrics is self.in_corpus and self.among_queries is not None:
                 values = {name: value for name, value in values.items() if name.startswith("knn")}
             results |= values
+        results |= _finish(self.space)
         given = _finish(self.pairs) | _finish(self.triplets)
         if given and math.isnan(results["mrr"]):  # low scores only, say: there is nothing to retrieve
             results = {"effective_rank": results["effective_rank"]}

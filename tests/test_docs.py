@@ -21,9 +21,9 @@ from jsonargparse import ArgumentError
 
 from lit_metric import batching, commands, encoders, losses, mining
 from lit_metric.cli import MetricCLI
-from lit_metric.data import LabelRelations, Ragged
+from lit_metric.data import LabelRelations, PairRelations, Ragged
 from lit_metric.encoders import TextEncoder
-from lit_metric.metrics import NeighbourMetrics, PairMetrics, TripletMetrics
+from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
 from tests.encoders.models import PACKABLE, PADDED
 from tests.encoders.tokens import model_folder
 from tests.small import questions, write_csv
@@ -283,13 +283,15 @@ def test_every_metric_is_explained() -> None:
     several = NeighbourMetrics(relations, Ragged.from_lists([[0, 1]] * 9), graded=(10,))
     first, second = torch.arange(8), torch.arange(1, 9)
     pairs, triplets = PairMetrics(first, second, first % 2), TripletMetrics(first, second, first)
-    for other in (several, pairs, triplets):
+    space = SpaceMetrics(relations, relations.labels)
+    facts = NeighbourMetrics(PairRelations(first, second, None, torch.arange(9)), filtered=(10,))
+    for other in (several, pairs, triplets, space, facts):
         other.update(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), torch.arange(9))
         names |= set(other.compute())
-    assert {"knn10_f1_micro", "ndcg@10", "pair_ap", "tot"} < names
+    assert {"knn10_f1_micro", "ndcg@10", "pair_ap", "tot", "nmi", "filtered_mrr"} < names
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`([\w@]+)`", page))
-    names = {re.sub(r"^(recall|precision)@\d+", r"\1@k", name) for name in names}
+    names = {re.sub(r"^(recall|precision|hits)@\d+", r"\1@k", name) for name in names}
     general = {re.sub(r"knn1_", "knn10_", name) for name in names}
     assert {name for name in general if name not in told} == set()
 

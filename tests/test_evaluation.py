@@ -14,10 +14,11 @@ from sklearn.metrics import average_precision_score, f1_score, ndcg_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from lit_metric import MetricDataModule
-from lit_metric.data import Judgements, Labels, Pairs
+from lit_metric.data import Judgements, Labels, Pairs, Triples
 from lit_metric.evaluation import Evaluation, encode_split, evaluate
 from tests.small import Small, write_csv
 
+SPLITS = ("train", "validation", "test")
 KS, KNN, TEMPERATURE = (1, 5), (1, 10), 0.1
 
 
@@ -302,3 +303,51 @@ def test_several_labels(small: Small, tmp_path: Path, against: Any) -> None:
         assert {name: results[name] for name in same} == pytest.approx(
             {name: alone[0][name] for name in same}
         )
+
+
+def test_triples_are_ranked_without_other_known_facts(small: Small, tmp_path: Path) -> None:
+    texts, draw = phrases(25, 3), random.Random(4)
+    entities = write_csv(
+        tmp_path / "entities.csv", [(f"e{n}", t) for n, t in enumerate(texts)], ("id", "text")
+    )
+    facts = {
+        split: {(draw.randrange(8), draw.randrange(25)) for _ in range(40)} for split in ("train", "test")
+    }
+    facts["test"] -= facts["train"]
+    files = {
+        split: write_csv(
+            tmp_path / f"{split}.csv",
+            [(f"e{head}", "made_of", f"e{tail}") for head, tail in sorted(pairs)],
+            ("head", "relation", "tail"),
+        )
+        for split, pairs in facts.items()
+    }
+    data = MetricDataModule(**files, supervision=Triples(entities, inverse=False), cache_dir=small / "cache")
+    results, encode = encoded(small, data)
+    scores = encode([f"made of: {texts[head]}" for head in range(8)]) @ encode(texts).T
+    ranks = []
+    for head, tail in facts["test"]:
+        known = {other for one, other in set().union(*facts.values()) if one == head}
+        rivals = [scores[head, other] for other in range(25) if other not in known]
+        ranks.append(1 + sum(rival > scores[head, tail] for rival in rivals))
+    assert results["filtered_mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]), abs=1e-6)
+    for k in (1, 3, 10):
+        assert results[f"hits@{k}"] == pytest.approx(np.mean([rank <= k for rank in ranks]))
+
+
+def test_the_space_is_measured_if_asked_for(small: Small) -> None:
+    data = small.data(validate_against="self")
+    learner = small.learner(space=True)
+    data.prepare(learner.encoder.tokenizer)
+    evaluation = Evaluation(data, "test", space=learner.space)
+    results = evaluate(learner.encoder, data, "test", evaluation)
+    texts, names = texts_and_labels(data, "test")
+    vectors = torch.from_numpy(learner.encoder.encode(texts)).double()
+    vectors = torch.nn.functional.normalize(vectors, dim=1)
+    squared = torch.cdist(vectors, vectors).square()
+    pairs = [(i, j) for i in range(len(names)) for j in range(len(names)) if i != j]
+    positives = [float(squared[pair]) for pair in pairs if names[pair[0]] == names[pair[1]]]
+    assert results["alignment"] == pytest.approx(np.mean(positives), rel=1e-4)
+    expected = np.log(np.mean([np.exp(-2 * float(squared[pair])) for pair in pairs]))
+    assert results["uniformity"] == pytest.approx(expected, rel=1e-4)
+    assert 0 <= results["nmi"] <= 1

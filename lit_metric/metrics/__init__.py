@@ -4,5 +4,13 @@ from lit_metric.metrics.collapse import CollapseMonitor
 from lit_metric.metrics.functional import collapse_reason
 from lit_metric.metrics.given import PairMetrics, TripletMetrics
 from lit_metric.metrics.neighbours import NeighbourMetrics
+from lit_metric.metrics.space import SpaceMetrics
 
-__all__ = ["CollapseMonitor", "NeighbourMetrics", "PairMetrics", "TripletMetrics", "collapse_reason"]
+__all__ = [
+    "CollapseMonitor",
+    "NeighbourMetrics",
+    "PairMetrics",
+    "SpaceMetrics",
+    "TripletMetrics",
+    "collapse_reason",
+]

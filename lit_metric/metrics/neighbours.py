@@ -13,6 +13,7 @@ from lit_metric.index import Similarity, padded, similarities, top_k
 from lit_metric.metrics.embeddings import EmbeddingMetric
 from lit_metric.metrics.functional import (
     effective_rank,
+    filtered_rank,
     hit_rate_at_k,
     map_at_k,
     map_at_r,
@@ -51,7 +52,9 @@ class NeighbourMetrics(EmbeddingMetric):
     ``knn{k}_accuracy_macro`` (mean over the queries' classes), ``knn{k}_f1_macro`` and
     ``knn{k}_accuracy_rare|medium|frequent``, or, where items have any number of labels each,
     ``knn{k}_f1_micro`` and ``knn{k}_f1_macro``. For each of ``graded``: ``ndcg@k``, ``map@k`` and
-    ``hit_rate@k``.
+    ``hit_rate@k``. For each of ``filtered``: ``hits@k``, and with any of them ``filtered_mrr``, which are
+    means over the positive pairs and not over the queries: each positive is ranked among what is neither
+    positive nor left out by the relations. With ``groups``, ``recall@k_GROUP`` over the queries of each.
 
     - Queries without a relevant item in the corpus are left out of the retrieval means and counted in
       ``queries_without_positive``, which is there only if there are any; a mean over none is NaN.
@@ -78,6 +81,9 @@ class NeighbourMetrics(EmbeddingMetric):
             also for the default.
         block_rows: queries handled at once; by default 2**24 scores' worth, but at least 64.
         graded: list lengths of ``ndcg@k``, ``map@k`` and ``hit_rate@k``; none by default.
+        filtered: list lengths of ``hits@k``; none by default. ``relations`` then answers ``excluded`` in the
+            form of ``positive``: such candidates are left out of the ranking.
+        groups: ``N`` names, the group of each global id, None for none.
         kwargs: passed to `torchmetrics.Metric`.
 
     Raises:
@@ -110,13 +116,15 @@ class NeighbourMetrics(EmbeddingMetric):
         frequency_edges: tuple[float, float] | None = None,
         block_rows: int | None = None,
         graded: Sequence[int] = (),
+        filtered: Sequence[int] = (),
+        groups: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(similarity, **kwargs)
-        if min([*ks, *knn, *graded, 1]) < 1:
-            raise ValueError(
-                f"every k must be at least 1, got ks={tuple(ks)}, knn={tuple(knn)} and graded={tuple(graded)}"
-            )
+        lengths = {"ks": tuple(ks), "knn": tuple(knn), "graded": tuple(graded), "filtered": tuple(filtered)}
+        if min(sum(lengths.values(), (1,))) < 1:
+            told = ", ".join(f"{name}={value}" for name, value in lengths.items())
+            raise ValueError(f"every k must be at least 1, got {told}")
         if block_rows is not None and block_rows < 1:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         if temperature is not None and temperature <= 0:
@@ -125,6 +133,8 @@ class NeighbourMetrics(EmbeddingMetric):
         self.ks = tuple(ks)
         self.knn = tuple(knn)
         self.graded = tuple(graded)
+        self.filtered = tuple(filtered)
+        self.groups = groups
         self.temperature = temperature
         self.frequency_edges = frequency_edges
         self.block_rows = block_rows
@@ -168,7 +178,7 @@ class NeighbourMetrics(EmbeddingMetric):
                 columns.setdefault(name, []).append(column)
             if votes is not None:
                 votes.add(scores, start)
-        results = self._retrieval({name: torch.cat(column) for name, column in columns.items()})
+        results = self._retrieval({name: torch.cat(column) for name, column in columns.items()}, ids)
         if votes is not None:
             results |= votes.results()
         results["effective_rank"] = effective_rank(queries)
@@ -177,8 +187,8 @@ class NeighbourMetrics(EmbeddingMetric):
     def _default_rows(self, corpus: int, votes: Votes | None) -> int:
         return max(64, BLOCK_ELEMENTS // max(corpus, 1 if votes is None else votes.per_row))
 
-    def _questions(self, device: torch.device) -> tuple[Question, Question | None]:
-        """What is relevant and, if that is asked for, how much; on ``device``."""
+    def _questions(self, device: torch.device) -> tuple[Question, Question | None, Question | None]:
+        """What is relevant and, if that is asked for, how much, and what is left out; on ``device``."""
         relations: Any = self.relations
         moves = hasattr(relations, "to")
         if moves:
@@ -190,7 +200,11 @@ class NeighbourMetrics(EmbeddingMetric):
             return lambda anchors, candidates: question(anchors.cpu(), candidates.cpu()).to(device)
 
         graded = self.graded and hasattr(relations, "targets")
-        return on_device(relations.positive), on_device(relations.targets) if graded else None
+        return (
+            on_device(relations.positive),
+            on_device(relations.targets) if graded else None,
+            on_device(relations.excluded) if self.filtered else None,
+        )
 
     def _votes(self, ids: Tensor, corpus_ids: Tensor) -> Votes | None:
         if self.labels is None or not self.knn:
@@ -223,6 +237,7 @@ class NeighbourMetrics(EmbeddingMetric):
         corpus_ids: Tensor,
         positive: Question,
         targets: Question | None,
+        excluded: Question | None,
     ) -> dict[str, Tensor]:
         """One value per query of a block, by name."""
         never = torch.zeros((), dtype=torch.bool, device=scores.device)
@@ -243,7 +258,19 @@ class NeighbourMetrics(EmbeddingMetric):
         if self.graded:
             grades = relevant.float() if targets is None else targets(ids, corpus_ids).nan_to_num(0.0)
             values |= self._gains(scores, grades.clamp(min=0).index_put(itself, grades.new_zeros(())))
+        if excluded is not None:
+            values |= self._filtered(scores, relevant, excluded(ids, corpus_ids))
         return values
+
+    def _filtered(self, scores: Tensor, relevant: Tensor, left_out: Tensor) -> dict[str, Tensor]:
+        """Sums over each query's positives."""
+        rows, ranks = filtered_rank(scores, relevant, left_out)
+
+        def added(values: Tensor) -> Tensor:
+            return scores.new_zeros(len(scores)).index_add(0, rows, values.to(scores.dtype))
+
+        hits = {f"hits@{k}": added(ranks <= k) for k in self.filtered}
+        return {**hits, "filtered_mrr": added(1.0 / ranks)}
 
     def _gains(self, scores: Tensor, grades: Tensor) -> dict[str, Tensor]:
         depth = min(max(self.graded), scores.shape[1])
@@ -265,12 +292,29 @@ class NeighbourMetrics(EmbeddingMetric):
         values["mrr"][later] = 1.0 / first_relevant_rank(scores[later], relevant[later])
         return values
 
-    def _retrieval(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        counted = values["total"] > 0
-        results = {name: column[counted].mean() for name, column in values.items() if name != "total"}
+    def _retrieval(self, values: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
+        total = values.pop("total")
+        counted = total > 0
+        results = {name: column[counted].mean() for name, column in values.items()}
+        for name in [f"hits@{k}" for k in self.filtered] + ["filtered_mrr"] * bool(self.filtered):
+            results[name] = values[name].double().sum() / total.sum()  # over pairs
+        results |= self._by_group(values, counted, ids)
         if not bool(counted.all()):
             results["queries_without_positive"] = (~counted).sum()
         return results
+
+    def _by_group(self, values: dict[str, Tensor], counted: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        if self.groups is None:
+            return {}
+        members: dict[str, list[int]] = {}
+        for place in counted.nonzero()[:, 0].tolist():
+            if (group := self.groups[int(ids[place])]) is not None:
+                members.setdefault(group, []).append(place)
+        return {
+            f"recall@{k}_{group}": values[f"recall@{k}"][places].mean()
+            for k in self.ks
+            for group, places in sorted(members.items())
+        }
 
 
 def first_relevant_rank(scores: Tensor, relevant: Tensor) -> Tensor:

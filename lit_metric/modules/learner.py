@@ -46,6 +46,7 @@ class MetricLearner(LightningModule):
         ks: list lengths of recall and precision in evaluations.
         knn: numbers of voting neighbours in evaluations.
         vote_temperature: votes weigh ``exp(cosine / vote_temperature)``; None counts them.
+        space: also measure alignment, uniformity, hubness and NMI in evaluations.
 
     Raises:
         ValueError: when a number is out of range.
@@ -63,6 +64,7 @@ class MetricLearner(LightningModule):
         ks: list[int] | None = None,
         knn: list[int] | None = None,
         vote_temperature: float | None = None,
+        space: bool = False,
     ) -> None:
         super().__init__()
         if lr <= 0 or weight_decay < 0 or not 0 <= warmup < 1:
@@ -79,6 +81,7 @@ class MetricLearner(LightningModule):
         self.ks = tuple(ks or (1, 5, 10))
         self.knn = tuple(knn or (1, 10))
         self.vote_temperature = vote_temperature
+        self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
 
     @property
@@ -219,7 +222,8 @@ class MetricLearner(LightningModule):
 
     def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
         """The metrics that this module takes of a split."""
-        return evaluation_of(self.data, split, ks=self.ks, knn=self.knn, temperature=self.vote_temperature)
+        options = {"ks": self.ks, "knn": self.knn, "temperature": self.vote_temperature, "space": self.space}
+        return evaluation_of(self.data, split, **options)
 
     def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
         assert self._evaluation is not None

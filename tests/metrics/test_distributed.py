@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.metrics import CollapseMonitor, NeighbourMetrics, PairMetrics, TripletMetrics
+from lit_metric.metrics import CollapseMonitor, NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
 from tests.distributed import RankPool
 from tests.metrics.items import SameClass, clustered
 
@@ -62,6 +62,14 @@ def given(shares: list[list[int]]) -> dict[str, float]:
     return results
 
 
+def space(shares: list[list[int]]) -> dict[str, float]:
+    embeddings, labels = clustered(N)
+    metric = SpaceMetrics(SameClass(labels), labels, k=3)
+    ids = torch.tensor(shares[torch.distributed.get_rank() if torch.distributed.is_initialized() else 0])
+    metric.update(embeddings[ids.long()], ids.long())
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
 def spread(sizes: list[int]) -> dict[str, float]:
     embeddings, _ = clustered(N)
     monitor = CollapseMonitor(8)
@@ -93,10 +101,10 @@ def test_neighbours(ranks: RankPool, shares: list[list[int]], corpus: list[list[
 
 
 @pytest.mark.parametrize("shares", [[ALL[:45], ALL[45:]], [ALL[::2], [*ALL[1::2], 0, 2]], [[], ALL]])
-@pytest.mark.parametrize("measure", [several_labels, given])
+@pytest.mark.parametrize("measure", [several_labels, given, space])
 def test_what_is_given(ranks: RankPool, measure: Callable, shares: list[list[int]]) -> None:
     expected = measure([ALL])
-    assert len(expected) > 4
+    assert len(expected) >= 4
     assert ranks.run(measure, shares) == [expected, expected]
 
 

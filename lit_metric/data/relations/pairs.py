@@ -30,6 +30,7 @@ class PairRelations(Relations):
 
     Attributes:
         contents: ``[N]`` int64, numbers the distinct fingerprints.
+        ignores: whether pairs were given as ``ignored``, be they none.
         clashes: pairs of contents that must not meet as negatives: equal ones, positive and ignored ones.
 
     Args:
@@ -81,6 +82,7 @@ class PairRelations(Relations):
         self.positive_from = positive_from
         self.unjudged: Unjudged = unjudged
         self.symmetric = symmetric
+        self.ignores = ignored is not None
         if symmetric:
             anchors, candidates = torch.cat([anchors, candidates]), torch.cat([candidates, anchors])
             grades = torch.cat([grades, grades])

@@ -25,6 +25,7 @@ from lit_metric.metrics.functional.pairs import (
     triplet_order,
 )
 from lit_metric.metrics.functional.retrieval import (
+    filtered_rank,
     hit_rate_at_k,
     map_at_k,
     map_at_r,
@@ -33,6 +34,12 @@ from lit_metric.metrics.functional.retrieval import (
     r_precision,
     recall_at_k,
     reciprocal_rank,
+)
+from lit_metric.metrics.functional.space import (
+    alignment,
+    normalized_mutual_information,
+    occurrence_skewness,
+    uniformity,
 )
 from lit_metric.metrics.functional.spread import (
     collapse_reason,
@@ -45,6 +52,7 @@ from lit_metric.metrics.functional.spread import (
 __all__ = [
     "accuracy",
     "accuracy_by_frequency",
+    "alignment",
     "average_precision",
     "class_recalls",
     "collapse_reason",
@@ -52,6 +60,7 @@ __all__ = [
     "effective_rank_of_gram",
     "f1_macro",
     "f1_micro",
+    "filtered_rank",
     "frequency_edges",
     "hit_rate_at_k",
     "indicators",
@@ -65,6 +74,8 @@ __all__ = [
     "mean_pairwise_cosine",
     "mean_ranks",
     "ndcg_at_k",
+    "normalized_mutual_information",
+    "occurrence_skewness",
     "pairwise_spread",
     "pearson",
     "precision_at_k",
@@ -73,5 +84,6 @@ __all__ = [
     "reciprocal_rank",
     "spearman",
     "triplet_order",
+    "uniformity",
     "vote_weights",
 ]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_ELEMENTS = 2**24
+
 
 def recall_at_k(relevant: Tensor, k: int) -> Tensor:
     """1 if any of the ``k`` nearest is relevant, else 0.
@@ -105,6 +107,37 @@ def reciprocal_rank(relevant: Tensor) -> Tensor:
     # Of several largest values argmax gives the first.
     first = relevant.int().argmax(dim=1)
     return relevant.any(dim=1).float() / (first + 1)
+
+
+def filtered_rank(scores: Tensor, positive: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
+    """The rank of each positive among what is neither positive nor left out: the filtered setting of link
+    prediction (Bordes et al., NIPS 2013), in which no known fact stands in another's way.
+
+    Args:
+        scores: ``[q, n]`` float, the higher the nearer; of equal scores the one further left is nearer.
+        positive: ``[q, n]`` bool.
+        left_out: ``[q, n]`` bool; may mark positives, too, which are ranked all the same.
+
+    Returns:
+        For each positive, by row: its row ``[p]`` int64, and its rank ``[p]`` int64 from 1.
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
+        >>> positive = torch.tensor([[False, True, False, True]])
+        >>> left_out = torch.tensor([[False, False, True, False]])
+        >>> filtered_rank(scores, positive, left_out)  # both after the first alone
+        (tensor([0, 0]), tensor([2, 2]))
+    """
+    rows, columns = positive.nonzero(as_tuple=True)
+    others = scores.masked_fill(positive | left_out, -torch.inf)
+    place = torch.arange(scores.shape[1], device=scores.device)
+    ranks = [torch.empty(0, dtype=torch.int64, device=scores.device)]
+    for part in torch.arange(len(rows), device=scores.device).split(max(1, _ELEMENTS // scores.shape[1])):
+        row, column = rows[part], columns[part]
+        own, rest = scores[row, column][:, None], others[row]
+        before = (rest > own) | ((rest == own) & (place < column[:, None]) & ~rest.isneginf())
+        ranks.append(1 + before.sum(dim=1))
+    return rows, torch.cat(ranks)
 
 
 def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:

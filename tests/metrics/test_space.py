@@ -1,0 +1,76 @@
+"""How an evaluation's embeddings lie, against loops over pairs and scikit-learn."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import skew
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+
+from lit_metric.metrics import SpaceMetrics
+from tests.metrics.items import SameClass, clustered
+from tests.mining.cases import blobs
+
+module = importlib.import_module("lit_metric.metrics.space")
+
+
+@pytest.mark.parametrize("elements", [2**22, 300])
+def test_all_pairs_by_a_loop(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(module, "_ELEMENTS", elements)
+    embeddings, labels = clustered(60)
+    metric = SpaceMetrics(SameClass(labels), k=4)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    for ids in [*order.split(17), order[:5]]:  # An id given twice counts once.
+        metric.update(embeddings[ids] * 3, ids)
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=1).numpy()
+    squared = [[float(((x - y) ** 2).sum()) for y in unit] for x in unit]
+    pairs = [(one, other) for one in range(60) for other in range(60) if one != other]
+    positives = [pair for pair in pairs if labels[pair[0]] == labels[pair[1]]]
+    counts = np.zeros(60)
+    for one in range(60):
+        near = sorted((other for other in range(60) if other != one), key=lambda other: squared[one][other])
+        counts[near[:4]] += 1
+    got = {name: value.item() for name, value in metric.compute().items()}
+    assert got == pytest.approx(
+        {
+            "alignment": np.mean([squared[one][other] for one, other in positives]),
+            "uniformity": math.log(np.mean([math.exp(-2 * squared[one][other]) for one, other in pairs])),
+            "hubness": skew(counts),
+        },
+        rel=1e-5,
+    )
+
+
+def test_nmi_of_clusters_is_that_of_scikit_learn() -> None:
+    embeddings, labels = blobs(240, 6, spread=0.2)
+    labels[labels == 5] = 4  # Two clusters are one class, and one class falls into two.
+    labels[::9] = -1
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    known = labels >= 0
+    best = KMeans(5, n_init=20, random_state=0).fit_predict(unit[known].numpy())
+    expected = normalized_mutual_info_score(labels[known].numpy(), best)
+    metric = SpaceMetrics(SameClass(labels), labels)
+    metric.update(embeddings, torch.arange(240))
+    assert metric.compute()["nmi"].item() == pytest.approx(expected, abs=0.1)
+    exact, truth = blobs(240, 6, spread=0.02)
+    metric = SpaceMetrics(SameClass(truth), truth)
+    metric.update(exact, torch.arange(240))
+    assert metric.compute()["nmi"].item() == 1.0
+
+
+def test_what_cannot_be_measured_is_not_a_number() -> None:
+    labels = torch.tensor([-1])
+    metric = SpaceMetrics(SameClass(labels), labels)
+    with pytest.raises(ValueError, match="call update before compute"):
+        metric.compute()
+    metric.update(torch.ones(1, 3), torch.tensor([0]))
+    values = metric.compute()
+    assert {*values} == {"alignment", "uniformity", "nmi"}
+    assert all(value.isnan() for value in values.values())
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        SpaceMetrics(SameClass(labels), k=0)
