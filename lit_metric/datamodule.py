@@ -46,6 +46,7 @@ from lit_metric.data import (
 )
 from lit_metric.data.checks import check, say_what_is_cut
 from lit_metric.data.evaluated import Against, Evaluated
+from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import union
 from lit_metric.data.rejected import write_rejected
 from lit_metric.data.tokens import default_cache_dir
@@ -181,17 +182,21 @@ class MetricDataModule(Evaluated, LightningDataModule):
         """
         if self.splits:
             return
-        if self.mixture:
-            parts = {}
-            for name, part in self.mixture.items():
-                sources = {"train": part.train, "validation": part.validation, "test": part.test}
-                parts[name], part.supervision = self._read(sources, part.supervision)
-            content = union(parts)
-        else:
-            content, self.supervision = self._read(self.sources, self.supervision)
+        with uncollected():
+            content = self._read_all()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
         self.items, self.vocabulary, self.content = content.items, content.vocabulary, content
+
+    def _read_all(self) -> Content:
+        if not self.mixture:
+            content, self.supervision = self._read(self.sources, self.supervision)
+            return content
+        parts = {}
+        for name, part in self.mixture.items():
+            sources = {"train": part.train, "validation": part.validation, "test": part.test}
+            parts[name], part.supervision = self._read(sources, part.supervision)
+        return union(parts)
 
     def _read(
         self, sources: dict[str, Source | None], supervision: Supervision | None
@@ -321,7 +326,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
     @property
     def predict_split(self) -> str:
         """Whose items ``lit-metric predict`` encodes: those of ``predict``, else ``test``, else any other."""
-        return next(name for name in ("predict", "test", *self.splits) if name in self.splits)
+        return next(name for name in ("predict", "test", "train", *self.splits) if name in self.splits)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The items of :attr:`predict_split`."""
