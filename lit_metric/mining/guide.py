@@ -39,25 +39,30 @@ class EncoderGuide(ReadsTexts, Guide):
 
     Args:
         encoder: hub id or folder, as :class:`~lit_metric.encoders.TextEncoder` takes it.
+        device: where it encodes.
         texts: file of the items' texts; the data module gives its own.
     """
 
-    def __init__(self, encoder: str, texts: str | None = None) -> None:
+    def __init__(self, encoder: str, device: str = "cpu", texts: str | None = None) -> None:
         self.encoder = encoder
+        self.device = device
         self.texts = texts
+        self._encoded: str | None = None
         self._ids = torch.empty(0, dtype=torch.int64)
         self._vectors = torch.empty(0, 0)
 
     def prepare(self, ids: Tensor) -> None:
         """See :class:`Guide`."""
-        if torch.equal(wanted := ids.sort().values, self._ids):
+        wanted = ids.sort().values
+        if self._encoded == self.texts and torch.equal(wanted, self._ids):
             return
         from lit_metric.encoders import TextEncoder
 
         with torch.random.fork_rng():
-            encoder = TextEncoder(self.encoder, freeze=True)
+            encoder = TextEncoder(self.encoder, freeze=True).to(self.device)
         vectors = torch.from_numpy(encoder.encode(self.texts_of(wanted)))
-        self._ids, self._vectors = wanted, torch.nn.functional.normalize(vectors, dim=1)
+        self._encoded, self._ids = self.texts, wanted
+        self._vectors = torch.nn.functional.normalize(vectors, dim=1)
 
     def score(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """See :class:`Guide`."""

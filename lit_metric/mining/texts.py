@@ -28,6 +28,7 @@ class ReadsTexts:
     """
 
     texts: str | None = None
+    _lent: str | None = None
     _table: pa.ChunkedArray | None = None
 
     def texts_of(self, ids: Tensor) -> list[str]:
@@ -45,6 +46,12 @@ class ReadsTexts:
             self._table = pa.ipc.open_file(pa.memory_map(self.texts)).read_all()["text"]
         found: list[str] = self._table.take(pa.array(ids.numpy())).to_pylist()
         return found
+
+    def lend(self, path: str) -> None:
+        """Say where the texts are, unless a file was given as an argument; other data may say it anew."""
+        if self.texts == self._lent and path != self._lent:
+            self.texts = self._lent = path
+            self._table = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_table": None}
@@ -104,5 +111,7 @@ def readers(part: object) -> Iterator[ReadsTexts]:
 
 def give_texts(miner: object, items: Items, vocabulary: Vocabulary, folder: Path) -> None:
     """Let those parts of a miner that read texts know where they are; write nothing if there are none."""
-    for reader in [reader for reader in readers(miner) if reader.texts is None]:
-        reader.texts = str(write_texts(items, vocabulary, folder).resolve())
+    if found := list(readers(miner)):
+        path = str(write_texts(items, vocabulary, folder).resolve())
+        for reader in found:
+            reader.lend(path)

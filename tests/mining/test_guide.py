@@ -129,6 +129,17 @@ def test_an_encoder_guides_by_the_cosine_of_its_vectors(tmp_path: Path, texts: t
     kept_vectors = guide._vectors
     guide.prepare(torch.tensor([3, 5, 17, 30]))
     assert guide._vectors is kept_vectors  # It is frozen, and encodes the same items once.
+    others, theirs = Items.encode([[text] for text in reversed(rows)])
+    guide = EncoderGuide(folder)
+    pair = torch.tensor([3]), torch.tensor([17])
+    for items, vocabulary, expected in (
+        (others, theirs, (36, 22)),
+        (*Items.encode([[t] for t in rows]), (3, 17)),
+    ):
+        guide.lend(str(write_texts(items, vocabulary, tmp_path)))
+        guide.prepare(torch.tensor([3, 17]))
+        cosine = torch.nn.functional.cosine_similarity(vectors[expected[0]], vectors[expected[1]], dim=0)
+        assert float(guide.score(*pair)) == pytest.approx(float(cosine), abs=1e-5)
 
 
 def test_a_cross_encoder_guides_by_its_scores(tmp_path: Path, texts: tuple[list[str], str]) -> None:

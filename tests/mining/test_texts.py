@@ -52,6 +52,13 @@ def test_all_that_read_texts_are_told_where_they_are(tmp_path: Path) -> None:
     [path] = tmp_path.glob("*.arrow")
     [proposer, other], guide = miner.proposer.proposers, miner.filters[0].guide  # type: ignore[union-attr, attr-defined]
     assert [proposer.texts, other.texts, guide.texts] == [str(path), "mine.arrow", str(path)]
+    # A miner that is used for other data reads theirs, but for what was given.
+    give_texts(miner, *Items.encode([["blue"], ["long"]]), tmp_path / "other")
+    [theirs] = (tmp_path / "other").glob("*.arrow")
+    assert [proposer.texts, other.texts, guide.texts] == [str(theirs), "mine.arrow", str(theirs)]
+    assert guide.texts_of(torch.tensor([0])) == ["blue"]
+    give_texts(miner, items, vocabulary, tmp_path)
+    assert guide.texts_of(torch.tensor([0])) == ["red"]
     # The miner of another process is built from a description, which must say so.
     assert build(spec(miner)).filters[0].guide.texts_of(torch.tensor([1])) == ["round"]
 

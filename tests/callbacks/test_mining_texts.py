@@ -1,0 +1,60 @@
+"""Parts of a miner that read texts, in training and in the process that mines meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_metric.mining import (
+    BM25Proposer,
+    DuplicateFilter,
+    EncoderGuide,
+    GuideFilter,
+    JoinedProposer,
+    Miner,
+    NegativeTable,
+    NeighbourProposer,
+    versions,
+)
+from tests.small import Small, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def miner(guide: str, mode: str) -> Miner:
+    return Miner(
+        proposer=JoinedProposer([NeighbourProposer(), BM25Proposer()], "round_robin"),
+        filters=[DuplicateFilter(0.999), GuideFilter(EncoderGuide(guide), margin=0.01, positives=100)],
+        candidates=4,
+        sample=0,
+        mode=mode,  # type: ignore[arg-type]
+        delay=3 if mode == "scheduled" else None,
+        refresh=5,
+    )
+
+
+@pytest.mark.parametrize("mode", ["inline", "scheduled"])
+def test_a_miner_reads_texts_wherever_it_runs(small: Small, tmp_path: Path, mode: str) -> None:
+    data, learner = small.data(seed=0, miner=miner(small / "backbone", mode)), small.learner()
+    trainer(tmp_path, max_epochs=2).fit(learner, data)
+    assert data.tables is not None
+    assert len(versions(data.tables)) >= 2
+    guide = small.learner().encoder
+    texts = [data.texts_of(item)[0] for item in range(len(data.items))]
+    vectors = torch.nn.functional.normalize(torch.from_numpy(guide.encode(texts)), dim=1)
+    labels = data.relations.labels
+    for version in versions(data.tables):
+        table = NegativeTable.open(data.tables, version)
+        assert table.report["rejected/GuideFilter"] > 0
+        found = 0
+        for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
+            own = [one for one in table.anchors.tolist() if labels[one] == labels[anchor] and one != anchor]
+            cosines = vectors[own] @ vectors[anchor]
+            for candidate in row:
+                if candidate >= 0:
+                    found += 1
+                    alike = float(vectors[candidate] @ vectors[anchor])
+                    assert alike < float(cosines.mean()) - 0.01 + 1e-4
+        assert found > 0
