@@ -6,7 +6,9 @@ VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint docs bench-demo bench-banking77 bench-attention clean
+OUT ?= runs/bench-mining
+
+.PHONY: help demo test lint docs bench-demo bench-banking77 bench-attention bench-mining clean
 
 help:
 	@echo "make demo             train, measure and compare on the tagged packages that ship with the project"
@@ -16,6 +18,7 @@ help:
 	@echo "make bench-demo       the demo over three seeds"
 	@echo "make bench-banking77  against sentence-transformers; needs LIT_METRIC_DATA"
 	@echo "make bench-attention  attention pooling of tags against their mean, with noise among them"
+	@echo "make bench-mining     what mining costs and is worth, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make clean            remove .venv, caches and build products (runs/ is kept)"
 
 demo: $(VENV)/installed-demo
@@ -23,6 +26,9 @@ demo: $(VENV)/installed-demo
 
 bench-demo: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.demo --seeds 3 --out runs/bench-demo $(ARGS)
+
+bench-mining: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.mining --out $(OUT) $(ARGS)
 
 bench-banking77: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.banking77 --seeds 3 --out runs/bench-banking77 $(ARGS)

@@ -1,0 +1,1 @@
+"""What mining costs and what it is worth; see ``python -m benchmarks.mining --help``."""
