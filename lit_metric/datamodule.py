@@ -194,7 +194,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
             return content
         parts = {}
         for name, part in self.mixture.items():
-            sources = {"train": part.train, "validation": part.validation, "test": part.test}
+            sources: dict[str, Source | None] = {name: getattr(part, name) for name in self.sources}
             parts[name], part.supervision = self._read(sources, part.supervision)
         return union(parts)
 

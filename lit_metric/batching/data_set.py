@@ -18,6 +18,7 @@ class DataSet:
         train: file, pattern, list of them, saved data set or hub id.
         validation: likewise; split off ``train`` if None.
         test: likewise, or None.
+        predict: items to encode by ``lit-metric predict``, or None. Needs no labels.
         supervision: what its rows say; guessed from the names of the columns if None.
         planner: who meets whom in its batches; what suits the supervision if None.
         weight: its share of the batches, relative to the others', above 0; with ``strategy: weighted``.
@@ -26,6 +27,7 @@ class DataSet:
     train: Source | None = None
     validation: Source | None = None
     test: Source | None = None
+    predict: Source | None = None
     supervision: Supervision | None = None
     planner: BatchPlanner | None = None
     weight: float = 1.0

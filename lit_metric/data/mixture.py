@@ -13,7 +13,7 @@ from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import UnionRelations
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "predict")
 
 
 def union(parts: Mapping[str, Content]) -> Content:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -247,3 +248,20 @@ def test_a_mixture_from_yaml(small: Small, tmp_path: Path) -> None:
     again.mkdir()
     run(again, "fit", f"--config={folder / 'config.yaml'}")
     assert metrics(again / "runs" / "mixture")["after"] == report["after"]
+
+
+def test_a_mixture_encodes_what_its_data_sets_give_for_that(small: Small, tmp_path: Path) -> None:
+    config = tmp_path / "mixture.yaml"
+    pairs = pairs_file(tmp_path / "pairs.csv")
+    values = {"backbone": small / "backbone", "root": small.root, "pairs": pairs}
+    asked = write_csv(tmp_path / "asked.csv", [("w5 w6",), ("w4",)], ("text",))
+    text = MIXTURE.format(**values)
+    config.write_text(text.replace(f"train: {pairs}", f"train: {pairs}\n        predict: {asked}"))
+    run(tmp_path, "predict", f"--config={config}")
+    found = np.load(tmp_path / "runs" / "mixture" / "predictions.npy")
+    expected = TextEncoder(small / "backbone").encode(["w5 w6", "w4"])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Without any, the test split.
+    config.write_text(text)
+    run(tmp_path, "predict", f"--config={config}")
+    assert len(np.load(tmp_path / "runs" / "mixture" / "predictions.npy")) == 30
