@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,6 +33,8 @@ IN_VAIN = (
     "- Expected a <class 'NoneType'>",
     "- Expected a path but",
 )
+# The same, unless nothing else is left.
+IN_VAIN_TOO = ("- Expected a dot import path string", "- Expected an instantiatable class")
 
 
 class MetricCLI(LightningCLI):
@@ -121,11 +125,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 },
                 seed_everything_default=0,
             )
-    except USER_ERRORS as error:
-        if debug:
+    except Exception as error:
+        line = mistake(error)
+        if debug or line is None:
             raise
-        print(f"lit-metric: {type(error).__name__}: {essence(str(error))}", file=sys.stderr)
+        print(f"lit-metric: {line}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def mistake(error: Exception) -> str | None:
+    """What to tell of a user's mistake; None if the program is at fault."""
+    # What torch.load says of files that hold something else, nothing, or a checkpoint's beginning.
+    torn = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    if torn or isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(error):
+        return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
+    return f"{type(error).__name__}: {essence(str(error))}" if isinstance(error, USER_ERRORS) else None
 
 
 def essence(message: str) -> str:
@@ -138,7 +152,11 @@ def essence(message: str) -> str:
     lines = [line.strip() for line in message.splitlines()]
     if not any(line.startswith(IN_VAIN) for line in lines):
         return message
-    return " ".join(line.removeprefix("- ") for line in lines if not line.startswith(IN_VAIN))
+    lines = [line for line in lines if not line.startswith(IN_VAIN)]
+    fewer = [line for line in lines if not line.startswith(IN_VAIN_TOO)]
+    if fewer and not fewer[-1].endswith(":"):
+        lines = fewer
+    return " ".join(line.removeprefix("- ") for line in lines)
 
 
 def quiet() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,7 +112,20 @@ def refused(small: Small, folder: Path, capsys: pytest.CaptureFixture[str], *mor
         ({"data__train": "nothere.csv"}, "DataError: there is no file 'nothere.csv'"),
         ({"data__label": "intention"}, "has no column 'intention'; it has 'text', 'label'"),
         ({"data__planner__init_args__classes": 64}, "PKPlanner(classes=64) asks for 64 different classes"),
-        ({"model__loss__init_args__temprature": 1}, "InfoNCELoss': Option 'temprature' is not accepted"),
+        (
+            {"model__loss__init_args__temprature": 1},
+            "ArgumentError: Parser key \"model\": Problem with given class_path 'lit_metric.MetricLearner': "
+            "Parser key \"loss\": Problem with given class_path 'lit_metric.losses.InfoNCELoss': "
+            "Option 'temprature' is not accepted",
+        ),
+        (
+            {"model__encoder__init_args__backbone": "./nowhere"},
+            "ValueError: the backbone './nowhere': there is no such folder; correct the path",
+        ),
+        (
+            {"model__encoder__init_args__backbone": "{here}"},
+            "ValueError: {here}: no config.json in {here}, so this is no Hugging Face model folder",
+        ),
         (
             {"model__loss": "lit_metric.losses.InfoLoss"},
             "module 'lit_metric.losses' has no attribute 'InfoLoss'",
@@ -132,8 +147,10 @@ def test_a_mistake_is_told_in_one_line(
     values: dict[str, Any],
     expected: str,
 ) -> None:
+    values = {name: str(tmp_path) if value == "{here}" else value for name, value in values.items()}
     told = refused(small, tmp_path, capsys, **values)
-    assert expected in told
+    expected = expected.replace("{here}", str(tmp_path))
+    assert told == expected if expected[:5] in ("Value", "Argum") else expected in told
     assert len(told) < 500
 
 
@@ -313,6 +330,45 @@ def test_a_resume_with_other_data(small: Small, tmp_path: Path, capsys: pytest.C
     )
     # What was trained is free to be tested on anything.
     fit.test(small.learner(TripletLoss()), small.data(train=None), ckpt_path=path, verbose=False)
+
+
+def test_checkpoints_that_do_not_fit_or_are_none(
+    small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saving = ModelCheckpoint(tmp_path, filename="one", save_top_k=-1)
+    trainer(tmp_path, saving, max_steps=1, limit_val_batches=0).fit(small.learner(), small.data())
+    known = {"ckpt_path": str(tmp_path / "one.ckpt"), "data__planner__init_args__classes": 4}
+    other = {"model__encoder__init_args__projection": 8, "data__train": small / "train.csv"}
+    assert refused(small, tmp_path, capsys, **known, **other) == (
+        "ValueError: the checkpoint is of another model: encoder.projection.0.linear.weight is missing there "
+        "and (8, 32) here (2 of 41 differ); use the config.yaml that lies in the run's folder"
+    )
+    torn = (tmp_path / "one.ckpt").read_bytes()[:5000]
+    for number, content in enumerate((torn, b"no checkpoint", b"")):
+        (tmp_path / f"{number}.ckpt").write_bytes(content)
+        assert refused(
+            small, tmp_path, capsys, **{**known, "ckpt_path": str(tmp_path / f"{number}.ckpt")}
+        ) == ("the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path")
+
+
+def test_as_a_command(small: Small, tmp_path: Path) -> None:
+    given = [
+        f"--config={ROOT / 'configs' / 'banking77.yaml'}",
+        "--data.train=nowhere/train.csv",
+        f"--model.encoder.init_args.backbone={small / 'backbone'}",
+    ]
+    for more in ([], ["--debug"]):
+        command = [sys.executable, "-m", "lit_metric", "fit", *given, *more]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        line = "DataError: there is no file 'nowhere/train.csv'; there is no folder 'nowhere' either"
+        if more:
+            assert done.returncode == 1
+            assert "Traceback (most recent call last):" in done.stderr
+            assert done.stderr.splitlines()[-1].endswith(line)
+        else:
+            assert done.returncode == 2
+            assert done.stderr.splitlines()[-1] == f"lit-metric: {line}"
+            assert "Traceback" not in done.stderr
 
 
 def test_debug_shows_where(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,6 +138,8 @@ class Backbone(nn.Module):
                 raise FileNotFoundError(
                     f"{source}: no config.json in {path}, so this is no Hugging Face model folder"
                 )
+        elif not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+            raise FileNotFoundError(f"the backbone {source!r}: there is no such folder; correct the path")
         try:
             config = AutoConfig.from_pretrained(path, **options)
             if dropout is not None:
