@@ -4,7 +4,8 @@
 
 - ``scale``: the 100 nearest of every row among 10 thousand to 1 million vectors of 384 dimensions, exact, IVF
   and by sentence-transformers: seconds, peak memory, recall, the exponent of growth. Where all rows would be
-  too many pairs (``--pairs``), evenly spread ones are searched, and the seconds are those that all would take.
+  too many pairs (``--pairs``), evenly spread ones are searched, and the seconds are those that all would
+  take.
 - ``offline``: one pass of mining over the training texts of Banking77, beside ``mine_hard_negatives``.
 - ``draw``: a fifth of Banking77's labels hidden: how often a hidden positive is drawn, and the test MAP@R.
 

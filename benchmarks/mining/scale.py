@@ -8,6 +8,7 @@ Each measurement is a process of its own, so that its peak memory is known:
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import sys
 import time
@@ -110,6 +111,7 @@ def child(path: Path, kind: str, rows: int, k: int, threads: int, found: Path) -
         found: ``.npy`` file for the neighbours of ``SAMPLE`` rows, by which recall is known.
     """
     torch.set_num_threads(threads)
+    importlib.import_module({"exact": "torch", "ivf": "faiss", "peer": "sentence_transformers.util"}[kind])
     count = sum(len(block) for block in read_blocks(path))
     began = time.perf_counter()
     search = peer(path) if kind == "peer" else ours(path, kind, threads)
