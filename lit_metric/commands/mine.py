@@ -68,7 +68,8 @@ def mine(
             len(mined.anchors),
             f"{mined.negatives.shape[1]} negatives" if path.suffix == ".parquet" else "one negative",
         )
-    log.info("%s has ids, scores and, for %d anchors, what was dropped and why", details, explain)
+    shown = len(mined.table.sample)
+    log.info("%s has ids, scores and, for %d anchors, what was dropped and why", details, shown)
 
 
 def miner_options(filter: list[str] | None, draw: str | None, searched: str | None) -> dict[str, Any]:
