@@ -1,4 +1,4 @@
-"""``lit-metric fit | validate | test | predict`` by LightningCLI, beside ``encode | search | mine | export``."""
+"""``lit-metric fit | validate | test | predict`` by LightningCLI, and ``encode | search | mine | export``."""
 
 from __future__ import annotations
 
