@@ -58,8 +58,8 @@ SETTINGS = {
     "per_class": 8,
     "epochs": 20,
 }
-"""Of rates, dropout and batches those that did best for the mean, on validation items with noise. ``context``:
-1 lets attention see an item's other tags, 0 does not."""
+"""Of rates, dropout and batches those that did best for the mean, on validation items with noise. With
+``context`` 1 attention sees an item's other tags, with 0 it does not."""
 
 
 def frequencies(items: TaggedItems) -> dict[str, int]:
