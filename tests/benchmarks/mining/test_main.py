@@ -13,6 +13,7 @@ from benchmarks.results import spread
 
 
 def test_a_summary_and_plots_after_each_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
     run = {"seconds": 1.0, "peak_memory": 70.0, "recall": 1.0, "rows": 10}
     grown = {
         "runs": {kind: {"10": run, "100": {**run, "seconds": 9.0}} for kind in scale.KINDS},
