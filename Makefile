@@ -8,18 +8,19 @@ RUN := $(VENV)/bin/python
 
 OUT ?= runs/bench-mining
 
-.PHONY: help demo test lint docs bench-demo bench-banking77 bench-attention bench-mining clean
+.PHONY: help demo test lint docs bench-demo bench-banking77 bench-supervision bench-attention bench-mining clean
 
 help:
-	@echo "make demo             train, measure and compare on the tagged packages that ship with the project"
-	@echo "make test             the test suite and the doctests"
-	@echo "make lint             ruff check, ruff format, mypy"
-	@echo "make docs             the documentation with its reference, as pages in site/"
-	@echo "make bench-demo       the demo over three seeds"
-	@echo "make bench-banking77  against sentence-transformers; needs LIT_METRIC_DATA"
-	@echo "make bench-attention  attention pooling of tags against their mean, with noise among them"
-	@echo "make bench-mining     what mining costs and is worth, into OUT=DIR; needs LIT_METRIC_DATA"
-	@echo "make clean            remove .venv, caches and build products (runs/ is kept)"
+	@echo "make demo               train, measure and compare on the tagged packages that ship with the project"
+	@echo "make test               the test suite and the doctests"
+	@echo "make lint               ruff check, ruff format, mypy"
+	@echo "make docs               the documentation with its reference, as pages in site/"
+	@echo "make bench-demo         the demo over three seeds"
+	@echo "make bench-banking77    against sentence-transformers; needs LIT_METRIC_DATA"
+	@echo "make bench-supervision  each other kind of supervision, before and after; needs LIT_METRIC_DATA"
+	@echo "make bench-attention    attention pooling of tags against their mean, with noise among them"
+	@echo "make bench-mining       what mining costs and is worth, into OUT=DIR; needs LIT_METRIC_DATA"
+	@echo "make clean              remove .venv, caches and build products (runs/ is kept)"
 
 demo: $(VENV)/installed-demo
 	$(RUN) -m benchmarks.demo $(ARGS)
@@ -32,6 +33,9 @@ bench-mining: $(VENV)/installed-bench
 
 bench-banking77: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.banking77 --seeds 3 --out runs/bench-banking77 $(ARGS)
+
+bench-supervision: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.supervision --seeds 3 --out runs/bench-supervision $(ARGS)
 
 bench-attention: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.attention --seeds 3 --out runs/bench-attention $(ARGS)
