@@ -18,11 +18,12 @@ from lightning.pytorch.cli import LightningCLI
 from lit_metric import commands
 from lit_metric.data import DataError
 from lit_metric.mining import TableError
+from lit_metric.mining.supervisor import MiningFailed
 
 log = logging.getLogger(__name__)
 
 RUN = "LIT_METRIC_RUN"
-USER_ERRORS = (DataError, TableError, ArgumentError, OSError, ValueError, TypeError)
+USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 # What jsonargparse says of the types that it tried in vain, around the one thing that is wrong.
 IN_VAIN = (

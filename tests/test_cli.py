@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_metric import cli
 from lit_metric.data import DataError
 from lit_metric.losses import TripletLoss
+from lit_metric.mining.supervisor import MiningFailed
 from tests.end_to_end.command import ROOT, options, run
 from tests.small import Small, trainer, write_csv
 
@@ -397,6 +398,11 @@ def test_an_unknown_command_and_help(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(
         command in told for command in ("fit", "validate", "test", "predict", "encode", "search", "export")
     )
+
+
+def test_a_refresh_given_up_is_no_fault_of_the_program() -> None:
+    assert cli.mistake(MiningFailed("the miner died")) == "MiningFailed: the miner died"
+    assert cli.mistake(RuntimeError("a bug")) is None
 
 
 def test_messages_of_others_are_left_whole() -> None:
