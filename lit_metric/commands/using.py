@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from lit_metric.data import DataError, LabelledItems, Labels, Problems, read_table
+from lit_metric.data.files import replacing, write_array
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
 from lit_metric.data.items import without_repeats
@@ -120,18 +120,15 @@ def encode(
     items = read_items(tower(encoder, role), input, **columns)
     vectors = encode_items(encoder, items, role, max_tokens)
 
-    def write(place: Path) -> None:
-        if path.suffix == ".npy":
-            with place.open("wb") as file:
-                np.save(file, vectors, allow_pickle=False)
-            return
+    if path.suffix == ".npy":
+        write_array(path, vectors)
+    else:
         content: dict[str, Any] = {
             "tags" if items.kind == "set" else "text": inputs(items),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
         }
-        pq.write_table(pa.table(content), place, compression="zstd")
-
-    replace(path, write)
+        with replacing(path) as unfinished:
+            pq.write_table(pa.table(content), unfinished, compression="zstd")
     log.info("Wrote %d embeddings of %d components to %s", *vectors.shape, path)
 
 
@@ -191,18 +188,6 @@ def export_folder(encoder: Encoder, output: str) -> None:
 def inputs(items: LabelledItems) -> list[Any]:
     """What :meth:`Encoder.encode` takes for these items."""
     return list(items.rows) if items.kind == "set" else [texts[0] for texts in items.rows]
-
-
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside ``path``, then move it there: a failure loses nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def _columns(parser: argparse.ArgumentParser) -> None:

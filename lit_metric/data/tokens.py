@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lit_metric.data.files import replacing
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.vocabulary import Vocabulary
 
@@ -215,26 +215,10 @@ def _digest(values: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> by
 
 
 def _publish(path: Path, values: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
     schema = pa.schema([("tokens", rows.type)], metadata={b"sha256": _digest(values, offsets)})
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                writer.write_batch(pa.record_batch([rows], schema=schema))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), schema) as writer:
+        writer.write_batch(pa.record_batch([rows], schema=schema))
 
 
 def _open(path: Path) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], bytes]:

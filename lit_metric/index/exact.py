@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_metric.data.files import write_array
 from lit_metric.index.base import Index, Similarity, refuse_duplicates
 from lit_metric.index.products import similarities, top_k
-from lit_metric.index.stored import StoredIndexError, read_array, write_array
+from lit_metric.index.stored import StoredIndexError, read_array
 
 
 class ExactIndex(Index):
@@ -105,8 +106,8 @@ class ExactIndex(Index):
 
     def _write(self, folder: Path) -> None:
         assert self._vectors is not None
-        write_array(folder, "vectors", self._vectors.cpu().numpy())
-        write_array(folder, "ids", self._ids.cpu().numpy())
+        write_array(folder / "vectors.npy", self._vectors.cpu().numpy())
+        write_array(folder / "ids.npy", self._ids.cpu().numpy())
 
     def _read(self, folder: Path, shape: tuple[int, int], memory_map: bool) -> None:
         vectors = read_array(folder, "vectors", np.float32, shape, memory_map)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.files import replacing
+from lit_metric.data.files import replacing, write_array
 from lit_metric.index.base import Index, Similarity, Vectors, refuse_duplicates
-from lit_metric.index.stored import AGAIN, StoredIndexError, read_array, write_array
+from lit_metric.index.stored import AGAIN, StoredIndexError, read_array
 
 FILE = "index.faiss"
 TRAINED_ON = 1 << 18
@@ -153,7 +153,7 @@ class FaissIndex(Index):
 
         with replacing(folder / FILE) as unfinished:
             faiss.write_index(self._index, str(unfinished))
-        write_array(folder, "ids", self._ids.numpy())
+        write_array(folder / "ids.npy", self._ids.numpy())
 
     def _read(self, folder: Path, shape: tuple[int, int], memory_map: bool) -> None:
         import faiss

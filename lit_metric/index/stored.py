@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lit_metric.data.files import replacing, sha256, sync_folder, write_json
+from lit_metric.data.files import sha256, sync_folder, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -74,12 +74,6 @@ def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
         if verify and sha256(folder / name) != digest:
             raise StoredIndexError(f"{folder / name} is damaged: its sha256 is not the manifest's; {AGAIN}")
     return {"kind": kind, "count": count, "dimension": dimension, "settings": settings, "files": files}
-
-
-def write_array(folder: Path, name: str, array: NDArray[Any]) -> None:
-    """``name.npy``, durably."""
-    with replacing(folder / f"{name}.npy") as unfinished, unfinished.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def read_array(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import reduce
 
 import torch
@@ -12,6 +11,7 @@ from lit_metric.losses.base import MetricLoss, Part, Parts
 from lit_metric.losses.gather import gather_ids, gather_with_grad
 from lit_metric.losses.pairs import PairBlock, Pairs
 from lit_metric.losses.scores import Distance, similarity
+from lit_metric.losses.temperature import check_temperature
 
 
 def cosent(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -93,8 +93,7 @@ class CoSENTLoss(MetricLoss):
         block_rows: int = 1024,
     ) -> None:
         super().__init__(distance, normalize, block_rows)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be above 0 and finite, not {temperature}")
+        check_temperature(temperature)
         self.temperature = temperature
 
     def usable(self, pairs: PairBlock) -> Tensor:

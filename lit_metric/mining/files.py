@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_metric.data.files import replacing, sha256, sync_folder, write_json
+from lit_metric.data.files import sha256, sync_folder, write_array, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -51,8 +51,7 @@ def claim(root: str | Path) -> int:
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write each of ``arrays`` as ``name.npy``, durably."""
     for name, array in arrays.items():
-        with replacing(folder / f"{name}.npy") as unfinished, unfinished.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+        write_array(folder / f"{name}.npy", array)
 
 
 def finish(folder: Path, entries: Mapping[str, Any]) -> None:
