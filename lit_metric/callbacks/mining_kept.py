@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lit_metric.mining.files import sha256
+from lit_metric.data.files import sha256
 from lit_metric.mining.snapshot import SnapshotError, keep
 
 

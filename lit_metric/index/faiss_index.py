@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_metric.data.files import replacing, write_array
 from lit_metric.index.base import Index, Similarity, Vectors, refuse_duplicates
-from lit_metric.index.stored import AGAIN, StoredIndexError, read_array
+from lit_metric.index.stored import StoredIndexError, read_array
 
 FILE = "index.faiss"
 TRAINED_ON = 1 << 18
@@ -162,10 +162,12 @@ class FaissIndex(Index):
         try:
             index = faiss.read_index(str(path), self._mapping() if memory_map else 0)
         except RuntimeError as error:
-            raise StoredIndexError(f"{path} cannot be read by FAISS ({_reason(error)}); {AGAIN}") from error
+            raise StoredIndexError(
+                f"{path} cannot be read by FAISS ({_reason(error)}); {StoredIndexError.remedy}"
+            ) from error
         if (index.ntotal, index.d) != shape:
             raise StoredIndexError(
-                f"{path} holds {[index.ntotal, index.d]}, the manifest says {[*shape]}; {AGAIN}"
+                f"{path} holds {[index.ntotal, index.d]}, expected {[*shape]}; {StoredIndexError.remedy}"
             )
         self._index, self._mapped = self._tuned(index), memory_map
         self._ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1]))

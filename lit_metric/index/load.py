@@ -10,7 +10,7 @@ import torch
 from lit_metric.index.base import Index
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
-from lit_metric.index.stored import AGAIN, StoredIndexError, read_manifest
+from lit_metric.index.stored import StoredIndexError, read_manifest
 
 KINDS: dict[str, type[Index]] = {kind.__name__: kind for kind in (ExactIndex, FaissIndex)}
 
@@ -60,6 +60,8 @@ def load_index(
     try:
         index = kind(**arguments)
     except TypeError as error:
-        raise StoredIndexError(f"{folder} has settings of another version ({error}); {AGAIN}") from error
+        raise StoredIndexError(
+            f"{folder} has settings of another version ({error}); {StoredIndexError.remedy}"
+        ) from error
     index._restore(folder, manifest["count"], manifest["dimension"], memory_map)
     return index

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lit_metric.data.files import sha256, sync_folder, write_json
+from lit_metric.data import stored
+from lit_metric.data.files import sync_folder
+from lit_metric.data.stored import MANIFEST, StoredError
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-AGAIN = "build the index and save it anew"
+_ENTRIES: dict[str, Callable[[Any], Any]] = {"kind": str, "count": int, "dimension": int, "settings": dict}
 
 
-class StoredIndexError(ValueError):
+class StoredIndexError(StoredError):
     """A saved index is missing, damaged, or of another format."""
+
+    remedy = "build the index and save it anew"
 
 
 def store(folder: Path, write: Callable[[Path], None], entries: Mapping[str, Any]) -> None:
@@ -36,8 +36,7 @@ def store(folder: Path, write: Callable[[Path], None], entries: Mapping[str, Any
     unfinished.mkdir()
     try:
         write(unfinished)
-        files = {path.name: {"sha256": sha256(path)} for path in sorted(unfinished.iterdir())}
-        write_json(unfinished / MANIFEST, {"format": FORMAT, **entries, "files": files})
+        stored.write_manifest(unfinished, entries)
         os.replace(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -46,7 +45,7 @@ def store(folder: Path, write: Callable[[Path], None], entries: Mapping[str, Any
 
 
 def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
-    """What :func:`store` said of ``folder``: ``kind``, ``count``, ``dimension``, ``settings``, ``files``.
+    """What :func:`store` said of ``folder``: ``kind``, ``count``, ``dimension`` and ``settings``.
 
     Args:
         folder: that was stored.
@@ -55,25 +54,13 @@ def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
     Raises:
         StoredIndexError: says which file is wrong and in what way.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
+    if not (folder / MANIFEST).is_file():
         raise StoredIndexError(f"{folder} holds no {MANIFEST}, so no index was saved there")
+    manifest = stored.read_manifest(folder, StoredIndexError, verify=verify)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found, files = manifest["format"], {name: each["sha256"] for name, each in manifest["files"].items()}
-        count, dimension = int(manifest["count"]), int(manifest["dimension"])
-        settings = dict(manifest["settings"])
-        kind = str(manifest["kind"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoredIndexError(f"{path} is damaged ({error!r}); {AGAIN}") from error
-    if found != FORMAT:
-        raise StoredIndexError(f"{folder} has format {found}, this library reads format {FORMAT}; {AGAIN}")
-    for name, digest in files.items():
-        if not (folder / name).is_file():
-            raise StoredIndexError(f"{folder / name} is missing; {AGAIN}")
-        if verify and sha256(folder / name) != digest:
-            raise StoredIndexError(f"{folder / name} is damaged: its sha256 is not the manifest's; {AGAIN}")
-    return {"kind": kind, "count": count, "dimension": dimension, "settings": settings, "files": files}
+        return {name: kind(manifest[name]) for name, kind in _ENTRIES.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise stored.damaged(folder / MANIFEST, error, StoredIndexError) from error
 
 
 def read_array(
@@ -84,15 +71,5 @@ def read_array(
     Raises:
         StoredIndexError: if it is not an array of ``dtype`` and ``shape``.
     """
-    path = folder / f"{name}.npy"
-    try:
-        # Copy on write: torch takes no read-only array, and the file stays as it is all the same.
-        array: NDArray[Any] = np.load(path, mmap_mode="c" if memory_map else None, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise StoredIndexError(f"{path} cannot be read as an array ({error}); {AGAIN}") from error
-    if array.dtype != dtype or array.shape != shape:
-        raise StoredIndexError(
-            f"{path} holds {array.dtype} {list(array.shape)}, the manifest says {np.dtype(dtype)} "
-            f"{list(shape)}; {AGAIN}"
-        )
-    return array
+    # Copy on write: torch takes no read-only array, and the file stays as it is all the same.
+    return stored.read_array(folder, name, dtype, shape, StoredIndexError, "c" if memory_map else None)

@@ -6,24 +6,25 @@ written last, so a folder without one is not a version, whatever it holds.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from lit_metric.data.files import sha256, sync_folder, write_array, write_json
+from lit_metric.data import stored
+from lit_metric.data.files import sync_folder, write_array
+from lit_metric.data.stored import MANIFEST, StoredError
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 SAMPLE = "sample.json"
+finish = stored.write_manifest
 
 
-class TableError(ValueError):
+class TableError(StoredError):
     """A stored version is missing, unfinished, damaged, or belongs to something else."""
+
+    remedy = "mine it anew"
 
 
 def folder_of(root: str | Path, version: int) -> Path:
@@ -54,16 +55,6 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         write_array(folder / f"{name}.npy", array)
 
 
-def finish(folder: Path, entries: Mapping[str, Any]) -> None:
-    """Write the manifest, ``entries`` and the digests of all files in ``folder``: from now on it is a
-    version."""
-    files = {
-        path.name: {"sha256": sha256(path)} for path in sorted(folder.iterdir()) if path.suffix != ".tmp"
-    }
-    sync_folder(folder)
-    write_json(folder / MANIFEST, {"format": FORMAT, **entries, "files": files})
-
-
 def read_manifest(folder: Path, names: Iterable[str], verify: bool = True) -> dict[str, Any]:
     """The manifest of a finished version.
 
@@ -78,19 +69,7 @@ def read_manifest(folder: Path, names: Iterable[str], verify: bool = True) -> di
     if not (folder / MANIFEST).is_file():
         what = "was never finished or has been collected" if folder.is_dir() else "does not exist"
         raise TableError(f"{folder} {what}; finished versions: {versions(folder.parent) or 'none'}")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        found, digests = manifest["format"], {name: manifest["files"][name]["sha256"] for name in names}
-    except (ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{folder / MANIFEST} is damaged ({error!r}); mine this version anew") from error
-    if found != FORMAT:
-        raise TableError(f"{folder} has format {found}, this library reads format {FORMAT}; mine it anew")
-    for name, digest in digests.items():
-        if not (folder / name).is_file():
-            raise TableError(f"{folder / name} is missing; mine this version anew")
-        if verify and sha256(folder / name) != digest:
-            raise TableError(f"{folder / name} is damaged: its sha256 is not the manifest's; mine it anew")
-    return dict(manifest)
+    return stored.read_manifest(folder, TableError, names, verify)
 
 
 def read_array(folder: Path, name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -99,16 +78,7 @@ def read_array(folder: Path, name: str, dtype: type, shape: tuple[int, ...]) -> 
     Raises:
         TableError: if it is not an array of ``dtype`` and ``shape``.
     """
-    path = folder / f"{name}.npy"
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise TableError(f"{path} cannot be read as an array ({error}); mine this version anew") from error
-    if array.dtype != dtype or array.shape != shape:
-        raise TableError(
-            f"{path} holds {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}"
-        )
-    return array
+    return stored.read_array(folder, name, dtype, shape, TableError, "r")
 
 
 def collect(root: str | Path, keep: Iterable[int] = (), newest: int = 2) -> list[int]:
