@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.peer import BACKBONE, read
 from benchmarks.results import REPOSITORY, Spread, digest, fit, kept, spread
+from lit_metric.described import rebuilt
 from lit_metric.mining import Miner, NegativeTable, versions
-from lit_metric.mining.spec import build
 
 CONFIG = "configs/banking77.yaml"
 HIDDEN = 0.2
@@ -80,7 +80,7 @@ def hidden_positives(
     """
     root = folder / "negatives"
     table = NegativeTable.open(root, versions(root)[-1])
-    miner = build(table.settings)
+    miner = rebuilt(table.settings)
     assert isinstance(miner, Miner)
     anchors = torch.from_numpy(table.anchors.astype("int64"))
     drawn = wrong = without = 0

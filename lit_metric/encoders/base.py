@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.described import Described, Spec, build
+from lit_metric.described import Described, Spec, build
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
 from lit_metric.encoders.tokenizer import TextTokenizer, TowerTokenizers
@@ -181,7 +181,8 @@ class Encoder(Described, nn.Module, ABC):
         }
         if trust_remote_code and "trust_remote_code" in arguments:
             arguments["trust_remote_code"] = True
-        encoder = build({"class_path": spec["class_path"], "init_args": arguments}, trust_remote_code)
+        told = {"class_path": spec["class_path"], "init_args": arguments}
+        encoder = build(told, trust_remote_code=trust_remote_code)
         if not isinstance(encoder, Encoder):
             raise ValueError(f"{folder / CONFIG} describes a {type(encoder).__name__}, which is no encoder")
         weights = load_file(folder / WEIGHTS)
@@ -225,7 +226,7 @@ def from_spec(spec: Spec, trust_remote_code: bool = True) -> Encoder:
         spec: from the same user; one that came from elsewhere needs ``trust_remote_code=False``.
         trust_remote_code: allow classes outside lit_metric.
     """
-    encoder = build(spec, trust_remote_code)
+    encoder = build(spec, trust_remote_code=trust_remote_code)
     if not isinstance(encoder, Encoder):
         raise ValueError(f"{spec['class_path']} is no encoder")
     return encoder

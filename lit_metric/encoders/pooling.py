@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.described import Described
+from lit_metric.described import Described
 from lit_metric.encoders.segments import (
     segment_max,
     segment_mean,

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_metric.described import spec
 from lit_metric.index import Index
 from lit_metric.mining.candidates import Candidates, PositiveScores
 from lit_metric.mining.draw import Draw, UniformWindow
@@ -22,7 +23,6 @@ from lit_metric.mining.positives import positive_scores
 from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, Judged, NeighbourProposer, Proposer, fetch
 from lit_metric.mining.sample import explain, sampled
 from lit_metric.mining.source import TableNegatives, negatives_of
-from lit_metric.mining.spec import spec
 from lit_metric.mining.table import NegativeTable, half
 from lit_metric.mining.vectors import Vectors
 

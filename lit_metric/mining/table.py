@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_metric.data.files import write_json
 from lit_metric.index import Similarity
 from lit_metric.mining import faults, files
 from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
@@ -38,7 +39,7 @@ class NegativeTable:
         positives: ``[N, 3]`` float16, the best, worst and mean score over the item's positives; NaN if none.
         metric: the scale of all scores, ``"cosine"`` or ``"dot"``.
         report: how the mining went: numbers by name.
-        settings: the :func:`~lit_metric.mining.spec.spec` of the miner.
+        settings: the :func:`~lit_metric.described.spec` of the miner.
         sample: a few anchors with what became of each of their candidates.
         pool: ``[M]`` int32, the global ids that random negatives may be drawn from; None: the anchors.
 
@@ -150,7 +151,7 @@ class NegativeTable:
         when = {"version": version, "step": step, "epoch": epoch, "metric": self.metric}
         files.write_arrays(folder, arrays)
         faults.reached("write")
-        files.write_json(folder / files.SAMPLE, {**when, "anchors": self.sample})
+        write_json(folder / files.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
         whence = {
             "corpus": corpus,

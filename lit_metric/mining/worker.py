@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.mining import faults, spec
+from lit_metric.described import rebuilt
+from lit_metric.mining import faults
 from lit_metric.mining.bank import Bank
 from lit_metric.mining.files import TableError
 from lit_metric.mining.miner import Miner
@@ -82,7 +83,7 @@ class Worker:
         self.encoder = from_spec(task.encoder).eval()
         self.encoder.to(device=task.settings.device, dtype=None if dtype is None else getattr(torch, dtype))
         self.base: Path | None = folder / BASE
-        self.miner = _within(task.settings.threads, spec.build(task.miner))
+        self.miner = _within(task.settings.threads, rebuilt(task.miner))
 
     @torch.no_grad()
     def check(self) -> None:

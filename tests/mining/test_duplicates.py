@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_metric.described import rebuilt, spec
 from lit_metric.index import FaissIndex
 from lit_metric.mining import Candidates, DuplicateFilter, Miner, PositiveScores
-from lit_metric.mining.spec import build, spec
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import relations_of
 
@@ -74,7 +74,7 @@ def test_copies_under_another_label_are_never_mined() -> None:
     alone = Miner(candidates=5, filters=[]).mine(vectors, ids, relations_of(labels))
     copies = (ids + 40) % 80
     assert (torch.from_numpy(alone.ids[:, 0]).long() == copies).all()
-    miner = build(spec(Miner(candidates=5, filters=[DuplicateFilter(0.95)])))  # as the worker makes it
+    miner = rebuilt(spec(Miner(candidates=5, filters=[DuplicateFilter(0.95)])))  # as the worker makes it
     table = miner.mine(vectors, ids, relations_of(labels))
     assert not (torch.from_numpy(table.ids).long() == copies[:, None]).any()
     assert (table.ids[:, :4] == alone.ids[:, 1:]).all()

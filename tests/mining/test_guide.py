@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from lit_metric.data import Items, LabelRelations
+from lit_metric.described import rebuilt, spec
 from lit_metric.encoders import TextEncoder
 from lit_metric.mining import (
     Candidates,
@@ -24,7 +25,6 @@ from lit_metric.mining import (
     PositiveScores,
     write_texts,
 )
-from lit_metric.mining.spec import build, spec
 from lit_metric.mining.vectors import Vectors
 from tests.encoders.tokens import model_folder, word_tokenizer
 from tests.mining.cases import blobs, relations_of
@@ -117,7 +117,7 @@ def texts(tmp_path: Path) -> tuple[list[str], str]:
 def test_an_encoder_guides_by_the_cosine_of_its_vectors(tmp_path: Path, texts: tuple[list[str], str]) -> None:
     rows, path = texts
     folder = model_folder(tmp_path / "model")
-    guide = build(spec(EncoderGuide(folder, texts=path)))
+    guide = rebuilt(spec(EncoderGuide(folder, texts=path)))
     before = torch.random.get_rng_state()
     guide.prepare(torch.tensor([30, 3, 17, 5]))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -148,7 +148,7 @@ def test_a_cross_encoder_guides_by_its_scores(tmp_path: Path, texts: tuple[list[
     config = AutoConfig.from_pretrained(tmp_path / "model", num_labels=1)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "cross")
     word_tokenizer().save_pretrained(tmp_path / "cross")
-    guide = build(spec(CrossEncoderGuide(str(tmp_path / "cross"), batch_size=2, device="cpu", texts=path)))
+    guide = rebuilt(spec(CrossEncoderGuide(str(tmp_path / "cross"), batch_size=2, device="cpu", texts=path)))
     found = guide.score(torch.tensor([0, 1, 7]), torch.tensor([3, 1, 2]))
     pairs = [(rows[0], rows[3]), (rows[1], rows[1]), (rows[7], rows[2])]
     expected = CrossEncoder(str(tmp_path / "cross"), device="cpu").predict(pairs)

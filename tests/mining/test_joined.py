@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_metric.described import rebuilt, spec
 from lit_metric.index import ExactIndex
 from lit_metric.mining import ClusterProposer, JoinedProposer, NeighbourProposer, Proposer, RandomProposer
 from lit_metric.mining.joined import join
-from lit_metric.mining.spec import build, spec
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs
 
@@ -54,7 +54,7 @@ def fitted(proposer: Proposer) -> tuple[Proposer, Vectors, Tensor]:
 @pytest.mark.parametrize("order", ["round_robin", "reciprocal_rank"])
 def test_a_longer_proposal_begins_with_the_shorter_one_and_has_every_source(order: str) -> None:
     joined = JoinedProposer([NeighbourProposer(), RandomProposer(), ClusterProposer(6, 2)], order, depth=10)  # type: ignore[arg-type]
-    proposer, vectors, ids = fitted(build(spec(joined)))
+    proposer, vectors, ids = fitted(rebuilt(spec(joined)))
     rows = torch.arange(0, 60, 7)
     scores, found = proposer.propose(ids[rows], vectors[rows], 70)
     assert torch.equal(found[:, :60].sort(dim=1).values, ids.expand(len(rows), -1))

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from lit_metric.data import Items
+from lit_metric.described import rebuilt, spec
 from lit_metric.mining import BM25Proposer, Miner, write_texts
-from lit_metric.mining.spec import build, spec
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs, relations_of
 
@@ -51,7 +51,7 @@ def test_the_order_is_that_of_the_formula(corpus: tuple[list[str], str]) -> None
     embeddings = torch.randn(len(texts), 8, generator=torch.Generator().manual_seed(0))
     rows = torch.arange(len(texts))[3:]  # A corpus of some items only, whose row is not their id.
     vectors = Vectors(embeddings, "cosine")
-    proposer = build(spec(BM25Proposer(k1=1.2, b=0.6, texts=path)))
+    proposer = rebuilt(spec(BM25Proposer(k1=1.2, b=0.6, texts=path)))
     proposer.fit(vectors.subset(rows), rows, seed=0)
     words = [re.findall(r"\w\w+", text.lower()) for text in texts]
     anchors = torch.arange(len(texts))

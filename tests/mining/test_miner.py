@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from lit_metric.data import PairRelations
+from lit_metric.described import spec
 from lit_metric.index import ExactIndex, FaissIndex, Index
 from lit_metric.mining import (
     AbsoluteMax,
@@ -34,7 +35,6 @@ from lit_metric.mining import (
     WithRandom,
     versions,
 )
-from lit_metric.mining.spec import spec
 from tests.mining.cases import blobs, relations_of
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lit_metric.data import Items
+from lit_metric.described import rebuilt, spec
 from lit_metric.mining import (
     EncoderGuide,
     GuideFilter,
@@ -19,7 +20,6 @@ from lit_metric.mining import (
     write_texts,
 )
 from lit_metric.mining.lexical import BM25Proposer
-from lit_metric.mining.spec import build, spec
 
 
 def test_texts_of_items_are_what_they_were(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_texts_of_items_are_what_they_were(tmp_path: Path) -> None:
     items, vocabulary = Items.encode(rows, kind="set")
     path = write_texts(items, vocabulary, tmp_path)
     guide = EncoderGuide("model", texts=str(path))
-    for reader in (guide, pickle.loads(pickle.dumps(guide)), build(spec(guide))):
+    for reader in (guide, pickle.loads(pickle.dumps(guide)), rebuilt(spec(guide))):
         assert reader.texts_of(torch.tensor([3, 2, 1, 0, 0])) == [
             "round, red",
             "naïve\x00\n, 🚗",
@@ -60,7 +60,7 @@ def test_all_that_read_texts_are_told_where_they_are(tmp_path: Path) -> None:
     give_texts(miner, items, vocabulary, tmp_path)
     assert guide.texts_of(torch.tensor([0])) == ["red"]
     # The miner of another process is built from a description, which must say so.
-    assert build(spec(miner)).filters[0].guide.texts_of(torch.tensor([1])) == ["round"]
+    assert rebuilt(spec(miner)).filters[0].guide.texts_of(torch.tensor([1])) == ["round"]
 
 
 def test_nothing_is_written_where_nothing_reads(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from benchmarks.mining import draw
 from benchmarks.results import Finished
 from lit_metric.data import LabelRelations
+from lit_metric.described import rebuilt
 from lit_metric.mining import Miner, UniformWindow
-from lit_metric.mining.spec import build
 from tests.small import Small
 
 
@@ -75,7 +75,7 @@ def test_variants_can_be_given_to_a_fit(
     assert len(given) == 2 * (1 + len(draw.variants()))
     for words in given[1 : 1 + len(draw.variants())]:
         [miner] = [word.partition("=")[2] for word in words if word.startswith("--data.miner=")]
-        assert isinstance(build(json.loads(miner)), Miner)
+        assert isinstance(rebuilt(json.loads(miner)), Miner)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
-from lit_metric.encoders.described import Described, build
+from lit_metric.described import Described, build, rebuilt, spec
 from lit_metric.encoders.pooling import AttentionPooling, MeanPooling
 
 
@@ -43,17 +45,33 @@ def test_what_cannot_be_written_down_is_named() -> None:
 
 
 def test_only_this_packages_own_described_classes_are_built() -> None:
-    with pytest.raises(ValueError, match=r"tests\.encoders.* lies outside lit_metric"):
+    with pytest.raises(ValueError, match=r"tests\.test_described.* lies outside lit_metric"):
         build(Base(1).spec())
     # a path that starts alike, one that is no class of this kind, and one hidden inside an argument
     for path in ("lit_metric_evil.Model", "os.system", "lit_metric.encoders.hub.load"):
         with pytest.raises((ValueError, ModuleNotFoundError)):
             build({"class_path": path, "init_args": {}})
     with pytest.raises(ValueError, match="no class"):
-        build({"class_path": "lit_metric.encoders.described.importlib", "init_args": {}})
+        build({"class_path": "lit_metric.described.importlib", "init_args": {}})
     asking = {"backbone": "someone/model", "trust_remote_code": True}
     with pytest.raises(ValueError, match="asks to run code"):
         build({"class_path": "lit_metric.encoders.text.TextEncoder", "init_args": asking})
     inner = {"class_path": "os.path.join", "init_args": {}}
     with pytest.raises(ValueError, match="lies outside"):
         build({"class_path": "lit_metric.encoders.pooling.AttentionPooling", "init_args": {"heads": inner}})
+
+
+def test_what_is_described_by_attributes_says_what_they_are_now() -> None:
+    class Plain:
+        _kept_as: ClassVar[dict[str, str]] = {"name": "called"}
+
+        def __init__(self, name: str, inner: list[Base]) -> None:
+            self.called, self.inner = name, inner
+
+    plain = Plain("first", [Base(1)])
+    plain.called = "second"
+    arguments = spec(plain)["init_args"]
+    assert arguments == {"name": "second", "inner": [Base(1).spec()]}
+    assert rebuilt(arguments)["inner"][0].size == 1
+    with pytest.raises(ValueError, match="lies outside lit_metric"):
+        build(arguments)
