@@ -6,9 +6,8 @@ VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-OUT ?= runs/bench-mining
-
-.PHONY: help demo test lint docs bench-demo bench-banking77 bench-supervision bench-attention bench-mining clean
+.PHONY: help demo test lint docs clean \
+	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses
 
 help:
 	@echo "make demo               train, measure and compare on the tagged packages that ship with the project"
@@ -20,6 +19,7 @@ help:
 	@echo "make bench-supervision  each other kind of supervision, before and after; needs LIT_METRIC_DATA"
 	@echo "make bench-attention    attention pooling of tags against their mean, with noise among them"
 	@echo "make bench-mining       what mining costs and is worth, into OUT=DIR; needs LIT_METRIC_DATA"
+	@echo "make bench-losses       all losses from classes compared, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make clean              remove .venv, caches and build products (runs/ is kept)"
 
 demo: $(VENV)/installed-demo
@@ -28,8 +28,13 @@ demo: $(VENV)/installed-demo
 bench-demo: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.demo --seeds 3 --out runs/bench-demo $(ARGS)
 
+bench-mining: OUT ?= runs/bench-mining
 bench-mining: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.mining --out $(OUT) $(ARGS)
+
+bench-losses: OUT ?= runs/bench-losses
+bench-losses: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.losses --out $(OUT) $(ARGS)
 
 bench-banking77: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.banking77 --seeds 3 --out runs/bench-banking77 $(ARGS)
