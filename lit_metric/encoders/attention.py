@@ -9,7 +9,7 @@ arguments, also when a layer is recomputed under gradient checkpointing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -145,16 +145,38 @@ def bucket_attention(
     Returns:
         ``[T, heads, d]``.
     """
-    layout = mask.layout
+    masks = (bucket_mask(bucket, mask) for bucket in mask.layout.buckets)
+    return attend(heads, mask.layout, masks, dropout, scaling)
+
+
+def attend(
+    heads: list[Tensor],
+    layout: Layout,
+    masks: Iterable[tuple[Tensor | None, bool]],
+    dropout: float = 0.0,
+    scaling: float | None = None,
+) -> Tensor:
+    """:func:`bucket_attention` with a mask for each bucket.
+
+    Args:
+        heads: query ``[T, heads, d]``, key and value ``[T, key heads, d]``.
+        layout: where the texts lie.
+        masks: for each bucket ``(allowed [rows or 1, heads or 1, length or 1, length] or None, is_causal)``;
+            bool says who sees whom, floats are added to the scores.
+        dropout: of the attention weights.
+        scaling: of the scores.
+
+    Returns:
+        ``[T, heads, d]``.
+    """
     if not layout.buckets:
         return heads[0]
     sizes = [bucket.slots for bucket in layout.buckets]
     grouped = heads[0].shape[1] != heads[1].shape[1]
     slots = [layout.spread(states).split(sizes) for states in heads]
     mixed = []
-    for bucket, *parts in zip(layout.buckets, *slots, strict=True):
+    for bucket, (allowed, causal), *parts in zip(layout.buckets, masks, *slots, strict=True):
         query, key, value = (p.view(bucket.rows, bucket.length, *p.shape[1:]).transpose(1, 2) for p in parts)
-        allowed, causal = bucket_mask(bucket, mask)
         out = F.scaled_dot_product_attention(
             query, key, value, allowed, dropout, is_causal=causal, scale=scaling, enable_gqa=grouped
         )

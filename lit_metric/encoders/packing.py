@@ -8,7 +8,7 @@ path.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.attention import PACKED, packed
 from lit_metric.encoders.layout import Layout
+from lit_metric.encoders.mpnet import mpnet_forward
+from lit_metric.encoders.positions import position_ids
 
 PADDED_GROUPS = 4
 """The padded path runs texts of similar length together, in at most so many calls."""
@@ -30,24 +32,16 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 2e-2, torc
 """Largest relative difference (Frobenius) between both ways that rounding explains."""
 
 
-def position_ids(model: nn.Module, tokens: Ragged) -> Tensor:
-    """``[T]`` int64, each token's position as the model counts: from 0, or RoBERTa's from padding_idx + 1."""
-    for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids"):
-            padding = int(module.padding_idx)  # type: ignore[arg-type]
-            counted = (tokens.values != padding).long()
-            before = counted.cumsum(0) - counted
-            starts = tokens.offsets[:-1].clamp(max=max(len(before) - 1, 0))
-            first = before[starts] if len(before) else before
-            local = before - first.repeat_interleave(tokens.lengths, output_size=len(before)) + 1
-            return local * counted + padding
-    return tokens.positions
+ADAPTERS: dict[str, Callable[[PreTrainedModel, Ragged], Tensor]] = {"mpnet": mpnet_forward}
+"""By model type, packed forward passes of models that compute attention themselves."""
 
 
 def packed_forward(model: PreTrainedModel, tokens: Ragged) -> Tensor:
     """``[T, h]`` last hidden states of texts laid end to end; the model's attention must be `PACKED`."""
     if not len(tokens.values):
         return _no_states(model, tokens)
+    if model.config.model_type in ADAPTERS:
+        return ADAPTERS[model.config.model_type](model, tokens)
     inputs = {
         "input_ids": tokens.values[None],
         # An explicit mask of ones keeps transformers from its own reading of restarting positions.
@@ -192,8 +186,12 @@ def attention(model: PreTrainedModel, name: str) -> Iterator[None]:
 
 
 def use_attention(model: PreTrainedModel, name: str) -> None:
-    """Switch attention; raises ValueError for a model that doesn't use transformers' attention interface."""
-    if name == model.config._attn_implementation:
+    """Switch attention, except of a model that has an adapter and needs no switch.
+
+    Raises:
+        ValueError: for any other model that doesn't use transformers' attention interface.
+    """
+    if name == model.config._attn_implementation or (name == PACKED and model.config.model_type in ADAPTERS):
         return
     if not model._can_set_attn_implementation():
         raise ValueError(f"{type(model).__name__} computes attention itself, outside transformers' interface")

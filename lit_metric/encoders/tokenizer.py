@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_metric.encoders.positions import positions
+
 T = TypeVar("T")
 
 QUERY = "query"
@@ -252,14 +254,3 @@ def load_tokenizer(
     elif limit is not None and max_length > limit:
         raise ValueError(f"max_length is {max_length}, but {path} has positions for {limit} tokens only")
     return TextTokenizer(tokenizer, max_length, **settings)
-
-
-def positions(model: PreTrainedModel) -> int | None:
-    """How many tokens a text may have, None if the model doesn't say."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit < 1:
-        return None
-    for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids"):  # counts from padding_idx + 1
-            return limit - int(module.padding_idx) - 1  # type: ignore[arg-type]
-    return limit

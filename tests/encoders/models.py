@@ -52,11 +52,11 @@ PACKABLE: dict[str, dict[str, Any]] = {
     "llama": _DECODER,
     "mistral": _DECODER | {"sliding_window": WINDOW},
     "gemma3_text": _DECODER | {"sliding_window": WINDOW, "query_pre_attn_scalar": 8},
+    "mpnet": _ROBERTA,
 }
 """Families that must run packed."""
 
 PADDED: dict[str, dict[str, Any]] = {
-    "mpnet": _ENCODER | {"pad_token_id": 1, "max_position_embeddings": 66},
     "deberta-v2": _ENCODER
     | {
         "relative_attention": True,
@@ -65,14 +65,17 @@ PADDED: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
 }
-"""Families that ignore the packed mask or compute attention themselves, and must fall back."""
+"""Families that compute attention themselves, and must fall back."""
 
 
-def make(family: str, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def make(
+    family: str, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> PreTrainedModel:
     """A model of ``family`` with weights that don't depend on the state of the random generator."""
     from lit_metric.encoders.backbone import set_dropout
 
-    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, **(PACKABLE | PADDED)[family])
+    settings = (PACKABLE | PADDED)[family] | changes
+    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, **settings)
     set_dropout(config, dropout)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -59,11 +59,11 @@ def test_a_causal_model_with_last_token_pooling(tmp_path: Path) -> None:
     np.testing.assert_allclose(encoder.encode(TEXTS), expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["mpnet", "deberta-v2"])
-def test_families_that_run_padded(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "packed"), [("mpnet", True), ("deberta-v2", False)])
+def test_families_with_their_own_attention(family: str, packed: bool, tmp_path: Path) -> None:
     folder = model_folder(tmp_path, family)
     encoder = TextEncoder(folder, normalize=False)
-    assert not encoder.backbone.packed
+    assert encoder.backbone.packed == packed
     expected = torch.stack([transformers_states(folder, text).mean(0) for text in TEXTS])
     np.testing.assert_allclose(encoder.encode(TEXTS), expected.numpy(), atol=2e-5)
 

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from lit_metric.encoders import Backbone, TextTokenizer
-from lit_metric.encoders.tokenizer import positions
-from tests.encoders.models import make
 from tests.encoders.tokens import model_folder, word_tokenizer
 
 
@@ -43,8 +41,6 @@ def test_the_fingerprint_tells_settings_apart_and_nothing_else() -> None:
 
 
 def test_the_limit_is_the_models(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    assert positions(make("bert")) == 64
-    assert positions(make("roberta")) == 64  # 66 rows of which the first two belong to padding
     folder = model_folder(tmp_path, "roberta")
     assert Backbone.load(folder).tokenizer.max_length == 64
     assert Backbone.load(folder, max_length=10).tokenizer.max_length == 10
