@@ -2,21 +2,29 @@
 
 from lit_metric.batching.data_set import DataSet
 from lit_metric.batching.evaluation import ChunkDataset, chunks
-from lit_metric.batching.loader import PlanDataset, PlanSampler, resume_epoch, resume_position
+from lit_metric.batching.hard_pk import HardPKPlanner
+from lit_metric.batching.loader import PlanDataset, PlanSampler, Step, resume_epoch, resume_position
 from lit_metric.batching.mixture import MixturePlanner
 from lit_metric.batching.n_pair import NPairPlanner
+from lit_metric.batching.negative_class import NegativeClassPlanner
+from lit_metric.batching.ngame import NGAMEPlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
 from lit_metric.batching.pk import PKPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan
 from lit_metric.batching.shuffle import ShufflePlanner
 from lit_metric.batching.stratified import StratifiedPlanner
+from lit_metric.batching.vectors import ItemVectors, VectorPlanner
 
 __all__ = [
     "BatchPlanner",
     "ChunkDataset",
     "DataSet",
+    "HardPKPlanner",
+    "ItemVectors",
     "MixturePlanner",
+    "NGAMEPlanner",
     "NPairPlanner",
+    "NegativeClassPlanner",
     "PKPlanner",
     "PairPlanner",
     "Plan",
@@ -24,7 +32,9 @@ __all__ = [
     "PlanSampler",
     "ScoredPairPlanner",
     "ShufflePlanner",
+    "Step",
     "StratifiedPlanner",
+    "VectorPlanner",
     "chunks",
     "resume_epoch",
     "resume_position",

@@ -150,7 +150,7 @@ def draw_classes(
     epoch holds no class too often by chance. Subject to that, the classes are mixed over the batches by
     random swaps, the usual chain over bipartite graphs of given degrees.
     """
-    counts = _round_counts(batches * class_rates(sizes, slots, weighting), batches, batches * slots, random)
+    counts = round_counts(batches * class_rates(sizes, slots, weighting), batches, batches * slots, random)
     order = random.permutation(len(sizes))
     # A class occupies consecutive places, at most `batches` of them, and so never one batch twice.
     dealt = np.repeat(order, counts[order]).reshape(slots, batches).T
@@ -159,7 +159,7 @@ def draw_classes(
     return table
 
 
-def _round_counts(expected: FloatArray, largest: int, total: int, random: np.random.Generator) -> IntArray:
+def round_counts(expected: FloatArray, largest: int, total: int, random: np.random.Generator) -> IntArray:
     """Whole numbers with the given expectations, each rounded up or down, that sum to ``total``."""
     counts = np.minimum(np.floor(expected).astype(np.int64), largest)
     extra = total - int(counts.sum())

@@ -2,15 +2,15 @@
 
     loader = DataLoader(dataset, sampler=PlanSampler(len(dataset), ...), batch_size=None, num_workers=2)
 
-The sampler runs in the main process and says *which* batch comes next, ``(epoch, step, version)``; the
-dataset, in the workers, builds it. Workers hold no state that could go stale: everything follows from that
-triple, so persistent workers and prefetching change nothing.
+The sampler runs in the main process and says *which* batch comes next, a :class:`Step`; the dataset, in the
+workers, builds it. Workers hold no state that could go stale: everything follows from that step, so
+persistent workers and prefetching change nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,31 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from lit_metric.batching.plan import BatchPlanner, Plan, share
+from lit_metric.batching.vectors import VectorSource
 from lit_metric.data.batch import Batch, Collator
 from lit_metric.data.relations import Relations
 
-Step = tuple[int, int, int]
 NegativeSource = Callable[[Tensor, int, int, int, int], Tensor]
 
 
+class Step(NamedTuple):
+    """Which batch.
+
+    Args:
+        epoch: from 0.
+        step: of that epoch, from 0.
+        version: of the table that its negatives are drawn from.
+        planned: the version whose vectors the epoch is planned by; the same for all of its steps.
+    """
+
+    epoch: int
+    step: int
+    version: int = 0
+    planned: int = 0
+
+
 class PlanDataset(Dataset[Batch]):
-    """Batch ``(epoch, step, version)`` of a planner's plans, as one rank sees it.
+    """The batches of a planner's plans, by :class:`Step`, as one rank sees them.
 
     The plan of the latest epoch is kept, so a worker plans once per epoch.
 
@@ -42,6 +58,7 @@ class PlanDataset(Dataset[Batch]):
             n]``, -1 for none, a pure function of its arguments. It is asked for the anchors of *all* ranks;
             what it returns and is not a candidate already is shared out, so that the ranks together always
             see the batch that a single process would see. Must be picklable where workers are spawned.
+        vectors: gives the items' vectors of a version, for a planner that uses them.
     """
 
     def __init__(
@@ -54,6 +71,7 @@ class PlanDataset(Dataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         negatives: NegativeSource | None = None,
+        vectors: VectorSource | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be within 0..{world_size - 1}, not {rank}")
@@ -65,22 +83,28 @@ class PlanDataset(Dataset[Batch]):
         self.rank = rank
         self.world_size = world_size
         self.negatives = negatives
-        self._plan: tuple[int, Plan] | None = None
+        self.vectors = vectors
+        self._plan: tuple[tuple[int, int], Plan] | None = None
 
-    def plan(self, epoch: int) -> Plan:
-        """The plan of ``epoch``, all ranks together."""
-        if self._plan is None or self._plan[0] != epoch:
-            self._plan = epoch, self.planner.plan(self.ids, self.relations, self.seed, epoch)
+    def plan(self, epoch: int, planned: int = 0) -> Plan:
+        """The plan of ``epoch`` by the vectors of version ``planned``, if it uses any, all ranks together."""
+        by_vectors = self.planner.uses_vectors
+        key = epoch, planned if by_vectors else 0
+        if self._plan is None or self._plan[0] != key:
+            vectors = self.vectors(planned) if by_vectors and planned and self.vectors is not None else None
+            self._plan = key, self.planner.plan_by(vectors, self.ids, self.relations, self.seed, epoch)
         return self._plan[1]
 
     def __len__(self) -> int:
         """The number of batches in every epoch."""
+        if self.planner.uses_vectors:  # the plan itself has to wait for them
+            return self.planner.length(self.ids, self.relations, self.seed)
         return len(self._plan[1] if self._plan is not None else self.plan(0))
 
-    def __getitem__(self, index: Step | int) -> Batch:
-        """The batch ``(epoch, step, version)``; a bare step, as other samplers give it, is one of epoch 0."""
-        epoch, step, version = (0, index, 0) if isinstance(index, int) else index
-        plan = self.plan(epoch)
+    def __getitem__(self, index: Step | tuple[int, ...] | int) -> Batch:
+        """The batch of a step; a bare number, as other samplers give it, is one of epoch 0."""
+        epoch, step, version, planned = Step(0, index) if isinstance(index, int) else Step(*index)
+        plan = self.plan(epoch, planned)
         anchors, candidates = plan.batch(step, self.rank, self.world_size)
         if self.negatives is not None:
             drawn = self.negatives(plan.anchors[step], self.seed, epoch, step, version).reshape(-1)
@@ -96,7 +120,7 @@ class PlanDataset(Dataset[Batch]):
 
 
 class PlanSampler(DistributedSampler[Step]):
-    """Yields ``(epoch, step, version)`` for the steps that are left of an epoch.
+    """Yields a :class:`Step` for each batch that is left of an epoch.
 
     It is a ``DistributedSampler`` because Lightning replaces any other kind under a distributed strategy; all
     ranks get the same sequence, and the dataset takes the rank's share.
@@ -112,6 +136,8 @@ class PlanSampler(DistributedSampler[Step]):
             twice for an epoch (persistent workers do so), and so must only look.
         version_fn: called with ``(epoch, step)`` just before each batch is handed out, which is the loader's
             prefetching ahead of its use; by default 0. It may wait.
+        planned_fn: called with ``epoch`` after that, for the version that the epoch is planned by; by default
+            0.
 
     With Lightning::
 
@@ -128,12 +154,14 @@ class PlanSampler(DistributedSampler[Step]):
         epoch_fn: Callable[[], int] | None = None,
         start_fn: Callable[[], int] | None = None,
         version_fn: Callable[[int, int], int] | None = None,
+        planned_fn: Callable[[int], int] | None = None,
     ) -> None:
         super().__init__(range(length), num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
         self.length = length
         self.epoch_fn = epoch_fn
         self.start_fn = start_fn
         self.version_fn = version_fn
+        self.planned_fn = planned_fn
 
     def __len__(self) -> int:
         return self.length
@@ -147,7 +175,8 @@ class PlanSampler(DistributedSampler[Step]):
 
     def _steps(self, epoch: int, start: int) -> Iterator[Step]:
         for step in range(start, self.length):
-            yield epoch, step, 0 if self.version_fn is None else self.version_fn(epoch, step)
+            version = 0 if self.version_fn is None else self.version_fn(epoch, step)
+            yield Step(epoch, step, version, 0 if self.planned_fn is None else self.planned_fn(epoch))
 
 
 def resume_position(trainer: Any) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_metric.batching.classes import IntArray
 from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
+from lit_metric.batching.vectors import ItemVectors
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations, UnionRelations
@@ -76,9 +77,15 @@ class MixturePlanner(BatchPlanner):
         self.strategy: Strategy = strategy
         self.weights = weights
         self.batches = batches
+        self.uses_vectors = any(planner.uses_vectors for planner in planners)
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        parts = self._parts(ids, relations, seed)
+        return self.plan_by(None, ids, relations, seed, epoch)
+
+    def plan_by(
+        self, vectors: ItemVectors | None, ids: Tensor, relations: Relations, seed: int, epoch: int
+    ) -> Plan:
+        parts = self._parts(vectors, ids, relations, seed)
         tasks = self._tasks([part.length(epoch) for part in parts], random_stream(seed, epoch))
         counts = np.bincount(tasks, minlength=len(parts)).tolist()
         plans = [part.stretch(count * epoch, count) for part, count in zip(parts, counts, strict=True)]
@@ -90,7 +97,13 @@ class MixturePlanner(BatchPlanner):
             torch.from_numpy(tasks),
         )
 
-    def _parts(self, ids: Tensor, relations: Relations, seed: int) -> list[_Part]:
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        lengths = [part.length(0) for part in self._parts(None, ids, relations, seed)]
+        return len(self._tasks(lengths, random_stream(seed, 0)))
+
+    def _parts(
+        self, vectors: ItemVectors | None, ids: Tensor, relations: Relations, seed: int
+    ) -> list[_Part]:
         if not isinstance(relations, UnionRelations):
             raise TypeError(
                 f"MixturePlanner plans for several data sets, and {type(relations).__name__} is one; use its "
@@ -108,7 +121,9 @@ class MixturePlanner(BatchPlanner):
                 raise DataError(f"data set {number} of the mixture, counted from 0, has no items to train on")
             entropy = np.random.SeedSequence([seed & 0xFFFFFFFFFFFFFFFF, number])
             lot = int(entropy.generate_state(1, np.uint64)[0])
-            parts.append(_Part(planner, mine, own, lot, int(relations.offsets[number])))
+            start, stop = relations.offsets[number : number + 2].tolist()
+            part = vectors.part(start, stop) if vectors is not None and planner.uses_vectors else None
+            parts.append(_Part(planner, mine, own, lot, start, part))
         return parts
 
     def _tasks(self, lengths: list[int], random: np.random.Generator) -> IntArray:
@@ -123,23 +138,35 @@ class _Part:
     """The batches of one data set, epoch after epoch without end."""
 
     def __init__(
-        self, planner: BatchPlanner, ids: Tensor, relations: Relations, seed: int, start: int
+        self,
+        planner: BatchPlanner,
+        ids: Tensor,
+        relations: Relations,
+        seed: int,
+        start: int,
+        vectors: ItemVectors | None,
     ) -> None:
         self.planner = planner
         self.ids = ids
         self.relations = relations
         self.seed = seed
         self.start = start
+        self.vectors = vectors
         self._plans: dict[int, Plan] = {}
 
     def _plan(self, epoch: int) -> Plan:
         if epoch not in self._plans:
-            self._plans[epoch] = self.planner.plan(self.ids, self.relations, self.seed, epoch)
+            self._plans[epoch] = self.planner.plan_by(
+                self.vectors, self.ids, self.relations, self.seed, epoch
+            )
         return self._plans[epoch]
 
     def length(self, epoch: int) -> int:
         """Batches of an epoch: the same in each, so it is asked of one that is likely to be needed."""
-        self._length = len(self._plan(epoch))
+        if self.planner.uses_vectors:
+            self._length = self.planner.length(self.ids, self.relations, self.seed)
+        else:
+            self._length = len(self._plan(epoch))
         return self._length
 
     def stretch(self, first: int, count: int) -> Plan:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lit_metric.batching.classes import (
     ClassWeighting,
+    IntArray,
+    Members,
     check_arguments,
     draw_classes,
     draw_members,
@@ -58,12 +60,21 @@ class NPairPlanner(BatchPlanner):
         random = random_stream(seed, epoch)
         batches = self.batches or -(-members.items // (2 * self.classes))
         table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
-        pairs = draw_members(members.shuffled(random), table, per_class=2).values
-        batch_of = np.arange(batches).repeat(self.classes)
-        kept = first_seen(batch_of.repeat(2), pairs.numpy()).reshape(-1, 2).all(1)
-        pairs = pairs.reshape(-1, 2)[torch.from_numpy(kept)]
-        lengths = torch.from_numpy(np.bincount(batch_of[kept], minlength=batches))
-        return Plan(
-            anchors=Ragged.from_lengths(pairs[:, 0].contiguous(), lengths),
-            candidates=Ragged.from_lengths(pairs[:, 1].contiguous(), lengths),
-        )
+        return paired(members, table, random)
+
+
+def paired(members: Members, table: IntArray, random: np.random.Generator) -> Plan:
+    """Batches of an anchor and a candidate out of each class of ``table [batches, slots]``.
+
+    A pair is left out where the batch has one of its items already.
+    """
+    batches, slots = table.shape
+    pairs = draw_members(members.shuffled(random), table, per_class=2).values
+    batch_of = np.arange(batches).repeat(slots)
+    kept = first_seen(batch_of.repeat(2), pairs.numpy()).reshape(-1, 2).all(1)
+    pairs = pairs.reshape(-1, 2)[torch.from_numpy(kept)]
+    lengths = torch.from_numpy(np.bincount(batch_of[kept], minlength=batches))
+    return Plan(
+        anchors=Ragged.from_lengths(pairs[:, 0].contiguous(), lengths),
+        candidates=Ragged.from_lengths(pairs[:, 1].contiguous(), lengths),
+    )

@@ -98,21 +98,12 @@ class PairPlanner(BatchPlanner):
         return Plan(rows, Ragged.from_lengths(negatives[order], torch.bincount(of_batch, minlength=batches)))
 
     def _pairs(self, ids: Tensor, relations: PairRelations, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        if self.pairs == "all":
-            anchors, candidates, _ = relations.judgements(ids)
-            positive = relations.positive_pairs(anchors, candidates)
-            anchors, candidates = anchors[positive], candidates[positive]
-        else:
-            positives = relations.all_positives(ids)
-            counts = positives.lengths
-            anchors, starts, counts = ids[counts > 0], positives.offsets[:-1][counts > 0], counts[counts > 0]
-            first = torch.from_numpy(random_stream(seed, _TURNS).random(len(anchors)))
-            candidates = positives.values[starts + ((first * counts).long() + epoch) % counts]
-        if not len(anchors):
-            raise DataError(
-                f"none of the {len(ids)} items to train on has a positive: check the pairs, or from which "
-                "grade on they are positive"
-            )
+        if self.pairs == "one":
+            return one_positive_each(ids, relations, seed, epoch)
+        anchors, candidates, _ = relations.judgements(ids)
+        positive = relations.positive_pairs(anchors, candidates)
+        anchors, candidates = anchors[positive], candidates[positive]
+        require_positives(anchors, ids)
         return anchors, candidates
 
 
@@ -156,6 +147,32 @@ class ScoredPairPlanner(BatchPlanner):
         return Plan(
             _distinct(batch_of, anchors[order], batches, len(given)),
             _distinct(batch_of, candidates[order], batches, len(given)),
+        )
+
+
+def one_positive_each(ids: Tensor, relations: PairRelations, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """Those of ``ids`` that have positives, and one of these for each, ``[n]``.
+
+    Another one each epoch, and so all of them in turn; with which one that begins, the seed says.
+
+    Raises:
+        DataError: if there are none.
+    """
+    positives = relations.all_positives(ids)
+    counts = positives.lengths
+    anchors, starts, counts = ids[counts > 0], positives.offsets[:-1][counts > 0], counts[counts > 0]
+    first = torch.from_numpy(random_stream(seed, _TURNS).random(len(anchors)))
+    candidates = positives.values[starts + ((first * counts).long() + epoch) % counts]
+    require_positives(anchors, ids)
+    return anchors, candidates
+
+
+def require_positives(anchors: Tensor, ids: Tensor) -> None:
+    """Refuse to plan if there are no ``anchors`` among ``ids``."""
+    if not len(anchors):
+        raise DataError(
+            f"none of the {len(ids)} items to train on has a positive: check the pairs, or from which grade "
+            "on they are positive"
         )
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lit_metric.batching.classes import (
     ClassWeighting,
+    IntArray,
+    Members,
     check_arguments,
     draw_classes,
     draw_members,
@@ -66,6 +68,12 @@ class PKPlanner(BatchPlanner):
         random = random_stream(seed, epoch)
         batches = self.batches or -(-members.items // (self.classes * self.per_class))
         table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
-        groups = draw_members(members.shuffled(random), table, self.per_class)
-        items = without_repeats(groups, np.arange(batches).repeat(self.classes), batches)
-        return Plan(anchors=items, candidates=items)
+        return filled(members, table, self.per_class, random)
+
+
+def filled(members: Members, table: IntArray, per_class: int, random: np.random.Generator) -> Plan:
+    """Batches of ``per_class`` members of each class of ``table [batches, slots]``, each item once."""
+    batches, slots = table.shape
+    groups = draw_members(members.shuffled(random), table, per_class)
+    items = without_repeats(groups, np.arange(batches).repeat(slots), batches)
+    return Plan(anchors=items, candidates=items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
+
+if TYPE_CHECKING:
+    from lit_metric.batching.vectors import ItemVectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,13 @@ class BatchPlanner(ABC):
 
     A plan is a pure function of its arguments and depends neither on the order of the ids
     nor on repeats among them. The number of batches is the same in every epoch.
+
+    Attributes:
+        uses_vectors: whether plans depend on the items' vectors; see
+            :class:`~lit_metric.batching.VectorPlanner`.
     """
+
+    uses_vectors: bool = False
 
     @abstractmethod
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
@@ -55,6 +65,16 @@ class BatchPlanner(ABC):
             seed: any integer, the same for the whole run.
             epoch: from 0.
         """
+
+    def plan_by(
+        self, vectors: ItemVectors | None, ids: Tensor, relations: Relations, seed: int, epoch: int
+    ) -> Plan:
+        """:meth:`plan`, by the items' ``vectors`` if it depends on them."""
+        return self.plan(ids, relations, seed, epoch)
+
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        """The number of batches of every epoch."""
+        return len(self.plan(ids, relations, seed, 0))
 
 
 def even_lengths(total: int, batches: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner, PlanDataset, PlanSampler
+from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner, PlanDataset, PlanSampler, Step
 from lit_metric.batching.plan import share
 from lit_metric.data import Batch, Collator, Items, LabelRelations, tokenize
 
@@ -153,18 +153,18 @@ def test_a_plan_is_made_once_an_epoch(data):
     assert Counting.epochs == [0, 1]
 
 
-def plain(sampler: PlanSampler) -> list[tuple[int, int, int]]:
-    steps: Iterator[tuple[int, int, int]] = iter(sampler)
+def plain(sampler: PlanSampler) -> list[Step]:
+    steps: Iterator[Step] = iter(sampler)
     return list(steps)
 
 
 def test_the_sampler_yields_what_is_left_but_counts_all():
     position = {"epoch": 3, "start": 2}
     sampler = PlanSampler(5, lambda: position["epoch"], lambda: position["start"])
-    assert plain(sampler) == [(3, 2, 0), (3, 3, 0), (3, 4, 0)]
+    assert plain(sampler) == [(3, 2, 0, 0), (3, 3, 0, 0), (3, 4, 0, 0)]
     position.update(epoch=4, start=0)
     sampler.set_epoch(17)  # what Lightning calls, too late
-    assert plain(sampler) == [(4, step, 0) for step in range(5)]
+    assert plain(sampler) == [(4, step, 0, 0) for step in range(5)]
     position.update(start=5)
     assert plain(sampler) == []
     assert len(sampler) == 5
@@ -176,7 +176,7 @@ def test_the_position_is_asked_when_iteration_begins_not_at_the_first_batch():
     sampler = PlanSampler(2, lambda: position["epoch"])
     steps = iter(sampler)
     position["epoch"] = 2
-    assert list(steps) == [(1, 0, 0), (1, 1, 0)]
+    assert list(steps) == [(1, 0, 0, 0), (1, 1, 0, 0)]
 
 
 def test_versions_are_asked_batch_by_batch():
@@ -186,16 +186,31 @@ def test_versions_are_asked_batch_by_batch():
         return 100 * epoch + 10 * step + current["version"]
 
     steps = iter(PlanSampler(3, lambda: 1, version_fn=version))
-    assert next(steps) == (1, 0, 100)
+    assert next(steps) == (1, 0, 100, 0)
     current["version"] = 1
-    assert list(steps) == [(1, 1, 111), (1, 2, 121)]
+    assert list(steps) == [(1, 1, 111, 0), (1, 2, 121, 0)]
+
+
+def test_what_an_epoch_is_planned_by_is_asked_after_the_version_of_its_first_batch():
+    asked = []
+
+    def version(epoch: int, step: int) -> int:
+        asked.append((epoch, step))
+        return len(asked)
+
+    def planned(epoch: int) -> int:
+        assert asked[-1][0] == epoch
+        return 100 * epoch
+
+    sampler = PlanSampler(3, lambda: 2, lambda: 1, version, planned)
+    assert plain(sampler) == [(2, 1, 1, 200), (2, 2, 2, 200)]
 
 
 def test_a_plain_loop_tells_the_epoch_by_set_epoch():
     sampler = PlanSampler(2)
-    assert plain(sampler) == [(0, 0, 0), (0, 1, 0)]
+    assert plain(sampler) == [(0, 0, 0, 0), (0, 1, 0, 0)]
     sampler.set_epoch(6)
-    assert plain(sampler) == [(6, 0, 0), (6, 1, 0)]
+    assert plain(sampler) == [(6, 0, 0, 0), (6, 1, 0, 0)]
 
 
 def test_a_sequential_sampler_repeats_the_first_epoch(data):

@@ -1,0 +1,144 @@
+"""Batches of classes that are hard to tell apart: what planners of hard classes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_metric.batching.classes import (
+    ClassWeighting,
+    FloatArray,
+    IntArray,
+    Members,
+    class_rates,
+    round_counts,
+)
+from lit_metric.batching.vectors import ItemVectors
+from lit_metric.clusters import directions
+
+_BLOCK = 65536
+_POOL = 8
+
+Hardness = Callable[[IntArray], FloatArray]
+"""For classes ``[C]``, how hard any two are to tell apart: symmetric ``[C, C]``, the diagonal is not read."""
+
+
+def pool_of(pool: int | None, classes: int) -> int:
+    """The number of classes that a batch is chosen from; by default eight times as many as it has.
+
+    Raises:
+        ValueError: if they are fewer than the batch has.
+    """
+    if pool is not None and pool < classes:
+        raise ValueError(f"pool={pool} must be at least classes={classes}: a batch is chosen from it")
+    return _POOL * classes if pool is None else pool
+
+
+def draw_hard_classes(
+    sizes: IntArray,
+    batches: int,
+    slots: int,
+    pool: int,
+    weighting: ClassWeighting,
+    random: np.random.Generator,
+    hardness: Hardness,
+) -> IntArray:
+    """Which classes make up each batch, ``[batches, slots]``: distinct ones that are hard to tell apart.
+
+    Each class appears as often as its rate says (:func:`~lit_metric.batching.classes.class_rates`), rounded
+    up or down: only the company that it comes in is chosen. For each batch, ``pool`` of the classes that are
+    still due are drawn, in proportion to how often they are, and :func:`hardest_together` chooses among
+    them. What is left to the batches made last is less hard; so batches come in random order.
+
+    Args:
+        sizes: ``[L]`` members of each class.
+        batches: of the epoch.
+        slots: classes in a batch, at most ``L``.
+        pool: at least ``slots``; the larger, the harder the batches, and the less they vary.
+        weighting: see :class:`~lit_metric.batching.PKPlanner`.
+        random: draws the pools.
+        hardness: asked once for each batch.
+    """
+    due = round_counts(batches * class_rates(sizes, slots, weighting), batches, batches * slots, random)
+    table = np.empty((batches, slots), dtype=np.int64)
+    for batch in range(batches):
+        # With exponential lots over weights, the smallest are a draw by weight without replacement.
+        lots = np.divide(random.exponential(size=len(due)), due, out=np.full(len(due), np.inf), where=due > 0)
+        # A class that must come in every batch that is left has no choice, or it would come too seldom.
+        urgent = due == batches - batch
+        lots[urgent] = -1
+        size = min(pool, int(np.count_nonzero(due)))
+        drawn = np.argpartition(lots, size - 1)[:size]
+        drawn = drawn[np.argsort(lots[drawn], kind="stable")]
+        chosen = hardest_together(hardness(drawn), max(1, int(urgent.sum())), slots)
+        table[batch] = drawn[chosen]
+        due[table[batch]] -= 1
+    return table[random.permutation(batches)]
+
+
+def hardest_together(hardness: FloatArray, given: int, count: int) -> IntArray:
+    """Classes that are hard for each other, chosen greedily: each next one is the hardest for those before.
+
+    Args:
+        hardness: ``[C, C]``, how hard two classes are to tell apart; what counts is the sum over those
+            chosen. Of equals the first is taken, so put them into random order before.
+        given: how many of the first classes are chosen beforehand, at least 1.
+        count: how many to choose in all, ``given`` to ``C``.
+
+    Returns:
+        ``[count]`` places, in the order in which they were chosen.
+
+    Example:
+        >>> hardness = np.array([[0, 1, 7, 2], [1, 0, 3, 9], [7, 3, 0, 4], [2, 9, 4, 0]])
+        >>> hardest_together(hardness, given=1, count=3).tolist()  # 2 is hardest for 0; then 3, by 2 + 4
+        [0, 2, 3]
+    """
+    chosen = np.arange(count)
+    total = hardness[:given].sum(axis=0, dtype=np.float64)
+    total[:given] = -np.inf
+    for place in range(given, count):
+        chosen[place] = total.argmax()
+        total += hardness[chosen[place]]
+        total[chosen[place]] = -np.inf
+    return chosen
+
+
+def centroids(vectors: ItemVectors, members: Members) -> NDArray[np.float32]:
+    """``[L, d]`` the mean direction of each class's members, on the grid of the vectors.
+
+    Members are read block by block; memory is that of the result, in double precision.
+    """
+    sums = np.zeros((len(members.sizes), vectors.dimension))
+    classes = np.repeat(np.arange(len(members.sizes)), members.sizes)
+    for start in range(0, len(classes), _BLOCK):
+        own = classes[start : start + _BLOCK]
+        first = np.flatnonzero(np.diff(own, prepend=-1))
+        block = vectors.of(members.ids[start : start + _BLOCK]).astype(np.float64)
+        sums[own[first]] += np.add.reduceat(block, first, axis=0)
+    return directions(sums)
+
+
+def triplet_violations(
+    anchors: NDArray[np.floating[Any]], positives: NDArray[np.floating[Any]], margin: float
+) -> FloatArray:
+    """How much two classes violate the triplet constraint when they meet, ``[C, C]`` and symmetric.
+
+    With an anchor ``x`` and a positive ``y`` of each class, ``v[s, c] = max(0, margin + x_s · y_c − x_s ·
+    y_s)``: what is meant to be nearer to ``x_s`` is its own positive. The result is ``v + vᵀ``.
+
+    Args:
+        anchors: ``[C, d]`` unit vectors.
+        positives: ``[C, d]`` likewise.
+        margin: at least 0.
+
+    Example:
+        >>> x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.6, 0.8], [0.0, 1.0]])
+        >>> triplet_violations(x, y, margin=0.5).round(3).tolist()  # 0.5 + 0 − 0.6 < 0, and 0.5 + 0.8 − 1
+        [[1.0, 0.3], [0.3, 1.0]]
+    """
+    scores = (anchors @ positives.T).astype(np.float64)
+    violations = np.maximum(0, margin + scores - scores.diagonal()[:, None])
+    return violations + violations.T

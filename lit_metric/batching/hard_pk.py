@@ -1,0 +1,84 @@
+"""P×K batches whose classes are hard to tell apart."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from lit_metric.batching.classes import (
+    ClassWeighting,
+    Members,
+    check_arguments,
+    members_of,
+    require_classes,
+)
+from lit_metric.batching.hard_classes import centroids, draw_hard_classes, pool_of
+from lit_metric.batching.pk import filled
+from lit_metric.batching.plan import Plan, random_stream
+from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.data.relations import Relations
+
+
+class HardPKPlanner(VectorPlanner):
+    """Batches as :class:`PKPlanner` makes them, of classes whose centroids lie near each other.
+
+    Each class comes as often as with :class:`PKPlanner`, and goes through its members in the same way: only
+    the company differs. A batch begins with a random class out of a random ``pool`` of those that are still
+    due; then the class comes whose centroid has the largest sum of cosines with those of the batch, and so
+    on. Classes that share many items, where items have several labels, are near each other by that alone.
+
+    Args:
+        classes: P, distinct classes per batch, at least 1.
+        per_class: K, items per class, at least 1.
+        pool: how many classes a batch is chosen from, at least ``classes``; the larger, the harder, and with
+            few classes the more alike. Eight times ``classes`` if None.
+        class_weighting: how often a class is drawn, as in :class:`PKPlanner`.
+        batches: batches per epoch; by default ``ceil(items / (classes * per_class))``.
+        smallest_class: classes with fewer members than this are left out.
+
+    Raises:
+        ValueError: when an argument is out of range. ``plan_by`` raises :class:`~lit_metric.data.DataError`
+            when there are fewer classes than asked for.
+    """
+
+    def __init__(
+        self,
+        classes: int = 16,
+        per_class: int = 4,
+        pool: int | None = None,
+        class_weighting: ClassWeighting = "size",
+        batches: int | None = None,
+        smallest_class: int = 1,
+    ) -> None:
+        check_arguments(classes, class_weighting, batches, per_class=per_class, smallest_class=smallest_class)
+        self.classes = classes
+        self.per_class = per_class
+        self.pool = pool_of(pool, classes)
+        self.class_weighting = class_weighting
+        self.batches = batches
+        self.smallest_class = smallest_class
+
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        return self._batches(self._members(ids, relations))
+
+    def _members(self, ids: Tensor, relations: Relations) -> Members:
+        members = members_of(ids, relations, self.smallest_class)
+        require_classes(members, self.classes, self.smallest_class, f"HardPKPlanner(classes={self.classes})")
+        return members
+
+    def _batches(self, members: Members) -> int:
+        return self.batches or -(-members.items // (self.classes * self.per_class))
+
+    def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        members, random = self._members(ids, relations), random_stream(seed, epoch)
+        centres = centroids(vectors, members)
+        table = draw_hard_classes(
+            members.sizes,
+            self._batches(members),
+            self.classes,
+            self.pool,
+            self.class_weighting,
+            random,
+            lambda drawn: (centres[drawn] @ centres[drawn].T).astype(np.float64),
+        )
+        return filled(members, table, self.per_class, random)
