@@ -12,6 +12,7 @@ from lit_metric.mining.miner import Miner
 from lit_metric.mining.near_clusters import ClusterProposer
 from lit_metric.mining.positives import positive_scores
 from lit_metric.mining.propose import NeighbourProposer, Proposer, RandomProposer
+from lit_metric.mining.published import TableVectors
 from lit_metric.mining.source import TableNegatives
 from lit_metric.mining.table import NegativeTable
 from lit_metric.mining.texts import give_texts, write_texts
@@ -43,6 +44,7 @@ __all__ = [
     "SimANS",
     "TableError",
     "TableNegatives",
+    "TableVectors",
     "TopK",
     "UniformWindow",
     "WeightedDraw",

@@ -18,6 +18,7 @@ from lit_metric.index import Similarity
 from lit_metric.mining import faults, files
 from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
 from lit_metric.mining.files import TableError
+from lit_metric.mining.published import Embedded, size_of, write_vectors
 
 _TYPES: dict[str, type] = {
     "anchors": np.int32,
@@ -125,7 +126,15 @@ class NegativeTable:
         return both / total if total else float("nan")
 
     def save(
-        self, root: str | Path, *, corpus: str, weights: str, step: int, epoch: int, tokenizer: str = ""
+        self,
+        root: str | Path,
+        *,
+        corpus: str,
+        weights: str,
+        step: int,
+        epoch: int,
+        tokenizer: str = "",
+        vectors: Embedded | None = None,
     ) -> int:
         """Write the table as a new version under ``root`` and give its number.
 
@@ -135,13 +144,15 @@ class NegativeTable:
             weights: hash of the encoder's weights that it was mined with.
             step, epoch: of training, when it was mined.
             tokenizer: fingerprint of the tokenizer; :meth:`open` compares it.
+            vectors: ids and embeddings to publish beside it, for :class:`TableVectors`; None: none.
 
         Raises:
             OSError: if the disk has no room for it.
+            ValueError: if an embedding is not finite.
         """
         arrays = {name: getattr(self, name) for name in _TYPES}
         arrays |= {} if self._pool is None else {_POOL: self._pool}
-        needed = sum(array.nbytes for array in arrays.values())
+        needed = sum(array.nbytes for array in arrays.values()) + (size_of(vectors) if vectors else 0)
         Path(root).mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(root).free) < needed * 1.05 + (1 << 20):
             raise OSError(f"{root} has {free:,} bytes free, a table takes {needed:,}: collect old versions")
@@ -150,6 +161,7 @@ class NegativeTable:
         pool = None if self._pool is None else len(self._pool)
         when = {"version": version, "step": step, "epoch": epoch, "metric": self.metric}
         files.write_arrays(folder, arrays)
+        published = write_vectors(folder, vectors) if vectors else {}
         faults.reached("write")
         write_json(folder / files.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
@@ -161,7 +173,7 @@ class NegativeTable:
             "settings": self.settings,
         }
         faults.reached("publish")
-        files.finish(folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **whence})
+        files.finish(folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **whence})
         return version
 
     @classmethod

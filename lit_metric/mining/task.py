@@ -45,6 +45,7 @@ class Settings:
         autocast: ``"bfloat16"`` or ``"float16"`` for the forward pass, if it is on a GPU; None for none.
         dtype: of all the encoder's weights, None if they are of several, as its ``spec`` makes them.
         parent: the process that must be alive.
+        vectors: whether the items' vectors are published with each version.
     """
 
     tables: str
@@ -57,6 +58,7 @@ class Settings:
     autocast: str | None
     dtype: str | None
     parent: int
+    vectors: bool = False
 
 
 @dataclass(frozen=True, eq=False)

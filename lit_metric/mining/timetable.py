@@ -48,14 +48,27 @@ class Uses:
         """What ``batch`` uses."""
         return next((use for use in reversed(self.uses) if use.first <= batch), self.uses[0])
 
-    def from_batch(self, batch: int) -> list[Use]:
-        """Those that ``batch`` or a later one uses."""
-        kept = self.uses.index(self.at(batch)) if self.uses else 0
-        return self.uses[kept:]
+    def from_batch(self, batch: int, planned: int | None = None) -> list[Use]:
+        """Those that ``batch`` or a later one uses.
 
-    def forget_before(self, batch: int) -> None:
+        Args:
+            batch: the next to be trained on.
+            planned: the first batch of its epoch, if that is planned by the version used there, which is
+                needed for as long.
+
+        Example:
+            >>> Uses([(0, 1, 0), (4, 2, 3), (7, 3, 6)]).from_batch(8, planned=5)
+            [Use(first=4, version=2, taken=3), Use(first=7, version=3, taken=6)]
+        """
+        if not self.uses:
+            return []
+        kept = self.uses[self.uses.index(self.at(batch)) :]
+        first = kept[0] if planned is None else self.at(planned)
+        return kept if first in kept else [first, *kept]
+
+    def forget_before(self, batch: int, planned: int | None = None) -> None:
         """Keep what :meth:`from_batch` gives."""
-        self.uses = self.from_batch(batch)
+        self.uses = self.from_batch(batch, planned)
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,10 @@ class Timetable:
     def batch(self, epoch: int, step: int) -> int:
         """The number of a batch within the run."""
         return epoch * self.per_epoch + step
+
+    def start(self, batch: int) -> int:
+        """The first batch of the epoch of ``batch``."""
+        return batch - batch % self.per_epoch
 
     def due(self, trained: int) -> bool:
         """Whether the weights are copied when ``trained`` batches are done."""
