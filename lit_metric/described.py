@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Spec = dict[str, Any]
@@ -66,27 +66,55 @@ def spec(thing: object) -> Spec:
         {'maximum': 0.8}
     """
     cls = type(thing)
-    kept_as = getattr(cls, "_kept_as", {})
 
     def inner(name: str, value: Any) -> Spec:
         if isinstance(value, Described):
             return value.spec()
-        if type(value).__module__.split(".")[0] in {"builtins", "torch", "numpy"}:
+        if _foreign(value):
             raise TypeError(
                 f"{cls.__name__} cannot be described: its argument {name!r} must be kept as an attribute and "
                 "be a number, a string, a list of such, or an object that can be described itself"
             )
         return spec(value)
 
-    # Of the class, not of its __init__: a class without one has no arguments.
-    values = {
-        name: getattr(thing, kept_as.get(name, name), _MISSING) for name in inspect.signature(cls).parameters
-    }
+    values = _kept(thing)
     arguments = {name: _plain(value, functools.partial(inner, name)) for name, value in values.items()}
     return {"class_path": _path(cls), "init_args": arguments}
 
 
+def parts(thing: object) -> Iterator[object]:
+    """``thing``, and all objects that :func:`spec` describes with it, outer ones first.
+
+    Example:
+        >>> from lit_metric.index import ExactIndex
+        >>> from lit_metric.mining import DuplicateFilter
+        >>> [type(part).__name__ for part in parts([DuplicateFilter(index=ExactIndex())])]
+        ['DuplicateFilter', 'ExactIndex']
+    """
+    if isinstance(thing, (list, tuple, dict)):
+        for value in thing.values() if isinstance(thing, dict) else thing:
+            yield from parts(value)
+    elif not _foreign(thing):
+        yield thing
+        for value in _kept(thing).values():
+            yield from parts(value)
+
+
 _MISSING = object()
+
+
+def _kept(thing: object) -> dict[str, Any]:
+    """What ``thing`` keeps of its arguments."""
+    cls = type(thing)
+    kept_as = getattr(cls, "_kept_as", {})
+    # Of the class, not of its __init__: a class without one has no arguments.
+    names = inspect.signature(cls).parameters
+    return {name: getattr(thing, kept_as.get(name, name), _MISSING) for name in names}
+
+
+def _foreign(value: object) -> bool:
+    """Whether it is nothing that keeps its arguments under their names."""
+    return type(value).__module__.split(".")[0] in {"builtins", "torch", "numpy"}
 
 
 def _path(cls: type) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.files import replacing
+from lit_metric.described import parts
 
 if TYPE_CHECKING:
     from lit_metric.data import Items, Vocabulary
@@ -95,23 +94,9 @@ def write_texts(items: Items, vocabulary: Vocabulary, folder: Path) -> Path:
     return path
 
 
-def readers(part: object) -> Iterator[ReadsTexts]:
-    """What reads texts among a part of a miner and all that it was built from."""
-    if isinstance(part, list):
-        for each in part:
-            yield from readers(each)
-    if not type(part).__module__.startswith("lit_metric.mining") and not isinstance(part, ReadsTexts):
-        return
-    if isinstance(part, ReadsTexts):
-        yield part
-    kept_as = getattr(type(part), "_kept_as", {})
-    for name in inspect.signature(type(part)).parameters:
-        yield from readers(getattr(part, kept_as.get(name, name), None))
-
-
 def give_texts(miner: object, items: Items, vocabulary: Vocabulary, folder: Path) -> None:
     """Let those parts of a miner that read texts know where they are; write nothing if there are none."""
-    if found := list(readers(miner)):
+    if found := [part for part in parts(miner) if isinstance(part, ReadsTexts)]:
         path = str(write_texts(items, vocabulary, folder).resolve())
         for reader in found:
             reader.lend(path)

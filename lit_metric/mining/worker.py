@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.described import rebuilt
+from lit_metric.described import parts, rebuilt
+from lit_metric.index import Index
 from lit_metric.mining import faults
 from lit_metric.mining.bank import Bank
 from lit_metric.mining.files import TableError
@@ -192,11 +193,10 @@ class Worker:
 
 
 def _within(threads: int, miner: Miner) -> Miner:
-    """The miner, whose index may not take more threads than there are for the process."""
-    for owner in (miner, miner.proposer):
-        index: Any = getattr(owner, "index", None)
-        if getattr(index, "threads", None) is not None:
-            index.threads = min(index.threads, threads)
+    """The miner, none of whose indexes may take more threads than there are for the process."""
+    for part in parts(miner):
+        if isinstance(part, Index) and (own := getattr(part, "threads", None)) is not None:
+            part.threads = min(own, threads)  # type: ignore[attr-defined]
     return miner
 
 

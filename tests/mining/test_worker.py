@@ -17,7 +17,13 @@ from lit_metric.callbacks.mining_inline import items_to_mine
 from lit_metric.data import Pairs
 from lit_metric.encoders import MaxPooling
 from lit_metric.index import FaissIndex
-from lit_metric.mining import NegativeTable
+from lit_metric.mining import (
+    DuplicateFilter,
+    JoinedProposer,
+    NegativeTable,
+    NeighbourProposer,
+    PercentageFilter,
+)
 from lit_metric.mining.snapshot import Snapshot, SnapshotError, fingerprint, trained
 from lit_metric.mining.supervisor import Supervisor
 from lit_metric.mining.task import Settings, Task
@@ -29,7 +35,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def task_of(small: Small, folder: Path, **settings: Any) -> tuple[Task, Any, Any]:
     """The task of mining the many questions by FAISS, the encoder, and the data."""
-    miner = Miner(index=FaissIndex("Flat", threads=8), candidates=20)
+    # Indexes at two depths that would take more threads than the process may; the filter drops nothing.
+    inner = JoinedProposer([NeighbourProposer(FaissIndex("Flat", threads=8)), NeighbourProposer()])
+    unlike = DuplicateFilter(2.0, index=FaissIndex("Flat", threads=8))
+    miner = Miner(proposer=inner, filters=[PercentageFilter(), unlike], candidates=20)
     encoder = small.learner().encoder
     data = small.data(train=small / "many_train.csv", test=small / "many_test.csv", validation_share=0.1)
     data.prepare(encoder.tokenizer, progress=False)
@@ -93,12 +102,12 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
     supervisor = Supervisor(spec, 1, tmp_path, restarts=0)
     try:
         assert supervisor.process is not None
-        ready = supervisor.process.answer(60)
+        ready = supervisor.process.answer(300)
         assert ready == {"ready": supervisor.process.pid, "threads": {"torch": 1, "faiss": 1}}
         before = max(cpu_seconds(supervisor.process.pid))
         for number in range(1, 4):
             supervisor.ask(Job(number, str(weights.path), step=7, epoch=1))
-            answer = supervisor.wait(number, 60)
+            answer = supervisor.wait(number, 300)
             assert answer["version"] == number, answer
         spent = sorted(cpu_seconds(supervisor.process.pid))
         assert spent[-1] > before
@@ -215,7 +224,7 @@ def test_an_orphan_ends_even_when_its_input_stays_open(small: Small, tmp_path: P
         "out, into = os.pipe()\n"
         "worker = subprocess.Popen([sys.executable, '-m', 'lit_metric.mining.worker', spec], stdin=out,"
         " stdout=subprocess.PIPE)\n"
-        "heir = subprocess.Popen(['sleep', '30'], pass_fds=[into], stdout=subprocess.DEVNULL)\n"
+        "heir = subprocess.Popen(['sleep', '600'], pass_fds=[into], stdout=subprocess.DEVNULL)\n"
         "worker.stdout.readline()\n"
         "print(worker.pid, heir.pid, flush=True)\n"
         "os._exit(0)\n"
@@ -225,7 +234,7 @@ def test_an_orphan_ends_even_when_its_input_stays_open(small: Small, tmp_path: P
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=300,  # where other things keep the machine busy
         check=True,
     )
     worker, heir = map(int, told.stdout.split())
