@@ -50,7 +50,7 @@ from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import union
 from lit_metric.data.rejected import write_rejected
 from lit_metric.data.tokens import default_cache_dir
-from lit_metric.mining import Miner, give_texts
+from lit_metric.mining import Miner, TableVectors, give_texts
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +158,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
                 "data.mixture names several data sets, so name sources, columns and planners there, and none "
                 "beside it"
             )
+        _check_vectors([planner, *(part.planner for part in (mixture or {}).values())], miner)
         self.mixture = mixture or {}
         self.strategy: Strategy = strategy
         self.supervision = supervision
@@ -173,6 +174,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.tables: Path | None = None
         self.version_for: Callable[[int, int], int] = _no_table
+        self.planned_for: Callable[[int], int] = _no_vectors
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -275,18 +277,21 @@ class MetricDataModule(Evaluated, LightningDataModule):
     @property
     def batches_per_epoch(self) -> int:
         """Planned batches of every epoch, all ranks together; known before there is a loader."""
-        return len(self.planner.plan(self.splits["train"], self.relations, self.seed, 0))
+        return self.planner.length(self.splits["train"], self.relations, self.seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Planned batches; see :mod:`lit_metric.batching.loader`."""
         if "train" not in self.splits:
             raise DataError("there is nothing to train on: give data.train")
-        negatives = None
+        negatives = vectors = None
         if self.miner is not None:
             if self.tables is None:
                 raise RuntimeError("a miner needs MiningCallback, which MetricLearner brings along")
-            # Random negatives pass no filter.
-            negatives = self.miner.source(self.tables, self.relations.certain(), self.corpus)
+            if self.miner.negatives:
+                # Random negatives pass no filter.
+                negatives = self.miner.source(self.tables, self.relations.certain(), self.corpus)
+            if self.planner.uses_vectors:
+                vectors = TableVectors(self.tables, self.corpus)
         dataset = PlanDataset(
             self.planner,
             self.splits["train"],
@@ -296,12 +301,14 @@ class MetricDataModule(Evaluated, LightningDataModule):
             self.rank,
             self.world_size,
             negatives,
+            vectors,
         )
         sampler = PlanSampler(
             len(dataset),
             epoch_fn=lambda: resume_epoch(self.trainer),
             start_fn=lambda: resume_position(self.trainer),
             version_fn=lambda epoch, step: self.version_for(epoch, step),
+            planned_fn=None if vectors is None else lambda epoch: self.planned_for(epoch),
         )
         workers: dict[str, Any] = {}
         if self.num_workers:
@@ -353,5 +360,31 @@ def _planner_for(supervision: Supervision | None) -> BatchPlanner:
     return PLANNERS[supervision.planned]()
 
 
+def _check_vectors(planners: Sequence[BatchPlanner | None], miner: Miner | None) -> None:
+    """Refuse a planner that looks at vectors where nothing provides them, and a miner that nobody needs."""
+    using = next((type(each).__name__ for each in planners if each is not None and each.uses_vectors), None)
+    if using is None:
+        if miner is not None and not miner.negatives:
+            raise DataError(
+                "data.miner has negatives: 0, and data.planner uses no vectors, so it would mine for nobody: "
+                "leave it out, or set negatives to 1 or more"
+            )
+        return
+    if miner is None:
+        raise DataError(
+            f"{using} plans by the items' vectors, which a miner provides: give data.miner, such as "
+            "lit_metric.Miner with negatives: 0, which mines the vectors alone"
+        )
+    if miner.cold_start == "in_batch":
+        raise DataError(
+            f"{using} plans the first epoch by vectors, which data.miner has none of with cold_start: "
+            "in_batch; set it to mine"
+        )
+
+
 def _no_table(epoch: int, step: int) -> int:
+    return 0
+
+
+def _no_vectors(epoch: int) -> int:
     return 0

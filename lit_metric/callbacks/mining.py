@@ -17,7 +17,7 @@ from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.mining import Miner, NegativeTable, TableError, collect
+from lit_metric.mining import Miner, NegativeTable, TableError, TableVectors, collect
 from lit_metric.mining.snapshot import fingerprint
 from lit_metric.mining.timetable import Timetable, Use, Uses, delay_of, period_of
 
@@ -48,6 +48,7 @@ class MiningCallback(Callback):
         """Batches of the whole run that have been trained on."""
         self.clock = Timetable(1, None, 0)
         self.background: Background | None = None
+        self._plans = False
         self._saved: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,12 +66,16 @@ class MiningCallback(Callback):
         try:
             for version in {use.version for use in self.uses.uses}:
                 NegativeTable.open(data.tables, version, data.corpus, tokenizer=tokenizer_of(pl_module))
+                if data.planner.uses_vectors:
+                    TableVectors(data.tables, data.corpus)(version)
         except TableError as error:
             log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
             self.uses = Uses()
         if not inline and self.clock.period is not None:
             self.background = self._start(trainer, pl_module, data, data.miner)
         data.version_for = partial(self._version_for, trainer, pl_module, data)
+        data.planned_for = self._planned_for
+        self._plans = data.planner.uses_vectors
 
     def _start(
         self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, miner: Miner
@@ -128,6 +133,14 @@ class MiningCallback(Callback):
             self._mine(trainer, pl_module, data, batch)
         return self.uses.at(batch).version
 
+    def _planned_for(self, epoch: int) -> int:
+        """The version that an epoch is planned by: that in use at its first batch."""
+        return self.uses.at(self.clock.batch(epoch, 0)).version
+
+    def _needed(self) -> tuple[int, int | None]:
+        """From which batch on versions are needed, and which batch's besides, to plan this epoch again."""
+        return self.trained, self.clock.start(self.trained) if self._plans else None
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
@@ -184,7 +197,7 @@ class MiningCallback(Callback):
 
     def _collect(self, trainer: Trainer, data: MetricDataModule) -> None:
         """Remove what neither a batch to come nor a checkpoint needs."""
-        self.uses.forget_before(self.trained)
+        self.uses.forget_before(*self._needed())
         if trainer.is_global_zero:
             assert data.tables is not None
             states = states_in_checkpoints(trainer)
@@ -196,7 +209,7 @@ class MiningCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The versions in use, and the refreshes under way."""
         background = None if self.background is None else self.background.state(self.trained)
-        uses = [list(use) for use in self.uses.from_batch(self.trained)]
+        uses = [list(use) for use in self.uses.from_batch(*self._needed())]
         return {"uses": uses, "trained": self.trained, "background": background}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -350,5 +350,6 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
             autocast=autocast,
             dtype=str(types.pop()).removeprefix("torch.") if len(types) == 1 else None,
             parent=os.getpid(),
+            vectors=data.planner.uses_vectors,
         ),
     )

@@ -56,6 +56,7 @@ def mine_inline(trainer: Trainer, pl_module: LightningModule, data: MetricDataMo
             weights=weights,
             step=trainer.global_step,
             epoch=trainer.current_epoch,
+            vectors=(ids, vectors) if data.planner.uses_vectors else None,
         )
         report = dict(table.report)
     return {"version": trainer.strategy.broadcast(version), "report": report}

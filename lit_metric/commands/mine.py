@@ -174,6 +174,8 @@ def collect(
     data.prepare(encoder.tokenizer)
     vectors = encoded(encoder, data, ids)
     assert data.miner is not None
+    if not data.miner.negatives:
+        raise DataError("the config's miner has negatives: 0; say how many to mine by --negatives")
     table = data.miner.mine(vectors, ids, data.relations, data.seed, anchors=anchors, corpus=corpus)
     return collected(table, data, vectors, ids, corpus, positives)
 

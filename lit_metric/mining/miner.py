@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.described import spec
-from lit_metric.index import Index
-from lit_metric.mining.candidates import Candidates, PositiveScores
+from lit_metric.index import Index, Similarity
+from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
 from lit_metric.mining.draw import Draw, UniformWindow
 from lit_metric.mining.filters import NegativeFilter, PercentageFilter, RelationFilter
 from lit_metric.mining.positives import positive_scores
@@ -40,7 +40,8 @@ class Miner:
     Args:
         index: what searches the neighbours, and by which metric; exact cosine search by default.
         candidates: how many candidates ``K`` a table holds for each item.
-        negatives: how many of them an anchor meets in a batch.
+        negatives: how many of them an anchor meets in a batch. 0: none, where a planner wants no more than
+            the items' vectors; nothing is searched then.
         filters: which candidates are dropped, one filter after the other; ``PercentageFilter(0.95)`` by
             default, an empty list for none. What the relations exclude is always dropped first.
         draw: which candidates an anchor meets; any of the first ten by default.
@@ -100,8 +101,8 @@ class Miner:
             raise ValueError("both index and proposer are given: put the index into the proposer")
         if not 1 <= candidates <= max_fetch:
             raise ValueError(f"candidates={candidates} must be at least 1 and at most max_fetch={max_fetch}")
-        if negatives < 1 or sample < 0:
-            raise ValueError(f"negatives={negatives} must be at least 1, sample={sample} at least 0")
+        if negatives < 0 or sample < 0:
+            raise ValueError(f"negatives={negatives} and sample={sample} must be at least 0")
         _check_times(refresh, mode, delay, max_staleness, restarts, timeout, threads)
         if free_refresh and mode == "inline":
             raise ValueError(
@@ -142,7 +143,8 @@ class Miner:
     ) -> NegativeTable:
         """A table of negatives for each of ``M`` items among the others, or for some among some.
 
-        An item without positives gets none: there is nothing that it should be nearer to. Memory beyond the
+        An item without positives gets none: there is nothing that it should be nearer to. With ``negatives=0``
+        nobody gets any. Memory beyond the
         embeddings, the index and the table does not grow with ``M``.
 
         Args:
@@ -166,6 +168,8 @@ class Miner:
         proposer = NeighbourProposer(self.index) if self.proposer is None else self.proposer
         vectors = Vectors(embeddings, proposer.metric)
         rows, searched = _rows_of("anchors", anchors, ids), _rows_of("corpus", corpus, ids)
+        if not self.negatives:
+            return _empty(ids[rows], proposer.metric, settings)
         positives = positive_scores(vectors, ids, relations, rows)
         filters = [RelationFilter(relations), *self.filters]
         for each in filters:
@@ -290,6 +294,15 @@ class _Run:
             "without": int((count == 0).sum()) / mined,
             **{f"rejected/{name}": share for name, share in zip(self.names, shares, strict=True)},
         }
+
+
+def _empty(anchors: Tensor, metric: Similarity, settings: dict[str, Any]) -> NegativeTable:
+    """A table of no candidates."""
+    width, positives = (len(anchors), 0), np.full((len(anchors), len(REFERENCES)), np.nan, np.float16)
+    ids, scores = np.empty(width, np.int32), np.empty(width, np.float16)
+    return NegativeTable(
+        anchors.sort().values.int().numpy(), ids, scores, positives, metric=metric, settings=settings
+    )
 
 
 def _rows_of(name: str, wanted: Tensor | None, ids: Tensor) -> Tensor:

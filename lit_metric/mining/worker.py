@@ -134,6 +134,7 @@ class Worker:
             weights=fingerprint(self.encoder),
             step=job.step,
             epoch=job.epoch,
+            vectors=(self.task.ids, vectors) if settings.vectors else None,
         )
         faults.reached("answer")
         seconds = {"seconds": time.perf_counter() - started, "encoding_seconds": encoded - started}
