@@ -156,14 +156,14 @@ def baselines(train: TaggedItems, validation: TaggedItems, test: TaggedItems) ->
     }
 
 
-def unseen_baselines(splits: dict[str, TaggedItems], share: float = SHARE) -> dict[str, Any]:
+def unseen_baselines(splits: dict[str, TaggedItems], share: float = SHARE, part: int = 0) -> dict[str, Any]:
     """The same where ``share`` of the tags never occur in training; ``benchmarks.unseen_tags`` says how.
 
     Returns:
         ``n``, the number of test items (those with an unseen tag); ``unseen_tags``, how many tags are unseen;
         ``only-unseen`` and ``all-tags``, the tables for test items under their unseen tags and under all.
     """
-    variants, unseen = unseen_splits(splits, share)
+    variants, unseen = unseen_splits(splits, share, part)
     tables: dict[str, dict[str, Scores]] = {variant: {} for variant in variants}
     for name, baseline in BASELINES.items():
         some = variants["only-unseen"]

@@ -9,7 +9,8 @@ writes two files with the columns of ``data/debtags.parquet``, equal but for the
 
 In both, training and validation items have lost the unseen tags, so that neither the weights nor any choice
 made on validation has met one, and the test items are those that have at least one unseen tag. Models fitted
-on either file are therefore the same, and both numbers are over the same items.
+on either file are therefore the same, and both numbers are over the same items. ``--part 1`` hides the next
+fifth: which tags are hidden matters far more than the seed of a fit.
 """
 
 from __future__ import annotations
@@ -24,18 +25,30 @@ from benchmarks.tagged_items import SHIPPED, TaggedItems, read_splits, write_spl
 SHARE = 0.2
 
 
-def hold_out_tags(items: Iterable[TaggedItems], share: float = SHARE) -> frozenset[str]:
+def parts(share: float = SHARE) -> int:
+    """How many disjoint choices of ``share`` of the tags there are.
+
+    Example:
+        >>> parts(0.2), parts(0.3)
+        (5, 3)
+    """
+    return int(1 / share + 1e-9) if share else 1
+
+
+def hold_out_tags(items: Iterable[TaggedItems], share: float = SHARE, part: int = 0) -> frozenset[str]:
     """Choose the tags that training may not see.
 
     Args:
         items: the items whose tags are to choose from, as a rule those of all splits.
         share: between 0 and 1, the share of the distinct tags; the number is rounded.
+        part: which of the ``parts(share)`` disjoint choices, from 0.
 
     Returns:
-        Those with the smallest sha256: a choice without a seed, and independent of how frequent a tag is.
+        Of the tags in the order of their sha256, the first ``share`` for part 0, the next for part 1, and so
+        on: a choice without a seed, and independent of how frequent a tag is.
 
     Raises:
-        ValueError: ``share`` is not between 0 and 1.
+        ValueError: ``share`` is not between 0 and 1, or there is no such part.
 
     Example:
         >>> items = TaggedItems(["a", "b"], [["x", "y"], ["y", "z"]], ["s", "s"])
@@ -44,9 +57,11 @@ def hold_out_tags(items: Iterable[TaggedItems], share: float = SHARE) -> frozens
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}; it is the share of the tags to hold out, between 0 and 1")
-    tags = {tag for part in items for row in part.tags for tag in row}
+    if not 0 <= part < parts(share):
+        raise ValueError(f"part is {part}; with a share of {share} it is one of 0 to {parts(share) - 1}")
+    tags = {tag for split in items for row in split.tags for tag in row}
     ranked = sorted(tags, key=lambda tag: hashlib.sha256(tag.encode()).digest())
-    return frozenset(ranked[: round(share * len(ranked))])
+    return frozenset(ranked[round(part * share * len(ranked)) : round((part + 1) * share * len(ranked))])
 
 
 def without(items: TaggedItems, unseen: frozenset[str]) -> TaggedItems:
@@ -65,15 +80,15 @@ def touched(items: TaggedItems, unseen: frozenset[str]) -> TaggedItems:
 
 
 def unseen_splits(
-    splits: dict[str, TaggedItems], share: float = SHARE
+    splits: dict[str, TaggedItems], share: float = SHARE, part: int = 0
 ) -> tuple[dict[str, dict[str, TaggedItems]], frozenset[str]]:
     """Both variants of the experiment, by name, and the unseen tags.
 
     Args:
         splits: ``train``, ``validation`` and ``test``.
-        share: the share of all distinct tags to hide, between 0 and 1.
+        share, part: which tags to hide, see :func:`hold_out_tags`.
     """
-    unseen = hold_out_tags(splits.values(), share)
+    unseen = hold_out_tags(splits.values(), share, part)
     fitted = {split: without(splits[split], unseen) for split in ("train", "validation")}
     variants = {
         "only-unseen": {**fitted, "test": only(splits["test"], unseen)},
@@ -82,9 +97,9 @@ def unseen_splits(
     return variants, unseen
 
 
-def write(output: Path, data: Path = SHIPPED, share: float = SHARE) -> list[Path]:
+def write(output: Path, data: Path = SHIPPED, share: float = SHARE, part: int = 0) -> list[Path]:
     """Write one Parquet file for each variant into the folder ``output``, and return their paths."""
-    variants, _ = unseen_splits(read_splits(data), share)
+    variants, _ = unseen_splits(read_splits(data), share, part)
     output.mkdir(parents=True, exist_ok=True)
     paths = [output / f"{variant}.parquet" for variant in variants]
     for path, splits in zip(paths, variants.values(), strict=True):
@@ -100,9 +115,10 @@ def main() -> None:
     parser.add_argument(
         "--share", type=float, default=SHARE, help="share of the tags to hide, between 0 and 1"
     )
+    parser.add_argument("--part", type=int, default=0, help="which of the disjoint shares (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
     arguments = parser.parse_args()
-    for path in write(arguments.output, arguments.data, arguments.share):
+    for path in write(arguments.output, arguments.data, arguments.share, arguments.part):
         print(path)
 
 

@@ -139,6 +139,19 @@ def test_held_out_tags_are_the_first_by_hash():
         hold_out_tags([items], 20)
 
 
+def test_the_parts_hide_each_tag_once():
+    tags = [f"tag {number}" for number in range(23)]
+    items = [TaggedItems(["1"], [tags], ["s"])]
+    by_hash = sorted(tags, key=lambda tag: hashlib.sha256(tag.encode()).hexdigest())
+    parts = [hold_out_tags(items, 0.2, part) for part in range(5)]
+    assert sum(map(len, parts)) == 23
+    assert set().union(*parts) == set(tags)
+    assert [len(part) for part in parts] == [5, 4, 5, 4, 5]  # 4.6, 9.2, 13.8, 18.4 rounded
+    assert parts[1] == set(by_hash[5:9])
+    with pytest.raises(ValueError, match=r"part is 5; with a share of 0\.2 it is one of 0 to 4"):
+        hold_out_tags(items, 0.2, 5)
+
+
 def test_training_and_validation_never_meet_an_unseen_tag(splits):
     variants, unseen = unseen_splits(splits)
     assert len(unseen) == round(0.2 * 597) == 119

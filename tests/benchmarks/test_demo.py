@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from benchmarks import demo, demo_report
 from benchmarks.demo_report import over_seeds, print_tables, verdict, what_next
 from benchmarks.results import BenchmarkError, Finished, spread
-from benchmarks.tagged_items import TaggedItems
+from benchmarks.tagged_items import TaggedItems, read_splits
 from lit_metric import SetEncoder, TextEncoder
 from tests.small import CLASSES, Small, questions
 
@@ -125,7 +126,10 @@ def test_both_fits_get_the_same_options_and_their_own_data(
         "peak_memory": 1200.0,
     }
     options = ["--seed_everything", "1", "--model.lr", "1e-4"]
-    hidden = str(tmp_path / "unseen-tags" / "only-unseen.parquet")
+    hidden = str(tmp_path / "unseen-tags-seed-1" / "only-unseen.parquet")
+    every_tag = {tag for part in read_splits().values() for row in part.tags for tag in row}
+    met = {tag for row in read_splits(Path(hidden))["train"].tags for tag in row}
+    assert met.isdisjoint(sorted(every_tag, key=lambda tag: sha256(tag.encode()).digest())[119:239])
     assert calls == [
         ("debtags-seed-1", options),
         ("debtags-unseen-seed-1", ["--data.train", hidden, *options]),
@@ -185,7 +189,7 @@ def test_unseen_tags_are_scored_with_the_saved_encoder(trained: Path) -> None:
 
 def test_the_summary_and_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     variants = {name: {row: {"macro": 0.1, "micro": 0.2} for row in SEEN} for name in demo.VARIANTS}
-    monkeypatch.setattr(demo, "references", lambda: (SEEN, variants))
+    monkeypatch.setattr(demo, "references", lambda seeds: (SEEN, variants))
     monkeypatch.setattr(demo, "measure", lambda seed, out, options: result(0.70 + seed / 50, 0.71))
     shown: list[Any] = []
     monkeypatch.setattr(demo, "print_examples", lambda *given: shown.append(given[1:]))
