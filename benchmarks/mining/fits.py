@@ -1,0 +1,382 @@
+"""Training runs that keep the time of each epoch, in a process of their own, and what they were worth.
+
+    python -m benchmarks.mining.fits --spec SPEC.json --report REPORT.json
+
+Weights are kept in memory as training goes on, and measured when it has ended: an evaluation between two
+epochs would give the mining process time that nobody counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.mining import corpora
+from benchmarks.mining.corpora import Corpus
+from benchmarks.peer import BACKBONE, read
+from benchmarks.results import kept, read_json, run, write_json
+
+KS = (1, 10, 50)
+DELAY = 0.05
+"""The share of an epoch until a table mined from vectors at hand is used."""
+LEARNING_RATE = 4e-4
+
+
+def kinds(batches: int) -> dict[str, dict[str, Any]]:
+    """The arguments of the miner by the name of what is compared.
+
+    Args:
+        batches: of an epoch.
+    """
+    soon = max(2, round(DELAY * batches))
+    scheduled = {"mode": "scheduled", "refresh": "epoch"}
+    return {
+        "none": {"refresh": "never"},
+        "inline": {"refresh": "epoch"},
+        "scheduled": scheduled,
+        "free": {**scheduled, "free_refresh": True, "delay": soon},
+        "full": {**scheduled, "delay": soon},
+    }
+
+
+class Kept(NamedTuple):
+    """The state of a run at one moment.
+
+    Args:
+        step: steps trained.
+        seconds: of training since the first batch, with all that it waited for.
+        weights: of what is trained.
+    """
+
+    step: int
+    seconds: float
+    weights: dict[str, Tensor]
+
+
+class Clock(Callback):
+    """Keeps times, texts, weights and tables of a run.
+
+    Args:
+        marks: how often in an epoch weights are kept, evenly spread; the last time at its end.
+    """
+
+    def __init__(self, marks: int = 1) -> None:
+        self.marks = marks
+        self.seconds: list[float] = []
+        self.cpu: list[float] = []
+        self.texts: list[int] = []
+        self.kept: list[Kept] = []
+        self.tables: dict[int, NDArray[np.int32]] = {}
+        """Candidates ``[N, K]`` of each table that an epoch ended with, by the step of its weights."""
+        self._aside = 0.0
+        self._began: tuple[float, float] | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock at the first batch of all, when the first table is there."""
+        if self._began is None:
+            self._began = time.perf_counter(), time.process_time()
+            self.texts.append(0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count texts; keep weights within an epoch."""
+        self.texts[-1] += int(outputs["texts"])
+        batches = int(trainer.num_training_batches)
+        done = batch_idx + 1
+        if done < batches and done * self.marks // batches > batch_idx * self.marks // batches:
+            self._keep(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the epoch's time, the weights and the table, and start the next one."""
+        assert self._began is not None
+        wall, cpu = self._began
+        self.seconds.append(time.perf_counter() - wall - self._aside)
+        self.cpu.append(time.process_time() - cpu)
+        self._aside = 0.0
+        self._began = time.perf_counter(), time.process_time()
+        self.kept.append(Kept(trainer.global_step, sum(self.seconds), _copy(pl_module)))
+        self._keep_table(trainer)
+        self.texts.append(0)
+        self._began = time.perf_counter(), time.process_time()
+
+    def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._began is not None
+        now = time.perf_counter()
+        seconds = sum(self.seconds) + now - self._began[0] - self._aside
+        self.kept.append(Kept(trainer.global_step, seconds, _copy(pl_module)))
+        self._aside += time.perf_counter() - now
+
+    def _keep_table(self, trainer: Trainer) -> None:
+        from lit_metric.callbacks import MiningCallback
+        from lit_metric.mining import NegativeTable
+
+        [mining] = [each for each in trainer.callbacks if isinstance(each, MiningCallback)]
+        root = trainer.datamodule.tables  # type: ignore[attr-defined]
+        used = mining.uses.at(mining.trained - 1).version
+        table = NegativeTable.open(root, used, verify=False)
+        self.tables[int(table.manifest["step"])] = np.array(table.ids)
+
+
+def _copy(module: LightningModule) -> dict[str, Tensor]:
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in module.encoder.named_parameters()  # type: ignore[union-attr]
+        if value.requires_grad
+    }
+
+
+def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One run.
+
+    Args:
+        spec: see :func:`fit`.
+        folder: of the run.
+
+    Returns:
+        ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process) and ``epoch_texts`` by epoch;
+        ``worker_cpu_seconds``; ``cold_start_seconds`` of the first table; ``refreshes``, what was logged of
+        each later one; ``map@r`` of the test texts among themselves by ``step`` and ``seconds``, beginning
+        with the untrained encoder; ``overlaps``, see :func:`overlaps`, where they are asked for.
+    """
+    from lit_metric import MetricDataModule, MetricLearner, TextEncoder
+    from lit_metric.loggers import RunLogger
+    from lit_metric.losses import InfoNCELoss
+    from lit_metric.mining import Miner
+
+    torch.set_num_threads(spec["threads"])
+    pl.seed_everything(spec["seed"], verbose=False)
+    data = MetricDataModule(
+        train=spec["train"],
+        validation=spec["test"],
+        text="text",
+        label="label",
+        planner=corpora.planner(spec["kind"]),
+        miner=Miner(**spec["miner"]),
+        seed=spec["seed"],
+        cache_dir=str(folder / "cache"),
+    )
+    encoder = TextEncoder(spec["backbone"], freeze=["embeddings"], dropout=0.0, max_length=64)
+    learner = MetricLearner(encoder, InfoNCELoss(0.05), lr=LEARNING_RATE)
+    clock = Clock(spec["marks"])
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=spec["epochs"],
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        logger=RunLogger(folder.name, str(folder.parent)),
+        callbacks=[clock],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    texts, labels = read(spec["test"])
+    first = Kept(0, 0.0, {})
+    before = map_at_r(encoder.encode, texts, labels)
+    trainer.fit(learner, data)
+    torch.set_num_threads(spec["threads"])
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    scores = [before]
+    for state in clock.kept:
+        _load(encoder, state.weights)
+        scores.append(map_at_r(encoder.encode, texts, labels))
+    moments = [first, *clock.kept]
+    return {
+        "epoch_seconds": clock.seconds,
+        "epoch_cpu_seconds": clock.cpu,
+        "epoch_texts": clock.texts[: len(clock.seconds)],
+        "worker_cpu_seconds": used.ru_utime + used.ru_stime,
+        **logged(folder / "metrics.csv"),
+        "map@r": scores,
+        "step": [moment.step for moment in moments],
+        "seconds": [moment.seconds for moment in moments],
+        **({"overlaps": overlaps(clock, encoder, data)} if spec["compare"] else {}),
+    }
+
+
+def _load(encoder: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    own = dict(encoder.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            own[name].copy_(value)
+
+
+def map_at_r(encode: Callable[[list[str]], Any], texts: list[str], labels: list[str]) -> float:
+    """MAP@R of texts that search each other, leave-one-out.
+
+    Args:
+        encode: ``n`` texts to float32 ``[n, d]``.
+        texts: ``n``.
+        labels: the class of each.
+    """
+    from lit_metric.data import LabelRelations
+    from lit_metric.metrics import NeighbourMetrics
+
+    ids = torch.arange(len(texts))
+    metric = NeighbourMetrics(LabelRelations.from_names(labels, ids), ks=(1,), knn=())
+    metric.update(torch.from_numpy(encode(texts)), ids)
+    return float(metric.compute()["map@r"])
+
+
+def logged(path: Path) -> dict[str, Any]:
+    """What a run logged of its mining.
+
+    Args:
+        path: ``metrics.csv`` of the run.
+
+    Returns:
+        ``cold_start_seconds`` of the first table; ``refreshes``: the numbers of each later one;
+        ``snapshot_seconds`` of all copies of weights.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            {
+                name.removeprefix("mining/"): float(value)
+                for name, value in row.items()
+                if name.startswith("mining/") and value
+            }
+            for row in csv.DictReader(file)
+        ]
+    tables = [row for row in rows if "seconds" in row]
+    return {
+        "cold_start_seconds": tables[0]["seconds"],
+        "refreshes": tables[1:],
+        "snapshot_seconds": [row["snapshot_seconds"] for row in rows if "snapshot_seconds" in row],
+    }
+
+
+@torch.no_grad()
+def overlaps(clock: Clock, encoder: Any, data: Any) -> list[dict[str, float]]:
+    """How alike the tables that a run used are to those that come of encoding everything anew, with the
+    weights of the same step.
+
+    Args:
+        clock: of the run; its tables, and its weights at the same steps.
+        encoder: takes these weights.
+        data: whose training items are mined.
+
+    Returns:
+        For each table after the first, by rising step: ``overlap@k``, see :func:`overlap`, ``stale@k`` of the
+        table that was mined anew for the step before, and ``step``.
+    """
+    ids = data.splits["train"].sort().values
+    texts = [" ".join(data.texts_of(item)) for item in ids.tolist()]
+    weights = {state.step: state.weights for state in clock.kept}
+    [first, *later] = sorted(clock.tables)
+    before, found = clock.tables[first], []
+    for step in later:
+        _load(encoder, weights[step])
+        anew = data.miner.mine(encoder.encode(texts), ids, data.relations, data.seed).ids
+        row = {"step": float(step)}
+        for k in KS:
+            row[f"overlap@{k}"] = overlap(clock.tables[step], anew, k)
+            row[f"stale@{k}"] = overlap(before, anew, k)
+        found.append(row)
+        before = anew
+    return found
+
+
+def overlap(table: NDArray[Any], other: NDArray[Any], k: int) -> float:
+    """The mean share of the first ``k`` of each row of ``other`` that are among the first ``k`` of the same
+    row of ``table``; rows of ``other`` without any are left out.
+
+    Args:
+        table, other: ``[N, K]`` ids, -1 behind the last.
+        k: at least 1.
+
+    Example:
+        >>> overlap(np.array([[1, 2, 3], [4, -1, -1]]), np.array([[2, 9, 1], [-1, -1, -1]]), 2)
+        0.5
+    """
+    mine, theirs = table[:, :k], other[:, :k]
+    there = theirs >= 0
+    found = ((theirs[:, :, None] == mine[:, None, :]).any(axis=2) & there).sum(axis=1)
+    rows = there.any(axis=1)
+    return float((found[rows] / there[rows].sum(axis=1)).mean()) if rows.any() else float("nan")
+
+
+def fit(
+    out: Path,
+    common: Mapping[str, Any],
+    corpus: Corpus,
+    name: str,
+    miner: Mapping[str, Any],
+    seed: int,
+    epochs: int,
+    threads: int,
+    backbone: str = BACKBONE,
+) -> dict[str, Any]:
+    """One run, or what ``OUT`` holds of it.
+
+    Args:
+        out: the folder to write to.
+        common: settings that every result depends on.
+        corpus: what is trained on.
+        name: of the kind of run.
+        miner: its arguments.
+        seed: of batches, draws and dropout.
+        epochs: how many.
+        threads: of the training process.
+        backbone: a pretrained text encoder.
+
+    Returns:
+        See :func:`child`, and ``settings``.
+    """
+    compare = name in ("free", "full")
+    marks = 2 if name == "free" else 1
+    own = {
+        **corpus.settings,
+        "miner": dict(miner),
+        "seed": seed,
+        "epochs": epochs,
+        "threads": threads,
+        "backbone": backbone,
+        "lr": LEARNING_RATE,
+        "compare": compare,
+        "marks": marks,
+    }
+    label = f"fit-{corpus.name}-{epochs}-epochs-{name}-{seed}"
+
+    def run_child() -> dict[str, Any]:
+        print(f"{label} ...", flush=True)
+        folder = out / "fits" / label
+        spec = {**own, "train": str(corpus.train), "test": str(corpus.test), "kind": corpus.kind}
+        write_json(folder / "spec.json", spec)
+        command = [sys.executable, "-m", "benchmarks.mining.fits"]
+        words = ["--spec", folder / "spec.json", "--report", folder / "report.json"]
+        finished = run([*command, *map(str, words)], log=out / f"{label}.log")
+        return {**read_json(folder / "report.json"), "peak_memory": finished.peak_memory}
+
+    return kept(out / f"{label}.json", {**common, **own}, run_child)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """One run."""
+    parser = argparse.ArgumentParser("benchmarks.mining.fits")
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--report", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", ".*num_workers.*|.*does not have many workers.*")
+    write_json(given.report, child(read_json(given.spec), given.report.parent))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What it costs to keep the table of negatives fresh: in the background, with vectors at hand or encoded
+anew, or with training stopped, against a table that stays as it is.
+
+The control (``none``) mines its table once, and so has the same batches and draws as many negatives for each
+anchor. A refresh is under way from the second epoch on, and epochs are compared from there; the first table
+of all, and the first epoch, in which the mining process starts, are told apart.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mining.corpora import BATCH, Corpus
+from benchmarks.mining.fits import DELAY, LEARNING_RATE, fit, kinds
+from benchmarks.results import BenchmarkError, Spread, spread
+
+KINDS = ("none", "free", "scheduled", "inline")
+MOST_TIME = 1.05
+MOST_STALL = 0.01
+
+
+def turns(
+    out: Path,
+    common: Mapping[str, Any],
+    corpus: Corpus,
+    miners: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+    epochs: int,
+    threads: int,
+    **options: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """Runs of some kinds for each seed. They take turns, and another one begins with each seed, as the
+    machine may have other work to do at times.
+
+    Args:
+        out, common, corpus, epochs, threads, options: see :func:`~benchmarks.mining.fits.fit`.
+        miners: the arguments of the miner by the name of the run.
+        seeds: of the runs of each.
+
+    Returns:
+        The runs by kind, seed by seed.
+    """
+    names = list(miners)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for seed in seeds:
+        first = seed % len(names)
+        for name in [*names[first:], *names[:first]]:
+            print(f"{corpus.name}: {name}, seed {seed} of {[*seeds]}", flush=True)
+            run = fit(out, common, corpus, name, miners[name], seed, epochs, threads, **options)
+            found[name].append(run)
+    return found
+
+
+def cost(run: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float]:
+    """What one run took in its epochs after the first, by epoch, beside the control's of the same seed.
+
+    Args:
+        run, control: see :func:`~benchmarks.mining.fits.child`.
+
+    Returns:
+        ``epoch_seconds``; ``ratio`` to the control's, and ``ratio_per_text``, as negatives that coincide are
+        encoded once; ``cpu_ratio`` of the processor's seconds of both processes, which other work on the
+        machine changes less; ``waited``, by training, for a copy of the weights and a table, or all of the
+        mining where that is inline, and ``stall``, the share of the epoch in waiting for a table.
+        ``encode`` and ``search`` are seconds of the mining process, ``contention`` is what training takes
+        longer and did not wait. Besides: ``first_epoch_ratio``, ``cold_start_seconds``, ``map@r``.
+    """
+    epochs = len(run["epoch_seconds"]) - 1
+    own, other = (statistics.fmean(each["epoch_seconds"][1:]) for each in (run, control))
+    texts, other_texts = (statistics.fmean(each["epoch_texts"][1:]) for each in (run, control))
+    refreshes = run["refreshes"]
+
+    def each(name: str) -> float:
+        return sum(refresh.get(name, 0.0) for refresh in refreshes) / epochs
+
+    inline = bool(refreshes) and "stall_seconds" not in refreshes[0]
+    stalled = each("seconds") if inline else each("stall_seconds")
+    waited = stalled + sum(run["snapshot_seconds"]) / (epochs + 1)
+    encode = each("encoding_seconds")
+    return {
+        "epoch_seconds": own,
+        "ratio": own / other,
+        "ratio_per_text": own / texts / (other / other_texts),
+        "cpu_ratio": _cpu(run) / _cpu(control),
+        "stall": stalled / own,
+        "waited": waited,
+        "encode": encode,
+        "search": 0.0 if inline else each("seconds") - encode,
+        "contention": own - other - waited,
+        "encoded": each("encoded"),
+        "first_epoch_ratio": run["epoch_seconds"][0] / control["epoch_seconds"][0],
+        "cold_start_seconds": run["cold_start_seconds"],
+        "map@r": run["map@r"][-1],
+    }
+
+
+def _cpu(run: Mapping[str, Any]) -> float:
+    return float(sum(run["epoch_cpu_seconds"]) + run["worker_cpu_seconds"])
+
+
+def measure(
+    out: Path,
+    common: Mapping[str, Any],
+    corpus: Corpus,
+    seeds: int,
+    epochs: int,
+    threads: int,
+    **options: Any,
+) -> dict[str, Any]:
+    """Every kind for every seed.
+
+    Args:
+        out, common, corpus, epochs, threads, options: see :func:`~benchmarks.mining.fits.fit`; at least 2
+            epochs.
+        seeds: runs of each.
+
+    Returns:
+        ``runs``: the mean and spread of :func:`cost` by kind; ``ours``: seconds of an epoch with free
+        refresh, ``peer``: the control's, ``ratio``: the mean of the seeds'; ``targets``: what should be, and
+        whether it is.
+
+    Raises:
+        BenchmarkError: with less than 2 epochs there is no refresh.
+    """
+    if epochs < 2:
+        raise BenchmarkError(f"--epochs {epochs}: the table is renewed after the first; take 2 or more")
+    miners = {name: kinds(corpus.batches)[name] for name in KINDS}
+    found = turns(out, common, corpus, miners, range(seeds), epochs, threads, **options)
+    runs: dict[str, dict[str, Spread]] = {}
+    for name, own in found.items():
+        costs = [cost(run, control) for run, control in zip(own, found["none"], strict=True)]
+        runs[name] = {key: spread([each[key] for each in costs]) for key in costs[0]}
+    ratio, stall = runs["free"]["ratio"].mean, runs["free"]["stall"].mean
+    return {
+        "runs": runs,
+        "ours": runs["free"]["epoch_seconds"].mean,
+        "peer": runs["none"]["epoch_seconds"].mean,
+        "ratio": ratio,
+        "targets": {
+            "ratio": {"at most": MOST_TIME, "is": ratio, "met": ratio <= MOST_TIME},
+            "stall": {"below": MOST_STALL, "is": stall, "met": stall < MOST_STALL},
+        },
+        "settings": settings(corpus, seeds, epochs, threads),
+    }
+
+
+def settings(corpus: Corpus, seeds: int, epochs: int, threads: int) -> dict[str, Any]:
+    """What is told beside the numbers."""
+    return {
+        **corpus.settings,
+        "batch": BATCH,
+        "batches": corpus.batches,
+        "seeds": seeds,
+        "epochs": epochs,
+        "threads": threads,
+        "lr": LEARNING_RATE,
+        "delay": DELAY,
+        "miners": kinds(corpus.batches),
+    }
