@@ -88,8 +88,9 @@ def _share_tower(key: str, model: MetricLearner, data: MetricDataModule) -> None
         encoder.text = _towers[key]
         return
     _towers[key] = encoder.text
-    for _ in encode_split(encoder, data, torch.arange(len(data.items))):
-        pass
+    with torch.random.fork_rng():  # a loader draws a seed, and what is drawn after that must not depend on it
+        for _ in encode_split(encoder, data, torch.arange(len(data.items))):
+            pass
 
 
 def steps_within(data: MetricDataModule, budget: int) -> int:

@@ -148,7 +148,7 @@ LOSSES: dict[str, Entry] = {
     "multi_similarity": Entry(loss_of("MultiSimilarityLoss")),
     "circle": Entry(loss_of("CircleLoss")),
     "lifted_structure": Entry(loss_of("LiftedStructureLoss")),
-    "angular": Entry(loss_of("AngularLoss")),
+    "angular": Entry(loss_of("AngularLoss"), "grouped", slower=SMALL),
     "proxy_nca": Entry(loss_of("ProxyNCALoss"), "single", PROXIES),
     "proxy_anchor": Entry(loss_of("ProxyAnchorLoss"), "single", PROXIES),
     "soft_triple": Entry(loss_of("SoftTripleLoss", centres=5), "single", PROXIES),
