@@ -1,7 +1,7 @@
 """Losses between anchors and candidates under masks of positive and negative pairs, exact across ranks."""
 
 from lit_metric.losses.angular import AngularLoss, angular
-from lit_metric.losses.base import Loss, LossOutput, MetricLoss, Part, Parts, masked_mean, share
+from lit_metric.losses.base import Loss, LossOutput, MetricLoss, Part, Parts, VectorLoss, masked_mean, share
 from lit_metric.losses.circle import CircleLoss, circle
 from lit_metric.losses.class_weights import ClassWeightedLoss, WeightedAnchors, effective_number_weights
 from lit_metric.losses.combine import CombinedLoss
@@ -64,6 +64,7 @@ __all__ = [
     "SumLoss",
     "TripletLoss",
     "TupletLoss",
+    "VectorLoss",
     "WeightedAnchors",
     "allocate_saved",
     "angular",

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean
+from lit_metric.losses.base import Part, Parts, VectorLoss, masked_mean
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.slices import over_positive_pairs
 from lit_metric.losses.tuplet import log_one_plus_sum_exp
@@ -52,16 +52,23 @@ def angular(anchors: Tensor, candidates: Tensor, pairs: PairBlock, angle: float)
     return loss
 
 
-class AngularLoss(MetricLoss):
-    """Angular loss, a mean over positive pairs whose anchor has a negative.
+class AngularLoss(VectorLoss):
+    """Angular loss: log(1 + Σ_n e^{4 tan²α (x_a + x_p)·x_n − 2(1 + tan²α) x_a·x_p}), the mean over positive
+    pairs.
 
-    It compares angles of the triangle of anchor, positive and negative, which don't depend on how far apart
-    classes are. The source adds it to the N-pair loss of the same batch: see :class:`SumLoss`.
+    It bounds the angle at the negative in the triangle of anchor, positive and negative, which doesn't depend
+    on how far apart classes lie. The source adds it to the N-pair loss of the same batch: see ``SumLoss``.
+
+    Cost: it compares each positive with all negatives, P × C × d per anchor, in slices: many positives in a
+    batch make it slow.
 
     Logs ``angular``.
 
+    Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017.
+
     Args:
-        angle: α in degrees, above 0 and below 90: what the angle at the negative is to stay below.
+        angle: α in degrees, above 0 and below 90: what the angle at the negative is to stay below. Try 30 to
+            55; the smaller, the tighter.
         distance: ``cosine`` scales embeddings to unit length, as the source does, ``dot`` leaves them raw.
         block_rows: anchors compared with all candidates at a time.
 
@@ -88,10 +95,6 @@ class AngularLoss(MetricLoss):
     def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`angular`."""
         return {"angular": angular(anchors, candidates, pairs, self.angle)}
-
-    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
-        """Scores don't suffice; see :meth:`rows`."""
-        raise NotImplementedError("the angular loss needs vectors")
 
     def extra_repr(self) -> str:
         """The settings."""

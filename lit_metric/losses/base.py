@@ -74,7 +74,7 @@ def share(flags: Tensor, mask: Tensor) -> Part:
 
 
 class Loss(nn.Module, ABC):
-    """What a learner calls: a :class:`MetricLoss`, or a combination of losses."""
+    """What a learner calls: a :class:`VectorLoss`, or a combination of losses."""
 
     needs_classes: bool = False
     """Whether :meth:`forward` takes, as ``classes``, the ``[A]`` int64 classes of the anchors, -1 for none.
@@ -90,14 +90,16 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """See :meth:`MetricLoss.forward`."""
+        """See :meth:`VectorLoss.forward`."""
 
 
-class MetricLoss(Loss):
+class VectorLoss(Loss):
     """Base of the losses between anchors and candidates under positive and negative masks.
 
-    A subclass implements :meth:`parts` on a block of scores, or overrides :meth:`rows` where it needs the
-    vectors.
+    A subclass implements :meth:`rows` on a block of anchors; one that looks at nothing but similarities is a
+    :class:`MetricLoss`. Unless a loss says otherwise, anchors without a positive or without a negative teach
+    nothing and don't count. In the formulas of losses s is the similarity that goes with ``distance``, p an
+    anchor's positives and n its negatives.
 
     Args:
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
@@ -124,25 +126,22 @@ class MetricLoss(Loss):
         self.normalize = normalize
         self.block_rows = block_rows
 
+    def usable(self, pairs: PairBlock) -> Tensor:
+        """``[r]`` bool, which of a block's anchors teach something: the numerator of ``anchors_used``."""
+        return pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+
     @abstractmethod
-    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+    def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
         """The parts of one block of anchors, a pure and deterministic function of its arguments.
 
         Must give the same names for every block, also one with no rows, no positives or no negatives.
 
         Args:
-            scores: ``[r, C]`` similarities, the larger the closer; C is at least 1, r may be 0.
+            anchors: ``[r, d]``, prepared for ``distance``; r may be 0.
+            candidates: ``[C, d]``, likewise, all of them; C is at least 1.
             pairs: the block's masks ``[r, C]``; pairs of weight 0 are already out of them, and of ``target``,
                 which is there if the class says ``uses_targets``.
         """
-
-    def usable(self, pairs: PairBlock) -> Tensor:
-        """``[r]`` bool, which of a block's anchors teach something: the numerator of ``anchors_used``."""
-        return pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
-
-    def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
-        """The parts of prepared ``anchors [r, d]`` against all prepared ``candidates [C, d]``."""
-        return self.parts(similarity(anchors, candidates, self.distance), pairs)
 
     def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
         """The loss on a batch.
@@ -228,6 +227,26 @@ class MetricLoss(Loss):
             return [block(0, count)]
         bounds = [(start, min(start + self.block_rows, count)) for start in range(0, count, self.block_rows)]
         return [checkpoint(block, *bound, use_reentrant=False, preserve_rng_state=False) for bound in bounds]
+
+
+class MetricLoss(VectorLoss):
+    """Base of the losses that look at the similarities of anchors and candidates, and at nothing else.
+
+    A subclass implements :meth:`parts` on a block of scores.
+    """
+
+    @abstractmethod
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """The parts of one block of anchors, under the same terms as :meth:`VectorLoss.rows`.
+
+        Args:
+            scores: ``[r, C]`` similarities, the larger the closer; C is at least 1, r may be 0.
+            pairs: the block's masks ``[r, C]``.
+        """
+
+    def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
+        """See :meth:`parts`."""
+        return self.parts(similarity(anchors, candidates, self.distance), pairs)
 
 
 def _check_shapes(pairs: PairBlock, shape: tuple[int, int]) -> None:

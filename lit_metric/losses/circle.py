@@ -41,15 +41,21 @@ def circle(scores: Tensor, pairs: PairBlock, margin: float, scale: float) -> tup
 
 
 class CircleLoss(MetricLoss):
-    """Circle loss on cosines, a mean over anchors.
+    """Circle loss: log(1 + Σ_n e^{γ α_n (s_n − m)} · Σ_p e^{−γ α_p (s_p − 1 + m)}) on cosines, the mean over
+    anchors, with the weights α_p = [1 + m − s_p]₊ and α_n = [s_n + m]₊ held fixed.
 
-    Positives are to be above ``1 − margin`` and negatives below ``margin``; each pair is weighed by how far
-    it is from 1 + margin or −margin, so that a pair that is nearly right no longer moves as fast as one that
-    is wrong. Anchors without a positive or without a negative don't count. Logs ``circle``.
+    Positives are to be above 1 − m and negatives below m. Every pair is moved in proportion to how wrong it
+    is, and those that are right enough rest.
+
+    Logs ``circle``.
+
+    Source: Sun et al., CVPR 2020.
 
     Args:
-        margin: in (0, 1). The source takes 0.25 for faces and 0.4 for images of fine-grained classes.
-        scale: above 0. The source takes 256 for faces and 80 for images of fine-grained classes.
+        margin: m, in (0, 1). The source takes 0.25 for faces and 0.4 for images of fine-grained classes; try
+            0.2 to 0.5.
+        scale: γ, above 0. The source takes 256 for faces and 80 for images of fine-grained classes; try 32 to
+            256.
         block_rows: anchors compared with all candidates at a time.
 
     Raises:

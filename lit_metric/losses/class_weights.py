@@ -72,17 +72,29 @@ class WeightedAnchors:
 
 
 class ClassWeightedLoss(CombinedLoss):
-    """A loss in which an anchor's positives weigh the more, the rarer its class is in training.
+    """Any loss between pairs, with positives weighed by their anchor's class: (1 − β)/(1 − β^n) for a class
+    of n training items, scaled to a mean of 1 over classes.
 
-    Where a positive's weight multiplies its term (contrastive, triplet, tuplet, N-pair, InfoNCE, pair
-    logistic, angular), anchors of rare classes count for more. Where it multiplies the exponential (NCA,
-    multi-similarity, circle, lifted structure), its logarithm is added to the similarity, which is far less.
+    For long tails whose rare classes matter as much as the common ones; a planner that visits them more often
+    is the other way::
+
+        model:
+          loss:
+            class_path: lit_metric.losses.ClassWeightedLoss
+            init_args:
+              loss: {class_path: lit_metric.losses.InfoNCELoss}
+
+    In the contrastive, triplet, tuplet, N-pair, InfoNCE, pair logistic and angular losses the weight
+    multiplies an anchor's terms. In NCA, multi-similarity, circle and lifted structure it multiplies the
+    exponential, so that its logarithm is added to the similarity, which does far less.
 
     Logs what the loss logs.
 
+    Source: Cui et al., CVPR 2019.
+
     Args:
         loss: between pairs; losses with learned proxies don't look at pairs, and are refused.
-        beta: in [0, 1); the source takes 0.9 to 0.9999. See :func:`effective_number_weights`.
+        beta: β, in [0, 1). The source takes 0.9 to 0.9999; 0 weighs all alike, near 1 by the inverse of n.
 
     Raises:
         ValueError: if beta is out of its range, or the loss doesn't look at pairs.
@@ -123,7 +135,7 @@ class ClassWeightedLoss(CombinedLoss):
     def forward(
         self, anchors: Tensor, candidates: Tensor, pairs: Pairs, classes: Tensor | None = None
     ) -> LossOutput:
-        """See :meth:`MetricLoss.forward`.
+        """See :meth:`VectorLoss.forward`.
 
         Args:
             anchors: ``[A, d]`` raw embeddings, this rank's.

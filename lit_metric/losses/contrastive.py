@@ -43,17 +43,22 @@ def contrastive(distances: Tensor, pairs: PairBlock, margin: float) -> Parts:
 
 
 class ContrastiveLoss(MetricLoss):
-    """``d²`` over positive pairs plus ``[margin − d]₊²`` over negative pairs.
+    """Contrastive loss: d² for positive pairs, [m − d]₊² for negative pairs, each pair by itself: an absolute
+    threshold.
+
+    Anchors without a positive, or without a negative, count here.
 
     Logs ``positive``, ``negative`` and ``active``, the share of negative pairs within the margin.
 
+    Source: Hadsell et al., CVPR 2006, without its factor ½.
+
     Args:
-        margin: above 0; at most 2 where vectors have unit length (``normalize``, or distance ``cosine``),
-            since no two are further apart.
-        distance: ``euclidean``, or ``cosine`` for ``d = 1 − cos``.
+        margin: m, above 0; at most 2 where vectors have unit length (``normalize``, or distance ``cosine``),
+            since no two are further apart. Try 0.5 to 1.5.
+        distance: ``euclidean``, or ``cosine`` for d = 1 − cos.
         normalize: scale embeddings to unit length before the Euclidean distance is taken.
         average: ``balanced`` adds the mean over positive pairs to the mean over negative pairs, of which a
-            batch has many more; ``pairs`` takes one mean over all of them.
+            batch has many more; ``pairs`` takes one mean over all of them, which the many negatives dominate.
         block_rows: anchors compared with all candidates at a time.
 
     Example:

@@ -59,18 +59,24 @@ def _value_and_slope(logits: Tensor, targets: Tensor, log_weights: Tensor | None
 
 
 class CoSENTLoss(MetricLoss):
-    """CoSENT: ``log(1 + Σ e^{(s_i − s_j)/τ})`` over all pairs i, j of which j has the higher target.
+    """CoSENT: log(1 + Σ e^{(s_i − s_j)/τ}) over all pairs i, j of which j has the higher score or grade.
 
-    Pairs are those of an anchor and a candidate whose target is known: a score, a grade, or 0 and 1 where
-    there are only masks. All of the union batch's are compared, of whatever anchors and ranks; a pair that
-    is listed twice counts twice. Anchors are used that have a known target.
+    Only the order of scores matters, not their scale. Pairs of different anchors are compared, all of the
+    batch and of all processes; pairs without a score are not, and one that is listed twice counts twice. It
+    needs scores: where there are only class labels, a positive counts as 1 and a negative as 0. Anchors are
+    used that have a score; a pair's weight multiplies the terms that it takes part in.
 
-    A pair's weight multiplies the terms that it takes part in. Logs ``cosent``. Memory is one block of scores
-    and a few numbers for each pair that has a target.
+    Cost: memory is one block of similarities and a few numbers for each pair that has a score, and time that
+    of sorting them.
+
+    Logs ``cosent``.
+
+    Source: Huang et al., "CoSENT", TASLP 2024.
 
     Args:
-        temperature: τ, above 0; sentence-transformers' ``scale`` is 1/τ.
-        distance: of the four; Euclidean distances enter with a minus sign.
+        temperature: τ, above 0; sentence-transformers' ``scale`` is 1/τ. The source takes 0.05; try 0.02 to
+            0.1.
+        distance: of the four; Euclidean distances enter with a minus sign. The source takes the cosine.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

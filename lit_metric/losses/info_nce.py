@@ -53,20 +53,21 @@ def info_nce(
 
 
 class InfoNCELoss(TemperatureLoss):
-    """InfoNCE, a mean over anchors of the mean over their positives; ``other_positives="in"`` makes it
-    SupCon.
+    """InfoNCE: −log e^{s_p/τ} / (e^{s_p/τ} + Σ_n e^{s_n/τ}), the mean over positives, then over anchors.
 
-    Anchors without a positive or without a negative don't count. Logs ``info_nce`` and, if it is learned, the
-    ``temperature``.
+    An anchor's other positives are not in the denominator, so they don't compete; ``other_positives: in``
+    puts them there, which is SupCon (Khosla et al., NeurIPS 2020).
+
+    Logs ``info_nce`` and, if it is learned, the ``temperature``.
 
     Args:
-        temperature: scores are divided by it; between 0.01 and 100 if it is learned, otherwise above 0.
+        temperature: τ, above 0, and between 0.01 and 100 if it is learned. SimCSE (arXiv 2104.08821) takes
+            0.05; try 0.02 to 0.2 with ``cosine``. The smaller, the more only the hardest negatives count.
         learnable: learn the temperature from there, as its logarithm, within those bounds.
-        other_positives: ``out`` takes an anchor's other positives out of the denominator, ``in`` leaves them
-            there, where they are pushed apart like negatives.
-        hardness: β, at least 0: negatives weigh ``e^{β l}``, with a mean of 1 over an anchor's negatives, so
+        other_positives: ``out`` of the denominator, or ``in`` it, where they are pushed apart like negatives.
+        hardness: β, at least 0: negatives weigh e^{β s_n/τ}, with a mean of 1 over an anchor's negatives, so
             that the more similar ones weigh more (Robinson et al., "Contrastive Learning with Hard Negative
-            Samples", ICLR 2021, without its debiasing); 0 weighs all alike.
+            Samples", ICLR 2021, without its debiasing). 0 weighs all alike; try 0.1 to 1.
         distance: of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.

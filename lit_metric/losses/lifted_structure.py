@@ -44,16 +44,22 @@ def lifted_structure(
 
 
 class LiftedStructureLoss(MetricLoss):
-    """Lifted structure loss in its general form, a mean over anchors.
+    """Lifted structure loss in its general form: [m + τ log Σ_p e^{−s_p/τ} + τ log Σ_n e^{s_n/τ}]₊, the mean
+    over anchors.
 
-    A triplet loss whose positive is a smooth maximum over all the anchor's positives, and its negative over
-    all its negatives. Anchors without a positive or without a negative don't count. Logs
-    ``lifted_structure`` and ``active``, the share of anchors whose loss is above 0.
+    It is a triplet of a smooth maximum over all positives and one over all negatives, between ``TripletLoss``
+    with ``mining: hard`` (τ near 0) and a mean over all pairs (τ large).
+
+    Logs ``lifted_structure`` and ``active``, the share of anchors whose loss is above 0.
+
+    Source: Hermans et al., arXiv 1703.07737, after Oh Song et al., CVPR 2016.
 
     Args:
-        margin: above 0, in units of the distance.
-        temperature: above 0; smaller looks at the hardest pairs only. The source has none, that is 1, which
-            on unit vectors, no two of which are further apart than 2, is close to a mean.
+        margin: m, above 0, in units of the distance. Try 0.5 to 2 for raw vectors, less than 2 on unit
+            vectors.
+        temperature: τ, above 0; smaller looks at the hardest pairs only. The source has none, that is 1,
+            which is close to a mean on unit vectors, no two of which are further apart than 2; try 0.05 to
+            0.5 there.
         distance: of the four; the source takes ``euclidean`` on raw embeddings.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.

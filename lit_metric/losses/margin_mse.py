@@ -65,16 +65,23 @@ def _moments(errors: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tens
 
 
 class MarginMSELoss(MetricLoss):
-    """MarginMSE: the squared error of ``s_i − s_j`` against the teacher's ``t_i − t_j``, over two scored
-    candidates i, j of an anchor; a mean over all such pairs.
+    """MarginMSE: ((s_i − s_j) − (t_i − t_j))², the mean over any two candidates i, j of an anchor that have a
+    teacher's score t.
 
-    Targets come with the relations; where there are only masks, a positive counts as 1 and a negative as 0.
-    Candidates without a target don't count. Anchors are used that have two to compare. Logs ``margin_mse``.
+    Only differences count, so the teacher may be off by a constant for each anchor, but its scale is learned:
+    with ``cosine``, bring the scores to that of cosines. A batch must hold several scored candidates of an
+    anchor, or ``anchors_used`` and the loss are 0: with ``PairPlanner(negatives=3)`` it holds one positive
+    and three of the negatives that were given, with ``positive_from`` of the data between the scores of the
+    two. Where there are only masks, a positive counts as 1 and a negative as 0.
+
+    Logs ``margin_mse``.
+
+    Source: Hofstätter et al., arXiv 2010.02666.
 
     Args:
-        compared: ``all`` compares every two candidates with a target; ``positives`` a positive with a
-            negative only, which is sentence-transformers' with several negatives.
-        distance: of the four; the source takes the inner product, on whose scale the targets should be.
+        compared: ``all`` compares every two candidates with a score; ``positives`` a positive with a negative
+            only, as sentence-transformers does.
+        distance: of the four; the source takes the inner product, on whose scale the scores should be.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

@@ -12,11 +12,21 @@ from lit_metric.losses.pairs import Pairs
 
 
 class MatryoshkaLoss(CombinedLoss):
-    """The weighted sum of a loss on the first components of the embeddings, for each of several numbers.
+    """Any loss, on the first components of the embeddings, for each of several numbers of components, added
+    up.
 
-    Vectors that were trained so may be cut to any of these numbers, for less memory and faster search, at
-    little loss of quality. Each cut is scaled to unit length anew where the loss does so. Learned proxies are
-    cut alike.
+    Embeddings that were trained so can be cut to these numbers, for less memory and faster search, at little
+    loss of quality. Each cut is scaled to unit length anew where the loss does so; learned proxies are cut
+    alike::
+
+        model:
+          loss:
+            class_path: lit_metric.losses.MatryoshkaLoss
+            init_args:
+              loss: {class_path: lit_metric.losses.InfoNCELoss}
+              dimensions: [384, 192, 96, 48]
+
+    Cost: that of the loss once for each number, the encoder aside.
 
     Logs the loss at each number as ``dimN``, without its weight, and what it logs as ``dimN/PART``.
 
@@ -24,9 +34,9 @@ class MatryoshkaLoss(CombinedLoss):
 
     Args:
         loss: any.
-        dimensions: numbers of components, all different. The whole vector is one of them only if it is
-            named.
-        weights: as many, above 0; 1 for each if None.
+        dimensions: numbers of components, all different. The whole vector is one of them only if it is named.
+        weights: as many, above 0; 1 for each if None. Take less for the small ones where the whole vector
+            must not suffer.
 
     Raises:
         ValueError: if a number or weight is impossible, or more than the embeddings have.
@@ -64,7 +74,7 @@ class MatryoshkaLoss(CombinedLoss):
     def forward(
         self, anchors: Tensor, candidates: Tensor, pairs: Pairs, classes: Tensor | None = None
     ) -> LossOutput:
-        """See :meth:`MetricLoss.forward`; ``classes`` are for a loss that needs them."""
+        """See :meth:`VectorLoss.forward`; ``classes`` are for a loss that needs them."""
         self._check(anchors.shape[1])
         outputs = {
             f"dim{number}": evaluate(self.loss, anchors[:, :number], candidates[:, :number], pairs, classes)

@@ -68,18 +68,29 @@ def multi_similarity(
 
 
 class MultiSimilarityLoss(MetricLoss):
-    """Multi-similarity loss, a mean over anchors.
+    """Multi-similarity loss: 1/α log(1 + Σ_p e^{−α(s_p − λ)}) + 1/β log(1 + Σ_n e^{β(s_n − λ)}), the mean
+    over anchors.
 
-    Anchors without a positive or without a negative don't count; one whose pairs the mining step has all
-    dropped does, as 0, so that the gradient fades as pairs are settled. Logs ``positive`` and ``negative``,
-    whose sum is the loss, and ``mined``, the share of pairs that the mining step keeps. The mining step looks
-    at all candidates, those of other ranks among them.
+    A mining step before it keeps the negatives above the least similar positive less ε and the positives
+    below the most similar negative plus ε. A pair's pull depends on how it stands to λ and to the anchor's
+    other pairs of its kind. Take it where classes are many and fine, and batches hold several members of
+    each.
+
+    An anchor whose pairs the mining step has all dropped counts as 0, so that the gradient fades as pairs are
+    settled. The mining step looks at all candidates, those of other ranks among them.
+
+    Logs ``positive`` and ``negative``, whose sum is the loss, and ``mined``, the share of pairs that are
+    kept.
+
+    Source: Wang et al., CVPR 2019.
 
     Args:
-        alpha: how sharply the loss looks at the least similar positives, above 0.
-        beta: how sharply it looks at the most similar negatives, above 0.
-        base: the similarity between positives and negatives.
-        epsilon: the margin of the mining step, see :func:`informative`; None leaves it out.
+        alpha: α, above 0: how sharply it looks at the least similar positives. The source takes 2; try 1 to
+            10.
+        beta: β, above 0: how sharply it looks at the most similar negatives. The source takes 40 to 50; try
+            10 to 50, smaller for noisy labels.
+        base: λ, the similarity that separates your classes. The source takes 0.5 to 1.
+        epsilon: ε, the margin of the mining step; None leaves it out. The source takes 0.1; try 0 to 0.3.
         distance: of the four; Euclidean distances enter with a minus sign. The source takes the cosine.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.

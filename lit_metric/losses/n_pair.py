@@ -33,22 +33,23 @@ def pair_norms(anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> tuple[T
 
 
 class NPairLoss(MetricLoss):
-    """Multi-class N-pair loss: ``log(1 + Σ_{j≠i} exp(z_i·z_j⁺ − z_i·z_i⁺))`` on raw embeddings, plus
-    ``l2 · (‖z_i‖² + ‖z_i⁺‖²)``, both means over anchors.
+    """Multi-class N-pair loss: log(1 + Σ_n e^{z·z_n − z·z_p}) + ``l2`` · (‖z‖² + ‖z_p‖²), means over anchors,
+    of inner products of raw embeddings.
 
-    With one item per class as anchor and another as candidate it is the N-pair-mc loss; with several
-    positives per anchor, each has its turn and the others leave the denominator. Anchors without a positive
-    or without a negative don't count. Embeddings are never normalised: a bound on the logit would slow the
-    fit, which is why there is a regulariser in its place.
+    Norms can grow, which acts like a temperature, and the regulariser holds them in place of a normalisation,
+    whose bound on the logit would slow the fit. Embeddings are taken raw also where the encoder says
+    ``normalize``, which only concerns what ``encode`` returns. The batch of the source is two items each of N
+    classes, ``NPairPlanner(classes=N)``; with ``PKPlanner`` batches each of several positives has its turn,
+    and the others leave the denominator.
 
-    Logs ``n_pair``, ``l2`` (with its coefficient) and ``squared_norm``, the mean of ``‖z‖² + ‖z⁺‖²``.
+    Logs ``n_pair``, ``l2`` (with its coefficient) and ``squared_norm``, the mean of ‖z‖² + ‖z_p‖².
 
     Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016, eq. 7 and
     section 3.2.2.
 
     Args:
         l2: coefficient of the regulariser, at least 0. The default is TensorFlow's 0.002, which it multiplies
-            by 0.25.
+            by 0.25; try 0 to 0.01, and watch ``train/squared_norm``.
         block_rows: anchors compared with all candidates at a time.
 
     Example:

@@ -41,20 +41,21 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
 
 
 class NCALoss(TemperatureLoss):
-    """Neighbourhood components analysis, the soft nearest neighbour loss; a mean over anchors.
+    """Neighbourhood components analysis, the soft nearest neighbour loss: −log Σ_p e^{s_p/τ} / (Σ_p e^{s_p/τ}
+    + Σ_n e^{s_n/τ}), the mean over anchors.
 
-    It asks that some positives are nearer than the negatives, not that all are: the nearer a positive
-    already is, the larger its share of the pull. So a class may stay in several clusters, and a wrong label
-    costs less than with a mean over positives (:class:`InfoNCELoss`). With one positive per anchor both are
-    the same.
+    It asks that *some* positives are nearer than the negatives, where InfoNCE asks it of each: the nearer a
+    positive already is, the larger its share of the pull. So a class may stay in several clusters, and a
+    wrong label costs less. With one positive per anchor the two are the same.
 
-    Anchors without a positive or without a negative don't count. Logs ``nca`` and, if
-    it is learned, as in the latter source, the ``temperature``. The sources take
-    ``distance="squared_euclidean"``.
+    Logs ``nca`` and, if it is learned, the ``temperature``.
+
+    Source: Goldberger et al., NIPS 2004; with a temperature, learned, Frosst et al., ICML 2019.
 
     Args:
-        temperature: scores are divided by it; between 0.01 and 100 if it is learned, otherwise above 0.
-        distance: of the four; Euclidean distances enter with a minus sign.
+        temperature: τ, above 0, and between 0.01 and 100 if it is learned. Try 0.05 to 0.5 with ``cosine``.
+        distance: of the four; Euclidean distances enter with a minus sign. The sources take
+            ``squared_euclidean``.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
         learnable: learn the temperature from there, as its logarithm, within those bounds.

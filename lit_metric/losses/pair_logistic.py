@@ -81,20 +81,23 @@ def pair_logistic(logits: Tensor, pairs: PairBlock, weighting: Weighting = "none
 
 
 class PairLogisticLoss(TemperatureLoss):
-    """Pair logistic loss: ``log(1 + e^{(s_n − s_p)/τ})`` over pairs of a positive and a negative.
+    """Pair logistic loss: log(1 + e^{(s_n − s_p)/τ}) over pairs of a positive and a negative.
 
-    Without weights and at temperature 1 it is the :class:`TripletLoss` of all triplets with the soft margin.
-    With ``weighting="reciprocal_rank"`` it looks at the top of each anchor's list, whose order matters to
-    MRR; mined negatives should be there.
+    It is the mean over pairs, as in STAR, or, as in ADORE, each pair times |1/rank_p − 1/rank_n|, the change
+    that its exchange would make in the reciprocal rank, added up by anchor (Zhan et al., SIGIR 2021). For
+    retrieval, after or beside mined negatives, where the first places matter. At τ = 1 without weights it is
+    ``TripletLoss`` with ``margin: soft, mining: all``.
+
+    Cost: it compares each positive with all negatives, P × C per anchor, in slices.
 
     Logs ``pair_logistic``, ``active``, the share of pairs whose negative is the closer, and, if it is
     learned, the ``temperature``.
 
     Args:
-        weighting: ``none``, a mean over pairs; ``reciprocal_rank``, each pair weighed by how much its
-            exchange would change 1/rank, added up over an anchor's pairs; a mean over anchors.
-        temperature: scores are divided by it; between 0.01 and 100 if it is learned, otherwise above 0. The
-            source has none, that is 1, on inner products.
+        weighting: ``none``, a mean over pairs; ``reciprocal_rank``, the sum of an anchor's weighted pairs, a
+            mean over anchors, once the model retrieves well.
+        temperature: τ, above 0, and between 0.01 and 100 if it is learned. The source has none, that is 1, on
+            inner products; try 0.02 to 0.2 with ``cosine``.
         learnable: learn the temperature from there, as its logarithm, within those bounds.
         distance: of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.

@@ -57,9 +57,9 @@ class ProxyLoss(MetricLoss):
     in checkpoints. They are commonly trained at 10 to 100 times the rate of the encoder.
 
     Args:
-        distance: see :class:`MetricLoss`.
-        normalize: see :class:`MetricLoss`.
-        block_rows: see :class:`MetricLoss`.
+        distance: see :class:`VectorLoss`.
+        normalize: see :class:`VectorLoss`.
+        block_rows: see :class:`VectorLoss`.
         per_class: how many proxies each class has; those of a class follow each other.
     """
 
@@ -103,7 +103,7 @@ class ProxyLoss(MetricLoss):
     def forward(
         self, anchors: Tensor, candidates: Tensor, pairs: Pairs, classes: Tensor | None = None
     ) -> LossOutput:
-        """See :meth:`MetricLoss.forward`.
+        """See :meth:`VectorLoss.forward`.
 
         Args:
             anchors: ``[A, d]`` raw embeddings, this rank's.

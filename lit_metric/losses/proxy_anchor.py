@@ -40,16 +40,21 @@ def proxy_anchor(scores: Tensor, pairs: PairBlock, margin: float, scale: float) 
 
 
 class ProxyAnchorLoss(ProxyLoss):
-    """Proxy-anchor loss on cosines: a mean over proxies whose class is in the batch, plus a mean over all.
+    """Proxy-anchor loss: log(1 + Σ_p e^{−α(s_p − δ)}), the mean over proxies whose class is in the batch,
+    plus log(1 + Σ_n e^{α(s_n + δ)}), the mean over all proxies, on cosines.
 
-    The batch is that of all ranks: anchors are gathered with gradient, and each rank takes every
-    ``world_size``-th proxy. Logs ``positive`` and ``negative``, whose sum is the loss, and, instead of
-    ``anchors_used``, ``proxies_used``, the share of proxies that have items of their class and of others. See
-    :class:`ProxyLoss` on the proxies.
+    Here the proxy is the anchor and the batch's items are its positives p and negatives n, of which the
+    hardest weigh most: it looks at how items lie to each other, which proxy-NCA does not. Proxies are those
+    of ``ProxyNCALoss``. The batch is that of all processes, of which each takes its share of the proxies.
+
+    Logs ``positive`` and ``negative``, whose sum is the loss, and, instead of ``anchors_used``,
+    ``proxies_used``, the share of proxies that have items of their class and of others.
+
+    Source: Kim et al., CVPR 2020.
 
     Args:
-        margin: δ, at least 0.
-        scale: α, above 0.
+        margin: δ, at least 0. The source takes 0.1; try 0 to 0.3.
+        scale: α, above 0. The source takes 32; try 16 to 64.
         block_rows: proxies compared with all anchors at a time.
 
     Raises:
@@ -83,7 +88,7 @@ class ProxyAnchorLoss(ProxyLoss):
         return proxies[share], gather_with_grad(anchors), pairs
 
     def sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
-        """See :meth:`MetricLoss.sum_blocks`; the rows are proxies."""
+        """See :meth:`VectorLoss.sum_blocks`; the rows are proxies."""
         parts = super().sum_blocks(anchors, candidates, pairs)
         parts["proxies_used"] = parts.pop("anchors_used")
         return parts

@@ -46,16 +46,37 @@ def proxy_nca(logits: Tensor, pairs: PairBlock, denominator: Denominator = "all"
 
 
 class ProxyNCALoss(ProxyLoss):
-    """Proxy-NCA: the softmax of an anchor over one learned proxy for each class; a mean over anchors.
+    """Proxy-NCA: −log e^{s_own/τ} / Σ e^{s/τ} between an anchor and one learned *proxy* for each class, the
+    mean over anchors.
 
-    Each anchor has a positive and all negatives in every batch, so batches may be small and need no pairs of
-    a class. Logs ``proxy_nca``. See :class:`ProxyLoss` on the proxies.
+    There is no pair to find: every anchor meets its proxy and all others in every batch, which may be small
+    and need not hold two of a class. A class becomes one cluster around its proxy. It needs one label for
+    each item.
+
+    Proxies are parameters of the loss, ``loss.proxies``, one for each class that occurs in training, made
+    when training starts and kept in its checkpoints. They start at random and want a larger learning rate
+    than the encoder::
+
+        model:
+          loss:
+            class_path: lit_metric.losses.ProxyAnchorLoss
+          lr_scale: {loss.proxies: 100}
+
+    Over several processes every process holds all proxies, and their gradient is that of the union batch.
+    Candidates, and so mined negatives, are not looked at.
+
+    Cost: A × classes scores in place of A × C.
+
+    Logs ``proxy_nca``.
+
+    Source: Movshovitz-Attias et al., ICCV 2017; ProxyNCA++, Teh et al., ECCV 2020.
 
     Args:
-        temperature: scores are divided by it, above 0; the default is ProxyNCA++'s 1/9, the first source has
-            none, that is 1.
+        temperature: τ, above 0; the default is ProxyNCA++'s 1/9, the first source has none, that is 1. Try
+            0.05 to 0.3.
         denominator: over ``all`` proxies (ProxyNCA++), or those of the ``others`` (Proxy-NCA).
-        distance: of the four; the sources take ``squared_euclidean`` with ``normalize``.
+        distance: of the four; the sources take ``squared_euclidean`` on unit vectors. Try ``cosine``, at half
+            the temperature.
         normalize: scale embeddings and proxies to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all proxies at a time.
 

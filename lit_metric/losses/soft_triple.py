@@ -62,17 +62,23 @@ def spread(centres: Tensor) -> Tensor:
 
 
 class SoftTripleLoss(ProxyLoss):
-    """SoftTriple loss on cosines: a softmax over classes that have several centres each; a mean over anchors.
+    """SoftTriple loss: a softmax over classes that have several learned centres each, of which softly the
+    nearest counts: −log of e^{λ(S_own − δ)} against Σ e^{λ S}, S = Σ_k softmax(s_k/γ) s_k on cosines, the
+    mean over anchors.
 
-    A class may lie in several clusters, and :func:`spread` merges centres that it doesn't need. Logs
-    ``soft_triple`` and ``spread`` (with its coefficient). The centres are the proxies of :class:`ProxyLoss`.
+    A term is added that merges centres which a class doesn't need. For classes of several clusters. Centres
+    are the proxies of ``ProxyNCALoss``.
+
+    Logs ``soft_triple`` and ``spread``, that term with its coefficient.
+
+    Source: Qian et al., ICCV 2019.
 
     Args:
-        centres: for each class, at least 1; the source takes 10, or 2 where classes have few members.
-        scale: λ, above 0.
-        gamma: γ, above 0; smaller looks at the nearest centre only.
-        margin: δ, at least 0.
-        tau: coefficient of the regulariser, at least 0.
+        centres: for each class, at least 1. The source takes 10, or 2 where classes have few members.
+        scale: λ, above 0. The source takes 20; try 10 to 40.
+        gamma: γ, above 0; smaller looks at the nearest centre only. The source takes 0.1; try 0.05 to 0.5.
+        margin: δ, at least 0. The source takes 0.01; try 0 to 0.1.
+        tau: τ, the coefficient of the term that merges, at least 0. The source takes 0.2; 0 for no merging.
         block_rows: anchors compared with all centres at a time.
 
     Raises:

@@ -12,13 +12,29 @@ from lit_metric.losses.pairs import Pairs
 
 
 class SumLoss(CombinedLoss):
-    """A weighted sum of losses between the same anchors and candidates, each with its own distance.
+    """A weighted sum of losses between the same anchors and candidates, each with its own ``distance``.
+
+    Such as the angular loss beside N-pair of its source::
+
+        model:
+          loss:
+            class_path: lit_metric.losses.SumLoss
+            init_args:
+              losses:
+                n_pair: {class_path: lit_metric.losses.NPairLoss}
+                angular:
+                  class_path: lit_metric.losses.AngularLoss
+                  init_args: {angle: 45}
+              weights: {angular: 2}
+
+    Cost: each costs what it costs alone, the encoder aside.
 
     Logs each loss by its name, without its weight, and what it logs as ``NAME/PART``.
 
     Args:
         losses: by the names under which they are logged.
-        weights: by the same names, above 0; 1 for those that are left out.
+        weights: by the same names, above 0; 1 for those that are left out. Take what makes their gradients of
+            one size.
 
     Raises:
         ValueError: if there are no losses, or a name or weight is impossible.
@@ -55,7 +71,7 @@ class SumLoss(CombinedLoss):
     def forward(
         self, anchors: Tensor, candidates: Tensor, pairs: Pairs, classes: Tensor | None = None
     ) -> LossOutput:
-        """See :meth:`MetricLoss.forward`; ``classes`` are for those of the losses that need them."""
+        """See :meth:`VectorLoss.forward`; ``classes`` are for those of the losses that need them."""
         outputs = {
             name: evaluate(loss, anchors, candidates, pairs, classes)
             for name, loss in zip(self.losses, self._made_of, strict=True)

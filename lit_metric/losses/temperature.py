@@ -34,9 +34,9 @@ class TemperatureLoss(MetricLoss):
     Args:
         temperature: between 0.01 and 100 if it is learned, otherwise above 0.
         learnable: learn the temperature from there, as its logarithm, within those bounds.
-        distance: see :class:`MetricLoss`.
-        normalize: see :class:`MetricLoss`.
-        block_rows: see :class:`MetricLoss`.
+        distance: see :class:`VectorLoss`.
+        normalize: see :class:`VectorLoss`.
+        block_rows: see :class:`VectorLoss`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TemperatureLoss(MetricLoss):
         return self.fixed_temperature if self.log_temperature is None else self.log_temperature.exp()
 
     def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """See :meth:`MetricLoss.forward`."""
+        """See :meth:`VectorLoss.forward`."""
         if self.log_temperature is None:
             return super().forward(anchors, candidates, pairs)
         # The parameter itself is held, not its use: beyond the bound a clamp in the graph would stop its

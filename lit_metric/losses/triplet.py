@@ -145,23 +145,30 @@ def _over_positive_pairs(
 
 
 class TripletLoss(MetricLoss):
-    """Triplet loss: ``[m + s(a, n) − s(a, p)]₊``, or, softly, ``log(1 + exp(s(a, n) − s(a, p)))``.
+    """Triplet loss: [m + s_n − s_p]₊, or softly log(1 + e^{s_n − s_p}), over triplets of one anchor.
 
-    s is the similarity that goes with ``distance``: the cosine or inner product, or −d or −d². So ``cosine``
-    is the similarity hinge, ``squared_euclidean`` is FaceNet's ``[d²(a, p) − d²(a, n) + m]₊``, and
-    ``euclidean`` with ``margin="soft", mining="hard"`` is "In Defense of the Triplet Loss". On unit vectors
-    ``d² = 2 − 2s``, so margin m on the cosine is margin 2m on squared distances, at half the loss.
+    On cosines it is the similarity hinge, on squared Euclidean distances FaceNet's [d_p² − d_n² + m]₊
+    (Schroff et al., CVPR 2015), and with ``distance: euclidean``, ``margin: soft`` and ``mining: hard`` that
+    of "In Defense of the Triplet Loss" (Hermans et al., arXiv 1703.07737). On unit vectors d² = 2 − 2s, so
+    that margin m on the cosine is margin 2m on squared distances, at half the loss.
 
-    A batch whose vectors have all become one sits at ``m``, or at ``log 2`` with the soft margin.
+    Batch-hard triplets may collapse the embeddings to a point, the more easily the larger the batch and the
+    smaller the dimension (arXiv 2210.11173): the loss then stays at m, or at log 2 = 0.693 with the soft
+    margin, and the alarm on collapse goes off. A smaller learning rate, a longer warm-up or ``semi_hard``
+    helps.
+
+    Cost: ``all`` and ``semi_hard`` compare each positive with all negatives, P × C per anchor, in slices
+    whose memory is ``[r, C]``; ``hard`` adds nothing to the scores.
 
     Logs ``triplet`` and ``active``, the share of triplets that break the margin; with the soft margin those
     whose negative is the closer. A triplet's term is multiplied by the weights of its two pairs.
 
     Args:
-        margin: above 0, in units of the similarity, and below its range where that is bounded (2 for the
-            cosine and for Euclidean distances on unit vectors, 4 for their squares); or ``soft``.
-        mining: ``all`` triplets; ``semi_hard``, for each positive pair the closest negative beyond the
-            positive; ``hard``, for each anchor the furthest positive and the closest negative.
+        margin: m, above 0, in units of the similarity, and below its range where that is bounded (2 for the
+            cosine and for Euclidean distances on unit vectors, 4 for their squares); or ``soft``. Try 0.1 to
+            0.3 for ``cosine``.
+        mining: ``all`` triplets; ``semi_hard``, for each positive the closest negative beyond it; ``hard``,
+            for each anchor the furthest positive and the closest negative.
         average: over ``all`` triplets that were mined, or over the ``active`` ones only, which keeps the
             gradient from fading as triplets are satisfied; the latter not with the soft margin.
         distance: of the four.

@@ -85,13 +85,17 @@ def mean_over_positives(terms: Tensor, pairs: PairBlock, used: Tensor) -> Tensor
 
 
 class TupletLoss(MetricLoss):
-    """(N+1)-tuplet loss: ``log(1 + Σ_n exp(s_n − s_p))``, a mean over anchors of the mean over their
-    positives.
+    """(N+1)-tuplet loss: log(1 + Σ_n e^{s_n − s_p}), the mean over positives, then over anchors.
 
-    Anchors without a positive or without a negative don't count.
+    It is the N-pair loss without the regulariser, for any ``distance``. On cosines, which differ by 2 at
+    most, it is flat: that is InfoNCE with τ = 1.
+
+    Logs ``tuplet``.
+
+    Source: Sohn, NIPS 2016, eq. 5.
 
     Args:
-        distance: of the four; the source takes the inner product of raw embeddings, ``dot``.
+        distance: of the four; the source takes the inner product of raw embeddings.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

@@ -22,7 +22,6 @@ from lit_metric.losses import (
     Loss,
     MarginMSELoss,
     MatryoshkaLoss,
-    MetricLoss,
     MultiSimilarityLoss,
     NCALoss,
     NPairLoss,
@@ -33,10 +32,11 @@ from lit_metric.losses import (
     SumLoss,
     TripletLoss,
     TupletLoss,
+    VectorLoss,
 )
 
 # A new loss joins here: it is then tested for gradients, row blocks, degenerate batches, autocast and ranks.
-LOSSES: dict[str, Callable[..., MetricLoss]] = {
+LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "contrastive": partial(ContrastiveLoss, margin=1.5),
     "contrastive-raw-pairs": partial(ContrastiveLoss, margin=3.0, normalize=False, average="pairs"),
     "contrastive-cosine": partial(ContrastiveLoss, margin=1.0, distance="cosine"),

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_metric import losses
-from lit_metric.losses import DensePairs, MetricLoss, PairBlock, RelationPairs
+from lit_metric.losses import DensePairs, MetricLoss, PairBlock, RelationPairs, VectorLoss
 from tests.losses.cases import (
     LEARN_FROM_ONE_KIND,
     LOSSES,
@@ -27,7 +27,7 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
 def value_and_gradients(
-    loss: MetricLoss, anchors: Tensor, candidates: Tensor, pairs: losses.Pairs
+    loss: VectorLoss, anchors: Tensor, candidates: Tensor, pairs: losses.Pairs
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     anchors, candidates = anchors.clone().requires_grad_(), candidates.clone().requires_grad_()
     loss.zero_grad()
@@ -36,7 +36,7 @@ def value_and_gradients(
     return output, [anchors.grad, candidates.grad, *(weight.grad.clone() for weight in loss.parameters())]
 
 
-def assert_nothing_learned(loss: MetricLoss, anchors: Tensor, candidates: Tensor, pairs: DensePairs) -> None:
+def assert_nothing_learned(loss: VectorLoss, anchors: Tensor, candidates: Tensor, pairs: DensePairs) -> None:
     output, gradients = value_and_gradients(loss, anchors, candidates, pairs)
     assert output["loss"] == 0
     for gradient in gradients:  # None would mean that the graph doesn't reach it, and another rank waits
@@ -253,6 +253,29 @@ def test_a_loss_of_ones_own_is_a_method() -> None:
     torch.testing.assert_close(Counting("dot", block_rows=2)(anchors, candidates, pairs)["loss"], expected)
 
 
+class Crossing(VectorLoss):
+    """One that needs more than similarities: the mean square of what anchors and positives add up to."""
+
+    def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> losses.Parts:
+        squares = (anchors[:, None] + candidates).square().sum(dim=2)
+        return {"square": losses.masked_mean(squares, pairs.positive, pairs.weight)}
+
+
+def test_a_loss_of_vectors_needs_no_method_of_scores() -> None:
+    anchors, candidates, pairs = random_batch()
+    row, column = pairs.positive.nonzero(as_tuple=True)
+    expected = torch.stack(
+        [(anchors[i] + candidates[j]).pow(2).sum() for i, j in zip(row, column, strict=True)]
+    )
+    loss = Crossing("dot", block_rows=2)
+    torch.testing.assert_close(loss(anchors, candidates, pairs)["loss"], expected.mean())
+    assert not hasattr(losses.AngularLoss, "parts")
+    with pytest.raises(TypeError, match=r"abstract.* rows"):
+        VectorLoss("dot")  # type: ignore[abstract]
+    with pytest.raises(TypeError, match=r"abstract.* parts"):
+        MetricLoss("dot")  # type: ignore[abstract]
+
+
 class Untouching(MetricLoss):
     """Says that there is nothing to learn without looking at its input or its parameter."""
 
@@ -305,7 +328,7 @@ def test_settings_that_make_no_sense(arguments: dict[str, Any], message: str) ->
 )
 def test_configured_from_text(name: str, arguments: dict[str, Any]) -> None:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MetricLoss, "loss")
+    parser.add_subclass_arguments(VectorLoss, "loss")
     config = parser.parse_object(
         {"loss": {"class_path": f"lit_metric.losses.{name}", "init_args": arguments}}
     )
