@@ -9,7 +9,7 @@ from lit_metric.data.ragged import Ragged
 
 
 def skipped_position(model: nn.Module) -> int | None:
-    """The ``padding_idx`` of a model that counts its tokens from there on, as RoBERTa and MPNet do, else None."""
+    """``padding_idx`` of a model that counts its tokens from behind it, as RoBERTa and MPNet do, or None."""
     for module in model.modules():
         if hasattr(module, "create_position_ids_from_inputs_embeds"):
             return int(module.padding_idx)  # type: ignore[arg-type]
