@@ -58,14 +58,16 @@ class Tables(pl.Callback):
             self.states[number] = {name: value.clone() for name, value in pl_module.state_dict().items()}
         mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
         version = mining.uses.at(number).version
-        if version not in self.opened:
+        if version and version not in self.opened:
             self.opened[version] = NegativeTable.open(data.tables, version, data.corpus)
         self.versions.append(version)
         self.threads.append(torch.get_num_threads())
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
-        drawn = data.miner.draw(
-            self.opened[version], batch.anchor_ids, data.relations, data.seed, epoch, batch_idx
-        )
+        drawn = torch.empty(0, dtype=torch.int64)
+        if version:
+            drawn = data.miner.draw(
+                self.opened[version], batch.anchor_ids, data.relations, data.seed, epoch, batch_idx
+            )
         self.drawn.append(sorted({*plan.candidates[batch_idx].tolist(), *drawn[drawn >= 0].tolist()}))
 
 
@@ -107,16 +109,17 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
         small: the small world.
         folder: of the run.
         options: ``resume`` from this checkpoint, ``save`` after so many steps, ``pause`` at this batch,
-            ``workers``, ``epochs``, ``callbacks``, ``places``, ``learner``, and what else is an argument of
-            the miner.
+            ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``, and what
+            else is an argument of the miner.
     """
     resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
-    workers, epochs = options.pop("workers", 0), options.pop("epochs", 3)
+    workers, prefetch = options.pop("workers", 0), options.pop("prefetch", 1)
+    epochs = options.pop("epochs", 3)
     callbacks: list[Any] = options.pop("callbacks", [])
     places = options.pop("places", {})
     learner = options.pop("learner", None) or small.learner(dropout=0.1)
     miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, **options})
-    data = small.data(miner=miner, num_workers=workers, prefetch_factor=1)
+    data = small.data(miner=miner, num_workers=workers, prefetch_factor=prefetch)
     watch, tables, mining = Watch(), Tables(), MiningCallback()
     callbacks = [mining, watch, tables, *callbacks]
     if save is not None:

@@ -30,8 +30,9 @@ class MiningCallback(Callback):
     """Keeps the data module's table of hard negatives fresh; does nothing where it has no miner.
 
     Before the first batch all ranks encode the training items by shares and rank zero mines version 1 under
-    ``RUN/negatives``. Later versions are mined the same way, or by a worker process while training goes on
-    (see ``mode`` of :class:`~lit_metric.mining.Miner`). The plan names the version that each batch uses. A
+    ``RUN/negatives``, unless the miner's ``cold_start`` says otherwise. Later versions are mined the same
+    way, or by a worker process while training goes on (see ``mode`` of :class:`~lit_metric.mining.Miner`).
+    The plan names the version that each batch uses, 0 for no table. A
     checkpoint names those that it needs, with a copy of the weights of a refresh under way, so that a resumed
     run goes on with the same; what the checkpoints of this run name is not collected.
 
@@ -62,9 +63,12 @@ class MiningCallback(Callback):
         per_epoch = _batches(trainer, data)
         ahead = data.num_workers * data.prefetch_factor + 1
         inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
+        if not inline and (reason := too_short(data.miner, per_epoch, ahead)):
+            _say_inline(trainer, reason)
+            inline = True
         self.clock = timetable(data.miner, per_epoch, ahead, inline)
         try:
-            for version in {use.version for use in self.uses.uses}:
+            for version in {use.version for use in self.uses.uses if use.version}:
                 NegativeTable.open(data.tables, version, data.corpus, tokenizer=tokenizer_of(pl_module))
                 if data.planner.uses_vectors:
                     TableVectors(data.tables, data.corpus)(version)
@@ -84,7 +88,7 @@ class MiningCallback(Callback):
         try:
             task = describe(trainer, pl_module, data, data.tables)
         except TypeError as error:
-            _say_inline(trainer, str(error))
+            _say_inline(trainer, f"a process can't be told how; {error}")
             return None
         background = Background(
             task,
@@ -112,6 +116,10 @@ class MiningCallback(Callback):
         if step >= self.clock.per_epoch and self.uses:  # prefetched, but beyond limit_train_batches
             return self.uses.uses[-1].version
         batch = self.clock.batch(epoch, step)
+        if not self.uses and batch == 0 and data.miner.cold_start == "in_batch":
+            self.uses.add(Use(0, 0, 0))
+            if self.background is not None:
+                self.background.copy(0, trainer.global_step, epoch, self.uses)
         if not self.uses:
             self._mine(trainer, pl_module, data, batch)
         elif self.background is None:
@@ -123,13 +131,13 @@ class MiningCallback(Callback):
             if len(self.uses.uses) > before:
                 self._collect(trainer, data)
             if self.background.impossible is not None:
-                _say_inline(trainer, self.background.impossible)
+                _say_inline(trainer, f"a process can't be told how; {self.background.impossible}")
                 self._stop()
                 self.background.clear()
                 self.background = None
                 self._mine(trainer, pl_module, data, batch)
-        limit = data.miner.max_staleness
-        if limit is not None and batch - self.uses.at(batch).taken > limit:
+        limit, use = data.miner.max_staleness, self.uses.at(batch)
+        if limit is not None and use.version and batch - use.taken > limit:
             self._mine(trainer, pl_module, data, batch)
         return self.uses.at(batch).version
 
@@ -147,7 +155,9 @@ class MiningCallback(Callback):
         """Log how old the table is, and share out the threads."""
         if self.uses:
             number = self.clock.batch(trainer.current_epoch, batch_idx)
-            pl_module.log("mining/staleness", float(number - self.uses.at(number).taken), batch_size=1)
+            use = self.uses.at(number)
+            if use.version:
+                pl_module.log("mining/staleness", float(number - use.taken), batch_size=1)
             if self.background is not None:
                 self.background.spare_threads(number)
 
@@ -221,7 +231,18 @@ class MiningCallback(Callback):
 
 def _say_inline(trainer: Trainer, reason: str) -> None:
     if trainer.is_global_zero:
-        log.warning("Mining stops training each time (inline), as a process can't be told how: %s", reason)
+        log.warning("Mining stops training each time (inline): %s", reason)
+
+
+def too_short(miner: Miner, per_epoch: int, ahead: int) -> str | None:
+    """Why there is no delay to choose where none was given: the loader runs ahead by a refresh period."""
+    period = period_of(miner.refresh, per_epoch)
+    if miner.delay is not None or period is None or period > ahead:
+        return None
+    return (
+        f"a refresh every {period} batches leaves a process no time, as the loader runs {ahead} ahead (fewer "
+        "workers or a smaller prefetch_factor would, or a longer refresh)"
+    )
 
 
 def timetable(miner: Miner, per_epoch: int, ahead: int, inline: bool = False) -> Timetable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -126,11 +127,15 @@ class Background:
     def spare_threads(self, batch: int) -> None:
         """On a CPU, leave the worker its threads while it is at work."""
         if self._given_threads:
-            busy = bool(self.pending) if self.miner.mode == "eager" else self.clock.mining(batch)
+            busy = bool(self.pending) if self.miner.mode == "eager" else self._mining(batch)
             # By the timetable and not by what the worker does: sums depend on the number of threads.
             wanted = max(1, self._own_threads - self._given_threads) if busy else self._own_threads
             if torch.get_num_threads() != wanted:
                 torch.set_num_threads(wanted)
+
+    def _mining(self, batch: int) -> bool:
+        first = self.miner.cold_start == "in_batch" and batch < self.clock.delay
+        return first or self.clock.mining(batch)
 
     def copy(self, done: int, step: int, epoch: int, uses: Uses) -> None:
         """Copy the weights after ``done`` batches and begin a refresh.
@@ -240,7 +245,8 @@ class Background:
                 pending.taken,
                 reason,
             )
-            write_json(self.folder / "skipped.json", self.skipped)
+            with contextlib.suppress(OSError):  # a full disk may be why it is skipped
+                write_json(self.folder / "skipped.json", self.skipped)
 
     def state(self, done: int) -> dict[str, Any]:
         """What a checkpoint must say of the refreshes under way; keeps the files that they need."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Mode = Literal["inline", "scheduled", "eager"]
+ColdStart = Literal["mine", "in_batch"]
 
 
 class Miner:
@@ -54,9 +55,10 @@ class Miner:
         mode: ``"inline"`` stops training while it mines. In the other two a process of its own mines from a
             copy of the weights while training goes on: ``"scheduled"`` takes the new table into use at a
             batch fixed beforehand, ``"eager"`` as soon as it is there; see ``docs/asynchronous-mining.md``.
+            Where no process can do it, mining is inline, and one line says why.
         delay: in ``"scheduled"`` mode, how many batches after the copy of the weights the new table is taken
             into use; half a refresh period if None. Must exceed what the loader prefetches, and be at most a
-            refresh period.
+            refresh period. If None and a period has too few batches for that, mining is inline.
         max_staleness: no batch uses a table whose weights are older than so many batches: training waits for
             the one that is being mined, or else mines inline. None: no bound when ``"scheduled"``, two
             refresh periods when ``"eager"``.
@@ -68,10 +70,15 @@ class Miner:
         device: where the process encodes, such as ``"cpu"`` or ``"cuda:1"``; where rank zero trains if None.
         free_refresh: take the vectors that training steps compute anyway, and encode only the items whose
             vector is older than an epoch. Not when ``"inline"``.
+        cold_start: ``"mine"`` mines the first table before the first batch. ``"in_batch"`` starts at once,
+            with the negatives that are in a batch anyway, and uses the first table where a refresh of the
+            first weights would: after ``delay`` batches when ``"scheduled"``, as soon as it is there when
+            ``"eager"``, after the first period when ``"inline"``.
 
     Raises:
-        ValueError: if a number is out of range, both ``index`` and ``proposer`` are given, or
-            ``free_refresh`` is asked for where there is no process.
+        ValueError: if a number is out of range, both ``index`` and ``proposer`` are given,
+            ``free_refresh`` is asked for where there is no process, or a cold start in the batch where no
+            refresh follows.
     """
 
     _kept_as: ClassVar[dict[str, str]] = {"draw": "drawing"}
@@ -87,7 +94,7 @@ class Miner:
         proposer: Proposer | None = None,
         max_fetch: int = 8192,
         sample: int = 20,
-        mode: Mode = "inline",
+        mode: Mode = "scheduled",
         delay: int | None = None,
         max_staleness: int | None = None,
         restarts: int = 2,
@@ -96,6 +103,7 @@ class Miner:
         threads: int | None = None,
         device: str | None = None,
         free_refresh: bool = False,
+        cold_start: ColdStart = "mine",
     ) -> None:
         if index is not None and proposer is not None:
             raise ValueError("both index and proposer are given: put the index into the proposer")
@@ -107,6 +115,11 @@ class Miner:
         if free_refresh and mode == "inline":
             raise ValueError(
                 'free_refresh=True needs mode="scheduled" or mode="eager": inline mining encodes all'
+            )
+        if cold_start not in get_args(ColdStart) or (cold_start == "in_batch" and refresh == "never"):
+            raise ValueError(
+                f'cold_start={cold_start!r} with refresh={refresh!r}: use "mine", or "in_batch" with a refresh '
+                "that brings the first table"
             )
         self.index = index
         self.candidates = candidates
@@ -126,6 +139,7 @@ class Miner:
         self.threads = threads
         self.device = device
         self.free_refresh = free_refresh
+        self.cold_start: ColdStart = cold_start
 
     def spec(self) -> dict[str, Any]:
         """``class_path`` and ``init_args``, from which an equal miner can be built elsewhere."""

@@ -62,7 +62,7 @@ def test_batches_meet_what_was_drawn_for_them_and_nothing_that_is_like_them(
     rows = questions(36, seed=0)
     wrong = [(text, f"intent{(int(label[-1]) + 1) % 6}") for text, label in rows]
     train = write_csv(tmp_path / "train.csv", [*rows, *wrong])
-    miner = Miner(candidates=8, negatives=3, filters=[])
+    miner = Miner(candidates=8, negatives=3, filters=[], mode="inline")
     data, watch, drawn = fit(
         small, tmp_path / "run", miner, train=train, validation=small / "test.csv", num_workers=workers
     )
@@ -83,7 +83,7 @@ def test_batches_meet_what_was_drawn_for_them_and_nothing_that_is_like_them(
 
 
 def test_a_new_table_for_every_epoch(small: Small, tmp_path: Path) -> None:
-    data, _, drawn = fit(small, tmp_path, Miner(candidates=5, draw=UniformWindow(0, 3)))
+    data, _, drawn = fit(small, tmp_path, Miner(candidates=5, draw=UniformWindow(0, 3), mode="inline"))
     folder = tmp_path / "negatives"
     assert versions(folder) == [2, 3]  # the first is collected
     for epoch in (1, 2):
@@ -111,7 +111,7 @@ def test_a_table_is_of_the_training_items_and_the_weights_of_the_moment(small: S
 
 
 def test_mining_is_logged(small: Small, tmp_path: Path) -> None:
-    data = small.data(miner=Miner(candidates=5))
+    data = small.data(miner=Miner(candidates=5, mode="inline"))
     trainer(tmp_path, logger=RunLogger("run", str(tmp_path))).fit(small.learner(), data)
     mined = [row for row in rows(tmp_path / "run") if "mining/seconds" in row]
     assert [row["step"] for row in mined] == ["0", "5"]

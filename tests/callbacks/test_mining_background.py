@@ -274,7 +274,7 @@ def test_a_run_resumed_at_the_moment_of_a_copy_copies_again(
     [
         ({"delay": 5}, 5, "delay=5 must be more than the 5 batches"),
         ({"delay": 101}, 5, "delay=101 must be at most a refresh period, which is 100 batches"),
-        ({"refresh": 4}, 5, "a refresh every 4 batches is too often for a loader that runs 5 ahead"),
+        ({"refresh": 4, "delay": 4}, 5, "a refresh every 4 batches is too often for a loader that runs 5"),
         ({"delay": 50, "max_staleness": 148}, 5, "max_staleness=148 can't be kept.* is 149 batches old"),
     ],
 )

@@ -37,7 +37,7 @@ def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **opti
     negatives, save = options.pop("negatives", 0), options.pop("save", None)
     learner = small.learner(InfoNCELoss(0.2, learnable=True), dropout=options.pop("dropout", 0.0)).double()
     data = small.data(
-        miner=Miner(candidates=6, negatives=negatives) if negatives else None,
+        miner=Miner(candidates=6, negatives=negatives, mode="inline") if negatives else None,
         max_tokens=options.pop("max_tokens", 60),
     )
     watch = Watch()

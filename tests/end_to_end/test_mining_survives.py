@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from lit_metric.mining import NegativeTable, versions
 from lit_metric.mining.faults import VARIABLE
-from tests.background import children, fit, version_at
+from tests.background import children, fit
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
 from tests.end_to_end.command import ROOT
@@ -110,9 +110,10 @@ def test_ranks_switch_at_the_same_batch_with_one_slow_and_the_worker_killed(
     small: Small, tmp_path: Path, pool: RankPool
 ) -> None:
     faults = f"search:kill:1:{tmp_path / 'marks'}"
-    shared = pool.run(shared_fit, small.root, tmp_path, faults, {"free_refresh": True})
+    options = {"free_refresh": True, "cold_start": "in_batch"}
+    shared = pool.run(shared_fit, small.root, tmp_path, faults, options)
     assert (tmp_path / "marks").read_text() == "."
-    assert [rank["versions"] for rank in shared] == [[version_at(batch) for batch in range(15)]] * 2
+    assert [rank["versions"] for rank in shared] == [[0] * 3 + [1] * 5 + [2] * 5 + [3] * 2] * 2
     assert shared[0]["restarts"] == 1
     check(shared)
 

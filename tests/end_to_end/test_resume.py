@@ -30,7 +30,9 @@ def fit(
 ) -> tuple[dict[str, torch.Tensor], Watch]:
     """Three epochs with dropout and a learned temperature; the final weights, and what was seen."""
     learner = small.learner(InfoNCELoss(0.2, learnable=True), dropout=0.1)
-    data = small.data(num_workers=workers, miner=Miner(candidates=5, negatives=2) if miner else None)
+    data = small.data(
+        num_workers=workers, miner=Miner(candidates=5, negatives=2, mode="inline") if miner else None
+    )
     watch = Watch()
     torch.manual_seed(len(str(folder)))  # of no consequence
     trainer(folder, watch, *callbacks, max_epochs=3, **options).fit(learner, data, ckpt_path=resume)
@@ -112,7 +114,9 @@ def test_a_table_of_other_items_is_not_used(
 ) -> None:
     fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
     learner = small.learner(InfoNCELoss(0.2, learnable=True))
-    data = small.data(train=[small / "train.csv", small / "test.csv"], miner=Miner(candidates=5), test=None)
+    data = small.data(
+        train=[small / "train.csv", small / "test.csv"], miner=Miner(candidates=5, mode="inline"), test=None
+    )
     data.read()
     # Such a resume is refused by what the checkpoint says of its data; here it says nothing.
     state = torch.load(tmp_path / "checkpoints" / "7.ckpt", weights_only=True)
