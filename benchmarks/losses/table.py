@@ -90,9 +90,8 @@ SETUPS: dict[str, Setup] = {
         pairs=planner_of("PKPlanner", classes=64, per_class=2),
         n_pair=planner_of("NPairPlanner", classes=64),
         grouped=planner_of("PKPlanner", classes=32, per_class=4),
-        protocol="training texts vote; MAP@R is that of the test texts among themselves; in validation, both "
-        "are of the validation texts, a tenth of the training texts, among themselves",
-        data={"validate_against": "self", "test_against": "both"},
+        protocol="each text against the others of its split; validation has a tenth of the training texts",
+        data={"validate_against": "self", "test_against": "self"},
     ),
 }
 
