@@ -63,8 +63,9 @@ class CoSENTLoss(MetricLoss):
 
     Only the order of scores matters, not their scale. Pairs of different anchors are compared, all of the
     batch and of all processes; pairs without a score are not, and one that is listed twice counts twice. It
-    needs scores: where there are only class labels, a positive counts as 1 and a negative as 0. Anchors are
-    used that have a score; a pair's weight multiplies the terms that it takes part in.
+    needs scores: with class labels alone there is nothing to compare. (Of bare masks, a positive counts as 1
+    and a negative as 0.) Anchors are used that have a score; a pair's weight multiplies the terms that it
+    takes part in.
 
     Cost: memory is one block of similarities and a few numbers for each pair that has a score, and time that
     of sorting them.
@@ -76,7 +77,7 @@ class CoSENTLoss(MetricLoss):
     Args:
         temperature: τ, above 0; sentence-transformers' ``scale`` is 1/τ. The source takes 0.05; try 0.02 to
             0.1.
-        distance: of the four; Euclidean distances enter with a minus sign. The source takes the cosine.
+        distance: any of the four; Euclidean distances enter with a minus sign. The source takes the cosine.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

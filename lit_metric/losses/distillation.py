@@ -52,7 +52,7 @@ class DistillationKLLoss(MetricLoss):
     """Distillation: τ² Σ p log(p / q), p the softmax of an anchor's teacher scores and q that of its s/τ,
     over the candidates that have a teacher's score, the mean over anchors.
 
-    A batch must hold several of them, as with ``MarginMSELoss``. Where there are only masks, a positive
+    A batch must hold several of them, as with ``MarginMSELoss``. Of bare masks, a positive
     counts as 1 and a negative as 0. The factor τ² keeps the gradient from fading as the temperature rises.
 
     Logs ``distillation_kl``.
@@ -63,7 +63,7 @@ class DistillationKLLoss(MetricLoss):
         temperature: τ, above 0. Try 1 to 4 for inner products, 0.02 to 0.2 with ``cosine``.
         teacher_temperature: the teacher's scores are divided by it, above 0; that of the student if None.
             Take the spread of the scores; too small makes one candidate everything.
-        distance: of the four; sentence-transformers takes the inner product. Try ``cosine``, too.
+        distance: any of the four; sentence-transformers takes the inner product. Try ``cosine``, too.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

@@ -100,8 +100,8 @@ class GuidedLoss(CombinedLoss):
               margin: 0.0
               loss: {class_path: lit_metric.losses.InfoNCELoss}
 
-    Cost: every process encodes all items with the guide once, before training, and keeps their vectors on its
-    device.
+    Cost: the processes share in encoding all items with the guide once, before training; each keeps all
+    vectors on its device.
 
     Logs what the loss logs.
 

@@ -68,7 +68,7 @@ class InfoNCELoss(TemperatureLoss):
         hardness: β, at least 0: negatives weigh e^{β s_n/τ}, with a mean of 1 over an anchor's negatives, so
             that the more similar ones weigh more (Robinson et al., "Contrastive Learning with Hard Negative
             Samples", ICLR 2021, without its debiasing). 0 weighs all alike; try 0.1 to 1.
-        distance: of the four; Euclidean distances enter with a minus sign.
+        distance: any of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

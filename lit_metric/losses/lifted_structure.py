@@ -60,7 +60,7 @@ class LiftedStructureLoss(MetricLoss):
         temperature: τ, above 0; smaller looks at the hardest pairs only. The source has none, that is 1,
             which is close to a mean on unit vectors, no two of which are further apart than 2; try 0.05 to
             0.5 there.
-        distance: of the four; the source takes ``euclidean`` on raw embeddings.
+        distance: any of the four; the source takes ``euclidean`` on raw embeddings.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

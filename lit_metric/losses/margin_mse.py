@@ -72,7 +72,7 @@ class MarginMSELoss(MetricLoss):
     with ``cosine``, bring the scores to that of cosines. A batch must hold several scored candidates of an
     anchor, or ``anchors_used`` and the loss are 0: with ``PairPlanner(negatives=3)`` it holds one positive
     and three of the negatives that were given, with ``positive_from`` of the data between the scores of the
-    two. Where there are only masks, a positive counts as 1 and a negative as 0.
+    two. Of bare masks, a positive counts as 1 and a negative as 0.
 
     Logs ``margin_mse``.
 
@@ -81,7 +81,7 @@ class MarginMSELoss(MetricLoss):
     Args:
         compared: ``all`` compares every two candidates with a score; ``positives`` a positive with a negative
             only, as sentence-transformers does.
-        distance: of the four; the source takes the inner product, on whose scale the scores should be.
+        distance: any of the four; the source takes the inner product, on whose scale the scores should be.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

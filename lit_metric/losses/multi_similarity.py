@@ -91,7 +91,7 @@ class MultiSimilarityLoss(MetricLoss):
             10 to 50, smaller for noisy labels.
         base: λ, the similarity that separates your classes. The source takes 0.5 to 1.
         epsilon: ε, the margin of the mining step; None leaves it out. The source takes 0.1; try 0 to 0.3.
-        distance: of the four; Euclidean distances enter with a minus sign. The source takes the cosine.
+        distance: any of the four; Euclidean distances enter with a minus sign. The source takes the cosine.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

@@ -54,7 +54,7 @@ class NCALoss(TemperatureLoss):
 
     Args:
         temperature: τ, above 0, and between 0.01 and 100 if it is learned. Try 0.05 to 0.5 with ``cosine``.
-        distance: of the four; Euclidean distances enter with a minus sign. The sources take
+        distance: any of the four; Euclidean distances enter with a minus sign. The sources take
             ``squared_euclidean``.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.

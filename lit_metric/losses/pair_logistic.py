@@ -99,7 +99,7 @@ class PairLogisticLoss(TemperatureLoss):
         temperature: τ, above 0, and between 0.01 and 100 if it is learned. The source has none, that is 1, on
             inner products; try 0.02 to 0.2 with ``cosine``.
         learnable: learn the temperature from there, as its logarithm, within those bounds.
-        distance: of the four; Euclidean distances enter with a minus sign.
+        distance: any of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

@@ -75,8 +75,8 @@ class ProxyNCALoss(ProxyLoss):
         temperature: τ, above 0; the default is ProxyNCA++'s 1/9, the first source has none, that is 1. Try
             0.05 to 0.3.
         denominator: over ``all`` proxies (ProxyNCA++), or those of the ``others`` (Proxy-NCA).
-        distance: of the four; the sources take ``squared_euclidean`` on unit vectors. Try ``cosine``, at half
-            the temperature.
+        distance: any of the four; the sources take ``squared_euclidean`` on unit vectors. Try ``cosine``, at
+            half the temperature.
         normalize: scale embeddings and proxies to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all proxies at a time.
 

@@ -14,7 +14,7 @@ from lit_metric.losses.pairs import Pairs
 class SumLoss(CombinedLoss):
     """A weighted sum of losses between the same anchors and candidates, each with its own ``distance``.
 
-    Such as the angular loss beside N-pair of its source::
+    An example is the angular loss beside N-pair of its source::
 
         model:
           loss:

@@ -171,7 +171,7 @@ class TripletLoss(MetricLoss):
             for each anchor the furthest positive and the closest negative.
         average: over ``all`` triplets that were mined, or over the ``active`` ones only, which keeps the
             gradient from fading as triplets are satisfied; the latter not with the soft margin.
-        distance: of the four.
+        distance: any of the four.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 

@@ -95,7 +95,7 @@ class TupletLoss(MetricLoss):
     Source: Sohn, NIPS 2016, eq. 5.
 
     Args:
-        distance: of the four; the source takes the inner product of raw embeddings.
+        distance: any of the four; the source takes the inner product of raw embeddings.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
 
