@@ -1,16 +1,14 @@
-"""k-means against scikit-learn, components against SciPy."""
+"""k-means against scikit-learn, balanced halves against a loop."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from lit_metric.clusters import components, k_means, nearest_centres
+from lit_metric.clusters import balanced_clusters, k_means, nearest_centres, on_grid
 from tests.mining.cases import blobs
 
 
@@ -54,18 +52,83 @@ def test_nearest_centres_by_euclidean_distance_count_the_centres_lengths() -> No
     assert nearest_centres(torch.tensor([[2.0, 0.0], [3.0, 0.0]]), centres, "dot").tolist() == [[0], [1]]
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_components_are_those_of_scipy(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    count = 400
-    first, second = torch.randint(count, (2, 60 + 60 * seed), generator=generator)
-    found = components(first, second, count)
-    graph = coo_array((np.ones(len(first)), (first.numpy(), second.numpy())), shape=(count, count))
-    _, expected = connected_components(graph, directed=False)
-    assert adjusted_rand_score(expected, found.numpy()) == 1.0
-    assert all(int(found[node]) == min(np.flatnonzero(expected == expected[node])) for node in range(count))
+def directions_of(count: int, dimension: int = 8, seed: int = 0) -> np.ndarray:
+    points = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
+    return on_grid(points / np.linalg.norm(points, axis=1, keepdims=True))
 
 
-def test_a_long_chain_is_one_component() -> None:
-    order = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
-    assert components(order[:-1], order[1:], 2000).unique().tolist() == [0]
+def halves(
+    points: np.ndarray, members: list[int], largest: int, random: np.random.Generator
+) -> list[list[int]]:
+    """Balanced 2-means point by point, in double precision."""
+    if len(members) <= largest:
+        return [members]
+    x = points[members].astype(np.float64)
+    first, second = random.choice(len(members), 2, replace=False)
+    centres = [x[first], x[second]]
+    for _ in range(7):
+        nearer = [row @ centres[1] - row @ centres[0] for row in x]
+        order = sorted(range(len(members)), key=lambda place: (nearer[place], place))
+        parts = order[: -(-len(members) // 2)], order[-(-len(members) // 2) :]
+        means = [x[part].mean(axis=0) for part in parts]
+        centres = [np.rint(mean / np.linalg.norm(mean) * 2048) / 2048 for mean in means]
+    return [
+        half for part in parts for half in halves(points, [members[place] for place in part], largest, random)
+    ]
+
+
+@pytest.mark.parametrize(("count", "largest"), [(24, 3), (40, 5), (64, 16), (100, 100)])
+def test_halves_of_halves_are_those_of_a_loop(count: int, largest: int) -> None:
+    points = directions_of(count)
+    for seed in range(5):
+        own = balanced_clusters(lambda rows: points[rows], count, largest, np.random.default_rng(seed))
+        random = np.random.default_rng(seed)
+        expected = halves(points, random.permutation(count).tolist(), largest, random)
+        assert [cluster.tolist() for cluster in own] == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 1000])
+@pytest.mark.parametrize("largest", [1, 2, 7])
+def test_balanced_clusters_hold_everything_once_in_equal_parts(count: int, largest: int) -> None:
+    points = directions_of(count)
+    clusters = balanced_clusters(lambda rows: points[rows], count, largest, np.random.default_rng(0))
+    sizes = {len(cluster) for cluster in clusters}
+    assert sorted(np.concatenate(clusters).tolist()) == list(range(count))
+    assert max(sizes) <= largest
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) * 2 > min(largest, count)
+
+
+def test_many_points_are_halved_by_a_sample_and_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_metric.clusters._SAMPLED", 64)
+    monkeypatch.setattr("lit_metric.clusters._BLOCK", 100)
+    points, labels = blobs(1000, 4, spread=0.05)
+    unit = on_grid(torch.nn.functional.normalize(points, dim=1).numpy())
+    reads = []
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        reads.append(len(rows))
+        return unit[rows]
+
+    clusters = balanced_clusters(read, 1000, 16, np.random.default_rng(0))
+    assert max(reads) <= 100
+    assert sorted(np.concatenate(clusters).tolist()) == list(range(1000))
+    pure = [len({*labels[cluster].tolist()}) == 1 for cluster in clusters]
+    assert np.mean(pure) > 0.9  # but for those at the three seams of four groups
+
+
+def test_points_that_are_all_alike_are_halved_all_the_same() -> None:
+    points = on_grid(np.ones((9, 4), dtype=np.float32) / 2)
+    clusters = balanced_clusters(lambda rows: points[rows], 9, 2, np.random.default_rng(0))
+    assert sorted(np.concatenate(clusters).tolist()) == list(range(9))
+    with pytest.raises(ValueError, match="count=0 and largest=2"):
+        balanced_clusters(lambda rows: points[rows], 0, 2, np.random.default_rng(0))
+
+
+def test_products_on_the_grid_are_exact_in_any_order() -> None:
+    x, y = directions_of(200, 384), directions_of(100, 384, seed=1)
+    exact = x.astype(np.float64) @ y.astype(np.float64).T
+    order = np.random.default_rng(0).permutation(384)
+    assert np.array_equal(x @ y.T, exact)
+    assert np.array_equal(x[:, order] @ y[:, order].T, exact)
+    assert not np.array_equal(x / np.float32(3) @ y.T, exact / 3)  # as it is without the grid

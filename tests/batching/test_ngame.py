@@ -1,0 +1,142 @@
+"""Batches of clusters: every item once, each with a positive, among near ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from lit_metric.batching import ItemVectors, NGAMEPlanner, Plan, ShufflePlanner
+from lit_metric.batching.classes import Members
+from lit_metric.batching.ngame import partners_of
+from lit_metric.batching.plan import random_stream
+from lit_metric.clusters import balanced_clusters
+from lit_metric.data import DataError, LabelRelations, MultiLabelRelations, PairRelations, Ragged
+from tests.batching.geometry import families, item_vectors, likeness, scattered
+from tests.batching.judgements import judged
+from tests.batching.test_planners import SIZES, relations_of
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("batch_size", [16, 50, 10_000])
+def test_every_labelled_item_is_an_anchor_once_and_brings_a_positive(shape: str, batch_size: int) -> None:
+    relations = relations_of(SIZES[shape], unlabelled=9)
+    ids, labels = torch.arange(len(relations)), relations.labels.tolist()
+    labelled = [item for item, label in enumerate(labels) if label >= 0]
+    planner = NGAMEPlanner(batch_size, cluster_size=8)
+    for seed in range(3):
+        plan = planner.plan_by(scattered(len(relations)), ids, relations, seed, 0)
+        assert sorted(plan.anchors.values.tolist()) == labelled
+        batches = -(-len(labelled) // batch_size)
+        assert len(plan) == batches == planner.length(ids, relations, seed)
+        expected = [len(part) for part in np.array_split(np.arange(len(labelled)), batches)]
+        assert plan.anchors.lengths.tolist() == expected
+        for anchors, candidates in zip(plan.anchors.tolist(), plan.candidates.tolist(), strict=True):
+            assert candidates[: len(anchors)] == anchors
+            assert len({*candidates}) == len(candidates) <= 2 * len(anchors)
+            there = Counter(labels[each] for each in candidates)
+            assert all((there[labels[each]] > 1) == (SIZES[shape][labels[each]] > 1) for each in anchors)
+
+
+def test_a_batch_is_clusters_laid_end_to_end() -> None:
+    relations, vectors, _ = families(members=4)  # 192 items: 16 clusters of 12
+    planner = NGAMEPlanner(batch_size=48, cluster_size=12)
+    plan = planner.plan_by(vectors, torch.arange(192), relations, 3, 2)
+    random, numbers = random_stream(3, 2), np.arange(192)
+    partners_of(numbers, Members(numbers, np.full(48, 4)), random)  # draws first
+    clusters = balanced_clusters(vectors.of, 192, 12, random)
+    order = random.permutation(16)
+    for batch, places in zip(plan.anchors.tolist(), order.reshape(4, 4), strict=True):
+        assert batch == [item for place in places for item in clusters[place].tolist()]
+
+
+def test_four_items_in_two_directions_make_two_batches() -> None:
+    vectors = item_vectors(np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1]]))
+    relations = LabelRelations(torch.tensor([0, 0, 1, 1]), ["a", "b"], torch.arange(4))
+    for seed in range(10):
+        plan = NGAMEPlanner(2, 2).plan_by(vectors, torch.arange(4), relations, seed, 0)
+        assert sorted(sorted(batch) for batch in plan.anchors.tolist()) == [[0, 2], [1, 3]]
+        # Each brings the other of its class, which is far away.
+        assert [sorted(batch) for batch in plan.candidates.tolist()] == [[0, 1, 2, 3]] * 2
+
+
+def test_items_of_a_batch_are_nearer_than_random_ones() -> None:
+    relations, vectors, _ = families(count=30, members=2)
+    ids, labels = torch.arange(len(relations)), relations.labels
+    plan = NGAMEPlanner(12, 12).plan_by(vectors, ids, relations, 0, 0)
+    near = likeness(Plan(plan.anchors, plan.anchors), labels, vectors)
+    far = likeness(ShufflePlanner(12).plan(ids, relations, 0, 0), labels, vectors)
+    assert abs(far) < 0.15
+    assert near > far + 0.2
+
+
+def test_anchors_of_pairs_take_all_their_positives_in_turn() -> None:
+    relations = judged(0, anchors=40, candidates=20, count=90, negatives=10)
+    anchors = torch.arange(40)
+    planner, seen = NGAMEPlanner(8, 4), set()
+    everyone = {item for item in range(40) if len(relations.all_positives(torch.tensor([item])).values)}
+    for epoch in range(6):
+        plan = planner.plan_by(scattered(40), anchors, relations, 0, epoch)
+        assert sorted(plan.anchors.values.tolist()) == sorted(everyone)
+        assert len(plan) == -(-len(everyone) // 8) == planner.length(anchors, relations, 0)
+        for own, others in zip(plan.anchors.tolist(), plan.candidates.tolist(), strict=True):
+            assert len({*others}) == len(others) <= len(own)
+            met = relations.positive(torch.tensor(own), torch.tensor(others))
+            assert met.any(dim=1).all()
+            assert met.any(dim=0).all()
+            seen |= {(own[row], others[column]) for row, column in met.nonzero().tolist()}
+    every, others, grades = relations.judgements(anchors)
+    assert seen >= {*zip(every[grades > 0].tolist(), others[grades > 0].tolist(), strict=True)}
+
+
+def test_an_item_with_several_labels_is_there_once_and_brings_one_of_any() -> None:
+    labels = Ragged.from_lists([[0, 1], [0], [1], [], [2]])
+    relations = MultiLabelRelations(labels, list("abc"), torch.arange(5))
+    brought = set()
+    for epoch in range(30):
+        plan = NGAMEPlanner(4, 2).plan_by(scattered(5), torch.arange(5), relations, 0, epoch)
+        assert sorted(plan.anchors[0].tolist()) == [0, 1, 2, 4]
+        members = Members(np.array([0, 1, 0, 2, 4]), np.array([2, 2, 1]))
+        partners = partners_of(np.array([0, 1, 2, 4]), members, random_stream(0, epoch)).tolist()
+        assert partners[1:] == [0, 0, -1]
+        brought.add(partners[0])
+    assert brought == {1, 2}
+
+
+def test_partners_are_others_of_the_class_equally_often() -> None:
+    members = Members(np.arange(4), np.array([4]))
+    random = random_stream(0, 0)
+    drawn = np.stack([partners_of(np.arange(4), members, random) for _ in range(3000)])
+    counts = np.stack([(drawn == item).sum(0) for item in range(4)])
+    assert (counts.diagonal() == 0).all()
+    # Each of three others a third of 3000 times, within 5 standard deviations.
+    assert np.abs(counts[~np.eye(4, dtype=bool)] - 1000).max() < 5 * (3000 * 2 / 9) ** 0.5
+
+
+def test_arguments_and_data_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="cluster_size=300 must be at least 2, and at most batch_size=256"):
+        NGAMEPlanner(cluster_size=300)
+    with pytest.raises(ValueError, match="cluster_size=1 must be at least 2"):
+        NGAMEPlanner(cluster_size=1)
+    with pytest.raises(ValueError, match="NGAMEPlanner plans by the items' vectors and was given none"):
+        NGAMEPlanner().plan(torch.arange(3), relations_of([3]), 0, 0)
+    nothing = PairRelations(torch.tensor([0]), torch.tensor([1]), torch.tensor([0.0]), torch.arange(2))
+    with pytest.raises(DataError, match="none of the 2 items to train on has a positive"):
+        NGAMEPlanner().length(torch.arange(2), nothing, 0)
+    with pytest.raises(DataError, match="NGAMEPlanner asks for 1 different classes"):
+        NGAMEPlanner().plan_by(scattered(2), torch.arange(2), relations_of([], unlabelled=2), 0, 0)
+
+
+def test_vectors_are_read_by_id_and_in_parts() -> None:
+    vectors = ItemVectors(torch.tensor([2, 5, 9]), np.eye(3, dtype=np.float16))
+    part = vectors.part(3, 10)
+    assert part.ids.tolist() == [2, 6]
+    assert part.of(torch.tensor([6, 2])).tolist() == [[0, 0, 1], [0, 1, 0]]
+    with pytest.raises(KeyError, match=r"item 4 has no vector \(1 of 2 asked for have none\)"):
+        vectors.of(torch.tensor([5, 4]))
+    with pytest.raises(ValueError, match="ids must rise strictly"):
+        ItemVectors(torch.tensor([2, 2]), np.eye(2))
+    with pytest.raises(ValueError, match=r"vectors of shape \(2, 2\) for 3 ids"):
+        ItemVectors(torch.arange(3), np.eye(2))
