@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -100,6 +101,18 @@ def test_with_a_margin_it_is_gist_embed_loss(monkeypatch: pytest.MonkeyPatch, ma
     torch.testing.assert_close(found, expected)
     unguided = InfoNCELoss(0.1)(vectors[:count], vectors[count:], pairs)["loss"]
     assert float(found) < float(unguided) - 0.05
+
+
+def test_a_negative_that_is_left_out_leaves_the_sum() -> None:
+    """DCLR's code sets its logit to 0, so that e⁰ stays in the denominator, where its paper has no term."""
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    pairs = RelationPairs(Labels(torch.tensor([0, 0, 1, 2])), torch.tensor([0]), torch.tensor([1, 2, 3]))
+    loss = GuidedLoss(InfoNCELoss(1.0), "none", threshold=0.5)
+    loss.take(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, -0.8]]))  # item 2: 0.8, item 3: 0.6
+    assert loss(vectors[:1], vectors[1:], pairs)["loss"].item() == 0  # no negative is left
+    loss.threshold = 0.7
+    found = loss(vectors[:1], vectors[1:], pairs)["loss"].item()
+    assert found == pytest.approx(math.log(1 + math.exp(0 - 1)))  # 0.3133; with e⁰ for item 2 it were 0.5514
 
 
 def test_what_it_cannot_work_with_is_refused() -> None:

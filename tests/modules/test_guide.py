@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 from lit_metric import TextEncoder
+from lit_metric.data import Items
 from lit_metric.losses import GuidedLoss, InfoNCELoss, Loss, SumLoss
-from tests.small import Small, Watch, trainer
+from lit_metric.modules.guide import guide_vectors
+from tests.distributed import RankPool
+from tests.small import Small, Watch, questions, trainer
 
 
 def losses_with(small: Small, folder: Path, loss: Loss) -> list[float]:
@@ -39,3 +45,36 @@ def test_the_guide_knows_every_item_by_its_id(small: Small, tmp_path: Path) -> N
     for item in (0, 5, len(data.items) - 1):
         vector = torch.from_numpy(encoder.encode(data.texts_of(item)))[0]
         torch.testing.assert_close(loss.vectors[item], vector / vector.norm(), rtol=0, atol=1e-5)
+
+
+def shared_work(folder: str, texts: list[str]) -> tuple[list[str], Tensor]:
+    """What this process encodes, and the vectors that it gets."""
+    items, vocabulary = Items.encode([[text] for text in texts])
+    asked: list[str] = []
+
+    class Heard(TextEncoder):
+        def encode(self, items: list[str]) -> object:  # type: ignore[override]
+            asked.extend(items)
+            return super().encode(items)
+
+    with patch("lit_metric.modules.guide.TextEncoder", Heard):
+        data = SimpleNamespace(items=items, vocabulary=vocabulary)
+        return asked, guide_vectors(folder, data, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_ranks_share_the_encoding_and_have_the_same_vectors(small: Small, tmp_path: Path) -> None:
+    with RankPool(2, tmp_path) as pool:
+        for count in (11, 1):
+            texts = [text for text, _ in questions(count, seed=0)]
+            texts += texts[:3]  # Copies are encoded once, or rounding would tell them apart.
+            asked, alone = shared_work(small / "backbone", texts)
+            assert asked == texts[:count]
+            (first, vectors), (second, theirs) = pool.run(shared_work, small / "backbone", texts)
+            assert (len(first), len(second)) == ((count + 1) // 2, count // 2)
+            assert sorted(first + second) == sorted(texts[:count])
+            assert torch.equal(vectors, theirs)
+            assert torch.equal(vectors[: len(texts) - count], vectors[count:])
+            torch.testing.assert_close(vectors, alone, rtol=0, atol=1e-6)
+            encoder = TextEncoder(small / "backbone")
+            by_one = [torch.from_numpy(encoder.encode([text]))[0] for text in texts]
+            torch.testing.assert_close(vectors, torch.stack(by_one), rtol=0, atol=1e-5)
