@@ -13,6 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_metric import Miner
+from lit_metric.batching import HardPKPlanner
 from lit_metric.callbacks import RunReport
 from lit_metric.losses import InfoNCELoss
 from tests.small import Small, Watch, trainer, weights
@@ -26,7 +27,7 @@ def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **opti
         folder: of the run.
         ranks: 1 trains here, more on each of the ranks that this is called on.
         resume: checkpoint to go on from.
-        options: ``negatives`` for each anchor by mining, ``dropout``, ``max_tokens``, ``save`` at this step,
+        options: ``hard``: plan by vectors; ``negatives`` for each anchor by mining, ``dropout``, ``max_tokens``, ``save`` at this step,
             ``report``, and what else is an argument of the trainer.
 
     Returns:
@@ -36,7 +37,9 @@ def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **opti
     small = Small(root)
     negatives, save = options.pop("negatives", 0), options.pop("save", None)
     learner = small.learner(InfoNCELoss(0.2, learnable=True), dropout=options.pop("dropout", 0.0)).double()
+    hard = {"planner": HardPKPlanner(4, 3, pool=5)} if options.pop("hard", False) else {}
     data = small.data(
+        **hard,
         miner=Miner(candidates=6, negatives=negatives, mode="inline") if negatives else None,
         max_tokens=options.pop("max_tokens", 60),
     )

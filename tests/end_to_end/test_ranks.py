@@ -79,6 +79,18 @@ def test_resuming_in_mid_epoch(small: Small, tmp_path: Path, pool: RankPool) -> 
     assert whole[0]["losses"] != whole[1]["losses"]
 
 
+def test_both_plan_the_batches_that_one_plans_by_vectors(
+    small: Small, tmp_path: Path, pool: RankPool
+) -> None:
+    alone, shared = both(small, tmp_path, pool, max_epochs=3, negatives=1, hard=True)
+    for step, met in enumerate(alone["candidates"]):
+        assert sorted(item for rank in shared for item in rank["candidates"][step]) == sorted(met)
+    plain = ranks.fit(small.root, tmp_path / "plain", 1, max_epochs=1, negatives=1)
+    assert plain["candidates"][0] != alone["candidates"][0]
+    for rank in shared:
+        assert distance(rank["weights"], alone["weights"]) < 1e-7
+
+
 def test_one_goes_on_where_two_left_off(small: Small, tmp_path: Path, pool: RankPool) -> None:
     options = {"max_epochs": 3, "negatives": 2}
     whole = pool.run(_fit, small.root, tmp_path, {**options, "save": 7})[0]
