@@ -7,6 +7,7 @@ over all items in their order, so that no vector depends on which fit came first
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
@@ -70,6 +71,7 @@ def start(config: Mapping[str, Any]) -> tuple[MetricCLI, MetricLearner, MetricDa
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    gc.collect()  # an earlier model hangs in cycles, of too few objects to call the collector by themselves
     cli = MetricCLI(args=dict(config), run=False)
     model, data = cli.model, cli.datamodule
     assert isinstance(model, MetricLearner)
