@@ -109,34 +109,6 @@ def nearest_centres(
     return torch.cat(found) if found else torch.empty(0, min(count, len(centres)), dtype=torch.int64)
 
 
-def components(first: Tensor, second: Tensor, count: int) -> Tensor:
-    """The connected components of a graph: what chains of edges join has one number.
-
-    Args:
-        first: ``[E]`` int64 nodes below ``count``.
-        second: ``[E]`` the nodes that they are joined to.
-        count: of nodes.
-
-    Returns:
-        ``[count]`` int64, the lowest node of each node's component.
-
-    Example:
-        >>> components(torch.tensor([3, 1]), torch.tensor([1, 4]), count=5).tolist()
-        [0, 1, 2, 1, 1]
-    """
-    roots = torch.arange(count)
-    while True:
-        low = torch.minimum(roots[first], roots[second])
-        hooked = roots.clone()
-        for end in (first, second):
-            hooked.scatter_reduce_(0, roots[end], low, "amin")
-        while not torch.equal(shorter := hooked[hooked], hooked):
-            hooked = shorter
-        if torch.equal(hooked, roots):
-            return roots
-        roots = hooked
-
-
 def on_grid(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """``vectors`` of unit length, each component rounded to a multiple of ``1 / 2048``.
 

@@ -8,12 +8,14 @@ from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
 from lit_metric.index.load import load_index
 from lit_metric.index.products import padded, similarities, top_k
+from lit_metric.index.representatives import RepresentativeIndex
 from lit_metric.index.stored import StoredIndexError
 
 __all__ = [
     "ExactIndex",
     "FaissIndex",
     "Index",
+    "RepresentativeIndex",
     "Similarity",
     "StoredIndexError",
     "Vectors",

@@ -10,9 +10,12 @@ import torch
 from lit_metric.index.base import Index
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
+from lit_metric.index.representatives import RepresentativeIndex
 from lit_metric.index.stored import StoredIndexError, read_manifest
 
-KINDS: dict[str, type[Index]] = {kind.__name__: kind for kind in (ExactIndex, FaissIndex)}
+KINDS: dict[str, type[Index]] = {
+    kind.__name__: kind for kind in (ExactIndex, FaissIndex, RepresentativeIndex)
+}
 
 
 def load_index(
@@ -49,19 +52,34 @@ def load_index(
     """
     folder = Path(folder)
     manifest = read_manifest(folder, verify)
-    kind = KINDS.get(manifest["kind"])
+    index = _empty(folder, manifest["kind"], manifest["settings"], threads, device)
+    index._restore(folder, manifest["count"], manifest["dimension"], memory_map)
+    return index
+
+
+def _empty(
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    threads: int | None,
+    device: str | torch.device | None,
+) -> Index:
+    """An index as the saved one was made, and without vectors."""
+    kind = KINDS.get(name)
     if kind is None:
-        raise StoredIndexError(f"{folder} holds a {manifest['kind']}, expected one of {', '.join(KINDS)}")
-    arguments: dict[str, Any] = {**manifest["settings"], "threads": threads}
-    if device is not None:
-        if kind is FaissIndex:
-            raise ValueError(f"device={device}: {folder} holds a FAISS index, which is searched on the CPU")
-        arguments["device"] = device
+        raise StoredIndexError(f"{folder} holds a {name}, expected one of {', '.join(KINDS)}")
     try:
-        index = kind(**arguments)
-    except TypeError as error:
+        if kind is RepresentativeIndex:
+            inner = settings["index"]
+            settings = {
+                **settings,
+                "index": _empty(folder, inner["kind"], inner["settings"], threads, device),
+            }
+            return kind(**settings)
+        if device is not None and kind is FaissIndex:
+            raise ValueError(f"device={device}: {folder} holds a FAISS index, which is searched on the CPU")
+        return kind(**settings, threads=threads, **({} if device is None else {"device": device}))
+    except (TypeError, KeyError) as error:
         raise StoredIndexError(
             f"{folder} has settings of another version ({error}); {StoredIndexError.remedy}"
         ) from error
-    index._restore(folder, manifest["count"], manifest["dimension"], memory_map)
-    return index

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_metric.clusters import components
 from lit_metric.index import ExactIndex, Index
+from lit_metric.index.representatives import near_duplicates
 from lit_metric.mining.candidates import Candidates
 from lit_metric.mining.filters import NegativeFilter
 from lit_metric.mining.vectors import Vectors
@@ -23,9 +23,10 @@ class DuplicateFilter(NegativeFilter):
     """Drops candidates out of the anchor's cluster of near duplicates.
 
     Every item is joined to those of its nearest neighbours whose similarity is at least ``threshold``; what
-    hangs together so, also over several steps, is one cluster (single linkage on the neighbours' graph). So a
-    paraphrase of a paraphrase is found as well, where :class:`AbsoluteMax` looks at one pair alone; a
-    threshold that is too low chains half of the corpus together.
+    hangs together so, also over several steps, is one cluster (see
+    :func:`~lit_metric.index.representatives.near_duplicates`). So a paraphrase of a paraphrase is found as
+    well, where :class:`AbsoluteMax` looks at one pair alone; a threshold that is too low chains half of the
+    corpus together.
 
     Each mining searches all items among all once more, exactly if no ``index`` is given.
 
@@ -50,17 +51,10 @@ class DuplicateFilter(NegativeFilter):
     def prepare(self, vectors: Vectors, ids: Tensor, relations: Relations) -> None:
         """See :class:`NegativeFilter`."""
         self.index.reset()
-        for rows, block in vectors.blocks(_BLOCK):
-            self.index.add(block, rows)
-        ends = []
-        for rows, block in vectors.blocks(_BLOCK):
-            # One more, as an item is its own nearest neighbour.
-            scores, found = self.index.search(block, self.neighbours + 1)
-            near = ((scores >= self.threshold) & (found >= 0)).cpu()
-            ends.append(torch.stack([rows[:, None].expand(near.shape)[near], found.cpu()[near]]))
+        clusters = near_duplicates(
+            self.index, lambda: vectors.blocks(_BLOCK), self.threshold, self.neighbours
+        )
         self.index.reset()
-        first, second = torch.cat(ends, dim=1)
-        clusters = components(first, second, len(ids))
         self._ids, order = ids.sort()
         self._clusters = clusters[order]
 

@@ -118,8 +118,8 @@ class Miner:
             )
         if cold_start not in get_args(ColdStart) or (cold_start == "in_batch" and refresh == "never"):
             raise ValueError(
-                f'cold_start={cold_start!r} with refresh={refresh!r}: use "mine", or "in_batch" with a refresh '
-                "that brings the first table"
+                f'cold_start={cold_start!r} with refresh={refresh!r}: use "mine", or "in_batch" with a '
+                "refresh that brings the first table"
             )
         self.index = index
         self.candidates = candidates
@@ -157,9 +157,9 @@ class Miner:
     ) -> NegativeTable:
         """A table of negatives for each of ``M`` items among the others, or for some among some.
 
-        An item without positives gets none: there is nothing that it should be nearer to. With ``negatives=0``
-        nobody gets any. Memory beyond the
-        embeddings, the index and the table does not grow with ``M``.
+        An item without positives gets none: there is nothing that it should be nearer to. With
+        ``negatives=0`` nobody gets any. Memory beyond the embeddings, the index and the table does not grow
+        with ``M``.
 
         Args:
             embeddings: ``[M, d]``, scaled to unit length here if the metric is cosine; may be memory-mapped.

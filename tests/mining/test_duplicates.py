@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lit_metric.described import rebuilt, spec
-from lit_metric.index import FaissIndex
+from lit_metric.index import FaissIndex, RepresentativeIndex
 from lit_metric.mining import Candidates, DuplicateFilter, Miner, PositiveScores
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import relations_of
@@ -79,3 +81,25 @@ def test_copies_under_another_label_are_never_mined() -> None:
     assert not (torch.from_numpy(table.ids).long() == copies[:, None]).any()
     assert (table.ids[:, :4] == alone.ids[:, 1:]).all()
     assert table.report["rejected/DuplicateFilter"] > 0
+
+
+def test_representatives_are_proposed_alone_and_nothing_of_the_anchors_own_cluster() -> None:
+    generator = torch.Generator().manual_seed(0)
+    originals = torch.randn(40, 16, generator=generator)
+    vectors = originals.repeat(3, 1) + 0.01 * torch.randn(120, 16, generator=generator)
+    labels = torch.arange(120) % 4
+    labels[40:80] = (labels[:40] + 1) % 4  # One copy of each has another label than its original.
+    ids = torch.arange(120)
+    settings: dict[str, Any] = {"candidates": 8, "sample": 0}
+    alone = Miner(**settings, filters=[DuplicateFilter(0.95)]).mine(vectors, ids, relations_of(labels))
+    index = RepresentativeIndex(FaissIndex("Flat", threads=1), 0.95)
+    miner = rebuilt(spec(Miner(index, **settings, filters=[DuplicateFilter(0.95)])))
+    table = miner.mine(vectors, ids, relations_of(labels))
+    own, found = ids % 40, torch.from_numpy(table.ids).long()
+    assert (found < 40).all()  # the lowest id stands for the three
+    assert not (found % 40 == own[:, None]).any()
+    assert all(len(row[row >= 0].unique()) == (row >= 0).sum() for row in found)
+    # Eight different things in place of three or four, several times each.
+    different = [len({one % 40 for one in row if one >= 0}) for row in alone.ids.tolist()]
+    assert sum(different) / 120 < 5
+    assert float((found >= 0).sum(1).float().mean()) == 8

@@ -410,7 +410,7 @@ def test_a_spec_refuses_what_it_cannot_describe() -> None:
         ({"candidates": 10, "max_fetch": 9}, "candidates=10 must be at least 1 and at most max_fetch=9"),
         ({"negatives": -1}, "negatives=-1"),
         ({"cold_start": "later"}, "cold_start='later' .*use \"mine\""),
-        ({"cold_start": "in_batch", "refresh": "never"}, "with a refresh that brings the first table"),
+        ({"cold_start": "in_batch", "refresh": "never"}, "with a refresh that brings"),
         ({"index": ExactIndex(), "proposer": RandomProposer()}, "both index and proposer"),
     ],
 )
