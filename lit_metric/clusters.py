@@ -1,4 +1,4 @@
-"""Groups of points: k-means, halves of halves, and what hangs together."""
+"""Groups of points: k-means, and halves of halves."""
 
 from __future__ import annotations
 
