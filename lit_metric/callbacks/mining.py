@@ -60,6 +60,7 @@ class MiningCallback(Callback):
             return
         assert data.miner is not None
         data.tables = run_folder(trainer) / "negatives"
+        check_machines(data.miner, trainer.num_nodes)
         per_epoch = _batches(trainer, data)
         ahead = data.num_workers * data.prefetch_factor + 1
         inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
@@ -232,6 +233,19 @@ class MiningCallback(Callback):
 def _say_inline(trainer: Trainer, reason: str) -> None:
     if trainer.is_global_zero:
         log.warning("Mining stops training each time (inline): %s", reason)
+
+
+def check_machines(miner: Miner, nodes: int) -> None:
+    """Refuse to share memory-mapped vectors over a network.
+
+    Raises:
+        ValueError: with ``free_refresh`` on several machines.
+    """
+    if miner.free_refresh and nodes > 1:
+        raise ValueError(
+            f"free_refresh=True on {nodes} machines: rank zero reads the vectors of all ranks from "
+            "memory-mapped files, which a network's disks don't keep alike; leave it out"
+        )
 
 
 def too_short(miner: Miner, per_epoch: int, ahead: int) -> str | None:

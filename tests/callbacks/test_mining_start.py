@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 
-from lit_metric.callbacks.mining import MiningCallback, timetable, too_short
+from lit_metric.callbacks.mining import MiningCallback, check_machines, timetable, too_short
 from lit_metric.mining import Miner, NegativeTable
 from lit_metric.mining.timetable import Use
 from tests.background import DELAY, EPOCH, Fit, fit
@@ -103,3 +103,10 @@ def test_the_chosen_delay_is_legal_for_every_length_of_an_epoch(mode: Any) -> No
                 assert ahead + 1 <= delay <= per_epoch
     assert too_short(Miner(delay=3), 2, 5) is None  # that is a mistake, and an error says so
     assert too_short(Miner(refresh="never"), 2, 5) is None
+
+
+def test_vectors_are_not_shared_over_a_network() -> None:
+    check_machines(Miner(free_refresh=True), 1)
+    check_machines(Miner(), 2)
+    with pytest.raises(ValueError, match="free_refresh=True on 2 machines"):
+        check_machines(Miner(free_refresh=True), 2)
