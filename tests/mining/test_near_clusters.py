@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from lit_metric.mining import ClusterProposer
+from lit_metric.data import PairRelations
+from lit_metric.mining import ClusterProposer, Miner
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs
 
@@ -47,6 +48,45 @@ def test_proposals_depend_on_the_seed_and_longer_ones_begin_with_shorter_ones() 
         assert torch.equal(proposer.propose(ids, vectors[ids], 4)[1], proposals[-1][:, :4])
     assert torch.equal(proposals[0], proposals[1])
     assert not torch.equal(proposals[0], proposals[2])
+
+
+def test_known_facts_of_the_nearest_clusters_are_not_mined() -> None:
+    """LEMON draws corrupted tails from the clusters nearest to the head, where most true tails are, too."""
+    embeddings, labels = blobs(90, 4, spread=0.3)
+    heads, tails = torch.arange(30), torch.arange(30, 90)
+    generator = torch.Generator().manual_seed(2)
+    same = labels[heads][:, None] == labels[tails]
+    true = same & (torch.rand(30, 60, generator=generator) < 0.6)
+    asked = true & (torch.rand(30, 60, generator=generator) < 0.3)
+    known = true & ~asked  # such as facts of the test split
+    pairs = [rows.nonzero(as_tuple=True) for rows in (asked, known)]
+    relations = PairRelations(
+        pairs[0][0], pairs[0][1] + 30, None, torch.arange(90), ignored=(pairs[1][0], pairs[1][1] + 30)
+    )
+    proposer = ClusterProposer(clusters=4, nearest=1)
+    table = Miner(candidates=20, filters=[], proposer=proposer).mine(
+        embeddings, torch.arange(90), relations, anchors=heads, corpus=tails
+    )
+    mined = torch.zeros(30, 90, dtype=torch.bool)
+    for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
+        mined[anchor, [one for one in row if one >= 0]] = True
+    proposer.fit(Vectors(embeddings[tails], "cosine"), tails, seed=0)
+    _, proposed = proposer.propose(heads, Vectors(embeddings, "cosine")[heads], 60)
+    stood_in_the_way = 0
+    for head in range(30):
+        pool = {one for one in proposed[head].tolist() if one >= 0}
+        left = {one for one in pool if not true[head, one - 30]}
+        found = {*mined[head].nonzero().flatten().tolist()}
+        if not asked[head].any():  # nothing that it should be nearer to
+            assert not found
+        elif len(left) <= 20:
+            assert found == left
+        else:
+            assert len(found) == 20
+            assert found <= left
+        stood_in_the_way += len(pool) - len(left)
+    assert mined.sum() > 100
+    assert stood_in_the_way > 100
 
 
 def test_settings_out_of_range_are_refused() -> None:
