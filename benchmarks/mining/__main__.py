@@ -19,7 +19,9 @@
 ``--epochs``; they share the runs that they have in common. An epoch of Banking77 takes about four minutes on
 two cores, one of the packages ten, and a measure runs several for each seed; so, in less time:
 
-    python -m benchmarks.mining --out DIR --measures modes table peer --texts 2000 --epochs 3
+    python -m benchmarks.mining --out DIR --measures modes table peer --texts 2000 --batch 32 --epochs 3
+
+(where an epoch has about as many batches as that of all questions).
 
 Each run is a process of its own and one JSON file in OUT; a second call measures only what is missing or has
 other settings. ``mining.json`` has ``ours``, ``peer``, ``ratio`` and ``settings`` for each measure. Options
@@ -37,14 +39,15 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.mining import draw, modes, offline, peer, scale, staleness, table
-from benchmarks.mining.corpora import BATCH, CORPORA, prepare
+from benchmarks.mining.corpora import BATCH, CORPORA, PER_CLASS, prepare
+from benchmarks.mining.fits import Runs
 from benchmarks.mining.show import SHOW
 from benchmarks.results import BenchmarkError, environment, read_json, short, write_json
 
 TRAINED = {"modes": modes, "table": table, "peer": peer, "staleness": staleness}
 MEASURES = ("scale", "offline", *TRAINED, "draw")
 SUMMARY = "mining.json"
-FEWEST = 4 * BATCH
+FEWEST = 4
 
 
 def sources() -> tuple[Path, Path]:
@@ -77,13 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="+", choices=draw.NAMES, help="of draw (all)")
     parser.add_argument("--data", choices=list(CORPORA), default="banking77", help="(%(default)s)")
     parser.add_argument("--texts", type=int, help="to train on, out of those (all)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="texts of a batch (%(default)s)")
+    parser.add_argument("--delay", type=int, help="batches until a table of vectors at hand is used")
     parser.add_argument("--epochs", type=int, default=4, help="of each run (%(default)s)")
     given, options = parser.parse_known_args(arguments)
     for name in ("seeds", "threads", "epochs"):
         if getattr(given, name) < 1:
             parser.error(f"--{name} {getattr(given, name)} must be at least 1")
-    if given.texts is not None and given.texts < FEWEST:
-        parser.error(f"--texts {given.texts} must be at least {FEWEST}, which make a few batches")
+    if given.batch < 2 * PER_CLASS or given.batch % PER_CLASS:
+        parser.error(f"--batch {given.batch} must be a multiple of {PER_CLASS}, and at least {2 * PER_CLASS}")
+    if given.texts is not None and given.texts < FEWEST * given.batch:
+        parser.error(f"--texts {given.texts} make less than {FEWEST} batches of {given.batch}")
     out, console = given.out.resolve(), Console()
     common = {"versions": environment()["versions"]}
 
@@ -91,8 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "scale":
             return scale.measure(out, common, given.counts, given.pairs, given.threads)
         if name in TRAINED:
-            sizes = given.seeds, given.epochs, given.threads
-            return TRAINED[name].measure(out, common, prepare(given.data, given.texts, out), *sizes)
+            corpus = prepare(given.data, given.texts, out, given.batch)
+            sizes = given.seeds, given.epochs, given.threads, given.delay
+            return TRAINED[name].measure(Runs(out, common, corpus, *sizes))
         train, test = sources()
         if name == "offline":
             return offline.measure(out, common, train, given.seeds, given.threads)

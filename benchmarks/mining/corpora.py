@@ -16,6 +16,7 @@ from benchmarks.results import BenchmarkError, digest
 from lit_metric.batching import BatchPlanner, PKPlanner, ShufflePlanner
 
 BATCH = 128
+PER_CLASS = 4
 Rows = list[tuple[str, str]]
 
 
@@ -23,10 +24,11 @@ class Corpus(NamedTuple):
     """What is trained and tested on.
 
     Args:
-        name: of the data, with the number of texts where they are a sample.
+        name: of the data, with the number of texts where they are a sample, and the batch if not as usual.
         train, test: Parquet files with the columns ``text`` and ``label``; no text occurs twice.
         texts: to train on.
         kind: one of ``CORPORA``.
+        batch: texts that a batch is planned with; mined negatives come on top.
     """
 
     name: str
@@ -34,16 +36,22 @@ class Corpus(NamedTuple):
     test: Path
     texts: int
     kind: str
+    batch: int = BATCH
 
     @property
     def batches(self) -> int:
         """Of an epoch."""
-        return -(-self.texts // BATCH)
+        return -(-self.texts // self.batch)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a result depends on."""
-        return {"data": self.name, "digest": digest(self.train, self.test), "texts": self.texts}
+        return {
+            "data": self.name,
+            "digest": digest(self.train, self.test),
+            "texts": self.texts,
+            "batch": self.batch,
+        }
 
 
 def banking77(root: Path) -> tuple[Rows, Rows]:
@@ -69,24 +77,25 @@ def debian(root: Path) -> tuple[Rows, Rows]:
 CORPORA: dict[str, Callable[[Path], tuple[Rows, Rows]]] = {"banking77": banking77, "debian": debian}
 
 
-def planner(kind: str) -> BatchPlanner:
-    """What makes batches of ``BATCH`` texts that hold all of them in an epoch, or nearly so.
+def planner(kind: str, batch: int) -> BatchPlanner:
+    """What makes batches of ``batch`` texts that hold all of them in an epoch, or nearly so.
 
-    Every batch of Banking77 has members of 32 classes. The sections of packages are too unequal for that: the
-    largest would hardly come, so packages come in random order.
+    Every batch of Banking77 has four members of each of its classes. The sections of packages are too unequal
+    for that: the largest would hardly come, so packages come in random order.
     """
     if kind == "banking77":
-        return PKPlanner(classes=32, per_class=BATCH // 32)
-    return ShufflePlanner(BATCH)
+        return PKPlanner(classes=batch // PER_CLASS, per_class=PER_CLASS)
+    return ShufflePlanner(batch)
 
 
-def prepare(name: str, texts: int | None, out: Path) -> Corpus:
+def prepare(name: str, texts: int | None, out: Path, batch: int = BATCH) -> Corpus:
     """Write what is trained and tested on.
 
     Args:
         name: one of ``CORPORA``.
         texts: how many to train on, chosen by their sha256, and half as many for the test; all if None.
         out: where the files go.
+        batch: see :class:`Corpus`.
 
     Raises:
         BenchmarkError: the data are not there, or fewer than that.
@@ -109,7 +118,8 @@ def prepare(name: str, texts: int | None, out: Path) -> Corpus:
         path.parent.mkdir(parents=True, exist_ok=True)
         columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
         pq.write_table(pa.table(columns), path)
-    return Corpus(label, *paths, len(train), name)
+    run = label if batch == BATCH else f"{label}-by-{batch}"
+    return Corpus(run, paths[0], paths[1], len(train), name, batch)
 
 
 def distinct(rows: Rows) -> Rows:

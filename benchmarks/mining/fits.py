@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import resource
 import sys
 import time
@@ -26,31 +27,76 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.mining import corpora
-from benchmarks.mining.corpora import Corpus
+from benchmarks.mining.corpora import BATCH, Corpus
 from benchmarks.peer import BACKBONE, read
-from benchmarks.results import kept, read_json, run, write_json
+from benchmarks.results import BenchmarkError, kept, own_folder, read_json, run, write_json
 
 KS = (1, 10, 50)
-DELAY = 0.05
-"""The share of an epoch until a table mined from vectors at hand is used."""
 LEARNING_RATE = 4e-4
 
 
-def kinds(batches: int) -> dict[str, dict[str, Any]]:
-    """The arguments of the miner by the name of what is compared.
+class Runs(NamedTuple):
+    """What several runs have in common.
 
     Args:
-        batches: of an epoch.
+        out: the folder to write to.
+        common: settings that every result depends on.
+        corpus: what is trained on.
+        seeds: runs of each kind.
+        epochs: of each.
+        threads: of the training process.
+        delay: batches until a table mined from vectors at hand is used; about as many as a search takes if
+            None. Training leaves a thread to the mining process meanwhile.
+        backbone: a pretrained text encoder.
     """
-    soon = max(2, round(DELAY * batches))
-    scheduled = {"mode": "scheduled", "refresh": "epoch"}
-    return {
-        "none": {"refresh": "never"},
-        "inline": {"refresh": "epoch"},
-        "scheduled": scheduled,
-        "free": {**scheduled, "free_refresh": True, "delay": soon},
-        "full": {**scheduled, "delay": soon},
-    }
+
+    out: Path
+    common: Mapping[str, Any]
+    corpus: Corpus
+    seeds: int
+    epochs: int
+    threads: int
+    delay: int | None = None
+    backbone: str = BACKBONE
+
+    @property
+    def soon(self) -> int:
+        """``delay``, or what suits the corpus: a search of 10 thousand texts takes about two batches of 128,
+        and grows with the square of the texts."""
+        batches = 2 * (self.corpus.texts / 10_000) ** 2 * BATCH / self.corpus.batch
+        return self.delay or min(self.corpus.batches, max(2, math.ceil(batches)))
+
+    @property
+    def kinds(self) -> dict[str, dict[str, Any]]:
+        """The arguments of the miner by the name of what is compared."""
+        scheduled = {"mode": "scheduled", "refresh": "epoch"}
+        return {
+            "none": {"refresh": "never"},
+            "inline": {"refresh": "epoch"},
+            "scheduled": scheduled,
+            "free": {**scheduled, "free_refresh": True, "delay": self.soon},
+            "full": {**scheduled, "delay": self.soon},
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is told beside the numbers."""
+        return {
+            **self.corpus.settings,
+            "batches": self.corpus.batches,
+            "seeds": self.seeds,
+            "epochs": self.epochs,
+            "threads": self.threads,
+            "lr": LEARNING_RATE,
+            "backbone": self.backbone,
+        }
+
+    def check(self) -> None:
+        """Raise a BenchmarkError if no table is ever renewed."""
+        if self.epochs < 2:
+            raise BenchmarkError(
+                f"--epochs {self.epochs}: the table is renewed after the first; take 2 or more"
+            )
 
 
 class Kept(NamedTuple):
@@ -127,7 +173,7 @@ class Clock(Callback):
         from lit_metric.callbacks import MiningCallback
         from lit_metric.mining import NegativeTable
 
-        [mining] = [each for each in trainer.callbacks if isinstance(each, MiningCallback)]
+        [mining] = [each for each in trainer.callbacks if isinstance(each, MiningCallback)]  # type: ignore[attr-defined]
         root = trainer.datamodule.tables  # type: ignore[attr-defined]
         used = mining.uses.at(mining.trained - 1).version
         table = NegativeTable.open(root, used, verify=False)
@@ -167,7 +213,7 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         validation=spec["test"],
         text="text",
         label="label",
-        planner=corpora.planner(spec["kind"]),
+        planner=corpora.planner(spec["kind"], spec["batch"]),
         miner=Miner(**spec["miner"]),
         seed=spec["seed"],
         cache_dir=str(folder / "cache"),
@@ -313,59 +359,44 @@ def overlap(table: NDArray[Any], other: NDArray[Any], k: int) -> float:
     return float((found[rows] / there[rows].sum(axis=1)).mean()) if rows.any() else float("nan")
 
 
-def fit(
-    out: Path,
-    common: Mapping[str, Any],
-    corpus: Corpus,
-    name: str,
-    miner: Mapping[str, Any],
-    seed: int,
-    epochs: int,
-    threads: int,
-    backbone: str = BACKBONE,
-) -> dict[str, Any]:
+def fit(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """One run, or what ``OUT`` holds of it.
 
     Args:
-        out: the folder to write to.
-        common: settings that every result depends on.
-        corpus: what is trained on.
+        runs: what it has in common with others.
         name: of the kind of run.
         miner: its arguments.
         seed: of batches, draws and dropout.
-        epochs: how many.
-        threads: of the training process.
-        backbone: a pretrained text encoder.
 
     Returns:
         See :func:`child`, and ``settings``.
     """
-    compare = name in ("free", "full")
-    marks = 2 if name == "free" else 1
+    corpus = runs.corpus
     own = {
         **corpus.settings,
         "miner": dict(miner),
         "seed": seed,
-        "epochs": epochs,
-        "threads": threads,
-        "backbone": backbone,
+        "epochs": runs.epochs,
+        "threads": runs.threads,
+        "backbone": runs.backbone,
         "lr": LEARNING_RATE,
-        "compare": compare,
-        "marks": marks,
+        "compare": name in ("free", "full"),
+        "marks": 2 if name == "free" else 1,
     }
-    label = f"fit-{corpus.name}-{epochs}-epochs-{name}-{seed}"
+    label = f"fit-{corpus.name}-{runs.epochs}-epochs-{name}-{seed}"
 
     def run_child() -> dict[str, Any]:
         print(f"{label} ...", flush=True)
-        folder = out / "fits" / label
+        folder = runs.out / "fits" / label
+        own_folder(folder)  # a run's log goes on where an earlier one ended
         spec = {**own, "train": str(corpus.train), "test": str(corpus.test), "kind": corpus.kind}
         write_json(folder / "spec.json", spec)
         command = [sys.executable, "-m", "benchmarks.mining.fits"]
         words = ["--spec", folder / "spec.json", "--report", folder / "report.json"]
-        finished = run([*command, *map(str, words)], log=out / f"{label}.log")
+        finished = run([*command, *map(str, words)], log=runs.out / f"{label}.log")
         return {**read_json(folder / "report.json"), "peak_memory": finished.peak_memory}
 
-    return kept(out / f"{label}.json", {**common, **own}, run_child)
+    return kept(runs.out / f"{label}.json", {**runs.common, **own}, run_child)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.mining.corpora import BATCH, Corpus
-from benchmarks.mining.fits import DELAY, LEARNING_RATE, fit, kinds
-from benchmarks.results import BenchmarkError, Spread, spread
+from benchmarks.mining.fits import Runs, fit
+from benchmarks.results import Spread, spread
 
 KINDS = ("none", "free", "scheduled", "inline")
 MOST_TIME = 1.05
@@ -23,20 +21,13 @@ MOST_STALL = 0.01
 
 
 def turns(
-    out: Path,
-    common: Mapping[str, Any],
-    corpus: Corpus,
-    miners: Mapping[str, Mapping[str, Any]],
-    seeds: Sequence[int],
-    epochs: int,
-    threads: int,
-    **options: Any,
+    runs: Runs, miners: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
 ) -> dict[str, list[dict[str, Any]]]:
     """Runs of some kinds for each seed. They take turns, and another one begins with each seed, as the
     machine may have other work to do at times.
 
     Args:
-        out, common, corpus, epochs, threads, options: see :func:`~benchmarks.mining.fits.fit`.
+        runs: what they have in common.
         miners: the arguments of the miner by the name of the run.
         seeds: of the runs of each.
 
@@ -48,9 +39,8 @@ def turns(
     for seed in seeds:
         first = seed % len(names)
         for name in [*names[first:], *names[:first]]:
-            print(f"{corpus.name}: {name}, seed {seed} of {[*seeds]}", flush=True)
-            run = fit(out, common, corpus, name, miners[name], seed, epochs, threads, **options)
-            found[name].append(run)
+            print(f"{runs.corpus.name}: {name}, seed {seed} of {[*seeds]}", flush=True)
+            found[name].append(fit(runs, name, miners[name], seed))
     return found
 
 
@@ -101,21 +91,8 @@ def _cpu(run: Mapping[str, Any]) -> float:
     return float(sum(run["epoch_cpu_seconds"]) + run["worker_cpu_seconds"])
 
 
-def measure(
-    out: Path,
-    common: Mapping[str, Any],
-    corpus: Corpus,
-    seeds: int,
-    epochs: int,
-    threads: int,
-    **options: Any,
-) -> dict[str, Any]:
+def measure(runs: Runs) -> dict[str, Any]:
     """Every kind for every seed.
-
-    Args:
-        out, common, corpus, epochs, threads, options: see :func:`~benchmarks.mining.fits.fit`; at least 2
-            epochs.
-        seeds: runs of each.
 
     Returns:
         ``runs``: the mean and spread of :func:`cost` by kind; ``ours``: seconds of an epoch with free
@@ -125,38 +102,22 @@ def measure(
     Raises:
         BenchmarkError: with less than 2 epochs there is no refresh.
     """
-    if epochs < 2:
-        raise BenchmarkError(f"--epochs {epochs}: the table is renewed after the first; take 2 or more")
-    miners = {name: kinds(corpus.batches)[name] for name in KINDS}
-    found = turns(out, common, corpus, miners, range(seeds), epochs, threads, **options)
-    runs: dict[str, dict[str, Spread]] = {}
+    runs.check()
+    miners = {name: runs.kinds[name] for name in KINDS}
+    found = turns(runs, miners, range(runs.seeds))
+    costs: dict[str, dict[str, Spread]] = {}
     for name, own in found.items():
-        costs = [cost(run, control) for run, control in zip(own, found["none"], strict=True)]
-        runs[name] = {key: spread([each[key] for each in costs]) for key in costs[0]}
-    ratio, stall = runs["free"]["ratio"].mean, runs["free"]["stall"].mean
+        each = [cost(run, control) for run, control in zip(own, found["none"], strict=True)]
+        costs[name] = {key: spread([one[key] for one in each]) for key in each[0]}
+    ratio, stall = costs["free"]["ratio"].mean, costs["free"]["stall"].mean
     return {
-        "runs": runs,
-        "ours": runs["free"]["epoch_seconds"].mean,
-        "peer": runs["none"]["epoch_seconds"].mean,
+        "runs": costs,
+        "ours": costs["free"]["epoch_seconds"].mean,
+        "peer": costs["none"]["epoch_seconds"].mean,
         "ratio": ratio,
         "targets": {
             "ratio": {"at most": MOST_TIME, "is": ratio, "met": ratio <= MOST_TIME},
             "stall": {"below": MOST_STALL, "is": stall, "met": stall < MOST_STALL},
         },
-        "settings": settings(corpus, seeds, epochs, threads),
-    }
-
-
-def settings(corpus: Corpus, seeds: int, epochs: int, threads: int) -> dict[str, Any]:
-    """What is told beside the numbers."""
-    return {
-        **corpus.settings,
-        "batch": BATCH,
-        "batches": corpus.batches,
-        "seeds": seeds,
-        "epochs": epochs,
-        "threads": threads,
-        "lr": LEARNING_RATE,
-        "delay": DELAY,
-        "miners": kinds(corpus.batches),
+        "settings": {**runs.settings, "miners": miners},
     }

@@ -24,15 +24,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.mining.corpora import BATCH, Corpus
-from benchmarks.mining.fits import kinds, map_at_r
-from benchmarks.mining.modes import settings, turns
+from benchmarks.mining.fits import Runs, map_at_r
+from benchmarks.mining.modes import turns
 from benchmarks.mining.offline import CANDIDATES, SHARE, positives
-from benchmarks.peer import BACKBONE, DIRECTIONS, in_order, pairs, read, train, trainer_ready
-from benchmarks.results import kept, read_json, run, spread, write_json
+from benchmarks.peer import DIRECTIONS, in_order, pairs, read, train, trainer_ready
+from benchmarks.results import kept, own_folder, read_json, run, spread, write_json
 
 NEGATIVES = 2
 DRAWN = 10
+ENCODED = 128
 LEARNING_RATE = 1e-4
 WARMUP = 0.1
 LESS_MINING = 5.0
@@ -69,7 +69,7 @@ def mine(model: Any, texts: list[str], labels: list[str], seed: int) -> tuple[li
         range_max=max(DRAWN, min(len(texts) - 1, largest + CANDIDATES)),
         relative_margin=1 - SHARE,
         sampling_strategy="random",
-        batch_size=BATCH,
+        batch_size=ENCODED,
         output_format="triplet",
         verbose=False,
     )
@@ -156,44 +156,38 @@ def _copy(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def fit(
-    out: Path,
-    common: Mapping[str, Any],
-    corpus: Corpus,
-    seed: int,
-    epochs: int,
-    threads: int,
-    backbone: str = BACKBONE,
-) -> dict[str, Any]:
-    """One run of the peer, or what ``OUT`` holds of it; see :func:`benchmarks.mining.fits.fit`."""
+def fit(runs: Runs, seed: int) -> dict[str, Any]:
+    """One run of the peer, or what ``OUT`` holds of it."""
+    corpus = runs.corpus
     labels = read(corpus.train)[1]
     several = sum(labels.count(label) > 1 for label in set(labels))
     own = {
         **corpus.settings,
         "recipe": "ranking, mined once an epoch",
-        "rows": min(BATCH // 2, several),
+        "rows": min(corpus.batch // 2, several),
         "batches": corpus.batches,
         "negatives": NEGATIVES,
         "drawn": DRAWN,
         "seed": seed,
-        "epochs": epochs,
-        "threads": threads,
-        "backbone": backbone,
+        "epochs": runs.epochs,
+        "threads": runs.threads,
+        "backbone": runs.backbone,
         "lr": LEARNING_RATE,
         "warmup": WARMUP,
     }
-    label = f"peer-{corpus.name}-{epochs}-epochs-{seed}"
+    label = f"peer-{corpus.name}-{runs.epochs}-epochs-{seed}"
 
     def run_child() -> dict[str, Any]:
         print(f"{label} ...", flush=True)
-        folder = out / "fits" / label
+        folder = runs.out / "fits" / label
+        own_folder(folder)
         write_json(folder / "spec.json", {**own, "train": str(corpus.train), "test": str(corpus.test)})
         command = [sys.executable, "-m", "benchmarks.mining.peer"]
         words = ["--spec", folder / "spec.json", "--report", folder / "report.json"]
-        finished = run([*command, *map(str, words)], log=out / f"{label}.log")
+        finished = run([*command, *map(str, words)], log=runs.out / f"{label}.log")
         return {**read_json(folder / "report.json"), "peak_memory": finished.peak_memory}
 
-    return kept(out / f"{label}.json", {**common, **own}, run_child)
+    return kept(runs.out / f"{label}.json", {**runs.common, **own}, run_child)
 
 
 def reached(scores: Sequence[float], seconds: Sequence[float], wanted: float) -> float | None:
@@ -223,7 +217,9 @@ def compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     moments = [0.0, *(cold + second for second in ours["seconds"][1:])]
     stalled = sum(each.get("stall_seconds", 0.0) for each in ours["refreshes"])
     snapshots = sum(ours["snapshot_seconds"])
-    refresh = sum(each["seconds"] for each in ours["refreshes"]) + snapshots + stalled
+    # Where training waited longer than mining took, the process was not there yet.
+    spent = sum(max(each["seconds"], each.get("stall_seconds", 0.0)) for each in ours["refreshes"])
+    refresh = spent + snapshots
     wanted = theirs["map@r"][-1]
     return {
         "ours_map@r": ours["map@r"][-1],
@@ -240,20 +236,8 @@ def compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def measure(
-    out: Path,
-    common: Mapping[str, Any],
-    corpus: Corpus,
-    seeds: int,
-    epochs: int,
-    threads: int,
-    **options: Any,
-) -> dict[str, Any]:
+def measure(runs: Runs) -> dict[str, Any]:
     """Ours with free refresh, and the peer, in turn.
-
-    Args:
-        out, common, corpus, epochs, threads, options: see :func:`benchmarks.mining.fits.fit`.
-        seeds: runs of each.
 
     Returns:
         ``seeds``: :func:`compared` for each; ``runs``: the mean and spread of each number; ``curves``: MAP@R
@@ -262,36 +246,35 @@ def measure(
         of the seconds spent on mining, in all, after the first table, and as training waits for it;
         ``targets``.
     """
-    free = {"free": kinds(corpus.batches)["free"]}
+    free = {"free": runs.kinds["free"]}
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
-    for seed in range(seeds):
-        sides = (ours, theirs) if seed % 2 == 0 else (theirs, ours)
-        for side in sides:
-            if side is ours:
-                side += turns(out, common, corpus, free, [seed], epochs, threads, **options)["free"]
+    for seed in range(runs.seeds):
+        for side in ("ours", "peer") if seed % 2 == 0 else ("peer", "ours"):
+            if side == "ours":
+                ours += turns(runs, free, [seed])["free"]
             else:
-                side.append(fit(out, common, corpus, seed, epochs, threads, **options))
+                theirs.append(fit(runs, seed))
     each = [compared(*both) for both in zip(ours, theirs, strict=True)]
-    runs = {
+    numbers = {
         name: spread([row[name] for row in each])
         for name in each[0]
         if all(row[name] is not None for row in each)
     }
     mining = {
-        name: runs[f"ours_{one}"].mean / runs[f"peer_{other}"].mean
+        name: numbers[f"ours_{one}"].mean / numbers[f"peer_{other}"].mean
         for name, one, other in (
             ("all", "mining", "mining"),
             ("refresh", "refresh", "refresh"),
             ("waited", "waited", "mining"),
         )
-        if runs[f"peer_{other}"].mean
+        if numbers[f"peer_{other}"].mean
     }
-    reach = [runs[name].mean if name in runs else None for name in ("ours_reach", "peer_reach")]
-    better = runs["ours_map@r"].mean - runs["peer_map@r"].mean
+    reach = [numbers[name].mean if name in numbers else None for name in ("ours_reach", "peer_reach")]
+    better = numbers["ours_map@r"].mean - numbers["peer_map@r"].mean
     return {
         "seeds": each,
-        "runs": runs,
+        "runs": numbers,
         "curves": {"ours": _curves(ours), "peer": _curves(theirs)},
         "ours": reach[0],
         "peer": reach[1],
@@ -305,7 +288,7 @@ def measure(
             },
             "map@r": {"no worse by": 0.0, "is": better, "met": better >= 0},
         },
-        "settings": {**settings(corpus, seeds, epochs, threads), "peer": theirs[0]["settings"]},
+        "settings": {**runs.settings, "peer": theirs[0]["settings"]},
     }
 
 

@@ -5,14 +5,11 @@ Training stops for each (``inline``), so that a table is as old as the time sinc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from benchmarks.mining.corpora import Corpus
-from benchmarks.mining.fits import kinds
-from benchmarks.mining.modes import settings, turns
-from benchmarks.results import BenchmarkError, Spread, spread
+from benchmarks.mining.fits import Runs
+from benchmarks.mining.modes import turns
+from benchmarks.results import Spread, spread
 
 EPOCHS = (4.0, 1.0, 0.5, 0.1)
 
@@ -32,32 +29,18 @@ def periods(batches: int, epochs: int) -> dict[str, tuple[float | None, dict[str
         every-10-batches 0.5 {'refresh': 10}
         every-2-batches 0.1 {'refresh': 2}
     """
-    usual = kinds(batches)
-    found: dict[str, tuple[float | None, dict[str, Any]]] = {"none": (None, usual["none"])}
+    found: dict[str, tuple[float | None, dict[str, Any]]] = {"none": (None, {"refresh": "never"})}
     for every in EPOCHS:
         if every == 1:
-            found["inline"] = every, usual["inline"]
+            found["inline"] = every, {"refresh": "epoch"}
         elif every < epochs:
             period = max(1, round(every * batches))
             found[f"every-{period}-batches"] = every, {"refresh": period}
     return found
 
 
-def measure(
-    out: Path,
-    common: Mapping[str, Any],
-    corpus: Corpus,
-    seeds: int,
-    epochs: int,
-    threads: int,
-    **options: Any,
-) -> dict[str, Any]:
+def measure(runs: Runs) -> dict[str, Any]:
     """Every period for every seed.
-
-    Args:
-        out, common, corpus, epochs, threads, options: see :func:`benchmarks.mining.fits.fit`; at least 2
-            epochs.
-        seeds: runs of each.
 
     Returns:
         ``runs``: by name ``epochs`` from one table to the next (None: there is one only) and the mean and
@@ -67,13 +50,12 @@ def measure(
     Raises:
         BenchmarkError: with less than 2 epochs there is nothing to compare.
     """
-    if epochs < 2:
-        raise BenchmarkError(f"--epochs {epochs}: the table is renewed after the first; take 2 or more")
-    chosen = periods(corpus.batches, epochs)
-    if left := [every for every in EPOCHS if every >= epochs]:
-        print(f"A table every {left} epochs is the only one in {epochs} epochs, and so left out", flush=True)
+    runs.check()
+    chosen = periods(runs.corpus.batches, runs.epochs)
+    if left := [every for every in EPOCHS if every >= runs.epochs]:
+        print(f"In {runs.epochs} epochs a table every {left} would be the only one: left out", flush=True)
     miners = {name: miner for name, (_, miner) in chosen.items()}
-    found = turns(out, common, corpus, miners, range(seeds), epochs, threads, **options)
+    found = turns(runs, miners, range(runs.seeds))
     scores: dict[str, dict[str, Spread]] = {
         name: {
             "map@r": spread([run["map@r"][-1] for run in own]),
@@ -87,5 +69,5 @@ def measure(
         "ours": ours,
         "peer": peer,
         "ratio": ours / peer,
-        "settings": {**settings(corpus, seeds, epochs, threads), "miners": miners},
+        "settings": {**runs.settings, "miners": miners},
     }

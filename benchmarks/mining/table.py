@@ -7,33 +7,17 @@ of the refresh. Both take a table into use after as many batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from benchmarks.mining.corpora import Corpus
-from benchmarks.mining.fits import KS, kinds
-from benchmarks.mining.modes import settings, turns
-from benchmarks.results import BenchmarkError, Spread, spread
+from benchmarks.mining.fits import KS, Runs
+from benchmarks.mining.modes import turns
+from benchmarks.results import Spread, spread
 
 KINDS = ("free", "full")
 
 
-def measure(
-    out: Path,
-    common: Mapping[str, Any],
-    corpus: Corpus,
-    seeds: int,
-    epochs: int,
-    threads: int,
-    **options: Any,
-) -> dict[str, Any]:
+def measure(runs: Runs) -> dict[str, Any]:
     """Both for every seed.
-
-    Args:
-        out, common, corpus, epochs, threads, options: see :func:`~benchmarks.mining.fits.fit`; at least 2
-            epochs.
-        seeds: runs of each.
 
     Returns:
         ``runs``: by kind the mean and spread over seeds of ``map@r`` and of ``overlap@k`` with a table
@@ -45,13 +29,12 @@ def measure(
     Raises:
         BenchmarkError: with less than 2 epochs there is no refresh.
     """
-    if epochs < 2:
-        raise BenchmarkError(f"--epochs {epochs}: the table is renewed after the first; take 2 or more")
-    miners = {name: kinds(corpus.batches)[name] for name in KINDS}
-    found = turns(out, common, corpus, miners, range(seeds), epochs, threads, **options)
-    runs: dict[str, dict[str, Spread]] = {}
+    runs.check()
+    miners = {name: runs.kinds[name] for name in KINDS}
+    found = turns(runs, miners, range(runs.seeds))
+    scores: dict[str, dict[str, Spread]] = {}
     for name, own in found.items():
-        runs[name] = {
+        scores[name] = {
             **{
                 f"{what}@{k}": spread([_mean(run["overlaps"], f"{what}@{k}") for run in own])
                 for what in ("overlap", "stale")
@@ -60,13 +43,13 @@ def measure(
             "encoded": spread([_mean(run["refreshes"], "encoded") for run in own]),
             "map@r": spread([run["map@r"][-1] for run in own]),
         }
-    ours, peer = (runs[name]["map@r"].mean for name in KINDS)
+    ours, peer = (scores[name]["map@r"].mean for name in KINDS)
     return {
-        "runs": runs,
+        "runs": scores,
         "ours": ours,
         "peer": peer,
         "ratio": ours / peer,
-        "settings": settings(corpus, seeds, epochs, threads),
+        "settings": {**runs.settings, "miners": miners},
     }
 
 
