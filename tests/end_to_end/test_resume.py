@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,48 @@ def test_a_table_that_is_gone_is_mined_again(
     assert "The checkpoint's table of negatives can't be used, so one is mined" in caplog.text
     assert len(rest.anchors) == 8
     assert all(len(met) > len(anchors) for anchors, met in zip(rest.anchors, rest.candidates, strict=True))
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "ids.npy").read_bytes())
+    content[-3] ^= 1
+    (folder / "ids.npy").write_bytes(content)
+
+
+def cut(folder: Path) -> None:
+    (folder / "scores.npy").write_bytes((folder / "scores.npy").read_bytes()[:-4])
+
+
+def other_tokenizer(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": "other"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip, r"v000002/ids\.npy is damaged: its sha256 is not the manifest's"),
+        (cut, r"v000002/scores\.npy is damaged: its sha256"),
+        (other_tokenizer, r"v000002 was mined with another tokenizer \(other, not "),
+    ],
+)
+def test_a_table_that_is_not_what_it_was_is_refused_and_mined_again(
+    small: Small,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+    reason: str,
+) -> None:
+    _, watch = fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
+    tables = tmp_path / "negatives"
+    damage(tables / "v000002")
+    _, rest = fit(small, tmp_path, resume=tmp_path / "checkpoints" / "7.ckpt", miner=True)
+    assert re.search("can't be used, so one is mined: .*" + reason, caplog.text)
+    # Mined with the weights of step 7, where the damaged one was of step 5.
+    manifest = json.loads((tables / "v000004" / "manifest.json").read_text())
+    assert manifest["step"] == 7
+    assert rest.candidates != watch.candidates[7:]
+    assert len(rest.anchors) == 8
 
 
 def test_a_table_of_other_items_is_not_used(
