@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,7 +17,9 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
 
 from lit_metric import commands
-from lit_metric.data import DataError
+from lit_metric.commands.refusals import essence
+from lit_metric.data import BadRows, DataError
+from lit_metric.data.rejected import REJECTED, write_rejected
 from lit_metric.mining import TableError
 from lit_metric.mining.supervisor import MiningFailed
 
@@ -24,18 +27,8 @@ log = logging.getLogger(__name__)
 
 RUN = "LIT_METRIC_RUN"
 USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
+PRELIMINARY = ("config.yaml", "hparams.yaml", "events.out.tfevents.*", REJECTED)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-# What jsonargparse says of the types that it tried in vain, around the one thing that is wrong.
-IN_VAIN = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "- Expected a <class 'NoneType'>",
-    "- Expected a path but",
-)
-# The same, unless nothing else is left.
-IN_VAIN_TOO = ("- Expected a dot import path string", "- Expected an instantiatable class")
 
 
 class MetricCLI(LightningCLI):
@@ -43,8 +36,17 @@ class MetricCLI(LightningCLI):
 
     A new ``fit`` never writes into the folder of an earlier one: where ``runs/NAME`` holds a config, it is
     called ``NAME-2``, and so on. Resuming by ``--ckpt_path`` goes on in the folder of the checkpoint. Only
-    ``fit`` writes the config.
+    ``fit`` writes the config. What is refused before it has trained leaves no folder behind.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.made: Path | None = None
+        try:
+            super().__init__(*arguments, **options)
+        except Exception:
+            if self.made is not None:
+                remove_unused(self.made)
+            raise
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder."""
@@ -52,18 +54,24 @@ class MetricCLI(LightningCLI):
             self.save_config_callback = None
             return
         config = self.config[self.subcommand]
-        rename_run(config.trainer.get("logger"), config.get("ckpt_path"))
+        folder = rename_run(config.trainer.get("logger"), config.get("ckpt_path"))
+        if folder is not None and not folder.exists():
+            self.made = folder
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Nothing but what plain LightningCLI has, so that configs run with that, too."""
 
 
-def rename_run(loggers: Any, checkpoint: str | None = None) -> None:
+def rename_run(loggers: Any, checkpoint: str | None = None) -> Path | None:
     """Change the name in the configs of ``loggers`` to one whose folder holds no config yet, or to that of
-    the run to which ``checkpoint`` belongs."""
+    the run to which ``checkpoint`` belongs.
+
+    Returns:
+        The folder, if there is one and this process is the first of the run.
+    """
     configs = [logger for logger in (loggers if isinstance(loggers, list) else [loggers]) if _named(logger)]
     if not configs:
-        return
+        return None
     first = configs[0].init_args
     root, name = Path(first.save_dir), first.name
     if checkpoint:
@@ -78,6 +86,23 @@ def rename_run(loggers: Any, checkpoint: str | None = None) -> None:
     for logger in configs:
         if logger.init_args.name == name:
             logger.init_args.name = chosen
+    return None if "LOCAL_RANK" in os.environ else root / chosen
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a run's folder, and the one around it if that is then empty, unless it holds more than was
+    written before training; a list of rejected rows stays."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if not all(any(path.match(pattern) for pattern in PRELIMINARY) for path in files):
+        return
+    for path in files:
+        if path.name != REJECTED:
+            path.unlink()
+    for empty in [*sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True), folder]:
+        with contextlib.suppress(OSError):  # not empty, or never made
+            empty.rmdir()
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 def _named(logger: Any) -> bool:
@@ -130,8 +155,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = mistake(error)
         if debug or line is None:
             raise
-        print(f"lit-metric: {line}", file=sys.stderr)
+        print(f"lit-metric: {line}{listed_rows(error)}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def listed_rows(error: Exception) -> str:
+    """Write all bad rows into a file here, if the message has left some out, and say where they are."""
+    if not (isinstance(error, BadRows) and error.problems.shortened):
+        return ""
+    try:
+        return f" All are listed in {write_rejected(error.problems, Path())}."
+    except OSError as denied:
+        return f" They can't be listed in a file here: {denied}."
 
 
 def mistake(error: Exception) -> str | None:
@@ -140,35 +175,23 @@ def mistake(error: Exception) -> str | None:
     torn = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
     if torn or isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(error):
         return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
-    return f"{type(error).__name__}: {essence(str(error))}" if isinstance(error, USER_ERRORS) else None
-
-
-def essence(message: str) -> str:
-    """One line of the many in which jsonargparse reports a wrong option; other messages as they are.
-
-    Example:
-        >>> essence("Errors:\\n  - Option 'x' is not accepted\\n  - Expected a <class 'NoneType'>")
-        "Option 'x' is not accepted"
-    """
-    lines = [line.strip() for line in message.splitlines()]
-    if not any(line.startswith(IN_VAIN) for line in lines):
-        return message
-    lines = [line for line in lines if not line.startswith(IN_VAIN)]
-    fewer = [line for line in lines if not line.startswith(IN_VAIN_TOO)]
-    if fewer and not fewer[-1].endswith(":"):
-        lines = fewer
-    return " ".join(line.removeprefix("- ") for line in lines)
+    if not isinstance(error, USER_ERRORS):
+        return None
+    kind = "DataError" if isinstance(error, DataError) else type(error).__name__
+    return " ".join(f"{kind}: {essence(str(error))}".split())
 
 
 def quiet() -> None:
     """Leave out what other libraries say about themselves at every start, and warnings that err."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
-    for name in ("httpx", "huggingface_hub", "sentence_transformers", "datasets", "faiss"):
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of each retry, twice
+    for name in ("httpx", "sentence_transformers", "datasets", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
         ".*does not have many workers.*",
         ".*`LightningModule.configure_callbacks`.*",
         ".*num_workers.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*your dataloader is not resumable.*",  # it is, without Lightning's help
         ".*in eval mode at the start of training.*",  # what is frozen
         ".*You have overridden `transfer_batch_to_device`.*",

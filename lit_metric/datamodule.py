@@ -48,7 +48,7 @@ from lit_metric.data.checks import check, say_what_is_cut
 from lit_metric.data.evaluated import Against, Evaluated
 from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import union
-from lit_metric.data.rejected import write_rejected
+from lit_metric.data.rejected import REJECTED, write_rejected
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.mining import Miner, TableVectors, give_texts
 
@@ -162,7 +162,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         self.mixture = mixture or {}
         self.strategy: Strategy = strategy
         self.supervision = supervision
-        self.problems = Problems(skip=bad_rows == "skip")
+        self.problems = Problems(bad_rows == "skip", "set data.bad_rows to skip")
         self.validation_share = validation_share
         self._planner = planner
         self.miner = miner
@@ -237,8 +237,11 @@ class MetricDataModule(Evaluated, LightningDataModule):
             )
         encoder: Any = self.trainer.lightning_module.encoder
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if len(self.problems) and self.trainer.is_global_zero:
-            log.warning("They are listed in %s", write_rejected(self.problems, folder))
+        if self.trainer.is_global_zero:
+            if len(self.problems):
+                log.warning("They are listed in %s", write_rejected(self.problems, folder))
+            elif stage == "fit":
+                (folder / REJECTED).unlink(missing_ok=True)  # of what was refused there earlier
         self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
 

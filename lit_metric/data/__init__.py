@@ -25,11 +25,12 @@ from lit_metric.data.relations import (
     Relations,
     UnionRelations,
 )
-from lit_metric.data.table import Problems, Table
+from lit_metric.data.table import BadRows, Problems, Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
 
 __all__ = [
+    "BadRows",
     "Batch",
     "Collator",
     "Content",

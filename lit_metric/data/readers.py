@@ -7,13 +7,16 @@ import glob
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from lit_metric.data.errors import DataError
 from lit_metric.data.table import Part, Problems, Table, listed
 
+BETWEEN = "Quote fields that hold the separator."
+QUOTE = 'Write "" for quotation marks within quoted fields.'
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
 
 
@@ -56,23 +59,26 @@ def _parts(source: str, split: str | None, problems: Problems) -> list[Part]:
     if glob.has_magic(source):
         found = sorted(glob.glob(str(path), recursive=True))
         if not found:
-            raise DataError(f"no file matches {source!r}{_contents(path.parent)}")
+            raise DataError(f"no file matches {source!r}{_contents(path.parent, path.name)}")
         return [part for name in found for part in _parts(name, split, problems)]
-    match = HUB_ID.fullmatch(source)
-    if match and path.suffix.lower() not in READERS:
-        return [_hub(match["id"], split or match["split"])]
     folder, colon, name = source.rpartition(":")
     if colon and Path(folder).expanduser().is_dir():
         return [_folder(Path(folder).expanduser(), split or name)]
-    raise DataError(f"there is no file {source!r}{_contents(path.parent)}")
+    match = HUB_ID.fullmatch(source)
+    if match and path.suffix.lower() not in READERS:
+        return [_hub(match["id"], split or match["split"])]
+    raise DataError(f"there is no file {source!r}{_contents(path.parent, path.name)}")
 
 
-def _contents(folder: Path) -> str:
+def _contents(folder: Path, like: str = "") -> str:
+    """What lies in a folder, first what is called nearly as ``like``."""
     if glob.has_magic(str(folder)):
         return ""
     if not folder.is_dir():
         return f"; there is no folder {str(folder)!r} either"
-    return f"; {str(folder)!r} holds {listed(sorted(entry.name for entry in folder.iterdir()))}"
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    names.sort(key=lambda name: -SequenceMatcher(None, name, like).ratio())
+    return f"; {str(folder)!r} holds {listed(names, 8)}"
 
 
 def _file(path: Path, split: str | None, problems: Problems) -> Part:
@@ -91,8 +97,8 @@ def _parquet(path: Path, problems: Problems) -> Part:
     try:
         with pq.ParquetFile(path) as file:
             names, rows = file.schema_arrow.names, file.metadata.num_rows
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({error}); write or fetch it anew") from error
 
     def load(name: str) -> list[Any]:
         try:
@@ -111,22 +117,15 @@ def _parquet(path: Path, problems: Problems) -> Part:
 
 def _csv(path: Path, problems: Problems) -> Part:
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 128 KiB
-    rows: list[list[str | None]] = []
-    broken = set()
     try:
         # Bytes that are no UTF-8 become lone surrogates, which are reported when their column is used.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            # Without strict, a quote that is never closed swallows all the rows after it.
+            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
             header = next(reader, [])
-            for row in filter(None, reader):
-                rows.append([*row])
-                if len(row) != len(header):
-                    problem = f"{len(row)} fields where the header has {len(header)}"
-                    problems.add((str(path), len(rows)), "", problem, "Quote fields that hold the separator.")
-                    broken.add(len(rows) - 1)
-                    rows[-1] = [None] * len(header)
+            rows, broken = _csv_rows(reader, header, path, problems)
     except csv.Error as error:
-        raise DataError(f"{path}, row {len(rows) + 1}: {error}") from error
+        raise DataError(f"{path} has no header line that can be read ({error}); correct it") from error
     finally:
         csv.field_size_limit(limit)
     repeated = sorted({name for name in header if header.count(name) > 1})
@@ -139,6 +138,36 @@ def _csv(path: Path, problems: Problems) -> Part:
     )
 
 
+def _csv_rows(
+    reader: Iterator[list[str]], header: Sequence[str], path: Path, problems: Problems
+) -> tuple[list[list[Any]], set[int]]:
+    """All rows below the header, and which of them are broken."""
+    rows: list[list[Any]] = []
+    broken: set[int] = set()
+    while True:
+        problem = remedy = ""
+        try:
+            row = next(reader)
+            if not row:  # a blank line
+                continue
+            if len(row) != len(header):
+                fields = f"{len(row)} field{'s' * (len(row) != 1)}"
+                problem, remedy = f"{fields} where the header has {len(header)}", BETWEEN
+        except StopIteration:
+            return rows, broken
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise DataError(
+                    f"{path}, row {len(rows) + 1}: a quotation mark opens a field that is never closed, so "
+                    'where the row ends is not known; close it, or write "" where it belongs to the text'
+                ) from error
+            problem, remedy = f"a quoted field that goes on after its end ({error})", QUOTE
+        if problem:
+            broken.add(len(rows))
+            problems.add((str(path), len(rows) + 1), "", problem, remedy)
+        rows.append([None] * len(header) if problem else row)
+
+
 def _jsonl(path: Path, problems: Problems) -> Part:
     rows: list[dict[str, Any]] = []
     broken = set()
@@ -149,8 +178,10 @@ def _jsonl(path: Path, problems: Problems) -> Part:
             try:
                 row = json.loads(line)
                 problem = "" if isinstance(row, dict) else "no object in braces"
-            except (json.JSONDecodeError, RecursionError) as error:
-                row, problem = None, f"no valid JSON ({error})"
+            except json.JSONDecodeError as error:
+                row, problem = None, f"no valid JSON ({error.msg})"
+            except RecursionError:
+                row, problem = None, "JSON of too many levels"
             rows.append(row if isinstance(row, dict) else {})
             if problem:
                 problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
@@ -201,7 +232,8 @@ def _split_of(data: Any, name: str, split: str | None) -> Part:
             split = next(iter(data))
         if split not in data:
             asked = f"no split {split!r}" if split else "several splits"
-            raise DataError(f"{name} has {asked}; name one with split=: {listed(list(data))}")
+            names = listed([f"{name}:{each}" for each in data])
+            raise DataError(f"{name} has {asked}; name one of {names}")
         name, data = f"{name}:{split}", data[split]
     elif split is not None:
         raise DataError(f"split={split!r} was given, but {name} has no splits; leave it out")

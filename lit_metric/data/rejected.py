@@ -1,4 +1,4 @@
-"""A file of the rows that were left out, and why."""
+"""A file of the rows that can't be used, and why."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from lit_metric.data.files import replacing
 from lit_metric.data.table import Problems
 
+REJECTED = "rejected.parquet"
 SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -22,8 +23,8 @@ SCHEMA = pa.schema(
 
 
 def write_rejected(problems: Problems, folder: Path) -> Path:
-    """Write ``rejected.parquet`` into ``folder``: one row for each problem, rows counted from 1."""
-    path = folder / "rejected.parquet"
+    """Write ``rejected.parquet`` into ``folder``: a row for each problem, counted from 1 without a header."""
+    path = folder / REJECTED
     with replacing(path) as unfinished:
         pq.write_table(pa.Table.from_pylist(problems.rows(), SCHEMA), unfinished, compression="zstd")
     return path

@@ -11,8 +11,8 @@ from typing import Any
 
 from lit_metric.data.errors import DataError
 
-SHOWN = 10  # rows listed for each problem before the rest are only counted
-LINES = 25  # problems listed likewise
+SHOWN = 3  # rows named for each problem before the rest are only counted
+KINDS = 6  # problems named likewise
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Problems:
 
     Args:
         skip: whether rows with a problem are to be left out, in place of being refused.
+        option: what to do to have them left out, for the report; nothing if there is no such option.
 
     Example:
         >>> problems = Problems(skip=True)
@@ -98,52 +99,82 @@ class Problems:
         >>> problems.refuse()
         >>> len(problems), problems.rows()[0]["row"]
         (1, 3)
+        >>> problems.report().partition(": column")[0]
+        'a.csv: 1 bad row (counted from 1, without a header)'
     """
 
-    def __init__(self, skip: bool = False) -> None:
+    def __init__(self, skip: bool = False, option: str = "") -> None:
         self.skip = skip
+        self.option = option
         self._rows: dict[tuple[str, str, str, str], dict[int, None]] = defaultdict(dict)
 
     def add(self, place: tuple[str, int], column: str, problem: str, remedy: str) -> None:
-        """Note a problem at ``place``, a file and a row; those that differ in nothing else share a line."""
+        """Note a problem at ``place``, a file and a row; those that differ in nothing else are one."""
         file, row = place
         self._rows[file, column, problem, remedy][row] = None  # a file may be read twice
 
     def __len__(self) -> int:
         """The number of rows, of all files, that have a problem."""
-        return len({(file, row) for (file, *_), rows in self._rows.items() for row in rows})
+        return sum(map(len, self._of_files().values()))
+
+    def _of_files(self) -> dict[str, set[int]]:
+        files: dict[str, set[int]] = defaultdict(set)
+        for (file, *_), rows in self._rows.items():
+            files[file].update(rows)
+        return files
 
     def rows(self) -> list[dict[str, Any]]:
         """Every problem as ``file``, ``row`` (from 1, without a header), ``column``, ``problem``, ``remedy``,
         in the order of files and rows."""
-        files = list(dict.fromkeys(file for file, *_ in self._rows))
+        files = {file: number for number, file in enumerate(self._of_files())}
         found = [
             {"file": file, "row": row, "column": column, "problem": problem, "remedy": remedy}
             for (file, column, problem, remedy), rows in self._rows.items()
             for row in rows
         ]
-        return sorted(found, key=lambda each: (files.index(each["file"]), each["row"]))
+        return sorted(found, key=lambda each: (files[each["file"]], each["row"]))
 
     def refuse(self) -> None:
-        """Raise :class:`DataError` with every problem noted, if there is any and none may be skipped."""
+        """Raise :class:`BadRows` with every problem noted, if there is any and none may be skipped."""
         if self._rows and not self.skip:
-            raise DataError(self.report())
+            raise BadRows(self)
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the report names fewer rows than there are."""
+        return len(self._rows) > KINDS or any(len(rows) > SHOWN for rows in self._rows.values())
 
     def report(self) -> str:
-        """All problems, a line for each kind in each column."""
-        lines = []
-        for (file, column, problem, remedy), rows in self._rows.items():
-            where = f"{file}, column {column!r}" if column else file
+        """One line: how many rows of which files, and for each problem the first of them, with the remedy."""
+        files = self._of_files()
+        counts = [f"{file}: {len(rows)} bad row{'s' * (len(rows) > 1)}" for file, rows in files.items()]
+        told: dict[str, list[str]] = defaultdict(list)
+        for (file, column, problem, remedy), rows in [*self._rows.items()][:KINDS]:
+            where = [f"column {column!r}"] * bool(column) + [file] * (len(files) > 1)
             shown = ", ".join(map(str, [*rows][:SHOWN]))
             more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-            lines.append(f"- {where}: {problem} in row{'s' * (len(rows) > 1)} {shown}{more}. {remedy}")
-        total = sum(map(len, self._rows.values()))
-        if len(lines) > LINES:
-            lines[LINES:] = [f"- and {len(lines) - LINES} problems more"]
-        return (
-            f"{total} bad value{'s' * (total > 1)} (rows are counted from 1, without a header):\n"
-            + "\n".join(lines)
-        )
+            of = f"{' of '.join(where)}: " if where else ""
+            told[remedy].append(f"{of}{problem} in row{'s' * (len(rows) > 1)} {shown}{more}")
+        sentences = [f"{'; '.join(kinds)}. {remedy}" for remedy, kinds in told.items()]
+        sentences[1:] = [f"{each[0].upper()}{each[1:]}" for each in sentences[1:]]
+        if rest := sum(map(len, [*self._rows.values()][KINDS:])):
+            sentences.append(f"Besides, {rest} problem{'s' * (rest > 1)} of other kinds.")
+        if self.option and not self.skip:
+            sentences.append(f"Or {self.option}.")
+        return f"{', '.join(counts)} (counted from 1, without a header): {' '.join(sentences)}"
+
+
+class BadRows(DataError):
+    """Rows that can't be used. The message names the first; ``problems.rows()`` has all.
+
+    Args:
+        problems: what is wrong with which rows.
+        prefix: what the message begins with.
+    """
+
+    def __init__(self, problems: Problems, prefix: str = "") -> None:
+        super().__init__(prefix + problems.report())
+        self.problems = problems
 
 
 def listed(names: Sequence[str], limit: int = 30) -> str:

@@ -16,7 +16,7 @@ from lit_metric.data.content import Content
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats.columns import Columns, named, split_by
 from lit_metric.data.items import QUERY, Items
-from lit_metric.data.table import Problems, Table
+from lit_metric.data.table import BadRows, Problems, Table
 from lit_metric.data.vocabulary import Vocabulary
 
 SPLITS = ("train", "validation", "test")
@@ -205,5 +205,6 @@ def refuse_empty(rows: Mapping[str, Sequence[object]], problems: Problems) -> No
     problems.refuse()
     for name, kept in rows.items():
         if not kept:
-            told = f": {problems.report()}" if len(problems) else ""
-            raise DataError(f"no row of data.{name} can be used{told}")
+            if len(problems):
+                raise BadRows(problems, f"no row of data.{name} can be used: ")
+            raise DataError(f"data.{name} has no rows")

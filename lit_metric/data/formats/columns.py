@@ -98,15 +98,8 @@ class Columns:
                 continue
             first = rows.setdefault(value, row)
             if first != row:
-                place = self.table.place(first)
-                known = (
-                    f"row {place[1]}"
-                    if place[0] == self.table.place(row)[0]
-                    else f"{place[0]}, row {place[1]},"
-                )
-                self.note(
-                    row, column, f"the id {value!r}, which {known} has already", "Give each row its own."
-                )
+                where = self.where(first, row)
+                self.note(row, column, f"the id {value!r} of {where} again", "Give each row its own.")
         return rows
 
     def among(self, values: Sequence[Any], column: str, known: Collection[Any], what: str) -> None:

@@ -88,22 +88,23 @@ def bad(sources: dict[str, str], **columns: list[Any]) -> str:
 
 def test_unknown_queries_and_documents(sources):
     told = bad(sources, query=[1, 7], document=["d1", "d9"])
-    assert told.splitlines()[1:] == [
-        f"- qrels.tsv, column 'query': '7' is not in {sources['queries']} in row 2. "
-        "Add it there, or drop the row."
-    ]
+    counted = "qrels.tsv: 1 bad row (counted from 1, without a header): "
+    assert told == (
+        f"{counted}column 'query': '7' is not in {sources['queries']} in row 2. Add it there, or drop the "
+        "row."
+    )
     told = bad(sources, query=[1, 2], document=["d1", "d9"])
-    assert told.splitlines()[1:] == [
-        f"- qrels.tsv, column 'document': 'd9' is not in {sources['corpus']} in row 2. "
-        "Add it there, or drop the row."
-    ]
+    assert told == (
+        f"{counted}column 'document': 'd9' is not in {sources['corpus']} in row 2. Add it there, or drop the "
+        "row."
+    )
 
 
 def test_judged_twice(sources):
     columns = {"query": [1, 1, 1], "document": ["d1", "d1", "d1"], "score": [1, 1, 2]}
-    assert (
-        "qrels.tsv, column 'score': the pair of row 1 again, with another grade in row 3. "
-        "Keep one judgement of each pair." in bad(sources, **columns)
+    assert bad(sources, **columns) == (
+        "qrels.tsv: 1 bad row (counted from 1, without a header): column 'score': the pair of row 1 again, "
+        "with another grade in row 3. Keep one judgement of each pair."
     )
 
 
@@ -118,12 +119,11 @@ def test_ids_that_occur_twice_or_are_missing(sources, tmp_path):
     )
     told = bad(sources, query=[1, 1], document=["d1", "d5"])
     name = sources["corpus"]
-    assert told.splitlines() == [
-        "3 bad values (rows are counted from 1, without a header):",
-        f"- {name}, column 'id': no id in row 4. Fill it in, or drop the row.",
-        f"- {name}, column 'title + text': empty text in row 5. Fill it in, or drop the row.",
-        f"- {name}, column 'id': the id 'd1', which row 1 has already in row 3. Give each row its own.",
-    ]
+    assert told == (
+        f"{name}: 3 bad rows (counted from 1, without a header): column 'id': no id in row 4; column 'title "
+        "+ text': empty text in row 5. Fill it in, or drop the row. Column 'id': the id 'd1' of row 1 again "
+        "in row 3. Give each row its own."
+    )
     content = read(Judgements(**sources), skip=True, test=table(query=[1, 1], document=["d1", "d5"]))
     assert texts(content, "corpus") == ["a", "b"]
     assert known(content, "test") == {("one", "a", 1.0)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_metric.data import DataError, Labels, labelled_items, read_table
+from lit_metric.data import BadRows, DataError, Labels, labelled_items, read_table
 from tests.data.formats.tables import read, table, texts
 
 
@@ -65,25 +65,28 @@ def test_all_bad_rows_are_reported_together():
     labels = ["x", "y", "z", "x", "x", "x", None, "", "x", "x", ["a", "b"]]
     with pytest.raises(DataError) as error:
         labelled_items(table(text=texts, label=labels))
-    assert str(error.value).splitlines() == [
-        "10 bad values (rows are counted from 1, without a header):",
-        "- items.csv, column 'text': empty text in rows 2, 3. Fill it in, or drop the row.",
-        "- items.csv, column 'text': no text in rows 4, 9. Fill it in, or drop the row.",
-        "- items.csv, column 'text': an int instead of text in row 5. "
-        "Convert the column to strings, or name another.",
-        "- items.csv, column 'text': broken characters (not valid UTF-8) in row 6. Save the file as UTF-8.",
-        "- items.csv, column 'text': a bool instead of text in row 10. "
-        "Convert the column to strings, or name another.",
-        "- items.csv, column 'label': no label in rows 7, 8. Fill it in, or drop the row.",
-        "- items.csv, column 'label': a list instead of a label in row 11. "
-        "Give one string or whole number per row.",
-    ]
+    assert str(error.value) == (
+        "items.csv: 10 bad rows (counted from 1, without a header): column 'text': empty text in rows 2, 3; "
+        "column 'text': no text in rows 4, 9; column 'label': no label in rows 7, 8. Fill it in, or drop the "
+        "row. Column 'text': an int instead of text in row 5; column 'text': a bool instead of text in row "
+        "10. Convert the column to strings, or name another. Column 'text': broken characters (not valid "
+        "UTF-8) in row 6. Save the file as UTF-8. Besides, 1 problem of other kinds."
+    )
+    assert isinstance(error.value, BadRows)
+    assert error.value.problems.shortened
+    rows = error.value.problems.rows()
+    assert [each["row"] for each in rows] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert rows[-1] == {
+        "file": "items.csv",
+        "row": 11,
+        "column": "label",
+        "problem": "a list instead of a label",
+        "remedy": "Give one string or whole number per row.",
+    }
 
 
 def test_long_reports_are_cut_but_count_everything():
-    with pytest.raises(
-        DataError, match=r"40 bad values .*\n.* in rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 30 more"
-    ):
+    with pytest.raises(DataError, match=r"40 bad rows .*: empty text in rows 1, 2, 3 and 37 more\. Fill"):
         labelled_items(table(text=[""] * 40, label=["x"] * 40))
 
 
@@ -93,7 +96,7 @@ def test_bad_tags():
         labelled_items(table(tags=tags, label=["x"] * 6))
     report = str(error.value)
     assert "no tags in rows 2, 3." in report
-    assert "no text among the tags in row 4." in report
+    assert "no text among the tags in row 4;" in report
     assert "empty text among the tags in row 5." in report
     assert "an int instead of a list of tags in row 6." in report
 
@@ -150,12 +153,11 @@ def test_weights_belong_to_tags():
     bad = table(tags=[["a"], ["a"], ["a"]], weights=[[1, 2], [0], ["x"]], label=["x"] * 3)
     with pytest.raises(DataError) as error:
         read(Labels(tags="tags", weights="weights"), test=bad)
-    assert str(error.value).splitlines()[1:] == [
-        "- items.csv, column 'weights': 0 among the weights in row 2. Weights are numbers above 0.",
-        "- items.csv, column 'weights': 'x' among the weights in row 3. Weights are numbers above 0.",
-        "- items.csv, column 'weights': 2 weights for 1 tags in row 1. "
-        "Give each tag its weight, in the same order.",
-    ]
+    assert str(error.value) == (
+        "items.csv: 3 bad rows (counted from 1, without a header): column 'weights': 0 among the weights in "
+        "row 2; column 'weights': 'x' among the weights in row 3. Weights are numbers above 0. Column "
+        "'weights': 2 weights for 1 tags in row 1. Give each tag its weight, in the same order."
+    )
 
 
 def test_items_without_a_label_are_refused_kept_or_left_out(caplog):

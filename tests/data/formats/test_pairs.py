@@ -111,9 +111,8 @@ def test_contradictions_are_told_with_both_rows():
     with pytest.raises(DataError) as error:
         read(Pairs("anchor", "positive", "negative"), train=data)
     assert str(error.value) == (
-        "1 bad value (rows are counted from 1, without a header):\n"
-        "- items.csv: a pair that belongs together here and not in row 1, or the other way round in row 2. "
-        "Drop one of the two rows."
+        "items.csv: 1 bad row (counted from 1, without a header): a pair that belongs together here and not "
+        "in row 1, or the other way round in row 2. Drop one of the two rows."
     )
     kept = read(Pairs("anchor", "positive", "negative"), skip=True, train=data, validation=data)
     assert known(kept, "train") == {("a", "p", 1.0), ("a", "n", 0.0), ("x", "y", 1.0), ("x", "z", 0.0)}
@@ -129,21 +128,21 @@ def test_every_bad_row_of_every_table_is_told():
     test = table("test.csv", a=["x"], b=[3], n=[["n", ""]], s=[float("inf")])
     with pytest.raises(DataError) as error:
         read(Pairs("a", "b", "n"), train=train, test=test)
-    assert str(error.value).splitlines() == [
-        "4 bad values (rows are counted from 1, without a header):",
-        "- train.csv, column 'a': empty text in row 2. Fill it in, or drop the row.",
-        "- train.csv, column 'n': the negative is the same text as the anchor in row 1. "
-        "Give another, or drop the row.",
-        "- test.csv, column 'b': an int instead of text in row 1. "
-        "Convert the column to strings, or name another.",
-        "- test.csv, column 'n': empty text among the negatives in row 1. Fill it in, or drop the row.",
-    ]
+    assert str(error.value) == (
+        "train.csv: 2 bad rows, test.csv: 1 bad row (counted from 1, without a header): column 'a' of "
+        "train.csv: empty text in row 2; column 'n' of test.csv: empty text among the negatives in row 1. "
+        "Fill it in, or drop the row. Column 'n' of train.csv: the negative is the same text as the anchor "
+        "in row 1. Give another, or drop the row. Column 'b' of test.csv: an int instead of text in row 1. "
+        "Convert the column to strings, or name another."
+    )
     with pytest.raises(DataError) as error:
         read(Pairs("a", "b", score="s"), train=train, test=test)
-    assert "'high' instead of a number in row 2. Give a finite number." in str(error.value)
-    assert "column 's': no number in row 3." in str(error.value)
-    assert "test.csv, column 's': inf in row 1. Give a finite number." in str(error.value)
-    with pytest.raises(DataError, match=r"no row of data\.test can be used: 4 bad values"):
+    assert "'high' instead of a number in row 2;" in str(error.value)
+    assert "column 's' of train.csv: no number in row 3." in str(error.value)
+    assert "column 's' of test.csv: inf in row 1. Give a finite number." in str(error.value)
+    with pytest.raises(
+        DataError, match=r"no row of data\.test can be used: train\.csv: 2 bad rows, test\.csv: 1 bad row \("
+    ):
         read(Pairs("a", "b", "n"), skip=True, train=train, validation=train, test=test)
 
 
@@ -183,10 +182,10 @@ def test_a_column_of_splits_and_items_to_encode():
 def test_many_pairs_are_read_in_seconds():
     rows = 100_000
     data = table(anchor=[f"a{row}" for row in range(rows)], positive=[f"p{row}" for row in range(rows)])
-    started = time.perf_counter()
+    started = time.process_time()  # others may be busy on this machine
     content = read(Pairs(), train=data, validation=table(anchor=["a"], positive=["b"]))
     assert len(content.items) == 2 * rows + 2
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.skipif(

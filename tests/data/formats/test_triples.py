@@ -69,10 +69,11 @@ def test_unknown_entities_and_missing_columns(entities):
     broken = table("facts.csv", head=[1, 4], relation=["r", None], tail=[5, 2])
     with pytest.raises(DataError) as error:
         read(Triples(entities, text="definition"), train=broken)
-    assert str(error.value).splitlines()[1:] == [
-        "- facts.csv, column 'relation': no label in row 2. Fill it in, or drop the row.",
-        f"- facts.csv, column 'tail': '5' is not in {entities} in row 1. Add it there, or drop the row.",
-    ]
+    assert str(error.value) == (
+        "facts.csv: 2 bad rows (counted from 1, without a header): column 'relation': no label in row 2. "
+        f"Fill it in, or drop the row. Column 'tail': '5' is not in {entities} in row 1. Add it there, or "
+        "drop the row."
+    )
     with pytest.raises(DataError, match=r"facts.csv has no column 'object'; it has 'head', 'relation'"):
         read(Triples(entities, text="definition", tail="object"), train=broken)
     with pytest.raises(DataError, match=r"no column of texts has a usual name; name it with text=."):

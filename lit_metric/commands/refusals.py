@@ -1,0 +1,92 @@
+"""What is wrong with an option, in one line, from the many in which jsonargparse reports it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+from lit_metric.data.table import listed
+
+KEY = re.compile(r'Parser key "(.*?)":?')
+CLASS = re.compile(r"Problem with given class_path '(.*)':?")
+GIVEN = "Given value: "
+OPTION = re.compile(r"Option '(.*)' is not accepted")
+MODULE = re.compile(r"module '(.*)' has no attribute '(.*)'")
+NAME = re.compile(r"Expected a dot import path string: (.*)")
+TYPE = re.compile(r"Expected a <class '(.*)'>")
+# What was tried in vain around the one thing that is wrong.
+IN_VAIN = (
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but",
+)
+# The most telling first; what none of them fits comes before the last two.
+TELLING = (OPTION, re.compile("the following arguments are required"), re.compile("Got value"), MODULE)
+VAGUE = (NAME, TYPE)
+
+
+def essence(message: str) -> str:
+    """The one reason among those that jsonargparse gives for refusing an option, with the option's name and
+    what is there in place of a wrong one; other messages as they are.
+
+    Example:
+        >>> no = ["Problem with given class_path 'lit_metric.Miner':", "Option 'candidate' is not accepted"]
+        >>> told = essence("\\n".join(['Parser key "miner":', "Errors:", *no]))
+        >>> told.partition(", ")[0]
+        "miner: Miner has no option 'candidate'; nearest are 'candidates'"
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    if not any(line.startswith(IN_VAIN) for line in lines):
+        return message
+    keys = [match[1] for line in lines if (match := KEY.fullmatch(line))]
+    classes = [match[1] for line in lines if (match := CLASS.fullmatch(line))]
+    given = [line.removeprefix(GIVEN) for line in lines if line.startswith(GIVEN)]
+    reasons = [
+        line
+        for line in lines
+        if not (line.startswith(IN_VAIN) or KEY.fullmatch(line) or CLASS.fullmatch(line))
+    ]
+    reason = _told(min(reasons, key=_rank), classes, given) if reasons else "this value is not accepted"
+    return ": ".join([".".join(keys), reason] if keys else [reason])
+
+
+def _rank(reason: str) -> int:
+    for rank, pattern in enumerate(TELLING):
+        if pattern.search(reason):
+            return rank
+    return len(TELLING) + max((rank for rank, each in enumerate(VAGUE, 1) if each.search(reason)), default=0)
+
+
+def _told(reason: str, classes: list[str], given: list[str]) -> str:
+    if (match := OPTION.fullmatch(reason)) and classes:
+        name, options = classes[-1].rpartition(".")[2], _options(classes[-1])
+        return f"{name} has no option {match[1]!r}; nearest are {_nearest(match[1], options)}"
+    if match := MODULE.fullmatch(reason):
+        public = [name for name in dir(importlib.import_module(match[1])) if name[:1].isupper()]
+        return f"there is no {match[2]!r} in {match[1]}; nearest are {_nearest(match[2], public)}"
+    if match := NAME.fullmatch(reason):
+        return f"there is no class {match[1]!r}; give its name or its whole path"
+    if TYPE.fullmatch(reason) and given:
+        return f"{reason}. Got value: {given[0]}"
+    return reason
+
+
+def _options(path: str) -> list[str]:
+    """The arguments of a class, with those that it passes on to its bases."""
+    module, _, name = path.rpartition(".")
+    kinds = getattr(importlib.import_module(module), name).__mro__
+    parameters = [each for kind in kinds for each in inspect.signature(kind.__init__).parameters.values()]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each.name for each in parameters if each.kind in named and each.name != "self"]
+
+
+def _nearest(wanted: str, names: Iterable[str]) -> str:
+    """The most similar names."""
+    distinct = dict.fromkeys(names)
+    return listed(sorted(distinct, key=lambda name: -SequenceMatcher(None, name, wanted).ratio())[:3])
