@@ -6,13 +6,25 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lit_metric.batching import BatchPlanner, MixturePlanner, PKPlanner, Plan, PlanDataset, ShufflePlanner
+from lit_metric.batching import (
+    BatchPlanner,
+    HardPKPlanner,
+    ItemVectors,
+    MixturePlanner,
+    NGAMEPlanner,
+    PKPlanner,
+    Plan,
+    PlanDataset,
+    ShufflePlanner,
+)
 from lit_metric.batching.mixture import apportioned
 from lit_metric.data import DataError, LabelRelations, UnionRelations
+from tests.batching.geometry import families, scattered
 
 
 def one_class(items: int) -> LabelRelations:
@@ -105,6 +117,30 @@ def test_a_part_is_planned_as_if_it_were_alone():
     assert plan.tasks is not None
     mine = [row for row, task in zip(plan.anchors.tolist(), plan.tasks.tolist(), strict=True) if task == 0]
     assert sorted(chain(*mine)) == list(range(3, 12))
+
+
+def test_parts_are_planned_by_their_own_vectors():
+    part, vectors, _ = families(count=3)
+    own, union = torch.arange(len(part)), UnionRelations([one_class(12), part, part])
+    ids = torch.arange(len(union))
+    # The second data set's items lie elsewhere than the third's.
+    others = -vectors.values[::-1]
+    directions = np.concatenate([scattered(12).values.repeat(2, axis=1), others, vectors.values])
+    both = [ItemVectors(own, others), vectors]
+    planner = MixturePlanner([ShufflePlanner(4), HardPKPlanner(3, 4), NGAMEPlanner(16, 8)])
+    assert planner.uses_vectors
+    plan = planner.plan_by(ItemVectors(ids, directions), ids, union, 5, 0)
+    assert len(plan) == planner.length(ids, union, 5)
+    assert plan.tasks is not None
+    seeds = [each.seed for each in planner._parts(None, ids, union, 5)]
+    for number, start in ((1, 12), (2, 12 + len(part))):
+        alone = planner.planners[number].plan_by(both[number - 1], own, part, seeds[number], 0)
+        rows = (plan.tasks == number).nonzero()[:, 0].tolist()
+        assert [(plan.anchors[row] - start).tolist() for row in rows] == alone.anchors.tolist()
+        assert [(plan.candidates[row] - start).tolist() for row in rows] == alone.candidates.tolist()
+    with pytest.raises(ValueError, match="HardPKPlanner plans by the items' vectors and was given none"):
+        planner.plan(ids, union, 5, 0)
+    assert not MixturePlanner(planners()).uses_vectors
 
 
 def test_the_collator_is_told_the_task():

@@ -16,7 +16,10 @@ import torch
 
 from lit_metric.batching import (
     BatchPlanner,
+    HardPKPlanner,
     MixturePlanner,
+    NegativeClassPlanner,
+    NGAMEPlanner,
     NPairPlanner,
     PairPlanner,
     PKPlanner,
@@ -28,6 +31,7 @@ from lit_metric.batching import (
 from lit_metric.batching.classes import class_rates, draw_classes
 from lit_metric.batching.plan import random_stream
 from lit_metric.data import DataError, LabelRelations, Relations, UnionRelations
+from tests.batching.geometry import scattered
 from tests.batching.judgements import judged
 
 SEEDS = range(8)
@@ -51,7 +55,12 @@ def relations_of(sizes: list[int], unlabelled: int = 0) -> LabelRelations:
 
 
 def plan_of(planner: BatchPlanner, relations: LabelRelations, seed: int = 0, epoch: int = 0) -> Plan:
-    return planner.plan(torch.arange(len(relations)), relations, seed, epoch)
+    return by_vectors(planner, torch.arange(len(relations)), relations, seed, epoch)
+
+
+def by_vectors(planner: BatchPlanner, ids: torch.Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+    """A plan by vectors that don't change, for planners that look at them."""
+    return planner.plan_by(scattered(len(relations)), ids, relations, seed, epoch)
 
 
 def digest(plan: Plan) -> str:
@@ -67,6 +76,8 @@ PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
     "n-pair sqrt": lambda: NPairPlanner(classes=4, class_weighting="sqrt"),
     "shuffle": lambda: ShufflePlanner(batch_size=16),
     "stratified": lambda: StratifiedPlanner(batch_size=12),
+    "hard pk": lambda: HardPKPlanner(classes=5, per_class=3, pool=7),
+    "negative class": lambda: NegativeClassPlanner(classes=4, pool=5),
     "stratified one by one": lambda: StratifiedPlanner(batch_size=12, power=1, together=1),
 }
 
@@ -178,8 +189,17 @@ def test_equal_classes_are_each_gone_through_once_an_epoch():
 def test_epochs_have_one_length_and_differ(planner, sizes):
     relations = relations_of(sizes)
     plans = [plan_of(planner, relations, seed, epoch) for seed in (0, 1) for epoch in range(5)]
-    assert len({len(plan) for plan in plans}) == 1
+    assert {len(plan) for plan in plans} == {planner.length(torch.arange(len(relations)), relations, 0)}
     assert len({digest(plan) for plan in plans}) == 10
+
+
+def test_other_vectors_make_another_plan_of_the_same_length() -> None:
+    relations = relations_of(SIZES["long tail"])
+    ids = torch.arange(len(relations))
+    for planner in (HardPKPlanner(5, 3, pool=7), NegativeClassPlanner(4, pool=9), NGAMEPlanner(16, 4)):
+        plans = [planner.plan_by(scattered(len(ids), seed), ids, relations, 0, 0) for seed in range(5)]
+        assert len({digest(plan) for plan in plans}) == 5
+        assert {len(plan) for plan in plans} == {planner.length(ids, relations, 0)}
 
 
 def test_batches_can_be_set():
@@ -193,18 +213,20 @@ def test_plans_do_not_depend_on_the_order_or_repeats_of_ids(planner):
     relations = relations_of(SIZES["long tail"])
     ids = torch.arange(len(relations))
     shuffled = torch.cat([ids[torch.randperm(len(ids))], ids[:50]])
-    assert digest(planner.plan(shuffled, relations, 3, 4)) == digest(planner.plan(ids, relations, 3, 4))
+    plans = [by_vectors(planner, each, relations, 3, 4) for each in (shuffled, ids)]
+    assert digest(plans[0]) == digest(plans[1])
 
 
 def test_only_the_given_ids_are_used(planner):
     relations = relations_of(SIZES["equal"])
     ids = torch.arange(0, len(relations), 2)
-    plan = planner.plan(ids, relations, 0, 0)
+    plan = by_vectors(planner, ids, relations, 0, 0)
     assert set(plan.anchors.values.tolist()) | set(plan.candidates.values.tolist()) <= set(ids.tolist())
 
 
 PAIR_PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
     "pairs": lambda: PairPlanner(batch_size=8, negatives=2),
+    "clusters of pairs": lambda: NGAMEPlanner(batch_size=8, cluster_size=4),
     "all pairs": lambda: PairPlanner(batch_size=8, pairs="all"),
     "scored pairs": lambda: ScoredPairPlanner(batch_size=8),
 }
@@ -221,7 +243,9 @@ def mixed() -> tuple[MixturePlanner, UnionRelations]:
 def mixed_digests() -> list[str]:
     planner, relations = mixed()
     ids = torch.arange(len(relations))
-    return [digest(planner.plan(ids, relations, seed, epoch)) for seed in (0, -5) for epoch in range(3)]
+    return [
+        digest(by_vectors(planner, ids, relations, seed, epoch)) for seed in (0, -5) for epoch in range(3)
+    ]
 
 
 def test_another_process_makes_the_same_plan():
@@ -239,10 +263,11 @@ def test_mixtures_and_pairs_have_one_length_and_heed_neither_order_nor_repeats()
     planner, relations = mixed()
     ids = torch.arange(len(relations))
     shuffled = torch.cat([ids[torch.randperm(len(ids))], ids[:50]])
-    plans = [planner.plan(ids, relations, 3, epoch) for epoch in range(4)]
+    plans = [by_vectors(planner, ids, relations, 3, epoch) for epoch in range(4)]
     assert len({len(plan) for plan in plans}) == 1
     assert len({digest(plan) for plan in plans}) == 4
-    assert digest(planner.plan(shuffled, relations, 3, 2)) == digest(plans[2])
+    assert digest(by_vectors(planner, shuffled, relations, 3, 2)) == digest(plans[2])
+    assert len(plans[0]) == planner.length(ids, relations, 3)
 
 
 def test_neighbouring_seeds_and_epochs_do_not_share_random_numbers():

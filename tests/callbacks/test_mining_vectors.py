@@ -1,0 +1,200 @@
+"""Plans by the vectors of a version: which one that is, in every mode, in loader workers, and on resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_metric import MetricDataModule, Miner
+from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
+from lit_metric.callbacks.mining import MiningCallback, fingerprint
+from lit_metric.callbacks.mining_background import describe
+from lit_metric.data import Batch, DataError
+from lit_metric.mining import NegativeTable, TableVectors, versions
+from lit_metric.mining.bank import Bank
+from lit_metric.mining.snapshot import Snapshot, trained
+from lit_metric.mining.timetable import Timetable, Uses
+from lit_metric.mining.worker import Job, Worker
+from tests.small import Small, Watch, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EPOCH = 5
+
+
+class Planned(pl.Callback):
+    """Notes the version that each epoch is planned by, and sees that each batch is the one of that plan."""
+
+    def __init__(self) -> None:
+        self.versions: list[int] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        data: MetricDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert data.tables is not None
+        epoch = trainer.current_epoch
+        if not self.versions or batch_idx == 0:
+            mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
+            self.versions.append(mining.uses.at(EPOCH * epoch).version)
+            vectors = TableVectors(data.tables, data.corpus)(self.versions[-1])
+            self.plan = data.planner.plan_by(vectors, data.splits["train"], data.relations, data.seed, epoch)
+        assert batch.anchor_ids.tolist() == self.plan.anchors[batch_idx].tolist()
+        planned = self.plan.candidates[batch_idx].tolist()
+        assert batch.candidate_ids.tolist()[: len(planned)] == planned
+
+
+class Fit:
+    """Up to three epochs with dropout, planned by vectors."""
+
+    def __init__(self, small: Small, folder: Path, **options: Any) -> None:
+        resume, save, steps = (options.pop(name, None) for name in ("resume", "save", "steps"))
+        planner = options.pop("planner", None) or HardPKPlanner(4, 3, pool=5)
+        workers = options.pop("workers", 0)
+        miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "inline", **options})
+        self.data = small.data(miner=miner, planner=planner, num_workers=workers, prefetch_factor=1)
+        self.learner = small.learner(dropout=0.1)
+        self.watch, self.planned, self.mining = Watch(), Planned(), MiningCallback()
+        callbacks: list[Any] = [self.mining, self.watch, self.planned]
+        if save is not None:
+            saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}
+            callbacks.append(ModelCheckpoint(folder / "checkpoints", "{step}", **saving))
+        checkpoint = None if resume is None else folder / "checkpoints" / f"{resume}.ckpt"
+        run = trainer(folder, *callbacks, max_epochs=3, **({} if steps is None else {"max_steps": steps}))
+        run.fit(self.learner, self.data, ckpt_path=checkpoint)
+        self.weights = fingerprint(self.learner)
+        self.tables = folder / "negatives"
+
+
+@pytest.mark.parametrize(
+    ("workers", "timed"),
+    [
+        (0, {"refresh": 2}),
+        (2, {"refresh": 2}),
+        # A table from every second batch on, two batches old when it comes into use.
+        (0, {"refresh": 2, "mode": "scheduled", "delay": 2}),
+    ],
+    ids=["inline", "inline with loader workers", "scheduled"],
+)
+def test_an_epoch_is_planned_by_the_version_of_its_first_batch_also_when_resumed(
+    small: Small, tmp_path: Path, workers: int, timed: dict[str, Any]
+) -> None:
+    whole = Fit(small, tmp_path, workers=workers, save=9, **timed)
+    # Batches 0, 5 and 10: inline, mined at 0, 4 and 10; otherwise in use from 0, 4 and 10 on.
+    expected = [1, 3, 6] if "mode" not in timed else [1, 2, 5]
+    assert whole.planned.versions == expected
+    rest = Fit(small, tmp_path, workers=workers, resume=9, **timed)
+    # At batch 9 newer tables were in use than that of batch 5, and the two newest would not have been it.
+    assert rest.planned.versions[0] == expected[1] < rest.mining.uses.at(9).version - 1
+    assert rest.watch.anchors == whole.watch.anchors[9:]
+    assert rest.watch.candidates == whole.watch.candidates[9:]
+    assert rest.watch.losses == whole.watch.losses[9:]
+    assert rest.weights == whole.weights
+
+
+def test_an_eager_run_goes_on_with_the_plan_of_its_epoch(small: Small, tmp_path: Path) -> None:
+    whole = Fit(small, tmp_path, mode="eager", refresh=3, save=8, steps=10)
+    saved = torch.load(tmp_path / "checkpoints" / "8.ckpt", weights_only=True)
+    uses = Uses(saved["callbacks"]["MiningCallback"]["uses"])
+    assert uses.at(EPOCH).version == whole.planned.versions[1]
+    rest = Fit(small, tmp_path, mode="eager", refresh=3, resume=8, steps=10)
+    assert rest.planned.versions == whole.planned.versions[1:2]
+    assert rest.watch.anchors == whole.watch.anchors[8:]
+
+
+def test_a_checkpoint_names_the_version_that_its_epoch_is_planned_by() -> None:
+    callback = MiningCallback()
+    callback.uses = Uses([(0, 1, 0), (4, 2, 2), (6, 3, 4), (8, 4, 6), (10, 5, 8)])
+    callback.clock, callback.trained = Timetable(EPOCH, 2, 2), 9
+    assert callback.state_dict()["uses"] == [[8, 4, 6], [10, 5, 8]]
+    callback._plans = True
+    assert callback.state_dict()["uses"] == [[4, 2, 2], [8, 4, 6], [10, 5, 8]]
+    callback.trained = 10
+    assert callback.state_dict()["uses"] == [[10, 5, 8]]
+
+
+@pytest.mark.parametrize("planner", [NegativeClassPlanner(4, pool=6), NGAMEPlanner(12, 4)])
+def test_vectors_alone_are_published_without_a_search(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planner: Any
+) -> None:
+    def search(*_: Any) -> None:
+        raise AssertionError("nothing is to be searched")
+
+    monkeypatch.setattr("lit_metric.mining.miner.NeighbourProposer.fit", search)
+    done = Fit(small, tmp_path, planner=planner, negatives=0)
+    length = planner.length(torch.arange(60), done.data.relations, 0)
+    assert versions(done.tables) == [2, 3]
+    assert done.data.batches_per_epoch == length
+    assert len(done.watch.anchors) == 3 * length
+    assert NegativeTable.open(done.tables, 3).ids.shape == (60, 0)
+
+
+def test_vectors_are_those_of_the_weights_of_the_moment(small: Small, tmp_path: Path) -> None:
+    untrained = small.learner().encoder
+    done = Fit(small, tmp_path, refresh="never", steps=1)
+    ids = done.data.splits["train"].sort().values
+    texts = [done.data.texts_of(item)[0] for item in ids.tolist()]
+    vectors = TableVectors(done.tables, done.data.corpus)(1)
+    assert vectors.values.dtype == np.float16
+    assert isinstance(vectors.values, np.memmap)
+    assert vectors.ids.tolist() == ids.tolist()
+    expected = untrained.encode(texts)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors.values, expected, atol=2e-3)
+
+
+def test_the_worker_publishes_the_vectors_of_the_bank(small: Small, tmp_path: Path) -> None:
+    data = small.data(miner=Miner(negatives=0), planner=HardPKPlanner(4, 3))
+    learner = small.learner()
+    data.prepare(learner.encoder.tokenizer, progress=False)
+    task = describe(trainer(tmp_path), learner, data, tmp_path / "tables")
+    assert task.settings.vectors
+    task.write(tmp_path / "task", learner.encoder, torch.empty(0))
+    Snapshot(tmp_path / "weights.safetensors").write(trained(learner.encoder))
+    bank = Bank(tmp_path / "bank", task.ids, learner.encoder.dimension, fresh=True)
+    known = torch.nn.functional.normalize(torch.randn(20, learner.encoder.dimension), dim=1)
+    bank.put(task.ids[:20], 3 * known, step=4)
+    worker = Worker(task, tmp_path / "task")
+    job = Job(5, str(tmp_path / "weights.safetensors"), 5, 1, bank=str(tmp_path / "bank"), fresh_from=4)
+    answer = worker.refresh(job)
+    vectors = TableVectors(tmp_path / "tables", data.corpus)(answer["version"])
+    assert answer["report"]["encoded"] == pytest.approx(1 - 20 / len(task.ids))
+    np.testing.assert_allclose(vectors.values[:20], known.numpy(), atol=1e-3)
+    own = learner.encoder.encode([data.texts_of(item)[0] for item in task.ids[20:].tolist()])
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors.values[20:], own, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("miner", "planner", "message"),
+    [
+        (
+            None,
+            HardPKPlanner(4, 3),
+            r"HardPKPlanner plans by the items' vectors.* give data.miner.*negatives: 0",
+        ),
+        (Miner(negatives=0), None, "negatives: 0, and data.planner uses no vectors"),
+        (Miner(cold_start="in_batch"), NGAMEPlanner(), "cold_start: in_batch; set it to mine"),
+    ],
+)
+def test_a_planner_and_a_miner_that_do_not_fit_are_refused(
+    small: Small, miner: Miner | None, planner: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        small.data(miner=miner, planner=planner)
+
+
+def test_a_checkpoint_of_a_run_without_vectors_has_them_mined(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Fit(small, tmp_path, save=7, steps=7)
+    for version in (tmp_path / "negatives").glob("v*"):
+        manifest = version / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"dimension"', '"other"'))
+    rest = Fit(small, tmp_path, resume=7, steps=9)
+    assert "was mined for a planner that uses no vectors; mine it anew" in caplog.text
+    assert len(rest.watch.anchors) == 2
