@@ -20,6 +20,7 @@ from lit_metric.encoders import varlen
 from lit_metric.encoders.attention import PackingError, bucket_attention, packed, packed_attention
 from lit_metric.encoders.layout import Layout
 from lit_metric.encoders.masks import FULL, PackedMask, bucket_mask, read_pattern
+from tests.encoders.gradients import assert_equal_with_gradients
 
 LENGTHS = torch.tensor([5, 1, 12, 0, 3, 12, 7, 2])
 
@@ -75,14 +76,7 @@ def test_buckets_equal_text_by_text(pattern: str, scaling: float | None, key_hea
     given = heads(key_heads=key_heads)
     found = bucket_attention(given, read_pattern(layout(), function, "cpu"), 0.0, scaling)
     expected = naive(*given, sees, scaling or 6**-0.5)
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn_like(expected)
-    for mine, reference in zip(
-        torch.autograd.grad((found * weights).sum(), given),
-        torch.autograd.grad((expected * weights).sum(), given),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, reference)
+    assert_equal_with_gradients(found, expected, given)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from lit_metric.encoders.pooling import (
     drop_values,
     unit_rows,
 )
+from tests.encoders.gradients import assert_equal_with_gradients
 
 LENGTHS = [3, 1, 0, 6, 2]
 SIZE = 8
@@ -102,15 +103,7 @@ def test_attention_equals_its_formula(arguments: dict[str, object], heads: int) 
     found = pooling(Ragged(values, given.offsets))
     rows = [values[given.offsets[row] : given.offsets[row + 1]] for row in range(len(given))]
     expected = torch.stack([naive_attention(pooling, row) if len(row) else torch.zeros(SIZE) for row in rows])
-    torch.testing.assert_close(found, expected)
-    everything = [values, *pooling.parameters()]
-    weights = torch.randn_like(found)
-    for mine, reference in zip(
-        torch.autograd.grad((found * weights).sum(), everything),
-        torch.autograd.grad((expected * weights).sum(), everything),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, reference)
+    assert_equal_with_gradients(found, expected, [values, *pooling.parameters()])
 
 
 @pytest.mark.parametrize("heads", [1, 4])
