@@ -21,7 +21,7 @@ from lit_metric.mining.faults import VARIABLE
 from tests.background import children, fit
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
-from tests.end_to_end.command import ROOT
+from tests.end_to_end.command import ROOT, options
 from tests.small import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -124,6 +124,42 @@ def test_ranks_skip_a_refresh_together(small: Small, tmp_path: Path, pool: RankP
     assert [rank["versions"] for rank in shared] == [[1] * 13 + [2] * 2] * 2
     assert [rank["skipped"] for rank in shared] == [[5], [5]]
     check(shared)
+
+
+def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Path) -> None:
+    given = options(
+        data__train=small / "train.csv",
+        data__cache_dir=small / "cache",
+        data__validation_share=0.3,
+        data__planner__init_args__classes=4,
+        data__planner__init_args__per_class=3,
+        data__miner="lit_metric.Miner",
+        data__miner__init_args__strict=True,
+        data__miner__init_args__restarts=0,
+        model__encoder__init_args__backbone=small / "backbone",
+        trainer__accelerator="cpu",
+        trainer__max_epochs=2,
+    )
+    config = f"--config={ROOT / 'configs' / 'banking77.yaml'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_metric", "fit", config, *given],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            VARIABLE: f"encode:kill:9:{tmp_path / 'marks'}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "lit-metric: MiningFailed: negatives could not be mined after batch 4: the worker died by signal 9; "
+        f"see {Path('runs') / 'banking77'' / 'negatives' / 'worker.log'}"
+    )
 
 
 def _alive(pid: int) -> bool:
