@@ -187,4 +187,4 @@ def _supervision() -> list[str]:
 
 
 def _miner(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"class_path": "lit_metric.Miner", "init_args": arguments}
+    return {"class_path": "lit_metric.Miner", "init_args": {"mode": "inline", **arguments}}

@@ -158,7 +158,7 @@ def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Pa
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
         "lit-metric: MiningFailed: negatives could not be mined after batch 4: the worker died by signal 9; "
-        f"see {Path('runs') / 'banking77'' / 'negatives' / 'worker.log'}"
+        f"see {Path('runs') / 'banking77' / 'negatives' / 'worker.log'}"
     )
 
 
