@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ from lit_metric.data.mixture import union
 from lit_metric.data.rejected import REJECTED, write_rejected
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.mining import Miner, TableVectors, give_texts
+from lit_metric.mining.published import check_planners
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
                 "data.mixture names several data sets, so name sources, columns and planners there, and none "
                 "beside it"
             )
-        _check_vectors([planner, *(part.planner for part in (mixture or {}).values())], miner)
+        check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
         self.mixture = mixture or {}
         self.strategy: Strategy = strategy
         self.supervision = supervision
@@ -361,28 +362,6 @@ class MetricDataModule(Evaluated, LightningDataModule):
 def _planner_for(supervision: Supervision | None) -> BatchPlanner:
     assert supervision is not None
     return PLANNERS[supervision.planned]()
-
-
-def _check_vectors(planners: Sequence[BatchPlanner | None], miner: Miner | None) -> None:
-    """Refuse a planner that looks at vectors where nothing provides them, and a miner that nobody needs."""
-    using = next((type(each).__name__ for each in planners if each is not None and each.uses_vectors), None)
-    if using is None:
-        if miner is not None and not miner.negatives:
-            raise DataError(
-                "data.miner has negatives: 0, and data.planner uses no vectors, so it would mine for nobody: "
-                "leave it out, or set negatives to 1 or more"
-            )
-        return
-    if miner is None:
-        raise DataError(
-            f"{using} plans by the items' vectors, which a miner provides: give data.miner, such as "
-            "lit_metric.Miner with negatives: 0, which mines the vectors alone"
-        )
-    if miner.cold_start == "in_batch":
-        raise DataError(
-            f"{using} plans the first epoch by vectors, which data.miner has none of with cold_start: "
-            "in_batch; set it to mine"
-        )
 
 
 def _no_table(epoch: int, step: int) -> int:
