@@ -71,7 +71,7 @@ def draw_hard_classes(
         urgent = due == batches - batch
         lots[urgent] = -1
         size = min(pool, int(np.count_nonzero(due)))
-        drawn = np.argpartition(lots, size - 1)[:size]
+        drawn = np.sort(np.argpartition(lots, size - 1)[:size])
         drawn = drawn[np.argsort(lots[drawn], kind="stable")]
         chosen = hardest_together(hardness(drawn), max(1, int(urgent.sum())), slots)
         table[batch] = drawn[chosen]
