@@ -121,6 +121,20 @@ def ready(
     raise ValueError(f"recipe is {recipe!r}; choose one of {', '.join(RECIPES)}")
 
 
+class Trained(NamedTuple):
+    """What training took.
+
+    Args:
+        seconds: of the whole call.
+        loop: seconds of batches alone, without what the trainer prepares.
+        steps: batches.
+    """
+
+    seconds: float
+    loop: float
+    steps: int
+
+
 def trainer_ready() -> None:
     """Raise a BenchmarkError if accelerate, which the trainer of sentence-transformers needs, is missing."""
     if importlib.util.find_spec("accelerate") is None:
@@ -135,7 +149,7 @@ def train(
     options: Mapping[str, Any],
     sampler: Any,
     **more: Any,
-) -> tuple[float, int]:
+) -> Trained:
     """Train on the processor.
 
     Args:
@@ -146,9 +160,6 @@ def train(
         options: arguments of its training.
         sampler: of batches.
         more: arguments of its trainer.
-
-    Returns:
-        The seconds that it took, and the number of steps.
     """
     import sentence_transformers as peer
 
@@ -167,8 +178,8 @@ def train(
         model=model, args=arguments, train_dataset=data, loss=loss, **more
     )
     begin = time.perf_counter()
-    trainer.train()
-    return time.perf_counter() - begin, int(trainer.state.global_step)
+    metrics = trainer.train().metrics
+    return Trained(time.perf_counter() - begin, metrics["train_runtime"], int(trainer.state.global_step))
 
 
 def fit(
@@ -212,7 +223,7 @@ def fit(
         "warmup_steps": round(warmup * steps),
         "seed": seed,
     }
-    seconds, done = train(model, data, loss, output / "trainer", options, sampler)
+    seconds, _, done = train(model, data, loss, output / "trainer", options, sampler)
     model.save(str(output / "model"), create_model_card=False)
     texts_seen = done * batch_size
     return {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import resource
 import sys
 import time
@@ -61,10 +60,10 @@ class Runs(NamedTuple):
 
     @property
     def soon(self) -> int:
-        """``delay``, or what suits the corpus: a search of 10 thousand texts takes about two batches of 128,
-        and grows with the square of the texts."""
-        batches = 2 * (self.corpus.texts / 10_000) ** 2 * BATCH / self.corpus.batch
-        return self.delay or min(self.corpus.batches, max(2, math.ceil(batches)))
+        """``delay``, or what suits the corpus: a search of 10 thousand texts takes a batch or two of 128, and
+        grows with the square of them."""
+        batches = 1.5 * (self.corpus.texts / 10_000) ** 2 * BATCH / self.corpus.batch
+        return self.delay or min(self.corpus.batches, max(2, round(batches)))
 
     @property
     def kinds(self) -> dict[str, dict[str, Any]]:
@@ -214,7 +213,7 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         text="text",
         label="label",
         planner=corpora.planner(spec["kind"], spec["batch"]),
-        miner=Miner(**spec["miner"]),
+        miner=Miner(**{"mode": "inline", **spec["miner"]}),
         seed=spec["seed"],
         cache_dir=str(folder / "cache"),
     )
@@ -237,9 +236,10 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     texts, labels = read(spec["test"])
     first = Kept(0, 0.0, {})
     before = map_at_r(encoder.encode, texts, labels)
+    children = _children()
     trainer.fit(learner, data)
+    children = _children() - children
     torch.set_num_threads(spec["threads"])
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     scores = [before]
     for state in clock.kept:
         _load(encoder, state.weights)
@@ -249,13 +249,19 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "epoch_seconds": clock.seconds,
         "epoch_cpu_seconds": clock.cpu,
         "epoch_texts": clock.texts[: len(clock.seconds)],
-        "worker_cpu_seconds": used.ru_utime + used.ru_stime,
+        "worker_cpu_seconds": children,
         **logged(folder / "metrics.csv"),
         "map@r": scores,
         "step": [moment.step for moment in moments],
         "seconds": [moment.seconds for moment in moments],
         **({"overlaps": overlaps(clock, encoder, data)} if spec["compare"] else {}),
     }
+
+
+def _children() -> float:
+    """The processor's seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _load(encoder: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,7 +38,21 @@ WARMUP = 0.1
 LESS_MINING = 5.0
 
 
-def mine(model: Any, texts: list[str], labels: list[str], seed: int) -> tuple[list[list[int]], float]:
+class Mined(NamedTuple):
+    """What ``mine_hard_negatives`` came to.
+
+    Args:
+        negatives: for each of ``n`` texts the places of ``NEGATIVES`` others.
+        seconds: that it took.
+        share: of the negatives that it found; the others are of another class at random.
+    """
+
+    negatives: list[list[int]]
+    seconds: float
+    share: float
+
+
+def mine(model: Any, texts: list[str], labels: list[str], seed: int) -> Mined:
     """``NEGATIVES`` hard negatives for every text by ``mine_hard_negatives``.
 
     Args:
@@ -46,10 +60,6 @@ def mine(model: Any, texts: list[str], labels: list[str], seed: int) -> tuple[li
         texts: ``n`` different ones.
         labels: the class of each.
         seed: of what is drawn at random.
-
-    Returns:
-        Their places; where too few were found, others of another class at random. And the seconds that its
-        function took.
     """
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives
@@ -80,13 +90,14 @@ def mine(model: Any, texts: list[str], labels: list[str], seed: int) -> tuple[li
         row, other = found[place[anchor]], place[negative]
         if labels[other] != labels[place[anchor]] and len(row) < NEGATIVES:
             row.append(other)
+    share = sum(map(len, found)) / (NEGATIVES * len(texts))
     draw = random.Random(seed)
     for anchor, row in enumerate(found):
         while len(row) < NEGATIVES:
             other = draw.randrange(len(texts))
             if labels[other] != labels[anchor]:
                 row.append(other)
-    return found, seconds
+    return Mined(found, seconds, share)
 
 
 def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -97,8 +108,9 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: of the run.
 
     Returns:
-        ``mining_seconds`` and ``epoch_seconds`` (of training alone) by epoch, and ``map@r`` of the test texts
-        among themselves by ``step`` and ``seconds`` (of both), beginning with the untrained encoder.
+        ``mining_seconds``, ``mined`` (the share of negatives that mining found) and ``epoch_seconds`` (of
+        training's batches alone) by epoch, and ``map@r`` of the test texts among themselves by ``step`` and
+        ``seconds`` (of both), beginning with the untrained encoder.
     """
     import sentence_transformers as library
     from datasets import Dataset
@@ -116,14 +128,14 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     steps, epochs, rows = spec["batches"], spec["epochs"], spec["rows"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec["lr"], weight_decay=0.0, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps * epochs), steps * epochs)
-    states, mining, training = [_copy(model)], list[float](), list[float]()
+    states, mining, training = [_copy(model)], list[Mined](), list[float]()
     for epoch in range(epochs):
         seed = spec["seed"] * epochs + epoch
-        negatives, seconds = mine(model, texts, labels, seed)
-        mining.append(seconds)
+        mined = mine(model, texts, labels, seed)
+        mining.append(mined)
         first, second = pairs(labels, rows, steps, seed)
         columns = {"anchor": first, "positive": second} | {
-            f"negative_{number}": [negatives[anchor][number] for anchor in first]
+            f"negative_{number}": [mined.negatives[anchor][number] for anchor in first]
             for number in range(NEGATIVES)
         }
         data = Dataset.from_dict(
@@ -131,20 +143,21 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         )
         options = {"max_steps": steps, "per_device_train_batch_size": rows, "seed": seed}
         own = (optimizer, schedule)
-        taken, _ = train(model, data, loss, folder / "trainer", options, in_order, optimizers=own)
+        taken = train(model, data, loss, folder / "trainer", options, in_order, optimizers=own).loop
         training.append(taken)
         states.append(_copy(model))
-        print(f"epoch {epoch + 1}: mined in {seconds:.1f} s, trained in {taken:.1f} s", flush=True)
+        print(f"epoch {epoch + 1}: mined in {mined.seconds:.1f} s, trained in {taken:.1f} s", flush=True)
     queries, truth = read(spec["test"])
     scores, moments = [], [0.0]
-    for mined, trained in zip(mining, training, strict=True):
-        moments.append(moments[-1] + mined + trained)
+    for before, taken in zip(mining, training, strict=True):
+        moments.append(moments[-1] + before.seconds + taken)
     for state in states:
         model.load_state_dict(state)
         model.eval()
         scores.append(map_at_r(lambda items: model.encode(items, convert_to_numpy=True), queries, truth))
     return {
-        "mining_seconds": mining,
+        "mining_seconds": [each.seconds for each in mining],
+        "mined": [each.share for each in mining],
         "epoch_seconds": training,
         "map@r": scores,
         "step": [steps * epoch for epoch in range(epochs + 1)],
