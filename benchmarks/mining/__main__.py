@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--batch {given.batch} must be a multiple of {PER_CLASS}, and at least {2 * PER_CLASS}")
     if given.texts is not None and given.texts < FEWEST * given.batch:
         parser.error(f"--texts {given.texts} make less than {FEWEST} batches of {given.batch}")
+    if given.delay is not None and given.delay < 2:
+        parser.error(f"--delay {given.delay} must be at least 2, as the loader runs a batch ahead")
     out, console = given.out.resolve(), Console()
     common = {"versions": environment()["versions"]}
 
