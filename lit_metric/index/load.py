@@ -68,17 +68,20 @@ def _empty(
     kind = KINDS.get(name)
     if kind is None:
         raise StoredIndexError(f"{folder} holds a {name}, expected one of {', '.join(KINDS)}")
+    arguments: dict[str, Any] = dict(settings)
     try:
         if kind is RepresentativeIndex:
             inner = settings["index"]
-            settings = {
-                **settings,
-                "index": _empty(folder, inner["kind"], inner["settings"], threads, device),
-            }
-            return kind(**settings)
-        if device is not None and kind is FaissIndex:
-            raise ValueError(f"device={device}: {folder} holds a FAISS index, which is searched on the CPU")
-        return kind(**settings, threads=threads, **({} if device is None else {"device": device}))
+            arguments["index"] = _empty(folder, inner["kind"], inner["settings"], threads, device)
+            return kind(**arguments)
+        if device is not None:
+            if kind is FaissIndex:
+                raise ValueError(
+                    f"device={device}: {folder} holds a FAISS index, which is searched on the CPU"
+                )
+            arguments["device"] = device
+        arguments["threads"] = threads
+        return kind(**arguments)
     except (TypeError, KeyError) as error:
         raise StoredIndexError(
             f"{folder} has settings of another version ({error}); {StoredIndexError.remedy}"

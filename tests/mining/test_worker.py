@@ -104,14 +104,15 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
         assert supervisor.process is not None
         ready = supervisor.process.answer(300)
         assert ready == {"ready": supervisor.process.pid, "threads": {"torch": 1, "faiss": 1}}
-        before = max(cpu_seconds(supervisor.process.pid))
+        started = cpu_seconds(supervisor.process.pid)
         for number in range(1, 4):
             supervisor.ask(Job(number, str(weights.path), step=7, epoch=1))
             answer = supervisor.wait(number, 300)
             assert answer["version"] == number, answer
         spent = sorted(cpu_seconds(supervisor.process.pid))
-        assert spent[-1] > before
+        assert spent[-1] > max(started)
         assert sum(spent[:-1]) < 0.05 * spent[-1]  # no thread but one did any work
+        assert len(spent) == len(started)  # nor was any made to do some
     finally:
         supervisor.stop()
     table = NegativeTable.open(tmp_path / "tables", 1, data.corpus)
