@@ -55,7 +55,7 @@ from lit_metric.mining.published import check_planners
 
 log = logging.getLogger(__name__)
 
-PLANNERS = {"classes": PKPlanner, "pairs": PairPlanner, "scores": ScoredPairPlanner}
+PLANNERS = {"classes": PKPlanner, "pairs": PairPlanner}
 
 
 class MetricDataModule(Evaluated, LightningDataModule):
@@ -361,6 +361,9 @@ class MetricDataModule(Evaluated, LightningDataModule):
 
 def _planner_for(supervision: Supervision | None) -> BatchPlanner:
     assert supervision is not None
+    if supervision.planned == "scores":
+        # Scores of documents for a query come from a teacher, whose losses compare them with each other.
+        return ScoredPairPlanner(together=not getattr(supervision, "symmetric", True))
     return PLANNERS[supervision.planned]()
 
 

@@ -32,6 +32,7 @@ class Evaluation(nn.Module):
     - Triples besides: ``hits@1``, ``hits@3``, ``hits@10`` and ``filtered_mrr``, without other known facts.
     - Scored pairs besides: ``spearman``, ``pearson``, and ``pair_ap`` where there are two scores only.
     - Triplets besides: ``tot``, and ``tot_GROUP`` for each group.
+    - Where queries have groups: ``recall@k_GROUP`` besides.
 
     Args:
         data: after its ``setup``.
@@ -70,6 +71,7 @@ class Evaluation(nn.Module):
                 class_counts=data.class_counts if classify and one_each else None,
                 graded=() if one_each else graded,
                 filtered=filtered if getattr(data.relations, "ignores", False) else (),
+                groups=data.groups,
             )
 
         searched = "corpus" in self.roles

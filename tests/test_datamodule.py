@@ -233,7 +233,8 @@ def test_the_planner_follows_what_is_known(
         assert type(read(train=small / "train.csv").planner) is PKPlanner
         data = read(train=alike)
     assert type(data.planner) is PairPlanner
-    assert f"{alike} is taken to hold pairs, alike: 'anchor', 'positive'" in caplog.messages
+    taken = "taken by their usual names: anchor='anchor', positive='positive'"
+    assert f"columns of {alike} {taken}" in caplog.messages
     assert type(read(train=scored).planner) is ScoredPairPlanner
     assert type(read(train=alike, planner=PairPlanner(2)).planner) is PairPlanner
     assert data.roles("train") == {"queries": "train", "corpus": "train_corpus"}
@@ -315,3 +316,15 @@ def test_the_fingerprint_of_pairs_knows_texts_scores_and_documents(tmp_path: Pat
     ]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+@pytest.mark.parametrize(("symmetric", "together"), [(True, False), (False, True)])
+def test_scores_of_documents_for_a_query_come_together(
+    tmp_path: Path, symmetric: bool, together: bool
+) -> None:
+    rows = [(f"w{query} w4", f"w{query + number} w5", number) for query in range(9) for number in range(3)]
+    source = pairs_csv(tmp_path / "a.csv", ("query", "passage", "score"), *rows)
+    supervision = Pairs("query", "passage", score="score", symmetric=symmetric)
+    planner = read(train=source, supervision=supervision).planner
+    assert isinstance(planner, ScoredPairPlanner)
+    assert planner.together is together

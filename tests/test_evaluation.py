@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from lit_metric import MetricDataModule
 from lit_metric.data import Judgements, Labels, Pairs, Triples
 from lit_metric.evaluation import Evaluation, encode_split, evaluate
-from tests.small import Small, write_csv
+from tests.small import Small, questions, write_csv
 
 SPLITS = ("train", "validation", "test")
 KS, KNN, TEMPERATURE = (1, 5), (1, 10), 0.1
@@ -351,3 +351,25 @@ def test_the_space_is_measured_if_asked_for(small: Small) -> None:
     expected = np.log(np.mean([np.exp(-2 * float(squared[pair])) for pair in pairs]))
     assert results["uniformity"] == pytest.approx(expected, rel=1e-4)
     assert 0 <= results["nmi"] <= 1
+
+
+def test_recall_by_group_of_queries_is_that_of_their_rows(small: Small, tmp_path: Path) -> None:
+    rows = [
+        (text, label, ("", "long", "short")[row % 3]) for row, (text, label) in enumerate(questions(72, 1))
+    ]
+    source = write_csv(tmp_path / "grouped.csv", rows, ("text", "label", "part"))
+    data = small.data(train=None, test=source, supervision=Labels("text", label="label", group="part"))
+    encoder = small.learner().encoder
+    data.prepare(encoder.tokenizer)
+    results = evaluate(encoder, data, "test", Evaluation(data, "test", ks=KS))
+    vectors = encoder.encode([text for text, *_ in rows])
+    for group in ("long", "short"):
+        for k in KS:
+            hits = []
+            for query, (_, label, part) in enumerate(rows):
+                others = [other for other in range(len(rows)) if other != query]
+                others.sort(key=lambda other: -float(vectors[query] @ vectors[other]))
+                if part == group:
+                    hits.append(any(rows[other][1] == label for other in others[:k]))
+            assert results[f"recall@{k}_{group}"] == pytest.approx(np.mean(hits), abs=1e-6)
+    assert not any(name.endswith("_") for name in results)

@@ -116,6 +116,9 @@ class ScoredPairPlanner(BatchPlanner):
     Args:
         batch_size: the largest number of judged pairs in a batch, at least 1. An epoch has ``ceil(pairs /
             batch_size)`` batches, whose sizes differ by at most one.
+        together: whether all judged candidates of an anchor come in one batch, for losses that compare them,
+            such as ``MarginMSELoss`` and ``DistillationKLLoss``. Batches then have equal numbers of anchors,
+            and ``batch_size`` is the mean of their pairs.
 
     Raises:
         ValueError: when ``batch_size`` is below 1. ``plan`` raises :class:`~lit_metric.data.DataError` when
@@ -129,10 +132,11 @@ class ScoredPairPlanner(BatchPlanner):
         ([[0, 1]], [[2, 3]])
     """
 
-    def __init__(self, batch_size: int = 64) -> None:
+    def __init__(self, batch_size: int = 64, together: bool = False) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
+        self.together = together
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         given = given_pairs(relations, self)
@@ -141,12 +145,17 @@ class ScoredPairPlanner(BatchPlanner):
             raise DataError(
                 f"none of the {len(ids)} items to train on is judged with another: check the pairs"
             )
-        batches = -(-len(anchors) // self.batch_size)
-        batch_of = torch.arange(batches).repeat_interleave(even_lengths(len(anchors), batches))
-        order = torch.from_numpy(random_stream(seed, epoch).permutation(len(anchors)))
+        distinct, of_anchor = anchors.unique(return_inverse=True)
+        dealt = len(distinct) if self.together else len(anchors)
+        batches = min(-(-len(anchors) // self.batch_size), dealt)
+        batch_of = torch.empty(dealt, dtype=torch.int64)
+        order = torch.from_numpy(random_stream(seed, epoch).permutation(dealt))
+        batch_of[order] = torch.arange(batches).repeat_interleave(even_lengths(dealt, batches))
+        if self.together:
+            batch_of = batch_of[of_anchor]
         return Plan(
-            _distinct(batch_of, anchors[order], batches, len(given)),
-            _distinct(batch_of, candidates[order], batches, len(given)),
+            _distinct(batch_of, anchors, batches, len(given)),
+            _distinct(batch_of, candidates, batches, len(given)),
         )
 
 

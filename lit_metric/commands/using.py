@@ -182,7 +182,9 @@ def export_folder(encoder: Encoder, output: str) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
     export(encoder, folder)
-    log.info('Wrote %s; use it with SentenceTransformer("%s")', folder, folder)
+    folders = [folder / "query", folder / "document"] if (folder / "query").is_dir() else [folder]
+    told = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
+    log.info("Wrote %s; use it with %s", folder, told)
 
 
 def inputs(items: LabelledItems) -> list[Any]:

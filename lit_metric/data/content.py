@@ -47,6 +47,7 @@ class Content:
         triplets: likewise, of an anchor, a positive and a negative.
         facts: the judged pairs that ``relations`` were made of, if they were.
         parts: the data sets of which this is a mixture, by name, each in ids of its own.
+        groups: the group of each item, of queries that are measured apart, None for none; or None.
     """
 
     items: Items
@@ -57,6 +58,7 @@ class Content:
     triplets: dict[str, GivenTriplets] = field(default_factory=dict)
     facts: Facts | None = None
     parts: dict[str, Content] = field(default_factory=dict)
+    groups: list[str | None] | None = None
 
     def corpus_of(self, split: str) -> str | None:
         """The name of the split that holds what ``split`` is compared with, None if that is itself."""

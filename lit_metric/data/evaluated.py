@@ -62,6 +62,11 @@ class Evaluated:
         """
         return class_counts(self.relations, self.splits.get("train"))
 
+    @property
+    def groups(self) -> list[str | None] | None:
+        """The group of each item, None for none; or None where nothing is measured by groups."""
+        return self._content().groups
+
     def given_pairs(self, split: str) -> GivenPairs | None:
         """The scored pairs of a split, to be measured as they stand."""
         return self._content().pairs.get(split)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
+from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.datamodule import MetricDataModule
@@ -25,7 +26,8 @@ from lit_metric.losses import (
 )
 from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
-from lit_metric.modules.tasks import TaskLosses
+from lit_metric.modules.scored import say_what_is_alone
+from lit_metric.modules.tasks import TaskLosses, TaskMeans
 
 
 class MetricLearner(LightningModule):
@@ -83,6 +85,7 @@ class MetricLearner(LightningModule):
         self.vote_temperature = vote_temperature
         self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
+        self._logged = TaskMeans()
 
     @property
     def data(self) -> MetricDataModule:
@@ -117,6 +120,7 @@ class MetricLearner(LightningModule):
         if stage == "fit":
             for task in range(max(1, len(data.mixture))):
                 self._build(task)
+                self._check_scored(task)
 
     def _build(self, task: int) -> None:
         """Let the loss of a data set know its classes, if it wants to."""
@@ -135,6 +139,15 @@ class MetricLearner(LightningModule):
             )
         part = [*self.data.parts.values()][task] if self.data.mixture else self.data
         loss.build(part.class_counts, self.encoder.dimension)
+
+    def _check_scored(self, task: int) -> None:
+        """Say it if scores are compared within an anchor, and batches hold only one of an anchor's."""
+        planner, part = self.data.planner, [*self.data.parts.values()]
+        if isinstance(planner, MixturePlanner):
+            planner = planner.planners[task]
+        ids = (part[task] if part else self.data).splits.get("train")
+        if ids is not None and self.trainer.is_global_zero:
+            say_what_is_alone(self._loss_of(task), planner, ids, self._relations_of(task)[0], self.data.seed)
 
     def _loss_of(self, task: int) -> Loss:
         return self.loss[[*self.data.mixture][task]] if isinstance(self.loss, TaskLosses) else self.loss
@@ -190,25 +203,28 @@ class MetricLearner(LightningModule):
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
-        prefix = "train"
-        if names := [*self.data.mixture]:
-            prefix = f"train/{names[batch.task]}"
-            self._forget_logged([f"train/{name}/" for name in names if name != names[batch.task]])
-            self.log(f"{prefix}/loss", loss.detach(), sync_dist=several, batch_size=1)
-        self.log_dict(
-            {f"{prefix}/{name}": value for name, value in parts.items()}, sync_dist=several, batch_size=1
-        )
+        names = [*self.data.mixture]
+        prefix = f"train/{names[batch.task]}" if names else "train"
+        own = {f"{prefix}/{name}": value for name, value in parts.items()}
+        if names:
+            own[f"{prefix}/loss"] = loss.detach()
+            self._logged.add(own)
+        # Of a mixture, callbacks see the latest values, and loggers get the means.
+        self.log_dict(own, logger=not names, sync_dist=several, batch_size=1)
         if isinstance(self.loss, TaskLosses):
             rest = self.loss.untouched(names[batch.task])
             loss = loss if rest is None else loss + rest
         texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
         return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
 
-    def _forget_logged(self, prefixes: list[str]) -> None:
-        """Have Lightning not log values under these prefixes again, as it does until there are newer ones."""
-        for logged in (self.trainer._results or {}).values():
-            if logged.meta.name.startswith(tuple(prefixes)):
-                logged.has_reset = True
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log what the data sets of a mixture came to, each under its name."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = every and self.global_step % every == 0
+        if self._logged and (due or self.trainer.is_last_batch):
+            means = {"epoch": self.current_epoch, **self._logged.means(self.device)}
+            for logger in self.loggers:
+                logger.log_metrics(means, step=self.global_step - 1)
 
     def _classes(self, batch: Batch) -> dict[str, Tensor]:
         """What a loss that needs classes wants besides."""

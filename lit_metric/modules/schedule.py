@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -75,7 +76,9 @@ def parameter_groups(
     named = dict(module.named_parameters())
     for pattern in scales:
         if not any(fits(pattern, name) for name in named):
-            parts = sorted({".".join(name.split(".")[:2]) for name in named})
+            depth = 1 + max(shared(pattern, name) for name in named)
+            near = [name for name in named if shared(pattern, name) == depth - 1]
+            parts = sorted({".".join(name.split(".")[: max(depth, 2)]) for name in near})
             raise ValueError(f"lr_scale: no parameter is called {pattern!r}; there are {', '.join(parts)}")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named.items():
@@ -86,6 +89,17 @@ def parameter_groups(
     if not groups:
         raise ValueError("every parameter is frozen: there is nothing to train")
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def shared(first: str, second: str) -> int:
+    """How many parts two dotted names have in common from the left.
+
+    Example:
+        >>> shared("encoder.query.pooling", "encoder.query.backbone.x")
+        2
+    """
+    pairs = zip(first.split("."), second.split("."), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def fits(pattern: str, name: str) -> bool:

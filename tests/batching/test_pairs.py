@@ -293,3 +293,22 @@ def test_nothing_to_plan_is_refused():
         TypeError, match=r"PairPlanner deals out pairs, and LabelRelations has none; use Pair"
     ):
         PairPlanner().plan(torch.arange(3), labels, 0, 0)
+
+
+def test_candidates_of_an_anchor_come_together() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pairs = torch.unique(torch.randint(0, 20, (70, 2), generator=draw) + torch.tensor([0, 20]), dim=0)
+    relations = PairRelations(pairs[:, 0], pairs[:, 1], torch.rand(len(pairs)), torch.arange(40))
+    planner = ScoredPairPlanner(batch_size=10, together=True)
+    plans = [planner.plan(torch.arange(20), relations, seed=0, epoch=epoch) for epoch in range(2)]
+    for plan in plans:
+        assert len(plan) == -(-len(pairs) // 10)
+        assert sorted(plan.anchors.values.tolist()) == sorted(set(pairs[:, 0].tolist()))
+        assert int(plan.anchors.lengths.max() - plan.anchors.lengths.min()) <= 1
+        for batch in range(len(plan)):
+            anchors, met = plan.anchors[batch].tolist(), set(plan.candidates[batch].tolist())
+            assert met == {other for anchor, other in pairs.tolist() if anchor in anchors}
+    assert plans[0].anchors.tolist() != plans[1].anchors.tolist()
+    # No batch is empty, even where there are fewer anchors than batches.
+    one = PairRelations(torch.zeros(9, dtype=torch.int64), torch.arange(1, 10), None, torch.arange(10))
+    assert len(ScoredPairPlanner(2, together=True).plan(torch.arange(10), one, 0, 0)) == 1

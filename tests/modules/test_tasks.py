@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 
 from lit_metric import MetricDataModule, MetricLearner, TextEncoder
 from lit_metric.batching import DataSet, PairPlanner, PKPlanner
@@ -248,6 +249,32 @@ def test_a_mixture_from_yaml(small: Small, tmp_path: Path) -> None:
     again.mkdir()
     run(again, "fit", f"--config={folder / 'config.yaml'}")
     assert metrics(again / "runs" / "mixture")["after"] == report["after"]
+
+
+def test_what_is_logged_of_a_data_set_is_its_mean_since_the_last_time(small: Small, tmp_path: Path) -> None:
+    logged_rows: list[tuple[int | None, dict[str, float]]] = []
+
+    class Rows(CSVLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            logged_rows.append((step, metrics))
+
+    watch, rows = Logged(), Rows(tmp_path)
+    learner = MetricLearner(
+        TextEncoder(small / "backbone", dropout=0.0), {"intents": TripletLoss(), "pairs": InfoNCELoss(0.2)}
+    )
+    trainer(tmp_path, watch, max_epochs=1, logger=rows, log_every_n_steps=3).fit(
+        learner, mixture(small, tmp_path)
+    )
+    assert len(watch.losses) == 8
+    for name, task in (("intents", 0), ("pairs", 1)):
+        expected = {}
+        for first, last in ((0, 2), (3, 5), (6, 7)):
+            own = [watch.losses[step] for step in range(first, last + 1) if watch.tasks[step] == task]
+            expected |= {last: np.mean(own)} if own else {}
+        key = f"train/{name}/loss"
+        assert {step: row[key] for step, row in logged_rows if key in row} == pytest.approx(
+            expected, abs=1e-6
+        )
 
 
 def test_a_mixture_encodes_what_its_data_sets_give_for_that(small: Small, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats.base import Supervision
 from lit_metric.data.formats.columns import guess
@@ -14,8 +12,6 @@ from lit_metric.data.table import Table, listed
 
 JUDGEMENTS = "Judgements(queries=..., corpus=...)"
 
-logger = logging.getLogger(__name__)
-
 
 def guessed(table: Table) -> Supervision:
     """The supervision that the usual names of columns suggest: pairs, or else labels.
@@ -24,11 +20,9 @@ def guessed(table: Table) -> Supervision:
         DataError: for judgements and triples, whose texts are in other files that only the caller can name.
     """
     if found := couple(table):
-        anchor, positive, alike = found
+        anchor, _, alike = found
         if not (alike or _is_text(table, anchor)):
             return _elsewhere(table, JUDGEMENTS)
-        kind = "alike" if alike else "questions and answers"
-        logger.info("%s is taken to hold pairs, %s: %r, %r", table.name, kind, anchor, positive)
         return Pairs(symmetric=alike)
     if {"head", "relation", "tail"} <= {name.lower() for name in table.columns}:
         return _elsewhere(table, "Triples(entities=...)")

@@ -82,6 +82,11 @@ class Texts:
         lost = {ids[row] for row in unusable} - {None}
         return cls(columns, texts, rows, lost)
 
+    def groups(self, column: str) -> dict[str, str | None]:
+        """The group of each id, None for none."""
+        names = self.columns.read(column, lambda value: values.label(value, empty=True))
+        return {id: names[row] for id, row in self.rows.items()}
+
     @property
     def name(self) -> str:
         """What errors call the table."""
@@ -122,6 +127,7 @@ class Judgements(Supervision):
             source then.
         fold: the fold that is the test split, from 0; the one after it is the validation split, the others
             are trained on.
+        group: a column of ``queries`` with names, which may be empty; recall is measured for each group, too.
 
     Raises:
         ValueError: when a number is out of range.
@@ -143,6 +149,7 @@ class Judgements(Supervision):
         unjudged: Literal["negative", "ignored"] = "negative",
         folds: int | None = None,
         fold: int = 0,
+        group: str | None = None,
     ) -> None:
         if folds is not None and (folds < 3 or not 0 <= fold < folds):
             raise ValueError(f"folds={folds} must be at least 3, and fold={fold} within 0..{folds - 1}")
@@ -160,11 +167,13 @@ class Judgements(Supervision):
         self.unjudged: Literal["negative", "ignored"] = unjudged
         self.folds = folds
         self.fold = fold
+        self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         queries, documents = self._texts(
             [read_table(source, problems=reading.problems) for source in (self.queries, self.corpus)], reading
         )
+        groups = {} if self.group is None else queries.groups(self.group)
         judged = {
             name: self._check(table, queries, documents, reading)
             for name, table in tables.items()
@@ -178,6 +187,7 @@ class Judgements(Supervision):
         }
         splits = {"corpus": ids_of(sorted(set(of_documents.values())))}
         facts: list[tuple[int, int, float]] = []
+        group_of: dict[int, str | None] = {}
         for split, rows in places.items():
             asked = set()
             for name, row in rows:
@@ -185,12 +195,14 @@ class Judgements(Supervision):
                 id = part.queries[row]
                 query = numbering.add(split, QUERY, queries.texts[queries.rows[id]], id)
                 asked.add(query)
+                group_of.setdefault(query, groups.get(id))
                 facts.append((query, of_documents[part.documents[row]], part.grades[row]))
             splits[split] = ids_of(sorted(asked))
         if "predict" in tables:
             text = self.text if isinstance(self.text, str) else None
             splits["predict"] = predicted(numbering, tables["predict"], text, DOCUMENT, reading.problems)
-        return self._content(numbering, facts, splits)
+        grouped = [group_of.get(number) for number in range(len(numbering))]
+        return self._content(numbering, facts, splits, grouped if any(grouped) else None)
 
     def _texts(self, tables: Sequence[Table], reading: Reading) -> list[Texts]:
         """Queries and documents; of several columns of texts each takes those that it has."""
@@ -262,7 +274,11 @@ class Judgements(Supervision):
         return {0: "test", 1: "validation"}.get((fold_of(id, self.folds) - self.fold) % self.folds, "train")
 
     def _content(
-        self, numbering: Numbering, facts: list[tuple[int, int, float]], splits: dict[str, Tensor]
+        self,
+        numbering: Numbering,
+        facts: list[tuple[int, int, float]],
+        splits: dict[str, Tensor],
+        groups: list[str | None] | None,
     ) -> Content:
         items, vocabulary = numbering.encode()
         given = Facts(
@@ -278,7 +294,7 @@ class Judgements(Supervision):
             self.positive_from,
             self.unjudged,
         )
-        return Content(items, vocabulary, relations, splits, facts=given)
+        return Content(items, vocabulary, relations, splits, facts=given, groups=groups)
 
 
 def refer(columns: Columns, column: str, ids: Sequence[str], texts: Texts) -> None:

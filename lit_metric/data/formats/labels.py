@@ -48,6 +48,7 @@ class LabelledItems:
         keys: ``[n]`` names to show to people, or None.
         roles: ``[n]`` the role of each of the item's texts, or None.
         weights: ``[n]`` the weight of each of the item's texts, or None.
+        groups: ``[n]`` the group of each item, None for none; or None.
     """
 
     rows: list[list[str]]
@@ -56,6 +57,7 @@ class LabelledItems:
     keys: list[str] | None = None
     roles: list[list[str]] | None = None
     weights: list[list[float]] | None = None
+    groups: list[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,6 +75,7 @@ class LabelledItems:
             chosen(self.keys),
             chosen(self.roles),
             chosen(self.weights),
+            chosen(self.groups),
         )
 
 
@@ -101,6 +104,7 @@ class Labels(Supervision):
         unlabelled: what to do with rows without a label. ``"error"``: refuse them. ``"ignore"``: leave them
             out. ``"candidates"``: a miner may propose them as negatives, and its filters decide which are
             safe; without a miner they are in no batch. They are never anchors or positives.
+        group: a column of names, which may be empty; recall is measured for each group of items, too.
 
     Raises:
         DataError: when options contradict each other.
@@ -121,6 +125,7 @@ class Labels(Supervision):
         key: str | None = None,
         split: str | None = None,
         unlabelled: Unlabelled = "error",
+        group: str | None = None,
     ) -> None:
         given = {"text": text, "tags": tags, "fields": fields}
         if sum(map(bool, given.values())) > 1:
@@ -148,6 +153,7 @@ class Labels(Supervision):
         self.key = key
         self.split = split
         self.unlabelled: Unlabelled = unlabelled
+        self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         columns = {name: Columns(table, reading.problems) for name, table in tables.items()}
@@ -189,7 +195,10 @@ class Labels(Supervision):
         keys = None
         if self.key is not None:
             keys = ["" if values.missing(value) else str(value) for value in columns.table.column(self.key)]
-        return LabelledItems(rows, labels, kind, keys, roles, weights)
+        groups = None
+        if self.group is not None and labelled:
+            groups = columns.read(self.group, lambda value: values.label(value, empty=True))
+        return LabelledItems(rows, labels, kind, keys, roles, weights, groups)
 
     def _fields(self, columns: Columns) -> tuple[list[list[str]], list[list[str]]]:
         rows: list[list[str]] = [[] for _ in range(len(columns.table))]
@@ -285,7 +294,8 @@ class Labels(Supervision):
             splits |= split_off(splits["train"], relations, reading)
         if self.unlabelled == "candidates":
             relations = relations_of(labels, apart(items.fingerprints, splits), self.overlap, "negative")
-        return Content(items, vocabulary, relations, splits)
+        groups = [name for part in each for name in part.groups or [None] * len(part)]
+        return Content(items, vocabulary, relations, splits, groups=groups if any(groups) else None)
 
 
 @dataclass(frozen=True)

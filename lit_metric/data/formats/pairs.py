@@ -129,7 +129,8 @@ class Pairs(Supervision):
         negative: a column of what does not belong to the anchor, texts or lists of texts; or several columns.
         score: a column of numbers: how much the two belong together. Batches are then made of scored pairs.
             With 0 and 1, and ``in_batch_negatives=False``, pairs of 0 are the only negatives.
-        group: a column of names; triplets are measured for each group, too.
+        group: a column of names: triplets are measured for each group, too; where no negatives are given, it
+            is recall that is measured for each group of anchors.
         split: a column of ``train`` that says which split each row belongs to.
         in_batch_negatives: whether an anchor's negatives are all texts of the batch that are not known to
             belong to it, or only those that were given for it.
@@ -210,6 +211,7 @@ class Pairs(Supervision):
             if not given and column
         ]
         if guessed:
+            guessed += [] if self.symmetric else ["symmetric=False"]
             logger.info("columns of %s taken by their usual names: %s", table.name, ", ".join(guessed))
         self.planned = "scores" if score else "pairs"
         columns = Columns(table, reading.problems)
@@ -221,6 +223,8 @@ class Pairs(Supervision):
             None if score is None else columns.read(score, values.number),
             None if self.group is None else columns.read(self.group, values.label),
         )
+        if rows.groups is not None and not negative:
+            self._refuse_several_groups(rows)
         for row in columns.kept if negative else ():
             for text in rows.negatives[row]:
                 if text in (rows.anchors[row], rows.positives[row]):
@@ -228,6 +232,16 @@ class Pairs(Supervision):
                     problem = f"the negative is the same text as the {whose}"
                     columns.note(row, ", ".join(negative or []), problem, "Give another, or drop the row.")
         return rows
+
+    def _refuse_several_groups(self, rows: _Rows) -> None:
+        """Note rows whose anchor an earlier row puts into another group."""
+        assert rows.groups is not None
+        first: dict[str, int] = {}
+        for row in rows.columns.kept:
+            earlier = first.setdefault(rows.anchors[row], row)
+            if rows.groups[row] != rows.groups[earlier]:
+                problem = f"another group for the anchor of {rows.columns.where(earlier, row)}"
+                rows.columns.note(row, self.group or "", problem, "Give an anchor one group.")
 
     def _negatives(self, columns: Columns, names: list[str]) -> list[list[str]]:
         rows: list[list[str]] = [[] for _ in range(len(columns.table))]
@@ -327,7 +341,20 @@ class Pairs(Supervision):
         )
         pairs = {name: part.pairs for name, part in parts.items() if self.planned == "scores"}
         triplets = {name: part.triplets for name, part in parts.items() if any(part.negatives)}
-        return Content(items, vocabulary, relations, splits, pairs, triplets, facts)
+        groups: list[str | None] = [None] * len(numbering)
+        for part in parts.values() if not triplets else ():
+            for anchor, name in zip(part.anchors, part.groups, strict=False):
+                groups[anchor] = name
+        return Content(
+            items,
+            vocabulary,
+            relations,
+            splits,
+            pairs,
+            triplets,
+            facts,
+            groups=groups if any(groups) else None,
+        )
 
 
 def _texts(value: object) -> values.Checked:

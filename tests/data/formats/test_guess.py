@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from lit_metric.data import DataError, Labels, Pairs, guessed
-from tests.data.formats.tables import table
+from tests.data.formats.tables import read, table
 
 
 @pytest.mark.parametrize(
@@ -23,15 +23,26 @@ from tests.data.formats.tables import table
 def test_guesses(columns, kind, symmetric, caplog):
     with caplog.at_level(logging.INFO):
         found = guessed(table(**columns))
+    assert not caplog.messages  # the format says it
     assert type(found) is kind
     assert getattr(found, "symmetric", None) is symmetric
-    assert len(caplog.messages) == (kind is Pairs)
 
 
-def test_what_is_said(caplog):
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"anchor": ["a", "b"], "positive": ["c", "d"]}, "anchor='anchor', positive='positive'"),
+        (
+            {"query": ["a b", "b c"], "answer": ["c", "d"], "score": [1, 2]},
+            "anchor='query', positive='answer', score='score', symmetric=False",
+        ),
+    ],
+)
+def test_what_is_taken_is_said_in_one_line(caplog, columns, said):
+    data = table(**columns)
     with caplog.at_level(logging.INFO):
-        guessed(table(anchor=["a"], positive=["c"]))
-    assert caplog.messages == ["items.csv is taken to hold pairs, alike: 'anchor', 'positive'"]
+        read(guessed(data), train=data)
+    assert caplog.messages == [f"columns of items.csv taken by their usual names: {said}"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lit_metric.data import DataError, Judgements, read_table
-from tests.data.formats.tables import known, read, table, texts, write
+from tests.data.formats.tables import known, read, table, text_of, texts, write
 
 
 @pytest.fixture
@@ -192,3 +192,19 @@ def test_real_judgements():
     assert len(content.splits["corpus"]) == 1398
     # 1,611 of grade 1 and one of grade 3, of which one judged an empty document.
     assert int((content.facts.grades > 0).sum()) == 1611
+
+
+def test_groups_are_those_of_the_queries(tmp_path):
+    queries = write(
+        tmp_path / "q.jsonl",
+        {"id": 1, "text": "one", "kind": "how"},
+        {"id": 2, "text": "two", "kind": None},
+        {"id": 3, "text": "three", "kind": "why"},
+    )
+    corpus = write(tmp_path / "c.jsonl", {"id": "d", "text": "one"})
+    judged = Judgements(queries, corpus, group="kind")
+    content = read(judged, test=table(query=[3, 1, 2], document=["d", "d", "d"]))
+    groups = {text_of(content, item): content.groups[item] for item in content.splits["test"].tolist()}
+    assert groups == {"one": "how", "two": None, "three": "why"}
+    assert [content.groups[item] for item in content.splits["corpus"].tolist()] == [None]
+    assert read(Judgements(queries, corpus), test=table(query=[3], document=["d"])).groups is None

@@ -204,3 +204,24 @@ def test_real_triplets():
         "swap_att": 666,
         "swap_obj": 243,
     }
+
+
+def test_anchors_have_groups_where_no_negatives_are_given():
+    data = table(anchor=["a", "b", "a"], positive=["p", "q", "r"], kind=["x", "y", "x"])
+    content = read(Pairs(group="kind"), test=data)
+    assert {text_of(content, item): content.groups[item] for item in range(len(content.items))} == {
+        "a": "x",
+        "b": "y",
+        **dict.fromkeys("pqr"),
+    }
+    odd = table(anchor=["a", "b", "a"], positive=["p", "q", "r"], kind=["x", "y", "z"])
+    with pytest.raises(DataError) as error:
+        read(Pairs(group="kind"), test=odd)
+    assert str(error.value) == (
+        "items.csv: 1 bad row (counted from 1, without a header): column 'kind': another group for the "
+        "anchor of row 1 in row 3. Give an anchor one group."
+    )
+    triplets = table(anchor=["a", "a"], positive=["p", "r"], negative=["n", "m"], kind=["x", "z"])
+    content = read(Pairs(group="kind"), test=triplets)
+    assert content.triplets["test"].groups == ["x", "z"]
+    assert content.groups is None
