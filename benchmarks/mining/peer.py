@@ -28,7 +28,7 @@ from benchmarks.mining.fits import Runs, map_at_r
 from benchmarks.mining.modes import turns
 from benchmarks.mining.offline import CANDIDATES, SHARE, positives
 from benchmarks.peer import DIRECTIONS, in_order, pairs, read, train, trainer_ready
-from benchmarks.results import kept, own_folder, read_json, run, spread, write_json
+from benchmarks.results import BenchmarkError, kept, own_folder, read_json, run, spread, write_json
 
 NEGATIVES = 2
 DRAWN = 10
@@ -320,7 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--spec", type=Path, required=True)
     parser.add_argument("--report", type=Path, required=True)
     given = parser.parse_args(arguments)
-    write_json(given.report, child(read_json(given.spec), given.report.parent))
+    try:
+        write_json(given.report, child(read_json(given.spec), given.report.parent))
+    except BenchmarkError as error:
+        raise SystemExit(f"benchmarks.mining.peer: {error}") from error
 
 
 if __name__ == "__main__":

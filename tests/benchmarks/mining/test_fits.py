@@ -120,6 +120,9 @@ def test_what_is_logged_is_told_apart(tmp_path: Path) -> None:
         {"seconds": 3.0, "stall_seconds": 0.0},
     ]
     assert found["snapshot_seconds"] == [0.25, 0.5]
+    path.write_text("mining/seconds,mining/skipped,step\n7.5,,0\n,1.0,8\n")
+    with pytest.raises(BenchmarkError, match=r"a refresh was given up, see .*skipped\.json"):
+        fits.logged(path)
 
 
 @pytest.mark.parametrize(
