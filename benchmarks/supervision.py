@@ -41,6 +41,7 @@ from benchmarks.results import (
     spread,
     write_json,
 )
+from benchmarks.splits import bucket
 
 Row = dict[str, Any]
 SPLITS = {0: "test", 1: "validation"}
@@ -63,16 +64,6 @@ class Task(NamedTuple):
     prepare: Callable[[Path, Path], list[str]]
     measures: tuple[str, ...]
     folds: int = 0
-
-
-def bucket(name: str, buckets: int) -> int:
-    """A number from 0 to ``buckets - 1`` that depends on the name alone.
-
-    Example:
-        >>> bucket("a", 5), bucket("b", 5)
-        (4, 0)
-    """
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % buckets
 
 
 def split_of(name: str, buckets: int = 5) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,18 @@ def test_search_asks_in_the_role_of_queries(
     similar = encoder.encode(["w9,w30"], role="passage") @ encoder.encode(words, role="query").T
     told = cosines(model, "--role", "query", "--query-role", "passage")
     assert told == pytest.approx(sorted(similar[0], reverse=True)[:10], abs=6e-4)
+
+
+def test_export_of_two_towers_names_both_folders(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    TwoTowerEncoder(TextEncoder(small / "backbone"), TextEncoder(small / "backbone")).save(tmp_path / "model")
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, "export", "--model", "model", "--output", "out")
+    assert caplog.messages[-1] == (
+        'Wrote out; use it with SentenceTransformer("out/query") and SentenceTransformer("out/document")'
+    )
+    assert all(SentenceTransformer(str(tmp_path / "out" / name)) for name in ("query", "document"))
 
 
 def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[Encoder, str]) -> None:

@@ -100,3 +100,5 @@ def test_a_name_that_fits_nothing_is_refused_with_those_that_would() -> None:
         ValueError, match=r"no parameter is called 'heads'; there are body\.0, body\.1, head\."
     ):
         groups_of(Two(), heads=2.0)
+    with pytest.raises(ValueError, match=r"called 'head\.gain'; there are head\.bias, head\.weight$"):
+        parameter_groups(Two(), 0.1, 0.0, {"head.gain": 2.0})
