@@ -307,7 +307,10 @@ def test_bad_rows_that_are_skipped_are_listed(
         ("--output a.parquet --draw UniformWindow(x)", "x is no number, quoted text, or call such as TopK()"),
         ("--output a.parquet --draw UniformWindow(", "--draw UniformWindow(: '(' was never closed; give one"),
         ("--output a.parquet --splits dev", "there is no dev split; there is train, validation"),
-        ("--output a.parquet --data.txt text", "MetricDataModule has no option 'txt'; nearest are 'text', 'test'"),
+        (
+            "--output a.parquet --data.txt text",
+            "MetricDataModule has no option 'txt'; nearest are 'text', 'test'",
+        ),
         ("--output a.parquet --candidates 0", "candidates=0 must be at least 1"),
     ],
 )

@@ -27,8 +27,8 @@ def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **opti
         folder: of the run.
         ranks: 1 trains here, more on each of the ranks that this is called on.
         resume: checkpoint to go on from.
-        options: ``hard``: plan by vectors; ``negatives`` for each anchor by mining, ``dropout``, ``max_tokens``, ``save`` at this step,
-            ``report``, and what else is an argument of the trainer.
+        options: ``hard``: plan by vectors; ``negatives`` for each anchor by mining, ``dropout``,
+            ``max_tokens``, ``save`` at this step, ``report``, and what else is an argument of the trainer.
 
     Returns:
         ``weights``, ``losses`` (this rank's), ``metrics`` as logged last, ``report``.
