@@ -12,20 +12,19 @@ import argparse
 import csv
 import resource
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.mining import corpora
+from benchmarks.mining.clock import Clock, Kept
 from benchmarks.mining.corpora import BATCH, Corpus
 from benchmarks.peer import BACKBONE, read
 from benchmarks.results import BenchmarkError, kept, own_folder, read_json, run, write_json
@@ -71,8 +70,8 @@ class Runs(NamedTuple):
         # A machine with other work to do may be late: that is to be seen in the numbers, and not given up.
         scheduled = {"mode": "scheduled", "refresh": "epoch", "timeout": 3600.0}
         return {
-            "none": {"refresh": "never"},
-            "inline": {"refresh": "epoch"},
+            "none": {"mode": "inline", "refresh": "never"},
+            "inline": {"mode": "inline", "refresh": "epoch"},
             "scheduled": scheduled,
             "free": {**scheduled, "free_refresh": True, "delay": self.soon},
             "full": {**scheduled, "delay": self.soon},
@@ -99,95 +98,6 @@ class Runs(NamedTuple):
             )
 
 
-class Kept(NamedTuple):
-    """The state of a run at one moment.
-
-    Args:
-        step: steps trained.
-        seconds: of training since the first batch, with all that it waited for.
-        weights: of what is trained.
-    """
-
-    step: int
-    seconds: float
-    weights: dict[str, Tensor]
-
-
-class Clock(Callback):
-    """Keeps times, texts, weights and tables of a run.
-
-    Args:
-        marks: how often in an epoch weights are kept, evenly spread; the last time at its end.
-    """
-
-    def __init__(self, marks: int = 1) -> None:
-        self.marks = marks
-        self.seconds: list[float] = []
-        self.cpu: list[float] = []
-        self.texts: list[int] = []
-        self.kept: list[Kept] = []
-        self.tables: dict[int, NDArray[np.int32]] = {}
-        """Candidates ``[N, K]`` of each table that an epoch ended with, by the step of its weights."""
-        self._aside = 0.0
-        self._began: tuple[float, float] | None = None
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Start the clock at the first batch of all, when the first table is there."""
-        if self._began is None:
-            self._began = time.perf_counter(), time.process_time()
-            self.texts.append(0)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count texts; keep weights within an epoch."""
-        self.texts[-1] += int(outputs["texts"])
-        batches = int(trainer.num_training_batches)
-        done = batch_idx + 1
-        if done < batches and done * self.marks // batches > batch_idx * self.marks // batches:
-            self._keep(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the epoch's time, the weights and the table, and start the next one."""
-        assert self._began is not None
-        wall, cpu = self._began
-        self.seconds.append(time.perf_counter() - wall - self._aside)
-        self.cpu.append(time.process_time() - cpu)
-        self._aside = 0.0
-        self._began = time.perf_counter(), time.process_time()
-        self.kept.append(Kept(trainer.global_step, sum(self.seconds), _copy(pl_module)))
-        self._keep_table(trainer)
-        self.texts.append(0)
-        self._began = time.perf_counter(), time.process_time()
-
-    def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._began is not None
-        now = time.perf_counter()
-        seconds = sum(self.seconds) + now - self._began[0] - self._aside
-        self.kept.append(Kept(trainer.global_step, seconds, _copy(pl_module)))
-        self._aside += time.perf_counter() - now
-
-    def _keep_table(self, trainer: Trainer) -> None:
-        from lit_metric.callbacks import MiningCallback
-        from lit_metric.mining import NegativeTable
-
-        [mining] = [each for each in trainer.callbacks if isinstance(each, MiningCallback)]  # type: ignore[attr-defined]
-        root = trainer.datamodule.tables  # type: ignore[attr-defined]
-        used = mining.uses.at(mining.trained - 1).version
-        table = NegativeTable.open(root, used, verify=False)
-        self.tables[int(table.manifest["step"])] = np.array(table.ids)
-
-
-def _copy(module: LightningModule) -> dict[str, Tensor]:
-    return {
-        name: value.detach().cpu().clone()
-        for name, value in module.encoder.named_parameters()  # type: ignore[union-attr]
-        if value.requires_grad
-    }
-
-
 def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One run.
 
@@ -201,39 +111,11 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         each later one; ``map@r`` of the test texts among themselves by ``step`` and ``seconds``, beginning
         with the untrained encoder; ``overlaps``, see :func:`overlaps`, where they are asked for.
     """
-    from lit_metric import MetricDataModule, MetricLearner, TextEncoder
-    from lit_metric.loggers import RunLogger
-    from lit_metric.losses import InfoNCELoss
-    from lit_metric.mining import Miner
-
     torch.set_num_threads(spec["threads"])
     pl.seed_everything(spec["seed"], verbose=False)
-    data = MetricDataModule(
-        train=spec["train"],
-        validation=spec["test"],
-        text="text",
-        label="label",
-        planner=corpora.planner(spec["kind"], spec["batch"]),
-        miner=Miner(**{"mode": "inline", **spec["miner"]}),
-        seed=spec["seed"],
-        cache_dir=str(folder / "cache"),
-    )
-    encoder = TextEncoder(spec["backbone"], freeze=["embeddings"], dropout=0.0, max_length=64)
-    learner = MetricLearner(encoder, InfoNCELoss(0.05), lr=LEARNING_RATE)
     clock = Clock(spec["marks"])
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=spec["epochs"],
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
-        logger=RunLogger(folder.name, str(folder.parent)),
-        callbacks=[clock],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    learner, data, trainer = _parts(spec, folder, clock)
+    encoder: Any = learner.encoder
     texts, labels = read(spec["test"])
     first = Kept(0, 0.0, {})
     before = map_at_r(encoder.encode, texts, labels)
@@ -257,6 +139,41 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "seconds": [moment.seconds for moment in moments],
         **({"overlaps": overlaps(clock, encoder, data)} if spec["compare"] else {}),
     }
+
+
+def _parts(spec: Mapping[str, Any], folder: Path, clock: Clock) -> tuple[Any, Any, Trainer]:
+    """What is trained, on what, and by whom."""
+    from lit_metric import MetricDataModule, MetricLearner, TextEncoder
+    from lit_metric.loggers import RunLogger
+    from lit_metric.losses import InfoNCELoss
+    from lit_metric.mining import Miner
+
+    data = MetricDataModule(
+        train=spec["train"],
+        validation=spec["test"],
+        text="text",
+        label="label",
+        planner=corpora.planner(spec["kind"], spec["batch"]),
+        miner=Miner(**spec["miner"]),
+        seed=spec["seed"],
+        cache_dir=str(folder / "cache"),
+    )
+    encoder = TextEncoder(spec["backbone"], freeze=["embeddings"], dropout=0.0, max_length=64)
+    learner = MetricLearner(encoder, InfoNCELoss(0.05), lr=LEARNING_RATE)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=spec["epochs"],
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        logger=RunLogger(folder.name, str(folder.parent)),
+        callbacks=[clock],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return learner, data, trainer
 
 
 def _children() -> float:
@@ -361,6 +278,7 @@ def overlap(table: NDArray[Any], other: NDArray[Any], k: int) -> float:
         k: at least 1.
 
     Example:
+        >>> import numpy as np
         >>> overlap(np.array([[1, 2, 3], [4, -1, -1]]), np.array([[2, 9, 1], [-1, -1, -1]]), 2)
         0.5
     """

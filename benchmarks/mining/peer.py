@@ -113,7 +113,6 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ``seconds`` (of both), beginning with the untrained encoder.
     """
     import sentence_transformers as library
-    from datasets import Dataset
     from sentence_transformers.sentence_transformer import losses
     from transformers import get_linear_schedule_with_warmup
 
@@ -133,36 +132,41 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         seed = spec["seed"] * epochs + epoch
         mined = mine(model, texts, labels, seed)
         mining.append(mined)
-        first, second = pairs(labels, rows, steps, seed)
-        columns = {"anchor": first, "positive": second} | {
-            f"negative_{number}": [mined.negatives[anchor][number] for anchor in first]
-            for number in range(NEGATIVES)
-        }
-        data = Dataset.from_dict(
-            {name: [texts[place] for place in places] for name, places in columns.items()}
-        )
+        data = _tuples(texts, mined.negatives, pairs(labels, rows, steps, seed))
         options = {"max_steps": steps, "per_device_train_batch_size": rows, "seed": seed}
         own = (optimizer, schedule)
         taken = train(model, data, loss, folder / "trainer", options, in_order, optimizers=own).loop
         training.append(taken)
         states.append(_copy(model))
         print(f"epoch {epoch + 1}: mined in {mined.seconds:.1f} s, trained in {taken:.1f} s", flush=True)
-    queries, truth = read(spec["test"])
-    scores, moments = [], [0.0]
+    moments = [0.0]
     for before, taken in zip(mining, training, strict=True):
         moments.append(moments[-1] + before.seconds + taken)
-    for state in states:
-        model.load_state_dict(state)
-        model.eval()
-        scores.append(map_at_r(lambda items: model.encode(items, convert_to_numpy=True), queries, truth))
     return {
         "mining_seconds": [each.seconds for each in mining],
         "mined": [each.share for each in mining],
         "epoch_seconds": training,
-        "map@r": scores,
+        "map@r": [_score(model, state, spec["test"]) for state in states],
         "step": [steps * epoch for epoch in range(epochs + 1)],
         "seconds": moments,
     }
+
+
+def _tuples(texts: list[str], negatives: list[list[int]], places: tuple[list[int], list[int]]) -> Any:
+    """Anchors, positives and negatives as a ``datasets.Dataset``, batch after batch."""
+    from datasets import Dataset
+
+    first, second = places
+    columns = {"anchor": first, "positive": second} | {
+        f"negative_{number}": [negatives[anchor][number] for anchor in first] for number in range(NEGATIVES)
+    }
+    return Dataset.from_dict({name: [texts[place] for place in own] for name, own in columns.items()})
+
+
+def _score(model: Any, state: Mapping[str, torch.Tensor], test: str) -> float:
+    model.load_state_dict(state)
+    model.eval()
+    return map_at_r(lambda texts: model.encode(texts, convert_to_numpy=True), *read(test))
 
 
 def _copy(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from benchmarks.mining.fits import Runs
 from benchmarks.mining.modes import turns
 from benchmarks.results import Spread, spread
 
+INLINE = {"mode": "inline"}
 EPOCHS = (4.0, 1.0, 0.5, 0.1)
 
 
@@ -23,19 +24,19 @@ def periods(batches: int, epochs: int) -> dict[str, tuple[float | None, dict[str
 
     Example:
         >>> for name, (every, miner) in periods(batches=20, epochs=3).items():
-        ...     print(name, every, miner)
-        none None {'refresh': 'never'}
-        inline 1.0 {'refresh': 'epoch'}
-        every-10-batches 0.5 {'refresh': 10}
-        every-2-batches 0.1 {'refresh': 2}
+        ...     print(name, every, miner["refresh"])
+        none None never
+        inline 1.0 epoch
+        every-10-batches 0.5 10
+        every-2-batches 0.1 2
     """
-    found: dict[str, tuple[float | None, dict[str, Any]]] = {"none": (None, {"refresh": "never"})}
+    found: dict[str, tuple[float | None, dict[str, Any]]] = {"none": (None, {**INLINE, "refresh": "never"})}
     for every in EPOCHS:
         if every == 1:
-            found["inline"] = every, {"refresh": "epoch"}
+            found["inline"] = every, {**INLINE, "refresh": "epoch"}
         elif every < epochs:
             period = max(1, round(every * batches))
-            found[f"every-{period}-batches"] = every, {"refresh": period}
+            found[f"every-{period}-batches"] = every, {**INLINE, "refresh": period}
     return found
 
 

@@ -87,7 +87,7 @@ def test_a_table_encoded_anew_with_the_same_weights_is_the_same(small: Small, tm
         "test": str(part.test),
         "kind": part.kind,
         "batch": 100,
-        "miner": {"refresh": "epoch"},
+        "miner": {"mode": "inline", "refresh": "epoch"},
         "seed": 3,
         "epochs": 3,
         "threads": 1,

@@ -129,12 +129,18 @@ def test_periods_that_are_never_over_are_left_out(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert staleness.periods(78, 9) == {
-        "none": (None, {"refresh": "never"}),
-        "every-312-batches": (4.0, {"refresh": 312}),
-        "inline": (1.0, {"refresh": "epoch"}),
-        "every-39-batches": (0.5, {"refresh": 39}),
-        "every-8-batches": (0.1, {"refresh": 8}),
+        name: (every, {"mode": "inline", "refresh": refresh})
+        for name, every, refresh in (
+            ("none", None, "never"),
+            ("every-312-batches", 4.0, 312),
+            ("inline", 1.0, "epoch"),
+            ("every-39-batches", 0.5, 39),
+            ("every-8-batches", 0.1, 8),
+        )
     }
+    # Runs of one epoch between tables, and of one table, are those of the modes.
+    both = staleness.periods(runs.corpus.batches, 3)
+    assert all(both[name][1] == runs.kinds[name] for name in ("none", "inline"))
 
     def fake(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str, Any]:
         score = {"none": 0.4, "inline": 0.5}.get(name, 0.6) + seed / 100
