@@ -3,10 +3,11 @@
     LIT_METRIC_DATA=DIR python -m benchmarks.losses --out DIR --data debtags banking77
 
 For each loss, with the arguments and the batches of ``benchmarks/losses/table.py``: a fit at each of three
-learning rates with seed 0, of which the validation items choose; then the other seeds at that rate. The test
-items are looked at with the chosen fits only. Every fit encodes the same number of items (``--budget``), in
-batches that may be of different sizes, and keeps its last weights. Encoder and data are those of
-``configs/banking77.yaml`` and ``configs/debtags.yaml``, with fewer steps.
+learning rates with seed 0, of which the validation items choose, and up to two rates beyond them while the
+best lies at an edge; then the other seeds at that rate. The test items are looked at with the chosen fits
+only. Every fit encodes the same number of items (``--budget``), in batches that may be of different sizes,
+and keeps its last weights. Encoder and data are those of ``configs/banking77.yaml`` and
+``configs/debtags.yaml``, with fewer steps.
 
 ``triplet_hard`` and ``n_pair`` encode as many items in a batch; ``triplet_hard_pairs`` and ``n_pair_grouped``
 are each of both losses in the other's kind of batch.
@@ -22,7 +23,7 @@ infinite or NaN is reported as diverged, one whose embeddings went to a point or
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ from benchmarks.results import (
 SUMMARY = "losses.json"
 UNTRAINED = "untrained"
 COSTS = ("steps", "items", "seconds")
+WIDER = 2
+"""How many learning rates may be added to a grid whose best one lies at an edge."""
 Result = dict[str, Any]
 
 
@@ -62,6 +65,7 @@ class Comparison:
         budget: items that each fit encodes.
         seeds: fits at the chosen learning rate.
         done: called after each fit with whether it had to be trained.
+        more: called before a fit that was not planned.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Comparison:
     budget: int
     seeds: int
     done: Callable[[bool], None] = lambda trained: None
+    more: Callable[[], None] = lambda: None
 
     @property
     def setup(self) -> Setup:
@@ -112,21 +117,35 @@ class Comparison:
 
     def compare(self, loss: str) -> Result:
         """A loss at the learning rate that the validation items choose: its fits, summed up."""
-        entry, grid, runs = LOSSES[loss], {}, []
-        for lr in entry.lrs(self.name, self.setup):
-            grid[lr], trained = self.run(loss, lr, 0, final=False)
-            self.done(trained)
+        entry, grid, runs = LOSSES[loss], self.grid(loss), []
         chosen = choose(grid, self.setup.choose_by)
         for lr in grid:
             if lr != chosen:
                 self._weights(loss, lr, 0).unlink(missing_ok=True)
         for seed in range(self.seeds):
+            trained = False
             if chosen is not None:
                 run, trained = self.run(loss, chosen, seed, final=True)
                 runs.append(run)
-            if seed:  # the first is of the grid, or there is nothing to go on with
-                self.done(trained and chosen is not None)
+            if seed:  # the first is of the grid
+                self.done(trained)
         return {**described(entry, self.setup), **summed_up(grid, chosen, runs, self.setup.choose_by)}
+
+    def grid(self, loss: str) -> dict[float, Result]:
+        """The fits with seed 0 by learning rate: those planned, and some beyond an edge that is the best."""
+        planned = LOSSES[loss].lrs(self.name, self.setup)
+        grid: dict[float, Result] = {}
+        for lr in planned:
+            grid[lr], trained = self.run(loss, lr, 0, final=False)
+            self.done(trained)
+        for _ in range(WIDER if len(planned) > 1 else 0):
+            further = beyond(choose(grid, self.setup.choose_by), grid, planned[1] / planned[0])
+            if further is None:
+                break
+            self.more()
+            grid[further], trained = self.run(loss, further, 0, final=False)
+            self.done(trained)
+        return grid
 
     def untrained(self) -> Result:
         """The encoder as it starts, with seed 0."""
@@ -175,6 +194,18 @@ def choose(grid: Mapping[float, Result], by: str) -> float | None:
     """
     ended = {lr: run["validation"][by] for lr, run in grid.items() if "validation" in run}
     return max(sorted(ended), key=ended.__getitem__) if ended else None
+
+
+def beyond(chosen: float | None, grid: Iterable[float], factor: float) -> float | None:
+    """The learning rate to try next where the best so far is the smallest or the largest.
+
+    Example:
+        >>> beyond(0.3, [0.1, 0.3], 3.0), beyond(0.1, [0.1, 0.3], 4.0), beyond(0.2, [0.1, 0.2, 0.4], 2.0)
+        (0.9, 0.025, None)
+    """
+    if chosen is None or min(grid) < chosen < max(grid):
+        return None
+    return float(f"{chosen * factor if chosen == max(grid) else chosen / factor:.3g}")
 
 
 def described(entry: Entry, setup: Setup) -> Result:
@@ -293,10 +324,14 @@ def compare_all(
             else:
                 progress.update(task, total=(progress.tasks[0].total or 1) - 1)
 
+        def more() -> None:
+            progress.update(task, total=(progress.tasks[0].total or 0) + 1)
+
         found = {}
         for name in names:
             progress.update(task, description=name)
-            found[name] = Comparison(name, out, budget or SETUPS[name].budget, seeds, done).all(losses)
+            comparison = Comparison(name, out, budget or SETUPS[name].budget, seeds, done, more)
+            found[name] = comparison.all(losses)
     return found
 
 

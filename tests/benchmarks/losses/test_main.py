@@ -73,10 +73,12 @@ def test_validation_chooses_and_only_the_chosen_are_tested(
     fits, out = Fits(score, monkeypatch), tmp_path / "out"
     command.main(arguments(out))
     nca = [("NCALoss", lr, 0) for lr in RATES] + [("NCALoss", 1e-2, 1), ("NCALoss", 1e-2, 2)]
-    circle = [("CircleLoss", lr, 0) for lr in RATES] + [("CircleLoss", 1e-3, 1), ("CircleLoss", 1e-3, 2)]
+    # The smallest is the best, and so is each of the two that are tried beyond it.
+    circle = [("CircleLoss", lr, 0) for lr in (*RATES, 1e-4, 1e-5)]
+    circle += [("CircleLoss", 1e-5, 1), ("CircleLoss", 1e-5, 2)]
     assert fits.trained == [("untrained", 0.0, 0), *nca, *circle]
     assert fits.tested[1:] == [
-        (*each, seed) for each in (("NCALoss", 1e-2), ("CircleLoss", 1e-3)) for seed in (0, 1, 2)
+        (*each, seed) for each in (("NCALoss", 1e-2), ("CircleLoss", 1e-5)) for seed in (0, 1, 2)
     ]
     found = json.loads((out / "losses.json").read_text())["debtags"]
     assert found["settings"]["budget"] == 48
@@ -85,12 +87,13 @@ def test_validation_chooses_and_only_the_chosen_are_tested(
     assert rows["nca"]["map@r"]["values"] == pytest.approx([0.08, 0.081, 0.082])
     assert rows["nca"]["map@r"]["mean"] == pytest.approx(0.081)
     assert (rows["nca"]["lr"], rows["nca"]["at_edge"]) == (1e-2, False)
-    assert rows["circle"]["validation"] == {"0.001": 0.499, "0.01": 0.49, "0.1": None}
+    tried = {"0.001": 0.499, "0.01": 0.49, "0.1": None, "0.0001": 0.4999, "1e-05": 0.49999}
+    assert rows["circle"]["validation"] == pytest.approx(tried)
     assert rows["circle"]["grid_status"]["0.1"] == "diverged"
-    assert (rows["circle"]["lr"], rows["circle"]["at_edge"]) == (1e-3, True)
+    assert (rows["circle"]["lr"], rows["circle"]["at_edge"]) == (1e-5, True)
     assert (out / "losses-debtags.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
-    assert "circle: the learning rate 0.001 is at the edge of its grid" in said
+    assert "circle: the learning rate 1e-05 is at the edge of its grid" in said
     assert not [*out.rglob("*.safetensors")]
 
     before = len(fits.trained), len(fits.tested)
@@ -98,9 +101,20 @@ def test_validation_chooses_and_only_the_chosen_are_tested(
     assert (len(fits.trained), len(fits.tested)) == before
     assert json.loads((out / "losses.json").read_text())["debtags"]["losses"] == rows
     command.main([*arguments(out)[:-2], "--seeds", "4"])  # one more
-    assert fits.trained[before[0] :] == [("NCALoss", 1e-2, 3), ("CircleLoss", 1e-3, 3)]
+    assert fits.trained[before[0] :] == [("NCALoss", 1e-2, 3), ("CircleLoss", 1e-5, 3)]
     command.main(arguments(out, "--budget", "24"))
     assert len(fits.trained) == before[0] + 2 + before[0] - 1  # all but the untrained
+
+
+def test_a_grid_grows_until_the_best_rate_has_neighbours(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = Fits(lambda loss, lr, seed: {1e-1: 0.5, 1.0: 0.7, 10.0: 0.6}.get(lr, 0.1), monkeypatch)
+    planned = []
+    comparison = command.Comparison("debtags", tmp_path, 48, 1, more=lambda: planned.append(1))
+    row = comparison.compare("nca")
+    assert [lr for _, lr, _ in fits.trained] == [*RATES, 1.0, 10.0]
+    assert (row["lr"], row["at_edge"], len(planned)) == (1.0, False, 2)
 
 
 def test_a_call_that_was_interrupted_before_the_test_goes_on(
