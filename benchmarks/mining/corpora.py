@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.peer import read
 from benchmarks.results import BenchmarkError, digest
+from benchmarks.splits import bucket
 from lit_metric.batching import BatchPlanner, PKPlanner, ShufflePlanner
 
 BATCH = 128
@@ -143,7 +143,7 @@ def sample(rows: Sequence[tuple[str, str]], count: int) -> Rows:
 
 def number(text: str) -> float:
     """Between 0 and 1, by the sha256 of ``text``; evenly spread."""
-    return int(hashlib.sha256(text.encode()).hexdigest()[-13:], 16) / 16**13
+    return bucket(text, 16**13) / 16**13
 
 
 def _file(path: Path) -> Path:

@@ -68,6 +68,10 @@ def test_a_sample_is_part_of_every_larger_one(root: Path) -> None:
     large = corpora.prepare("debian", 900, root / "out")
     assert (small.name, small.texts, len(rows(small.train))) == ("debian-600", 600, 600)
     assert set(rows(small.train)) < set(rows(large.train))
+    # The 600 whose last 13 digits are least: what measured runs were trained on must not change.
+    texts = [text for text, _ in rows(corpora.prepare("debian", None, root / "out").train)]
+    least = sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest()[-13:])[:600]
+    assert {text for text, _ in rows(small.train)} == {*least}
     assert corpora.prepare("debian", 600, root / "out").settings == before
     with pytest.raises(BenchmarkError, match=r"--texts 5000 are more than the \d+ that debian has"):
         corpora.prepare("debian", 5000, root / "out")
