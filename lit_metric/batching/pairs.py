@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from lit_metric.batching.clashes import meetings, place
 from lit_metric.batching.plan import BatchPlanner, Plan, even_lengths, random_stream
@@ -27,7 +28,8 @@ class PairPlanner(BatchPlanner):
     Of two pairs with a clash, only one is in a batch: neither's candidate may be a positive of the other's
     anchor, be ignored by it, or equal it in content, nor may the two candidates be equal. A pair that clashes
     where it was dealt goes into another batch. One that clashes in every batch with room is left out of this
-    epoch, and how many were is logged; with few distinct candidates, smaller or more batches hold more.
+    epoch, and how many were is logged: once, and again of an epoch with more than twice as many. With few
+    distinct candidates, smaller or more batches hold more.
 
     An anchor with several positives takes another one each epoch, and so all of them in turn.
 
@@ -68,6 +70,7 @@ class PairPlanner(BatchPlanner):
         self.negatives = negatives
         self.pairs: Literal["one", "all"] = pairs
         self.batches = batches
+        self._told = 0
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         given = given_pairs(relations, self)
@@ -79,14 +82,7 @@ class PairPlanner(BatchPlanner):
         own, other = given.contents[anchors], given.contents[candidates]
         batch_of = place(own, other, given.clashes, even_lengths(len(used), batches), self.batch_size)
         kept = (batch_of >= 0).nonzero()[:, 0]
-        if len(kept) < len(used):
-            log.info(
-                "epoch %d leaves out %d of %d pairs: they share texts or positives with pairs of every batch "
-                "that has room; smaller or more batches would hold more of them",
-                epoch,
-                len(used) - len(kept),
-                len(used),
-            )
+        self._tell(epoch, len(used) - len(kept), len(used))
         kept = kept[batch_of[kept].argsort(stable=True)]
         batch_of, anchors, candidates = batch_of[kept], anchors[kept], candidates[kept]
         rows = Ragged.from_lengths(anchors, torch.bincount(batch_of, minlength=batches))
@@ -96,6 +92,20 @@ class PairPlanner(BatchPlanner):
         of_batch, negatives = torch.cat([batch_of, of_batch]), torch.cat([candidates, negatives])
         order = of_batch.argsort(stable=True)
         return Plan(rows, Ragged.from_lengths(negatives[order], torch.bincount(of_batch, minlength=batches)))
+
+    def _tell(self, epoch: int, without: int, pairs: int) -> None:
+        """Say how many have no place: once, as an epoch may be planned again and others leave out about as
+        many, and not in a loader's worker, which doesn't know what was said."""
+        if without <= 2 * self._told or get_worker_info() is not None:
+            return
+        self._told = without
+        log.info(
+            "epoch %d leaves out %d of %d pairs: they share texts or positives with pairs of every batch that "
+            "has room; smaller or more batches would hold more of them",
+            epoch,
+            without,
+            pairs,
+        )
 
     def _pairs(self, ids: Tensor, relations: PairRelations, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         if self.pairs == "one":

@@ -92,6 +92,35 @@ def test_answers_shared_by_all_are_one_a_batch_and_the_rest_is_told(caplog):
     assert plan.anchors.lengths.tolist() == [1] * anchors
 
 
+def said(caplog) -> list[str]:
+    return [message.partition(":")[0] for message in caplog.messages if "leaves out" in message]
+
+
+def test_what_is_left_out_is_said_once_and_again_where_it_is_more_than_twice_as_many(caplog):
+    def shared(anchors: int) -> PairRelations:
+        """All anchors have the same answer, so a batch holds one of them."""
+        answers = torch.full((anchors,), anchors)
+        return PairRelations(torch.arange(anchors), answers, None, torch.arange(anchors + 1))
+
+    planner = PairPlanner(8)
+    with caplog.at_level(logging.INFO):
+        for epoch in (0, 0, 1, 2):  # the first also for the length of the schedule
+            planner.plan(torch.arange(16), shared(16), 0, epoch)
+        assert said(caplog) == ["epoch 0 leaves out 14 of 16 pairs"]
+        planner.plan(torch.arange(32), shared(32), 0, 3)  # 28, no more than twice 14
+        planner.plan(torch.arange(34), shared(34), 0, 4)
+        planner.plan(torch.arange(34), shared(34), 0, 5)
+    assert said(caplog) == ["epoch 0 leaves out 14 of 16 pairs", "epoch 4 leaves out 29 of 34 pairs"]
+
+
+def test_a_worker_of_a_loader_leaves_saying_it_to_the_main_process(caplog, monkeypatch):
+    relations = judged(0, **WORLDS["one answer"])
+    monkeypatch.setattr("lit_metric.batching.pairs.get_worker_info", lambda: object())
+    with caplog.at_level(logging.INFO):
+        PairPlanner(8).plan(ids_of(relations), relations, 0, 0)
+    assert said(caplog) == []
+
+
 def test_an_anchor_takes_its_positives_in_turn():
     relations = judged(2, **WORLDS["few clashes"])
     _, positive, _ = facts(relations)
