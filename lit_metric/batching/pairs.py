@@ -100,8 +100,8 @@ class PairPlanner(BatchPlanner):
             return
         self._told = without
         log.info(
-            "epoch %d leaves out %d of %d pairs: they share texts or positives with pairs of every batch that "
-            "has room; smaller or more batches would hold more of them",
+            "epoch %d leaves out %d of %d pairs: they share texts or positives with pairs of every batch "
+            "that has room; smaller or more batches would hold more of them",
             epoch,
             without,
             pairs,
