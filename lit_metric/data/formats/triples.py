@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,10 +38,11 @@ Triple = tuple[str, str, str]
 
 @dataclass
 class _Questions:
-    """Numbers of questions and of the entities that answer them, side by side."""
+    """Numbers of questions, of the entities that answer them, and what is asked, side by side."""
 
     anchors: list[int]
     candidates: list[int]
+    relations: list[str]
 
 
 class Triples(Supervision):
@@ -63,6 +65,11 @@ class Triples(Supervision):
             put one after the other. Lists of texts are joined by commas.
         text_separator: what is put between them.
         inverse: whether to ask for heads, too: ``"inverse RELATION: TEXT OF THE TAIL"``.
+        group: ``"relation"``: recall is measured for the questions of each relation in either direction, too;
+            the group of ``"inverse member of: …"`` is ``inverse_member_of``.
+
+    Raises:
+        ValueError: when ``group`` is anything else.
     """
 
     planned: Plans = "pairs"
@@ -77,7 +84,10 @@ class Triples(Supervision):
         text: str | list[str] | None = None,
         text_separator: str = ": ",
         inverse: bool = True,
+        group: Literal["relation"] | None = None,
     ) -> None:
+        if group not in (None, "relation"):
+            raise ValueError(f"questions are grouped by 'relation' or not at all, not by group={group!r}")
         self.entities = entities
         self.head = head
         self.relation = relation
@@ -86,6 +96,7 @@ class Triples(Supervision):
         self.text = text
         self.text_separator = text_separator
         self.inverse = inverse
+        self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         table = read_table(self.entities, problems=reading.problems)
@@ -142,12 +153,13 @@ class Triples(Supervision):
         entities: Texts,
         of_entities: Mapping[str, int],
     ) -> _Questions:
-        anchors, candidates = [], []
+        asked = _Questions([], [], [])
         for entity, relation, answer in self._questions(triples):
             text = f"{relation}: {entities.texts[entities.rows[entity]]}"
-            anchors.append(numbering.add(split, QUERY, text, f"{entity} {relation}"))
-            candidates.append(of_entities[answer])
-        return _Questions(anchors, candidates)
+            asked.anchors.append(numbering.add(split, QUERY, text, f"{entity} {relation}"))
+            asked.candidates.append(of_entities[answer])
+            asked.relations.append(relation)
+        return asked
 
     def _content(
         self, numbering: Numbering, asked: Mapping[str, _Questions], splits: dict[str, Tensor]
@@ -162,7 +174,17 @@ class Triples(Supervision):
         logger.info(
             "%d facts, asked as %s questions", len(anchors), {name: len(splits[name]) for name in asked}
         )
-        return Content(items, vocabulary, relations, splits, facts=facts)
+        groups = None if self.group is None else _groups(len(numbering), asked)
+        return Content(items, vocabulary, relations, splits, facts=facts, groups=groups)
+
+
+def _groups(size: int, asked: Mapping[str, _Questions]) -> list[str | None]:
+    """What each of ``size`` items asks for as part of a metric's name, None where it is no question."""
+    groups: list[str | None] = [None] * size
+    for each in asked.values():
+        for anchor, relation in zip(each.anchors, each.relations, strict=True):
+            groups[anchor] = relation.replace(" ", "_")
+    return groups
 
 
 def _known(numbering: Numbering, asked: Mapping[str, _Questions]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_metric.data import DataError, Triples, read_table
-from tests.data.formats.tables import known, read, table, texts, write
+from tests.data.formats.tables import known, read, table, text_of, texts, write
 
 
 @pytest.fixture
@@ -42,6 +42,33 @@ def test_heads_with_relations_ask_for_tails_and_back(entities):
     }
     alone = read(Triples(entities, text=["lemmas", "definition"], inverse=False), test=TEST)
     assert texts(alone, "test") == [f"hypernym: {puppy}", f"similar to: {poodle}"]
+
+
+def test_questions_are_grouped_by_relation_if_so_asked(entities):
+    tables = {"train": TRAIN, "validation": TRAIN, "test": TEST}
+    content = read(Triples(entities, text="definition", group="relation"), **tables)
+    # Entities are in no group; a question is in that of its relation and direction.
+    assert [content.groups[entity] for entity in content.splits["corpus"].tolist()] == [None] * 3
+    for split, groups in (
+        ("train", {"hypernym": "a dog", "inverse_hypernym": "an animal"}),
+        (
+            "test",
+            {
+                "hypernym": "a young dog",
+                "inverse_hypernym": "an animal",
+                "similar_to": "a dog",
+                "inverse_similar_to": "a young dog",
+            },
+        ),
+    ):
+        found = {content.groups[question]: question for question in content.splits[split].tolist()}
+        assert {group: text_of(content, question) for group, question in found.items()} == {
+            group: f"{group.replace('_', ' ')}: {text}" for group, text in groups.items()
+        }
+    assert len(content.groups) == 3 + 2 + 2 + 4
+    assert read(Triples(entities, text="definition"), **tables).groups is None
+    with pytest.raises(ValueError, match="by 'relation' or not at all, not by group='tail'"):
+        Triples(entities, group="tail")
 
 
 def test_known_answers_are_no_mistakes_when_asked_and_are_not_known_in_training(entities):
