@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from lit_metric.data.formats.columns import Columns, named, split_by
 from lit_metric.data.items import QUERY, Items
 from lit_metric.data.table import BadRows, Problems, Table
 from lit_metric.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 TEXT_NAMES = ("text", "sentence", "question", "utterance", "query", "title", "content", "document", "body")
@@ -120,6 +123,20 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
     if "predict" in columns:
         found["predict"] = [("predict", row) for row in columns["predict"].kept]
     return {name: rows for name, rows in found.items() if rows} or {"train": []}
+
+
+def say_guesses(guessed: Iterable[tuple[Table, str]]) -> None:
+    """Log one line on the columns that were taken by their usual names: which, for each table."""
+    tables: dict[str, list[str]] = {}
+    for table, taken in guessed:
+        tables.setdefault(taken, []).append(table.name)
+    told = [
+        f"{', '.join(dict.fromkeys(names))} taken by their usual names: {taken}"
+        for taken, names in tables.items()
+        if taken
+    ]
+    if told:
+        logger.info("columns of %s", "; of ".join(told))
 
 
 def held_out(groups: Sequence[Hashable], reading: Reading) -> set[Hashable]:

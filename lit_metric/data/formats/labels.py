@@ -21,6 +21,7 @@ from lit_metric.data.formats.base import (
     apart,
     refuse_empty,
     rows_by_split,
+    say_guesses,
 )
 from lit_metric.data.formats.columns import Columns, guess
 from lit_metric.data.items import Items, Kind
@@ -82,8 +83,9 @@ class LabelledItems:
 class Labels(Supervision):
     """Items that belong together when they share a class.
 
-    Columns that are not named are guessed from usual names, and one log line says what was taken. An item is
-    one text, or a set of short texts: tags, or the contents of several fields.
+    Columns that are not named are guessed from usual names, and one log line says what was taken; other
+    splits have the columns of the first, or a guess of their own where they lack one. An item is one text, or
+    a set of short texts: tags, or the contents of several fields.
 
     Args:
         text: the column of texts; of several columns, the texts are put one after the other.
@@ -157,7 +159,10 @@ class Labels(Supervision):
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         columns = {name: Columns(table, reading.problems) for name, table in tables.items()}
-        tables_of = {name: self.items(each, name != "predict") for name, each in columns.items()}
+        taken = self._shared(tables)
+        tables_of = {
+            name: self._items(each, taken[name], name != "predict") for name, each in columns.items()
+        }
         if len({items.kind for items in tables_of.values()}) > 1:
             kinds = ", ".join(f"{name}: {items.kind}" for name, items in tables_of.items())
             raise DataError(f"items must be texts in all splits or sets in all splits, not {kinds}")
@@ -178,6 +183,10 @@ class Labels(Supervision):
             labelled: whether there are labels at all; if not, all are None.
         """
         taken = self._taken(columns.table, labelled)
+        say_guesses([(columns.table, taken.guessed)])
+        return self._items(columns, taken, labelled)
+
+    def _items(self, columns: Columns, taken: _Taken, labelled: bool) -> LabelledItems:
         roles, weights = None, None
         kind: Kind = "set"
         if taken.text:
@@ -235,6 +244,16 @@ class Labels(Supervision):
         columns.one_type(taken.label)
         return labels
 
+    def _shared(self, tables: Mapping[str, Table]) -> dict[str, _Taken]:
+        """The columns to read of each table: those of the first, or a guess of its own where it lacks one."""
+        taken: dict[str, _Taken] = {}
+        for name, table in tables.items():
+            first, labelled = next(iter(taken.values()), None), name != "predict"
+            shared = first is not None and first.columns(labelled) <= {*table.columns}
+            taken[name] = first if first is not None and shared else self._taken(table, labelled)
+        say_guesses((tables[name], each.guessed) for name, each in taken.items())
+        return taken
+
     def _taken(self, table: Table, labelled: bool) -> _Taken:
         """The columns to read, guessed where no name was given."""
         guessed = []
@@ -258,9 +277,7 @@ class Labels(Supervision):
                 )
             labels = "" if label else labels
             guessed.append(f"label={label!r}" if label else f"labels={labels!r}")
-        if guessed:
-            logger.info("columns of %s taken by their usual names: %s", table.name, ", ".join(guessed))
-        return _Taken(text or "", tags or "", label, labels)
+        return _Taken(text or "", tags or "", label, labels, ", ".join(guessed))
 
     def _without_label(self, items: LabelledItems, split: str) -> LabelledItems:
         """Say how many have no label, and leave them out if they are to be ignored."""
@@ -300,12 +317,18 @@ class Labels(Supervision):
 
 @dataclass(frozen=True)
 class _Taken:
-    """The columns that are read, empty where there is none."""
+    """The columns that are read, empty where there is none, and what was guessed of them, to be said."""
 
     text: str | list[str]
     tags: str
     label: str
     labels: str
+    guessed: str
+
+    def columns(self, labelled: bool) -> set[str]:
+        """Their names, without those of labels where there are none."""
+        texts = [self.text] if isinstance(self.text, str) else self.text
+        return {*texts, self.tags, *((self.label, self.labels) if labelled else ())} - {""}
 
 
 def _field(value: object, separator: str | None) -> values.Checked:

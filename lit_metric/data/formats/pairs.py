@@ -25,6 +25,7 @@ from lit_metric.data.formats.base import (
     predicted,
     refuse_empty,
     rows_by_split,
+    say_guesses,
 )
 from lit_metric.data.formats.columns import Columns, guess, named
 from lit_metric.data.given import GivenPairs, GivenTriplets
@@ -61,7 +62,7 @@ def couple(table: Table) -> tuple[str, str, bool] | None:
 
 @dataclass
 class _Rows:
-    """The rows of a table, checked."""
+    """The rows of a table, checked, and which columns were guessed, to be said."""
 
     columns: Columns
     anchors: list[str]
@@ -69,6 +70,7 @@ class _Rows:
     negatives: list[list[str]]
     scores: list[float] | None
     groups: list[str] | None
+    guessed: str
 
 
 @dataclass
@@ -172,6 +174,7 @@ class Pairs(Supervision):
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         checked = {name: self._check(table, reading) for name, table in tables.items() if name != "predict"}
+        say_guesses((each.columns.table, each.guessed) for each in checked.values())
         places = rows_by_split({name: each.columns for name, each in checked.items()}, self.split)
         if "train" in places and "validation" not in places:
             self._hold_out(checked, places, reading)
@@ -212,7 +215,6 @@ class Pairs(Supervision):
         ]
         if guessed:
             guessed += [] if self.symmetric else ["symmetric=False"]
-            logger.info("columns of %s taken by their usual names: %s", table.name, ", ".join(guessed))
         self.planned = "scores" if score else "pairs"
         columns = Columns(table, reading.problems)
         rows = _Rows(
@@ -222,6 +224,7 @@ class Pairs(Supervision):
             self._negatives(columns, negative or []),
             None if score is None else columns.read(score, values.number),
             None if self.group is None else columns.read(self.group, values.label),
+            ", ".join(guessed),
         )
         if rows.groups is not None and not negative:
             self._refuse_several_groups(rows)

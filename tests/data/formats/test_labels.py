@@ -40,6 +40,32 @@ def test_usual_names_are_guessed_and_said(caplog):
     assert labelled_items(table(keywords=[["t"]], section=["s"])).kind == "set"
 
 
+def test_splits_share_one_guess_and_it_is_said_once(caplog):
+    tables = {
+        "train": table("train.csv", title=["a", "b"], label=["x", "x"]),
+        "test": table("test.csv", title=["c"], text=["not taken, as in training"], label=["x"]),
+        "predict": table("new.csv", title=["d"]),
+    }
+    with caplog.at_level(logging.INFO):
+        content = read(Labels(), **tables)
+    assert [texts(content, name) for name in ("test", "predict")] == [["c"], ["d"]]
+    assert caplog.messages == [
+        "columns of train.csv, test.csv, new.csv taken by their usual names: text='title', label='label'"
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        content = read(Labels(), **{**tables, "predict": table("new.csv", query=["e"])})
+    assert texts(content, "predict") == ["e"]
+    assert caplog.messages == [
+        "columns of train.csv, test.csv taken by their usual names: text='title', label='label'; "
+        "of new.csv taken by their usual names: text='query'"
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        read(Labels(text="title", label="label"), **tables)
+    assert caplog.messages == []
+
+
 def test_what_cannot_be_guessed_is_asked_for_with_the_columns_there_are():
     with pytest.raises(DataError, match=r"text= or tags=. items.csv has 'words', 'label'"):
         labelled_items(table(words=["a"], label=["b"]))
