@@ -277,7 +277,8 @@ def timetable(miner: Miner, per_epoch: int, ahead: int, inline: bool = False) ->
     limit, delay = miner.max_staleness, miner.delay
     if miner.mode == "eager":
         delay = period if limit is None else min(period, limit - period + 1)
-    delay = delay_of(delay, period, ahead)
+    # With most vectors at hand there is a search to wait for, and training has threads less until it is done.
+    delay = delay_of(delay, period, ahead, share=0.1 if miner.free_refresh else 0.5)
     if limit is not None and period + delay - 1 > limit:
         raise ValueError(
             f"max_staleness={limit} can't be kept: with a refresh every {period} batches and a delay of "

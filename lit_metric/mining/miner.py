@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -49,16 +50,18 @@ class Miner:
         refresh: when the table is mined anew: after each ``"epoch"``, after so many batches, or ``"never"``
             after the first.
         proposer: where candidates come from, in place of the neighbours in ``index``.
-        max_fetch: how many proposals are looked at, at most, to find ``candidates`` for one item. Must exceed
-            the size of the largest class by as much, or items in its midst go without.
+        max_fetch: how many proposals are looked at, at most, to find ``candidates`` for one item. What the
+            relations exclude is not among them with exact search; with any other index, ``max_fetch`` must
+            exceed the size of the largest class by as much, or items in its midst go without.
         sample: how many items are logged with what became of each of their candidates.
         mode: ``"inline"`` stops training while it mines. In the other two a process of its own mines from a
             copy of the weights while training goes on: ``"scheduled"`` takes the new table into use at a
             batch fixed beforehand, ``"eager"`` as soon as it is there; see ``docs/asynchronous-mining.md``.
             Where no process can do it, mining is inline, and one line says why.
         delay: in ``"scheduled"`` mode, how many batches after the copy of the weights the new table is taken
-            into use; half a refresh period if None. Must exceed what the loader prefetches, and be at most a
-            refresh period. If None and a period has too few batches for that, mining is inline.
+            into use; half a refresh period if None, a tenth with ``free_refresh``. Must exceed what the
+            loader prefetches, and be at most a refresh period. If None and a period has too few batches for
+            that, mining is inline.
         max_staleness: no batch uses a table whose weights are older than so many batches: training waits for
             the one that is being mined, or else mines inline. None: no bound when ``"scheduled"``, two
             refresh periods when ``"eager"``.
@@ -192,10 +195,7 @@ class Miner:
         limit = min(self.max_fetch, len(searched))
         proposer.fit(vectors.subset(searched), ids[searched], seed)
         try:
-            for part, judged in fetch(
-                proposer, vectors.subset(rows), run.mined, run.ids, run.judge, self.candidates, limit
-            ):
-                run.take(part, judged, relations)
+            run.search(proposer, vectors.subset(rows), relations, limit, len(searched))
         finally:
             proposer.forget()
         report = {**run.report(), "seconds": time.perf_counter() - started}
@@ -203,7 +203,7 @@ class Miner:
         if report["without"] > 0.1:
             log.warning(
                 "%.0f%% of the items found no negative at all among %d proposals: loosen the filters, or "
-                "raise max_fetch beyond the size of the largest class",
+                "raise max_fetch, without exact search beyond the size of the largest class",
                 100 * report["without"],
                 limit,
             )
@@ -252,6 +252,7 @@ class _Run:
     width: int
     sample: int
     explained: list[dict[str, Any]] = field(default_factory=list)
+    unseen: bool = False
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.filters]
@@ -275,7 +276,24 @@ class _Run:
             candidates = candidates.without(dropped)
         return verdicts
 
-    def take(self, rows: Tensor, judged: Judged, relations: Relations) -> None:
+    def search(
+        self, proposer: Proposer, vectors: Vectors, relations: Relations, limit: int, corpus: int
+    ) -> None:
+        """Find candidates for all, among ``limit`` proposals at most out of ``corpus``, and explain a few."""
+        allowed = proposer.excluding(relations)
+        self.unseen = allowed is not proposer
+        fetched = partial(fetch, vectors=vectors, ids=self.ids, judge=self.judge, wanted=self.width)
+        for part, judged in fetched(allowed, rows=self.mined, limit=limit):
+            self.take(part, judged)
+            if not self.unseen:
+                self.explain(part, judged, relations)
+        if self.unseen:
+            # To people, what the relations exclude is shown, too.
+            shown = self.shown.nonzero()[:, 0]
+            for part, judged in fetched(proposer, rows=shown, limit=corpus):
+                self.explain(part, judged, relations)
+
+    def take(self, rows: Tensor, judged: Judged) -> None:
         ids, scores = judged.kept(self.width)
         # A proposer need not rank; a table does.
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -283,6 +301,8 @@ class _Run:
         self.examined += int(((judged.verdicts != EMPTY) & (judged.verdicts != BEYOND)).sum())
         for number in range(len(self.filters)):
             self.dropped[number] += (judged.verdicts == number + 1).sum()
+
+    def explain(self, rows: Tensor, judged: Judged, relations: Relations) -> None:
         for place in self.shown[rows].nonzero()[:, 0].tolist():
             row = rows[place : place + 1]
             self.explained.append(
@@ -299,6 +319,9 @@ class _Run:
     def report(self) -> dict[str, float]:
         count = (self.found[self.mined] >= 0).sum(1)
         shares = (self.dropped / max(self.examined, 1)).tolist()
+        rejected = dict(zip(self.names, shares, strict=True))
+        if self.unseen:
+            del rejected[self.names[0]]
         mined = max(len(count), 1)
         return {
             "unpaired": 1 - len(count) / len(self.ids),
@@ -306,7 +329,7 @@ class _Run:
             "examined": self.examined / mined,
             "short": int((count < self.width).sum()) / mined,
             "without": int((count == 0).sum()) / mined,
-            **{f"rejected/{name}": share for name, share in zip(self.names, shares, strict=True)},
+            **{f"rejected/{name}": share for name, share in rejected.items()},
         }
 
 

@@ -124,13 +124,14 @@ def period_of(refresh: str | int, per_epoch: int) -> int | None:
     return per_epoch if refresh == "epoch" else None
 
 
-def delay_of(delay: int | None, period: int, ahead: int) -> int:
-    """The delay to use, half a period if none was given.
+def delay_of(delay: int | None, period: int, ahead: int, share: float = 0.5) -> int:
+    """The delay to use.
 
     Args:
         delay: as configured.
         period: batches from one refresh to the next.
         ahead: how many batches the loader may ask for before the first of them is trained on.
+        share: of the period, if no delay was given; more where the loader runs further ahead.
 
     Raises:
         ValueError: if the loader would ask for the table before the weights that it is mined with exist, or
@@ -145,7 +146,7 @@ def delay_of(delay: int | None, period: int, ahead: int) -> int:
             f"a refresh every {period} batches is too often for a loader that runs {ahead} ahead: take fewer "
             'workers or a smaller prefetch_factor, a longer refresh, or mode="inline"'
         )
-    delay = max(period // 2, ahead + 1) if delay is None else delay
+    delay = max(int(period * share), ahead + 1) if delay is None else delay
     if delay <= ahead:
         raise ValueError(
             f"delay={delay} must be more than the {ahead} batches (num_workers × prefetch_factor + 1) that "
