@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_metric import commands
 from lit_metric.commands.refusals import essence
@@ -31,12 +33,19 @@ PRELIMINARY = ("config.yaml", "hparams.yaml", "events.out.tfevents.*", REJECTED)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
+class RunComplete(Exception):
+    """Nothing is left to train."""
+
+
 class MetricCLI(LightningCLI):
     """LightningCLI for the configs that ship with the project.
 
     A new ``fit`` never writes into the folder of an earlier one: where ``runs/NAME`` holds a config, it is
     called ``NAME-2``, and so on. Resuming by ``--ckpt_path`` goes on in the folder of the checkpoint. Only
     ``fit`` writes the config. What is refused before it has trained leaves no folder behind.
+
+    Raises:
+        RunComplete: when the run that ``fit`` should go on with is at its end; nothing has been written.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -54,12 +63,39 @@ class MetricCLI(LightningCLI):
             self.save_config_callback = None
             return
         config = self.config[self.subcommand]
-        folder = rename_run(config.trainer.get("logger"), config.get("ckpt_path"))
+        trainer = config.trainer
+        if told := nothing_left(config.get("ckpt_path"), trainer.get("max_epochs"), trainer.get("max_steps")):
+            raise RunComplete(told)
+        folder = rename_run(trainer.get("logger"), config.get("ckpt_path"))
         if folder is not None and not folder.exists():
             self.made = folder
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Nothing but what plain LightningCLI has, so that configs run with that, too."""
+
+
+def nothing_left(checkpoint: str | None, max_epochs: int | None, max_steps: int | None) -> str | None:
+    """What to tell of a checkpoint whose run has reached a limit, by which Lightning would train nothing.
+
+    Args:
+        checkpoint: a file; of one that can't be read, nothing is said here, and the trainer refuses it.
+        max_epochs, max_steps: the trainer's; None or -1 for no limit.
+    """
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return None
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        epochs = int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        steps = int(state["global_step"])
+    except Exception:
+        return None
+    for name, spent, limit in (("epochs", epochs, max_epochs), ("steps", steps, max_steps)):
+        if limit is not None and 0 <= limit <= spent:
+            return (
+                f"Nothing is left to train: {checkpoint} is of a complete run, with {spent} of {limit} {name}."
+                f" To train further, raise trainer.max_{name}"
+            )
+    return None
 
 
 def rename_run(loggers: Any, checkpoint: str | None = None) -> Path | None:
@@ -134,7 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [argument for argument in given if argument != "--debug"]
     if arguments is None:
         sys.argv[1:] = given  # Lightning reads them there, and starts other ranks with them.
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # What a run does is said once; all ranks warn.
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     quiet()
     try:
         if given and given[0] in commands.COMMANDS:
@@ -151,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 },
                 seed_everything_default=0,
             )
+    except RunComplete as end:
+        rank_zero_only(print)(f"lit-metric: {end}", file=sys.stderr)
     except Exception as error:
         line = mistake(error)
         if debug or line is None:

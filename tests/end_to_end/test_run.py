@@ -228,6 +228,31 @@ def test_a_resumed_run_goes_on_in_its_folder(small: Small, tmp_path: Path) -> No
     assert resumed["seconds"] > state["callbacks"]["RunReport"]["seconds"] > 0
 
 
+def test_resuming_a_complete_run_says_so_and_writes_nothing(
+    small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few: dict[str, Any] = {"trainer__max_epochs": 2, "trainer__limit_train_batches": 2}
+    run(tmp_path, *arguments(small, **few))
+    runs = tmp_path / "runs"
+    checkpoint, elsewhere = runs / "banking77" / "checkpoints" / "last.ckpt", tmp_path / "copied.ckpt"
+    shutil.copy(checkpoint, elsewhere)
+    (tmp_path / "empty").mkdir()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    further = "To train further, raise trainer.max_"
+    for folder, path, more, reached in (
+        (tmp_path, checkpoint, few, f"2 of 2 epochs. {further}epochs"),
+        (tmp_path / "empty", elsewhere, few, f"2 of 2 epochs. {further}epochs"),
+        (tmp_path, checkpoint, {"trainer__max_steps": 3}, f"4 of 3 steps. {further}steps"),
+    ):
+        capsys.readouterr()
+        run(folder, *arguments(small, f"--ckpt_path={path}", **more))  # no SystemExit: status 0
+        line = f"lit-metric: Nothing is left to train: {path} is of a complete run, with {reached}"
+        assert capsys.readouterr().err.splitlines() == [line]
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+    run(tmp_path, *arguments(small, f"--ckpt_path={checkpoint}", **{**few, "trainer__max_epochs": 3}))
+    assert metrics(runs / "banking77")["steps"] == 6
+
+
 def test_test_and_validate_say_what_the_run_said_and_leave_its_config_alone(
     small: Small, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
