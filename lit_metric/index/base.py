@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from lit_metric.index.stored import store
 
 Similarity = Literal["cosine", "dot"]
 Vectors = Tensor | np.ndarray
+LeftOut = Callable[[slice, Tensor], Tensor]
 
 
 class Index(ABC):
@@ -66,23 +68,37 @@ class Index(ABC):
         self._waiting.append((kept, ids.to(vectors.device, torch.int64, copy=True)))
         self._count += len(vectors)
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether `search` takes ``left_out``."""
+        return False
+
     @torch.no_grad()
-    def search(self, queries: Vectors, k: int) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Vectors, k: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
         """The ``k`` most similar vectors of each query.
 
         Args:
             queries: ``[q, d]``, any float dtype.
             k: >= 1; may exceed the number of vectors.
+            left_out: which vectors a query must not find, however many they are: asked for a slice of the
+                queries' rows and some ids ``[n]``, on the vectors' device, it gives bool ``[rows, n]``, True
+                where the vector is left out. None: nothing is. Only where `leaves_out` says so.
 
         Returns:
             scores: ``[q, k]`` float32, falling, on the queries' device; ``-inf`` where there are fewer than
-                ``k`` vectors.
+                ``k`` vectors that are not left out.
             ids: ``[q, k]`` int64, ``-1`` in the same places. Of equal scores the lower id comes first.
 
         Raises:
             ValueError: ``k`` is below 1, the dimension is not that of the index, a query holds NaN, an id was
                 added twice.
+            TypeError: ``left_out`` is given to an index that can't leave out anything.
         """
+        if left_out is not None and not self.leaves_out:
+            raise TypeError(
+                f"{type(self).__name__} can't leave out pairs while it searches: search for more neighbours "
+                "and drop those, or use ExactIndex"
+            )
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         queries = self._prepare(queries, "queries")
@@ -92,7 +108,11 @@ class Index(ABC):
             return scores, ids
         self._settle()
         width = min(k, len(self))
-        found_scores, found_ids = self._search(queries, width)
+        found_scores, found_ids = (
+            self._search(queries, width)
+            if left_out is None
+            else self._search_without(queries, width, left_out)
+        )
         scores[:, :width] = found_scores.to(scores.device)
         ids[:, :width] = found_ids.to(ids.device)
         return scores, ids
@@ -157,6 +177,10 @@ class Index(ABC):
     @abstractmethod
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Prepared ``queries [q, d]`` with ``k <= len(self)``, to scores and ids ``[q, k]``."""
+
+    def _search_without(self, queries: Tensor, k: int, left_out: LeftOut) -> tuple[Tensor, Tensor]:
+        """`_search` of an index that `leaves_out` pairs, with -1 and -inf where there are too few others."""
+        raise NotImplementedError
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.files import write_array
-from lit_metric.index.base import Index, Similarity, refuse_duplicates
+from lit_metric.index.base import Index, LeftOut, Similarity, refuse_duplicates
 from lit_metric.index.products import similarities, top_k
 from lit_metric.index.stored import StoredIndexError, read_array
 
@@ -35,6 +36,8 @@ class ExactIndex(Index):
         >>> scores, ids = index.search(torch.tensor([[2.0, 1.0]]), k=4)
         >>> scores.tolist(), ids.tolist()
         ([[2.0, 2.0, 1.0, -inf]], [[5, 7, 3, -1]])
+        >>> index.search(torch.tensor([[2.0, 1.0]]), k=2, left_out=lambda rows, ids: ids[None] == 5)[1]
+        tensor([[7, 3]])
     """
 
     def __init__(
@@ -78,22 +81,41 @@ class ExactIndex(Index):
                 start += len(part)
         self._vectors, self._ids = vectors, ids
 
-    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        assert self._vectors is not None
-        with _torch_threads(self.threads):
-            found = [
-                self._search_block(block, k)
-                for block in queries.to(self._vectors.device).split(self.query_block)
-            ]
-            scores, positions = (torch.cat(parts) for parts in zip(*found, strict=True))
-            return scores, self._ids[positions]
+    @property
+    def leaves_out(self) -> bool:
+        """True."""
+        return True
 
-    def _search_block(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        scores, positions = self._search_blocks(queries, k, None)
+        return scores, self._ids[positions]
+
+    def _search_without(self, queries: Tensor, k: int, left_out: LeftOut) -> tuple[Tensor, Tensor]:
+        scores, positions = self._search_blocks(queries, k, left_out)
+        return scores, self._ids[positions].masked_fill_(scores.isneginf(), -1)
+
+    def _search_blocks(self, queries: Tensor, k: int, left_out: LeftOut | None) -> tuple[Tensor, Tensor]:
+        assert self._vectors is not None
+        queries = queries.to(self._vectors.device)
+        with _torch_threads(self.threads):
+            found = []
+            for start in range(0, len(queries), self.query_block):
+                rows = slice(start, min(start + self.query_block, len(queries)))
+                found.append(self._search_block(queries[rows], k, left_out and partial(left_out, rows)))
+            scores, positions = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return scores, positions
+
+    def _search_block(
+        self, queries: Tensor, k: int, left_out: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         assert self._vectors is not None
         best = queries.new_empty(len(queries), 0), self._ids.new_empty(len(queries), 0)
         for start in range(0, len(self._vectors), self.vector_block):
-            part = self._vectors[start : start + self.vector_block]
-            values, where = top_k(similarities(queries, part), k)
+            block = slice(start, start + self.vector_block)
+            scores = similarities(queries, self._vectors[block])
+            if left_out is not None:
+                scores.masked_fill_(left_out(self._ids[block]), -torch.inf)
+            values, where = top_k(scores, k, empty=left_out is not None)
             best = _merge(*best, values, where + start, k)
         return best
 

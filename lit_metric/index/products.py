@@ -13,12 +13,13 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_k(scores: Tensor, k: int, empty: bool = False) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of each row; of equal scores the one further left, which `torch.topk` leaves open.
 
     Args:
         scores: ``[q, n]`` float32 without NaN, ``n < 2**31``.
         k: >= 1; at most ``n`` are returned.
+        empty: whether -inf stands for nothing, so that it is left open which places with it come last.
 
     Returns:
         values ``[q, min(k, n)]``, falling, and positions ``[q, min(k, n)]`` int64.
@@ -32,7 +33,8 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     k = min(k, n)
     # One more than asked for shows a tie across the edge.
     values, positions = scores.topk(min(k + 1, n), dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
+    same = values[:, 1:] == values[:, :-1]
+    tied = (same.logical_and_(values[:, 1:] > -torch.inf) if empty else same).any(dim=1)
     values, positions = values[:, :k], positions[:, :k]
     if bool(tied.any()):
         rows = tied.nonzero().squeeze(1)

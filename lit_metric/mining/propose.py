@@ -10,13 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_metric.data.relations import (
+    LabelRelations,
+    MultiLabelRelations,
+    PairRelations,
+    Relations,
+    UnionRelations,
+)
 from lit_metric.index import ExactIndex, Index, Similarity
+from lit_metric.index.base import LeftOut
 from lit_metric.mining.candidates import first_kept
 from lit_metric.mining.hashing import hashed, permuted
 from lit_metric.mining.vectors import Vectors
 
 _ADDED_TOGETHER = 65536
 _HELD = 1 << 21
+_CLASSES = 1024
 KEPT, EMPTY, BEYOND = 0, -1, -2
 
 
@@ -41,6 +50,13 @@ class Proposer(ABC):
     def forget(self) -> None:
         """Let go of the corpus."""
 
+    def excluding(self, relations: Relations) -> Proposer:
+        """The same over the same corpus, but for what ``relations`` exclude, which takes no places there.
+
+        It is the proposer itself where leaving them out is no cheaper than to propose and drop them.
+        """
+        return self
+
 
 class NeighbourProposer(Proposer):
     """The anchor's nearest neighbours, most similar first.
@@ -61,14 +77,52 @@ class NeighbourProposer(Proposer):
 
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See :class:`Proposer`."""
-        if not len(self.index):
-            raise RuntimeError("propose() before fit(): there is no corpus to search")
-        scores, ids = self.index.search(vectors, count)
-        return scores.cpu(), ids.cpu()
+        return self._search(vectors, count)
 
     def forget(self) -> None:
         """See :class:`Proposer`."""
         self.index.reset()
+
+    def excluding(self, relations: Relations) -> Proposer:
+        """See :class:`Proposer`; a subclass may propose something else, and is left as it is."""
+        if type(self) is not NeighbourProposer or not self.index.leaves_out or not _asked_by_block(relations):
+            return self
+        return _AllowedNeighbours(self.index, relations)
+
+    def _search(self, vectors: Tensor, count: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
+        if not len(self.index):
+            raise RuntimeError("propose() before fit(): there is no corpus to search")
+        scores, ids = self.index.search(vectors, count, left_out)
+        return scores.cpu(), ids.cpu()
+
+
+class _AllowedNeighbours(NeighbourProposer):
+    """The nearest of those neighbours that ``relations``, on the CPU, do not exclude."""
+
+    def __init__(self, index: Index, relations: Relations) -> None:
+        super().__init__(index)
+        self._relations = {torch.device("cpu"): relations}
+
+    def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        def excluded(rows: slice, ids: Tensor) -> Tensor:
+            return self._on(ids.device).excluded(anchors[rows].to(ids.device), ids)
+
+        return self._search(vectors, count, excluded)
+
+    def _on(self, device: torch.device) -> Relations:
+        if device not in self._relations:
+            self._relations[device] = self._relations[torch.device("cpu")].to(device)
+        return self._relations[device]
+
+
+def _asked_by_block(relations: Relations) -> bool:
+    """Whether to ask about all pairs of a block costs little beside the scores of that block."""
+    if isinstance(relations, UnionRelations):
+        return all(_asked_by_block(part) for part in relations.parts)
+    if isinstance(relations, MultiLabelRelations):
+        # It takes a product as wide as the classes are many; where they are, most of them are small.
+        return len(relations.classes) <= _CLASSES
+    return isinstance(relations, LabelRelations | PairRelations)
 
 
 class RandomProposer(Proposer):

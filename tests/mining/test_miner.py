@@ -25,6 +25,7 @@ from lit_metric.mining import (
     Miner,
     NegativeFilter,
     NegativeTable,
+    NeighbourProposer,
     PercentageFilter,
     RandomProposer,
     RankWindow,
@@ -170,8 +171,9 @@ def test_equal_texts_under_two_labels_are_never_negatives() -> None:
 def test_rejected_shares_add_up_to_what_a_loop_counts() -> None:
     embeddings, labels = blobs(150, 3, spread=1.5)
     ids, relations = torch.arange(150), relations_of(labels)
-    miner = Miner(candidates=4, filters=[AbsoluteMax(0.4), RankWindow(2), AbsoluteMax(0.3)])
-    table = miner.mine(embeddings, ids, relations)
+    filters: list[NegativeFilter] = [AbsoluteMax(0.4), RankWindow(2), AbsoluteMax(0.3)]
+    table = Miner(FaissIndex(threads=1), candidates=4, filters=filters).mine(embeddings, ids, relations)
+    exact = Miner(candidates=4, filters=filters).mine(embeddings, ids, relations)
     unit = torch.nn.functional.normalize(embeddings, dim=1)
     counts, examined = [0, 0, 0, 0], 0
     for anchor in range(150):
@@ -197,6 +199,12 @@ def test_rejected_shares_add_up_to_what_a_loop_counts() -> None:
         assert count > 0
         assert table.report[f"rejected/{name}"] == pytest.approx(count / examined)
     assert table.report["examined"] == pytest.approx(examined / 150)
+    # Exact search leaves out what the relations exclude, and never looks at it.
+    assert "rejected/RelationFilter" not in exact.report
+    examined -= counts[0]
+    for name, count in zip(names[1:], counts[1:], strict=True):
+        assert exact.report[f"rejected/{name}"] == pytest.approx(count / examined)
+    assert exact.report["examined"] == pytest.approx(examined / 150)
     assert (table.report["candidates"], table.report["short"], table.report["without"]) == (4, 0, 0)
 
 
@@ -245,6 +253,38 @@ def test_the_sample_says_why() -> None:
             else:
                 assert one["verdict"] == ("kept" if score < 0.3 else "AbsoluteMax")
     json.dumps(sample, allow_nan=False)
+
+
+@pytest.mark.parametrize("rule", [PercentageFilter(0.95), RankWindow(2)])
+def test_leaving_out_a_class_while_searching_changes_no_table(
+    rule: NegativeFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings, labels = blobs(400, 3, spread=0.8)
+    labels[labels == 2] = labels[labels == 2] * (torch.arange(int((labels == 2).sum())) % 5 == 0)
+    labels[::17] = -1
+    fingerprints = torch.arange(400)
+    fingerprints[200:230], embeddings[200:230] = fingerprints[:30], embeddings[:30]
+    relations, miner = relations_of(labels, fingerprints), Miner(candidates=30, filters=[rule], sample=12)
+    table = miner.mine(embeddings, torch.arange(400), relations)
+    monkeypatch.setattr(NeighbourProposer, "excluding", lambda self, relations: self)
+    wide = miner.mine(embeddings, torch.arange(400), relations)
+    for name in ("anchors", "ids", "scores", "positives"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(wide, name))
+    assert table.sample == wide.sample
+
+
+def test_an_item_in_the_midst_of_a_large_class_finds_negatives_within_a_small_bound() -> None:
+    embeddings = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    embeddings[:150, 0] += 20
+    ids, relations = torch.arange(200), relations_of((torch.arange(200) >= 150).long())
+    expected = mined_by_loop(embeddings, ids, relations.labels, 6)
+    exact = Miner(candidates=6, filters=[], max_fetch=20).mine(embeddings, ids, relations)
+    assert exact.ids.tolist() == [expected[one] for one in range(200)]
+    assert {one["id"] for one in exact.sample[0]["candidates"] if one["verdict"] == "kept"} == set(
+        exact.ids[exact.sample[0]["anchor"]].tolist()
+    )
+    wide = Miner(FaissIndex(threads=1), candidates=6, filters=[], max_fetch=20)
+    assert (wide.mine(embeddings, ids, relations).ids[:150] == -1).all()
 
 
 def test_items_without_positives_are_not_mined_and_those_without_negatives_are_warned_of(

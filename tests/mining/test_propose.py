@@ -10,8 +10,17 @@ from pytorch_metric_learning.utils.inference import FaissKNN
 from scipy import stats
 from torch import Tensor
 
+from lit_metric.data import (
+    LabelRelations,
+    MultiLabelRelations,
+    PairRelations,
+    Ragged,
+    Relations,
+    UnionRelations,
+)
 from lit_metric.index import ExactIndex, FaissIndex, Index
-from lit_metric.mining import NeighbourProposer, RandomProposer
+from lit_metric.mining import NeighbourProposer, Proposer, RandomProposer
+from lit_metric.mining.filters import allowed
 from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, fetch
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs
@@ -135,3 +144,94 @@ def test_proposals_held_at_once_do_not_grow_with_the_corpus(monkeypatch: pytest.
     assert max(rows * width for rows, width in shapes) <= 500
     order = ranked(Vectors(embeddings, "cosine"))
     assert all(kept[row] == [one for one in order[row] if not forbidden[row, one]][:10] for row in range(300))
+
+
+def known_of_300(kind: str) -> Relations:
+    """Relations of 300 items: unequal classes, copies under two labels, items without a label."""
+    lots = torch.Generator().manual_seed(7)
+    prints = torch.arange(300)
+    prints[100:140] = prints[:40]
+    shares = torch.tensor([0.75, 0.15, 0.1])
+    labels = shares.multinomial(300, replacement=True, generator=lots)
+    labels[torch.rand(300, generator=lots) < 0.1] = -1
+    several = [
+        [label, *([3] if one % 3 else [])] if label >= 0 else [] for one, label in enumerate(labels.tolist())
+    ]
+    names = [str(number) for number in range(4)]
+    if kind in ("ignored", "negative"):
+        return LabelRelations(labels, names, prints, kind)  # type: ignore[arg-type]
+    if kind in ("any", "overlap"):
+        overlap = 0.0 if kind == "any" else 0.6
+        return MultiLabelRelations(Ragged.from_lists(several), names, prints, overlap)
+    if kind == "pairs":
+        anchors, candidates = torch.randint(300, (2, 2000), generator=lots)
+        return PairRelations(anchors, candidates, None, prints)
+    parts = [
+        LabelRelations(part, names, own)
+        for part, own in zip(labels.split(150), prints.split(150), strict=True)
+    ]
+    return UnionRelations(parts)
+
+
+def fetched(
+    proposer: Proposer, vectors: Vectors, ids: Tensor, relations: Relations
+) -> tuple[list[Tensor], int]:
+    """Ids and scores ``[M, 9]`` that may be negatives, and how many proposals were looked at."""
+    found, looked = [torch.empty(len(ids), 9, dtype=torch.int64), torch.empty(len(ids), 9)], 0
+
+    def judge(rows: Tensor, found: Tensor, scores: Tensor) -> Tensor:
+        verdicts = torch.ones(found.shape, dtype=torch.int8)
+        verdicts[allowed(relations, ids[rows], found)] = KEPT
+        return verdicts.masked_fill(found < 0, EMPTY)
+
+    for rows, judged in fetch(proposer, vectors, torch.arange(len(ids)), ids, judge, 9, len(ids)):
+        looked += int((judged.verdicts >= 0).sum())
+        for whole, part in zip(found, judged.kept(9), strict=True):
+            whole[rows] = part
+    return found, looked
+
+
+@pytest.mark.parametrize("kind", ["ignored", "negative", "any", "overlap", "pairs", "union"])
+def test_what_relations_exclude_is_left_out_of_the_search(kind: str) -> None:
+    relations = known_of_300(kind)
+    ids = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    # Copies and few distinct vectors: ties, and whole neighbourhoods of one class.
+    embeddings = torch.randn(60, 8, generator=torch.Generator().manual_seed(1)).repeat(5, 1)
+    vectors = Vectors(embeddings, "cosine")
+    proposer = NeighbourProposer(ExactIndex(query_block=64, vector_block=100))
+    proposer.fit(vectors, ids, seed=0)
+    searching = proposer.excluding(relations)
+    assert searching is not proposer
+    (right_ids, right_scores), looked = fetched(proposer, vectors, ids, relations)
+    (found_ids, found_scores), fewer = fetched(searching, vectors, ids, relations)
+    assert torch.equal(found_ids, right_ids)
+    assert torch.equal(found_scores, right_scores)
+    # Only those that may be negatives were looked at.
+    assert fewer == int((found_ids >= 0).sum()) < looked
+    # What remains is missing in the same places: no label, or too few others.
+    per_row = (found_ids >= 0).sum(1)
+    every = torch.arange(300)
+    possible = relations.negative(ids, every).sum(1)
+    assert torch.equal(per_row, possible.clamp(max=9))
+
+
+def test_only_cheap_questions_are_asked_of_a_block() -> None:
+    classes = [str(number) for number in range(2000)]
+    many = MultiLabelRelations(Ragged.from_lists([[0], [1999]]), classes, torch.arange(2))
+    labels = LabelRelations(torch.tensor([0, 1]), classes, torch.arange(2))
+    exact = NeighbourProposer()
+    assert exact.excluding(many) is exact
+    assert exact.excluding(UnionRelations([labels, many])) is exact
+    assert exact.excluding(UnionRelations([labels, labels])) is not exact
+
+    class Others(NeighbourProposer):
+        """May propose anything."""
+
+    for proposer in (NeighbourProposer(FaissIndex(threads=1)), RandomProposer(), Others()):
+        assert proposer.excluding(labels) is proposer
+
+
+def test_a_search_without_a_corpus_is_refused_there_too() -> None:
+    searching = NeighbourProposer().excluding(known_of_300("ignored"))
+    with pytest.raises(RuntimeError, match="before fit"):
+        searching.propose(torch.arange(2), torch.ones(2, 8), 3)
