@@ -92,8 +92,8 @@ def nothing_left(checkpoint: str | None, max_epochs: int | None, max_steps: int 
     for name, spent, limit in (("epochs", epochs, max_epochs), ("steps", steps, max_steps)):
         if limit is not None and 0 <= limit <= spent:
             return (
-                f"Nothing is left to train: {checkpoint} is of a complete run, with {spent} of {limit} {name}."
-                f" To train further, raise trainer.max_{name}"
+                f"Nothing is left to train: {checkpoint} is of a complete run, with {spent} of {limit} "
+                f"{name}. To train further, raise trainer.max_{name}"
             )
     return None
 
