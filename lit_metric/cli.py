@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentError
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -29,12 +30,28 @@ log = logging.getLogger(__name__)
 
 RUN = "LIT_METRIC_RUN"
 USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
-PRELIMINARY = ("config.yaml", "hparams.yaml", "events.out.tfevents.*", REJECTED)
+EVENTS = "events.out.tfevents.*"
+PRELIMINARY = ("config.yaml", "hparams.yaml", EVENTS, REJECTED)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class RunComplete(Exception):
     """Nothing is left to train."""
+
+
+class StopComplete(Callback):
+    """Ends the resuming of a complete run once its model and data have been found to be the checkpoint's.
+
+    Args:
+        told: what :class:`RunComplete` says.
+    """
+
+    def __init__(self, told: str) -> None:
+        self.told = told
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
+        """Called when these two have been loaded."""
+        raise RunComplete(self.told)
 
 
 class MetricCLI(LightningCLI):
@@ -45,14 +62,19 @@ class MetricCLI(LightningCLI):
     ``fit`` writes the config. What is refused before it has trained leaves no folder behind.
 
     Raises:
-        RunComplete: when the run that ``fit`` should go on with is at its end; nothing has been written.
+        RunComplete: when the run that ``fit`` should go on with is at its end; its folder stays as it was.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.made: Path | None = None
+        self.complete: str | None = None
+        self.events: dict[Path, set[Path]] = {}
         try:
             super().__init__(*arguments, **options)
         except Exception:
+            for folder, earlier in self.events.items():
+                for path in {*folder.glob(EVENTS)} - earlier:
+                    path.unlink()
             if self.made is not None:
                 remove_unused(self.made)
             raise
@@ -64,11 +86,20 @@ class MetricCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         trainer = config.trainer
-        if told := nothing_left(config.get("ckpt_path"), trainer.get("max_epochs"), trainer.get("max_steps")):
-            raise RunComplete(told)
-        folder = rename_run(trainer.get("logger"), config.get("ckpt_path"))
+        checkpoint = config.get("ckpt_path")
+        self.complete = nothing_left(checkpoint, trainer.get("max_epochs"), trainer.get("max_steps"))
+        folder = rename_run(trainer.get("logger"), checkpoint)
         if folder is not None and not folder.exists():
             self.made = folder
+        if self.complete is not None:
+            self.save_config_callback = None
+            if folder is not None:
+                self.events = {folder: {*folder.glob(EVENTS)}}
+
+    def before_fit(self) -> None:
+        """Prepare for the end of a run that is complete."""
+        if self.complete is not None:
+            self.trainer.callbacks.append(StopComplete(self.complete))  # type: ignore[attr-defined]
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Nothing but what plain LightningCLI has, so that configs run with that, too."""

@@ -237,7 +237,11 @@ def test_resuming_a_complete_run_says_so_and_writes_nothing(
     checkpoint, elsewhere = runs / "banking77" / "checkpoints" / "last.ckpt", tmp_path / "copied.ckpt"
     shutil.copy(checkpoint, elsewhere)
     (tmp_path / "empty").mkdir()
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if not path.is_dir()}
+
+    written = files()
     further = "To train further, raise trainer.max_"
     for folder, path, more, reached in (
         (tmp_path, checkpoint, few, f"2 of 2 epochs. {further}epochs"),
@@ -247,8 +251,10 @@ def test_resuming_a_complete_run_says_so_and_writes_nothing(
         capsys.readouterr()
         run(folder, *arguments(small, f"--ckpt_path={path}", **more))  # no SystemExit: status 0
         line = f"lit-metric: Nothing is left to train: {path} is of a complete run, with {reached}"
-        assert capsys.readouterr().err.splitlines() == [line]
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+        assert capsys.readouterr().err.splitlines()[-1] == line
+        assert files() == written
+        assert sorted(runs.iterdir()) == [runs / "banking77"]
+        assert not list((tmp_path / "empty").iterdir())
     run(tmp_path, *arguments(small, f"--ckpt_path={checkpoint}", **{**few, "trainer__max_epochs": 3}))
     assert metrics(runs / "banking77")["steps"] == 6
 
