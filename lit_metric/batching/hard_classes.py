@@ -7,17 +7,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lit_metric.batching.classes import (
     ClassWeighting,
     FloatArray,
     IntArray,
     Members,
+    check_arguments,
     class_rates,
+    members_of,
+    require_classes,
     round_counts,
 )
-from lit_metric.batching.vectors import ItemVectors
+from lit_metric.batching.vectors import ItemVectors, VectorPlanner
 from lit_metric.clusters import directions
+from lit_metric.data.relations import Relations
 
 _BLOCK = 65536
 _POOL = 8
@@ -26,15 +31,63 @@ Hardness = Callable[[IntArray], FloatArray]
 """For classes ``[C]``, how hard any two are to tell apart: symmetric ``[C, C]``, the diagonal is not read."""
 
 
-def pool_of(pool: int | None, classes: int) -> int:
-    """The number of classes that a batch is chosen from; by default eight times as many as it has.
+class HardClassPlanner(VectorPlanner):
+    """Batches of so many members of each of several classes that are hard to tell apart.
+
+    Args:
+        classes: distinct classes per batch, at least 1.
+        per_class: items per class, at least 1.
+        pool: how many classes a batch is chosen from, at least ``classes``; eight times as many if None.
+        class_weighting: how often a class is drawn.
+        batches: per epoch; by default as many as make the epoch about as large as the data.
+        smallest_class: classes with fewer members than this are left out.
 
     Raises:
-        ValueError: if they are fewer than the batch has.
+        ValueError: when an argument is out of range.
     """
-    if pool is not None and pool < classes:
-        raise ValueError(f"pool={pool} must be at least classes={classes}: a batch is chosen from it")
-    return _POOL * classes if pool is None else pool
+
+    def __init__(
+        self,
+        classes: int,
+        per_class: int,
+        pool: int | None,
+        class_weighting: ClassWeighting,
+        batches: int | None,
+        smallest_class: int,
+    ) -> None:
+        check_arguments(classes, class_weighting, batches, per_class=per_class, smallest_class=smallest_class)
+        if pool is not None and pool < classes:
+            raise ValueError(f"pool={pool} must be at least classes={classes}: a batch is chosen from it")
+        self.classes = classes
+        self.per_class = per_class
+        self.pool = _POOL * classes if pool is None else pool
+        self.class_weighting: ClassWeighting = class_weighting
+        self.batches = batches
+        self.smallest_class = smallest_class
+
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        return self._batches(self._members(ids, relations))
+
+    def _members(self, ids: Tensor, relations: Relations) -> Members:
+        members = members_of(ids, relations, self.smallest_class)
+        asking = f"{type(self).__name__}(classes={self.classes})"
+        require_classes(members, self.classes, self.smallest_class, asking)
+        return members
+
+    def _batches(self, members: Members) -> int:
+        return self.batches or -(-members.items // (self.classes * self.per_class))
+
+    def _table(self, members: Members, random: np.random.Generator, hardness: Hardness) -> IntArray:
+        """Which classes make up each batch, ``[batches, classes]``."""
+        return draw_hard_classes(
+            members.sizes,
+            self._batches(members),
+            self.classes,
+            self.pool,
+            self.class_weighting,
+            random,
+            hardness,
+        )
 
 
 def draw_hard_classes(

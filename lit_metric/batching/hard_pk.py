@@ -5,21 +5,15 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from lit_metric.batching.classes import (
-    ClassWeighting,
-    Members,
-    check_arguments,
-    members_of,
-    require_classes,
-)
-from lit_metric.batching.hard_classes import centroids, draw_hard_classes, pool_of
+from lit_metric.batching.classes import ClassWeighting, FloatArray, IntArray
+from lit_metric.batching.hard_classes import HardClassPlanner, centroids
 from lit_metric.batching.pk import filled
 from lit_metric.batching.plan import Plan, random_stream
-from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.batching.vectors import ItemVectors
 from lit_metric.data.relations import Relations
 
 
-class HardPKPlanner(VectorPlanner):
+class HardPKPlanner(HardClassPlanner):
     """Batches as :class:`PKPlanner` makes them, of classes whose centroids lie near each other.
 
     Each class comes as often as with :class:`PKPlanner`, and goes through its members in the same way: only
@@ -50,35 +44,13 @@ class HardPKPlanner(VectorPlanner):
         batches: int | None = None,
         smallest_class: int = 1,
     ) -> None:
-        check_arguments(classes, class_weighting, batches, per_class=per_class, smallest_class=smallest_class)
-        self.classes = classes
-        self.per_class = per_class
-        self.pool = pool_of(pool, classes)
-        self.class_weighting = class_weighting
-        self.batches = batches
-        self.smallest_class = smallest_class
-
-    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
-        return self._batches(self._members(ids, relations))
-
-    def _members(self, ids: Tensor, relations: Relations) -> Members:
-        members = members_of(ids, relations, self.smallest_class)
-        require_classes(members, self.classes, self.smallest_class, f"HardPKPlanner(classes={self.classes})")
-        return members
-
-    def _batches(self, members: Members) -> int:
-        return self.batches or -(-members.items // (self.classes * self.per_class))
+        super().__init__(classes, per_class, pool, class_weighting, batches, smallest_class)
 
     def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         members, random = self._members(ids, relations), random_stream(seed, epoch)
         centres = centroids(vectors, members)
-        table = draw_hard_classes(
-            members.sizes,
-            self._batches(members),
-            self.classes,
-            self.pool,
-            self.class_weighting,
-            random,
-            lambda drawn: (centres[drawn] @ centres[drawn].T).astype(np.float64),
-        )
-        return filled(members, table, self.per_class, random)
+
+        def cosines(drawn: IntArray) -> FloatArray:
+            return (centres[drawn] @ centres[drawn].T).astype(np.float64)
+
+        return filled(members, self._table(members, random, cosines), self.per_class, random)

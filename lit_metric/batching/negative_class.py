@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lit_metric.batching.classes import (
-    ClassWeighting,
-    FloatArray,
-    IntArray,
-    Members,
-    check_arguments,
-    members_of,
-    require_classes,
-)
-from lit_metric.batching.hard_classes import draw_hard_classes, pool_of, triplet_violations
+from lit_metric.batching.classes import ClassWeighting, FloatArray, IntArray
+from lit_metric.batching.hard_classes import HardClassPlanner, triplet_violations
 from lit_metric.batching.n_pair import paired
 from lit_metric.batching.plan import Plan, random_stream
-from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.batching.vectors import ItemVectors
 from lit_metric.data.relations import Relations
 
 
-class NegativeClassPlanner(VectorPlanner):
+class NegativeClassPlanner(HardClassPlanner):
     """N-pair batches of classes that are confused with each other (Sohn, NIPS 2016, section 3.2.2).
 
     Batches as :class:`NPairPlanner` makes them: two different items of each of ``classes`` distinct classes.
@@ -55,27 +47,12 @@ class NegativeClassPlanner(VectorPlanner):
         class_weighting: ClassWeighting = "size",
         batches: int | None = None,
     ) -> None:
-        check_arguments(classes, class_weighting, batches)
+        super().__init__(classes, 2, pool, class_weighting, batches, smallest_class=2)
         if classes < 2:
             raise ValueError(f"an N-pair batch needs classes >= 2 to hold any negative, not {classes}")
         if not margin >= 0:
             raise ValueError(f"margin={margin} must be at least 0")
-        self.classes = classes
-        self.pool = pool_of(pool, classes)
         self.margin = margin
-        self.class_weighting = class_weighting
-        self.batches = batches
-
-    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
-        return self._batches(self._members(ids, relations))
-
-    def _members(self, ids: Tensor, relations: Relations) -> Members:
-        members = members_of(ids, relations, smallest=2)
-        require_classes(members, self.classes, 2, f"NegativeClassPlanner(classes={self.classes})")
-        return members
-
-    def _batches(self, members: Members) -> int:
-        return self.batches or -(-members.items // (2 * self.classes))
 
     def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         members, random = self._members(ids, relations), random_stream(seed, epoch)
@@ -87,13 +64,4 @@ class NegativeClassPlanner(VectorPlanner):
             return triplet_violations(vectors.of(firsts), vectors.of(seconds), self.margin)
 
         shuffled = members.shuffled(random)
-        table = draw_hard_classes(
-            members.sizes,
-            self._batches(members),
-            self.classes,
-            self.pool,
-            self.class_weighting,
-            random,
-            violations,
-        )
-        return paired(members, table, random)
+        return paired(members, self._table(members, random, violations), random)
