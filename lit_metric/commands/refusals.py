@@ -6,9 +6,8 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable
-from difflib import SequenceMatcher
 
-from lit_metric.data.table import listed
+from lit_metric.data.table import listed, most_alike
 
 KEY = re.compile(r'Parser key "(.*?)":?')
 CLASS = re.compile(r"Problem with given class_path '(.*)':?")
@@ -88,5 +87,4 @@ def _options(path: str) -> list[str]:
 
 def _nearest(wanted: str, names: Iterable[str]) -> str:
     """The most similar names."""
-    distinct = dict.fromkeys(names)
-    return listed(sorted(distinct, key=lambda name: -SequenceMatcher(None, name, wanted).ratio())[:3])
+    return listed(most_alike(dict.fromkeys(names), wanted)[:3])

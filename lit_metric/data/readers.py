@@ -8,12 +8,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from lit_metric.data.errors import DataError
-from lit_metric.data.table import Part, Problems, Table, listed
+from lit_metric.data.table import Part, Problems, Table, listed, most_alike
 
 BETWEEN = "Quote fields that hold the separator."
 QUOTE = 'Write "" for quotation marks within quoted fields.'
@@ -77,8 +76,7 @@ def _contents(folder: Path, like: str = "") -> str:
     if not folder.is_dir():
         return f"; there is no folder {str(folder)!r} either"
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    names.sort(key=lambda name: -SequenceMatcher(None, name, like).ratio())
-    return f"; {str(folder)!r} holds {listed(names, 8)}"
+    return f"; {str(folder)!r} holds {listed(most_alike(names, like), 8)}"
 
 
 def _file(path: Path, split: str | None, problems: Problems) -> Part:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Any
 
@@ -175,6 +176,16 @@ class BadRows(DataError):
     def __init__(self, problems: Problems, prefix: str = "") -> None:
         super().__init__(prefix + problems.report())
         self.problems = problems
+
+
+def most_alike(names: Iterable[str], wanted: str) -> list[str]:
+    """Names by how much they look like ``wanted``; of two alike, the one that came first.
+
+    Example:
+        >>> most_alike(["label", "text"], "txt")
+        ['text', 'label']
+    """
+    return sorted(names, key=lambda name: -SequenceMatcher(None, name, wanted).ratio())
 
 
 def listed(names: Sequence[str], limit: int = 30) -> str:
