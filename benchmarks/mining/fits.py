@@ -8,10 +8,8 @@ epochs would give the mining process time that nobody counts.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import resource
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +24,9 @@ from torch import Tensor
 from benchmarks.mining import corpora
 from benchmarks.mining.clock import Clock, Kept
 from benchmarks.mining.corpora import BATCH, Corpus
+from benchmarks.mining.process import in_process, main_of
 from benchmarks.peer import BACKBONE, read
-from benchmarks.results import BenchmarkError, kept, own_folder, read_json, run, write_json
+from benchmarks.results import BenchmarkError
 
 KS = (1, 10, 50)
 LEARNING_RATE = 4e-4
@@ -315,31 +314,14 @@ def fit(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str,
     }
     label = f"fit-{corpus.name}-{runs.epochs}-epochs-{name}-{seed}"
 
-    def run_child() -> dict[str, Any]:
-        print(f"{label} ...", flush=True)
-        folder = runs.out / "fits" / label
-        own_folder(folder)  # a run's log goes on where an earlier one ended
-        spec = {**own, "train": str(corpus.train), "test": str(corpus.test), "kind": corpus.kind}
-        write_json(folder / "spec.json", spec)
-        command = [sys.executable, "-m", "benchmarks.mining.fits"]
-        words = ["--spec", folder / "spec.json", "--report", folder / "report.json"]
-        finished = run([*command, *map(str, words)], log=runs.out / f"{label}.log")
-        return {**read_json(folder / "report.json"), "peak_memory": finished.peak_memory}
-
-    return kept(runs.out / f"{label}.json", {**runs.common, **own}, run_child)
+    spec = {**own, "train": str(corpus.train), "test": str(corpus.test), "kind": corpus.kind}
+    return in_process("benchmarks.mining.fits", runs.out, label, {**runs.common, **own}, spec)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """One run."""
-    parser = argparse.ArgumentParser("benchmarks.mining.fits")
-    parser.add_argument("--spec", type=Path, required=True)
-    parser.add_argument("--report", type=Path, required=True)
-    given = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", ".*num_workers.*|.*does not have many workers.*")
-    try:
-        write_json(given.report, child(read_json(given.spec), given.report.parent))
-    except BenchmarkError as error:
-        raise SystemExit(f"benchmarks.mining.fits: {error}") from error
+    main_of("benchmarks.mining.fits", child, arguments)
 
 
 if __name__ == "__main__":

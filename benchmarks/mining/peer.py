@@ -14,9 +14,7 @@ on from one epoch to the next.
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +25,9 @@ import torch
 from benchmarks.mining.fits import Runs, map_at_r
 from benchmarks.mining.modes import turns
 from benchmarks.mining.offline import CANDIDATES, SHARE, positives
+from benchmarks.mining.process import in_process, main_of
 from benchmarks.peer import DIRECTIONS, in_order, pairs, read, train, trainer_ready
-from benchmarks.results import BenchmarkError, kept, own_folder, read_json, run, spread, write_json
+from benchmarks.results import spread
 
 NEGATIVES = 2
 DRAWN = 10
@@ -194,17 +193,8 @@ def fit(runs: Runs, seed: int) -> dict[str, Any]:
     }
     label = f"peer-{corpus.name}-{runs.epochs}-epochs-{seed}"
 
-    def run_child() -> dict[str, Any]:
-        print(f"{label} ...", flush=True)
-        folder = runs.out / "fits" / label
-        own_folder(folder)
-        write_json(folder / "spec.json", {**own, "train": str(corpus.train), "test": str(corpus.test)})
-        command = [sys.executable, "-m", "benchmarks.mining.peer"]
-        words = ["--spec", folder / "spec.json", "--report", folder / "report.json"]
-        finished = run([*command, *map(str, words)], log=runs.out / f"{label}.log")
-        return {**read_json(folder / "report.json"), "peak_memory": finished.peak_memory}
-
-    return kept(runs.out / f"{label}.json", {**runs.common, **own}, run_child)
+    spec = {**own, "train": str(corpus.train), "test": str(corpus.test)}
+    return in_process("benchmarks.mining.peer", runs.out, label, {**runs.common, **own}, spec)
 
 
 def reached(scores: Sequence[float], seconds: Sequence[float], wanted: float) -> float | None:
@@ -320,14 +310,7 @@ def _curves(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, list[float]]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """One run of the peer."""
-    parser = argparse.ArgumentParser("benchmarks.mining.peer")
-    parser.add_argument("--spec", type=Path, required=True)
-    parser.add_argument("--report", type=Path, required=True)
-    given = parser.parse_args(arguments)
-    try:
-        write_json(given.report, child(read_json(given.spec), given.report.parent))
-    except BenchmarkError as error:
-        raise SystemExit(f"benchmarks.mining.peer: {error}") from error
+    main_of("benchmarks.mining.peer", child, arguments)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.mining import fits
+from benchmarks.mining import fits, process
 from benchmarks.mining.corpora import Corpus
 from benchmarks.mining.fits import Runs
 from benchmarks.peer import read
@@ -34,29 +36,32 @@ def test_overlap_is_that_of_sets() -> None:
     assert fits.overlap(other, other, 6) == 1.0
 
 
+def run_child(small: Small, part: Corpus, folder: Path, **own: Any) -> dict[str, Any]:
+    """A run on the tiny backbone in this process, which keeps its threads and its seed."""
+    spec = {
+        "train": str(part.train),
+        "test": str(part.test),
+        "kind": part.kind,
+        "threads": 1,
+        "backbone": small / "backbone",
+        "compare": True,
+        **own,
+    }
+    threads = torch.get_num_threads()
+    try:
+        with mock.patch.dict(os.environ):
+            return fits.child(spec, folder)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_with_vectors_at_hand(small: Small, tmp_path: Path) -> None:
     """On the tiny backbone, with a mining process beside it."""
     part = corpus(small, tmp_path / "data")
     runs = Runs(tmp_path, {}, part, 1, 2, 1, backbone=small / "backbone")
-    spec = {
-        "train": str(part.train),
-        "test": str(part.test),
-        "kind": part.kind,
-        "batch": part.batch,
-        "miner": runs.kinds["free"],
-        "seed": 0,
-        "epochs": 2,
-        "threads": 1,
-        "backbone": small / "backbone",
-        "marks": 2,
-        "compare": True,
-    }
-    threads = torch.get_num_threads()
-    try:
-        found = fits.child(spec, tmp_path / "run")
-    finally:
-        torch.set_num_threads(threads)
+    own = {"batch": part.batch, "miner": runs.kinds["free"], "seed": 0, "epochs": 2, "marks": 2}
+    found = run_child(small, part, tmp_path / "run", **own)
     assert part.batches == 4
     assert found["step"] == [0, 2, 4, 6, 8]
     assert found["seconds"] == sorted(found["seconds"])
@@ -82,24 +87,8 @@ def test_a_run_with_vectors_at_hand(small: Small, tmp_path: Path) -> None:
 def test_a_table_encoded_anew_with_the_same_weights_is_the_same(small: Small, tmp_path: Path) -> None:
     """Where mining is inline, nothing is between a table and one that is mined of the weights afterwards."""
     part = corpus(small, tmp_path / "data")
-    spec = {
-        "train": str(part.train),
-        "test": str(part.test),
-        "kind": part.kind,
-        "batch": 100,
-        "miner": {"mode": "inline", "refresh": "epoch"},
-        "seed": 3,
-        "epochs": 3,
-        "threads": 1,
-        "backbone": small / "backbone",
-        "marks": 1,
-        "compare": True,
-    }
-    threads = torch.get_num_threads()
-    try:
-        found = fits.child(spec, tmp_path / "run")
-    finally:
-        torch.set_num_threads(threads)
+    own = {"batch": 100, "miner": {"mode": "inline", "refresh": "epoch"}, "seed": 3, "epochs": 3, "marks": 1}
+    found = run_child(small, part, tmp_path / "run", **own)
     assert [row["step"] for row in found["overlaps"]] == [4, 8]
     for row in found["overlaps"]:
         assert row["overlap@10"] > 0.99  # not 1: texts that are encoded together round alike
@@ -151,7 +140,7 @@ def test_a_run_is_kept_and_a_new_one_begins_in_an_empty_folder(
         write_json(Path(given["--report"]), {"map@r": [0.1, 0.2]})
         return Finished(1.0, 99.0)
 
-    monkeypatch.setattr(fits, "run", fake)
+    monkeypatch.setattr(process, "run", fake)
     runs = Runs(tmp_path / "out", {"versions": {}}, corpus(small, tmp_path / "data"), 1, 2, 1)
     found = fits.fit(runs, "free", runs.kinds["free"], 5)
     assert (found["map@r"], found["peak_memory"], found["settings"]["seed"]) == ([0.1, 0.2], 99.0, 5)
