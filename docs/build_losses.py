@@ -179,7 +179,8 @@ def setting(settings: Mapping[str, Any]) -> str:
     by = TITLES.get(settings["choose_by"], settings["choose_by"])
     return (
         f"{settings['budget']:,} encoded items in each fit, {settings['seeds']} seeds, learning rate by the "
-        f"{by} of validation items. Who searches whom: {settings['protocol']}."
+        f"{by} of validation items, precision {settings['precision']}. Who searches whom: "
+        f"{settings['protocol']}."
     )
 
 

@@ -66,6 +66,7 @@ class Comparison:
         seeds: fits at the chosen learning rate.
         done: called after each fit with whether it had to be trained.
         more: called before a fit that was not planned.
+        precision: of Lightning's trainer, in which all fits are trained.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Comparison:
     seeds: int
     done: Callable[[bool], None] = lambda trained: None
     more: Callable[[], None] = lambda: None
+    precision: str = "32-true"
 
     @property
     def setup(self) -> Setup:
@@ -84,7 +86,7 @@ class Comparison:
         """A fit, from its JSON file if it is there, with its scores on test items if ``final``; and whether
         it had to be trained."""
         entry = LOSSES.get(loss)
-        config = configuration(self.setup, entry, lr, seed)
+        config = configuration(self.setup, entry, lr, seed, self.precision)
         path, weights = self._path(loss, lr, seed), self._weights(loss, lr, seed)
         settings = {
             "files": self.setup.digest(),
@@ -163,6 +165,7 @@ class Comparison:
             "versions": environment()["versions"],
             "budget": self.budget,
             "seeds": self.seeds,
+            "precision": self.precision,
             "choose_by": self.setup.choose_by,
             "protocol": self.setup.protocol,
         }
@@ -291,13 +294,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--losses", nargs="+", choices=LOSSES, metavar="LOSS", help=f"of {', '.join(LOSSES)}")
     parser.add_argument("--seeds", type=int, default=3, help="fits at the chosen rate (%(default)s)")
     parser.add_argument("--budget", type=int, help="items that each fit encodes (that of the data set)")
+    parser.add_argument("--precision", default="32-true", help="of training, as Lightning's (%(default)s)")
     given = parser.parse_args(arguments)
     if given.seeds < 1 or (given.budget is not None and given.budget < 1):
         parser.error(f"--seeds {given.seeds} and --budget {given.budget} must be at least 1")
     out, console = given.out.resolve(), Console()
     losses = [loss for loss in LOSSES if given.losses is None or loss in given.losses]
     try:
-        found = compare_all(out, given.data, losses, given.seeds, given.budget, console)
+        found = compare_all(out, given.data, losses, given.seeds, given.budget, given.precision, console)
     except BenchmarkError as error:
         raise SystemExit(f"benchmarks.losses: {error}") from error
     for name, rows in found.items():
@@ -306,7 +310,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare_all(
-    out: Path, names: Sequence[str], losses: Sequence[str], seeds: int, budget: int | None, console: Console
+    out: Path,
+    names: Sequence[str],
+    losses: Sequence[str],
+    seeds: int,
+    budget: int | None,
+    precision: str,
+    console: Console,
 ) -> dict[str, dict[str, Any]]:
     """Every loss on every data set, with a bar of the fits that are done; the summaries by data set."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -330,7 +340,8 @@ def compare_all(
         found = {}
         for name in names:
             progress.update(task, description=name)
-            comparison = Comparison(name, out, budget or SETUPS[name].budget, seeds, done, more)
+            sizes = budget or SETUPS[name].budget, seeds
+            comparison = Comparison(name, out, *sizes, done, more, precision)
             found[name] = comparison.all(losses)
     return found
 

@@ -83,7 +83,7 @@ SETUPS: dict[str, Setup] = {
         config="configs/banking77.yaml",
         sources=lambda: files("test", Path()),
         choose_by="map@r",
-        budget=2560,
+        budget=5120,
         lrs=(1e-4, 3e-4, 9e-4),
         planner=planner_of("PKPlanner", classes=32, per_class=4),
         single=planner_of("ShufflePlanner", batch_size=128),
@@ -172,7 +172,9 @@ LOSSES: dict[str, Entry] = {
 """The last two are the ablation of class-composed batches: each of both losses in the other's batches."""
 
 
-def configuration(setup: Setup, entry: Entry | None, lr: float, seed: int) -> Spec:
+def configuration(
+    setup: Setup, entry: Entry | None, lr: float, seed: int, precision: str = "32-true"
+) -> Spec:
     """What ``lit-metric fit`` would read for a fit, without its length and its reports.
 
     Args:
@@ -180,6 +182,7 @@ def configuration(setup: Setup, entry: Entry | None, lr: float, seed: int) -> Sp
         entry: the loss and its batches, None for those of the config.
         lr: learning rate.
         seed: of weights, batches and validation splits.
+        precision: of Lightning's trainer.
     """
     config: Spec = yaml.safe_load((REPOSITORY / setup.config).read_text(encoding="utf-8"))
     model, source = config["model"]["init_args"], config["data"]["init_args"]
@@ -193,6 +196,7 @@ def configuration(setup: Setup, entry: Entry | None, lr: float, seed: int) -> Sp
     config["trainer"] = {
         "accelerator": config["trainer"].get("accelerator", "auto"),
         "devices": 1,
+        "precision": precision,
         "gradient_clip_val": config["trainer"].get("gradient_clip_val"),
         "num_sanity_val_steps": 0,
         "limit_val_batches": 0,

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
@@ -293,13 +295,33 @@ class MetricLearner(LightningModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, fused, with warm-up and schedule by the step."""
+        """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""
         groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=self.device.type in ("cpu", "cuda"))
+        # A fused optimizer unscales in its step, so that nothing could be clipped before.
+        fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
         steps = planned_steps(self.trainer, self.data.batches_per_epoch)
         rate = multiplier(self.schedule, steps, round(self.warmup * steps))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip under ``bf16-mixed``, too.
+
+        Lightning refuses to clip for a fused optimizer under any autocast, since that unscales the gradients
+        itself; but only those of float16 are scaled.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val is not None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
 
 def _mix(values: list[int]) -> int:

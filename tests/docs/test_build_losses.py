@@ -101,7 +101,8 @@ def row(name: str, lr: float | None, scores: list[float], status: list[str], at_
 
 
 def found() -> dict[str, Any]:
-    settings = {"budget": 2560, "seeds": 2, "choose_by": "map@r", "protocol": "training texts vote"}
+    settings = {"budget": 2560, "seeds": 2, "precision": "bf16-mixed", "choose_by": "map@r"}
+    settings["protocol"] = "training texts vote"
     good, bad = ["trained"] * 2, ["diverged"] * 3
     rows = {
         "untrained": {"status": ["untrained"], **{key: spread(0.5) for key in MEASURES}},
@@ -116,7 +117,8 @@ def found() -> dict[str, Any]:
 def test_measured_losses_are_listed_from_the_best_and_nothing_is_hidden() -> None:
     written = measured(found())
     assert (
-        "2,560 encoded items in each fit, 2 seeds, learning rate by the MAP@R of validation items." in written
+        "2,560 encoded items in each fit, 2 seeds, learning rate by the MAP@R of validation items, precision "
+        "bf16-mixed." in " ".join(written.split())
     )
     lines = [line for line in written.partition("### Batches")[0].splitlines() if line.startswith("| ")][2:]
     one = " | 0.620 ± 0.028" * 4

@@ -17,7 +17,7 @@ from transformers.masking_utils import (
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import varlen
-from lit_metric.encoders.attention import PackingError, bucket_attention, packed, packed_attention
+from lit_metric.encoders.attention import PackingError, attend, bucket_attention, packed, packed_attention
 from lit_metric.encoders.layout import Layout
 from lit_metric.encoders.masks import FULL, PackedMask, bucket_mask, read_pattern
 from tests.encoders.gradients import assert_equal_with_gradients
@@ -192,3 +192,26 @@ def test_a_kernel_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
         varlen, "_call", lambda heads, mask, scaling: bucket_attention(heads, mask, 0.0, scaling)
     )
     assert varlen._agrees(given, mask, None, bucket_attention)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("added", [False, True])
+def test_half_precision_on_a_cpu_is_attended_to_in_float32(dtype: torch.dtype, added: bool) -> None:
+    given = [states.detach().to(dtype).requires_grad_() for states in heads()]
+    masks = [
+        (torch.linspace(0, 1, bucket.length, dtype=dtype).expand(bucket.rows, 1, 1, -1), False)
+        if added
+        else (None, False)
+        for bucket in layout().buckets
+    ]
+    with torch.autocast("cpu", dtype):
+        found = attend(given, layout(), masks)
+    exact = [states.detach().float().requires_grad_() for states in given]
+    wanted = attend(exact, layout(), [(None if mask is None else mask.float(), no) for mask, no in masks])
+    assert found.dtype == dtype
+    assert torch.equal(found, wanted.to(dtype))
+    slope = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found.backward(slope)
+    wanted.backward(slope.float())
+    for mine, other in zip(given, exact, strict=True):
+        assert torch.equal(mine.grad, other.grad.to(dtype))

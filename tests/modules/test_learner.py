@@ -199,6 +199,26 @@ def test_bfloat16_scores_in_float32(small: Small, tmp_path: Path) -> None:
     assert reached[0] == pytest.approx(reached[1], abs=0.1)
 
 
+def test_gradients_are_clipped_under_bfloat16(small: Small, tmp_path: Path) -> None:
+    norms: list[tuple[float, float]] = []
+
+    class Learner(MetricLearner):
+        def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+            before = self.norm()
+            super().configure_gradient_clipping(*args, **kwargs)
+            norms.append((before, self.norm()))
+
+        def norm(self) -> float:
+            gradients = [each.grad for each in self.parameters() if each.grad is not None]
+            return math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
+
+    fit = trainer(tmp_path, precision="bf16-mixed", gradient_clip_val=0.01, max_steps=2)
+    fit.fit(Learner(small.learner().encoder, InfoNCELoss(0.05)), small.data())
+    assert len(norms) == 2
+    assert all(before > 0.02 for before, _ in norms)
+    assert [after for _, after in norms] == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
 def test_true_double_and_half_precision_train(small: Small, tmp_path: Path) -> None:
     losses = {}
     for precision in ("32-true", "64-true", "bf16-true"):
