@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=BATCH, help="texts of a batch (%(default)s)")
     parser.add_argument("--delay", type=int, help="batches until a table of vectors at hand is used")
     parser.add_argument("--epochs", type=int, default=4, help="of each run (%(default)s)")
+    parser.add_argument(
+        "--precision", default="32-true", help="of our training in modes, table, staleness (%(default)s)"
+    )
     given, options = parser.parse_known_args(arguments)
     for name in ("seeds", "threads", "epochs"):
         if getattr(given, name) < 1:
@@ -102,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name in TRAINED:
             corpus = prepare(given.data, given.texts, out, given.batch)
             sizes = given.seeds, given.epochs, given.threads, given.delay
-            return TRAINED[name].measure(Runs(out, common, corpus, *sizes))
+            # The peer trains faster in float32, as its attention has no other way back; so ours beside it does.
+            precision = "32-true" if name == "peer" else given.precision
+            return TRAINED[name].measure(Runs(out, common, corpus, *sizes, precision=precision))
         train, test = sources()
         if name == "offline":
             return offline.measure(out, common, train, given.seeds, given.threads)

@@ -45,6 +45,7 @@ class Runs(NamedTuple):
         delay: batches until a table mined from vectors at hand is used; about as many as a search takes if
             None. Training leaves a thread to the mining process meanwhile.
         backbone: a pretrained text encoder.
+        precision: of Lightning's trainer.
     """
 
     out: Path
@@ -55,6 +56,7 @@ class Runs(NamedTuple):
     threads: int
     delay: int | None = None
     backbone: str = BACKBONE
+    precision: str = "32-true"
 
     @property
     def soon(self) -> int:
@@ -87,6 +89,7 @@ class Runs(NamedTuple):
             "threads": self.threads,
             "lr": LEARNING_RATE,
             "backbone": self.backbone,
+            "precision": self.precision,
         }
 
     def check(self) -> None:
@@ -163,6 +166,7 @@ def _parts(spec: Mapping[str, Any], folder: Path, clock: Clock) -> tuple[Any, An
         accelerator="cpu",
         devices=1,
         max_epochs=spec["epochs"],
+        precision=spec["precision"],
         limit_val_batches=0,
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
@@ -308,12 +312,13 @@ def fit(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str,
         "epochs": runs.epochs,
         "threads": runs.threads,
         "backbone": runs.backbone,
+        "precision": runs.precision,
         "lr": LEARNING_RATE,
         "compare": name in ("free", "full"),
         "marks": 2 if name == "free" else 1,
     }
-    label = f"fit-{corpus.name}-{runs.epochs}-epochs-{name}-{seed}"
-
+    numbers = "" if runs.precision == "32-true" else f"-{runs.precision}"
+    label = f"fit-{corpus.name}-{runs.epochs}-epochs{numbers}-{name}-{seed}"
     spec = {**own, "train": str(corpus.train), "test": str(corpus.test), "kind": corpus.kind}
     return in_process("benchmarks.mining.fits", runs.out, label, {**runs.common, **own}, spec)
 

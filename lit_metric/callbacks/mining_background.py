@@ -336,6 +336,9 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
     types = {value.dtype for value in encoder.parameters()}
     ids, anchors, corpus = items_to_mine(data)
     autocast = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(trainer.precision))
+    device = torch.device(miner.device or encoder.device)
+    if device.type == "cpu" != encoder.device.type:
+        autocast = None  # what is fast on the GPU that trains may be slow here
     return Task.of(
         encoder,
         miner,
@@ -352,7 +355,7 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
             seed=data.seed,
             max_tokens=data.max_tokens,
             threads=miner.threads or max(1, torch.get_num_threads() // 2),
-            device=miner.device or str(encoder.device),
+            device=str(device),
             autocast=autocast,
             dtype=str(types.pop()).removeprefix("torch.") if len(types) == 1 else None,
             parent=os.getpid(),

@@ -113,7 +113,8 @@ def probe(
     weights = torch.rand(int(tokens.offsets[-1]), 1, generator=torch.Generator().manual_seed(1)) - 0.3
     weights = weights.to(device)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    with evaluating(model), torch.enable_grad():
+    # The tolerance is that of the weights' dtype, also where somebody loads a model under autocast.
+    with evaluating(model), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         expected = padded_forward(model, tokens, padding)
         slopes = _gradients(expected, weights, named)
         unused = tuple(name for (name, _), slope in zip(named, slopes, strict=True) if slope is None)

@@ -42,7 +42,7 @@ class Settings:
         max_tokens: tokens encoded together.
         threads: of torch, FAISS and OpenMP.
         device: where to encode.
-        autocast: ``"bfloat16"`` or ``"float16"`` for the forward pass, if it is on a GPU; None for none.
+        autocast: ``"bfloat16"`` or ``"float16"`` for the forward pass; None for none.
         dtype: of all the encoder's weights, None if they are of several, as its ``spec`` makes them.
         parent: the process that must be alive.
         vectors: whether the items' vectors are published with each version.

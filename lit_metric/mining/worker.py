@@ -172,10 +172,10 @@ class Worker:
             yield self.encoder(**batch.inputs)[batch.anchors].float().cpu(), batch.anchor_ids.cpu()
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        name, kind = self.task.settings.autocast, torch.device(self.task.settings.device).type
-        if name is None or kind == "cpu":
+        settings = self.task.settings
+        if settings.autocast is None:
             return contextlib.nullcontext()
-        return torch.autocast(kind, dtype=getattr(torch, name))
+        return torch.autocast(torch.device(settings.device).type, dtype=getattr(torch, settings.autocast))
 
     def _mine(self, vectors: NDArray[np.float32]) -> NegativeTable:
         task = self.task

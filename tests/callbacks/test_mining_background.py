@@ -52,22 +52,35 @@ def test_batches_switch_where_the_timetable_says_and_meet_that_table(undisturbed
     assert ids[0] != ids[1] != ids[2]
 
 
-def test_a_table_is_that_of_the_weights_when_they_were_copied(small: Small, undisturbed: Fit) -> None:
-    data, miner = undisturbed.data, undisturbed.data.miner
+def mined(small: Small, done: Fit, step: int, half: bool = False) -> NegativeTable:
+    """What training itself would mine with its weights of a step."""
+    data, miner, learner = done.data, done.data.miner, small.learner()
     assert miner is not None
+    learner.load_state_dict(done.tables.states[step])
+    ids = data.splits["train"].sort().values
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        parts = [*encode_split(learner.encoder, data, ids)]
+    vectors, order = (torch.cat(part) for part in zip(*parts, strict=True))
+    return miner.mine(vectors.float()[order.argsort()], ids, data.relations, data.seed)
+
+
+def test_a_table_is_that_of_the_weights_when_they_were_copied(small: Small, undisturbed: Fit) -> None:
     for version, step in ((2, 5), (3, 10)):
         table = undisturbed.tables.opened[version]
         assert (table.manifest["step"], table.manifest["epoch"]) == (step, step // EPOCH - 1)
         assert table.manifest["weights"] == undisturbed.tables.weights[step]
-        learner = small.learner()
-        learner.load_state_dict(undisturbed.tables.states[step])
-        vectors, ids = (
-            torch.cat(parts)
-            for parts in zip(*encode_split(learner.encoder, data, data.splits["train"]), strict=True)
-        )
-        expected = miner.mine(vectors[ids.argsort()], ids.sort().values, data.relations, data.seed)
+        expected = mined(small, undisturbed, step)
         assert table.ids.tolist() == expected.ids.tolist()
         assert table.scores.tolist() == expected.scores.tolist()
+
+
+def test_it_encodes_in_the_precision_of_training(small: Small, tmp_path: Path) -> None:
+    done = fit(small, tmp_path, epochs=2, places={"precision": "bf16-mixed"})
+    table = done.tables.opened[2]
+    expected = mined(small, done, 5, half=True)
+    assert table.ids.tolist() == expected.ids.tolist()
+    assert table.scores.tolist() == expected.scores.tolist()
+    assert table.scores.tolist() != mined(small, done, 5).scores.tolist()
 
 
 def test_what_it_cost_is_logged(undisturbed: Fit) -> None:

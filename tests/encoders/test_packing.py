@@ -67,6 +67,11 @@ def test_the_probe_admits_what_packs(family: str) -> None:
     assert verdict.packed
 
 
+def test_a_model_that_is_loaded_under_autocast_packs() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert probe(make("bert"), max_length=64, special={0, 1, 2}, padding=1).reason == ""
+
+
 @pytest.mark.parametrize("family", PADDED)
 def test_families_with_their_own_attention_fall_back(family: str) -> None:
     model = make(family)
