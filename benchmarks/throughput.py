@@ -44,12 +44,18 @@ def ours(options: Mapping[str, Any]) -> Step:
     return step
 
 
-def peer(backbone: str) -> Step:
-    """The same by sentence-transformers, with its loss for labelled batches."""
+def peer(backbone: str, attention: str = "sdpa") -> Step:
+    """The same by sentence-transformers, with its loss for labelled batches.
+
+    Args:
+        backbone: a pretrained text encoder.
+        attention: which of transformers' implementations; ``sdpa`` is its default.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import BatchHardSoftMarginTripletLoss
 
-    model = SentenceTransformer(str(locate(backbone)), device="cpu")
+    kind = {"attn_implementation": attention}
+    model = SentenceTransformer(str(locate(backbone)), device="cpu", model_kwargs=kind)
     model.train()
     loss = BatchHardSoftMarginTripletLoss(model)
     optimizer = adamw(model)
@@ -58,6 +64,16 @@ def peer(backbone: str) -> Step:
         update(loss([model.preprocess(list(texts))], labels), optimizer)
 
     return step
+
+
+def half(step: Step) -> Step:
+    """The same step under autocast to bfloat16, which few processors multiply in hardware."""
+
+    def do(texts: Sequence[str], labels: Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step(texts, labels)
+
+    return do
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -132,6 +148,10 @@ def training(
         "lit-metric, with dropout and all trained": ours(like_peer),
         "lit-metric, the same, padded": ours({**like_peer, "packing": "never"}),
         "sentence-transformers": peer(options["backbone"]),
+        "lit-metric, bfloat16, as configured": half(ours(options)),
+        "lit-metric, bfloat16, with dropout and all trained": half(ours(like_peer)),
+        "sentence-transformers, bfloat16": half(peer(options["backbone"])),
+        "sentence-transformers, bfloat16, eager attention": half(peer(options["backbone"], "eager")),
     }
 
     def turn(step: Step) -> None:

@@ -21,12 +21,12 @@ def positive_scores(
 ) -> PositiveScores:
     """Best, worst and mean score over each item's positives, which may be none or thousands.
 
-    Nothing larger than ``block × 16384`` scores is held at a time, beside the positives of ``block`` items.
+    Nothing larger than ``block × 16384`` scores is held at a time.
 
     Args:
         vectors: the ``M`` items' vectors.
         ids: ``[M]`` int64 their distinct global ids.
-        relations: answers ``positives(anchors, among) -> Ragged`` of ids.
+        relations: which items belong together.
         anchors: ``[A]`` the rows of those that are asked about; None: all.
         block: items done together.
 
@@ -39,33 +39,19 @@ def positive_scores(
     worst = torch.full((len(anchors),), torch.inf)
     total = torch.zeros(len(anchors), dtype=torch.float64)
     count = torch.zeros(len(anchors), dtype=torch.int64)
-    for rows in _grouped(ids[anchors], ids, relations, block).split(block):
-        positives = relations.positives(ids[anchors[rows]], ids)
-        count[rows] = positives.lengths
-        distinct, place = positives.values.unique(return_inverse=True)
-        columns, own = row_of[torch.searchsorted(sorted_ids, distinct)], vectors[anchors[rows]]
-        for start in range(0, len(columns), _CHUNK):
-            chunk = columns[start : start + _CHUNK]
-            here = (place >= start) & (place < start + len(chunk))
-            other = torch.ones(len(rows), len(chunk), dtype=torch.bool)
-            other[positives.segment_ids[here], place[here] - start] = False
-            scores = (own @ vectors[chunk].T).cpu()
-            best[rows] = torch.maximum(best[rows], scores.masked_fill(other, -torch.inf).amax(1))
-            worst[rows] = torch.minimum(worst[rows], scores.masked_fill(other, torch.inf).amin(1))
-            total[rows] += scores.masked_fill(other, 0).sum(1, dtype=torch.float64)
+    asked = ids[anchors]
+    for rows, columns in relations.blocks(asked, ids, block):
+        own = vectors[anchors[rows]]
+        for chunk in columns.split(_CHUNK):
+            positive = relations.positive(asked[rows], chunk)
+            scores = (own @ vectors[row_of[torch.searchsorted(sorted_ids, chunk)]].T).cpu()
+            count[rows] += positive.sum(1)
+            total[rows] += (scores * positive).sum(1, dtype=torch.float64)
+            worst[rows] = torch.minimum(worst[rows], scores.masked_fill(~positive, torch.inf).amin(1))
+            best[rows] = torch.maximum(best[rows], scores.masked_fill_(~positive, -torch.inf).amax(1))
     none = count == 0
     return PositiveScores(
         best.masked_fill(none, torch.nan),
         worst.masked_fill(none, torch.nan),
         (total / count).float(),
     )
-
-
-def _grouped(anchors: Tensor, ids: Tensor, relations: Relations, block: int) -> Tensor:
-    # Items that share positives go into one block: the matrix product is then as wide as a class, not as the
-    # classes of 256 items picked anywhere.
-    first = anchors.clone()
-    for rows in torch.arange(len(anchors)).split(block):
-        positives = relations.positives(anchors[rows], ids)
-        first[rows] = first[rows].scatter_reduce(0, positives.segment_ids, positives.values, "amin")
-    return first.argsort(stable=True)

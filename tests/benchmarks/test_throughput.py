@@ -39,7 +39,7 @@ def test_all_contenders_train_on_the_same_texts(small: Small, monkeypatch: pytes
     monkeypatch.setattr(throughput, "update", lambda loss, optimizer: losses.append(float(loss)))
     seen: list[list[str]] = []
 
-    def peer(backbone: str) -> Any:
+    def peer(backbone: str, attention: str = "sdpa") -> Any:
         return lambda texts, labels: seen.append(list(texts))
 
     monkeypatch.setattr(throughput, "peer", peer)
@@ -53,10 +53,18 @@ def test_all_contenders_train_on_the_same_texts(small: Small, monkeypatch: pytes
         "lit-metric, with dropout and all trained",
         "lit-metric, the same, padded",
         "sentence-transformers",
+        "lit-metric, bfloat16, as configured",
+        "lit-metric, bfloat16, with dropout and all trained",
+        "sentence-transformers, bfloat16",
+        "sentence-transformers, bfloat16, eager attention",
     ]
-    # Two turns of two batches by three encoders whose weights stay the same: padding changes nothing.
-    turns = np.array(losses).reshape(2, 3, 2)
-    np.testing.assert_allclose(turns, np.broadcast_to(turns[:1, :1], turns.shape), rtol=1e-5)
+    # Two turns of two batches by five encoders whose weights stay the same: padding changes nothing, and
+    # bfloat16 little.
+    turns = np.array(losses).reshape(2, 5, 2)
+    exact, rounded = turns[:, :3], turns[:, 3:]
+    np.testing.assert_allclose(exact, np.broadcast_to(exact[:1, :1], exact.shape), rtol=1e-5)
+    np.testing.assert_allclose(rounded, np.broadcast_to(exact[:1, :1], rounded.shape), rtol=2e-2)
+    assert not np.array_equal(rounded, exact[:, :2])
     encoder = TextEncoder(small / "backbone", dropout=0.0)
     kinds = np.array([labels[texts.index(text)] for text in seen[0]])
     scores = torch.from_numpy(encoder.encode(seen[0])) @ torch.from_numpy(encoder.encode(seen[0])).T / 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Literal, TypeVar
 
 import torch
@@ -51,6 +52,25 @@ class Relations(ABC):
         Row ``a`` holds those ids for which :meth:`positive` is true, in the order (and as often) as they
         stand in ``among``.
         """
+
+    def blocks(self, anchors: Tensor, among: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Anchors that share positives, to be compared with those in one matrix product.
+
+        Args:
+            anchors: ``[A]`` ids.
+            among: ``[M]`` distinct ids of which positives are asked.
+            size: anchors of a block at most.
+
+        Yields:
+            Places in ``anchors``, and distinct ids out of ``among`` that hold all positives of these anchors,
+            and others. Anchors without positives may be in no block, all others are in one.
+        """
+        first = anchors.clone()
+        for rows in torch.arange(len(anchors), device=anchors.device).split(size):
+            found = self.positives(anchors[rows], among)
+            first[rows] = first[rows].scatter_reduce(0, found.segment_ids, found.values, "amin")
+        for rows in first.argsort(stable=True).split(size):
+            yield rows, self.positives(anchors[rows], among).values.unique()
 
     @abstractmethod
     def to(self: Self, device: torch.device | str) -> Self:

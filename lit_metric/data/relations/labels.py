@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -103,6 +103,13 @@ class LabelRelations(Relations):
         rows = same.segment_ids
         other = same.values != anchors[rows]
         return Ragged.from_lengths(same.values[other], torch.bincount(rows[other], minlength=len(anchors)))
+
+    def blocks(self, anchors: Tensor, among: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        by_class = self._by_class.of(among, self._group)
+        labels = self.labels[anchors]
+        order = labels.argsort(stable=True)
+        for rows in order[labels[order] >= 0].split(size):
+            yield rows, by_class.select(labels[rows].unique()).values
 
     def _group(self, among: Tensor) -> Ragged:
         """The ids ``among [M]`` by class, and an empty row more, for anchors without a label."""

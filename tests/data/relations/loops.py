@@ -47,9 +47,27 @@ def assert_answers(relations: Relations, positive: Ask, excluded: Ask, seed: int
     assert relations.positives(nothing, candidates).tolist() == []
     assert relations.positives(anchors, nothing).tolist() == [[]] * 37
     assert relations.positive(anchors, nothing).shape == relations.targets(anchors, nothing).shape == (37, 0)
+    for size in (1, 5, 100):
+        assert_blocks(relations, positive, size, anchors, candidates.unique())
     if torch.cuda.is_available():
         assert_alike_on_gpu(relations, anchors, candidates)
     return sum(map(sum, positives)), sum(map(sum, negatives))  # type: ignore[arg-type]
+
+
+def assert_blocks(relations: Relations, positive: Ask, size: int, anchors: Tensor, among: Tensor) -> None:
+    """Blocks hold each anchor that has positives once, and beside it all of them."""
+    seen = []
+    for rows, columns in relations.blocks(anchors, among, size):
+        assert len(rows) <= size
+        assert len({*columns.tolist()}) == len(columns)
+        assert {*columns.tolist()} <= {*among.tolist()}
+        seen += rows.tolist()
+        for row in rows.tolist():
+            own = {other for other in among.tolist() if positive(int(anchors[row]), other)}
+            assert own <= {*columns.tolist()}
+    assert len({*seen}) == len(seen)
+    for row in {*range(len(anchors))} - {*seen}:
+        assert not any(positive(int(anchors[row]), other) for other in among.tolist())
 
 
 def assert_alike_on_gpu(relations: Relations, anchors: Tensor, candidates: Tensor) -> None:
