@@ -20,6 +20,7 @@ from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
 from lit_metric.data.items import without_repeats
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
+from lit_metric.encoders.base import PRECISIONS, Precision
 from lit_metric.hub import export
 from lit_metric.index import ExactIndex
 
@@ -67,7 +68,9 @@ def _fields(given: Sequence[str]) -> dict[str, str] | None:
     return fields or None
 
 
-def encode_items(encoder: Encoder, items: LabelledItems, role: str | None, max_tokens: int) -> np.ndarray:
+def encode_items(
+    encoder: Encoder, items: LabelledItems, role: str | None, max_tokens: int, precision: Precision
+) -> np.ndarray:
     """Vectors of items read from a file.
 
     Raises:
@@ -77,9 +80,11 @@ def encode_items(encoder: Encoder, items: LabelledItems, role: str | None, max_t
     if role is not None and roles is not None:
         raise ValueError(f"--role {role}: texts have the roles of their --field; leave one of the two out")
     if roles is None and weights is None:
-        return encoder.encode(inputs(items), max_tokens=max_tokens, progress=True, role=role)
+        return encoder.encode(inputs(items), max_tokens, progress=True, role=role, precision=precision)
     kept, roles, weights = without_repeats(rows, roles, weights)  # type: ignore[assignment]
-    return encoder.encode(kept, max_tokens, progress=True, role=roles or role, weights=weights)
+    return encoder.encode(
+        kept, max_tokens, progress=True, role=roles or role, weights=weights, precision=precision
+    )
 
 
 def role_of(encoder: Encoder, option: str, asked: str | None, default: str | None = None) -> str | None:
@@ -110,6 +115,7 @@ def encode(
     output: str,
     role: str | None,
     max_tokens: int,
+    precision: Precision,
     **columns: Any,
 ) -> None:
     """Encode a file's items into a .npy file, or a .parquet file with an "embedding" column added."""
@@ -118,7 +124,7 @@ def encode(
         raise ValueError(f"--output {output}: the name must end in .npy or .parquet")
     role = role_of(encoder, "--role", role)
     items = read_items(tower(encoder, role), input, **columns)
-    vectors = encode_items(encoder, items, role, max_tokens)
+    vectors = encode_items(encoder, items, role, max_tokens, precision)
 
     if path.suffix == ".npy":
         write_array(path, vectors)
@@ -141,6 +147,7 @@ def search(
     query_role: str | None,
     key: str | None,
     max_tokens: int,
+    precision: Precision,
     **columns: Any,
 ) -> None:
     """Show the items of a file that are nearest to each query, by cosine."""
@@ -158,8 +165,8 @@ def search(
     if not all(queries):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     index = ExactIndex()
-    index.add(encode_items(encoder, items, role, max_tokens), np.arange(len(items)))
-    scores, found = index.search(encoder.encode(queries, role=query_role), k)
+    index.add(encode_items(encoder, items, role, max_tokens, precision), np.arange(len(items)))
+    scores, found = index.search(encoder.encode(queries, role=query_role, precision=precision), k)
     console = Console()
     for asked, row, places in zip(query, scores.tolist(), found.tolist(), strict=True):
         table = RichTable(title=f"nearest to: {asked}", title_justify="left")
@@ -201,6 +208,9 @@ def _columns(parser: argparse.ArgumentParser) -> None:
         "--field", action="append", default=[], help="ROLE=COLUMN, for a model of items of several fields"
     )
     parser.add_argument("--max-tokens", type=int, default=16384, help="tokens per batch (%(default)s)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of matrix products (%(default)s)"
+    )
 
 
 def encode_options(parser: argparse.ArgumentParser) -> None:

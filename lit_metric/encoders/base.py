@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ FORMAT = 1
 
 Roles = str | Sequence[Any] | None
 Weights = Sequence[Sequence[float]] | None
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS = get_args(Precision)
 
 
 class Encoder(Described, nn.Module, ABC):
@@ -92,6 +95,7 @@ class Encoder(Described, nn.Module, ABC):
         progress: bool = False,
         role: Roles = None,
         weights: Weights = None,
+        precision: Precision = "float32",
     ) -> np.ndarray:
         """Embed texts, or items given as lists of texts, whichever this encoder is for.
 
@@ -104,16 +108,25 @@ class Encoder(Described, nn.Module, ABC):
             role: what the items are, such as "query" or "document"; one for all, one for each, or, for items
                 of several texts, a list for each with one for each text.
             weights: for items of several texts, a list for each with a number > 0 for each text.
+            precision: of matrix products. ``bfloat16`` is more than twice as fast on a processor that has it
+                in hardware (Intel's AMX, recent GPUs), and slower on others; cosines change by about 1e-3.
 
         Returns:
             float32 ``[n, dimension]``, in the order of ``items``; of length 1 if ``self.normalize``.
 
         Raises:
             TypeError: if ``items`` is of the wrong kind.
-            ValueError: if roles or weights are not as many as items or texts.
+            ValueError: if roles or weights are not as many as items or texts, or there is no such precision.
         """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        # In float32 an autocast region around the call has its way.
+        half: AbstractContextManager[Any] = nullcontext()
+        if precision != "float32":
+            half = torch.autocast(self.device.type, getattr(torch, precision))
         with evaluating(self), torch.inference_mode():
-            vectors = self._encode(items, max_tokens, progress, role, weights)
+            with half:
+                vectors = self._encode(items, max_tokens, progress, role, weights)
             if self.normalize:
                 vectors = unit_rows(vectors)
             return vectors.float().cpu().numpy()

@@ -71,6 +71,10 @@ def test_encode_keeps_the_order_of_rows(tmp_path: Path, texts: tuple[Encoder, st
     vectors = np.load(tmp_path / "new" / "folder" / "out.npy", allow_pickle=False)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    run(tmp_path, "encode", "--model", model, *more, "new/half.npy", "--precision", "bfloat16")
+    half = encoder.encode([text for text, _ in ROWS], 50, precision="bfloat16")
+    np.testing.assert_allclose(np.load(tmp_path / "new" / "half.npy"), half, atol=1e-6)
+    assert np.abs(half - expected).max() > 1e-4
     run(tmp_path, "encode", "--model", model, *more, "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column("text").to_pylist() == [text for text, _ in ROWS]

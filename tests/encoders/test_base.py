@@ -143,3 +143,23 @@ def test_damaged_folders(tmp_path: Path, tiny: str) -> None:
     (tmp_path / "encoder.json").write_text(json.dumps(described | {"init_args": {}}))
     with pytest.raises(ValueError, match="MaxPooling, which is no encoder"):
         Encoder.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["text", "set"])
+def test_encoding_in_half_precision(tiny: str, kind: str) -> None:
+    encoder: Encoder = text_encoder(tiny)
+    items: list[object] = [*TEXTS]
+    if kind == "set":
+        encoder, items = SetEncoder(encoder), [TEXTS, TEXTS[:1], TEXTS[1:]]
+    encoder.normalize = True
+    scramble(encoder)
+    exact, half = encoder.encode(items), encoder.encode(items, precision="bfloat16")
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose((exact * half).sum(1), 1, atol=2e-3)
+    assert not np.array_equal(exact, half)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(encoder.encode(items), half)
+    assert np.array_equal(encoder.encode(items), exact)
+    with pytest.raises(ValueError, match="precision is 'int8'; choose one of float32, bfloat16, float16"):
+        encoder.encode(items, precision="int8")  # type: ignore[arg-type]
