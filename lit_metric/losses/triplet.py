@@ -89,20 +89,23 @@ def batch_semi_hard(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[P
         0.25
     """
 
-    def choose(scores: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
-        further = negatives & (scores < positive)
-        hardest = torch.where(further, scores, -torch.inf).argmax(dim=1, keepdim=True)
-        easiest = torch.where(negatives, scores, torch.inf).argmin(dim=1, keepdim=True)
-        chosen = torch.where(further.any(dim=1, keepdim=True), hardest, easiest)
-        return torch.zeros_like(negatives).scatter(1, chosen, True)
-
-    return _over_positive_pairs(scores, pairs, margin, choose)
+    used = pairs.positive & pairs.negative.any(dim=1, keepdim=True)
+    keys, order = _closest_first(scores, pairs.negative)
+    place = torch.searchsorted(keys, -scores.detach(), right=True)
+    further = place < pairs.negative.sum(dim=1, keepdim=True)
+    easiest = torch.where(pairs.negative, scores, torch.inf).argmin(dim=1, keepdim=True)
+    chosen = torch.where(further, order.gather(1, place.clamp(max=keys.shape[1] - 1)), easiest)
+    terms, active = violation(scores, scores.gather(1, chosen), margin)
+    weight = None if pairs.weight is None else pairs.weight * pairs.weight.gather(1, chosen)
+    return masked_mean(terms, used, weight), share(active, used)
 
 
 def batch_all(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[Part, Part]:
     """Every triplet of an anchor, one of its positives and one of its negatives.
 
-    Memory is ``[r, C]`` and not ``[r, P, C]``.
+    Memory is ``[r, C]`` and not ``[r, P, C]``. The hinge is a straight line as long as a triplet is active,
+    so the negatives that are active with a positive are a prefix of the sorted ones, and sums over prefixes
+    say what they come to, without a look at each triplet; with the soft margin each is looked at.
 
     Args and returns are those of :func:`batch_hard`, over triplets.
 
@@ -114,31 +117,41 @@ def batch_all(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[Part, P
         (0.25, 4, 1)
     """
 
-    def choose(scores: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
-        return negatives
+    if margin == "soft":
+        return _all_softly(scores, pairs)
+    negative = pairs.negative
+    keys, order = _closest_first(scores, negative)
+    weight = torch.ones_like(scores) if pairs.weight is None else pairs.weight.to(scores.dtype)
+    # -s_n < m - s_p: how many of the negatives are active with each positive.
+    count = torch.searchsorted(keys, margin - scores.detach())
 
-    return _over_positive_pairs(scores, pairs, margin, choose)
+    def over_active(values: Tensor) -> Tensor:
+        sums = torch.where(negative, values, 0.0).gather(1, order).cumsum(dim=1)
+        return torch.where(count > 0, sums.gather(1, (count - 1).clamp(min=0)), 0.0)
+
+    terms = weight * ((margin - scores) * over_active(weight) + over_active(weight * scores))
+    total = torch.where(pairs.positive, terms, 0.0).sum()
+    number = (pairs.positive.sum(dim=1) * negative.sum(dim=1)).sum()
+    active = torch.where(pairs.positive, count, 0).sum()
+    return Part(total, number), Part(active, number, logged=True)
 
 
-def _over_positive_pairs(
-    scores: Tensor, pairs: PairBlock, margin: Margin, choose: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> tuple[Part, Part]:
-    """Triplets of each positive pair with those that ``choose`` leaves of its anchor's negatives.
+def _closest_first(scores: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """Minus the scores of each row's negatives, rising, with infinity behind them, and their columns."""
+    return torch.where(negative, -scores.detach(), torch.inf).sort(dim=1, stable=True)
 
-    ``choose`` gets k positive pairs at a time: their anchors' scores ``[k, C]``, their own scores ``[k, 1]``
-    and their anchors' negatives ``[k, C]``.
-    """
+
+def _all_softly(scores: Tensor, pairs: PairBlock) -> tuple[Part, Part]:
+    """All triplets with the soft margin, some positive pairs at a time."""
 
     def some(row: Tensor, column: Tensor) -> tuple[Part, Part]:
-        of_anchor = scores.index_select(0, row)
-        positive = of_anchor.gather(1, column[:, None])
-        chosen = choose(of_anchor.detach(), positive.detach(), pairs.negative[row])
-        terms, active = violation(positive, of_anchor, margin)
+        of_anchor, negative = scores.index_select(0, row), pairs.negative[row]
+        terms, active = violation(of_anchor.gather(1, column[:, None]), of_anchor, "soft")
         weight = None
         if pairs.weight is not None:
             weights = pairs.weight[row]
             weight = weights * weights.gather(1, column[:, None])
-        return masked_mean(terms, chosen, weight), share(active, chosen)
+        return masked_mean(terms, negative, weight), share(active, negative)
 
     loss, active = over_positive_pairs(pairs, some)
     return loss, active
@@ -157,8 +170,9 @@ class TripletLoss(MetricLoss):
     margin, and the alarm on collapse goes off. A smaller learning rate, a longer warm-up or ``semi_hard``
     helps.
 
-    Cost: ``all`` and ``semi_hard`` compare each positive with all negatives, P × C per anchor, in slices
-    whose memory is ``[r, C]``; ``hard`` adds nothing to the scores.
+    Cost: ``all`` and ``semi_hard`` sort each anchor's negatives, C log C; ``all`` with the soft margin
+    compares each positive with all negatives, P × C per anchor, in slices whose memory is ``[r, C]``;
+    ``hard`` adds nothing to the scores.
 
     Logs ``triplet`` and ``active``, the share of triplets that break the margin; with the soft margin those
     whose negative is the closer. A triplet's term is multiplied by the weights of its two pairs.
