@@ -13,8 +13,9 @@ turns, seed by seed, each in a process of its own:
 
 All are measured by the same function: test texts are classified by their nearest of *all* training texts, and
 search each other, leave-one-out. ``--on validation`` takes a tenth of the training texts for the test, to
-choose settings by. Every fit is kept in OUT, and a second run measures only what is missing or has other
-settings. Options that are not listed here go to our fit: ``--model.lr 1e-4``.
+choose settings by. ``--speed`` measures training steps and encoding alone. Every fit is kept in OUT, and a
+second run measures only what is missing or has other settings. Options that are not listed here go to our
+fit: ``--model.lr 1e-4``.
 """
 
 from __future__ import annotations
@@ -241,7 +242,8 @@ class Comparison:
             encoding = throughput.encoding(texts[:1024], BACKBONE, TURNS["rounds"])
             return {"training": training, "encoding": encoding}
 
-        result = self.keep("throughput", {"encoder": options, **TURNS}, measure)
+        precisions = ["float32", "bfloat16"]
+        result = self.keep("throughput", {"encoder": options, "precisions": precisions, **TURNS}, measure)
         return {
             part: {name: Spread(**rate) for name, rate in result[part].items()}
             for part in ("training", "encoding")
@@ -275,6 +277,11 @@ def show(console: Console, content: Mapping[str, Mapping[str, Any]], speed: Mapp
     console.print(verdict(rows, TITLES["ours"], SCORES[:2]))
     trained = {title: row for title, row in rows.items() if "seconds" in row}
     console.print(score_table("What the fits took (MiB)", trained, COSTS, digits=1, stars=False))
+    show_speed(console, speed)
+
+
+def show_speed(console: Console, speed: Mapping[str, Any]) -> None:
+    """Print how many texts a second each contender trains on and encodes."""
     for part, rates in speed.items():
         table = {name: {"texts/s": rate} for name, rate in rates.items()}
         console.print(score_table(f"Speed of {part} alone", table, ["texts/s"], digits=1))
@@ -292,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--ranking-lr", type=float, default=1e-4, help="of the peer's ranking loss (%(default)s)"
     )
     parser.add_argument("--ranking-warmup", type=float, default=0.1, help="share of its steps (%(default)s)")
+    parser.add_argument("--speed", action="store_true", help="measure the speed alone, without any fit")
     given, options = parser.parse_known_args(arguments)
     if given.seeds < 1:
         parser.error(f"--seeds is {given.seeds}; at least 1 is needed")
@@ -299,10 +307,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ranking = {"lr": given.ranking_lr, "warmup": given.ranking_warmup}
     try:
         comparison = Comparison(out, *files(given.on, out), options, given.steps, ranking)
-        content = summary(comparison.turns(given.seeds), comparison.frozen())
+        content = None if given.speed else summary(comparison.turns(given.seeds), comparison.frozen())
         speed = comparison.throughput()
     except BenchmarkError as error:
         raise SystemExit(f"benchmarks.banking77: {error}") from error
+    if content is None:
+        show_speed(Console(), speed)
+        print(f"The numbers are in {short(out / 'throughput.json')}.")
+        return
     settings = {
         "on": given.on,
         "seeds": given.seeds,

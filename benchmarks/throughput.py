@@ -166,11 +166,16 @@ def encoding(texts: Sequence[str], backbone: str, rounds: int) -> dict[str, Spre
     """Texts per second in encoding; both sort by length first, the peer in its batches of 32, and of 128."""
     from sentence_transformers import SentenceTransformer
 
-    encoder, model = TextEncoder(backbone), SentenceTransformer(str(locate(backbone)), device="cpu")
+    folder = str(locate(backbone))
+    encoder, model = TextEncoder(backbone), SentenceTransformer(folder, device="cpu")
+    rounded = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.bfloat16})
     rows = list(texts)
     work: dict[str, Callable[[], Any]] = {
         "lit-metric": partial(encoder.encode, rows),
         "sentence-transformers, batches of 32": partial(model.encode, rows, batch_size=32),
         "sentence-transformers, batches of 128": partial(model.encode, rows, batch_size=128),
+        "lit-metric, bfloat16": partial(encoder.encode, rows, precision="bfloat16"),
+        "sentence-transformers, bfloat16, batches of 32": partial(rounded.encode, rows, batch_size=32),
+        "sentence-transformers, bfloat16, batches of 128": partial(rounded.encode, rows, batch_size=128),
     }
     return in_turns({name: counted(do, len(rows)) for name, do in work.items()}, rounds)

@@ -135,7 +135,8 @@ BATCH_HARD = loss_of("TripletLoss", mining="hard", margin="soft", distance="eucl
 LOSSES: dict[str, Entry] = {
     "contrastive": Entry(loss_of("ContrastiveLoss")),
     "contrastive_wide": Entry(
-        loss_of("ContrastiveLoss", margin=1.4), note="a margin of nearly √2, how far apart unrelated vectors are"
+        loss_of("ContrastiveLoss", margin=1.4),
+        note="a margin of nearly √2, where unrelated vectors are",
     ),
     "triplet_all": Entry(loss_of("TripletLoss", mining="all", **TRIPLET)),
     "triplet_semi_hard": Entry(loss_of("TripletLoss", mining="semi_hard", **TRIPLET)),

@@ -201,6 +201,9 @@ def test_the_command_writes_what_it_shows(
         or "by map@r, lit-metric is first" in out
     )
     assert "81.0 ± 1.4 *" in out
+    banking77.main(["--out", str(tmp_path / "alone"), "--speed"])
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["throughput.json"]
+    assert "81.0 ± 1.4 *" in " ".join(capsys.readouterr().out.split())
 
 
 def test_pairs_are_of_one_class_and_batches_of_different_ones() -> None:
