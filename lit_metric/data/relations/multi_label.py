@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -99,6 +101,15 @@ class MultiLabelRelations(Relations):
         either = lengths[anchors][rows] + lengths[among][columns] - shared
         kept = self._together(shared.float() / either) & (anchors[rows] != among[columns])
         return in_order_of(columns[kept], rows[kept], len(anchors), among)
+
+    def blocks(self, anchors: Tensor, among: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        by_class = self._by_class.of(among, self._group)
+        own = self.labels.select(anchors)
+        labelled = (own.lengths > 0).nonzero().squeeze(1)
+        # Items whose first class is the same reach many others alike.
+        first = own.values[own.offsets[labelled]]
+        for rows in labelled[first.argsort(stable=True)].split(size):
+            yield rows, among[by_class.select(own.select(rows).values.unique()).values.unique()]
 
     def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: the Jaccard index of their classes.
