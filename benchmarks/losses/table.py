@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,8 @@ def configuration(
     train, test = setup.sources()
     source |= {"train": str(train), **({} if test is None else {"test": str(test)}), **setup.data}
     if entry is not None:
-        model["loss"], source["planner"] = entry.loss, entry.planner(setup)
+        # Copies, as the command line makes objects of what is nested in them.
+        model["loss"], source["planner"] = deepcopy((entry.loss, entry.planner(setup)))
         model["lr_scale"] = {**model.get("lr_scale", {}), **entry.lr_scale}
     config["seed_everything"] = seed
     config["trainer"] = {

@@ -123,6 +123,15 @@ def test_a_fit_after_others_equals_one_in_a_process_of_its_own(setup: Setup, tmp
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_a_loss_of_losses_is_as_it_was_after_a_fit(setup: Setup, tmp_path: Path) -> None:
+    entry = Entry(
+        loss_of("SumLoss", losses={"n_pair": loss_of("NPairLoss"), "nca": loss_of("NCALoss")}), "n_pair"
+    )
+    before = json.dumps(configuration(setup, entry, 1e-2, 0))
+    fit.train(configuration(setup, entry, 1e-2, 0), 48, tmp_path / "w.safetensors")
+    assert json.dumps(configuration(setup, entry, 1e-2, 0)) == before
+
+
 def test_only_validation_items_are_looked_at_before_the_choice(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
