@@ -69,8 +69,8 @@ def test_training_goes_on_with_the_old_table_and_says_so(
     with caplog.at_level(logging.WARNING):
         done = fit(small, tmp_path, callbacks=[Full(disk, (EPOCH, 8))])
     assert done.negatives == disk
-    # There is room again for the second refresh; a number that was tried in vain isn't used again. The refresh
-    # that the last batch asks for may be ready, too, before the worker is told to end.
+    # There is room again for the second refresh; a number that was tried in vain isn't used again. The
+    # refresh that the last batch asks for may be ready, too, before the worker is told to end.
     used = done.tables.versions[-1]
     assert used > 1
     assert used in versions(disk)
