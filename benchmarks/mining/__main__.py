@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name in TRAINED:
             corpus = prepare(given.data, given.texts, out, given.batch)
             sizes = given.seeds, given.epochs, given.threads, given.delay
-            # The peer is faster in float32, and what is beside it is to differ in nothing but the method.
+            # The peer's run is in float32, and what is beside it is to differ in nothing but the method.
             precision = "32-true" if name == "peer" else given.precision
             return TRAINED[name].measure(Runs(out, common, corpus, *sizes, precision=precision))
         train, test = sources()

@@ -188,7 +188,7 @@ def dot_product_attention(
 ) -> Tensor:
     """PyTorch's, but half precision on a CPU is computed in float32, also under autocast.
 
-    The backward pass of its CPU kernel takes fifteen times as long in bfloat16 as in float32 (PyTorch 2.13):
+    The backward pass of its CPU kernel takes sixteen times as long in bfloat16 as in float32 (PyTorch 2.13):
     more than bfloat16 saves in all matrix products of a step.
     """
     if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16):
