@@ -43,12 +43,12 @@ def positive_scores(
     for rows, columns in relations.blocks(asked, ids, block):
         own = vectors[anchors[rows]]
         for chunk in columns.split(_CHUNK):
-            positive = relations.positive(asked[rows], chunk)
+            other = ~relations.positive(asked[rows], chunk)
             scores = (own @ vectors[row_of[torch.searchsorted(sorted_ids, chunk)]].T).cpu()
-            count[rows] += positive.sum(1)
-            total[rows] += (scores * positive).sum(1, dtype=torch.float64)
-            worst[rows] = torch.minimum(worst[rows], scores.masked_fill(~positive, torch.inf).amin(1))
-            best[rows] = torch.maximum(best[rows], scores.masked_fill_(~positive, -torch.inf).amax(1))
+            count[rows] += len(chunk) - other.sum(1)
+            total[rows] += scores.masked_fill(other, 0).sum(1, dtype=torch.float64)
+            worst[rows] = torch.minimum(worst[rows], scores.masked_fill(other, torch.inf).amin(1))
+            best[rows] = torch.maximum(best[rows], scores.masked_fill_(other, -torch.inf).amax(1))
     none = count == 0
     return PositiveScores(
         best.masked_fill(none, torch.nan),
