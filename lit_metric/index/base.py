@@ -16,7 +16,7 @@ from lit_metric.index.stored import store
 
 Similarity = Literal["cosine", "dot"]
 Vectors = Tensor | np.ndarray
-LeftOut = Callable[[slice, Tensor], Tensor]
+LeftOut = Callable[[slice, Tensor, Tensor], Tensor]
 
 
 class Index(ABC):
@@ -81,8 +81,10 @@ class Index(ABC):
             queries: ``[q, d]``, any float dtype.
             k: >= 1; may exceed the number of vectors.
             left_out: which vectors a query must not find, however many they are: asked for a slice of the
-                queries' rows and some ids ``[n]``, on the vectors' device, it gives bool ``[rows, n]``, True
-                where the vector is left out. None: nothing is. Only where `leaves_out` says so.
+                queries' rows, some ids ``[n]`` and the scores ``[rows, n]`` of those, on the vectors' device,
+                it gives bool ``[rows, n]``, True where the vector is left out. Asked once about each pair,
+                and free to change nothing it is given. None: nothing is left out. Only where `leaves_out`
+                says so.
 
         Returns:
             scores: ``[q, k]`` float32, falling, on the queries' device; ``-inf`` where there are fewer than

@@ -36,7 +36,7 @@ class ExactIndex(Index):
         >>> scores, ids = index.search(torch.tensor([[2.0, 1.0]]), k=4)
         >>> scores.tolist(), ids.tolist()
         ([[2.0, 2.0, 1.0, -inf]], [[5, 7, 3, -1]])
-        >>> index.search(torch.tensor([[2.0, 1.0]]), k=2, left_out=lambda rows, ids: ids[None] == 5)[1]
+        >>> index.search(torch.tensor([[2.0, 1.0]]), k=2, left_out=lambda rows, ids, _: ids[None] == 5)[1]
         tensor([[7, 3]])
     """
 
@@ -106,7 +106,7 @@ class ExactIndex(Index):
             return scores, positions
 
     def _search_block(
-        self, queries: Tensor, k: int, left_out: Callable[[Tensor], Tensor] | None
+        self, queries: Tensor, k: int, left_out: Callable[[Tensor, Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         assert self._vectors is not None
         best = queries.new_empty(len(queries), 0), self._ids.new_empty(len(queries), 0)
@@ -114,7 +114,7 @@ class ExactIndex(Index):
             block = slice(start, start + self.vector_block)
             scores = similarities(queries, self._vectors[block])
             if left_out is not None:
-                scores.masked_fill_(left_out(self._ids[block]), -torch.inf)
+                scores.masked_fill_(left_out(self._ids[block], scores), -torch.inf)
             values, where = top_k(scores, k, empty=left_out is not None)
             best = _merge(*best, values, where + start, k)
         return best

@@ -4,7 +4,14 @@ from lit_metric.mining.candidates import Candidates, PositiveScores
 from lit_metric.mining.draw import Draw, Moment, Pool, SimANS, TopK, UniformWindow, WeightedDraw, WithRandom
 from lit_metric.mining.duplicates import DuplicateFilter
 from lit_metric.mining.files import TableError, collect, versions
-from lit_metric.mining.filters import AbsoluteMax, MarginFilter, NegativeFilter, PercentageFilter, RankWindow
+from lit_metric.mining.filters import (
+    AbsoluteMax,
+    CeilingFilter,
+    MarginFilter,
+    NegativeFilter,
+    PercentageFilter,
+    RankWindow,
+)
 from lit_metric.mining.guide import CrossEncoderGuide, EncoderGuide, Guide, GuideFilter
 from lit_metric.mining.joined import JoinedProposer
 from lit_metric.mining.lexical import BM25Proposer
@@ -21,6 +28,7 @@ __all__ = [
     "AbsoluteMax",
     "BM25Proposer",
     "Candidates",
+    "CeilingFilter",
     "ClusterProposer",
     "CrossEncoderGuide",
     "Draw",

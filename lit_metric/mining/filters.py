@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_metric.mining.candidates import Candidates, Reference, check_reference
+from lit_metric.mining.candidates import Candidates, PositiveScores, Reference, check_reference
 
 if TYPE_CHECKING:
     from lit_metric.data.relations import Relations
@@ -37,6 +37,22 @@ class NegativeFilter(ABC):
         """``[A, K]`` bool: True where the candidate may be a negative. Empty places may be either."""
 
 
+class CeilingFilter(NegativeFilter):
+    """Keeps candidates by their score alone, below a ceiling that depends on the anchor's positives.
+
+    A search can leave out the others while it ranks, so that they are never fetched.
+    """
+
+    @abstractmethod
+    def ceiling(self, positives: PositiveScores) -> Tensor:
+        """``[A]`` float32: what scores as much or more is dropped; NaN drops nothing."""
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """See :class:`NegativeFilter`."""
+        # Written as "not at or above" so that a missing positive (NaN) drops nothing.
+        return ~(candidates.scores >= self.ceiling(candidates.positives)[:, None])
+
+
 class RelationFilter(NegativeFilter):
     """Never the anchor itself, never one of its positives, never a text equal to one of those, never a pair
     that the relations leave out.
@@ -55,7 +71,7 @@ class RelationFilter(NegativeFilter):
         return allowed(self.relations, candidates.anchors, candidates.ids)
 
 
-class AbsoluteMax(NegativeFilter):
+class AbsoluteMax(CeilingFilter):
     """Keeps s⁻ < ``maximum`` ("TopK-Abs").
 
     Args:
@@ -65,12 +81,12 @@ class AbsoluteMax(NegativeFilter):
     def __init__(self, maximum: float = 0.7) -> None:
         self.maximum = maximum
 
-    def keep(self, candidates: Candidates) -> Tensor:
-        """See :class:`NegativeFilter`."""
-        return candidates.scores < self.maximum
+    def ceiling(self, positives: PositiveScores) -> Tensor:
+        """See :class:`CeilingFilter`."""
+        return torch.full_like(positives.best, self.maximum)
 
 
-class MarginFilter(NegativeFilter):
+class MarginFilter(CeilingFilter):
     """Keeps s⁻ < s⁺ − ``margin`` ("TopK-MarginPos"). An anchor without positives keeps all of its candidates.
 
     Args:
@@ -83,12 +99,12 @@ class MarginFilter(NegativeFilter):
         self.margin = margin
         self.reference: Reference = reference
 
-    def keep(self, candidates: Candidates) -> Tensor:
-        """See :class:`NegativeFilter`."""
-        return _below(candidates, candidates.positives.of(self.reference) - self.margin)
+    def ceiling(self, positives: PositiveScores) -> Tensor:
+        """See :class:`CeilingFilter`."""
+        return positives.of(self.reference) - self.margin
 
 
-class PercentageFilter(NegativeFilter):
+class PercentageFilter(CeilingFilter):
     """Keeps s⁻ < ``share`` · s⁺ ("TopK-PercPos", NV-Retriever's best). An anchor without positives keeps all
     of its candidates.
 
@@ -117,10 +133,10 @@ class PercentageFilter(NegativeFilter):
         self.share = share
         self.reference: Reference = reference
 
-    def keep(self, candidates: Candidates) -> Tensor:
-        """See :class:`NegativeFilter`."""
-        positive = candidates.positives.of(self.reference)
-        return _below(candidates, torch.minimum(self.share * positive, positive))
+    def ceiling(self, positives: PositiveScores) -> Tensor:
+        """See :class:`CeilingFilter`."""
+        positive = positives.of(self.reference)
+        return torch.minimum(self.share * positive, positive)
 
 
 class RankWindow(NegativeFilter):
@@ -159,8 +175,3 @@ def allowed(relations: Relations, anchors: Tensor, ids: Tensor) -> Tensor:
 def ranks(candidates: Candidates) -> Tensor:
     """``[A, K]`` int64: how many candidates stand before each one in its row."""
     return candidates.present.cumsum(1) - candidates.present.long()
-
-
-def _below(candidates: Candidates, ceiling: Tensor) -> Tensor:
-    # Written as "not at or above" so that a missing positive (NaN) drops nothing.
-    return ~(candidates.scores >= ceiling[:, None])

@@ -18,8 +18,9 @@ from torch import Tensor
 from lit_metric.described import spec
 from lit_metric.index import Index, Similarity
 from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
+from lit_metric.mining.ceilings import Ceilings
 from lit_metric.mining.draw import Draw, UniformWindow
-from lit_metric.mining.filters import NegativeFilter, PercentageFilter, RelationFilter
+from lit_metric.mining.filters import CeilingFilter, NegativeFilter, PercentageFilter, RelationFilter
 from lit_metric.mining.positives import positive_scores
 from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, Judged, NeighbourProposer, Proposer, fetch
 from lit_metric.mining.sample import explain, sampled
@@ -50,9 +51,10 @@ class Miner:
         refresh: when the table is mined anew: after each ``"epoch"``, after so many batches, or ``"never"``
             after the first.
         proposer: where candidates come from, in place of the neighbours in ``index``.
-        max_fetch: how many proposals are looked at, at most, to find ``candidates`` for one item. What the
-            relations exclude is not among them with exact search; with any other index, ``max_fetch`` must
-            exceed the size of the largest class by as much, or items in its midst go without.
+        max_fetch: how many proposals are looked at, at most, to find ``candidates`` for one item. With exact
+            search, what the relations exclude is not among them, nor what the first filters drop by the score
+            alone; with any other index, ``max_fetch`` must exceed the size of the largest class by as much,
+            or items in its midst go without.
         sample: how many items are logged with what became of each of their candidates.
         mode: ``"inline"`` stops training while it mines. In the other two a process of its own mines from a
             copy of the weights while training goes on: ``"scheduled"`` takes the new table into use at a
@@ -280,18 +282,32 @@ class _Run:
         self, proposer: Proposer, vectors: Vectors, relations: Relations, limit: int, corpus: int
     ) -> None:
         """Find candidates for all, among ``limit`` proposals at most out of ``corpus``, and explain a few."""
-        allowed = proposer.excluding(relations)
+        by_score = _leading(self.filters[1:])
+        ceilings = Ceilings(self.ids, self._ceilings(by_score)) if by_score else None
+        allowed = proposer.excluding(relations, ceilings)
         self.unseen = allowed is not proposer
+        # Where nothing is left to be dropped afterwards, no more are needed than are wanted.
+        exactly = self.unseen and len(by_score) == len(self.filters) - 1
         fetched = partial(fetch, vectors=vectors, ids=self.ids, judge=self.judge, wanted=self.width)
-        for part, judged in fetched(allowed, rows=self.mined, limit=limit):
+        for part, judged in fetched(
+            allowed, rows=self.mined, limit=limit, first=self.width if exactly else None
+        ):
             self.take(part, judged)
             if not self.unseen:
                 self.explain(part, judged, relations)
         if self.unseen:
+            if ceilings is not None:
+                dropped = ceilings.dropped.sum(0)
+                self.dropped[1 : 1 + len(by_score)] += dropped
+                self.examined += int(dropped.sum())
             # To people, what the relations exclude is shown, too.
             shown = self.shown.nonzero()[:, 0]
             for part, judged in fetched(proposer, rows=shown, limit=corpus):
                 self.explain(part, judged, relations)
+
+    def _ceilings(self, filters: Sequence[CeilingFilter]) -> Tensor:
+        """``[A, F]`` of these filters."""
+        return torch.stack([each.ceiling(self.positives) for each in filters], dim=1)
 
     def take(self, rows: Tensor, judged: Judged) -> None:
         ids, scores = judged.kept(self.width)
@@ -331,6 +347,18 @@ class _Run:
             "without": int((count == 0).sum()) / mined,
             **{f"rejected/{name}": share for name, share in rejected.items()},
         }
+
+
+def _leading(filters: Sequence[NegativeFilter]) -> list[CeilingFilter]:
+    """The first filters, as far as they judge by the score alone. One behind another kind can't come first,
+    as a rank counts what the filters before it kept."""
+    found: list[CeilingFilter] = []
+    for each in filters:
+        # One that keeps by a rule of its own is asked about each candidate.
+        if not isinstance(each, CeilingFilter) or type(each).keep is not CeilingFilter.keep:
+            break
+        found.append(each)
+    return found
 
 
 def _empty(anchors: Tensor, metric: Similarity, settings: dict[str, Any]) -> NegativeTable:

@@ -20,6 +20,7 @@ from lit_metric.data.relations import (
 from lit_metric.index import ExactIndex, Index, Similarity
 from lit_metric.index.base import LeftOut
 from lit_metric.mining.candidates import first_kept
+from lit_metric.mining.ceilings import Ceilings
 from lit_metric.mining.hashing import hashed, permuted
 from lit_metric.mining.vectors import Vectors
 
@@ -50,10 +51,12 @@ class Proposer(ABC):
     def forget(self) -> None:
         """Let go of the corpus."""
 
-    def excluding(self, relations: Relations) -> Proposer:
-        """The same over the same corpus, but for what ``relations`` exclude, which takes no places there.
+    def excluding(self, relations: Relations, ceilings: Ceilings | None = None) -> Proposer:
+        """The same over the same corpus, but for what ``relations`` exclude, and then ``ceilings``, which
+        takes no places there.
 
-        It is the proposer itself where leaving them out is no cheaper than to propose and drop them.
+        It is the proposer itself where leaving them out is no cheaper than to propose and drop them; nothing
+        is counted in ``ceilings`` then.
         """
         return self
 
@@ -83,11 +86,11 @@ class NeighbourProposer(Proposer):
         """See :class:`Proposer`."""
         self.index.reset()
 
-    def excluding(self, relations: Relations) -> Proposer:
+    def excluding(self, relations: Relations, ceilings: Ceilings | None = None) -> Proposer:
         """See :class:`Proposer`; a subclass may propose something else, and is left as it is."""
         if type(self) is not NeighbourProposer or not self.index.leaves_out or not _asked_by_block(relations):
             return self
-        return _AllowedNeighbours(self.index, relations)
+        return _AllowedNeighbours(self.index, relations, ceilings)
 
     def _search(self, vectors: Tensor, count: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
         if not len(self.index):
@@ -97,15 +100,23 @@ class NeighbourProposer(Proposer):
 
 
 class _AllowedNeighbours(NeighbourProposer):
-    """The nearest of those neighbours that ``relations``, on the CPU, do not exclude."""
+    """The nearest of those neighbours that ``relations``, on the CPU, do not exclude, and that stay below
+    ``ceilings``."""
 
-    def __init__(self, index: Index, relations: Relations) -> None:
+    def __init__(self, index: Index, relations: Relations, ceilings: Ceilings | None) -> None:
         super().__init__(index)
         self._relations = {torch.device("cpu"): relations}
+        self._ceilings = ceilings
 
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        def excluded(rows: slice, ids: Tensor) -> Tensor:
-            return self._on(ids.device).excluded(anchors[rows].to(ids.device), ids)
+        ceilings = self._ceilings
+        within = None if ceilings is None else ceilings.begin(anchors)
+
+        def excluded(rows: slice, ids: Tensor, scores: Tensor) -> Tensor:
+            out = self._on(ids.device).excluded(anchors[rows].to(ids.device), ids)
+            if ceilings is None or within is None:
+                return out
+            return ceilings.leave_out(within[rows], scores, out)
 
         return self._search(vectors, count, excluded)
 
@@ -194,6 +205,7 @@ def fetch(
     judge: Judge,
     wanted: int,
     limit: int,
+    first: int | None = None,
 ) -> Iterator[tuple[Tensor, Judged]]:
     """Propose four times as many at each try, until each anchor has ``wanted`` left or saw ``limit`` of them.
 
@@ -208,12 +220,13 @@ def fetch(
             k]``, with no ``BEYOND`` among them.
         wanted: how many should be kept.
         limit: how many proposals are looked at most for an anchor.
+        first: how many the first try asks for; twice as many as are wanted if None.
 
     Yields:
         Pairs ``(rows [a], Judged [a, k])`` that cover every anchor once; ``k`` differs between them, and none
         holds more than about two million entries, so memory stays flat if each is used up at once.
     """
-    count = min(limit, 2 * wanted)
+    count = min(limit, first or 2 * wanted)
     while len(rows):
         short = []
         for part in rows.split(max(1, _HELD // count)):

@@ -38,7 +38,7 @@ def test_what_is_left_out_takes_no_place(share: float, blocks: tuple[int, int]) 
     index.add(vectors, ids)
     everything = index.search(queries, 200)
     for k in (1, 12, 250):
-        found = index.search(queries, k, lambda rows, some: forbidden[rows][:, some])
+        found = index.search(queries, k, lambda rows, some, _: forbidden[rows][:, some])
         expected = dropped_afterwards(*everything, forbidden, k)
         for got, right in zip(found, expected, strict=True):
             assert torch.equal(got, right)
@@ -48,7 +48,7 @@ def test_scores_are_those_of_numpy() -> None:
     vectors, queries, forbidden = randn(60, 8), randn(9, 8, seed=1), randn(9, 60, seed=2) > 0
     index = ExactIndex(metric="dot")
     index.add(vectors, torch.arange(60))
-    scores, ids = index.search(queries, 5, lambda rows, some: forbidden[rows][:, some])
+    scores, ids = index.search(queries, 5, lambda rows, some, _: forbidden[rows][:, some])
     products = np.where(forbidden, -np.inf, queries.double().numpy() @ vectors.double().numpy().T)
     order = (-products).argsort(axis=1, kind="stable")[:, :5]
     assert ids.tolist() == order.tolist()
@@ -58,7 +58,7 @@ def test_scores_are_those_of_numpy() -> None:
 def test_each_pair_is_asked_about_once() -> None:
     asked = torch.zeros(12, 30, dtype=torch.int64)
 
-    def left_out(rows: slice, ids: Tensor) -> Tensor:
+    def left_out(rows: slice, ids: Tensor, scores: Tensor) -> Tensor:
         asked[rows.start : rows.stop, ids] += 1
         return torch.zeros(rows.stop - rows.start, len(ids), dtype=torch.bool)
 
@@ -70,11 +70,28 @@ def test_each_pair_is_asked_about_once() -> None:
         assert torch.equal(got, right)
 
 
+@pytest.mark.parametrize("blocks", [(1024, 16384), (5, 7)])
+def test_pairs_may_be_left_out_by_their_score(blocks: tuple[int, int]) -> None:
+    vectors, queries = randn(20, 6).repeat(3, 1), randn(31, 6, seed=1)
+    most = torch.linspace(-0.5, 0.9, 31)
+    index = ExactIndex(query_block=blocks[0], vector_block=blocks[1])
+    index.add(vectors, torch.arange(60))
+    everything = index.search(queries, 60)
+    # What the hook is shown is what is found, to the last bit: a score that is met exactly is left out.
+    most[7] = everything[0][7, 4]
+    found = index.search(queries, 9, lambda rows, ids, scores: scores >= most[rows, None])
+    forbidden = torch.zeros(31, 60, dtype=torch.bool).scatter(
+        1, everything[1], everything[0] >= most[:, None]
+    )
+    for got, right in zip(found, dropped_afterwards(*everything, forbidden, 9), strict=True):
+        assert torch.equal(got, right)
+
+
 @pytest.mark.parametrize("index", [FaissIndex(threads=1), RepresentativeIndex()])
 def test_an_index_that_cannot_says_so(index: Index) -> None:
     assert not index.leaves_out
     with pytest.raises(TypeError, match=f"{type(index).__name__} can't leave out pairs .* use ExactIndex"):
-        index.search(torch.eye(2), 1, lambda rows, ids: torch.zeros(2, len(ids), dtype=torch.bool))
+        index.search(torch.eye(2), 1, lambda rows, ids, scores: torch.zeros(2, len(ids), dtype=torch.bool))
 
 
 def test_ties_of_nothing_are_not_decided() -> None:

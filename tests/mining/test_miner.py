@@ -21,12 +21,14 @@ from lit_metric.described import spec
 from lit_metric.index import ExactIndex, FaissIndex, Index
 from lit_metric.mining import (
     AbsoluteMax,
+    Candidates,
     MarginFilter,
     Miner,
     NegativeFilter,
     NegativeTable,
     NeighbourProposer,
     PercentageFilter,
+    PositiveScores,
     RandomProposer,
     RankWindow,
     SimANS,
@@ -255,22 +257,52 @@ def test_the_sample_says_why() -> None:
     json.dumps(sample, allow_nan=False)
 
 
-@pytest.mark.parametrize("rule", [PercentageFilter(0.95), RankWindow(2)])
-def test_leaving_out_a_class_while_searching_changes_no_table(
-    rule: NegativeFilter, monkeypatch: pytest.MonkeyPatch
+class Odd(PercentageFilter):
+    """Keeps by a rule of its own, which no ceiling tells."""
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        return super().keep(candidates) & (candidates.ids % 2 == 1)
+
+
+class Shy(MarginFilter):
+    """Has a ceiling of its own."""
+
+    def ceiling(self, positives: PositiveScores) -> Tensor:
+        return super().ceiling(positives).masked_fill(positives.best > 0.9, torch.nan)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [PercentageFilter(0.95)],
+        [RankWindow(2)],
+        [MarginFilter(0.05), AbsoluteMax(0.6)],
+        [AbsoluteMax(0.7), RankWindow(2), PercentageFilter(0.8, "best")],
+        [Odd(0.9)],
+        [Shy(0.1), Odd(0.9)],
+    ],
+    ids=lambda rules: "+".join(type(each).__name__ for each in rules),
+)
+def test_leaving_out_while_searching_changes_no_table(
+    rules: list[NegativeFilter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeddings, labels = blobs(400, 3, spread=0.8)
     labels[labels == 2] = labels[labels == 2] * (torch.arange(int((labels == 2).sum())) % 5 == 0)
     labels[::17] = -1
     fingerprints = torch.arange(400)
     fingerprints[200:230], embeddings[200:230] = fingerprints[:30], embeddings[:30]
-    relations, miner = relations_of(labels, fingerprints), Miner(candidates=30, filters=[rule], sample=12)
+    relations, miner = relations_of(labels, fingerprints), Miner(candidates=30, filters=rules, sample=12)
     table = miner.mine(embeddings, torch.arange(400), relations)
-    monkeypatch.setattr(NeighbourProposer, "excluding", lambda self, relations: self)
+    monkeypatch.setattr(NeighbourProposer, "excluding", lambda self, *_: self)
     wide = miner.mine(embeddings, torch.arange(400), relations)
     for name in ("anchors", "ids", "scores", "positives"):
         np.testing.assert_array_equal(getattr(table, name), getattr(wide, name))
     assert table.sample == wide.sample
+    # Nor what is counted, but for the class, which is never looked at.
+    counted, examined = wide.report, 1 - wide.report["rejected/RelationFilter"]
+    assert table.report["examined"] == pytest.approx(counted["examined"] * examined)
+    for name in {name for name in table.report if name.startswith("rejected/")}:
+        assert table.report[name] == pytest.approx(counted[name] / examined)
 
 
 def test_an_item_in_the_midst_of_a_large_class_finds_negatives_within_a_small_bound() -> None:
