@@ -109,17 +109,18 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
         small: the small world.
         folder: of the run.
         options: ``resume`` from this checkpoint, ``save`` after so many steps, ``pause`` at this batch,
-            ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``, and what
-            else is an argument of the miner.
+            ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``, ``max_tokens``, and
+            what else is an argument of the miner.
     """
     resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
     workers, prefetch = options.pop("workers", 0), options.pop("prefetch", 1)
     epochs = options.pop("epochs", 3)
     callbacks: list[Any] = options.pop("callbacks", [])
     places = options.pop("places", {})
+    encoded = {"max_tokens": options.pop("max_tokens")} if "max_tokens" in options else {}
     learner = options.pop("learner", None) or small.learner(dropout=0.1)
     miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, **options})
-    data = small.data(miner=miner, num_workers=workers, prefetch_factor=prefetch)
+    data = small.data(miner=miner, num_workers=workers, prefetch_factor=prefetch, **encoded)
     watch, tables, mining = Watch(), Tables(), MiningCallback()
     callbacks = [mining, watch, tables, *callbacks]
     if save is not None:

@@ -99,6 +99,8 @@ class MiningCallback(Callback):
             data.tables,
             trainer.global_rank,
             trainer.world_size,
+            trainer.num_nodes,
+            trainer.local_rank == 0,
             partial(_log, trainer),
         )
         if self._saved.get("background"):

@@ -34,6 +34,7 @@ from lit_metric.mining.worker import Job
 log = logging.getLogger(__name__)
 
 SLOTS = 2
+SHARES = "shares"
 
 
 @dataclass
@@ -58,16 +59,19 @@ class Background:
     """Refreshes of the table by a worker process, which rank zero keeps.
 
     All ranks call the same methods at the same batches, and hold the same list of refreshes under way; what
-    came of one, rank zero tells the others.
+    came of one, rank zero tells the others. On each further machine the first of its ranks keeps a worker,
+    too, which encodes a share for that of rank zero.
 
     Args:
-        task: what the worker is told.
+        task: what the worker of this machine is told.
         encoder: whose weights are copied.
         miner: its arguments.
         clock: when to do what.
         folder: that of the tables.
         rank: of this process.
         world_size: the number of processes.
+        machines: that they run on.
+        first_of_machine: whether this is the first of its machine's.
         report: told what to log, on rank zero.
     """
 
@@ -80,22 +84,27 @@ class Background:
         folder: Path,
         rank: int,
         world_size: int,
+        machines: int,
+        first_of_machine: bool,
         report: Callable[[dict[str, float]], None],
     ) -> None:
         self.encoder: Any = encoder
         self.miner = miner
         self.clock = clock
         self.folder = folder
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.machines = rank, world_size, machines
         self.report = report
         self.pending: list[Pending] = []
         self.skipped: list[dict[str, Any]] = []
         self.impossible: str | None = None
         """Why the worker can't do what is asked for, once that is known on all ranks."""
         self.ranks = Ranks(miner.timeout)
-        self.place = folder / "worker"
+        self.machine = task.settings.machine
+        self.place = folder / _named("worker", self.machine)
         self.kept = Kept(folder / "kept")
         self.supervisor: Supervisor | None = None
+        self.helper: Supervisor | None = None
+        """Keeps a worker that encodes a share for that of rank zero."""
         self.ids = task.ids
         self.slots = [Snapshot(self.place / f"weights{slot}.safetensors") for slot in range(SLOTS)]
         self._own_threads = torch.get_num_threads()
@@ -104,22 +113,37 @@ class Background:
             self._start(task)
         elif not self.ranks.agree(1):
             raise MiningFailed("the mining worker could not be started: see what rank zero says")
+        elif self.machine and first_of_machine:
+            self._help(task)
         self.bank = self._bank(f"rank{rank}", fresh=True) if miner.free_refresh else None
         """Takes the vectors of this rank's training steps."""
 
     def _start(self, task: Task) -> None:
         started = 0
         try:
-            spec = task.write(self.place, self.encoder, _vectors(self.encoder, task))
+            self.supervisor = self._worker(task)
             if self.miner.free_refresh:
                 for slot in range(SLOTS):
                     self._bank(f"slot{slot}", fresh=True)
-            self.supervisor = Supervisor(spec, task.settings.threads, self.folder, self.miner.restarts)
             started = 1
         finally:
             self.ranks.agree(started)
+
+    def _help(self, task: Task) -> None:
+        try:
+            self.helper = self._worker(task)
+        except OSError as error:
+            log.warning("Machine %d encodes nothing for mining, so rank zero's does: %s", self.machine, error)
+
+    def _worker(self, task: Task) -> Supervisor:
+        """Start the worker of this machine."""
+        threads = task.settings.threads
+        spec = task.write(self.place, self.encoder, _vectors(self.encoder, task))
+        words = self.folder / f"{_named('worker', self.machine)}.log"
+        supervisor = Supervisor(spec, threads, words, self.miner.restarts)
         if task.settings.device == self.encoder.device.type == "cpu":
-            self._given_threads = task.settings.threads
+            self._given_threads = threads
+        return supervisor
 
     def _bank(self, name: str, fresh: bool = False) -> Bank:
         return Bank(self.place / f"bank-{name}", self.ids, self.encoder.dimension, fresh)
@@ -165,7 +189,15 @@ class Background:
             except OSError as error:
                 self.supervisor.fail(pending.taken, str(error))
             else:
-                self._ask(pending, uses)
+                self._ask(self.supervisor, pending, uses, self.machines)
+        elif self.helper is not None:
+            # With its own copy of the weights, which are the same on all ranks: no file has to come first.
+            try:
+                self.slots[self._slot(pending)].write(trained(self.encoder))
+            except OSError as error:
+                self.helper.fail(pending.taken, str(error))
+            else:
+                self._ask(self.helper, pending, uses, self.machines)
         if self.bank is not None:
             self.ranks.meet()  # none writes before they have been read
 
@@ -173,8 +205,7 @@ class Background:
         assert self.clock.period is not None
         return pending.taken // self.clock.period % SLOTS
 
-    def _ask(self, pending: Pending, uses: Uses) -> None:
-        assert self.supervisor is not None
+    def _ask(self, worker: Supervisor, pending: Pending, uses: Uses, machines: int = 1) -> None:
         slot = self._slot(pending)
         job = Job(
             number=pending.taken,
@@ -184,13 +215,28 @@ class Background:
             bank=None if self.bank is None else str(self.place / f"bank-slot{slot}"),
             fresh_from=max(0, pending.taken - self.clock.per_epoch),
             previous=uses.uses[-1].version if uses else 0,
+            machines=machines,
         )
-        self.supervisor.ask(job)
+        worker.ask(job)
 
     def look(self) -> None:
         """Notice what has become of the worker, without waiting."""
         if self.supervisor is not None:
             self.supervisor.look()
+        if self.helper is None:
+            return
+        for outcome in self.helper.outcomes():
+            if "error" in outcome:
+                log.warning(
+                    "Machine %d encodes no share for the refresh after batch %d, so rank zero's does: %s",
+                    self.machine,
+                    outcome["job"],
+                    outcome["error"],
+                )
+        if self.helper.impossible is not None:
+            log.warning("Machine %d encodes nothing for mining: %s", self.machine, self.helper.impossible)
+            self.helper = None
+            shutil.rmtree(self.place, ignore_errors=True)
 
     def bring_up_to(self, batch: int, uses: Uses) -> None:
         """Take into use what ``batch`` must or may use.
@@ -290,7 +336,7 @@ class Background:
             except (SnapshotError, OSError) as error:
                 self.supervisor.fail(pending.taken, str(error))
             else:
-                self._ask(pending, uses)
+                self._ask(self.supervisor, pending, uses)
         self.ranks.meet()
 
     def _resume_bank(self, state: dict[str, Any]) -> None:
@@ -304,14 +350,17 @@ class Background:
 
     def clear(self) -> None:
         """Remove what only the worker needed; tables and what checkpoints name stay."""
-        if self.supervisor is not None:
+        if self.supervisor is not None or self.helper is not None:
             shutil.rmtree(self.place, ignore_errors=True)
+        if self.supervisor is not None:
+            shutil.rmtree(self.folder / SHARES, ignore_errors=True)
         self.ranks.part()
 
     def stop(self) -> None:
         """End the worker. A checkpoint can still be written."""
-        if self.supervisor is not None:
-            self.supervisor.stop()
+        for worker in (self.supervisor, self.helper):
+            if worker is not None:
+                worker.stop()
         if self._given_threads:
             torch.set_num_threads(self._own_threads)
 
@@ -360,5 +409,11 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
             dtype=str(types.pop()).removeprefix("torch.") if len(types) == 1 else None,
             parent=os.getpid(),
             vectors=data.planner.uses_vectors,
+            machine=trainer.node_rank,
+            shares=str((folder / SHARES).resolve()),
         ),
     )
+
+
+def _named(name: str, machine: int) -> str:
+    return f"{name}{machine}" if machine else name

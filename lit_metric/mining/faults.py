@@ -4,10 +4,10 @@ Only the background worker arms them, from the environment variable ``LIT_METRIC
 
     LIT_METRIC_FAULT=POINT:ACTION:TIMES:FILE;POINT:...
 
-When the worker comes to ``POINT`` (``build``, ``encode``, ``search``, ``write``, ``publish`` or ``answer``)
-it does ``ACTION``: ``kill`` ends it by SIGKILL, ``raise`` raises ``OSError``, a number sleeps so many
-seconds. It does so ``TIMES`` times at most, over all processes that share ``FILE``, which grows by a byte
-each time.
+When the worker comes to ``POINT`` (``build``, ``encode``, ``share``, ``search``, ``write``, ``publish`` or
+``answer``) it does ``ACTION``: ``kill`` ends it by SIGKILL, ``raise`` raises ``OSError``, a number sleeps so
+many seconds. It does so ``TIMES`` times at most, over all processes that share ``FILE``, which grows by a
+byte each time.
 """
 
 from __future__ import annotations

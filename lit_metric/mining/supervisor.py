@@ -23,14 +23,14 @@ class Supervisor:
     Args:
         spec: file of the worker's task.
         threads: which its libraries may use.
-        folder: where its log goes.
+        log: where what it prints goes.
         restarts: how often it is started again for one refresh.
     """
 
-    def __init__(self, spec: Path, threads: int, folder: Path, restarts: int) -> None:
+    def __init__(self, spec: Path, threads: int, log: Path, restarts: int) -> None:
         self.spec = spec
         self.threads = threads
-        self.log = folder / "worker.log"
+        self.log = log
         self.restarts = restarts
         self.restarted = 0
         self.impossible: str | None = None
@@ -67,6 +67,13 @@ class Supervisor:
                 self._deaths = []
                 self._results[answer["job"]] = answer
             seconds = 0.0
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """What has become of refreshes that nobody waits for; each is told once."""
+        self.look()
+        found = list(self._results.values())
+        self._results.clear()
+        return found
 
     def done(self, number: int) -> bool:
         """Whether the outcome of a refresh is known."""

@@ -46,6 +46,8 @@ class Settings:
         dtype: of all the encoder's weights, None if they are of several, as its ``spec`` makes them.
         parent: the process that must be alive.
         vectors: whether the items' vectors are published with each version.
+        machine: number of the machine that this is for; on all but the first, a share is encoded alone.
+        shares: folder of the shares, which all machines see.
     """
 
     tables: str
@@ -59,6 +61,8 @@ class Settings:
     dtype: str | None
     parent: int
     vectors: bool = False
+    machine: int = 0
+    shares: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +30,7 @@ from lit_metric.mining import faults
 from lit_metric.mining.bank import Bank
 from lit_metric.mining.files import TableError
 from lit_metric.mining.miner import Miner
+from lit_metric.mining.shares import PATIENCE_S, Shares
 from lit_metric.mining.snapshot import SnapshotError, fingerprint, reserve, restore
 from lit_metric.mining.table import NegativeTable
 from lit_metric.mining.task import BASE, INITIAL, PROBE, Task, settings_of
@@ -50,6 +51,7 @@ class Job:
         bank: path of a :class:`~lit_metric.mining.bank.Bank` whose vectors may be used, or None.
         fresh_from: the batch from which on its vectors are new enough.
         previous: version of the table to compare with, 0 for none.
+        machines: that encode a share each, this one's among them.
     """
 
     number: int
@@ -59,6 +61,7 @@ class Job:
     bank: str | None = None
     fresh_from: int = 0
     previous: int = 0
+    machines: int = 1
 
     def line(self) -> str:
         """As the worker reads it."""
@@ -99,7 +102,7 @@ class Worker:
         self._restore(initial)
         expected = torch.from_numpy(np.load(probe, allow_pickle=False))
         found = torch.empty_like(expected)
-        for vectors, ids in self._batches(self.task.probed):
+        for vectors, ids in self._encoded(self._parts(self.task.probed)):
             found[torch.searchsorted(self.task.probed, ids)] = vectors
         cosine = torch.nn.functional.cosine_similarity(expected, found).amin()
         if not cosine > ALIKE:
@@ -116,16 +119,21 @@ class Worker:
         self.base = None
 
     def refresh(self, job: Job) -> dict[str, Any]:
-        """Mine and save a version; says which, and how it went."""
+        """Mine and save a version; says which, and how it went. On another machine than the first, encode a
+        share for it."""
         started = time.perf_counter()
         self._restore(Path(job.weights))
+        if self.task.settings.machine:
+            return self._help(job)
         vectors, rows = self._known(job)
-        self._encode(vectors, rows)
+        shared = self._encode(vectors, rows, job)
         encoded = time.perf_counter()
         faults.reached("search")
         settings = self.task.settings
         table = self._mine(vectors)
         table.report["encoded"] = len(rows) / len(vectors)
+        if job.machines > 1:
+            table.report["shared"] = shared / len(vectors)
         table.report["overlap"] = self._overlap(table, job.previous)
         version = table.save(
             settings.tables,
@@ -151,24 +159,71 @@ class Worker:
         reserve(path, 4 * len(ids) * dimension)
         return np.memmap(path, np.float32, "r+", shape=shape), torch.arange(len(ids))
 
+    def _encode(self, vectors: NDArray[np.float32], rows: Tensor, job: Job) -> int:
+        """Fill in these rows; says how many of them other machines have encoded."""
+        ids, parts, shares = self.task.ids, self._parts(self.task.ids[rows]), self._shares(job)
+        started = time.monotonic()
+        self._fill(vectors, shares.of(0, parts))
+        if job.machines == 1:
+            return 0
+        shared = 0
+        shares.forget_before(job.number)
+        weights = fingerprint(self.encoder)
+        # They began at the same time: one that needs twice as long has failed, or may as well have.
+        until = time.monotonic() + max(PATIENCE_S, time.monotonic() - started)
+        for machine in range(1, job.machines):
+            theirs = shares.of(machine, parts)
+            found = torch.cat([ids[:0], *theirs])
+            share = shares.take(job.number, machine, weights, (len(found), vectors.shape[1]), until)
+            if isinstance(share, Tensor):
+                vectors[torch.searchsorted(ids, found).numpy()] = share.numpy()
+                shared += len(found)
+            else:
+                print(f"Encoding the share of machine {machine}, too: {share}", file=sys.stderr, flush=True)
+                self._fill(vectors, theirs)
+        return shared
+
+    def _help(self, job: Job) -> dict[str, Any]:
+        """Encode this machine's share of a refresh, and hand it over."""
+        machine, shares = self.task.settings.machine, self._shares(job)
+        own = shares.of(machine, self._parts(self.task.ids))
+        faults.reached("share")
+        empty = torch.empty(0, self.encoder.dimension)
+        with torch.no_grad(), self._precision():
+            share = torch.cat([empty, *self._in_order(own)])
+        shares.put(job.number, machine, fingerprint(self.encoder), share)
+        return {"job": job.number}
+
+    def _shares(self, job: Job) -> Shares:
+        return Shares(Path(self.task.settings.shares), job.machines)
+
     @torch.no_grad()
-    def _encode(self, vectors: NDArray[np.float32], rows: Tensor) -> None:
-        ids = self.task.ids
+    def _fill(self, vectors: NDArray[np.float32], parts: Sequence[Tensor]) -> None:
         with self._precision():
-            for encoded, found in self._batches(ids[rows]):
-                vectors[torch.searchsorted(ids, found).numpy()] = encoded.numpy()
+            for encoded, found in self._encoded(parts):
+                vectors[torch.searchsorted(self.task.ids, found).numpy()] = encoded.numpy()
                 faults.reached("encode")
 
-    def _batches(self, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Vectors of the items ``ids`` in parts, each with the ids of its items."""
-        from lit_metric.batching import ChunkDataset, chunks
+    def _in_order(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The vectors of each part, in the order of its ids."""
+        for part, (encoded, found) in zip(parts, self._encoded(parts), strict=True):
+            by_id, order = found.sort()
+            yield encoded[order[torch.searchsorted(by_id, part)]]
+
+    def _parts(self, ids: Tensor) -> list[Tensor]:
+        """The items ``ids`` cut into batches."""
+        from lit_metric.batching import chunks
+
+        return chunks(self.task.items, self.task.tokens, ids, self.task.settings.max_tokens)
+
+    def _encoded(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Vectors of the items of each part, with their ids."""
+        from lit_metric.batching import ChunkDataset
         from lit_metric.data import Collator
 
-        task, device = self.task, self.task.settings.device
-        parts = chunks(task.items, task.tokens, ids, task.settings.max_tokens)
-        data = ChunkDataset(Collator(task.items, task.tokens), parts)
+        data = ChunkDataset(Collator(self.task.items, self.task.tokens), list(parts))
         for place in range(len(data)):
-            batch = data[place].to(device)
+            batch = data[place].to(self.task.settings.device)
             yield self.encoder(**batch.inputs)[batch.anchors].float().cpu(), batch.anchor_ids.cpu()
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:

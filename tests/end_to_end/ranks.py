@@ -77,8 +77,15 @@ def places(ranks: int) -> dict[str, Any]:
     """Arguments of a trainer that is one of ``ranks`` processes."""
     if ranks == 1:
         return {}
+    os.environ.pop("NODE_RANK", None)
     os.environ["LOCAL_RANK"] = str(dist.get_rank())  # so Lightning knows that others have been started
     return {"devices": ranks, "strategy": "ddp"}
+
+
+def machines(count: int) -> dict[str, Any]:
+    """Arguments of a trainer that is one of ``count`` processes, each on a machine of its own."""
+    os.environ["LOCAL_RANK"], os.environ["NODE_RANK"] = "0", str(dist.get_rank())
+    return {"devices": 1, "num_nodes": count, "strategy": "ddp"}
 
 
 def quiet() -> None:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from lit_metric.mining import NegativeTable, versions
 from lit_metric.mining.faults import VARIABLE
-from tests.background import children, fit
+from tests.background import children, contents, fit
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
 from tests.end_to_end.command import ROOT, options
@@ -124,6 +124,43 @@ def test_ranks_skip_a_refresh_together(small: Small, tmp_path: Path, pool: RankP
     assert [rank["versions"] for rank in shared] == [[1] * 13 + [2] * 2] * 2
     assert [rank["skipped"] for rank in shared] == [[5], [5]]
     check(shared)
+
+
+def fit_of_a_machine(root: Path, folder: Path, faults: str, apart: bool, options: dict[str, Any]) -> Any:
+    """The fit of one of two ranks, on one machine or each on its own."""
+    ranks.quiet()
+    os.environ[VARIABLE] = faults
+    places = ranks.machines(2) if apart else ranks.places(2)
+    done = fit(Small(root), folder, places=places, max_tokens=60, epochs=2, **options)
+    told = (folder / "run" / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(told[0].split(","), row.split(","), strict=True)) for row in told[1:]]
+    tables = [contents(done.negatives / f"v{version:06d}") for version in (1, 2)]
+    left = sorted(path.name for path in done.negatives.iterdir() if not path.name.startswith("v0"))
+    shared = [float(row["mining/shared"]) for row in rows if row.get("mining/shared")]
+    return done.weights, done.tables.versions, tables, shared, left
+
+
+def test_machines_share_the_encoding_and_one_makes_up_for_another(
+    small: Small, tmp_path: Path, pool: RankPool
+) -> None:
+    def run(name: str, faults: str, apart: bool, **options: Any) -> list[Any]:
+        return pool.run(fit_of_a_machine, small.root, tmp_path / name, faults, apart, options)
+
+    together = run("together", "", False)
+    assert [versions for _, versions, *_ in together] == [[1] * 8 + [2] * 2] * 2
+    assert [shared for *_, shared, _ in together] == [[]] * 2
+    apart = run("apart", "", True)
+    assert [each[:3] for each in apart] == [each[:3] for each in together]
+    for *_, shared, left in apart:
+        assert shared[0] == pytest.approx(0.5, abs=0.2)
+        assert left == ["worker.log", "worker1.log"]
+    # It dies before it hands over what it encoded, and is not started again.
+    mark = tmp_path / "marks"
+    alone = run("alone", f"share:kill:9:{mark}", True, restarts=0)
+    assert mark.read_text()[0] == "."
+    assert [each[:3] for each in alone] == [each[:3] for each in together]
+    assert [shared[0] for *_, shared, _ in alone] == [0.0] * 2
+    assert "is not there yet" in (tmp_path / "alone" / "run" / "negatives" / "worker.log").read_text()
 
 
 def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Path) -> None:

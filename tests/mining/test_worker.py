@@ -99,7 +99,7 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
         next(encoder.parameters()).mul_(1.5)
     weights = Snapshot(tmp_path / "worker" / "weights")
     weights.write(trained(encoder))
-    supervisor = Supervisor(spec, 1, tmp_path, restarts=0)
+    supervisor = Supervisor(spec, 1, tmp_path / "worker.log", restarts=0)
     try:
         assert supervisor.process is not None
         ready = supervisor.process.answer(300)
