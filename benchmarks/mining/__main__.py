@@ -40,7 +40,7 @@ from rich.console import Console
 
 from benchmarks.mining import draw, modes, offline, peer, scale, staleness, table
 from benchmarks.mining.corpora import BATCH, CORPORA, PER_CLASS, prepare
-from benchmarks.mining.fits import Runs
+from benchmarks.mining.fits import MODES, Runs
 from benchmarks.mining.show import SHOW
 from benchmarks.results import BenchmarkError, environment, read_json, short, write_json
 
@@ -82,6 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, help="to train on, out of those (all)")
     parser.add_argument("--batch", type=int, default=BATCH, help="texts of a batch (%(default)s)")
     parser.add_argument("--delay", type=int, help="batches until a table of vectors at hand is used")
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        default=list(MODES),
+        help="to compare, free with none at least (%(default)s)",
+    )
     parser.add_argument("--epochs", type=int, default=4, help="of each run (%(default)s)")
     parser.add_argument(
         "--precision", default="32-true", help="of our training in modes, table, staleness (%(default)s)"
@@ -94,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--batch {given.batch} must be a multiple of {PER_CLASS}, and at least {2 * PER_CLASS}")
     if given.texts is not None and given.texts < FEWEST * given.batch:
         parser.error(f"--texts {given.texts} make less than {FEWEST} batches of {given.batch}")
+    if not {"none", "free"} <= {*given.modes}:
+        parser.error(f"--modes {' '.join(given.modes)} must have none, the control, and free among them")
     if given.delay is not None and given.delay < 2:
         parser.error(f"--delay {given.delay} must be at least 2, as the loader runs a batch ahead")
     out, console = given.out.resolve(), Console()
@@ -107,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sizes = given.seeds, given.epochs, given.threads, given.delay
             # The peer's run is in float32, and what is beside it is to differ in nothing but the method.
             precision = "32-true" if name == "peer" else given.precision
-            return TRAINED[name].measure(Runs(out, common, corpus, *sizes, precision=precision))
+            only = tuple(given.modes)
+            return TRAINED[name].measure(Runs(out, common, corpus, *sizes, precision=precision, only=only))
         train, test = sources()
         if name == "offline":
             return offline.measure(out, common, train, given.seeds, given.threads)

@@ -30,6 +30,7 @@ from benchmarks.results import BenchmarkError
 
 KS = (1, 10, 50)
 LEARNING_RATE = 4e-4
+MODES = ("none", "free", "scheduled", "inline")
 
 
 class Runs(NamedTuple):
@@ -46,6 +47,7 @@ class Runs(NamedTuple):
             None. Training leaves a thread to the mining process meanwhile.
         backbone: a pretrained text encoder.
         precision: of Lightning's trainer.
+        only: those of ``modes`` to be run, the control among them.
     """
 
     out: Path
@@ -57,6 +59,7 @@ class Runs(NamedTuple):
     delay: int | None = None
     backbone: str = BACKBONE
     precision: str = "32-true"
+    only: tuple[str, ...] = MODES
 
     @property
     def soon(self) -> int:

@@ -12,10 +12,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.mining.fits import Runs, fit
+from benchmarks.mining.fits import MODES, Runs, fit
 from benchmarks.results import Spread, spread
 
-KINDS = ("none", "free", "scheduled", "inline")
 MOST_TIME = 1.05
 MOST_STALL = 0.01
 
@@ -103,7 +102,7 @@ def measure(runs: Runs) -> dict[str, Any]:
         BenchmarkError: with less than 2 epochs there is no refresh.
     """
     runs.check()
-    miners = {name: runs.kinds[name] for name in KINDS}
+    miners = {name: runs.kinds[name] for name in MODES if name in runs.only}
     found = turns(runs, miners, range(runs.seeds))
     costs: dict[str, dict[str, Spread]] = {}
     for name, own in found.items():

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.mining import __main__ as command
-from benchmarks.mining import modes, offline, scale, table
-from benchmarks.mining.fits import Runs
+from benchmarks.mining import offline, scale, table
+from benchmarks.mining.fits import MODES, Runs
 from benchmarks.results import spread
 
 
@@ -63,7 +63,7 @@ def measured(name: str) -> dict[str, Any]:
         both = {f"{side}_{column}": one for side in ("ours", "peer") for column in columns}
         curves = {"ours": [curve, curve], "peer": [curve, curve]}
         return {**common, "runs": both, "curves": curves, "mining": {"all": 0.125}}
-    kinds = {"modes": modes.KINDS, "table": table.KINDS, "staleness": ("none", "inline", "every-3-batches")}
+    kinds = {"modes": MODES, "table": table.KINDS, "staleness": ("none", "inline", "every-3-batches")}
     rows: dict[str, Any] = {kind: dict.fromkeys(NAMES[name], one) for kind in kinds[name]}
     if name == "staleness":
         rows = {
@@ -128,6 +128,7 @@ def test_measures_that_train_are_told_with_their_settings(
         (["--batch", "30"], "--batch 30 must be a multiple of 4"),
         (["--epochs", "0"], "--epochs 0 must be at least 1"),
         (["--delay", "1"], "--delay 1 must be at least 2"),
+        (["--modes", "none", "inline"], "--modes none inline must have none, the control, and free"),
     ],
 )
 def test_sizes_out_of_range_are_refused(

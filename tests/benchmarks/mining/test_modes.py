@@ -94,6 +94,9 @@ def test_ratios_are_of_runs_of_one_seed(runs: Runs, monkeypatch: pytest.MonkeyPa
     stall = (0.05 / 10 + 0.05 / 20.2 + 0.05 / 40.8) / 3
     assert found["targets"]["stall"] == {"below": 0.01, "is": pytest.approx(stall), "met": True}
     assert (found["settings"]["texts"], found["settings"]["epochs"]) == (2000, 3)
+    fewer = modes.measure(runs._replace(only=("none", "free")))
+    assert list(fewer["runs"]) == list(fewer["settings"]["miners"]) == ["none", "free"]
+    assert fewer["ratio"] == found["ratio"]
     with pytest.raises(BenchmarkError, match="take 2 or more"):
         modes.measure(runs._replace(epochs=1))
 
