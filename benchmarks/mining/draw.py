@@ -39,7 +39,6 @@ def variants(backbone: str = BACKBONE) -> dict[str, dict[str, Any]]:
         "margin": {"filters": [_of("MarginFilter", margin=0.05)], "draw": _of("TopK")},
         "percentage": {"filters": [_of("PercentageFilter", share=0.95)], "draw": _of("TopK")},
         "percentage-80": {"filters": [_of("PercentageFilter", share=0.8)], "draw": _of("TopK")},
-        "worst": {"filters": [_of("PercentageFilter", share=0.95, reference="worst")], "draw": _of("TopK")},
         "SimANS": {"filters": [], "draw": _of("SimANS", a=100.0, b=0.0)},
         "guide": {"filters": [_of("GuideFilter", guide=guide)], "draw": _of("TopK")},
         "default": {},
