@@ -38,7 +38,6 @@ def variants(backbone: str = BACKBONE) -> dict[str, dict[str, Any]]:
         "window": {"filters": [], "draw": _of("UniformWindow", start=10, stop=50)},
         "margin": {"filters": [_of("MarginFilter", margin=0.05)], "draw": _of("TopK")},
         "percentage": {"filters": [_of("PercentageFilter", share=0.95)], "draw": _of("TopK")},
-        "percentage-80": {"filters": [_of("PercentageFilter", share=0.8)], "draw": _of("TopK")},
         "SimANS": {"filters": [], "draw": _of("SimANS", a=100.0, b=0.0)},
         "guide": {"filters": [_of("GuideFilter", guide=guide)], "draw": _of("TopK")},
         "default": {},
