@@ -65,7 +65,7 @@ class Runs(NamedTuple):
     def soon(self) -> int:
         """``delay``, or what suits the corpus: a search of 10 thousand texts takes up to two batches
         of 128, and it grows with the square of them."""
-        batches = 1.75 * (self.corpus.texts / 10_000) ** 2 * BATCH / self.corpus.batch
+        batches = 2.25 * (self.corpus.texts / 10_000) ** 2 * BATCH / self.corpus.batch
         return self.delay or min(self.corpus.batches, max(2, round(batches)))
 
     @property
