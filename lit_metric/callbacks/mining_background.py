@@ -22,7 +22,7 @@ from lit_metric.data import Collator
 from lit_metric.data.files import write_json
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders.packing import evaluating
-from lit_metric.mining import Miner
+from lit_metric.mining import Miner, shares
 from lit_metric.mining.bank import Bank, files_of
 from lit_metric.mining.ranks import Ranks
 from lit_metric.mining.snapshot import Snapshot, SnapshotError, trained
@@ -34,7 +34,6 @@ from lit_metric.mining.worker import Job
 log = logging.getLogger(__name__)
 
 SLOTS = 2
-SHARES = "shares"
 
 
 @dataclass
@@ -353,7 +352,7 @@ class Background:
         if self.supervisor is not None or self.helper is not None:
             shutil.rmtree(self.place, ignore_errors=True)
         if self.supervisor is not None:
-            shutil.rmtree(self.folder / SHARES, ignore_errors=True)
+            shutil.rmtree(self.folder / shares.FOLDER, ignore_errors=True)
         self.ranks.part()
 
     def stop(self) -> None:
@@ -410,7 +409,6 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
             parent=os.getpid(),
             vectors=data.planner.uses_vectors,
             machine=trainer.node_rank,
-            shares=str((folder / SHARES).resolve()),
         ),
     )
 

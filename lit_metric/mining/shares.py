@@ -18,6 +18,8 @@ from lit_metric.data.files import replacing
 from lit_metric.mining.snapshot import check_room
 
 Part = TypeVar("Part")
+FOLDER = "shares"
+"""Of the shares, within that of the tables."""
 PATIENCE_S = 10.0
 """Machine zero waits for another's share at least so long after it has encoded its own."""
 _LOOK_S = 0.05

@@ -47,7 +47,6 @@ class Settings:
         parent: the process that must be alive.
         vectors: whether the items' vectors are published with each version.
         machine: number of the machine that this is for; on all but the first, a share is encoded alone.
-        shares: folder of the shares, which all machines see.
     """
 
     tables: str
@@ -62,7 +61,6 @@ class Settings:
     parent: int
     vectors: bool = False
     machine: int = 0
-    shares: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from lit_metric.mining import faults
 from lit_metric.mining.bank import Bank
 from lit_metric.mining.files import TableError
 from lit_metric.mining.miner import Miner
-from lit_metric.mining.shares import PATIENCE_S, Shares
+from lit_metric.mining.shares import FOLDER, PATIENCE_S, Shares
 from lit_metric.mining.snapshot import SnapshotError, fingerprint, reserve, restore
 from lit_metric.mining.table import NegativeTable
 from lit_metric.mining.task import BASE, INITIAL, PROBE, Task, settings_of
@@ -195,7 +195,7 @@ class Worker:
         return {"job": job.number}
 
     def _shares(self, job: Job) -> Shares:
-        return Shares(Path(self.task.settings.shares), job.machines)
+        return Shares(Path(self.task.settings.tables) / FOLDER, job.machines)
 
     @torch.no_grad()
     def _fill(self, vectors: NDArray[np.float32], parts: Sequence[Tensor]) -> None:
