@@ -10,6 +10,7 @@ persistent workers and prefetching change nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,14 +107,15 @@ class PlanDataset(Dataset[Batch]):
         epoch, step, version, planned = Step(0, index) if isinstance(index, int) else Step(*index)
         plan = self.plan(epoch, planned)
         anchors, candidates = plan.batch(step, self.rank, self.world_size)
+        own = None
         if self.negatives is not None:
-            drawn = self.negatives(plan.anchors[step], self.seed, epoch, step, version).reshape(-1)
-            known = plan.candidates[step]
+            drawn = self.negatives(plan.anchors[step], self.seed, epoch, step, version)
+            own, known = share(drawn.long(), self.rank, self.world_size), plan.candidates[step]
             extra = torch.from_numpy(np.setdiff1d(drawn[drawn >= 0].numpy(), known.numpy()))
             candidates = torch.cat([candidates, share(extra.to(known.dtype), self.rank, self.world_size)])
-        if plan.tasks is None:
-            return self.collator(anchors, candidates)
-        return self.collator(anchors, candidates, task=int(plan.tasks[step]))
+        task = {} if plan.tasks is None else {"task": int(plan.tasks[step])}
+        batch = self.collator(anchors, candidates, **task)
+        return batch if own is None else replace(batch, drawn=own)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plan": None}

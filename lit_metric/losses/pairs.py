@@ -137,18 +137,46 @@ class RelationPairs:
         anchor_ids: ``[A]`` int64, this rank's anchors.
         candidate_ids: ``[C]`` int64, the candidates of *all* ranks in rank order (see
             :func:`~lit_metric.losses.gather_ids`): only so are other ranks' positives and duplicates known.
+        certain: ``relations`` without guesses: a negative that only ``relations`` admit, such as an item
+            without a label, is one of those anchors alone that it was drawn for. None: there are no guesses.
+        drawn: ``[A, n]`` int64, the ids drawn for each anchor, -1 for none; None if nothing was.
+
+    Example:
+        >>> import torch
+        >>> from lit_metric.data import LabelRelations
+        >>> names = ["a", "a", "b", None]
+        >>> relations = LabelRelations.from_names(names, torch.arange(4), unlabelled="negative")
+        >>> ids, drawn = torch.arange(4), torch.tensor([[3], [-1], [0]])
+        >>> pairs = RelationPairs(relations, ids[:3], ids, relations.certain(), drawn)
+        >>> pairs.rows(0, 3).negative.int().tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]]
     """
 
-    def __init__(self, relations: _Relations, anchor_ids: Tensor, candidate_ids: Tensor) -> None:
+    def __init__(
+        self,
+        relations: _Relations,
+        anchor_ids: Tensor,
+        candidate_ids: Tensor,
+        certain: _Relations | None = None,
+        drawn: Tensor | None = None,
+    ) -> None:
         self.relations = relations
         self.anchor_ids = anchor_ids
         self.candidate_ids = candidate_ids
+        self.certain = relations if certain is None else certain
+        self.drawn = drawn
 
     def rows(self, start: int, stop: int) -> PairBlock:
         """The masks of anchors ``start:stop``."""
         anchors = self.anchor_ids[start:stop]
         positive = self.relations.positive(anchors, self.candidate_ids)
-        return PairBlock(positive, ~self.relations.excluded(anchors, self.candidate_ids))
+        negative = ~self.relations.excluded(anchors, self.candidate_ids)
+        if self.certain is not self.relations:
+            allowed = ~self.certain.excluded(anchors, self.candidate_ids)
+            if self.drawn is not None:
+                allowed |= (self.drawn[start:stop, :, None] == self.candidate_ids).any(dim=1)
+            negative &= allowed
+        return PairBlock(positive, negative)
 
     def targets(self, start: int, stop: int) -> Tensor | None:
         """The targets of anchors ``start:stop``, None if the relations have none."""

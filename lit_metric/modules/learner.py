@@ -116,7 +116,7 @@ class MetricLearner(LightningModule):
             TypeError: if the loss needs one class for each item and the data have none.
         """
         data = self.data
-        self.relations = data.relations
+        self.relations, self.certain = data.relations, data.relations.certain()
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
@@ -164,6 +164,7 @@ class MetricLearner(LightningModule):
         """Bring the relations to the device, loaded modules out of evaluation mode, and guides to work."""
         self.train()
         self.relations = self.data.relations.to(self.device)
+        self.certain = self.relations.certain()
         for loss in self.loss.modules():
             if isinstance(loss, GuidedLoss):
                 loss.take(guide_vectors(loss.encoder, self.data, self.device))
@@ -200,7 +201,8 @@ class MetricLearner(LightningModule):
         """The loss of this rank's anchors against the candidates of all ranks."""
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
-        pairs = RelationPairs(self.relations, batch.anchor_ids, gather_ids(batch.candidate_ids))
+        ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
+        pairs = RelationPairs(self.relations, *ids, self.certain, batch.drawn)
         parts = self._loss_of(batch.task)(anchors, candidates, pairs, **self._classes(batch))
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1

@@ -88,12 +88,17 @@ def test_a_miner_proposes_those_that_its_filters_let_pass(
     assert not {each for batch in watch.anchors for each in batch} & set(unlabelled.tolist())
 
 
-def test_those_that_were_mined_are_negatives_in_the_loss(small: Small, tmp_path: Path) -> None:
+def test_those_that_were_mined_are_negatives_of_the_anchors_that_they_were_mined_for(
+    small: Small, tmp_path: Path
+) -> None:
     miner = Miner(candidates=30, negatives=4, filters=[], draw=UniformWindow(0), refresh="never")
     content, watch, unlabelled = fit(small, tmp_path, miner=miner)
     labels = content.relations.labels.tolist()  # type: ignore[attr-defined]
     anchors, candidates = watch.anchors[0], watch.candidates[0]
     assert set(candidates) & set(unlabelled.tolist())
+    assert content.tables is not None
+    table = NegativeTable.open(content.tables, 1)
+    drawn = miner.draw(table, torch.tensor(anchors), content.relations, content.seed, 0, 0).tolist()
     texts = [[content.texts_of(item)[0] for item in items] for items in (anchors, candidates)]
     encoder = small.learner().encoder
     powers = np.exp(encoder.encode(texts[0]) @ encoder.encode(texts[1]).T / 0.2)
@@ -101,9 +106,17 @@ def test_those_that_were_mined_are_negatives_in_the_loss(small: Small, tmp_path:
     for row, anchor in enumerate(anchors):
         same = [labels[each] == labels[anchor] for each in candidates]
         positives = [c for c, each in enumerate(candidates) if same[c] and each != anchor]
-        pushed = sum(powers[row, c] for c in range(len(candidates)) if not same[c])
+        pushing = [
+            c
+            for c, each in enumerate(candidates)
+            if (each in drawn[row] if labels[each] < 0 else not same[c])
+        ]
+        pushed = sum(powers[row, c] for c in pushing)
         of_anchors.append(np.mean([-np.log(powers[row, c] / (powers[row, c] + pushed)) for c in positives]))
     assert watch.losses[0] == pytest.approx(np.mean(of_anchors), rel=1e-5)
+    # Each was drawn for some, and not for all.
+    counts = [sum(each in row for row in drawn) for each in candidates if labels[each] < 0]
+    assert 0 < min(counts) <= max(counts) < len(anchors)
 
 
 def test_what_is_drawn_at_random_passes_no_filter_and_has_labels(small: Small, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_metric.data import PairRelations
+from lit_metric.data import LabelRelations, PairRelations
 from lit_metric.losses import DensePairs, PairBlock, RelationPairs
 from tests.losses.cases import Labels
 
@@ -61,6 +61,34 @@ def test_relation_pairs_ask_only_for_the_rows_asked_for() -> None:
 
     RelationPairs(Recording(torch.arange(9)), torch.arange(5, 9), torch.arange(7)).rows(2, 4)
     assert asked == [([7, 8], 7)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_guess_is_a_negative_of_those_anchors_that_it_was_drawn_for(seed: int) -> None:
+    lots = torch.Generator().manual_seed(seed)
+    labels = torch.randint(-1, 4, (30,), generator=lots)
+    prints = torch.randint(60, (30,), generator=lots)
+    names = [None if label < 0 else str(label) for label in labels.tolist()]
+    relations = LabelRelations.from_names(names, prints, unlabelled="negative")
+    anchors, candidates = torch.randperm(30, generator=lots)[:9], torch.randperm(30, generator=lots)
+    drawn = torch.randint(-1, 30, (9, 6), generator=lots)
+    pairs = RelationPairs(relations, anchors, candidates, relations.certain(), drawn)
+    known = {int(prints[item]) for item in range(30) if labels[item] >= 0}
+    counts = [0, 0]
+    for row, anchor in enumerate(anchors.tolist()):
+        [negative] = pairs.rows(row, row + 1).negative.tolist()
+        for place, other in enumerate(candidates.tolist()):
+            guess = int(labels[other]) < 0
+            right = int(labels[anchor]) >= 0 and prints[anchor] != prints[other]
+            if guess:
+                right = right and int(prints[other]) not in known and other in drawn[row]
+            else:
+                right = right and labels[anchor] != labels[other]
+            assert negative[place] == right
+            counts[guess] += bool(right)
+    assert min(counts) > 0
+    undrawn = RelationPairs(relations, anchors, candidates, relations.certain())
+    assert torch.equal(undrawn.rows(0, 9).negative, relations.certain().negative(anchors, candidates))
 
 
 def test_targets_of_the_slice_asked_for() -> None:

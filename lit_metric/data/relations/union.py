@@ -93,7 +93,10 @@ class UnionRelations(Relations):
         return UnionRelations([part.to(device) for part in self.parts], self.offsets)
 
     def certain(self) -> UnionRelations:
-        return UnionRelations([part.certain() for part in self.parts], self.offsets)
+        parts = [part.certain() for part in self.parts]
+        if all(sure is part for sure, part in zip(parts, self.parts, strict=True)):
+            return self
+        return UnionRelations(parts, self.offsets)
 
     def _by_part(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each part, where its ids stand within ``ids [n]``, and those ids as it numbers them."""
