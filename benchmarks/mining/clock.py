@@ -26,7 +26,7 @@ class Kept(NamedTuple):
 
 
 class Clock(Callback):
-    """Keeps times, texts, weights and tables of a run.
+    """Keeps times, tokens, weights and tables of a run.
 
     Args:
         marks: how often in an epoch weights are kept, evenly spread; the last time at its end.
@@ -36,7 +36,7 @@ class Clock(Callback):
         self.marks = marks
         self.seconds: list[float] = []
         self.cpu: list[float] = []
-        self.texts: list[int] = []
+        self.tokens: list[int] = []
         self.kept: list[Kept] = []
         self.tables: dict[int, NDArray[np.int32]] = {}
         """Candidates ``[N, K]`` of each table that an epoch ended with, by the step of its weights."""
@@ -49,13 +49,13 @@ class Clock(Callback):
         """Start the clock at the first batch of all, when the first table is there."""
         if self._began is None:
             self._began = time.perf_counter(), time.process_time()
-            self.texts.append(0)
+            self.tokens.append(0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count texts; keep weights within an epoch."""
-        self.texts[-1] += int(outputs["texts"])
+        """Count tokens; keep weights within an epoch."""
+        self.tokens[-1] += len(batch.tokens.values)
         batches = int(trainer.num_training_batches)
         done = batch_idx + 1
         if done < batches and done * self.marks // batches > batch_idx * self.marks // batches:
@@ -71,7 +71,7 @@ class Clock(Callback):
         self._began = time.perf_counter(), time.process_time()
         self.kept.append(Kept(trainer.global_step, sum(self.seconds), _copy(pl_module)))
         self._keep_table(trainer)
-        self.texts.append(0)
+        self.tokens.append(0)
         self._began = time.perf_counter(), time.process_time()
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -72,7 +72,7 @@ class Runs(NamedTuple):
     def kinds(self) -> dict[str, dict[str, Any]]:
         """The arguments of the miner by the name of what is compared."""
         # A machine with other work to do may be late: that is to be seen in the numbers, and not given up.
-        scheduled = {"mode": "scheduled", "refresh": "epoch", "timeout": 3600.0}
+        scheduled = {"mode": "scheduled", "refresh": "epoch", "timeout": 3600.0, "free_refresh": False}
         return {
             "none": {"mode": "inline", "refresh": "never"},
             "inline": {"mode": "inline", "refresh": "epoch"},
@@ -111,7 +111,7 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: of the run.
 
     Returns:
-        ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process) and ``epoch_texts`` by epoch;
+        ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process) and ``epoch_tokens`` by epoch;
         ``worker_cpu_seconds``; ``cold_start_seconds`` of the first table; ``refreshes``, what was logged of
         each later one; ``map@r`` of the test texts among themselves by ``step`` and ``seconds``, beginning
         with the untrained encoder; ``overlaps``, see :func:`overlaps`, where they are asked for.
@@ -136,7 +136,7 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "epoch_seconds": clock.seconds,
         "epoch_cpu_seconds": clock.cpu,
-        "epoch_texts": clock.texts[: len(clock.seconds)],
+        "epoch_tokens": clock.tokens[: len(clock.seconds)],
         "worker_cpu_seconds": children,
         **logged(folder / "metrics.csv"),
         "map@r": scores,

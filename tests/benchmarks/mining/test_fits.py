@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from benchmarks.mining import fits, process
 from benchmarks.mining.corpora import Corpus
@@ -72,7 +73,10 @@ def test_a_run_with_vectors_at_hand(small: Small, tmp_path: Path) -> None:
     assert found["map@r"][0] == pytest.approx(naive_map(untrained, labels), abs=1e-6)
     assert len(set(found["map@r"])) > 1
     # A batch has 128 texts, and at most as many negatives.
-    assert all(4 * 100 < texts <= 4 * 256 for texts in found["epoch_texts"])
+    tokenizer = AutoTokenizer.from_pretrained(small / "backbone")
+    lengths = [len(tokenizer(text)["input_ids"]) for text in read(part.train)[0]]
+    least, most = 4 * 100 * min(lengths), 4 * 256 * max(lengths)
+    assert all(least < tokens <= most for tokens in found["epoch_tokens"])
     [refresh] = found["refreshes"]
     assert refresh["delay"] == 2
     assert refresh["encoded"] < 0.1

@@ -44,7 +44,7 @@ def test_a_summary_and_plots_after_each_measure(tmp_path: Path, monkeypatch: pyt
 TOLD = {"data": "some-600", "texts": 600, "batches": 5, "batch": 128, "epochs": 2, "seeds": 2, "threads": 1}
 NAMES = {
     "modes": (
-        *("epoch_seconds", "ratio", "ratio_per_text", "cpu_ratio", "stall", "waited", "encode", "search"),
+        *("epoch_seconds", "ratio", "ratio_per_token", "cpu_ratio", "stall", "waited", "encode", "search"),
         *("contention", "encoded", "first_epoch_ratio", "cold_start_seconds", "map@r"),
     ),
     "table": (*(f"{what}@{k}" for what in ("overlap", "stale") for k in table.KS), "encoded", "map@r"),

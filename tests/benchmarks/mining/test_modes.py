@@ -18,7 +18,7 @@ CONTROL: dict[str, Any] = {
     **EMPTY,
     "epoch_seconds": [12.0, 10.0, 10.0],
     "epoch_cpu_seconds": [20.0, 20.0, 20.0],
-    "epoch_texts": [200, 200, 200],
+    "epoch_tokens": [200, 200, 200],
     "map@r": [0.1, 0.2],
     "seconds": [0.0, 32.0],
 }
@@ -29,7 +29,7 @@ REFRESHES = [
 SCHEDULED: dict[str, Any] = {
     **CONTROL,
     "epoch_seconds": [15.0, 11.0, 12.0],
-    "epoch_texts": [200, 210, 220],
+    "epoch_tokens": [200, 210, 220],
     "worker_cpu_seconds": 9.0,
     "refreshes": REFRESHES,
     "snapshot_seconds": [0.1, 0.2, 0.3],
@@ -48,7 +48,7 @@ def test_where_the_time_of_an_epoch_goes() -> None:
     found = modes.cost(SCHEDULED, CONTROL)
     assert found["epoch_seconds"] == 11.5
     assert found["ratio"] == pytest.approx(1.15)
-    assert found["ratio_per_text"] == pytest.approx(1.15 * 200 / 215)
+    assert found["ratio_per_token"] == pytest.approx(1.15 * 200 / 215)
     assert found["cpu_ratio"] == pytest.approx(69 / 60)
     assert found["stall"] == pytest.approx(0.2 / 11.5)
     assert found["waited"] == pytest.approx(0.2 + 0.2)
@@ -91,6 +91,7 @@ def test_ratios_are_of_runs_of_one_seed(runs: Runs, monkeypatch: pytest.MonkeyPa
     assert found["ratio"] == pytest.approx(1.01)
     assert found["peer"] == pytest.approx(70 / 3)
     assert found["targets"]["ratio"]["met"]
+    assert found["targets"]["ratio_per_token"] == {"at most": 1.05, "is": pytest.approx(1.01), "met": True}
     stall = (0.05 / 10 + 0.05 / 20.2 + 0.05 / 40.8) / 3
     assert found["targets"]["stall"] == {"below": 0.01, "is": pytest.approx(stall), "met": True}
     assert (found["settings"]["texts"], found["settings"]["epochs"]) == (2000, 3)
