@@ -119,7 +119,8 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     places = options.pop("places", {})
     encoded = {"max_tokens": options.pop("max_tokens")} if "max_tokens" in options else {}
     learner = options.pop("learner", None) or small.learner(dropout=0.1)
-    miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, **options})
+    usual = {"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, "free_refresh": False}
+    miner = Miner(**{**usual, **options})
     data = small.data(miner=miner, num_workers=workers, prefetch_factor=prefetch, **encoded)
     watch, tables, mining = Watch(), Tables(), MiningCallback()
     callbacks = [mining, watch, tables, *callbacks]

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_metric.callbacks.mining_background import Background, describe
-from lit_metric.callbacks.mining_inline import mine_inline, tokenizer_of
+from lit_metric.callbacks.mining_background import Background
+from lit_metric.callbacks.mining_inline import items_to_mine, mine_inline, tokenizer_of
 from lit_metric.callbacks.mining_kept import Kept
+from lit_metric.callbacks.mining_task import describe
 from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
@@ -60,14 +61,15 @@ class MiningCallback(Callback):
             return
         assert data.miner is not None
         data.tables = run_folder(trainer) / "negatives"
-        check_machines(data.miner, trainer.num_nodes)
         per_epoch = _batches(trainer, data)
         ahead = data.num_workers * data.prefetch_factor + 1
         inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
         if not inline and (reason := too_short(data.miner, per_epoch, ahead)):
             _say_inline(trainer, reason)
             inline = True
-        self.clock = timetable(data.miner, per_epoch, ahead, inline)
+        all_trained = items_to_mine(data)[1] is None
+        free = not inline and takes_vectors(data.miner, trainer.num_nodes, all_trained)
+        self.clock = timetable(data.miner, per_epoch, ahead, inline, free)
         try:
             for version in {use.version for use in self.uses.uses if use.version}:
                 NegativeTable.open(data.tables, version, data.corpus, tokenizer=tokenizer_of(pl_module))
@@ -77,13 +79,18 @@ class MiningCallback(Callback):
             log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
             self.uses = Uses()
         if not inline and self.clock.period is not None:
-            self.background = self._start(trainer, pl_module, data, data.miner)
+            self.background = self._start(trainer, pl_module, data, data.miner, free)
         data.version_for = partial(self._version_for, trainer, pl_module, data)
         data.planned_for = self._planned_for
         self._plans = data.planner.uses_vectors
 
     def _start(
-        self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, miner: Miner
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        data: MetricDataModule,
+        miner: Miner,
+        free: bool,
     ) -> Background | None:
         assert data.tables is not None
         try:
@@ -101,6 +108,7 @@ class MiningCallback(Callback):
             trainer.world_size,
             trainer.num_nodes,
             trainer.local_rank == 0,
+            free,
             partial(_log, trainer),
         )
         if self._saved.get("background"):
@@ -237,17 +245,26 @@ def _say_inline(trainer: Trainer, reason: str) -> None:
         log.warning("Mining stops training each time (inline): %s", reason)
 
 
-def check_machines(miner: Miner, nodes: int) -> None:
-    """Refuse to share memory-mapped vectors over a network.
+def takes_vectors(miner: Miner, nodes: int, all_trained: bool) -> bool:
+    """Whether a process that mines takes the vectors that training steps computed.
+
+    Args:
+        miner: which is not inline.
+        nodes: machines that train.
+        all_trained: whether all that is mined is trained on.
 
     Raises:
-        ValueError: with ``free_refresh`` on several machines.
+        ValueError: if that is asked for on several machines, as memory-mapped vectors are not shared over a
+            network.
     """
+    if miner.free_refresh is None:
+        return all_trained and nodes == 1
     if miner.free_refresh and nodes > 1:
         raise ValueError(
             f"free_refresh=True on {nodes} machines: rank zero reads the vectors of all ranks from "
             "memory-mapped files, which a network's disks don't keep alike; leave it out"
         )
+    return miner.free_refresh
 
 
 def too_short(miner: Miner, per_epoch: int, ahead: int) -> str | None:
@@ -261,7 +278,9 @@ def too_short(miner: Miner, per_epoch: int, ahead: int) -> str | None:
     )
 
 
-def timetable(miner: Miner, per_epoch: int, ahead: int, inline: bool = False) -> Timetable:
+def timetable(
+    miner: Miner, per_epoch: int, ahead: int, inline: bool = False, free: bool = False
+) -> Timetable:
     """When to refresh, by a miner's arguments.
 
     Args:
@@ -269,6 +288,7 @@ def timetable(miner: Miner, per_epoch: int, ahead: int, inline: bool = False) ->
         per_epoch: batches of an epoch.
         ahead: batches that the loader runs ahead.
         inline: whether training stops for each refresh.
+        free: whether refreshes take the vectors that training steps computed.
 
     Raises:
         ValueError: if the arguments contradict each other, or the loader runs too far ahead.
@@ -280,7 +300,7 @@ def timetable(miner: Miner, per_epoch: int, ahead: int, inline: bool = False) ->
     if miner.mode == "eager":
         delay = period if limit is None else min(period, limit - period + 1)
     # With most vectors at hand there is a search to wait for, and training has threads less until it is done.
-    delay = delay_of(delay, period, ahead, share=0.1 if miner.free_refresh else 0.5)
+    delay = delay_of(delay, period, ahead, share=0.1 if free else 0.5)
     if limit is not None and period + delay - 1 > limit:
         raise ValueError(
             f"max_staleness={limit} can't be kept: with a refresh every {period} batches and a delay of "

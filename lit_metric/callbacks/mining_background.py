@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_metric.callbacks.mining_inline import items_to_mine, tokenizer_of
 from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.data import Collator
 from lit_metric.data.files import write_json
-from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders.packing import evaluating
 from lit_metric.mining import Miner, shares
 from lit_metric.mining.bank import Bank, files_of
 from lit_metric.mining.ranks import Ranks
 from lit_metric.mining.snapshot import Snapshot, SnapshotError, trained
 from lit_metric.mining.supervisor import MiningFailed, Supervisor
-from lit_metric.mining.task import Settings, Task
+from lit_metric.mining.task import Task
 from lit_metric.mining.timetable import Timetable, Use, Uses
 from lit_metric.mining.worker import Job
 
@@ -71,6 +67,7 @@ class Background:
         world_size: the number of processes.
         machines: that they run on.
         first_of_machine: whether this is the first of its machine's.
+        free: whether the vectors of training steps are taken.
         report: told what to log, on rank zero.
     """
 
@@ -85,6 +82,7 @@ class Background:
         world_size: int,
         machines: int,
         first_of_machine: bool,
+        free: bool,
         report: Callable[[dict[str, float]], None],
     ) -> None:
         self.encoder: Any = encoder
@@ -109,19 +107,19 @@ class Background:
         self._own_threads = torch.get_num_threads()
         self._given_threads = 0
         if rank == 0:
-            self._start(task)
+            self._start(task, free)
         elif not self.ranks.agree(1):
             raise MiningFailed("the mining worker could not be started: see what rank zero says")
         elif self.machine and first_of_machine:
             self._help(task)
-        self.bank = self._bank(f"rank{rank}", fresh=True) if miner.free_refresh else None
+        self.bank = self._bank(f"rank{rank}", fresh=True) if free else None
         """Takes the vectors of this rank's training steps."""
 
-    def _start(self, task: Task) -> None:
+    def _start(self, task: Task, free: bool) -> None:
         started = 0
         try:
             self.supervisor = self._worker(task)
-            if self.miner.free_refresh:
+            if free:
                 for slot in range(SLOTS):
                     self._bank(f"slot{slot}", fresh=True)
             started = 1
@@ -370,47 +368,6 @@ def _vectors(encoder: Any, task: Task) -> Tensor:
     with evaluating(encoder):
         batch = Collator(task.items, task.tokens)(task.probed, torch.empty(0, dtype=torch.int64))
         return encoder(**batch.to(encoder.device).inputs)[batch.anchors.to(encoder.device)]
-
-
-def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, folder: Path) -> Task:
-    """What a worker for this run must be told.
-
-    Raises:
-        TypeError: if the encoder, the miner or the relations can't be described.
-    """
-    encoder: Any = pl_module.encoder
-    miner = data.miner
-    assert miner is not None
-    types = {value.dtype for value in encoder.parameters()}
-    ids, anchors, corpus = items_to_mine(data)
-    autocast = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(trainer.precision))
-    device = torch.device(miner.device or encoder.device)
-    if device.type == "cpu" != encoder.device.type:
-        autocast = None  # what is fast on the GPU that trains may be slow here
-    return Task.of(
-        encoder,
-        miner,
-        items=data.items,
-        tokens=data.collator.tokens,
-        relations=data.relations,
-        ids=ids,
-        anchors=anchors,
-        proposed=corpus,
-        settings=Settings(
-            tables=str(folder.resolve()),
-            corpus=data.corpus,
-            tokenizer=tokenizer_of(pl_module),
-            seed=data.seed,
-            max_tokens=data.max_tokens,
-            threads=miner.threads or max(1, torch.get_num_threads() // 2),
-            device=str(device),
-            autocast=autocast,
-            dtype=str(types.pop()).removeprefix("torch.") if len(types) == 1 else None,
-            parent=os.getpid(),
-            vectors=data.planner.uses_vectors,
-            machine=trainer.node_rank,
-        ),
-    )
 
 
 def _named(name: str, machine: int) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -17,13 +14,12 @@ from torch import Tensor
 
 from lit_metric.described import spec
 from lit_metric.index import Index, Similarity
-from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
-from lit_metric.mining.ceilings import Ceilings
+from lit_metric.mining.candidates import REFERENCES
 from lit_metric.mining.draw import Draw, UniformWindow
-from lit_metric.mining.filters import CeilingFilter, NegativeFilter, PercentageFilter, RelationFilter
+from lit_metric.mining.filters import NegativeFilter, PercentageFilter, RelationFilter
 from lit_metric.mining.positives import positive_scores
-from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, Judged, NeighbourProposer, Proposer, fetch
-from lit_metric.mining.sample import explain, sampled
+from lit_metric.mining.propose import NeighbourProposer, Proposer
+from lit_metric.mining.run import MiningRun
 from lit_metric.mining.source import TableNegatives, negatives_of
 from lit_metric.mining.table import NegativeTable, half
 from lit_metric.mining.vectors import Vectors
@@ -61,9 +57,9 @@ class Miner:
             batch fixed beforehand, ``"eager"`` as soon as it is there; see ``docs/asynchronous-mining.md``.
             Where no process can do it, mining is inline, and one line says why.
         delay: in ``"scheduled"`` mode, how many batches after the copy of the weights the new table is taken
-            into use; half a refresh period if None, a tenth with ``free_refresh``. Must exceed what the
-            loader prefetches, and be at most a refresh period. If None and a period has too few batches for
-            that, mining is inline.
+            into use; if None, a tenth of a refresh period where training's own vectors are taken, see
+            ``free_refresh``, and half of it where all is encoded. Must exceed what the loader prefetches, and
+            be at most a refresh period. If None and a period has too few batches for that, mining is inline.
         max_staleness: no batch uses a table whose weights are older than so many batches: training waits for
             the one that is being mined, or else mines inline. None: no bound when ``"scheduled"``, two
             refresh periods when ``"eager"``.
@@ -74,7 +70,8 @@ class Miner:
             a CPU training leaves these to it while it is at work.
         device: where the process encodes, such as ``"cpu"`` or ``"cuda:1"``; where rank zero trains if None.
         free_refresh: take the vectors that training steps compute anyway, and encode only the items whose
-            vector is older than an epoch. Not when ``"inline"``.
+            vector is older than an epoch. If None, where all that is mined is trained on, by processes on one
+            machine, and mining is not ``"inline"``.
         cold_start: ``"mine"`` mines the first table before the first batch. ``"in_batch"`` starts at once,
             with the negatives that are in a batch anyway, and uses the first table where a refresh of the
             first weights would: after ``delay`` batches when ``"scheduled"``, as soon as it is there when
@@ -107,7 +104,7 @@ class Miner:
         strict: bool = False,
         threads: int | None = None,
         device: str | None = None,
-        free_refresh: bool = False,
+        free_refresh: bool | None = None,
         cold_start: ColdStart = "mine",
     ) -> None:
         if index is not None and proposer is not None:
@@ -193,7 +190,7 @@ class Miner:
         filters = [RelationFilter(relations), *self.filters]
         for each in filters:
             each.prepare(vectors, ids, relations)
-        run = _Run(ids[rows], positives, filters, self.candidates, self.sample)
+        run = MiningRun(ids[rows], positives, filters, self.candidates, self.sample)
         limit = min(self.max_fetch, len(searched))
         proposer.fit(vectors.subset(searched), ids[searched], seed)
         try:
@@ -242,123 +239,6 @@ class Miner:
     def source(self, root: str | Path, relations: Relations, corpus: str | None = None) -> TableNegatives:
         """What :meth:`draw` does, for other processes: by the folder of the tables and a version number."""
         return TableNegatives(root, self.drawing, self.negatives, relations, corpus)
-
-
-@dataclass(eq=False)
-class _Run:
-    """One mining: judges proposals, keeps the candidates found, and adds up what became of the others."""
-
-    ids: Tensor
-    positives: PositiveScores
-    filters: Sequence[NegativeFilter]
-    width: int
-    sample: int
-    explained: list[dict[str, Any]] = field(default_factory=list)
-    unseen: bool = False
-
-    def __post_init__(self) -> None:
-        names = [each.name for each in self.filters]
-        self.names = [
-            name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names)
-        ]
-        self.found = torch.full((len(self.ids), self.width), -1, dtype=torch.int32)
-        self.scores = np.full((len(self.ids), self.width), -np.inf, dtype=np.float16)
-        self.dropped = torch.zeros(len(self.filters), dtype=torch.int64)
-        self.examined = 0
-        self.mined = (~self.positives.best.isnan()).nonzero()[:, 0]
-        self.shown = torch.zeros(len(self.ids), dtype=torch.bool)
-        self.shown[self.mined[sampled(self.ids[self.mined], self.sample)]] = True
-
-    def judge(self, rows: Tensor, found: Tensor, scores: Tensor) -> Tensor:
-        candidates = Candidates(self.ids[rows], found, scores, self.positives.select(rows))
-        verdicts = torch.full(found.shape, KEPT, dtype=torch.int8).masked_fill(found < 0, EMPTY)
-        for number, each in enumerate(self.filters, start=1):
-            dropped = candidates.present & ~each.keep(candidates)
-            verdicts.masked_fill_(dropped, number)
-            candidates = candidates.without(dropped)
-        return verdicts
-
-    def search(
-        self, proposer: Proposer, vectors: Vectors, relations: Relations, limit: int, corpus: int
-    ) -> None:
-        """Find candidates for all, among ``limit`` proposals at most out of ``corpus``, and explain a few."""
-        by_score = _leading(self.filters[1:])
-        ceilings = Ceilings(self.ids, self._ceilings(by_score)) if by_score else None
-        allowed = proposer.excluding(relations, ceilings)
-        self.unseen = allowed is not proposer
-        # Where nothing is left to be dropped afterwards, no more are needed than are wanted.
-        exactly = self.unseen and len(by_score) == len(self.filters) - 1
-        fetched = partial(fetch, vectors=vectors, ids=self.ids, judge=self.judge, wanted=self.width)
-        for part, judged in fetched(
-            allowed, rows=self.mined, limit=limit, first=self.width if exactly else None
-        ):
-            self.take(part, judged)
-            if not self.unseen:
-                self.explain(part, judged, relations)
-        if self.unseen:
-            if ceilings is not None:
-                dropped = ceilings.dropped.sum(0)
-                self.dropped[1 : 1 + len(by_score)] += dropped
-                self.examined += int(dropped.sum())
-            # To people, what the relations exclude is shown, too.
-            shown = self.shown.nonzero()[:, 0]
-            for part, judged in fetched(proposer, rows=shown, limit=corpus):
-                self.explain(part, judged, relations)
-
-    def _ceilings(self, filters: Sequence[CeilingFilter]) -> Tensor:
-        """``[A, F]`` of these filters."""
-        return torch.stack([each.ceiling(self.positives) for each in filters], dim=1)
-
-    def take(self, rows: Tensor, judged: Judged) -> None:
-        ids, scores = judged.kept(self.width)
-        # A proposer need not rank; a table does.
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
-        self.found[rows], self.scores[rows.numpy()] = ids.gather(1, order).int(), half(scores)
-        self.examined += int(((judged.verdicts != EMPTY) & (judged.verdicts != BEYOND)).sum())
-        for number in range(len(self.filters)):
-            self.dropped[number] += (judged.verdicts == number + 1).sum()
-
-    def explain(self, rows: Tensor, judged: Judged, relations: Relations) -> None:
-        for place in self.shown[rows].nonzero()[:, 0].tolist():
-            row = rows[place : place + 1]
-            self.explained.append(
-                explain(
-                    int(self.ids[row]),
-                    judged,
-                    place,
-                    self.positives.select(row),
-                    self.names,
-                    relations,
-                )
-            )
-
-    def report(self) -> dict[str, float]:
-        count = (self.found[self.mined] >= 0).sum(1)
-        shares = (self.dropped / max(self.examined, 1)).tolist()
-        rejected = dict(zip(self.names, shares, strict=True))
-        if self.unseen:
-            del rejected[self.names[0]]
-        mined = max(len(count), 1)
-        return {
-            "unpaired": 1 - len(count) / len(self.ids),
-            "candidates": int(count.sum()) / mined,
-            "examined": self.examined / mined,
-            "short": int((count < self.width).sum()) / mined,
-            "without": int((count == 0).sum()) / mined,
-            **{f"rejected/{name}": share for name, share in rejected.items()},
-        }
-
-
-def _leading(filters: Sequence[NegativeFilter]) -> list[CeilingFilter]:
-    """The first filters, as far as they judge by the score alone. One behind another kind can't come first,
-    as a rank counts what the filters before it kept."""
-    found: list[CeilingFilter] = []
-    for each in filters:
-        # One that keeps by a rule of its own is asked about each candidate.
-        if not isinstance(each, CeilingFilter) or type(each).keep is not CeilingFilter.keep:
-            break
-        found.append(each)
-    return found
 
 
 def _empty(anchors: Tensor, metric: Similarity, settings: dict[str, Any]) -> NegativeTable:

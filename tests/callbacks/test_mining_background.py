@@ -254,10 +254,10 @@ def done_mining(trainer: pl.Trainer) -> Any:
     return next(each for each in trainer.callbacks if type(each).__name__ == "MiningCallback")
 
 
-def test_free_refresh_encodes_only_what_training_has_not_also_when_resumed(
+def test_by_default_only_what_training_has_not_met_is_encoded_also_when_resumed(
     small: Small, tmp_path: Path
 ) -> None:
-    done = fit(small, tmp_path, free_refresh=True, save=6)
+    done = fit(small, tmp_path, free_refresh=None, save=6)
     met = {item for batch in range(5) for item in done.watch.candidates[batch] + done.watch.anchors[batch]}
     items = len(done.data.splits["train"])
     assert logged(done, "mining/encoded")[8] == pytest.approx(1 - len(met) / items)
@@ -266,7 +266,7 @@ def test_free_refresh_encodes_only_what_training_has_not_also_when_resumed(
     }
     assert logged(done, "mining/encoded")[13] == pytest.approx(1 - len(later) / items)
     # With the refresh after batch 5 under way.
-    rest = fit(small, tmp_path, free_refresh=True, resume="6.ckpt")
+    rest = fit(small, tmp_path, free_refresh=None, resume="6.ckpt")
     assert rest.watch.candidates == done.watch.candidates[6:]
     assert rest.weights == done.weights
     shares = logged(done, "mining/encoded")  # of both runs, one after the other

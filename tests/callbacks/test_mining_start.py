@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 
-from lit_metric.callbacks.mining import MiningCallback, check_machines, timetable, too_short
+from lit_metric.callbacks.mining import MiningCallback, takes_vectors, timetable, too_short
 from lit_metric.mining import Miner, NegativeTable
 from lit_metric.mining.timetable import Use
 from tests.background import DELAY, EPOCH, Fit, fit
@@ -103,13 +103,19 @@ def test_the_chosen_delay_is_legal_for_every_length_of_an_epoch(mode: Any) -> No
                 assert ahead + 1 <= delay <= per_epoch
     assert timetable(Miner(), per_epoch=100, ahead=5).delay == 50
     # Where mostly a search is left to wait for, unless the loader runs further ahead.
-    assert [timetable(Miner(free_refresh=True), 100, ahead).delay for ahead in (5, 17)] == [10, 18]
+    assert [timetable(Miner(), 100, ahead, free=True).delay for ahead in (5, 17)] == [10, 18]
     assert too_short(Miner(delay=3), 2, 5) is None  # that is a mistake, and an error says so
     assert too_short(Miner(refresh="never"), 2, 5) is None
 
 
+def test_vectors_at_hand_are_taken_by_default_where_they_are_those_of_all() -> None:
+    assert takes_vectors(Miner(), nodes=1, all_trained=True)
+    assert not takes_vectors(Miner(), nodes=1, all_trained=False)
+    assert takes_vectors(Miner(free_refresh=True), nodes=1, all_trained=False)
+    assert not takes_vectors(Miner(free_refresh=False), nodes=1, all_trained=True)
+
+
 def test_vectors_are_not_shared_over_a_network() -> None:
-    check_machines(Miner(free_refresh=True), 1)
-    check_machines(Miner(), 2)
+    assert not takes_vectors(Miner(), nodes=2, all_trained=True)
     with pytest.raises(ValueError, match="free_refresh=True on 2 machines"):
-        check_machines(Miner(free_refresh=True), 2)
+        takes_vectors(Miner(free_refresh=True), nodes=2, all_trained=True)

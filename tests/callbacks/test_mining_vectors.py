@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_metric import MetricDataModule, Miner
 from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
 from lit_metric.callbacks.mining import MiningCallback, fingerprint
-from lit_metric.callbacks.mining_background import describe
+from lit_metric.callbacks.mining_task import describe
 from lit_metric.data import Batch, DataError
 from lit_metric.mining import NegativeTable, TableVectors, versions
 from lit_metric.mining.bank import Bank
