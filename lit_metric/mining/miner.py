@@ -177,6 +177,20 @@ class Miner:
             TypeError: if a filter, the draw or the index keeps an argument out of sight of :meth:`spec`.
             OverflowError: if a dot product does not fit into the table's float16.
         """
+        device = embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"
+        # Scores in half precision would reorder close neighbours, whoever calls this.
+        with torch.autocast(device, enabled=False):
+            return self._mined(embeddings, ids, relations, seed, anchors, corpus)
+
+    def _mined(
+        self,
+        embeddings: Tensor | NDArray[Any],
+        ids: Tensor,
+        relations: Relations,
+        seed: int,
+        anchors: Tensor | None,
+        corpus: Tensor | None,
+    ) -> NegativeTable:
         started = time.perf_counter()
         settings = self.spec()  # Before the long part: a filter that cannot be described is refused at once.
         ids = torch.as_tensor(ids).cpu().long()

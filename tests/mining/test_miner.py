@@ -338,6 +338,18 @@ def test_items_without_positives_are_not_mined_and_those_without_negatives_are_w
     assert "100% of the items found no negative at all among 40 proposals" in caplog.text
 
 
+@pytest.mark.parametrize("proposer", [None, RandomProposer()])
+def test_a_call_within_autocast_computes_scores_in_full_precision(proposer: RandomProposer | None) -> None:
+    embeddings, labels = blobs(200, 4, spread=0.5)
+    ids, relations = torch.arange(200), relations_of(labels)
+    miner = Miner(candidates=7, filters=[], proposer=proposer)
+    expected = miner.mine(embeddings, ids, relations)
+    with torch.autocast("cpu", torch.bfloat16):
+        table = miner.mine(embeddings, ids, relations)
+    for name in ("ids", "scores", "positives"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(expected, name))
+
+
 def test_random_proposals_make_a_table_in_falling_order() -> None:
     embeddings, labels = blobs(100, 4)
     miner = Miner(candidates=5, filters=[], proposer=RandomProposer())
