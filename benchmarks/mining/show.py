@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.mining import draw, offline, table
 from benchmarks.results import Rows, plot, score_table
+
+WIDTH = 88
+"""Characters of a title in a line."""
 
 
 def growth_plot(path: Path, found: Mapping[str, Any]) -> None:
@@ -152,7 +156,9 @@ def show_staleness(console: Console, out: Path, name: str, found: Mapping[str, A
     axis.axhline(never.mean, color="C1", label="one table for all")
     axis.axhspan(never.mean - never.deviation, never.mean + never.deviation, color="C1", alpha=0.15)
     axis.set(xscale="log", xlabel="epochs from one table to the next", ylabel="map@r")
-    axis.set_title(title, fontsize=9)
+    axis.set_xticks(every, [f"{one:g}" for one in every])
+    axis.minorticks_off()
+    axis.set_title(fill(title, WIDTH), fontsize=9)
     axis.legend(frameon=False)
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / f"{name}.png", dpi=150)
@@ -196,7 +202,7 @@ def line_plot(
         kind = name.partition(",")[0]
         known = kind in axis.get_legend_handles_labels()[1]
         axis.plot(across, up, "o-", color=f"C{kinds.index(kind)}", label=None if known else kind)
-    axis.set(title=title, xlabel=horizontal, ylabel=vertical)
+    axis.set(title=fill(title, WIDTH), xlabel=horizontal, ylabel=vertical)
     axis.title.set_fontsize(9)
     axis.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
