@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_metric.callbacks.mining_background import Background
-from lit_metric.callbacks.mining_inline import items_to_mine, mine_inline, tokenizer_of
+from lit_metric.callbacks.mining_inline import mine_inline, tokenizer_of
 from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.callbacks.mining_task import describe
 from lit_metric.callbacks.run_folder import run_folder
@@ -67,7 +67,8 @@ class MiningCallback(Callback):
         if not inline and (reason := too_short(data.miner, per_epoch, ahead)):
             _say_inline(trainer, reason)
             inline = True
-        all_trained = items_to_mine(data)[1] is None
+        assert data.content is not None
+        all_trained = data.content.corpus_of("train") is None
         free = not inline and takes_vectors(data.miner, trainer.num_nodes, all_trained)
         self.clock = timetable(data.miner, per_epoch, ahead, inline, free)
         try:

@@ -116,7 +116,7 @@ class MetricLearner(LightningModule):
             TypeError: if the loss needs one class for each item and the data have none.
         """
         data = self.data
-        self.relations, self.certain = data.relations, data.relations.certain()
+        self.relations = data.relations
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":

@@ -79,7 +79,8 @@ class Relations(ABC):
     def certain(self) -> Relations:
         """The same without negatives that only a miner's filters make likely, such as items without labels.
 
-        What is drawn without looking at scores is drawn by these.
+        What is drawn without looking at scores is drawn by these, and in a batch they hold for all pairs that
+        were not drawn for one another.
         """
         return self
 
