@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,14 +15,20 @@ from torch import Tensor
 
 from lit_metric.data.files import write_array
 from lit_metric.index.base import Index, LeftOut, Similarity, refuse_duplicates
-from lit_metric.index.products import similarities, top_k
+from lit_metric.index.products import similarities
+from lit_metric.index.running import RunningTop
 from lit_metric.index.stored import StoredIndexError, read_array
+
+_TILE = 2048
+_MOST = 0.6
+_WIDE = 16
 
 
 class ExactIndex(Index):
     """Exact search as a matrix product, block by block, on whatever device the vectors are.
 
-    Memory beyond the vectors is that of one block of scores, whatever the numbers of queries and vectors.
+    Memory beyond the vectors and the results is that of one block of scores, whatever the numbers of queries
+    and vectors.
 
     Args:
         metric: as in `Index`.
@@ -86,13 +93,48 @@ class ExactIndex(Index):
         """True."""
         return True
 
+    @torch.no_grad()
+    def search_own(self, ids: Tensor, k: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
+        """`search` with vectors of the index as queries, which find themselves unless they are left out.
+
+        On a CPU each product of two of them is computed once for both, so that where most are asked for (and
+        ``k`` is at most 128) it takes little more than half of the multiplications; the results are the same.
+
+        Args:
+            ids: ``[q]`` int64, rising, all in the index.
+            k, left_out: as in `search`; rows are those of ``ids``.
+
+        Returns:
+            Scores ``[q, k]`` and ids ``[q, k]``, as `search` gives them, on the device of the vectors.
+
+        Raises:
+            ValueError: ``k`` is below 1, an id is not in the index, or they don't rise.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        self._settle()
+        places = self._places(ids)
+        if self._vectors is None or not len(places):
+            return torch.empty(0, k), self._ids.new_empty(0, k)
+        each = self._vectors.device.type != "cpu" or len(places) < _MOST * len(self) or k > _TILE // _WIDE
+        if each:
+            return self._search_blocks(self._vectors[places], k, left_out)
+        with _torch_threads(self.threads):
+            return self._found(*self._search_tiles(places, k, left_out))
+
+    def _places(self, ids: Tensor) -> Tensor:
+        ids = ids.to(self._ids.device)
+        if len(missing := ids[~torch.isin(ids, self._ids)]):
+            raise ValueError(f"id {int(missing[0])} is not in the index")
+        if bool((ids.diff() <= 0).any()):
+            raise ValueError("ids must rise: sort them, and give each once")
+        return torch.searchsorted(self._ids, ids)
+
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        scores, positions = self._search_blocks(queries, k, None)
-        return scores, self._ids[positions]
+        return self._search_blocks(queries, k, None)
 
     def _search_without(self, queries: Tensor, k: int, left_out: LeftOut) -> tuple[Tensor, Tensor]:
-        scores, positions = self._search_blocks(queries, k, left_out)
-        return scores, self._ids[positions].masked_fill_(scores.isneginf(), -1)
+        return self._search_blocks(queries, k, left_out)
 
     def _search_blocks(self, queries: Tensor, k: int, left_out: LeftOut | None) -> tuple[Tensor, Tensor]:
         assert self._vectors is not None
@@ -102,22 +144,48 @@ class ExactIndex(Index):
             for start in range(0, len(queries), self.query_block):
                 rows = slice(start, min(start + self.query_block, len(queries)))
                 found.append(self._search_block(queries[rows], k, left_out and partial(left_out, rows)))
-            scores, positions = (torch.cat(parts) for parts in zip(*found, strict=True))
-            return scores, positions
+            scores, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return self._found(scores, places)
+
+    def _found(self, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return scores, self._ids[places].masked_fill_(places < 0, -1)
+
+    def _search_tiles(self, places: Tensor, k: int, left_out: LeftOut | None) -> tuple[Tensor, Tensor]:
+        """The upper triangle of all products; a block of queries meets the others in their order."""
+        assert self._vectors is not None
+        blocks = [slice(start, start + _TILE) for start in range(0, len(self._vectors), _TILE)]
+        edges = torch.searchsorted(places, torch.tensor([*(b.start for b in blocks), len(self._vectors)]))
+        asked = [slice(*pair) for pair in itertools.pairwise(edges.tolist())]
+        tops = [RunningTop(rows.stop - rows.start, k, places.device) for rows in asked]
+
+        def take(query: int, scores: Tensor, other: int) -> None:
+            rows, block = asked[query], blocks[other]
+            if rows.stop - rows.start < len(scores):
+                scores = scores[places[rows] - blocks[query].start]
+            if len(scores):
+                out = left_out and left_out(rows, self._ids[block], scores)
+                tops[query].take(scores, block.start, out)
+
+        found = []
+        for query, block in enumerate(blocks):
+            for other in range(query, len(blocks)):
+                scores = similarities(self._vectors[block], self._vectors[blocks[other]])
+                if other > query:
+                    take(other, scores.T.contiguous(), query)
+                take(query, scores, other)
+            found.append(tops[query].result())
+        scores, found_places = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return scores, found_places
 
     def _search_block(
         self, queries: Tensor, k: int, left_out: Callable[[Tensor, Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         assert self._vectors is not None
-        best = queries.new_empty(len(queries), 0), self._ids.new_empty(len(queries), 0)
-        for start in range(0, len(self._vectors), self.vector_block):
-            block = slice(start, start + self.vector_block)
+        best = RunningTop(len(queries), k, queries.device)
+        for block in _growing(len(self._vectors), max(_TILE, _WIDE * k), self.vector_block):
             scores = similarities(queries, self._vectors[block])
-            if left_out is not None:
-                scores.masked_fill_(left_out(self._ids[block], scores), -torch.inf)
-            values, where = top_k(scores, k, empty=left_out is not None)
-            best = _merge(*best, values, where + start, k)
-        return best
+            best.take(scores, block.start, left_out and left_out(self._ids[block], scores))
+        return best.result()
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -139,12 +207,14 @@ class ExactIndex(Index):
         self._vectors, self._ids = torch.from_numpy(vectors).to(self.device), ids.to(self.device)
 
 
-def _merge(
-    values: Tensor, where: Tensor, more_values: Tensor, more_where: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    # A stable sort keeps what came first, hence the lower positions, first among equals.
-    values, order = torch.cat([values, more_values], 1).sort(dim=1, descending=True, stable=True)
-    return values[:, :k], torch.cat([where, more_where], 1).gather(1, order[:, :k])
+def _growing(count: int, first: int, most: int) -> Iterator[slice]:
+    """A ``first`` block, then others as long as all before them, so that few pass the best of that; none
+    is longer than ``most``."""
+    start, size = 0, min(first, most)
+    while start < count:
+        yield slice(start, start + size)
+        start += size
+        size = min(start, most)
 
 
 @contextmanager

@@ -49,12 +49,10 @@ class Ceilings:
         Returns:
             ``out``.
         """
-        before = _marked(out)
         for column, ceiling in enumerate(self.scores[rows].to(scores.device).T):
-            out |= scores >= ceiling[:, None]
-            marked = _marked(out)
-            self.dropped[rows, column] += marked - before
-            before = marked
+            dropped = (scores >= ceiling[:, None]) > out
+            self.dropped[rows, column] += _marked(dropped)
+            out |= dropped
         return out
 
 
@@ -63,4 +61,4 @@ def _marked(mask: Tensor) -> Tensor:
     if mask.device.type != "cpu":
         return mask.sum(1).cpu()
     # A sum of bool takes 50 times as long there.
-    return torch.tensor([np.count_nonzero(row) for row in mask.numpy()])
+    return torch.from_numpy(np.fromiter(map(np.count_nonzero, mask.numpy()), np.int64, len(mask)))

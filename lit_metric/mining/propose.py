@@ -44,8 +44,8 @@ class Proposer(ABC):
 
     @abstractmethod
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """For anchors ``[A]`` with their ``vectors [A, d]``: scores float32 and ids int64, ``[A, count]``
-        each; -inf and -1 where the corpus has no more."""
+        """For anchors ``[A]`` with their ``vectors [A, d]`` (those of the corpus if they are in it): scores
+        float32 and ids int64, ``[A, count]`` each; -inf and -1 where the corpus has no more."""
 
     @abstractmethod
     def forget(self) -> None:
@@ -71,10 +71,12 @@ class NeighbourProposer(Proposer):
     def __init__(self, index: Index | None = None) -> None:
         self.index = ExactIndex() if index is None else index
         self.metric = self.index.metric
+        self._corpus = torch.empty(0, dtype=torch.int64)
 
     def fit(self, vectors: Vectors, ids: Tensor, seed: int) -> None:
         """See :class:`Proposer`; ``seed`` has no part in it."""
-        self.index.reset()
+        self.forget()
+        self._corpus = ids
         for rows, block in vectors.blocks(_ADDED_TOGETHER):
             self.index.add(block, ids[rows])
 
@@ -85,12 +87,13 @@ class NeighbourProposer(Proposer):
     def forget(self) -> None:
         """See :class:`Proposer`."""
         self.index.reset()
+        self._corpus = torch.empty(0, dtype=torch.int64)
 
     def excluding(self, relations: Relations, ceilings: Ceilings | None = None) -> Proposer:
         """See :class:`Proposer`; a subclass may propose something else, and is left as it is."""
         if type(self) is not NeighbourProposer or not self.index.leaves_out or not _asked_by_block(relations):
             return self
-        return _AllowedNeighbours(self.index, relations, ceilings)
+        return _AllowedNeighbours(self.index, self._corpus, relations, ceilings)
 
     def _search(self, vectors: Tensor, count: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
         if not len(self.index):
@@ -103,12 +106,22 @@ class _AllowedNeighbours(NeighbourProposer):
     """The nearest of those neighbours that ``relations``, on the CPU, do not exclude, and that stay below
     ``ceilings``."""
 
-    def __init__(self, index: Index, relations: Relations, ceilings: Ceilings | None) -> None:
+    def __init__(self, index: Index, corpus: Tensor, relations: Relations, ceilings: Ceilings | None) -> None:
         super().__init__(index)
+        self._corpus = corpus
         self._relations = {torch.device("cpu"): relations}
         self._ceilings = ceilings
 
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.index, ExactIndex) or not bool(torch.isin(anchors, self._corpus).all()):
+            return self._search(vectors, count, self._excluded(anchors))
+        # Their vectors are those of the index.
+        anchors, order = anchors.sort()
+        scores, ids = self.index.search_own(anchors, count, self._excluded(anchors))
+        back = order.argsort()
+        return scores.cpu()[back], ids.cpu()[back]
+
+    def _excluded(self, anchors: Tensor) -> LeftOut:
         ceilings = self._ceilings
         within = None if ceilings is None else ceilings.begin(anchors)
 
@@ -118,7 +131,7 @@ class _AllowedNeighbours(NeighbourProposer):
                 return out
             return ceilings.leave_out(within[rows], scores, out)
 
-        return self._search(vectors, count, excluded)
+        return excluded
 
     def _on(self, device: torch.device) -> Relations:
         if device not in self._relations:

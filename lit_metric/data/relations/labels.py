@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations.base import Relations, Unlabelled, admitted
-from lit_metric.data.relations.lookup import Memo
+from lit_metric.data.relations.lookup import Memo, each_equals
 
 
 class LabelRelations(Relations):
@@ -62,6 +63,15 @@ class LabelRelations(Relations):
         self._admitted = admitted(self.labels >= 0, fingerprints, unlabelled)
         self._by_class = Memo[Ragged]()
 
+    @cached_property
+    def _alike_share_labels(self) -> bool:
+        """Whether labelled items of equal content have one label, as the item itself has."""
+        labelled = self.labels >= 0
+        contents, labels = self.fingerprints[labelled], self.labels[labelled]
+        order = contents.argsort()
+        contents, labels = contents[order], labels[order]
+        return not bool(((contents[1:] == contents[:-1]) & (labels[1:] != labels[:-1])).any())
+
     @classmethod
     def from_names(
         cls, names: Sequence[str | None], fingerprints: Tensor, unlabelled: Unlabelled = "ignored"
@@ -79,7 +89,14 @@ class LabelRelations(Relations):
         return self.positive_pairs(anchors[:, None], candidates[None, :])
 
     def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        return self.excluded_pairs(anchors[:, None], candidates[None, :])
+        of_anchors = self.labels[anchors]
+        excluded = each_equals(of_anchors, self.labels[candidates])
+        if not self._alike_share_labels:
+            excluded |= each_equals(self.fingerprints[anchors], self.fingerprints[candidates])
+        excluded |= ~self._admitted[candidates]
+        if bool((unlabelled := of_anchors < 0).any()):
+            excluded |= unlabelled[:, None]
+        return excluded
 
     def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         of_anchors = self.labels[anchors]

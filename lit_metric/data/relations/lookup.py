@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -158,3 +159,11 @@ def in_order_of(columns: Tensor, rows: Tensor, count: int, among: Tensor) -> Rag
     # One sort by a number that holds both: the found are few beside all that there could be.
     keys = (rows * max(len(among), 1) + columns).sort().values
     return Ragged.from_lengths(among[keys % max(len(among), 1)], torch.bincount(rows, minlength=count))
+
+
+def each_equals(left: Tensor, right: Tensor) -> Tensor:
+    """``left [A]`` and ``right [C]`` to a boolean ``[A, C]``: whether each is equal to each."""
+    if left.device.type != "cpu":
+        return left[:, None] == right
+    # Torch compares a column with a row one by one, which takes several times as long.
+    return torch.from_numpy(np.equal(left.numpy()[:, None], right.numpy()))
