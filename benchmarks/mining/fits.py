@@ -23,10 +23,11 @@ from torch import Tensor
 
 from benchmarks.mining import corpora
 from benchmarks.mining.clock import Clock, Kept
-from benchmarks.mining.corpora import BATCH, Corpus
+from benchmarks.mining.corpora import Corpus
 from benchmarks.mining.process import in_process, main_of
 from benchmarks.peer import BACKBONE, read
 from benchmarks.results import BenchmarkError
+from lit_metric.mining.timetable import delay_of, search_batches
 
 KS = (1, 10, 50)
 LEARNING_RATE = 4e-4
@@ -43,7 +44,7 @@ class Runs(NamedTuple):
         seeds: runs of each kind.
         epochs: of each.
         threads: of the training process.
-        delay: batches until a table mined from vectors at hand is used; about as many as a search takes if
+        delay: batches until a table mined from vectors at hand is used; what a miner chooses by itself if
             None. Training leaves a thread to the mining process meanwhile.
         backbone: a pretrained text encoder.
         precision: of Lightning's trainer.
@@ -63,10 +64,9 @@ class Runs(NamedTuple):
 
     @property
     def soon(self) -> int:
-        """``delay``, or what suits the corpus: a search of 10 thousand texts takes up to two batches
-        of 128, and it grows with the square of them."""
-        batches = 2.25 * (self.corpus.texts / 10_000) ** 2 * BATCH / self.corpus.batch
-        return self.delay or min(self.corpus.batches, max(2, round(batches)))
+        """``delay``, or what a miner with vectors at hand chooses by itself."""
+        per_epoch = self.corpus.batches
+        return self.delay or delay_of(None, per_epoch, 1, search_batches(self.corpus.texts, per_epoch))
 
     @property
     def kinds(self) -> dict[str, dict[str, Any]]:

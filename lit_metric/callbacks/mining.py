@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_metric.callbacks.mining_background import Background
-from lit_metric.callbacks.mining_inline import mine_inline, tokenizer_of
+from lit_metric.callbacks.mining_inline import items_to_mine, mine_inline, tokenizer_of
 from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.callbacks.mining_task import describe
 from lit_metric.callbacks.run_folder import run_folder
@@ -20,7 +20,7 @@ from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.mining import Miner, NegativeTable, TableError, TableVectors, collect
 from lit_metric.mining.snapshot import fingerprint
-from lit_metric.mining.timetable import Timetable, Use, Uses, delay_of, period_of
+from lit_metric.mining.timetable import Timetable, Use, Uses, delay_of, period_of, search_batches
 
 __all__ = ["MiningCallback", "fingerprint"]
 
@@ -70,7 +70,10 @@ class MiningCallback(Callback):
         assert data.content is not None
         all_trained = data.content.corpus_of("train") is None
         free = not inline and takes_vectors(data.miner, trainer.num_nodes, all_trained)
-        self.clock = timetable(data.miner, per_epoch, ahead, inline, free)
+        searched = (
+            search_batches(len(items_to_mine(data)[0]), per_epoch, trainer.world_size) if free else None
+        )
+        self.clock = timetable(data.miner, per_epoch, ahead, inline, searched)
         try:
             for version in {use.version for use in self.uses.uses if use.version}:
                 NegativeTable.open(data.tables, version, data.corpus, tokenizer=tokenizer_of(pl_module))
@@ -280,7 +283,7 @@ def too_short(miner: Miner, per_epoch: int, ahead: int) -> str | None:
 
 
 def timetable(
-    miner: Miner, per_epoch: int, ahead: int, inline: bool = False, free: bool = False
+    miner: Miner, per_epoch: int, ahead: int, inline: bool = False, searched: int | None = None
 ) -> Timetable:
     """When to refresh, by a miner's arguments.
 
@@ -289,7 +292,8 @@ def timetable(
         per_epoch: batches of an epoch.
         ahead: batches that the loader runs ahead.
         inline: whether training stops for each refresh.
-        free: whether refreshes take the vectors that training steps computed.
+        searched: batches that a search may take, where refreshes take the vectors that training steps
+            computed; None where all are encoded.
 
     Raises:
         ValueError: if the arguments contradict each other, or the loader runs too far ahead.
@@ -300,8 +304,8 @@ def timetable(
     limit, delay = miner.max_staleness, miner.delay
     if miner.mode == "eager":
         delay = period if limit is None else min(period, limit - period + 1)
-    # With most vectors at hand there is a search to wait for, and training has threads less until it is done.
-    delay = delay_of(delay, period, ahead, share=0.1 if free else 0.5)
+    # Training has threads less until the delay is over, so with vectors at hand it is as short as can be.
+    delay = delay_of(delay, period, ahead, searched)
     if limit is not None and period + delay - 1 > limit:
         raise ValueError(
             f"max_staleness={limit} can't be kept: with a refresh every {period} batches and a delay of "

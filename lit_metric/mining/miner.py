@@ -57,8 +57,9 @@ class Miner:
             batch fixed beforehand, ``"eager"`` as soon as it is there; see ``docs/asynchronous-mining.md``.
             Where no process can do it, mining is inline, and one line says why.
         delay: in ``"scheduled"`` mode, how many batches after the copy of the weights the new table is taken
-            into use; if None, a tenth of a refresh period where training's own vectors are taken, see
-            ``free_refresh``, and half of it where all is encoded. Must exceed what the loader prefetches, and
+            into use; if None, as many as an exact search may take where training's own vectors are taken, see
+            ``free_refresh`` and :func:`~lit_metric.mining.timetable.search_batches`, and half of a refresh
+            period where all is encoded. Must exceed what the loader prefetches, and
             be at most a refresh period. If None and a period has too few batches for that, mining is inline.
         max_staleness: no batch uses a table whose weights are older than so many batches: training waits for
             the one that is being mined, or else mines inline. None: no bound when ``"scheduled"``, two

@@ -6,6 +6,7 @@ configuration, so all ranks come to the same answers without a word.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -124,14 +125,34 @@ def period_of(refresh: str | int, per_epoch: int) -> int | None:
     return per_epoch if refresh == "epoch" else None
 
 
-def delay_of(delay: int | None, period: int, ahead: int, share: float = 0.5) -> int:
+def search_batches(items: int, per_epoch: int, processes: int = 1) -> int:
+    """How many batches an exact search for the neighbours of all ``items`` among themselves may take, >= 1.
+
+    It grows with the square of ``items``, and the batches of an epoch with their number, so it takes a part
+    of an epoch that grows with ``items``: 1 in 500,000 for each, by what one thread multiplies while an
+    encoder of 22 million parameters trains on the others. A larger one takes longer for a batch.
+
+    Args:
+        items: to be searched.
+        per_epoch: batches of an epoch in each process.
+        processes: that train at the same time.
+
+    Example:
+        >>> search_batches(10_000, per_epoch=79), search_batches(25_000, per_epoch=196)
+        (2, 10)
+    """
+    return max(1, math.ceil(per_epoch * processes * items / 500_000))
+
+
+def delay_of(delay: int | None, period: int, ahead: int, expected: int | None = None) -> int:
     """The delay to use.
 
     Args:
         delay: as configured.
         period: batches from one refresh to the next.
         ahead: how many batches the loader may ask for before the first of them is trained on.
-        share: of the period, if no delay was given; more where the loader runs further ahead.
+        expected: batches that a refresh may take; half a period if None. That is the delay if none was
+            given, but more where the loader runs further ahead.
 
     Raises:
         ValueError: if the loader would ask for the table before the weights that it is mined with exist, or
@@ -140,13 +161,16 @@ def delay_of(delay: int | None, period: int, ahead: int, share: float = 0.5) -> 
     Example:
         >>> delay_of(None, period=100, ahead=5), delay_of(None, period=10, ahead=5), delay_of(8, 10, 5)
         (50, 6, 8)
+        >>> delay_of(None, period=100, ahead=5, expected=9)
+        9
     """
     if period <= ahead:
         raise ValueError(
             f"a refresh every {period} batches is too often for a loader that runs {ahead} ahead: take fewer "
             'workers or a smaller prefetch_factor, a longer refresh, or mode="inline"'
         )
-    delay = max(int(period * share), ahead + 1) if delay is None else delay
+    if delay is None:
+        delay = max(period // 2 if expected is None else min(expected, period), ahead + 1)
     if delay <= ahead:
         raise ValueError(
             f"delay={delay} must be more than the {ahead} batches (num_workers × prefetch_factor + 1) that "

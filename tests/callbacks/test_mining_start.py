@@ -103,7 +103,8 @@ def test_the_chosen_delay_is_legal_for_every_length_of_an_epoch(mode: Any) -> No
                 assert ahead + 1 <= delay <= per_epoch
     assert timetable(Miner(), per_epoch=100, ahead=5).delay == 50
     # Where mostly a search is left to wait for, unless the loader runs further ahead.
-    assert [timetable(Miner(), 100, ahead, free=True).delay for ahead in (5, 17)] == [10, 18]
+    assert [timetable(Miner(), 100, ahead, searched=9).delay for ahead in (5, 17)] == [9, 18]
+    assert timetable(Miner(refresh=7), 100, 5, searched=9).delay == 7
     assert too_short(Miner(delay=3), 2, 5) is None  # that is a mistake, and an error says so
     assert too_short(Miner(refresh="never"), 2, 5) is None
 

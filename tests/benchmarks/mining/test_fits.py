@@ -120,7 +120,7 @@ def test_what_is_logged_is_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "batch", "soon"), [(10_003, 128, 2), (2_000, 32, 2), (25_600, 128, 15), (20_000, 32, 36)]
+    ("texts", "batch", "soon"), [(10_003, 128, 2), (2_000, 32, 2), (25_600, 128, 11), (20_000, 32, 25)]
 )
 def test_the_delay_grows_with_the_search(texts: int, batch: int, soon: int) -> None:
     part = Corpus("some", Path("a"), Path("b"), texts, "banking77", batch)
