@@ -26,7 +26,7 @@ class Kept(NamedTuple):
 
 
 class Clock(Callback):
-    """Keeps times, tokens, weights and tables of a run.
+    """Keeps times and tokens, weights and tables of a run.
 
     Args:
         marks: how often in an epoch weights are kept, evenly spread; the last time at its end.
@@ -36,7 +36,8 @@ class Clock(Callback):
         self.marks = marks
         self.seconds: list[float] = []
         self.cpu: list[float] = []
-        self.tokens: list[int] = []
+        self.batches: list[list[tuple[float, int]]] = []
+        """Seconds and tokens of each batch of each epoch, with what was waited for before it."""
         self.kept: list[Kept] = []
         self.tables: dict[int, NDArray[np.int32]] = {}
         """Candidates ``[N, K]`` of each table that an epoch ended with, by the step of its weights."""
@@ -49,13 +50,16 @@ class Clock(Callback):
         """Start the clock at the first batch of all, when the first table is there."""
         if self._began is None:
             self._began = time.perf_counter(), time.process_time()
-            self.tokens.append(0)
+            self.batches.append([])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count tokens; keep weights within an epoch."""
-        self.tokens[-1] += len(batch.tokens.values)
+        """Keep the batch's time and tokens, and weights within an epoch."""
+        assert self._began is not None
+        so_far = time.perf_counter() - self._began[0] - self._aside
+        before = sum(seconds for seconds, _ in self.batches[-1])
+        self.batches[-1].append((so_far - before, len(batch.tokens.values)))
         batches = int(trainer.num_training_batches)
         done = batch_idx + 1
         if done < batches and done * self.marks // batches > batch_idx * self.marks // batches:
@@ -71,7 +75,7 @@ class Clock(Callback):
         self._began = time.perf_counter(), time.process_time()
         self.kept.append(Kept(trainer.global_step, sum(self.seconds), _copy(pl_module)))
         self._keep_table(trainer)
-        self.tokens.append(0)
+        self.batches.append([])
         self._began = time.perf_counter(), time.process_time()
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -111,10 +111,11 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: of the run.
 
     Returns:
-        ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process) and ``epoch_tokens`` by epoch;
-        ``worker_cpu_seconds``; ``cold_start_seconds`` of the first table; ``refreshes``, what was logged of
-        each later one; ``map@r`` of the test texts among themselves by ``step`` and ``seconds``, beginning
-        with the untrained encoder; ``overlaps``, see :func:`overlaps`, where they are asked for.
+        ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process), ``epoch_tokens``, and seconds and
+        tokens of each of its ``batches``, by epoch; ``worker_cpu_seconds``; ``cold_start_seconds`` of the
+        first table; ``refreshes``, what was logged of each later one; ``map@r`` of the test texts among
+        themselves by ``step`` and ``seconds``, beginning with the untrained encoder; ``overlaps``, see
+        :func:`overlaps`, where they are asked for.
     """
     torch.set_num_threads(spec["threads"])
     pl.seed_everything(spec["seed"], verbose=False)
@@ -132,11 +133,12 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for state in clock.kept:
         _load(encoder, state.weights)
         scores.append(map_at_r(encoder.encode, texts, labels))
-    moments = [first, *clock.kept]
+    moments, batches = [first, *clock.kept], clock.batches[: len(clock.seconds)]
     return {
         "epoch_seconds": clock.seconds,
         "epoch_cpu_seconds": clock.cpu,
-        "epoch_tokens": clock.tokens[: len(clock.seconds)],
+        "epoch_tokens": [sum(tokens for _, tokens in epoch) for epoch in batches],
+        "batches": [[[round(seconds, 4), tokens] for seconds, tokens in epoch] for epoch in batches],
         "worker_cpu_seconds": children,
         **logged(folder / "metrics.csv"),
         "map@r": scores,

@@ -53,9 +53,12 @@ def cost(run: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float]
     Returns:
         ``epoch_seconds``; ``ratio`` to the control's, and ``ratio_per_token`` of what was encoded;
         ``cpu_ratio`` of the processor's seconds of both processes, which other work on the machine changes
-        less; ``waited``, by training, for a copy of the weights and a table, or all of the mining where that
-        is inline, and ``stall``, the share of the epoch in waiting for a table. ``encode`` and ``search`` are
-        seconds of the mining process, ``contention`` is what training takes longer and did not wait. Besides:
+        less; ``within``, an epoch to one at the pace, by token, of its own batches while nothing was mined,
+        so that it doesn't matter how fast the machine was in another run (where the pace was kept, and
+        mining was in the background); ``waited``, by training, for a copy of the weights and a table, or all
+        of the mining where that is inline, and ``stall``, the share of the epoch in waiting for a table.
+        ``encode`` and ``search`` are seconds of the mining process, ``contention`` is what training takes
+        longer and did not wait. Besides:
         ``first_epoch_ratio``, ``cold_start_seconds``, ``map@r``.
     """
     epochs = len(run["epoch_seconds"]) - 1
@@ -70,11 +73,13 @@ def cost(run: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float]
     stalled = each("seconds") if inline else each("stall_seconds")
     waited = stalled + sum(run["snapshot_seconds"]) / (epochs + 1)
     encode = each("encoding_seconds")
+    pace = {} if inline or not refreshes or "batches" not in run else {"within": _within(run)}
     return {
         "epoch_seconds": own,
         "ratio": own / other,
         "ratio_per_token": own / tokens / (other / other_tokens),
         "cpu_ratio": _cpu(run) / _cpu(control),
+        **pace,
         "stall": stalled / own,
         "waited": waited,
         "encode": encode,
@@ -85,6 +90,15 @@ def cost(run: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float]
         "cold_start_seconds": run["cold_start_seconds"],
         "map@r": run["map@r"][-1],
     }
+
+
+def _within(run: Mapping[str, Any]) -> float:
+    shares = []
+    for epoch, refresh in zip(run["batches"][1:], run["refreshes"], strict=True):
+        alone = epoch[int(refresh["delay"]) :]
+        pace = sum(seconds for seconds, _ in alone) / sum(tokens for _, tokens in alone)
+        shares.append(sum(seconds for seconds, _ in epoch) / (pace * sum(tokens for _, tokens in epoch)))
+    return statistics.fmean(shares)
 
 
 def _cpu(run: Mapping[str, Any]) -> float:

@@ -81,7 +81,7 @@ def show_modes(console: Console, out: Path, name: str, found: Mapping[str, Any])
     enough."""
     rows: Rows = found["runs"]
     title = f"An epoch of {told(found)}"
-    costs = ("epoch_seconds", "ratio", "ratio_per_token", "cpu_ratio", "stall", "map@r")
+    costs = ("epoch_seconds", "ratio", "ratio_per_token", "within", "cpu_ratio", "stall", "map@r")
     console.print(score_table(title, rows, costs, stars=False))
     where = ("waited", "encode", "search", "contention", "encoded", "first_epoch_ratio", "cold_start_seconds")
     console.print(score_table("Where it goes (seconds of an epoch)", rows, where, digits=2, stars=False))

@@ -60,7 +60,20 @@ def test_where_the_time_of_an_epoch_goes() -> None:
     found = modes.cost(inline, CONTROL)
     assert (found["waited"], found["contention"]) == (2.0, pytest.approx(-0.5))
     assert found["stall"] == pytest.approx(2 / 11.5)
+    assert "within" not in found
     assert (modes.cost(CONTROL, CONTROL)["ratio"], modes.cost(CONTROL, CONTROL)["waited"]) == (1.0, 0.0)
+
+
+def test_an_epoch_is_compared_with_its_own_batches_without_mining() -> None:
+    # Two slow batches of 10 tokens while a table is mined, then 8 of which each takes a second for 10.
+    second = [(3.0, 10), (3.0, 10), *[(1.0, 10)] * 8]
+    # As fast all the time; a longer batch takes its share.
+    third = [(0.5, 10), *[(0.5, 10)] * 7, (1.0, 20), (0.5, 10)]
+    batches = [[(9.0, 1)] * 10, second, third]
+    refreshes = [{**each, "delay": 2.0} for each in REFRESHES]
+    run = {**SCHEDULED, "batches": batches, "refreshes": refreshes}
+    assert modes.cost(run, CONTROL)["within"] == pytest.approx((1.4 + 1.0) / 2)
+    assert "within" not in modes.cost({**CONTROL, "batches": batches}, CONTROL)
 
 
 def test_each_seed_begins_with_another_kind(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
