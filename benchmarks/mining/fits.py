@@ -111,11 +111,11 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: of the run.
 
     Returns:
-        ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process), ``epoch_tokens``, and seconds and
-        tokens of each of its ``batches``, by epoch; ``worker_cpu_seconds``; ``cold_start_seconds`` of the
-        first table; ``refreshes``, what was logged of each later one; ``map@r`` of the test texts among
-        themselves by ``step`` and ``seconds``, beginning with the untrained encoder; ``overlaps``, see
-        :func:`overlaps`, where they are asked for.
+        ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process) and ``epoch_tokens`` by epoch;
+        ``worker_cpu_seconds``; ``cold_start_seconds`` of the first table; ``refreshes``, what was logged of
+        each later one; ``alone``, see :func:`alone`, by refresh; ``map@r`` of the test texts among themselves
+        by ``step`` and ``seconds``, beginning with the untrained encoder; ``overlaps``, see :func:`overlaps`,
+        where they are asked for.
     """
     torch.set_num_threads(spec["threads"])
     pl.seed_everything(spec["seed"], verbose=False)
@@ -134,18 +134,31 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         _load(encoder, state.weights)
         scores.append(map_at_r(encoder.encode, texts, labels))
     moments, batches = [first, *clock.kept], clock.batches[: len(clock.seconds)]
+    mining = logged(folder / "metrics.csv")
     return {
         "epoch_seconds": clock.seconds,
         "epoch_cpu_seconds": clock.cpu,
         "epoch_tokens": [sum(tokens for _, tokens in epoch) for epoch in batches],
-        "batches": [[[round(seconds, 4), tokens] for seconds, tokens in epoch] for epoch in batches],
         "worker_cpu_seconds": children,
-        **logged(folder / "metrics.csv"),
+        **mining,
+        "alone": [alone(epoch, each) for epoch, each in zip(batches[1:], mining["refreshes"], strict=False)],
         "map@r": scores,
         "step": [moment.step for moment in moments],
         "seconds": [moment.seconds for moment in moments],
         **({"overlaps": overlaps(clock, encoder, data)} if spec["compare"] else {}),
     }
+
+
+def alone(epoch: Sequence[tuple[float, int]], refresh: Mapping[str, float]) -> tuple[float, int]:
+    """Seconds and tokens of those batches of an epoch that come after the delay of the refresh at its start,
+    when nothing was mined.
+
+    Example:
+        >>> alone([(3.0, 10), (1.0, 9), (1.0, 8)], {"delay": 1.0})
+        (2.0, 17)
+    """
+    after = epoch[int(refresh.get("delay", 0.0)) :]
+    return sum(seconds for seconds, _ in after), sum(tokens for _, tokens in after)
 
 
 def _parts(spec: Mapping[str, Any], folder: Path, clock: Clock) -> tuple[Any, Any, Trainer]:

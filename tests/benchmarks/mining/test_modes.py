@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.mining import modes, staleness, table
+from benchmarks.mining import fits, modes, staleness, table
 from benchmarks.mining.corpora import Corpus
 from benchmarks.mining.fits import Runs
 from benchmarks.results import BenchmarkError, Spread
@@ -65,15 +65,22 @@ def test_where_the_time_of_an_epoch_goes() -> None:
 
 
 def test_an_epoch_is_compared_with_its_own_batches_without_mining() -> None:
-    # Two slow batches of 10 tokens while a table is mined, then 8 of which each takes a second for 10.
-    second = [(3.0, 10), (3.0, 10), *[(1.0, 10)] * 8]
-    # As fast all the time; a longer batch takes its share.
-    third = [(0.5, 10), *[(0.5, 10)] * 7, (1.0, 20), (0.5, 10)]
-    batches = [[(9.0, 1)] * 10, second, third]
+    # Two slow batches of 10 tokens while a table is mined, then 8 of which each takes a second for 10; then
+    # one as fast all the time.
+    slow = [(3.0, 10), (3.0, 10), *[(1.0, 10)] * 8]
+    even = [(0.5, 10), *[(0.5, 10)] * 7, (1.0, 20), (0.5, 10)]
     refreshes = [{**each, "delay": 2.0} for each in REFRESHES]
-    run = {**SCHEDULED, "batches": batches, "refreshes": refreshes}
+    run = {
+        **SCHEDULED,
+        "epoch_seconds": [9.0, 14.0, 5.5],
+        "epoch_tokens": [100, 100, 110],
+        "refreshes": refreshes,
+        "alone": [fits.alone(epoch, each) for epoch, each in zip([slow, even], refreshes, strict=True)],
+    }
     assert modes.cost(run, CONTROL)["within"] == pytest.approx((1.4 + 1.0) / 2)
-    assert "within" not in modes.cost({**CONTROL, "batches": batches}, CONTROL)
+    assert "within" not in modes.cost({**CONTROL, "alone": []}, CONTROL)
+    # As long as the whole epoch, there is nothing to compare with.
+    assert "within" not in modes.cost({**run, "alone": [(8.0, 80), (0.0, 0)]}, CONTROL)
 
 
 def test_each_seed_begins_with_another_kind(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
