@@ -304,6 +304,8 @@ def timetable(
     limit, delay = miner.max_staleness, miner.delay
     if miner.mode == "eager":
         delay = period if limit is None else min(period, limit - period + 1)
+    # With the first weights all is encoded.
+    first = delay_of(delay, period, ahead)
     # Training has threads less until the delay is over, so with vectors at hand it is as short as can be.
     delay = delay_of(delay, period, ahead, searched)
     if limit is not None and period + delay - 1 > limit:
@@ -311,7 +313,7 @@ def timetable(
             f"max_staleness={limit} can't be kept: with a refresh every {period} batches and a delay of "
             f"{delay}, a table is {period + delay - 1} batches old when the next comes into use"
         )
-    return Timetable(per_epoch, period, delay)
+    return Timetable(per_epoch, period, delay, first)
 
 
 def states_in_checkpoints(trainer: Trainer) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ class Background:
                 torch.set_num_threads(wanted)
 
     def _mining(self, batch: int) -> bool:
-        first = self.miner.cold_start == "in_batch" and batch < self.clock.delay
+        first = self.miner.cold_start == "in_batch" and batch < self.clock.switch(0)
         return first or self.clock.mining(batch)
 
     def copy(self, done: int, step: int, epoch: int, uses: Uses) -> None:

@@ -75,8 +75,8 @@ class Miner:
             machine, and mining is not ``"inline"``.
         cold_start: ``"mine"`` mines the first table before the first batch. ``"in_batch"`` starts at once,
             with the negatives that are in a batch anyway, and uses the first table where a refresh of the
-            first weights would: after ``delay`` batches when ``"scheduled"``, as soon as it is there when
-            ``"eager"``, after the first period when ``"inline"``.
+            first weights would: after ``delay`` batches when ``"scheduled"``, or half a period if it is None,
+            as soon as it is there when ``"eager"``, after the first period when ``"inline"``.
 
     Raises:
         ValueError: if a number is out of range, both ``index`` and ``proposer`` are given,

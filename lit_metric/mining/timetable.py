@@ -80,6 +80,7 @@ class Timetable:
         per_epoch: batches of each epoch.
         period: batches from one refresh to the next; None: there is none after the first table.
         delay: batches from the copy of the weights to the first use of the table mined with them.
+        first: the delay of a table mined with the first weights while training goes on; ``delay`` if None.
 
     Example:
         >>> times = Timetable(per_epoch=10, period=10, delay=4)
@@ -92,6 +93,7 @@ class Timetable:
     per_epoch: int
     period: int | None
     delay: int
+    first: int | None = None
 
     def batch(self, epoch: int, step: int) -> int:
         """The number of a batch within the run."""
@@ -107,7 +109,7 @@ class Timetable:
 
     def switch(self, taken: int) -> int:
         """The first batch that uses the table mined with the weights copied after ``taken`` batches."""
-        return taken + self.delay
+        return taken + (self.delay if taken or self.first is None else self.first)
 
     def last_due(self, batch: int) -> int:
         """The latest batch before which the table should have been renewed, up to ``batch``."""

@@ -105,6 +105,9 @@ def test_the_chosen_delay_is_legal_for_every_length_of_an_epoch(mode: Any) -> No
     # Where mostly a search is left to wait for, unless the loader runs further ahead.
     assert [timetable(Miner(), 100, ahead, searched=9).delay for ahead in (5, 17)] == [9, 18]
     assert timetable(Miner(refresh=7), 100, 5, searched=9).delay == 7
+    # Not with the first weights, for which all is encoded.
+    assert [timetable(Miner(), 100, 5, searched=9).switch(taken) for taken in (0, 100)] == [50, 109]
+    assert [timetable(Miner(delay=8), 100, 5, searched=9).switch(taken) for taken in (0, 100)] == [8, 108]
     assert too_short(Miner(delay=3), 2, 5) is None  # that is a mistake, and an error says so
     assert too_short(Miner(refresh="never"), 2, 5) is None
 
