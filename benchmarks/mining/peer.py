@@ -32,7 +32,8 @@ from benchmarks.results import spread
 NEGATIVES = 2
 DRAWN = 10
 ENCODED = 128
-LEARNING_RATE = 1e-4
+# The best of 1e-4, 2e-4 and 4e-4 by MAP@R after four epochs over 2,000 texts, one seed each.
+LEARNING_RATE = 4e-4
 WARMUP = 0.1
 LESS_MINING = 5.0
 
