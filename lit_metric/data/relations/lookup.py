@@ -162,8 +162,6 @@ def in_order_of(columns: Tensor, rows: Tensor, count: int, among: Tensor) -> Rag
 
 
 def each_equals(left: Tensor, right: Tensor) -> Tensor:
-    """``left [A]`` and ``right [C]`` to a boolean ``[A, C]``: whether each is equal to each."""
-    if left.device.type != "cpu":
-        return left[:, None] == right
+    """``left [A]`` and ``right [C]``, on the CPU, to a boolean ``[A, C]``: whether each is equal to each."""
     # Torch compares a column with a row one by one, which takes several times as long.
     return torch.from_numpy(np.equal(left.numpy()[:, None], right.numpy()))
