@@ -113,7 +113,7 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Returns:
         ``epoch_seconds``, ``epoch_cpu_seconds`` (of the training process) and ``epoch_tokens`` by epoch;
         ``worker_cpu_seconds``; ``cold_start_seconds`` of the first table; ``refreshes``, what was logged of
-        each later one; ``alone``, see :func:`alone`, by refresh; ``map@r`` of the test texts among themselves
+        each later one; ``alone``, see :func:`alone`, by epoch; ``map@r`` of the test texts among themselves
         by ``step`` and ``seconds``, beginning with the untrained encoder; ``overlaps``, see :func:`overlaps`,
         where they are asked for.
     """
@@ -141,7 +141,7 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "epoch_tokens": [sum(tokens for _, tokens in epoch) for epoch in batches],
         "worker_cpu_seconds": children,
         **mining,
-        "alone": [alone(epoch, each) for epoch, each in zip(batches[1:], mining["refreshes"], strict=False)],
+        "alone": alone(batches[1:], mining["refreshes"]),
         "map@r": scores,
         "step": [moment.step for moment in moments],
         "seconds": [moment.seconds for moment in moments],
@@ -149,16 +149,20 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def alone(epoch: Sequence[tuple[float, int]], refresh: Mapping[str, float]) -> tuple[float, int]:
-    """Seconds and tokens of those batches of an epoch that come after the delay of the refresh at its start,
-    when nothing was mined.
+def alone(
+    epochs: Sequence[Sequence[tuple[float, int]]], refreshes: Sequence[Mapping[str, float]]
+) -> list[tuple[float, int]]:
+    """Seconds and tokens of those batches of each epoch during which nothing was mined, after the delay of
+    the refresh at its start; nothing where there is not one in the background for each epoch.
 
     Example:
-        >>> alone([(3.0, 10), (1.0, 9), (1.0, 8)], {"delay": 1.0})
-        (2.0, 17)
+        >>> alone([[(3.0, 10), (1.0, 9), (1.0, 8)]], [{"delay": 1.0}])
+        [(2.0, 17)]
     """
-    after = epoch[int(refresh.get("delay", 0.0)) :]
-    return sum(seconds for seconds, _ in after), sum(tokens for _, tokens in after)
+    if len(refreshes) != len(epochs) or not all("delay" in each for each in refreshes):
+        return []
+    after = [epoch[int(each["delay"]) :] for epoch, each in zip(epochs, refreshes, strict=True)]
+    return [(sum(seconds for seconds, _ in part), sum(tokens for _, tokens in part)) for part in after]
 
 
 def _parts(spec: Mapping[str, Any], folder: Path, clock: Clock) -> tuple[Any, Any, Trainer]:

@@ -93,6 +93,11 @@ class ExactIndex(Index):
         """True."""
         return True
 
+    def holds(self, ids: Tensor) -> bool:
+        """Whether there is a vector under each of ``ids [n]``."""
+        self._settle()
+        return bool(torch.isin(ids.to(self._ids.device), self._ids).all())
+
     @torch.no_grad()
     def search_own(self, ids: Tensor, k: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
         """`search` with vectors of the index as queries, which find themselves unless they are left out.

@@ -71,12 +71,10 @@ class NeighbourProposer(Proposer):
     def __init__(self, index: Index | None = None) -> None:
         self.index = ExactIndex() if index is None else index
         self.metric = self.index.metric
-        self._corpus = torch.empty(0, dtype=torch.int64)
 
     def fit(self, vectors: Vectors, ids: Tensor, seed: int) -> None:
         """See :class:`Proposer`; ``seed`` has no part in it."""
-        self.forget()
-        self._corpus = ids
+        self.index.reset()
         for rows, block in vectors.blocks(_ADDED_TOGETHER):
             self.index.add(block, ids[rows])
 
@@ -87,13 +85,12 @@ class NeighbourProposer(Proposer):
     def forget(self) -> None:
         """See :class:`Proposer`."""
         self.index.reset()
-        self._corpus = torch.empty(0, dtype=torch.int64)
 
     def excluding(self, relations: Relations, ceilings: Ceilings | None = None) -> Proposer:
         """See :class:`Proposer`; a subclass may propose something else, and is left as it is."""
         if type(self) is not NeighbourProposer or not self.index.leaves_out or not _asked_by_block(relations):
             return self
-        return _AllowedNeighbours(self.index, self._corpus, relations, ceilings)
+        return _AllowedNeighbours(self.index, relations, ceilings)
 
     def _search(self, vectors: Tensor, count: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
         if not len(self.index):
@@ -106,14 +103,13 @@ class _AllowedNeighbours(NeighbourProposer):
     """The nearest of those neighbours that ``relations``, on the CPU, do not exclude, and that stay below
     ``ceilings``."""
 
-    def __init__(self, index: Index, corpus: Tensor, relations: Relations, ceilings: Ceilings | None) -> None:
+    def __init__(self, index: Index, relations: Relations, ceilings: Ceilings | None) -> None:
         super().__init__(index)
-        self._corpus = corpus
         self._relations = {torch.device("cpu"): relations}
         self._ceilings = ceilings
 
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        if not isinstance(self.index, ExactIndex) or not bool(torch.isin(anchors, self._corpus).all()):
+        if not isinstance(self.index, ExactIndex) or not self.index.holds(anchors):
             return self._search(vectors, count, self._excluded(anchors))
         # Their vectors are those of the index.
         anchors, order = anchors.sort()

@@ -90,6 +90,9 @@ def test_a_stored_index_does_it_too(tmp_path: Path) -> None:
 
 def test_what_it_refuses() -> None:
     index, ids, _ = filled()
+    assert index.holds(ids.flip(0))
+    assert not index.holds(torch.tensor([int(ids[0]), 1000]))
+    assert not ExactIndex().holds(ids)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         index.search_own(ids, 0)
     with pytest.raises(ValueError, match="id 1000 is not in the index"):

@@ -75,10 +75,12 @@ def test_an_epoch_is_compared_with_its_own_batches_without_mining() -> None:
         "epoch_seconds": [9.0, 14.0, 5.5],
         "epoch_tokens": [100, 100, 110],
         "refreshes": refreshes,
-        "alone": [fits.alone(epoch, each) for epoch, each in zip([slow, even], refreshes, strict=True)],
+        "alone": fits.alone([slow, even], refreshes),
     }
     assert modes.cost(run, CONTROL)["within"] == pytest.approx((1.4 + 1.0) / 2)
     assert "within" not in modes.cost({**CONTROL, "alone": []}, CONTROL)
+    # Where training stops for it, or there are more refreshes than epochs, no batches are told apart.
+    assert fits.alone([slow, even], REFRESHES) == fits.alone([slow], refreshes) == []
     # As long as the whole epoch, there is nothing to compare with.
     assert "within" not in modes.cost({**run, "alone": [(8.0, 80), (0.0, 0)]}, CONTROL)
 
