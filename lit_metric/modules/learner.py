@@ -27,6 +27,7 @@ from lit_metric.losses import (
     sum_over_ranks,
 )
 from lit_metric.modules.guide import guide_vectors
+from lit_metric.modules.precision import warn_of_slow_bfloat16
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
@@ -162,6 +163,8 @@ class MetricLearner(LightningModule):
 
     def on_fit_start(self) -> None:
         """Bring the relations to the device, loaded modules out of evaluation mode, and guides to work."""
+        if self.trainer.is_global_zero:
+            warn_of_slow_bfloat16(str(self.trainer.precision), self.device)
         self.train()
         self.relations = self.data.relations.to(self.device)
         self.certain = self.relations.certain()
