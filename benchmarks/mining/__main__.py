@@ -93,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--precision", default="32-true", help="of our training in modes, table, staleness (%(default)s)"
     )
+    parser.add_argument("--peer-lr", type=float, help=f"of the peer's training ({peer.LEARNING_RATE:g})")
     given, options = parser.parse_known_args(arguments)
     for name in ("seeds", "threads", "epochs"):
         if getattr(given, name) < 1:
@@ -105,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--modes {' '.join(given.modes)} must have none, the control, and free among them")
     if given.delay is not None and given.delay < 2:
         parser.error(f"--delay {given.delay} must be at least 2, as the loader runs a batch ahead")
+    if given.peer_lr is not None and not given.peer_lr > 0:
+        parser.error(f"--peer-lr {given.peer_lr} must be above 0")
     out, console = given.out.resolve(), Console()
     common = {"versions": environment()["versions"]}
 
@@ -116,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sizes = given.seeds, given.epochs, given.threads, given.delay
             # The peer's run is in float32, and what is beside it is to differ in nothing but the method.
             precision = "32-true" if name == "peer" else given.precision
-            only = tuple(given.modes)
-            return TRAINED[name].measure(Runs(out, common, corpus, *sizes, precision=precision, only=only))
+            more = {"only": tuple(given.modes), "peer_lr": given.peer_lr}
+            return TRAINED[name].measure(Runs(out, common, corpus, *sizes, precision=precision, **more))
         train, test = sources()
         if name == "offline":
             return offline.measure(out, common, train, given.seeds, given.threads)

@@ -49,6 +49,7 @@ class Runs(NamedTuple):
         backbone: a pretrained text encoder.
         precision: of Lightning's trainer.
         only: those of ``modes`` to be run, the control among them.
+        peer_lr: peak learning rate of the peer's training; its default if None.
     """
 
     out: Path
@@ -61,6 +62,7 @@ class Runs(NamedTuple):
     backbone: str = BACKBONE
     precision: str = "32-true"
     only: tuple[str, ...] = MODES
+    peer_lr: float | None = None
 
     @property
     def soon(self) -> int:

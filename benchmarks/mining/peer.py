@@ -32,7 +32,7 @@ from benchmarks.results import spread
 NEGATIVES = 2
 DRAWN = 10
 ENCODED = 128
-# The best of 1e-4, 2e-4 and 4e-4 by MAP@R after four epochs over 2,000 texts, one seed each.
+# The best of 1e-4, 2e-4 and 4e-4 by MAP@R after four epochs over 2,000 texts, one seed each (--peer-lr).
 LEARNING_RATE = 4e-4
 WARMUP = 0.1
 LESS_MINING = 5.0
@@ -189,11 +189,11 @@ def fit(runs: Runs, seed: int) -> dict[str, Any]:
         "epochs": runs.epochs,
         "threads": runs.threads,
         "backbone": runs.backbone,
-        "lr": LEARNING_RATE,
+        "lr": runs.peer_lr or LEARNING_RATE,
         "warmup": WARMUP,
     }
-    label = f"peer-{corpus.name}-{runs.epochs}-epochs-{seed}"
-
+    rate = "" if runs.peer_lr is None else f"-lr-{runs.peer_lr:g}"
+    label = f"peer-{corpus.name}-{runs.epochs}-epochs{rate}-{seed}"
     spec = {**own, "train": str(corpus.train), "test": str(corpus.test)}
     return in_process("benchmarks.mining.peer", runs.out, label, {**runs.common, **own}, spec)
 

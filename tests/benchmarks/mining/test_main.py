@@ -106,10 +106,12 @@ def test_measures_that_train_are_told_with_their_settings(
         "1",
         "--delay",
         "3",
+        "--peer-lr",
+        "1e-3",
     ]
     command.main(["--out", str(out), "--measures", name, *sizes])
     [runs] = given
-    assert (runs.seeds, runs.epochs, runs.threads, runs.soon) == (2, 2, 1, 3)
+    assert (runs.seeds, runs.epochs, runs.threads, runs.soon, runs.peer_lr) == (2, 2, 1, 3, 1e-3)
     assert (runs.corpus.texts, runs.corpus.batches, runs.corpus.batch) == (600, 10, 64)
     summary = json.loads((out / "mining.json").read_text())
     found = summary[f"{name}-some-600"]
@@ -127,6 +129,7 @@ def test_measures_that_train_are_told_with_their_settings(
         (["--texts", "100"], "--texts 100 make less than 4 batches of 128"),
         (["--batch", "30"], "--batch 30 must be a multiple of 4"),
         (["--epochs", "0"], "--epochs 0 must be at least 1"),
+        (["--peer-lr", "0"], "--peer-lr 0.0 must be above 0"),
         (["--delay", "1"], "--delay 1 must be at least 2"),
         (["--modes", "none", "inline"], "--modes none inline must have none, the control, and free"),
     ],

@@ -103,6 +103,25 @@ def test_both_sides_are_compared_by_time() -> None:
     assert peer.compared(OURS, {**THEIRS, "map@r": [0.1, 0.6, 0.8]})["ours_reach"] is None
 
 
+def test_another_learning_rate_is_another_run(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, float] = {}
+
+    def in_process(module: str, out: Path, label: str, settings: dict[str, Any], spec: dict[str, Any]) -> Any:
+        assert settings["lr"] == spec["lr"]
+        told[label] = spec["lr"]
+
+    monkeypatch.setattr(peer, "in_process", in_process)
+    runs = Runs(tmp_path, {}, corpus(small, tmp_path / "data"), 1, 2, 1)
+    peer.fit(runs, 0)
+    peer.fit(runs._replace(peer_lr=8e-4), 0)
+    assert told == {
+        "peer-tiny-2-epochs-0": peer.LEARNING_RATE,
+        "peer-tiny-2-epochs-lr-0.0008-0": 8e-4,
+    }
+
+
 def test_sides_take_turns(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
