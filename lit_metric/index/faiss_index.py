@@ -38,7 +38,8 @@ class FaissIndex(Index):
         threads: threads for training, adding and searching; by default FAISS's own setting, which is all
             cores. The process-wide setting is put back afterwards.
         reproducible: insert into an HNSW graph with one thread, since with several the graph depends on their
-            timing.
+            timing. An index that was loaded still grows into another graph than one that never was, as FAISS
+            doesn't save what it draws the levels of vectors with.
 
     Raises:
         ValueError: a setting is out of its range or does not apply to ``factory``; at the first `search`,

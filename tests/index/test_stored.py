@@ -63,8 +63,11 @@ def test_a_loaded_index_can_grow_and_be_emptied(kind: str, tmp_path: Path) -> No
     loaded = load_index(tmp_path / "index", memory_map=False, threads=1)
     for each in (index, loaded):
         each.add(more, torch.arange(9000, 9030))
-    for before, after in zip(index.search(more, 5), loaded.search(more, 5), strict=True):
-        assert torch.equal(before, after)
+    (scores, ids), (loaded_scores, loaded_ids) = index.search(more, 5), loaded.search(more, 5)
+    assert torch.equal(ids, loaded_ids)
+    # FAISS doesn't save the generator that the levels of a graph are drawn with, so what is added later makes
+    # another graph, and on another way a score may come out of another kernel, with another last bit.
+    torch.testing.assert_close(loaded_scores, scores, rtol=0, atol=1e-6 if kind == "hnsw" else 0)
     assert loaded.search(more, 1)[1].squeeze(1).tolist() == list(range(9000, 9030))
     loaded.reset()
     loaded.add(torch.eye(3), torch.arange(3))
