@@ -177,6 +177,7 @@ def fit(runs: Runs, seed: int) -> dict[str, Any]:
     """One run of the peer, or what ``OUT`` holds of it."""
     corpus = runs.corpus
     labels = read(corpus.train)[1]
+    lr = runs.peer_lr or LEARNING_RATE
     several = sum(labels.count(label) > 1 for label in set(labels))
     own = {
         **corpus.settings,
@@ -189,10 +190,10 @@ def fit(runs: Runs, seed: int) -> dict[str, Any]:
         "epochs": runs.epochs,
         "threads": runs.threads,
         "backbone": runs.backbone,
-        "lr": runs.peer_lr or LEARNING_RATE,
+        "lr": lr,
         "warmup": WARMUP,
     }
-    rate = "" if runs.peer_lr is None else f"-lr-{runs.peer_lr:g}"
+    rate = "" if lr == LEARNING_RATE else f"-lr-{lr:g}"
     label = f"peer-{corpus.name}-{runs.epochs}-epochs{rate}-{seed}"
     spec = {**own, "train": str(corpus.train), "test": str(corpus.test)}
     return in_process("benchmarks.mining.peer", runs.out, label, {**runs.common, **own}, spec)

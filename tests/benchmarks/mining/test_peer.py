@@ -115,6 +115,7 @@ def test_another_learning_rate_is_another_run(
     monkeypatch.setattr(peer, "in_process", in_process)
     runs = Runs(tmp_path, {}, corpus(small, tmp_path / "data"), 1, 2, 1)
     peer.fit(runs, 0)
+    peer.fit(runs._replace(peer_lr=peer.LEARNING_RATE), 0)  # the same run
     peer.fit(runs._replace(peer_lr=8e-4), 0)
     assert told == {
         "peer-tiny-2-epochs-0": peer.LEARNING_RATE,
