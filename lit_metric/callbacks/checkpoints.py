@@ -87,7 +87,7 @@ class StopEarly(EarlyStopping):
     """
 
     def __init__(
-        self, patience: int = 3, monitor: str | None = None, mode: Mode = "max", min_delta: float = 0.0
+        self, patience: int = 5, monitor: str | None = None, mode: Mode = "max", min_delta: float = 0.0
     ) -> None:
         super().__init__("", min_delta, patience, mode=mode, strict=False, check_finite=False)
         self.monitor = monitor  # type: ignore[assignment]

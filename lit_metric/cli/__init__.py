@@ -11,19 +11,15 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 import lit_metric
+from lit_metric import commands
 
-COMMANDS = {
+TRAINING = {
     "fit": "Train an encoder on your data.",
     "validate": "Measure a checkpoint on the validation items.",
     "test": "Measure a checkpoint on the test items.",
     "predict": "Encode items by a checkpoint, on several GPUs if there are.",
-    "encode": "Encode a file into vectors.",
-    "search": "Show the items of a file that are nearest to a query.",
-    "mine": "Mine hard negatives into a file, for another trainer.",
-    "export": "Write a folder that sentence-transformers and Hugging Face load.",
-    "runs": "List runs: what differs in their configs, and their metrics before and after.",
 }
-TRAINING = ("fit", "validate", "test", "predict")
+COMMANDS = {**TRAINING, **commands.COMMANDS}
 HELP = """usage: lit-metric COMMAND [options]
 
 Fine-tune text encoders by deep metric learning.
@@ -62,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet()
     module = importlib.import_module("lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser")
     try:
-        module.run(name, given[1:], arguments is None)
+        module.run(name, given[1:])
     except KeyboardInterrupt:
         _fail("interrupted", SIGNALLED + 2)
     except SystemExit as end:
@@ -112,6 +108,7 @@ def quiet() -> None:
     for name in ("httpx", "sentence_transformers", "datasets", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
+        ".*args parameter is intended to run from within Python.*",
         ".*does not have many workers.*",
         ".*`LightningModule.configure_callbacks`.*",
         ".*num_workers.*",

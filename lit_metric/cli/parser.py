@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Sequence
-from typing import Any
+from difflib import SequenceMatcher
+from typing import Any, NoReturn
 
 import jsonargparse._typehints as typehints
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-EXAMPLES = {
-    "fit": "lit-metric fit --data.train questions.csv --model.loss TripletLoss --model.loss.margin 0.3",
-    "validate": "lit-metric validate --config runs/questions/config.yaml --ckpt_path best",
-    "test": "lit-metric test --config runs/questions/config.yaml --ckpt_path best",
-    "predict": "lit-metric predict --config runs/questions/config.yaml --ckpt_path best --data.predict more.csv",
-    "encode": "lit-metric encode --model runs/questions --input questions.csv --output vectors.npy",
-    "search": 'lit-metric search --model runs/questions --corpus questions.csv --query "lost my card"',
-    "mine": "lit-metric mine --model runs/questions --data questions.csv --output mined.parquet",
-    "export": "lit-metric export --model runs/questions --output my-model",
-    "runs": "lit-metric runs",
+from lit_metric import commands
+
+RENAMED = {
+    ("mine", "--data"): "--data.train",
+    ("mine", "--filter"): "--filters",
+    ("mine", "--config"): "--run",
+    ("mine", "--seed"): "--data.seed",
+    ("mine", "--max-tokens"): "--data.max_tokens",
+    ("search", "--top-k"): "--k",
 }
-RENAMED: dict[str, str] = {}
-"""Options that had another name before, for the message that refuses them."""
+"""Options that had another name, by command; hyphens for underscores aside."""
 
 
 def keep_nested_values() -> None:
@@ -46,24 +43,43 @@ def keep_nested_values() -> None:
 keep_nested_values()
 
 
-def options_of(name: str) -> ArgumentParser:
+class Parser(ArgumentParser):
+    """Names the nearest options that exist where one doesn't."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse what was given."""
+        start, unknown, rest = message.partition("unrecognized arguments: ")
+        if unknown and rest.startswith("-"):
+            message = f"{start}{self._unknown(rest.split()[0].partition('=')[0])}"
+        super().error(message, ex)
+        raise AssertionError
+
+    def _unknown(self, option: str) -> str:
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        name = str(self.prog).rpartition(" ")[2]
+        new = RENAMED.get((name, option)) or option.replace("-", "_").replace("__", "--", 1)
+        if new.partition(" ")[0] in options or (name, option) in RENAMED:
+            return f"{option} is called {new} now"
+        return f"there is no option {option}; nearest are {', '.join(_nearest(options, option))}"
+
+
+def _nearest(options: Sequence[str], wanted: str) -> list[str]:
+    return sorted(options, key=lambda each: -SequenceMatcher(None, each, wanted).ratio())[:3]
+
+
+def parser_of(name: str) -> ArgumentParser:
     """The parser of a command that is a function in :mod:`lit_metric.commands`."""
-    function = getattr(importlib.import_module(f"lit_metric.commands.{name}"), name)
-    parser = ArgumentParser(
-        prog=f"lit-metric {name}",
-        description=inspect.getdoc(function).partition("\n\n")[0],  # type: ignore[union-attr]
-        epilog=f"example: {EXAMPLES[name]}",
-        exit_on_error=False,
-    )
+    parser = Parser(prog=f"lit-metric {name}", exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of these options")
-    parser.add_function_arguments(function, as_group=False)
+    commands.add_arguments(parser, name)
     return parser
 
 
-def run(name: str, given: Sequence[str], from_shell: bool = True) -> None:
+def run(name: str, given: Sequence[str]) -> None:
     """Parse the options of a command and call its function."""
-    parser = options_of(name)
-    options = parser.instantiate_classes(parser.parse_args(given))
-    options.pop("config", None)
-    function = getattr(importlib.import_module(f"lit_metric.commands.{name}"), name)
-    function(**{key: options[key] for key in inspect.signature(function).parameters if key in options})
+    if name == "runs" and given and not given[0].startswith("-"):
+        given = ["--folder", *given]
+    parser = parser_of(name)
+    options = dict(vars(parser.instantiate(parser.parse_args(given))))
+    options.pop("config")
+    commands.function(name)(**options)

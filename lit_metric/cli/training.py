@@ -10,19 +10,26 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 # Classes are found by their bare names once they are imported.
 from lit_metric import batching, callbacks, encoders, index, losses, mining, modules  # noqa: F401
-from lit_metric.cli import COMMANDS, TRAINING
+from lit_metric.cli import TRAINING
 from lit_metric.cli.defaults import defaults, with_shipped_configs, without_what_cannot_be
-from lit_metric.cli.parser import EXAMPLES
+from lit_metric.cli.parser import Parser
 from lit_metric.cli.run_name import EVENTS, name_run, remove_unused
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.loggers import run_folder
 
 log = logging.getLogger(__name__)
+
+EXAMPLES = {
+    "fit": "lit-metric fit --data.train questions.csv --model.loss TripletLoss --model.loss.margin 0.3",
+    "validate": "lit-metric validate --config runs/questions/config.yaml --ckpt_path best",
+    "test": "lit-metric test --config runs/questions/config.yaml --ckpt_path best",
+    "predict": "lit-metric predict --config runs/questions/config.yaml --ckpt_path best --data.predict more.csv",
+}
 
 
 class RunComplete(Exception):
@@ -42,6 +49,10 @@ class StopComplete(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Called when these two have been loaded."""
         raise RunComplete(self.told)
+
+
+class TrainingParser(Parser, LightningArgumentParser):
+    """LightningCLI's parser, with our messages."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -76,7 +87,7 @@ class MetricCLI(LightningCLI):
         self.events: dict[Path, set[Path]] = {}
         offered = LightningCLI.subcommands()
         self.subcommands = lambda: {only: offered[only]} if only else offered  # type: ignore[method-assign]
-        options.setdefault("save_config_callback", SaveConfig)
+        options = {"save_config_callback": SaveConfig, "parser_class": TrainingParser, **options}
         try:
             super().__init__(*arguments, **options)
         except Exception:
@@ -87,8 +98,13 @@ class MetricCLI(LightningCLI):
                 remove_unused(self.made)
             raise
 
+    def _add_subcommands(self, parser: Any, **options: Any) -> None:
+        super()._add_subcommands(parser, **options)
+        for name, each in self._subcommand_parsers.items():
+            each.prog = f"lit-metric {name}"
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> Any:
-        options |= {"description": COMMANDS[subcommand], "epilog": f"example: {EXAMPLES[subcommand]}"}
+        options |= {"description": TRAINING[subcommand], "epilog": f"example: {EXAMPLES[subcommand]}"}
         return super()._prepare_subcommand_parser(klass, subcommand, **options)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -159,13 +175,12 @@ def check_monitors(callbacks: Sequence[Callback], data: MetricDataModule) -> Non
     """
 
 
-def run(name: str, given: Sequence[str], from_shell: bool) -> None:
+def run(name: str, given: Sequence[str]) -> None:
     """Parse the options of a command and run it.
 
     Args:
         name: ``fit``, ``validate``, ``test`` or ``predict``.
         given: its options.
-        from_shell: whether they stand in ``sys.argv``.
     """
     arguments = [name, *with_shipped_configs(list(given))]
     quietly_fail: dict[str, Any] = {"exit_on_error": False}
@@ -175,7 +190,7 @@ def run(name: str, given: Sequence[str], from_shell: bool) -> None:
             only=name,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
-                "prog": "lit-metric", "description": COMMANDS[name], **quietly_fail, name: quietly_fail
+                "prog": "lit-metric", "description": TRAINING[name], **quietly_fail, name: quietly_fail
             },
             seed_everything_default=0,
         )
