@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -149,6 +151,31 @@ class MetricCLI(LightningCLI):
             self.trainer.callbacks.append(StopComplete(self.complete))  # type: ignore[attr-defined]
 
 
+class ParsedCLI(MetricCLI):
+    """The command line up to the point where something would be built."""
+
+    def _set_seed(self) -> None: ...
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def resolved(*options: str) -> dict[str, Any]:
+    """All options of a ``fit``, with defaults and full class paths, as ``--print_config`` shows them.
+
+    Args:
+        options: such as ``"--config", "banking77"``.
+    """
+    cli = ParsedCLI(args=["fit", *with_shipped_configs(list(options))], only="fit", seed_everything_default=0)
+    content = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))["fit"]
+    return {key: value for key, value in content.items() if key != "config"}
+
+
 def nothing_left(checkpoint: str | None, max_epochs: int | None, max_steps: int | None) -> str | None:
     """What to tell of a checkpoint whose run has reached a limit, by which Lightning would train nothing.
 
@@ -229,4 +256,4 @@ def run(name: str, given: Sequence[str]) -> None:
             seed_everything_default=0,
         )
     except RunComplete as end:
-        rank_zero_only(log.warning)("lit-metric: %s", end)
+        rank_zero_only(print)(f"lit-metric: {end}", file=sys.stderr)
