@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = messages.mistake(error)
         if debug or line is None:
             raise
-        if type(error).__name__ == "ArgumentError":
+        if line.startswith(messages.USAGE):
             print(f"usage: lit-metric {name} [options]; lit-metric {name} --help lists them", file=sys.stderr)
         _fail(line, 2, error)
 

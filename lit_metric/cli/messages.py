@@ -19,6 +19,8 @@ from lit_metric.mining import TableError
 from lit_metric.mining.supervisor import MiningFailed
 
 USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
+USAGE = ("there is no option", "--", "unrecognized arguments", "the following arguments are required")
+"""How messages about the options of a command begin."""
 LIGHTNING = "MisconfigurationException"
 
 KEY = re.compile(r'Parser key "(.*?)":?')
@@ -82,10 +84,18 @@ def _told(reason: str, classes: list[str], given: list[str]) -> str:
         public = [name for name in dir(importlib.import_module(match[1])) if name[:1].isupper()]
         return f"there is no {match[2]!r} in {match[1]}; nearest are {_nearest(match[2], public)}"
     if match := NAME.fullmatch(reason):
-        return f"there is no class {match[1]!r}; give its name or its whole path"
+        near = _nearest(match[1], _classes())
+        return f"there is no class {match[1]!r}; nearest are {near}; or give the whole path of your own"
     if TYPE.fullmatch(reason) and given:
         return f"{reason}. Got value: {given[0]}"
     return reason
+
+
+def _classes() -> list[str]:
+    """The names of all public classes."""
+    packages = ("batching", "callbacks", "data", "encoders", "index", "losses", "mining", "modules")
+    modules = [importlib.import_module(f"lit_metric.{name}") for name in packages]
+    return [name for module in modules for name in module.__all__ if inspect.isclass(getattr(module, name))]
 
 
 def _options(path: str) -> list[str]:
@@ -119,9 +129,35 @@ def mistake(error: Exception) -> str | None:
     if torn or isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(error):
         return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
     if type(error).__name__ == LIGHTNING or "Early stopping conditioned on metric" in str(error):
-        return " ".join(f"Lightning refuses this: {error}".split())
+        return with_options(" ".join(f"Lightning refuses this: {error}".split()))
     if not isinstance(error, USER_ERRORS):
         return None
     kind = "DataError" if isinstance(error, DataError) else type(error).__name__
     told = "" if isinstance(error, ArgumentError) else f"{kind}: "
-    return " ".join(f"{told}{essence(str(error))}{listed_rows(error)}".split())
+    return with_options(" ".join(f"{told}{essence(str(error))}{listed_rows(error)}".split()))
+
+
+def with_options(message: str) -> str:
+    """A message whose arguments are written as options of the command line.
+
+    Example:
+        >>> with_options("set data.bad_rows to skip, or take planner=PairPlanner()")
+        'set --data.bad_rows to skip, or take --data.planner PairPlanner'
+    """
+    from lightning.pytorch import Trainer
+
+    from lit_metric import MetricDataModule, MetricLearner
+
+    kinds: dict[str, type] = {"data": MetricDataModule, "model": MetricLearner, "trainer": Trainer}
+    names = {kind: {*inspect.signature(cls).parameters} - {"csv"} for kind, cls in kinds.items()}
+
+    def dotted(found: re.Match[str]) -> str:
+        return f"--{found[0]}" if found[2] in names[found[1]] else found[0]
+
+    def given(found: re.Match[str]) -> str:
+        kind = next((kind for kind in names if found[1] in names[kind]), None)
+        value = found[2].removesuffix("()").strip("'")
+        return found[0] if kind is None else f"--{kind}.{found[1]} {value}"
+
+    message = re.sub(r"(?<![\w./'-])(data|model|trainer)\.(\w+)", dotted, message)
+    return re.sub(r"(?<![\w.(-])(\w+)=(\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b)", given, message)

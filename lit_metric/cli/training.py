@@ -117,6 +117,10 @@ class MetricCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, help="Name of the run, and of its folder in runs/.")
         parser.set_defaults(defaults())
 
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Without Lightning's warning of arguments beside those of the process."""
+        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
+
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder."""
         fit = self.subcommand == "fit"
