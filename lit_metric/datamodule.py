@@ -33,6 +33,7 @@ from lit_metric.data import (
     Batch,
     Collator,
     Content,
+    CsvOptions,
     DataError,
     Labels,
     Problems,
@@ -82,6 +83,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
             ``test``; there are no other sources then.
         bad_rows: refuse data with bad rows (``"error"``), or leave those out (``"skip"``), and list them in
             ``rejected.parquet`` in the run's folder.
+        csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; what isn't
+            given is found in each file.
         validation_share: the share of each class, or of the anchors, that is split off for validation, in
             (0, 1).
         planner: who meets whom in a batch; if None, 16 classes with 4 members each where items have labels,
@@ -119,6 +122,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         key: str | None = None,
         split: str | None = None,
         bad_rows: Literal["error", "skip"] = "error",
+        csv: CsvOptions | None = None,
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
         mixture: dict[str, DataSet] | None = None,
@@ -166,6 +170,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         self.strategy: Strategy = strategy
         self.supervision = supervision
         self.problems = Problems(bad_rows == "skip", "set data.bad_rows to skip")
+        self.csv = csv
         self.validation_share = validation_share
         self._planner = planner
         self.miner = miner
@@ -208,14 +213,15 @@ class MetricDataModule(Evaluated, LightningDataModule):
     ) -> tuple[Content, Supervision]:
         """A data set and what its rows say."""
         tables = {
-            name: read_table(source, problems=self.problems, name=name)
+            name: read_table(source, problems=self.problems, name=name, csv=self.csv)
             for name, source in sources.items()
             if source is not None
         }
         if not tables:
             raise DataError("no data: give data.train (and data.test), each a file, folder or hub id")
+        reading = Reading(self.problems, self.validation_share, self.seed, self.csv)
         supervision = supervision or guessed(next(iter(tables.values())))
-        content = supervision.read(tables, Reading(self.problems, self.validation_share, self.seed))
+        content = supervision.read(tables, reading)
         check(content, self.against["validation"] != "train", supervision.planned)
         return content, supervision
 

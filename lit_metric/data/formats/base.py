@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.content import Content
+from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats.columns import Columns, named, split_by
 from lit_metric.data.items import QUERY, Items
+from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import BadRows, Problems, Table
 from lit_metric.data.vocabulary import Vocabulary
 
@@ -39,11 +41,22 @@ class Reading:
         validation_share: the share of the training data that is split off where there is no validation
             source, in (0, 1).
         seed: of that split.
+        csv: how CSV files are written, as far as it is known.
+        opened: tables that were opened while reading, beside those of the splits.
     """
 
     problems: Problems = field(default_factory=Problems)
     validation_share: float = 0.1
     seed: int = 0
+    csv: CsvOptions | None = None
+    opened: list[Table] = field(default_factory=list)
+
+    def open(self, source: Source) -> Table:
+        """A table beside those of the splits, such as one of texts; see
+        :func:`~lit_metric.data.read_table`."""
+        table = read_table(source, problems=self.problems, csv=self.csv)
+        self.opened.append(table)
+        return table
 
 
 class Supervision(ABC):

@@ -14,7 +14,8 @@ Problem = tuple[str, str]  # what is wrong, what to do
 Checked = tuple[Any, Problem | None]
 
 FILL = "Fill it in, or drop the row."
-BROKEN = ("broken characters (not valid UTF-8)", "Save the file as UTF-8.")
+BROKEN = "broken characters (not valid UTF-8)"
+ENCODING = "Save the file as UTF-8, or name the encoding of a CSV: csv.encoding='cp1252' is Excel's in Western Europe."
 
 
 class Columns:
@@ -133,10 +134,7 @@ def named(table: Table, given: str | None, names: Collection[str], option: str, 
     """
     column = given or guess(table, names)
     if column is None:
-        raise DataError(
-            f"no column of {what} has a usual name; name it with {option}=. {table.name} has "
-            f"{listed(table.columns)}"
-        )
+        raise DataError(f"no column of {what} has a usual name; name it with {option}=. {table.layout}")
     return column
 
 
@@ -153,7 +151,15 @@ def problem_of(value: Any) -> Problem | None:
         return f"{kind_of(value)} instead of text", "Convert the column to strings, or name another."
     if not value.strip():
         return "empty text", FILL
-    return BROKEN if surrogate_at(value) is not None else None
+    return broken(value)
+
+
+def broken(value: str) -> Problem | None:
+    """What is wrong with a string that holds half a character, or a byte that is no UTF-8, if it does."""
+    place = surrogate_at(value)
+    if place is None:
+        return None
+    return BROKEN, ENCODING if "\udc80" <= value[place] <= "\udcff" else "Save the file as UTF-8."
 
 
 def text(value: Any, join: bool = False, empty: bool = False) -> Checked:
@@ -234,7 +240,8 @@ def _name(value: Any, what: str, empty: bool) -> Checked:
             "Give one string or whole number per row.",
         )
     name = str(value)
-    return (None, BROKEN) if surrogate_at(name) is not None else (name, None)
+    problem = broken(name)
+    return (None, problem) if problem else (name, None)
 
 
 def number(value: Any) -> Checked:
@@ -251,7 +258,9 @@ def number(value: Any) -> Checked:
     try:
         result = float(value)
     except (TypeError, ValueError):
-        return 0.0, (f"{value!r:.60} instead of a number", "Give a finite number.")
+        comma = isinstance(value, str) and value.count(",") == 1 and "." not in value
+        remedy = "Write decimals with a point." if comma else "Give a finite number."
+        return 0.0, (f"{value!r:.60} instead of a number", remedy)
     return (result, None) if math.isfinite(result) else (0.0, (f"{value!r}", "Give a finite number."))
 
 

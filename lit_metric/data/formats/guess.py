@@ -8,7 +8,7 @@ from lit_metric.data.formats.columns import guess
 from lit_metric.data.formats.judgements import DOCUMENT_NAMES, QUERY_NAMES
 from lit_metric.data.formats.labels import Labels
 from lit_metric.data.formats.pairs import Pairs, couple
-from lit_metric.data.table import Table, listed
+from lit_metric.data.table import Table
 
 JUDGEMENTS = "Judgements(queries=..., corpus=...)"
 
@@ -33,7 +33,7 @@ def guessed(table: Table) -> Supervision:
 
 def _elsewhere(table: Table, needs: str) -> Supervision:
     raise DataError(
-        f"{table.name} has {listed(table.columns)}, ids of texts that stand elsewhere: say where by "
+        f"{table.layout}, ids of texts that stand elsewhere: say where by "
         f"supervision: lit_metric.data.{needs}"
     )
 

@@ -30,9 +30,9 @@ from lit_metric.data.formats.base import (
     refuse_empty,
 )
 from lit_metric.data.formats.columns import Columns, guess, named
-from lit_metric.data.readers import Source, read_table
+from lit_metric.data.readers import Source
 from lit_metric.data.relations import PairRelations
-from lit_metric.data.table import Table, listed
+from lit_metric.data.table import Table
 
 QUERY_NAMES = ("query", "query-id", "query_id", "qid", "topic")
 DOCUMENT_NAMES = ("document", "corpus-id", "corpus_id", "document_id", "doc_id", "docid", "did", "passage_id")
@@ -171,7 +171,7 @@ class Judgements(Supervision):
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         queries, documents = self._texts(
-            [read_table(source, problems=reading.problems) for source in (self.queries, self.corpus)], reading
+            [reading.open(source) for source in (self.queries, self.corpus)], reading
         )
         groups = {} if self.group is None else queries.groups(self.group)
         judged = {
@@ -210,7 +210,7 @@ class Judgements(Supervision):
             return [Texts.read(table, self.id, self.text, self.text_separator, reading) for table in tables]
         for column in self.text:
             if not any(column in table.columns for table in tables):
-                has = " and ".join(f"{table.name} has {listed(table.columns)}" for table in tables)
+                has = " and ".join(table.layout for table in tables)
                 raise DataError(f"text={self.text!r}: there is no column {column!r}; {has}")
         texts = []
         for table in tables:

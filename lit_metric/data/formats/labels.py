@@ -27,7 +27,7 @@ from lit_metric.data.formats.columns import Columns, guess
 from lit_metric.data.items import Items, Kind
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
-from lit_metric.data.table import Problems, Table, listed
+from lit_metric.data.table import Problems, Table
 
 logger = logging.getLogger(__name__)
 
@@ -264,17 +264,14 @@ class Labels(Supervision):
             if not (text or tags):
                 raise DataError(
                     "no column of texts or tags has a usual name; name it with text= or tags=. "
-                    f"{table.name} has {listed(table.columns)}"
+                    f"{table.layout}"
                 )
             guessed.append(f"text={text!r}" if text else f"tags={tags!r}")
         label, labels = self.label or "", self.labels or ""
         if labelled and not (label or labels):
             label, labels = guess(table, LABEL_NAMES) or "", guess(table, LABELS_NAMES) or ""
             if not (label or labels):
-                raise DataError(
-                    f"no column of labels has a usual name; name it with label=. {table.name} has "
-                    f"{listed(table.columns)}"
-                )
+                raise DataError(f"no column of labels has a usual name; name it with label=. {table.layout}")
             labels = "" if label else labels
             guessed.append(f"label={label!r}" if label else f"labels={labels!r}")
         return _Taken(text or "", tags or "", label, labels, ", ".join(guessed))
