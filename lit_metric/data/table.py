@@ -50,6 +50,7 @@ class Table:
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = list(parts)
         self._ends = list(itertools.accumulate(part.rows for part in self.parts))
+        self.used: set[str] = set()  # columns that were read
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -95,6 +96,11 @@ class Table:
         Raises:
             DataError: when a part lacks it; the message lists those it has.
         """
+        self.used.add(name)
+        return self.peek(name)
+
+    def peek(self, name: str) -> list[Any]:
+        """The same, to look at only: the column doesn't count as used."""
         values: list[Any] = []
         for part in self.parts:
             if name not in part.columns:
@@ -220,6 +226,20 @@ def most_alike(names: Iterable[str], wanted: str) -> list[str]:
         ['text', 'label']
     """
     return sorted(names, key=lambda name: -SequenceMatcher(None, name, wanted).ratio())
+
+
+def say_unused(tables: Iterable[Table]) -> None:
+    """Log one line on the columns that nothing was read from."""
+    found: dict[str, list[str]] = {}
+    for table in tables:
+        unused = [name for name in table.columns if name not in table.used]
+        if unused:
+            found.setdefault(listed(unused, 10), []).append(table.name)
+    if found:
+        told = "; ".join(
+            f"{names} of {several(list(dict.fromkeys(files)))}" for names, files in found.items()
+        )
+        logger.info("columns that are not used: %s", told)
 
 
 def several(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lit_metric.data.errors import DataError
@@ -15,7 +15,9 @@ Checked = tuple[Any, Problem | None]
 
 FILL = "Fill it in, or drop the row."
 BROKEN = "broken characters (not valid UTF-8)"
-ENCODING = "Save the file as UTF-8, or name the encoding of a CSV: csv.encoding='cp1252' is Excel's in Western Europe."
+ENCODING = (
+    "Save the file as UTF-8, or name its encoding: csv.encoding='cp1252' is that of Excel in Western Europe."
+)
 
 
 class Columns:
@@ -110,10 +112,14 @@ class Columns:
                 self.note(row, column, f"{value!r} is not in {what}", "Add it there, or drop the row.")
 
 
-def split_by(columns: Columns, column: str, names: Sequence[str]) -> list[str]:
-    """The values of a column that says to which of the splits ``names`` a row belongs."""
+def split_by(
+    columns: Columns, column: str, names: Sequence[str], spelt: Mapping[str, str] | None = None
+) -> list[str]:
+    """The values of a column that says to which of the splits ``names`` a row belongs; ``spelt`` has other
+    spellings of them."""
 
     def check(value: Any) -> Checked:
+        value = (spelt or {}).get(value, value) if isinstance(value, str) else value
         remedy = f"Use one of {listed(list(names))}."
         return value, None if value in names else (f"{value!r}", remedy)
 
@@ -200,12 +206,21 @@ def short_texts(value: Any, separator: str | None, empty: bool, what: str = "tag
         value = []
     elif not isinstance(value, list):
         return [], (f"{kind_of(value)} instead of a list of {what}", "Give a list of strings.")
+    if what == "labels":
+        value = [_whole(each) for each in value]
     for each in value:
         if problem := problem_of(each):
             return [], (f"{problem[0]} among the {what}", problem[1])
     if not value and not empty:
         return [], (f"no {what}", "Fill them in, or drop the row.")
     return value, None
+
+
+def _whole(value: Any) -> Any:
+    """A whole number as its digits, anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if math.isfinite(value) and value == int(value) else value
 
 
 def label(value: Any, empty: bool = False) -> Checked:

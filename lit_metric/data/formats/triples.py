@@ -20,12 +20,12 @@ from lit_metric.data.formats.base import (
     Reading,
     Supervision,
     apart,
-    held_out,
     ids_of,
     predicted,
     refuse_empty,
 )
 from lit_metric.data.formats.columns import Columns
+from lit_metric.data.formats.hold_out import held_out
 from lit_metric.data.formats.judgements import Texts, refer
 from lit_metric.data.readers import Source
 from lit_metric.data.relations import PairRelations
