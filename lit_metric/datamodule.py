@@ -48,7 +48,7 @@ from lit_metric.data.checks import check, say_what_is_cut
 from lit_metric.data.evaluated import Against, Evaluated
 from lit_metric.data.in_memory import TAKEN
 from lit_metric.data.memory import uncollected
-from lit_metric.data.mixture import union
+from lit_metric.data.mixture import check_names, union
 from lit_metric.data.readers import Source
 from lit_metric.data.rejected import REJECTED, write_rejected
 from lit_metric.data.table import say_unused
@@ -171,6 +171,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
                 "mixture= names several data sets, so name sources, columns and planners there, and none "
                 "beside it"
             )
+        check_names(mixture or {})
         check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
         self.mixture = mixture or {}
         self.strategy: Strategy = strategy

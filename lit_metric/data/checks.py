@@ -51,6 +51,7 @@ def check(content: Content, alone: bool, planned: str) -> None:
     if train is not None:
         if isinstance(relations, PairRelations):
             _check_pairs(relations, train, planned)
+            _check_scores(content)
         elif isinstance(relations, LabelRelations | MultiLabelRelations):
             _check_classes(content, relations, train)
             for split in ("validation", "test"):
@@ -139,6 +140,17 @@ def _check_pairs(relations: PairRelations, train: Tensor, planned: str) -> None:
         raise DataError(
             f"none of the {len(train)} training anchors has a positive, so nothing belongs together; is "
             "positive_from= too high, or score= the wrong column?"
+        )
+
+
+def _check_scores(content: Content) -> None:
+    pairs = content.pairs.get("train")
+    if pairs is not None and len(pairs) > 1 and bool((pairs.targets == pairs.targets[0]).all()):
+        logger.warning(
+            "all %d scores of the training pairs are %g, and losses that compare scores learn nothing of "
+            "them: without score=, the pairs are those that belong together",
+            len(pairs),
+            float(pairs.targets[0]),
         )
 
 

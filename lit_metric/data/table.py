@@ -192,10 +192,8 @@ class Problems:
         told: dict[str, list[str]] = defaultdict(list)
         for (file, column, problem, remedy), rows in [*self._rows.items()][:KINDS]:
             where = [f"column {column!r}"] * bool(column) + [file] * (len(files) > 1)
-            shown = ", ".join(map(str, [*rows][:SHOWN]))
-            more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
             of = f"{' of '.join(where)}: " if where else ""
-            told[remedy].append(f"{of}{problem} in row{'s' * (len(rows) > 1)} {shown}{more}")
+            told[remedy].append(f"{of}{problem} in {listed_rows([*rows])}")
         sentences = [f"{'; '.join(kinds)}. {remedy}" for remedy, kinds in told.items()]
         sentences[1:] = [f"{each[0].upper()}{each[1:]}" for each in sentences[1:]]
         if rest := sum(map(len, [*self._rows.values()][KINDS:])):
@@ -216,6 +214,17 @@ class BadRows(DataError):
     def __init__(self, problems: Problems, prefix: str = "") -> None:
         super().__init__(prefix + problems.report())
         self.problems = problems
+
+
+def listed_rows(rows: Sequence[int]) -> str:
+    """Numbers of rows in a sentence, the first three.
+
+    Example:
+        >>> listed_rows([4]), listed_rows([1, 2, 3, 5])
+        ('row 4', 'rows 1, 2, 3 and 1 more')
+    """
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{more}"
 
 
 def most_alike(names: Iterable[str], wanted: str) -> list[str]:

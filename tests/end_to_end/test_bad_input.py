@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 COUNTED = "(counted from 1, without a header)"
 FILL = "Fill it in, or drop the row."
-SKIP = "Or set data.bad_rows to skip."
+SKIP = "Or leave them out with bad_rows='skip'."
 
 
 def given(small: Small, *more: str, **values: Any) -> list[str]:
@@ -118,7 +118,7 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "text,label\nw5,a\nw6,b\n",
             [],
             "no class of the training items has two members (2 items, 2 classes), so nothing belongs "
-            "together; is data.label the right column?",
+            "together; is label= the right column?",
             id="no class with two members",
         ),
         pytest.param(
@@ -195,12 +195,12 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             f"Save the file as UTF-8. {SKIP}",
             id="a lone surrogate",
         ),
-        pytest.param("a.csv", "text,label\n", [], "data.train has no rows", id="nothing but a header"),
+        pytest.param("a.csv", "text,label\n", [], "train= has no rows", id="nothing but a header"),
         pytest.param(
             "a.csv",
             "text,label\n,a\n",
             ["--data.bad_rows=skip"],
-            f"no row of data.train can be used: a.csv: 1 bad row {COUNTED}: column 'text': empty text in row "
+            f"no row of train= can be used: a.csv: 1 bad row {COUNTED}: column 'text': empty text in row "
             f"1. {FILL}",
             id="nothing but bad rows",
         ),

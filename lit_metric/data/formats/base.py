@@ -92,6 +92,7 @@ class Numbering:
         self.texts: list[str] = []
         self.roles: list[str] = []
         self.keys: list[str] = []
+        self.rows: dict[int, int] = {}  # of items that are rows of a table, which row
         self._known: dict[tuple[str, str, str], int] = {}
 
     def __len__(self) -> int:
@@ -105,6 +106,10 @@ class Numbering:
             self.roles.append(role)
             self.keys.append(key)
         return number
+
+    def placed(self) -> Tensor:
+        """``[N]`` int64, the row of each item, -1 where it is none."""
+        return ids_of(self.rows.get(number, -1) for number in range(len(self)))
 
     def splits(self) -> dict[str, Tensor]:
         """The items that were numbered for each split, all of them; without those for none."""
@@ -245,7 +250,14 @@ def predicted(numbering: Numbering, table: Table, text: str | None, role: str, p
     given = text if text in table.columns else None
     values = columns.texts(named(table, given, TEXT_NAMES, "text", "texts"))
     refuse_empty({"predict": columns.kept}, problems)
-    return ids_of(numbering.add(f"predict {row}", role, values[row]) for row in columns.kept)
+    numbers = [numbering.add(f"predict {row}", role, values[row]) for row in columns.kept]
+    numbering.rows.update(zip(numbers, columns.kept, strict=True))
+    return ids_of(numbers)
+
+
+def predicted_rows(tables: Mapping[str, Table]) -> dict[str, int]:
+    """How many rows there are to encode, where there is a table of them."""
+    return {"predict": len(tables["predict"])} if "predict" in tables else {}
 
 
 def ids_of(numbers: Iterable[int]) -> Tensor:

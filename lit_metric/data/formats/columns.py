@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lit_metric.data.errors import DataError
-from lit_metric.data.table import Problems, Table, listed
+from lit_metric.data.formats.names import says_nothing
+from lit_metric.data.table import Problems, Table, listed, listed_rows
 from lit_metric.data.vocabulary import surrogate_at
+
+logger = logging.getLogger(__name__)
 
 Problem = tuple[str, str]  # what is wrong, what to do
 Checked = tuple[Any, Problem | None]
@@ -63,6 +67,8 @@ class Columns:
         Of several columns some may be empty in a row, but not all; a list of texts within a column is joined
         by ``", "``.
         """
+        for column in [columns] if isinstance(columns, str) else columns:
+            self._say_absent(column)
         if isinstance(columns, str):
             return self.read(columns, lambda value: text(value, join=False))
         if len(columns) == 1:
@@ -73,6 +79,25 @@ class Columns:
             if not each and row not in self.bad:
                 self.note(row, " + ".join(columns), "empty text", FILL)
         return joined
+
+    def _say_absent(self, column: str) -> None:
+        """Log one line on texts that say that there is none."""
+        texts = self.table.peek(column)
+        rows = [row for row, value in enumerate(texts) if says_nothing(value)]
+        if rows:
+            places = listed_rows([self.table.place(row)[1] for row in rows])
+            said = listed(list(dict.fromkeys(texts[row] for row in rows)), 3)
+            logger.warning(
+                "%d text%s of column %r of %s say%s %s (%s), and are read as texts; leave cells empty that "
+                "are missing values",
+                len(rows),
+                "s" * (len(rows) > 1),
+                column,
+                self.table.place(rows[0])[0],
+                "s" * (len(rows) == 1),
+                said,
+                places,
+            )
 
     def one_type(self, column: str) -> None:
         """Note rows whose value is a number where most are strings, or the other way round."""

@@ -26,6 +26,7 @@ from lit_metric.data.formats.base import (
     contradictions,
     ids_of,
     predicted,
+    predicted_rows,
     refuse_empty,
     say_guesses,
 )
@@ -211,7 +212,9 @@ class Judgements(Supervision):
             text = self.text if isinstance(self.text, str) else None
             splits["predict"] = predicted(numbering, tables["predict"], text, DOCUMENT, reading.problems)
         grouped = [group_of.get(number) for number in range(len(numbering))]
-        return self._content(numbering, facts, splits, grouped if any(grouped) else None)
+        content = self._content(numbering, facts, splits, grouped if any(grouped) else None)
+        content.row_counts.update(predicted_rows(tables))
+        return content
 
     def _texts(self, tables: Sequence[Table], reading: Reading) -> list[Texts]:
         """Queries and documents; of several columns of texts each takes those that it has."""
@@ -308,7 +311,9 @@ class Judgements(Supervision):
             self.positive_from,
             self.unjudged,
         )
-        return Content(items, vocabulary, relations, splits, facts=given, groups=groups)
+        return Content(
+            items, vocabulary, relations, splits, facts=given, groups=groups, rows=numbering.placed()
+        )
 
 
 def refer(columns: Columns, column: str, ids: Sequence[str], texts: Texts) -> None:

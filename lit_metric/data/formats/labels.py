@@ -26,6 +26,7 @@ from lit_metric.data.formats.base import (
 )
 from lit_metric.data.formats.columns import Columns, guess
 from lit_metric.data.formats.hold_out import split_off
+from lit_metric.data.formats.labelled import Classes, LabelledItems
 from lit_metric.data.formats.names import settle
 from lit_metric.data.items import Items, Kind
 from lit_metric.data.ragged import Ragged
@@ -38,49 +39,6 @@ TAG_NAMES = ("tags", "keywords", "tag", "terms")
 LABEL_NAMES = ("label", "intent", "category", "section", "class", "topic", "target")
 LABELS_NAMES = ("labels", "genres", "categories", "classes", "topics")
 Unlabelled = Literal["error", "candidates", "ignore"]
-Classes = str | list[str] | None
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledItems:
-    """The items of one source, checked.
-
-    Args:
-        rows: ``[n]`` the texts of each item: one if ``kind`` is ``"text"``, tags if it is ``"set"``.
-        labels: ``[n]`` the class of each item, or a list of classes, or None where there is none.
-        kind: what an item is.
-        keys: ``[n]`` names to show to people, or None.
-        roles: ``[n]`` the role of each of the item's texts, or None.
-        weights: ``[n]`` the weight of each of the item's texts, or None.
-        groups: ``[n]`` the group of each item, None for none; or None.
-    """
-
-    rows: list[list[str]]
-    labels: Sequence[Classes]
-    kind: Kind
-    keys: list[str] | None = None
-    roles: list[list[str]] | None = None
-    weights: list[list[float]] | None = None
-    groups: list[str | None] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def select(self, places: Sequence[int]) -> LabelledItems:
-        """The items at the given places."""
-
-        def chosen(given: Sequence | None) -> list | None:
-            return None if given is None else [given[place] for place in places]
-
-        return LabelledItems(
-            [self.rows[place] for place in places],
-            [self.labels[place] for place in places],
-            self.kind,
-            chosen(self.keys),
-            chosen(self.roles),
-            chosen(self.weights),
-            chosen(self.groups),
-        )
 
 
 class Labels(Supervision):
@@ -180,7 +138,11 @@ class Labels(Supervision):
         }
         if self.unlabelled != "error":
             parts = {name: self._without_label(items, name) for name, items in parts.items()}
-        return self._content(self._settled(parts), reading)
+        content = self._content(self._settled(parts), reading)
+        if parts.keys() <= tables.keys():  # and not by a column
+            apart = {"train", "validation"} if content.held_out else set()
+            content.row_counts.update({name: len(tables[name]) for name in parts.keys() - apart})
+        return content
 
     def _settled(self, parts: dict[str, LabelledItems]) -> dict[str, LabelledItems]:
         """With one name for each class."""
@@ -231,7 +193,7 @@ class Labels(Supervision):
         groups = None
         if self.group is not None and labelled:
             groups = columns.read(self.group, lambda value: values.label(value, empty=True))
-        return LabelledItems(rows, labels, kind, keys, roles, weights, groups)
+        return LabelledItems(rows, labels, kind, keys, roles, weights, groups, [*range(len(rows))])
 
     def _fields(self, columns: Columns) -> tuple[list[list[str]], list[list[str]]]:
         rows: list[list[str]] = [[] for _ in range(len(columns.table))]
@@ -341,6 +303,7 @@ class Labels(Supervision):
             splits,
             groups=groups if any(groups) else None,
             held_out=held_out and "validation" in splits,
+            rows=torch.tensor([place for part in each for place in part.places], dtype=torch.int64),
         )
 
 

@@ -85,7 +85,10 @@ def settle(counts: Mapping[str, int], normalize: bool) -> dict[str, str]:
     if absent := [name for name in merged if says_nothing(name)]:
         logger.warning(
             "%s, and so a class; leave the cell empty where that means that there is no label",
-            _and(absent, merged, "have the label"),
+            " and ".join(
+                f"{merged[name]} item{'s have' if merged[name] > 1 else ' has'} the label {name!r}"
+                for name in absent
+            ),
         )
     return renamed
 
@@ -97,13 +100,9 @@ def _whole_numbers(names: Collection[str]) -> dict[str, str]:
     return {name: name.partition(".")[0] for name, match in matches.items() if match and match[1]}
 
 
-def _and(names: Iterable[str], counts: Mapping[str, int], verb: str = "") -> str:
+def _and(names: Iterable[str], counts: Mapping[str, int]) -> str:
     """Names with their counts; where two look alike, their characters are shown."""
     names = list(names)
     seen = Counter(unicodedata.normalize("NFC", name) for name in names)
     shown = [ascii(name) if seen[unicodedata.normalize("NFC", name)] > 1 else repr(name) for name in names]
-    if verb:
-        return " and ".join(
-            f"{counts[name]} items {verb} {each}" for name, each in zip(names, shown, strict=True)
-        )
     return " and ".join(f"{each} ({counts[name]})" for name, each in zip(names, shown, strict=True))

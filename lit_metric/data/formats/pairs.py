@@ -23,6 +23,7 @@ from lit_metric.data.formats.base import (
     contradictions,
     ids_of,
     predicted,
+    predicted_rows,
     refuse_empty,
     rows_by_split,
     say_guesses,
@@ -173,7 +174,9 @@ class Pairs(Supervision):
         if "predict" in tables:
             role = "" if self.symmetric else DOCUMENT
             splits["predict"] = predicted(numbering, tables["predict"], self.anchor, role, reading.problems)
-        return self._content(numbering, judged, splits, parts)
+        content = self._content(numbering, judged, splits, parts)
+        content.row_counts.update(predicted_rows(tables))
+        return content
 
     def _check(self, table: Table, reading: Reading) -> _Rows:
         found = couple(table) or ("", "", True)
@@ -341,4 +344,5 @@ class Pairs(Supervision):
             triplets,
             facts,
             groups=groups if any(groups) else None,
+            rows=numbering.placed(),
         )

@@ -22,6 +22,7 @@ from lit_metric.data.formats.base import (
     apart,
     ids_of,
     predicted,
+    predicted_rows,
     refuse_empty,
 )
 from lit_metric.data.formats.columns import Columns
@@ -119,7 +120,9 @@ class Triples(Supervision):
         if "predict" in tables:
             text = self.text if isinstance(self.text, str) else None
             splits["predict"] = predicted(numbering, tables["predict"], text, DOCUMENT, reading.problems)
-        return self._content(numbering, asked, splits)
+        content = self._content(numbering, asked, splits)
+        content.row_counts.update(predicted_rows(tables))
+        return content
 
     def _check(self, table: Table, entities: Texts, reading: Reading) -> list[Triple]:
         columns = Columns(table, reading.problems)
@@ -175,7 +178,9 @@ class Triples(Supervision):
             "%d facts, asked as %s questions", len(anchors), {name: len(splits[name]) for name in asked}
         )
         groups = None if self.group is None else _groups(len(numbering), asked)
-        return Content(items, vocabulary, relations, splits, facts=facts, groups=groups)
+        return Content(
+            items, vocabulary, relations, splits, facts=facts, groups=groups, rows=numbering.placed()
+        )
 
 
 def _groups(size: int, asked: Mapping[str, _Questions]) -> list[str | None]:
