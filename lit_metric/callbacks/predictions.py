@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class WriteEmbeddings(BasePredictionWriter):
-    """Writes ``predictions.npy`` into the run folder: float32 ``[n, d]``, row i is item i of what was
-    encoded.
+    """Writes ``predictions.npy`` into the run folder: float32 ``[n, d]``, row i is row i of the source, NaN
+    where that was left out as a bad row.
 
-    Each rank of several writes its own file ``predictions-RANK.npy``, and beside it
-    ``predictions-RANK-rows.npy``,
-    int64: which rows of the whole these are.
+    Where items are no rows of a source of their own, such as those of a split that is held out or named by a
+    column, vectors stand in the order of items, and ``predictions-rows.npy`` has the row of each, int64, from
+    0; none where items are not rows, such as the queries of judgements. Each rank of several writes
+    ``predictions-RANK.npy`` and ``predictions-RANK-rows.npy`` for its share.
     """
 
     def __init__(self) -> None:
@@ -41,15 +42,27 @@ class WriteEmbeddings(BasePredictionWriter):
         assert isinstance(data, MetricDataModule)
         ids = torch.cat([batch["ids"] for batch in predictions]).cpu()
         vectors = torch.cat([batch["embeddings"] for batch in predictions]).cpu()
-        rows = torch.searchsorted(data.splits[data.predict_split], ids)
-        rows, order = rows.sort()
+        ids, order = ids.sort()
+        vectors = vectors[order]
+        rows, count = data.rows_of(data.predict_split, ids)
         folder = run_folder(trainer)
         if folder is None:
             log.warning("Nothing is written, as there is no logger and no folder of this run's own")
             return
         folder.mkdir(parents=True, exist_ok=True)
-        name = "predictions" if trainer.world_size == 1 else f"predictions-{trainer.global_rank}"
-        np.save(folder / f"{name}.npy", vectors[order].numpy(), allow_pickle=False)
+        name, left_out = "predictions", ""
         if trainer.world_size > 1:
+            name = f"predictions-{trainer.global_rank}"
+            if rows is None:
+                rows = torch.searchsorted(data.splits[data.predict_split], ids)
+        elif rows is not None and count is not None:
+            whole = vectors.new_full([count, vectors.shape[1]], torch.nan)
+            whole[rows] = vectors
+            left_out = f"; the other {count - len(ids)} rows were left out, and are NaN"
+            left_out *= len(ids) < count
+            vectors, rows = whole, None
+        np.save(folder / f"{name}.npy", vectors.numpy(), allow_pickle=False)
+        if rows is not None:
             np.save(folder / f"{name}-rows.npy", rows.numpy(), allow_pickle=False)
-        log.info("Wrote %d embeddings to %s", len(ids), folder / f"{name}.npy")
+            left_out = f"; {name}-rows.npy says of which rows"
+        log.info("Wrote %d embeddings to %s%s", len(ids), folder / f"{name}.npy", left_out)

@@ -48,6 +48,10 @@ class Content:
         facts: the judged pairs that ``relations`` were made of, if they were.
         parts: the data sets of which this is a mixture, by name, each in ids of its own.
         groups: the group of each item, of queries that are measured apart, None for none; or None.
+        held_out: whether the validation items were taken from the training data.
+        rows: ``[N]`` int64, the row, from 0, that each item stands in, of the source of its split; -1 where
+            that is not known.
+        row_counts: of each split that is a source of its own, how many rows that has, with those left out.
     """
 
     items: Items
@@ -59,6 +63,9 @@ class Content:
     facts: Facts | None = None
     parts: dict[str, Content] = field(default_factory=dict)
     groups: list[str | None] | None = None
+    held_out: bool = False
+    rows: Tensor | None = None
+    row_counts: dict[str, int] = field(default_factory=dict)
 
     def corpus_of(self, split: str) -> str | None:
         """The name of the split that holds what ``split`` is compared with, None if that is itself."""

@@ -91,6 +91,23 @@ class Evaluated:
         """The triplets of a split, to be measured as they stand."""
         return self._content().triplets.get(split)
 
+    def rows_of(self, split: str, ids: Tensor) -> tuple[Tensor | None, int | None]:
+        """The rows, from 0, in which items of a split stand in its source.
+
+        Args:
+            split: of the items.
+            ids: ``[n]`` int64 global ids.
+
+        Returns:
+            ``[n]`` int64, or None where items are not rows; and how many rows the source has, or None where
+            the split is not a source of its own.
+        """
+        content = self._content()
+        rows = None if content.rows is None else content.rows[ids]
+        if rows is None or (len(rows) and int(rows.min()) < 0):
+            return None, None
+        return rows, content.row_counts.get(split)
+
     def roles(self, split: str) -> dict[str, str]:
         """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is
         one. In a mixture, ``NAME/queries`` and ``NAME/corpus`` for each data set that has such a split.
@@ -99,7 +116,7 @@ class Evaluated:
             DataError: when there is no such split.
         """
         if split not in self.splits:
-            raise DataError(f"there is no {split} split: give data.{split}")
+            raise DataError(f"there is no {split} split: give {split}=")
         content = self._content()
         if content.parts:
             return {

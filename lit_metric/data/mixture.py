@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,21 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import UnionRelations
 
 SPLITS = ("train", "validation", "test", "predict")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of data sets that can't be parts of the names of metrics and losses.
+
+    Raises:
+        DataError: names one, and what to call it.
+    """
+    for name in names:
+        if not name or "." in name or "/" in name:
+            better = name.replace(".", "_").replace("/", "_") or "first"
+            raise DataError(
+                f"mixture= has a data set called {name!r}: names become parts of those of metrics and "
+                f"losses, so they hold no dot and no slash; call it {better!r}"
+            )
 
 
 def union(parts: Mapping[str, Content]) -> Content:
@@ -56,7 +71,26 @@ def union(parts: Mapping[str, Content]) -> Content:
         own = [splits[f"{name}/{split}"] for name in parts if f"{name}/{split}" in splits]
         if own:
             splits[split] = torch.cat(own)
-    return Content(items, vocabulary, relations, splits, parts=dict(parts))
+    places, counts = _rows(parts)
+    return Content(items, vocabulary, relations, splits, parts=dict(parts), rows=places, row_counts=counts)
+
+
+def _rows(parts: Mapping[str, Content]) -> tuple[Tensor, dict[str, int]]:
+    """The rows of all items, those of each split as if its sources were one after the other."""
+    rows = [
+        torch.full([len(part.items)], -1) if part.rows is None else part.rows.clone()
+        for part in parts.values()
+    ]
+    counts: dict[str, int] = {}
+    for split in SPLITS:
+        own = [(part, each) for part, each in zip(parts.values(), rows, strict=True) if split in part.splits]
+        if not own or any(split not in part.row_counts for part, _ in own):
+            continue
+        counts[split] = 0
+        for part, each in own:
+            each[part.splits[split]] += counts[split]
+            counts[split] += part.row_counts[split]
+    return torch.cat(rows), counts
 
 
 def _texts(part: Content) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from lit_metric import MetricDataModule
+from lit_metric.batching import DataSet
 from lit_metric.callbacks import WriteEmbeddings
+from lit_metric.data import Pairs
 from tests.small import Small, questions, trainer, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,3 +66,57 @@ def test_ranks_say_which_rows_are_theirs(small: Small, tmp_path: Path) -> None:
         vectors = torch.from_numpy(np.load(tmp_path / f"predictions-{rank}.npy"))
         assert vectors[:, 0].long().tolist() == ids[rows].tolist()
     shutil.rmtree(tmp_path)
+
+
+def read_predictions(folder: Path) -> tuple[np.ndarray, list[int] | None]:
+    rows = folder / "predictions-rows.npy"
+    return np.load(folder / "predictions.npy"), np.load(rows).tolist() if rows.exists() else None
+
+
+@pytest.mark.parametrize("supervision", [None, Pairs(anchor="text", positive="label", symmetric=False)])
+def test_rows_that_were_left_out_are_nan_in_their_place(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, supervision: Pairs | None
+) -> None:
+    texts = ["w5", " ", "w6 w7", "", "w8"]
+    learner = small.learner()
+    data = MetricDataModule(
+        test=small / "test.csv",
+        predict={"text": texts},
+        bad_rows="skip",
+        supervision=supervision,
+        cache_dir=str(small / "cache"),
+    )
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path).predict(learner, data)
+    vectors, rows = read_predictions(tmp_path)
+    assert (len(vectors), rows) == (5, None)
+    assert np.isnan(vectors[[1, 3]]).all()
+    np.testing.assert_allclose(vectors[[0, 2, 4]], learner.encode(["w5", "w6 w7", "w8"]), atol=1e-5)
+    assert "Wrote 3 embeddings" in caplog.text
+    assert "the other 2 rows were left out, and are NaN" in caplog.text
+
+
+def test_rows_of_a_split_by_a_column_are_listed(small: Small, tmp_path: Path) -> None:
+    rows = {
+        "text": ["w5", "w6", " ", "w7", "w8"],
+        "label": ["a", "a", "a", "a", "b"],
+        "part": ["train", "train", "test", "test", "test"],
+    }
+    learner = small.learner()
+    data = MetricDataModule(train=rows, split="part", bad_rows="skip", cache_dir=str(small / "cache"))
+    trainer(tmp_path).predict(learner, data)
+    vectors, places = read_predictions(tmp_path)
+    assert places == [3, 4]
+    np.testing.assert_allclose(vectors, learner.encode(["w7", "w8"]), atol=1e-5)
+
+
+def test_rows_of_a_mixture_are_those_of_its_sources_in_turn(small: Small, tmp_path: Path) -> None:
+    source = {"text": ["w5", "", "w6"], "label": ["a", "a", "a"]}
+    parts = {name: DataSet(test=source, predict={"text": ["", name]}) for name in ("w7", "w8")}
+    learner = small.learner()
+    data = MetricDataModule(mixture=parts, bad_rows="skip", cache_dir=str(small / "cache"))
+    trainer(tmp_path).predict(learner, data)
+    vectors, places = read_predictions(tmp_path)
+    assert places is None
+    assert np.isnan(vectors).all(1).tolist() == [True, False, True, False]
+    np.testing.assert_allclose(vectors[[1, 3]], learner.encode(["w7", "w8"]), atol=1e-5)

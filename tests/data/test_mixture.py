@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lit_metric import MetricDataModule
+from lit_metric.batching import DataSet
 from lit_metric.data import DataError, Labels, Pairs
 from lit_metric.data.mixture import union
 from tests.data.formats.tables import known, read, table
@@ -76,3 +78,9 @@ def test_texts_and_sets_do_not_mix():
     sets = read(Labels(tags="tags"), train=tags, validation=tags)
     with pytest.raises(DataError, match=r"one encoder takes texts or sets, but .* are one: text, two: set"):
         union({"one": read(Labels(), train=LABELS, validation=LABELS), "two": sets})
+
+
+@pytest.mark.parametrize(("name", "better"), [("cards.v2", "cards_v2"), ("a/b", "a_b"), ("", "first")])
+def test_names_that_no_metric_can_have_are_refused_at_once(name: str, better: str) -> None:
+    with pytest.raises(DataError, match=rf"mixture= has a data set called '{name}': .*; call it '{better}'"):
+        MetricDataModule(mixture={name: DataSet(train={"text": ["a"], "label": ["b"]})})

@@ -133,9 +133,9 @@ def test_parameters_of_other_losses_have_a_gradient_of_zero() -> None:
 
 def test_a_mixture_stands_alone(small: Small) -> None:
     sets = {"one": DataSet(small / "train.csv")}
-    with pytest.raises(DataError, match=r"data\.mixture names several data sets, so name sources"):
+    with pytest.raises(DataError, match=r"mixture= names several data sets, so name sources"):
         MetricDataModule(mixture=sets, train=small / "train.csv")
-    with pytest.raises(DataError, match=r"data\.mixture names several data sets"):
+    with pytest.raises(DataError, match=r"mixture= names several data sets"):
         MetricDataModule(mixture=sets, supervision=Labels())
 
 

@@ -3,7 +3,8 @@
 from lit_metric.data.formats.base import Reading, Supervision
 from lit_metric.data.formats.guess import guessed
 from lit_metric.data.formats.judgements import Judgements, fold_of
-from lit_metric.data.formats.labels import LabelledItems, Labels, labelled_items
+from lit_metric.data.formats.labelled import LabelledItems
+from lit_metric.data.formats.labels import Labels, labelled_items
 from lit_metric.data.formats.pairs import Pairs
 from lit_metric.data.formats.triples import Triples
 

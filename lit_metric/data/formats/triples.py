@@ -20,14 +20,15 @@ from lit_metric.data.formats.base import (
     Reading,
     Supervision,
     apart,
-    held_out,
     ids_of,
     predicted,
+    predicted_rows,
     refuse_empty,
 )
 from lit_metric.data.formats.columns import Columns
+from lit_metric.data.formats.hold_out import held_out
 from lit_metric.data.formats.judgements import Texts, refer
-from lit_metric.data.readers import Source, read_table
+from lit_metric.data.readers import Source
 from lit_metric.data.relations import PairRelations
 from lit_metric.data.table import Table
 
@@ -99,7 +100,7 @@ class Triples(Supervision):
         self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
-        table = read_table(self.entities, problems=reading.problems)
+        table = reading.open(self.entities)
         entities = Texts.read(table, self.id, self.text, self.text_separator, reading)
         triples = {
             name: self._check(table, entities, reading) for name, table in tables.items() if name != "predict"
@@ -119,7 +120,9 @@ class Triples(Supervision):
         if "predict" in tables:
             text = self.text if isinstance(self.text, str) else None
             splits["predict"] = predicted(numbering, tables["predict"], text, DOCUMENT, reading.problems)
-        return self._content(numbering, asked, splits)
+        content = self._content(numbering, asked, splits)
+        content.row_counts.update(predicted_rows(tables))
+        return content
 
     def _check(self, table: Table, entities: Texts, reading: Reading) -> list[Triple]:
         columns = Columns(table, reading.problems)
@@ -175,7 +178,9 @@ class Triples(Supervision):
             "%d facts, asked as %s questions", len(anchors), {name: len(splits[name]) for name in asked}
         )
         groups = None if self.group is None else _groups(len(numbering), asked)
-        return Content(items, vocabulary, relations, splits, facts=facts, groups=groups)
+        return Content(
+            items, vocabulary, relations, splits, facts=facts, groups=groups, rows=numbering.placed()
+        )
 
 
 def _groups(size: int, asked: Mapping[str, _Questions]) -> list[str | None]:

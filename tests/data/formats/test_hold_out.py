@@ -1,0 +1,139 @@
+"""What is held out for validation can be measured, and training keeps pairs of every class that is split."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from lit_metric import MetricDataModule
+from lit_metric.data import Labels
+from tests.data.formats.tables import read, table
+
+Sizes = dict[str, int]
+
+
+def split(share: float, sizes: Sizes, **options: Any) -> tuple[Sizes, Sizes]:
+    """How many items of each class are trained on and held out."""
+    rows = [(f"text {row} of {name}", name) for name, size in sizes.items() for row in range(size)]
+    data = MetricDataModule(
+        train={"text": [text for text, _ in rows], "label": [name for _, name in rows]},
+        validation_share=share,
+        **options,
+    )
+    data.read()
+    labels, classes = data.relations.labels, data.relations.classes
+    counts = [Counter(classes[label] for label in labels[data.splits[name]].tolist()) for name in data.splits]
+    assert sum(counts, Counter()) == Counter(sizes)
+    return dict(counts[0]), dict(counts[1]) if len(counts) > 1 else {}
+
+
+def of(count: int, size: int) -> Sizes:
+    return {f"c{number:04}": size for number in range(count)}
+
+
+def test_sixteen_labels_of_ten() -> None:
+    train, held = split(0.1, of(16, 10))
+    assert set(train.values()) == {8}
+    assert held == of(16, 2)
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 10), (14, 6), (2, 4), (77, 100), (5, 25)])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+def test_every_class_that_is_held_out_from_has_two_on_both_sides(count: int, size: int, share: float) -> None:
+    train, held = split(share, of(count, size))
+    assert len(held) >= 2
+    assert min(held.values()) >= 2
+    assert min(train.values()) >= 2
+
+
+def test_many_small_classes_do_not_give_much_more_than_the_share() -> None:
+    _, held = split(0.1, of(400, 5))
+    assert set(held.values()) == {2}
+    assert sum(held.values()) == 2 * 0.1 * 400 * 5
+    # Where rounding is enough, the share is that of each class.
+    assert split(0.2, of(10, 20))[1] == of(10, 4)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_classes_that_are_too_small_to_be_split_go_as_a_whole(
+    size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train, held = split(0.1, of(100, size))
+    assert (len(train), len(held)) == (90, 10)
+    assert {*train.values(), *held.values()} == {size}
+    told = "all of 10 of the 100 classes that are too small to be split"
+    assert f"{10 * size} of {100 * size} training items are held out for validation: {told}" in caplog.text
+
+
+def test_a_few_small_classes_stay_in_training() -> None:
+    train, held = split(0.1, {**of(100, 2), "large": 150, "other": 60})
+    assert held == {"large": 15, "other": 6}
+    assert sum(size == 2 for size in train.values()) == 100
+
+
+def test_where_most_items_are_in_small_classes_both_kinds_give_some() -> None:
+    train, held = split(0.1, {**of(100, 3), "large": 40, "other": 60})
+    assert (held.pop("large"), held.pop("other")) == (4, 6)
+    assert list(held.values()) == [3] * 10
+    assert not {*held} & {*train}
+
+
+def test_training_items_are_neighbours_too_where_they_are_searched() -> None:
+    # One item of a class is enough then, and a class of which none is trained on would be of no use.
+    train, held = split(0.1, of(20, 3), validate_against="train")
+    assert set(train.values()) <= {2, 3}
+    assert set(held.values()) == {1}
+    # Nothing can be measured of halves of pairs: none are torn apart.
+    assert split(0.1, of(20, 2), validate_against="train") == (of(20, 2), {})
+
+
+def test_too_few_to_hold_anything_out(caplog: pytest.LogCaptureFixture) -> None:
+    assert split(0.1, of(3, 2)) == (of(3, 2), {})
+    assert "nothing is held out for validation" in caplog.text
+    assert split(0.1, of(3, 3)) == (of(3, 2), of(3, 1))
+    data = MetricDataModule(train={"text": ["a", "b", "c", "d"], "label": ["x", "x", "y", "y"]})
+    data.read()
+    with pytest.raises(ValueError, match="there is no validation split: give validation="):
+        data.val_dataloader()
+
+
+def test_several_labels_hold_out_two_at_least() -> None:
+    rows = [["a", "b"], ["a"], ["b"], ["a", "c"], ["c"], ["b"]]
+    content = read(Labels(), share=0.1, train=table(text=[*"uvwxyz"], labels=rows))
+    assert len(content.splits["validation"]) == 2
+
+
+def test_labels_that_training_does_not_know(caplog: pytest.LogCaptureFixture) -> None:
+    train = {"text": [f"t{row}" for row in range(8)], "label": ["a", "b"] * 4}
+
+    def told(**other: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            MetricDataModule(train=train, **other).read()
+        return [message for message in caplog.messages if "occurs in training" in message]
+
+    assert told(test={"text": ["x", "y", "z"], "label": ["A!", "B!", "B!"]}) == [
+        "none of the 3 test items has a class that occurs in training: 'A!', 'B!' there, 'a', 'b' in "
+        "training. That is right for new classes, and wrong if labels are written differently"
+    ]
+    [message] = told(validation={"text": ["x", "y", "z"], "label": ["a", "c", "c"]})
+    assert message.startswith(
+        "1 of the 3 validation items has a class that occurs in training: 'c' there, 'a', 'b'"
+    )
+    assert not told(test={"text": ["x", "y"], "label": ["a", "c"]})
+    train = {"text": ["s", "t", "u", "v"], "labels": [["a"], ["a", "b"], ["b"], ["b"]]}
+    assert not told(test={"text": ["x"], "labels": [["b", "c"]]})
+    assert len(told(test={"text": ["x"], "labels": [["c"]]})) == 1
+
+
+def test_classes_of_one_item_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        split(0.1, {"many": 9, "more": 9, **{f"one{number:02}": 1 for number in range(10)}})
+    assert (
+        "10 classes have one training item, and serve as negatives and neighbours only: 'one00', 'one01', "
+        "'one02', 'one03', 'one04', 'one05', 'one06', 'one07' and 2 more"
+    ) in caplog.text
