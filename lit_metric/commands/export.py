@@ -25,10 +25,11 @@ def export(model: str, output: str, trust_remote_code: bool = False) -> None:
     Example:
         lit-metric export --model runs/triplet --output my-encoder
     """
+    encoder = load(model, trust_remote_code)
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
-    write(load(model, trust_remote_code), folder)
+    write(encoder, folder)
     folders = [folder / "query", folder / "document"] if (folder / "query").is_dir() else [folder]
     told = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
     log.info("Wrote %s; use it with %s", folder, told)

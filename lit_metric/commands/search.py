@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +100,26 @@ def search(
     read = read_items(
         tower(encoder, role), corpus, bad_rows, key=key, field=field, weights=weights, **columns
     )
-    counts: dict[Any, int] = {}
-    for content in read.contents():
-        counts[content] = counts.get(content, 0) + 1
-    first = {content: place for place, content in reversed([*enumerate(read.contents())])}
-    read, copies = read.select([first[content] for content in counts]), [*counts.values()]
+    read, copies = _distinct(read)
     index = ExactIndex()
     index.add(encode_items(encoder, read.items, role, max_tokens, precision), np.arange(len(read)))
-    given = [items for items, _ in asked]
-    scores, found = index.search(
-        encoder.encode(given, max_tokens, role=query_role, precision=precision), min(k, len(read))
-    )
-    named = [name for _, name in asked]
+    vectors = encoder.encode([items for items, _ in asked], max_tokens, role=query_role, precision=precision)
+    scores, found = index.search(vectors, min(k, len(read)))
+    results = [
+        [*zip(row, places, strict=True)] for row, places in zip(scores.tolist(), found.tolist(), strict=True)
+    ]
     if path is None:
-        _show(read, named, copies, scores, found, key)
+        _show(read, [name for _, name in asked], copies, results, key)
     else:
-        _write(path, read, named, copies, scores, found)
+        _write(path, read, [name for _, name in asked], copies, results)
+
+
+def _distinct(read: Read) -> tuple[Read, list[int]]:
+    """The first of each group of equal items, and how many each stands for."""
+    places: dict[Any, list[int]] = {}
+    for place, content in enumerate(read.contents()):
+        places.setdefault(content, []).append(place)
+    return read.select([first for first, *_ in places.values()]), [*map(len, places.values())]
 
 
 def _asked(
@@ -142,31 +145,19 @@ def _asked(
     return asked
 
 
-def _results(scores: np.ndarray, found: np.ndarray) -> Iterator[tuple[int, int, int, float]]:
-    """The number of the query, the rank from 1, the place of the item, and the cosine."""
-    for asked, (row, places) in enumerate(zip(scores.tolist(), found.tolist(), strict=True)):
-        for rank, (score, place) in enumerate(zip(row, places, strict=True), 1):
-            if place >= 0:
-                yield asked, rank, place, score
-
-
 def _show(
-    read: Read, named: list[str], copies: list[int], scores: np.ndarray, found: np.ndarray, key: str | None
+    read: Read, queries: list[str], copies: list[int], results: list[list[tuple[float, int]]], key: str | None
 ) -> None:
-    results = [*_results(scores, found)]
     console = Console()
-    for number, query in enumerate(named):
-        own = [each for each in results if each[0] == number]
-        repeated = any(copies[place] > 1 for _, _, place, _ in own)
+    for query, found in zip(queries, results, strict=True):
+        repeated = any(copies[place] > 1 for _, place in found)
         table = RichTable(title=Text(f"nearest to: {_line(query)}"), title_justify="left")
-        table.add_column("cosine", justify="right", no_wrap=True)
-        table.add_column("row", justify="right", no_wrap=True)
-        if repeated:
-            table.add_column("copies", justify="right", no_wrap=True)
+        for name in ("cosine", "row", *["copies"] * repeated):
+            table.add_column(name, justify="right", no_wrap=True)
         if read.items.keys:
-            table.add_column(Text(key or ""))
+            table.add_column(Text(key or ""), overflow="fold", max_width=24)
         table.add_column("item", overflow="fold")
-        for _, _, place, score in own:
+        for score, place in found:
             cells = [f"{score:.3f}", str(read.rows[place] + 1), *[str(copies[place])] * repeated]
             if read.items.keys:
                 cells.append(_line(read.items.keys[place]))
@@ -182,17 +173,21 @@ def _line(text: str) -> str:
 
 
 def _write(
-    path: Path, read: Read, named: list[str], copies: list[int], scores: np.ndarray, found: np.ndarray
+    path: Path, read: Read, queries: list[str], copies: list[int], results: list[list[tuple[float, int]]]
 ) -> None:
-    results = [*_results(scores, found)]
-    own: dict[str, list[Any]] = {
-        "query": [named[asked] for asked, _, _, _ in results],
-        "rank": [rank for _, rank, _, _ in results],
-        "cosine": [round(score, 6) for _, _, _, score in results],
-        "row": [read.rows[place] + 1 for _, _, place, _ in results],
-        "copies": [copies[place] for _, _, place, _ in results],
+    flat = [
+        (query, rank, score, place)
+        for query, found in zip(queries, results, strict=True)
+        for rank, (score, place) in enumerate(found, 1)
+    ]
+    columns: dict[str, list[Any]] = {
+        "query": [query for query, _, _, _ in flat],
+        "rank": [rank for _, rank, _, _ in flat],
+        "cosine": [round(score, 6) for _, _, score, _ in flat],
+        "row": [read.rows[place] + 1 for _, _, _, place in flat],
+        "copies": [copies[place] for _, _, _, place in flat],
     }
     for name, values in read.columns().items():
-        own[name if name not in own else f"corpus_{name}"] = [values[place] for _, _, place, _ in results]
-    write_table(path, own)
-    log.info("Wrote %d results of %d queries to %s", len(results), len(named), path)
+        columns[name if name not in columns else f"corpus_{name}"] = [values[place] for *_, place in flat]
+    write_table(path, columns)
+    log.info("Wrote %d results of %d queries to %s", len(flat), len(queries), path)
