@@ -1,4 +1,4 @@
-"""What can be done with a trained encoder: ``encode``, ``search``, ``mine``, ``export``.
+"""What can be done with a trained encoder, ``encode``, ``search``, ``mine``, ``export``, and with ``runs``.
 
 Each command is a typed function in the module of its name. Its signature is its options and its docstring is
 their help, so it can be called from Python as it is. Modules are imported only when their command is used.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -19,6 +19,7 @@ COMMANDS = {
     "search": "Show the rows of a file that are nearest to a query.",
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
+    "runs": "List runs: what differs in their configs, and their metrics before and after.",
 }
 """The commands with a line of help each, which needs no import."""
 
@@ -52,14 +53,3 @@ def add_arguments(parser: ArgumentParser, name: str) -> None:
     if "--k" in parser._option_string_actions:
         action = parser._option_string_actions["-k"] = parser._option_string_actions["--k"]
         action.option_strings = ["-k", *action.option_strings]
-
-
-def run(arguments: Sequence[str]) -> None:
-    """Parse ``COMMAND OPTIONS`` and run it."""
-    from jsonargparse import ArgumentParser
-
-    name, *options = arguments
-    parser = ArgumentParser(prog=f"lit-metric {name}", exit_on_error=False)
-    add_arguments(parser, name)
-    given: dict[str, Any] = vars(parser.instantiate(parser.parse_args(options)))
-    function(name)(**given)
