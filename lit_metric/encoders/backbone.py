@@ -13,6 +13,7 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.attention import PACKED
 from lit_metric.encoders.packing import (
     Verdict,
+    Way,
     packed_forward,
     padded_forward,
     probe,
@@ -56,8 +57,9 @@ class Backbone(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self.way: Way = "padded"
+        self.unused: tuple[str, ...] = ()
         if model.device.type == "meta":  # names and shapes only
-            self.way, self.unused = "padded", ()
             return
         verdict = probe(
             model, tokenizer.max_length, tokenizer.special_ids, tokenizer.padding_id, pack=packing != "never"
@@ -137,7 +139,7 @@ class Backbone(nn.Module):
         self.tokenizer.save(folder, pad)
 
 
-def _chosen(verdict: Verdict, packing: Packing, name: str) -> Literal["packed", "padded", "unpadded"]:
+def _chosen(verdict: Verdict, packing: Packing, name: str) -> Way:
     """The way that a model takes; says so if it is not the fastest."""
     if verdict.way == "none":
         raise ValueError(
