@@ -24,7 +24,7 @@ from lit_metric.commands.items import (
     tower,
     write_table,
 )
-from lit_metric.data import read_table
+from lit_metric.data import CsvOptions, read_table
 from lit_metric.encoders import Encoder, SetEncoder
 from lit_metric.encoders.base import Precision
 from lit_metric.hub import load
@@ -51,6 +51,7 @@ def search(
     field: dict[str, str] | None = None,
     role: str | None = None,
     query_role: str | None = None,
+    csv: CsvOptions | None = None,
     bad_rows: BadRowsOption = "error",
     max_tokens: int = 16384,
     precision: Precision = "float32",
@@ -75,6 +76,7 @@ def search(
         field: column by role, for a model of items of several fields, such as --field.title name.
         role: of the items; document if the model has that.
         query_role: of the queries; query if the model has that.
+        csv: how CSV files are written, such as --csv.separator or --csv.encoding; found if not given.
         bad_rows: refuse a file with rows that can't be used, or leave them out and say how many.
         max_tokens: tokens per batch.
         precision: of matrix products.
@@ -96,9 +98,9 @@ def search(
     role = role_of(encoder, "--role", role, "document")
     query_role = role_of(encoder, "--query_role", query_role, "query")
     columns: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator}
-    asked = _asked(tower(encoder, query_role), query or [], queries, bad_rows, **columns)
+    asked = _asked(tower(encoder, query_role), query or [], queries, bad_rows, csv, **columns)
     read = read_items(
-        tower(encoder, role), corpus, bad_rows, key=key, field=field, weights=weights, **columns
+        tower(encoder, role), corpus, bad_rows, key=key, field=field, weights=weights, csv=csv, **columns
     )
     read, copies = _distinct(read)
     index = ExactIndex()
@@ -123,7 +125,12 @@ def _distinct(read: Read) -> tuple[Read, list[int]]:
 
 
 def _asked(
-    encoder: Encoder, query: list[str], queries: str | None, bad_rows: BadRowsOption, **columns: Any
+    encoder: Encoder,
+    query: list[str],
+    queries: str | None,
+    bad_rows: BadRowsOption,
+    csv: CsvOptions | None,
+    **columns: Any,
 ) -> list[tuple[Any, str]]:
     """What to encode for each query, and how to call it."""
     asked: list[tuple[Any, str]] = [(each, each) for each in query]
@@ -136,11 +143,11 @@ def _asked(
     if not all(items if isinstance(items, list) else items.strip() for items, _ in asked):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     if queries is not None:
-        there = read_table(queries).columns
+        there = read_table(queries, csv=csv).columns
         own = {
             name: each if each in there or name == "tag_separator" else None for name, each in columns.items()
         }
-        read = read_items(encoder, queries, bad_rows, **own)
+        read = read_items(encoder, queries, bad_rows, csv=csv, **own)
         asked += zip(inputs(read.items), map(", ".join, read.items.rows), strict=True)
     return asked
 

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from lit_metric import Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric.commands.encode import encode
+from lit_metric.commands.search import search
 from lit_metric.encoders import MeanPooling
 from tests.end_to_end.command import run
 from tests.small import Small, questions, write_csv
@@ -113,6 +116,28 @@ def test_values_of_several_types_and_broken_characters_are_kept_as_text(
     assert pq.read_table(tmp_path / "out.parquet").column("note").to_pylist() == ["caf\ufffd", "tea"]
     assert "caf\ufffd" in (tmp_path / "out.csv").read_text("utf-8")
     assert json.loads((tmp_path / "out.jsonl").read_text("utf-8").splitlines()[0])["note"] == "caf\ufffd"
+
+
+def test_tables_in_memory_are_taken_from_python(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
+    encoder, model = texts
+    columns = {"text": ["w5 w6", "w9"], "id": [7, 8]}
+    rows = [{"text": "w5 w6", "id": 7}, {"text": "w9", "id": 8}]
+    sources: list[Any] = [columns, rows, pa.table(columns), pd.DataFrame(columns)]
+    for source in sources:
+        encode(model, source, str(tmp_path / "out.parquet"))
+        table = pq.read_table(tmp_path / "out.parquet")
+        assert table.column("id").to_pylist() == [7, 8]
+        found = np.stack(table.column("embedding").to_numpy())
+        np.testing.assert_allclose(found, encoder.encode(columns["text"]), atol=1e-6)
+        search(model, source, ["w9"], k=1, output=str(tmp_path / "found.csv"))
+        assert "w9,1,1.0,2,1,w9,8" in (tmp_path / "found.csv").read_text()
+
+
+def test_how_a_csv_is_written_can_be_said(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
+    (tmp_path / "in.csv").write_bytes("text|note\nw5|caf\u00e9\nw6|tea, no\n".encode("cp1252"))
+    how = ["--input", "in.csv", "--csv.separator", "|", "--csv.encoding", "cp1252", "--output", "out.parquet"]
+    run(tmp_path, "encode", "--model", texts[1], *how)
+    assert pq.read_table(tmp_path / "out.parquet").column("note").to_pylist() == ["caf\u00e9", "tea, no"]
 
 
 def test_encode_and_search_import_nothing_that_they_do_not_need(
@@ -243,7 +268,7 @@ def test_export_in_the_own_format_is_for_every_encoder(
     [
         (
             "encode --model nowhere --input {csv} --output a.npy",
-            "FileNotFoundError: nowhere holds no encoder",
+            "FileNotFoundError: nowhere: there is no such folder here",
         ),
         (
             "encode --model {texts} --input nothere.csv --output a.npy",
