@@ -104,7 +104,11 @@ class Evaluation(nn.Module):
         for metrics in (self.in_corpus, self.among_queries):
             values = _finish(metrics)
             if metrics is self.in_corpus and self.among_queries is not None:
-                values = {name: value for name, value in values.items() if name.startswith("knn")}
+                values = {
+                    name: value
+                    for name, value in values.items()
+                    if name.startswith(("knn", "queries_without_voter"))
+                }
             results |= values
         results |= _finish(self.space)
         given = _finish(self.pairs) | _finish(self.triplets)
