@@ -75,7 +75,7 @@ class Evaluation(nn.Module):
             )
 
         searched = "corpus" in self.roles
-        alone = not searched or (labels is not None and data.against[split] != "train")
+        alone = not searched or (labels is not None and data.compared_with(split) != "train")
         self.among_queries = metrics(labels is not None and not searched) if alone else None
         self.in_corpus = metrics(labels is not None) if searched else None
         self.space = SpaceMetrics(data.relations, labels if one_each else None) if space else None
