@@ -75,7 +75,7 @@ class Evaluation(nn.Module):
             )
 
         searched = "corpus" in self.roles
-        alone = not searched or (labels is not None and data.against[split] != "train")
+        alone = not searched or (labels is not None and data.compared_with(split) != "train")
         self.among_queries = metrics(labels is not None and not searched) if alone else None
         self.in_corpus = metrics(labels is not None) if searched else None
         self.space = SpaceMetrics(data.relations, labels if one_each else None) if space else None
@@ -104,7 +104,11 @@ class Evaluation(nn.Module):
         for metrics in (self.in_corpus, self.among_queries):
             values = _finish(metrics)
             if metrics is self.in_corpus and self.among_queries is not None:
-                values = {name: value for name, value in values.items() if name.startswith("knn")}
+                values = {
+                    name: value
+                    for name, value in values.items()
+                    if name.startswith(("knn", "queries_without_voter"))
+                }
             results |= values
         results |= _finish(self.space)
         given = _finish(self.pairs) | _finish(self.triplets)
