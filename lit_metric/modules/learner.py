@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
@@ -28,6 +30,7 @@ from lit_metric.losses import (
 )
 from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.precision import warn_of_slow_bfloat16
+from lit_metric.modules.resume import KEY, Options, carry_on, learned, options_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
@@ -89,6 +92,11 @@ class MetricLearner(LightningModule):
         self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
         self._logged = TaskMeans()
+        self._steps: int | None = None
+        self._batches: int | None = None
+        # Now, as a learned temperature is another one later.
+        self._loss_options = options_of(loss, "loss")
+        self._learned_from = learned(self.loss)
 
     @property
     def data(self) -> MetricDataModule:
@@ -177,8 +185,25 @@ class MetricLearner(LightningModule):
         given = {type(callback) for callback in getattr(self.trainer, "callbacks", [])}
         return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the options of this run, for one that is resumed with others."""
+        if self._trainer is not None and "train" in self.data.splits:
+            checkpoint[KEY] = {"options": self._options(), "learned": self._learned_from}
+
+    def _options(self) -> Options:
+        """What can be another in a resumed run, and matters."""
+        names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
+        found = {name: getattr(self, name) for name in names}
+        found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
+        found |= {"planned steps": self._steps, "data.batches_per_epoch": self._batches}
+        found |= {"data.seed": self.data.seed, "data.validate_against": self.data.against["validation"]}
+        found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
+        trainer = self.trainer
+        found |= {f"trainer.{name}": getattr(trainer, name) for name in ("precision", "gradient_clip_val")}
+        return found
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model.
+        """Refuse the weights of another model, and apply or refuse options that are not the checkpoint's.
 
         Raises:
             ValueError: says what doesn't fit, and how many.
@@ -193,6 +218,9 @@ class MetricLearner(LightningModule):
                 f"{own.get(name, 'missing')} here ({len(odd)} of {len(own)} differ); use the config.yaml "
                 "that lies in the run's folder"
             )
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            plan = self._plan() if self._plans_itself() else None
+            carry_on(checkpoint, self._options(), self._learned_from, self.trainer, plan)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the step: checkpoints hold no random state, and a resumed run must not differ."""
@@ -301,14 +329,25 @@ class MetricLearner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""
+        optimizer, rate = self._plan()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        named = {"scheduler": scheduler, "interval": "step", "name": "lr"}
+        return {"optimizer": optimizer, "lr_scheduler": named}
+
+    def _plan(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+        """A new optimizer, and the factor on its rates at each step."""
         groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
         # A fused optimizer unscales in its step, so that nothing could be clipped before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
-        steps = planned_steps(self.trainer, self.data.batches_per_epoch)
-        rate = multiplier(self.schedule, steps, round(self.warmup * steps))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        self._batches = self.data.batches_per_epoch
+        self._steps = steps = planned_steps(self.trainer, self._batches)
+        return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
+
+    def _plans_itself(self) -> bool:
+        """Whether the optimizer is that of :meth:`configure_optimizers`, and nobody else's."""
+        own = type(self).configure_optimizers is MetricLearner.configure_optimizers
+        return own and "configure_optimizers" not in vars(self)
 
     def configure_gradient_clipping(
         self,
