@@ -61,7 +61,7 @@ class MiningCallback(Callback):
             return
         assert data.miner is not None
         data.tables = run_folder(trainer) / "negatives"
-        per_epoch = _batches(trainer, data)
+        per_epoch = batches_of_epoch(trainer, data)
         ahead = data.num_workers * data.prefetch_factor + 1
         inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
         if not inline and (reason := too_short(data.miner, per_epoch, ahead)):
@@ -339,7 +339,7 @@ def _files(state: dict[str, Any]) -> list[str]:
     return [name for part in parts for name in part]
 
 
-def _batches(trainer: Trainer, data: MetricDataModule) -> int:
+def batches_of_epoch(trainer: Trainer, data: MetricDataModule) -> int:
     """Batches of an epoch that are trained on."""
     batches, limit = data.batches_per_epoch, trainer.limit_train_batches
     return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
+from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
@@ -30,7 +31,7 @@ from lit_metric.losses import (
 )
 from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.precision import warn_of_slow_bfloat16
-from lit_metric.modules.resume import KEY, Options, carry_on, learned, options_of
+from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, options_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
@@ -195,7 +196,7 @@ class MetricLearner(LightningModule):
         names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
         found = {name: getattr(self, name) for name in names}
         found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
-        found |= {"planned steps": self._steps, "data.batches_per_epoch": self._batches}
+        found |= {"planned steps": self._steps, BATCHES: self._batches}
         found |= {"data.seed": self.data.seed, "data.validate_against": self.data.against["validation"]}
         found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
         trainer = self.trainer
@@ -340,8 +341,8 @@ class MetricLearner(LightningModule):
         # A fused optimizer unscales in its step, so that nothing could be clipped before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
-        self._batches = self.data.batches_per_epoch
-        self._steps = steps = planned_steps(self.trainer, self._batches)
+        self._batches = batches_of_epoch(self.trainer, self.data)
+        self._steps = steps = planned_steps(self.trainer, self.data.batches_per_epoch)
         return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
 
     def _plans_itself(self) -> bool:

@@ -23,7 +23,9 @@ KEY = "lit_metric"
 Options = dict[str, Any]
 """Numbers, strings, and lists of such, by dotted names."""
 
-PLANS = ("data.planner", "data.seed", "data.batches_per_epoch")
+BATCHES = "batches of an epoch"
+
+PLANS = ("data.planner", "data.seed", BATCHES)
 """What decides who meets in the batches of an epoch."""
 
 
@@ -107,6 +109,10 @@ def carry_on(
     before = saved.get("options", {})
     changes = _changes(before, options)
     _refuse(checkpoint, changes, saved.get("learned", {}) != initial)
+    if BATCHES in changes and (progress := _progress(checkpoint)):
+        # Lightning would train what the new epoch has more than the old, and take it for the rest of that.
+        current, count = progress["current"], changes[BATCHES][1]
+        progress["current"] = {name: count - (current["ready"] - value) for name, value in current.items()}
     told = [f"{name} {_shown(old)} → {_shown(new)}" for name, (old, new) in changes.items()]
     told += _patience(checkpoint, trainer)
     if plan is not None and len(checkpoint.get("optimizer_states", [])) == 1:
@@ -145,13 +151,21 @@ def _refuse(checkpoint: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]
                 f"{say(name)}, but its weights would be replaced by those of the checkpoint: name the same, "
                 "or start a new run without ckpt_path"
             )
-    batches = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    batches = _progress(checkpoint)
     plans = [name for plan in PLANS for name in changes if name.startswith(plan)]
     if plans and not batches.get("is_last_batch", True):
         raise ValueError(
             f"{say(plans[0])}, but the checkpoint is from the middle of an epoch, whose batches it decides: "
             "leave it as in the run's config.yaml, or resume from a checkpoint of the end of an epoch"
         )
+
+
+def _progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Lightning's counts of the batches of an epoch."""
+    found: dict[str, Any] = (
+        checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    )
+    return found
 
 
 def _patience(checkpoint: Mapping[str, Any], trainer: Trainer) -> list[str]:
@@ -185,11 +199,12 @@ def _carry_optimizer(
         sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (saved, fresh)]
         if sizes[0] != sizes[1]:
             raise ValueError(
-                "the optimizer of the checkpoint has other groups of parameters than that of this run: freeze "
-                "and lr_scale must be as in the run's config.yaml"
+                "the optimizer of the checkpoint has other groups of parameters than that of this run: "
+                "freeze and lr_scale must be as in the run's config.yaml"
             )
         old = new
-    assert old is not None and new is not None
+    assert old is not None
+    assert new is not None
     fresh["state"] = {new[name]: saved["state"][old[name]] for name in new if old.get(name) in saved["state"]}
     checkpoint["optimizer_states"][0] = fresh
     told = []

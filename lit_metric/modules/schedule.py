@@ -63,8 +63,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters grouped by the part that they belong to and by weight decay.
 
-    A part is one that ``scales`` names, else ``encoder`` or ``loss``. Biases, gains of normalisation layers and
-    single vectors, which have one dimension or less, get no decay; their group is called ``PART.no_decay``.
+    A part is one that ``scales`` names, else ``encoder`` or ``loss``. Biases, gains of normalisation layers
+    and single vectors, which have one dimension or less, get no decay; their group is ``PART.no_decay``.
 
     Args:
         module: whose parameters.
