@@ -28,7 +28,6 @@ from lit_metric.batching import (
     resume_epoch,
     resume_position,
 )
-from lit_metric.batching.data_set import Source
 from lit_metric.batching.mixture import Strategy
 from lit_metric.data import (
     Batch,
@@ -48,8 +47,10 @@ from lit_metric.data.checks import check, say_what_is_cut
 from lit_metric.data.evaluated import Against, Evaluated
 from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import union
+from lit_metric.data.readers import Source
 from lit_metric.data.rejected import REJECTED, write_rejected
 from lit_metric.data.tokens import default_cache_dir
+from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
 from lit_metric.mining.published import check_planners
 
@@ -65,8 +66,9 @@ class MetricDataModule(Evaluated, LightningDataModule):
     the tokenizer of the module's encoder.
 
     Args:
-        train: file, pattern, list of them, saved data set or hub id; see
-            :func:`~lit_metric.data.read_table`. What its rows are, ``supervision`` says.
+        train: a file, pattern, saved data set, hub id, DataFrame, Arrow table, ``datasets.Dataset``, list of
+            dicts, dict of lists, or a list of files; see :func:`~lit_metric.data.read_table`. What its rows
+            are, ``supervision`` says.
         validation: likewise; split off ``train`` if None.
         test: likewise, or None.
         predict: items to encode by ``lit-metric predict``; those of ``test`` if None. Needs no labels.
@@ -154,7 +156,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
                 told = ", ".join(f"data.{name}" for name, value in short.items() if value)
                 raise DataError(f"{told} and data.supervision were both given; name columns in the latter")
             supervision = Labels(**short)
-        if mixture and (planner or supervision or any(self.sources.values())):
+        alone = [planner, supervision, *self.sources.values()]
+        if mixture and any(each is not None for each in alone):
             raise DataError(
                 "data.mixture names several data sets, so name sources, columns and planners there, and none "
                 "beside it"
@@ -206,7 +209,9 @@ class MetricDataModule(Evaluated, LightningDataModule):
     ) -> tuple[Content, Supervision]:
         """A data set and what its rows say."""
         tables = {
-            name: read_table(source, problems=self.problems) for name, source in sources.items() if source
+            name: read_table(source, problems=self.problems, name=name)
+            for name, source in sources.items()
+            if source is not None
         }
         if not tables:
             raise DataError("no data: give data.train (and data.test), each a file, folder or hub id")
@@ -237,8 +242,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
                 "setup needs a trainer; for use without one, call read() and prepare(tokenizer)"
             )
         encoder: Any = self.trainer.lightning_module.encoder
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if self.trainer.is_global_zero:
+        folder = run_folder(self.trainer)
+        if folder and self.trainer.is_global_zero:
             if len(self.problems):
                 log.warning("They are listed in %s", write_rejected(self.problems, folder))
             elif stage == "fit":

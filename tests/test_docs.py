@@ -145,7 +145,7 @@ def accept(parser: Any, page: Path, command: str, patch: pytest.MonkeyPatch) -> 
         assert arguments[0] == "-m", command
         assert importlib.util.find_spec(arguments[1]), command
     elif arguments[0] in commands.COMMANDS:
-        patch.setattr(commands, "load", _stop)
+        patch.setattr(f"lit_metric.commands.{arguments[0]}.load", _stop)
         with pytest.raises(StopIteration):
             commands.run(arguments)
     else:
@@ -174,7 +174,7 @@ def test_commands_are_accepted(
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("lit-metric search --model m --corpus f", SystemExit),
+        ("lit-metric search --model m --corpus f", ValueError),
         ("lit-metric fit --config configs/banking77.yaml --data.trian f", ArgumentError),
         ("lit-metric bake", ArgumentError),
         ("make coffee", AssertionError),

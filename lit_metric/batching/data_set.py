@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from lit_metric.batching.plan import BatchPlanner
 from lit_metric.data.formats import Supervision
-
-Source = str | list[str]
+from lit_metric.data.readers import Source
 
 
 @dataclass
@@ -15,7 +14,8 @@ class DataSet:
     """A data set of a mixture; see :class:`~lit_metric.MetricDataModule`.
 
     Args:
-        train: file, pattern, list of them, saved data set or hub id.
+        train: a file, pattern, hub id, DataFrame, or another source of rows; see
+            :func:`~lit_metric.data.read_table`.
         validation: likewise; split off ``train`` if None.
         test: likewise, or None.
         predict: items to encode by ``lit-metric predict``, or None. Needs no labels.

@@ -44,6 +44,9 @@ class WriteEmbeddings(BasePredictionWriter):
         rows = torch.searchsorted(data.splits[data.predict_split], ids)
         rows, order = rows.sort()
         folder = run_folder(trainer)
+        if folder is None:
+            log.warning("Nothing is written, as there is no logger and no folder of this run's own")
+            return
         folder.mkdir(parents=True, exist_ok=True)
         name = "predictions" if trainer.world_size == 1 else f"predictions-{trainer.global_rank}"
         np.save(folder / f"{name}.npy", vectors[order].numpy(), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Read Parquet, CSV and JSON Lines files, folders saved by ``datasets``, and data sets of the hub."""
+"""Open sources of rows: files, folders, data sets of the hub, and what is in memory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import glob
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_metric.data.errors import DataError
+from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, part_of, with_names
 from lit_metric.data.table import Part, Problems, Table, listed, most_alike
 
 BETWEEN = "Quote fields that hold the separator."
@@ -19,8 +20,15 @@ QUOTE = 'Write "" for quotation marks within quoted fields.'
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
 
 
+if TYPE_CHECKING:
+    Source = str | Path | Sequence[Any] | Mapping[str, Sequence[Any]] | Any
+else:
+    Source = str | list[str]  # what a config or a command line can say
+"""Where rows come from; see :func:`read_table`."""
+
+
 def read_table(
-    source: str | Path | Sequence[str | Path], split: str | None = None, problems: Problems | None = None
+    source: Source, split: str | None = None, problems: Problems | None = None, name: str = ""
 ) -> Table:
     """Open a source of rows.
 
@@ -28,28 +36,52 @@ def read_table(
         source: one of
 
             - a file ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` (UTF-8, first line of a CSV the header);
-            - a pattern such as ``data/*.parquet``, read in sorted order, or a list of files and patterns;
+            - a pattern such as ``data/*.parquet``, read in sorted order;
             - a folder saved by ``datasets``, or any folder that ``datasets.load_dataset`` reads;
-            - the id of a data set on the hub, such as ``PolyAI/banking77:train``.
-        split: of a folder or a data set of the hub; may be left out where there is only one.
+            - the id of a data set on the hub, such as ``PolyAI/banking77:train``;
+            - what is in memory: a pandas or polars DataFrame (anything with ``__arrow_c_stream__``), a
+              ``pyarrow.Table``, a ``datasets.Dataset``, a list of dicts, or a dict of lists;
+            - a list of any of those, whose rows come one after the other.
+        split: of a folder, a ``DatasetDict`` or a data set of the hub; may be left out where there is only
+            one.
         problems: where lines that cannot be parsed are noted, to be reported with others later; they are
             refused at once if None.
+        name: what errors call rows that come from no file.
 
     Raises:
+        TypeError: when the source is of none of these kinds.
         DataError: when there is no such source (the message says what is there instead), when a file cannot
             be read, when lines cannot be parsed (all are reported together), or when a split must be named.
+
+    Example:
+        >>> table = read_table([{"text": "a", "label": 1}, {"text": "b"}])
+        >>> table.columns, table.column("label"), table.place(1)
+        (['text', 'label'], [1, None], ('list of dicts', 2))
     """
     noted = Problems() if problems is None else problems
-    sources = [source] if isinstance(source, str | Path) else list(source)
-    if not sources:
-        raise DataError("the list of files is empty; name at least one")
-    table = Table([part for entry in sources for part in _parts(str(entry), split, noted)])
+    table = Table(_parts(source, split, noted, name))
     if problems is None:
         noted.refuse()
     return table
 
 
-def _parts(source: str, split: str | None, problems: Problems) -> list[Part]:
+def _parts(source: Any, split: str | None, problems: Problems, name: str) -> list[Part]:
+    if isinstance(source, str | Path):
+        return _named(str(source), split, problems)
+    if isinstance(source, list | tuple) and not source:
+        raise DataError(f"{f'{name}: ' if name else ''}the list of files is empty; name at least one")
+    if (part := part_of(source, split, problems, name)) is not None:
+        return [part]
+    if isinstance(source, list | tuple):
+        return [
+            part
+            for number, entry in enumerate(source, start=1)
+            for part in _parts(entry, split, problems, f"{name or 'list'}[{number}]")
+        ]
+    raise TypeError(f"{name or 'a source of rows'} is {kind_of(source)}; give {TAKEN}")
+
+
+def _named(source: str, split: str | None, problems: Problems) -> list[Part]:
     path = Path(source).expanduser()
     if path.is_dir():
         return [_folder(path, split)]
@@ -59,7 +91,7 @@ def _parts(source: str, split: str | None, problems: Problems) -> list[Part]:
         found = sorted(glob.glob(str(path), recursive=True))
         if not found:
             raise DataError(f"no file matches {source!r}{_contents(path.parent, path.name)}")
-        return [part for name in found for part in _parts(name, split, problems)]
+        return [part for name in found for part in _named(name, split, problems)]
     folder, colon, name = source.rpartition(":")
     if colon and Path(folder).expanduser().is_dir():
         return [_folder(Path(folder).expanduser(), split or name)]
@@ -95,6 +127,7 @@ def _parquet(path: Path, problems: Problems) -> Part:
     try:
         with pq.ParquetFile(path) as file:
             names, rows = file.schema_arrow.names, file.metadata.num_rows
+            features = features_of(file.schema_arrow)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({error}); write or fetch it anew") from error
 
@@ -105,7 +138,7 @@ def _parquet(path: Path, problems: Problems) -> Part:
         except (pa.ArrowException, OSError, KeyError) as error:
             raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
         try:
-            return column.to_pylist()
+            return with_names(column.to_pylist(), features.get(name))
         except UnicodeDecodeError:
             values = column.cast(pa.large_binary()).to_pylist()
             return [None if value is None else value.decode(errors="surrogateescape") for value in values]
@@ -206,7 +239,7 @@ def _folder(path: Path, split: str | None) -> Part:
     except Exception as error:
         problem = f"the folder {path} cannot be read as a data set: {error}{_contents(path)}"
         raise DataError(problem) from error
-    return _split_of(data, str(path), split)
+    return of_dataset(data, str(path), split, f"{path}:{{}}")
 
 
 def _hub(name: str, split: str | None) -> Part:
@@ -219,31 +252,4 @@ def _hub(name: str, split: str | None) -> Part:
             f"{name!r} is neither a file nor a folder here, and no data set of that id could be loaded from "
             f"the hub (split {split!r}): {type(error).__name__}: {error}"
         ) from error
-    return _split_of(data, name, None if isinstance(data, datasets.Dataset) else split)
-
-
-def _split_of(data: Any, name: str, split: str | None) -> Part:
-    import datasets
-
-    if isinstance(data, datasets.DatasetDict):
-        if split is None and len(data) == 1:
-            split = next(iter(data))
-        if split not in data:
-            asked = f"no split {split!r}" if split else "several splits"
-            names = listed([f"{name}:{each}" for each in data])
-            raise DataError(f"{name} has {asked}; name one of {names}")
-        name, data = f"{name}:{split}", data[split]
-    elif split is not None:
-        raise DataError(f"split={split!r} was given, but {name} has no splits; leave it out")
-    return Part(name, len(data), data.column_names, lambda column: _values(data, column))
-
-
-def _values(data: Any, column: str) -> list[Any]:
-    """The values of a column of a ``datasets.Dataset``, class numbers as the names of the classes."""
-    import datasets
-
-    values = list(data.with_format(None)[column][:])
-    feature = data.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return [None if value is None or value < 0 else feature.int2str(value) for value in values]
-    return values
+    return of_dataset(data, name, None if isinstance(data, datasets.Dataset) else split, f"{name}:{{}}")

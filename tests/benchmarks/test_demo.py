@@ -248,7 +248,8 @@ def test_what_comes_next_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monke
     def load(folder: str, trust: bool) -> None:
         raise Reached(folder)
 
-    monkeypatch.setattr(commands, "load", load)
+    for name in ("encode", "search"):
+        monkeypatch.setattr(f"lit_metric.commands.{name}.load", load)
     lines = what_next(tmp_path / "runs" / "debtags", demo.CONFIG)
     words = [shlex.split(line, comments=True) for line in lines]
     asked = {line[line.index("--model") - 1]: line for line in words if "--model" in line}

@@ -30,7 +30,7 @@ from lit_metric.data.formats.base import (
     refuse_empty,
 )
 from lit_metric.data.formats.columns import Columns, guess, named
-from lit_metric.data.readers import read_table
+from lit_metric.data.readers import Source, read_table
 from lit_metric.data.relations import PairRelations
 from lit_metric.data.table import Table, listed
 
@@ -137,8 +137,8 @@ class Judgements(Supervision):
 
     def __init__(
         self,
-        queries: str | list[str],
-        corpus: str | list[str],
+        queries: Source,
+        corpus: Source,
         query_id: str | None = None,
         document_id: str | None = None,
         relevance: str | None = None,

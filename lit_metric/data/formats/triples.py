@@ -27,7 +27,7 @@ from lit_metric.data.formats.base import (
 )
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.judgements import Texts, refer
-from lit_metric.data.readers import read_table
+from lit_metric.data.readers import Source, read_table
 from lit_metric.data.relations import PairRelations
 from lit_metric.data.table import Table
 
@@ -76,7 +76,7 @@ class Triples(Supervision):
 
     def __init__(
         self,
-        entities: str | list[str],
+        entities: Source,
         head: str = "head",
         relation: str = "relation",
         tail: str = "tail",

@@ -1,13 +1,25 @@
-"""What is wrong with an option, in one line, from the many in which jsonargparse reports it."""
+"""What the command line says of an error, in one line."""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
+import pickle
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
+from jsonargparse import ArgumentError
+
+from lit_metric.data import BadRows, DataError
+from lit_metric.data.rejected import write_rejected
 from lit_metric.data.table import listed, most_alike
+from lit_metric.mining import TableError
+from lit_metric.mining.supervisor import MiningFailed
+
+USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
+LIGHTNING = "MisconfigurationException"
 
 KEY = re.compile(r'Parser key "(.*?)":?')
 CLASS = re.compile(r"Problem with given class_path '(.*)':?")
@@ -88,3 +100,28 @@ def _options(path: str) -> list[str]:
 def _nearest(wanted: str, names: Iterable[str]) -> str:
     """The most similar names."""
     return listed(most_alike(dict.fromkeys(names), wanted)[:3])
+
+
+def listed_rows(error: Exception) -> str:
+    """Write all bad rows into a file here, if the message has left some out, and say where they are."""
+    if not (isinstance(error, BadRows) and error.problems.shortened):
+        return ""
+    try:
+        return f" All are listed in {write_rejected(error.problems, Path())}."
+    except OSError as denied:
+        return f" They can't be listed in a file here: {denied}."
+
+
+def mistake(error: Exception) -> str | None:
+    """What to tell of a user's mistake; None if the program is at fault."""
+    # What torch.load says of files that hold something else, nothing, or a checkpoint's beginning.
+    torn = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    if torn or isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(error):
+        return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
+    if type(error).__name__ == LIGHTNING or "Early stopping conditioned on metric" in str(error):
+        return " ".join(f"Lightning refuses this: {error}".split())
+    if not isinstance(error, USER_ERRORS):
+        return None
+    kind = "DataError" if isinstance(error, DataError) else type(error).__name__
+    told = "" if isinstance(error, ArgumentError) else f"{kind}: "
+    return " ".join(f"{told}{essence(str(error))}{listed_rows(error)}".split())
