@@ -82,7 +82,7 @@ def read_recipe(source: str, head: bool = True) -> Recipe:
         ValueError: for a part that this library can't reproduce.
     """
     if Path(source, "encoder.json").is_file():
-        raise ValueError(f"{source} holds a whole encoder: lit_metric.hub.load reads it")
+        raise ValueError(f"{source} holds a whole encoder: lit_metric.load reads it")
     modules = _json(source, "modules.json")
     if modules is None:
         return Recipe()
@@ -139,7 +139,7 @@ def _dense(source: str, path: str, config: dict[str, Any], ignore: str) -> Proje
     }
     if activation is None or renamed or config.get("use_residual"):
         raise ValueError(f"{source}: the dense layer in {path!r} can't be reproduced; {ignore}")
-    weights = _file(source, _join(path, "model.safetensors"))
+    weights = find_file(source, _join(path, "model.safetensors"))
     if weights is None:
         raise ValueError(f"{source}: the dense layer in {path!r} has no model.safetensors; {ignore}")
     layer = Projection(
@@ -154,11 +154,12 @@ def _join(folder: str, name: str) -> str:
 
 
 def _json(source: str, name: str) -> Any:
-    path = _file(source, name)
+    path = find_file(source, name)
     return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
-def _file(source: str, name: str) -> Path | None:
+def find_file(source: str, name: str) -> Path | None:
+    """A file of a folder or of a model of the hub, None if it has none of that name."""
     if Path(source).is_dir():
         path = Path(source, name)
         return path if path.is_file() else None

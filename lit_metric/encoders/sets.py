@@ -137,8 +137,8 @@ class SetEncoder(Encoder):
     def _own_files(self) -> tuple[str, ...]:
         return ("text.",)
 
-    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.text.save(folder / "text")
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.text.write(folder / "text", weights)
         return self._own_files(), self.spec()["init_args"] | {"text": {"encoder": "text"}}
 
 

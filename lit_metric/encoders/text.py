@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.backbone import Backbone, Packing, locate
+from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
 from lit_metric.encoders.pooling import MeanPooling, Pooling, drop_leading
+from lit_metric.encoders.pretrained import locate
 from lit_metric.encoders.projection import Projection, projections, stack
 from lit_metric.encoders.recipe import read_recipe
 from lit_metric.encoders.segments import take_rows, widen
@@ -212,8 +213,8 @@ class TextEncoder(Encoder):
     def _own_files(self) -> tuple[str, ...]:
         return ("backbone.",)
 
-    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.backbone.save(folder / "backbone")
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.backbone.save(folder / "backbone", weights)
         layers = [layer.spec() for layer in self.projection if isinstance(layer, Projection)]
         arguments = self.spec()["init_args"] | {
             "backbone": {"folder": "backbone"},

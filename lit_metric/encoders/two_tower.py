@@ -143,9 +143,9 @@ class TwoTowerEncoder(Encoder):
     def _own_files(self) -> tuple[str, ...]:
         return ("query.", "document.")
 
-    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.query.save(folder / "query")
-        self.document.save(folder / "document")
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.query.write(folder / "query", weights)
+        self.document.write(folder / "document", weights)
         return self._own_files(), {"query": {"encoder": "query"}, "document": {"encoder": "document"}}
 
 
