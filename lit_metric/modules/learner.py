@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,9 @@ class MetricLearner(LoadableModule):
 
     def on_fit_start(self) -> None:
         """Bring the relations to the device, loaded modules out of evaluation mode, and guides to work."""
+        trainer: Any = self.trainer
+        steps = math.ceil(batches_of_epoch(trainer, self.data) / trainer.accumulate_grad_batches)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # once in an epoch, at least
         if self.trainer.is_global_zero:
             warn_of_slow_bfloat16(str(self.trainer.precision), self.device)
         self.train()
@@ -190,7 +194,8 @@ class MetricLearner(LoadableModule):
         return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the options of this run, for one that is resumed with others."""
+        """Describe the encoder, and note the options of this run for one that is resumed with others."""
+        super().on_save_checkpoint(checkpoint)
         if self._trainer is not None and "train" in self.data.splits:
             checkpoint[KEY] = {"options": self._options(), "learned": self._learned_from}
 
@@ -242,6 +247,8 @@ class MetricLearner(LoadableModule):
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
+        mean: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": several, "batch_size": 1}
+        self.log("train/loss_epoch", loss.detach(), **mean)
         names = [*self.data.mixture]
         prefix = f"train/{names[batch.task]}" if names else "train"
         own = {f"{prefix}/{name}": value for name, value in parts.items()}

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
 
-KEY = "lit_metric"
+KEY = "run_options"
 """Under which a checkpoint holds the options of its run."""
 
 Options = dict[str, Any]

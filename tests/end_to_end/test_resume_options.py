@@ -226,7 +226,7 @@ def test_rates_that_averaging_has_set_stay_or_the_change_is_refused(small: Small
 def test_without_options_it_goes_on_by_the_order_of_parameters(small: Small, tmp_path: Path) -> None:
     path = checkpoint(small, tmp_path)
     state = torch.load(path, weights_only=True)
-    del state["lit_metric"]
+    del state["run_options"]
     for group in state["optimizer_states"][0]["param_groups"]:
         del group["param_names"], group["name"]
     torch.save(state, tmp_path / "old.ckpt")
