@@ -52,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if str(os.getcwd()) not in sys.path:
         sys.path.append(os.getcwd())  # for classes in a file here, as under python -m
     name = _command(given)
-    # What a run does is said once; all ranks warn.
-    first = all(os.environ.get(each, "0") == "0" for each in RANKS)
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     quiet()
     module = importlib.import_module("lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser")
+    # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
+    first = all(os.environ.get(each, "0") == "0" for each in RANKS)
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     try:
         module.run(name, given[1:])
     except KeyboardInterrupt:

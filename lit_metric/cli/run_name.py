@@ -58,7 +58,13 @@ def name_run(config: Any, fit: bool) -> Path | None:
     root = Path(first.save_dir)
     if config.get("ckpt_path") in KEYWORDS:
         config["ckpt_path"] = str(_known(root / name, config.ckpt_path))
-    own = run_of(Path(config.ckpt_path)) if config.get("ckpt_path") else None
+    checkpoint = Path(config.ckpt_path) if config.get("ckpt_path") else None
+    own = None
+    if checkpoint is not None and "://" not in str(checkpoint) and checkpoint.name not in ("hpc", "registry"):
+        if not checkpoint.is_file():
+            others = ", ".join(sorted(path.name for path in checkpoint.parent.glob("*.ckpt"))) or "no checkpoint"
+            raise ValueError(f"--ckpt_path {checkpoint}: there is no such file; its folder holds {others}")
+        own = run_of(checkpoint)
     if own is not None:
         if own.parent.resolve() != root.resolve():
             root = own.parent
@@ -101,7 +107,8 @@ def remove_unused(folder: Path) -> None:
     """Remove a run's folder, and the one around it if that is then empty, unless it holds more than was
     written before training; a list of rejected rows stays."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    if not all(any(path.match(pattern) for pattern in PRELIMINARY) for path in files):
+    report = folder / "metrics.json"
+    if any(path for path in files if not (any(map(path.match, PRELIMINARY)) or _before_only(path, report))):
         return
     for path in files:
         if path.name != REJECTED:
@@ -111,6 +118,11 @@ def remove_unused(folder: Path) -> None:
             empty.rmdir()
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
+
+
+def _before_only(path: Path, report: Path) -> bool:
+    """Whether a file is the run's report, and says nothing about training."""
+    return path == report and b'"after"' not in path.read_bytes() and b'"seconds"' not in path.read_bytes()
 
 
 def _loggers(given: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import importlib.util
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from lit_metric.data.errors import DataError
 from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, part_of, with_names
 from lit_metric.data.table import Part, Problems, Table, listed, most_alike
 
+PACKAGE = "package:"
 BETWEEN = "Quote fields that hold the separator."
 QUOTE = 'Write "" for quotation marks within quoted fields.'
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
@@ -38,6 +40,7 @@ def read_table(
             - a file ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` (UTF-8, first line of a CSV the header);
             - a pattern such as ``data/*.parquet``, read in sorted order;
             - a folder saved by ``datasets``, or any folder that ``datasets.load_dataset`` reads;
+            - ``package:NAME/PATH``, a file inside an installed package;
             - the id of a data set on the hub, such as ``PolyAI/banking77:train``;
             - what is in memory: a pandas or polars DataFrame (anything with ``__arrow_c_stream__``), a
               ``pyarrow.Table``, a ``datasets.Dataset``, a list of dicts, or a dict of lists;
@@ -82,7 +85,7 @@ def _parts(source: Any, split: str | None, problems: Problems, name: str) -> lis
 
 
 def _named(source: str, split: str | None, problems: Problems) -> list[Part]:
-    path = Path(source).expanduser()
+    path = _packaged(source) if source.startswith(PACKAGE) else Path(source).expanduser()
     if path.is_dir():
         return [_folder(path, split)]
     if path.is_file():
@@ -99,6 +102,18 @@ def _named(source: str, split: str | None, problems: Problems) -> list[Part]:
     if match and path.suffix.lower() not in READERS:
         return [_hub(match["id"], split or match["split"])]
     raise DataError(f"there is no file {source!r}{_contents(path.parent, path.name)}")
+
+
+def _packaged(source: str) -> Path:
+    """The file ``package:NAME/PATH`` inside an installed package, which is found, not imported."""
+    name, _, inside = source[len(PACKAGE) :].partition("/")
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise DataError(f"{source}: there is no package {name!r} here; install it")
+    path = Path(next(iter(found.submodule_search_locations)), inside)
+    if not path.exists():
+        raise DataError(f"{source}: the package {name!r} has no {inside!r}{_contents(path.parent, path.name)}")
+    return path
 
 
 def _contents(folder: Path, like: str = "") -> str:

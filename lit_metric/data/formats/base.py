@@ -23,6 +23,7 @@ from lit_metric.data.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+SPLIT = "split"
 TEXT_NAMES = ("text", "sentence", "question", "utterance", "query", "title", "content", "document", "body")
 DOCUMENT = "document"
 Plans = Literal["classes", "pairs", "scores"]
@@ -106,9 +107,13 @@ class Numbering:
 def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str, list[tuple[str, int]]]:
     """The rows of each split, as ``(table, row)``; those in which something is wrong are left out.
 
+    Where no column is named, and ``train`` is the only source, a column ``split`` that says nothing but
+    ``train``, ``validation`` and ``test`` is taken.
+
     Raises:
         DataError: when a column says which split a row belongs to, and there are other tables than ``train``.
     """
+    split = split or _guessed_split(columns)
     if split is None:
         return {name: [(name, row) for row in each.kept] for name, each in columns.items()}
     if columns.keys() - {"predict"} != {"train"}:
@@ -145,6 +150,18 @@ def held_out(groups: Sequence[Hashable], reading: Reading) -> set[Hashable]:
     count = min(max(1, round(reading.validation_share * len(distinct))), len(distinct) - 1)
     order = np.random.default_rng(reading.seed).permutation(len(distinct))
     return {distinct[place] for place in order[: max(count, 0)]}
+
+
+def _guessed_split(columns: Mapping[str, Columns]) -> str | None:
+    """The column that plainly says which split a row belongs to, if there is one."""
+    table = columns["train"].table if columns.keys() - {"predict"} == {"train"} else None
+    if table is None or SPLIT not in table.columns:
+        return None
+    values = {value for value in table.column(SPLIT) if value is not None}
+    if not ({"train"} < values <= {*SPLITS}):
+        return None
+    logger.info("%s: column %r says which split each row belongs to", table.name, SPLIT)
+    return SPLIT
 
 
 def apart(fingerprints: Tensor, splits: Mapping[str, Tensor]) -> Tensor:
