@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,8 @@ from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, 
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
+
+log = logging.getLogger(__name__)
 
 
 class MetricLearner(LoadableModule):
@@ -181,6 +184,12 @@ class MetricLearner(LoadableModule):
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # once in an epoch, at least
         if self.trainer.is_global_zero:
             warn_of_slow_bfloat16(str(self.trainer.precision), self.device)
+            parameters = [*self.parameters()]
+            trained = sum(each.numel() for each in parameters if each.requires_grad)
+            whole = sum(each.numel() for each in parameters)
+            log.info(
+                "%s of %s parameters are trained, in %s steps", f"{trained:,}", f"{whole:,}", self._steps
+            )
         self.train()
         self.relations = self.data.relations.to(self.device)
         self.certain = self.relations.certain()

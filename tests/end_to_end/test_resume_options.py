@@ -10,8 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 
-from lit_metric import MetricLearner, TextEncoder
+from lit_metric import MetricLearner, Miner, TextEncoder
 from lit_metric.batching import PKPlanner
+from lit_metric.callbacks import MiningCallback
 from lit_metric.losses import InfoNCELoss, Loss, TripletLoss
 from tests.small import Small, Watch, trainer
 
@@ -234,3 +235,15 @@ def test_without_options_it_goes_on_by_the_order_of_parameters(small: Small, tmp
     assert [rates[0] for rates in watch.rates] == pytest.approx(fall(20, 10))
     with pytest.raises(ValueError, match="freeze and lr_scale must be as in the run's config"):
         go_on(small, tmp_path, tmp_path / "old.ckpt", lr_scale={"encoder.backbone.model.embeddings": 2.0})
+
+
+def test_a_miner_starts_anew_where_batches_are_counted_otherwise(small: Small, tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path / "ckpt", "kept")
+    miner = Miner(candidates=5, negatives=2, mode="inline")
+    trainer(tmp_path, saving, max_epochs=2).fit(learner(small), small.data(miner=miner))
+    data = small.data(miner=Miner(candidates=5, negatives=2, mode="inline"), planner=PKPlanner(3, 3))
+    watch, fit, _ = go_on(small, tmp_path, tmp_path / "ckpt" / "kept.ckpt", data=data)
+    assert watch.epochs == [2] * 7 + [3] * 7
+    [mining] = [each for each in fit.callbacks if isinstance(each, MiningCallback)]
+    assert [(use.first, use.taken) for use in mining.uses.uses] == [(21, 21)]
+    assert all(len(met) > len(own) for own, met in zip(watch.anchors, watch.candidates, strict=True))
