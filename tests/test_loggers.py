@@ -83,5 +83,5 @@ def test_mlflow_takes_all_metrics_under_names_of_their_own(monkeypatch: pytest.M
     )
     logger.experiment.log_batch = log_batch
     curves = ["lr/encoder", "lr/encoder.no_decay", "lr/*.bias.no_decay", "mining/rejected/RelativeMargin"]
-    MLFlowLogger.log_metrics(logger, {name: 0.5 for name in [*(f"val/{name}" for name in names), *curves]}, 0)
+    MLFlowLogger.log_metrics(logger, dict.fromkeys([*(f"val/{name}" for name in names), *curves], 0.5), 0)
     assert len(set(taken)) == len(taken) == len(names) + len(curves)

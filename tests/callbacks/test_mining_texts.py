@@ -72,7 +72,9 @@ def test_people_read_the_texts_of_the_sample(
     keyed = [f"{row},row{number}" for number, row in enumerate(rows[1:])]
     (tmp_path / "keyed.csv").write_text("\n".join([f"{rows[0]},name", *keyed]) + "\n")
     mining = Miner(candidates=4, mode=mode, delay=3 if mode == "scheduled" else None, refresh=5)  # type: ignore[arg-type]
-    data = small.data(train=str(tmp_path / "keyed.csv"), text="text", label="label", key="name", miner=mining)
+    data = small.data(
+        train=str(tmp_path / "keyed.csv"), text="text", label="label", key="name", miner=mining, test=None
+    )
     trainer(tmp_path, max_epochs=2).fit(small.learner(), data)
     assert data.tables is not None
     keys = {text: f"row{number}" for number, text in enumerate(row.split(",")[0] for row in rows[1:])}

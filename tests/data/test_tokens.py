@@ -15,8 +15,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from lit_metric.data import progress
-from lit_metric.data import Tokens, Vocabulary, default_cache_dir, tokenize
+from lit_metric.data import Tokens, Vocabulary, default_cache_dir, progress, tokenize
 from lit_metric.data import tokens as tokens_module
 
 TEXTS = ["hello", "", "a\x00b", "ä" * 50, *(f"text {number}" for number in range(3000))]
