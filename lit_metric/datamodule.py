@@ -49,6 +49,7 @@ from lit_metric.data.evaluated import Against, Evaluated
 from lit_metric.data.in_memory import TAKEN
 from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import check_names, union
+from lit_metric.data.progress import stage
 from lit_metric.data.readers import Source
 from lit_metric.data.rejected import REJECTED, write_rejected
 from lit_metric.data.table import say_unused
@@ -201,7 +202,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         """
         if self.splits:
             return
-        with uncollected():
+        with uncollected(), stage("reading the data"):
             content = self._read_all()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))

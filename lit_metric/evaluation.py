@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from lit_metric.data import Batch
 from lit_metric.data.evaluated import MEAN, Evaluated
+from lit_metric.data.progress import stage, track
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
@@ -172,14 +173,23 @@ def _finish(metrics: Metric | None) -> dict[str, float]:
 
 
 def encode_split(
-    encoder: Encoder, data: MetricDataModule, ids: Tensor, rank: int = 0, world_size: int = 1
+    encoder: Encoder,
+    data: MetricDataModule,
+    ids: Tensor,
+    rank: int = 0,
+    world_size: int = 1,
+    shown: str | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's share of the items ``ids``, in evaluation mode: ``([n, d] vectors, [n] ids)`` per batch."""
+    """This rank's share of the items ``ids``, in evaluation mode: ``([n, d] vectors, [n] ids)`` per batch.
+
+    ``shown`` is the title of a bar.
+    """
     training = encoder.training
     encoder.eval()
     try:
         with torch.no_grad():
-            for number, batch in enumerate(data.chunk_loader(ids)):
+            batches = track(data.chunk_loader(ids), shown or "", shown=shown is not None and rank == 0)
+            for number, batch in enumerate(batches):
                 if number % world_size == rank:
                     yield encode_batch(encoder, batch.to(encoder.device))
     finally:
@@ -199,10 +209,15 @@ def evaluate(
     evaluation: Evaluation | MixtureEvaluation,
     rank: int = 0,
     world_size: int = 1,
+    shown: str | None = None,
 ) -> dict[str, float]:
-    """Encode what the evaluation of ``split`` needs and measure it; all ranks together, if several."""
+    """Encode what the evaluation of ``split`` needs and measure it; all ranks together, if several.
+
+    ``shown`` is the title of a bar.
+    """
     evaluation.to(encoder.device)
     for role, name in data.roles(split).items():
-        for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size):
+        for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size, shown):
             evaluation.update(vectors, ids, role)
-    return evaluation.compute()
+    with stage("searching neighbours", shown is not None and rank == 0):
+        return evaluation.compute()

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import MLFlowLogger
 
+from lit_metric.data.evaluated import HEADLINES
 from lit_metric.loggers import RunLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,3 +60,28 @@ def test_rows_are_found_that_a_crash_left_aside(tmp_path: Path) -> None:
     log(tmp_path, {"loss": 1.0}, start=1)
     assert [row["loss"] for row in rows(tmp_path / "run")] == ["2.0", "1.0"]
     assert not (tmp_path / "run" / "metrics.csv.earlier").exists()
+
+
+def test_mlflow_takes_all_metrics_under_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in that refuses what MLflow refuses: other characters than these in a name."""
+    names = {name for names in HEADLINES.values() for name in names}
+    names |= {f"{name}@{k}" for name in ("recall", "precision", "hits", "ndcg") for k in (1, 3, 5, 10)}
+    taken: list[str] = []
+
+    def metric(key: str, value: float, timestamp: int, step: int) -> str:
+        assert re.fullmatch(r"[\w.\- :/]+", key), key
+        return key
+
+    def log_batch(run_id: str, metrics: list[str]) -> None:
+        taken.extend(metrics)
+
+    entities = SimpleNamespace(Metric=metric)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(entities=entities))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)  # type: ignore[arg-type]
+    logger: Any = SimpleNamespace(
+        _prefix="", LOGGER_JOIN_CHAR="-", run_id="1", _log_batch_kwargs={}, experiment=SimpleNamespace()
+    )
+    logger.experiment.log_batch = log_batch
+    curves = ["lr/encoder", "lr/encoder.no_decay", "lr/*.bias.no_decay", "mining/rejected/RelativeMargin"]
+    MLFlowLogger.log_metrics(logger, dict.fromkeys([*(f"val/{name}" for name in names), *curves], 0.5), 0)
+    assert len(set(taken)) == len(taken) == len(names) + len(curves)

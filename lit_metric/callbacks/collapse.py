@@ -19,7 +19,8 @@ class CollapseAlarm(Callback):
     ``train/mean_norm``. See :class:`~lit_metric.metrics.CollapseMonitor`.
 
     Args:
-        every: steps between looks; each takes in the vectors of that many batches.
+        every: steps between looks; each takes in the vectors of that many batches. An epoch that has fewer is
+            looked at once, at its end.
 
     Raises:
         ValueError: if ``every`` is below 1.
@@ -31,6 +32,7 @@ class CollapseAlarm(Callback):
         self.every = every
         self.warned = False
         self.monitor: CollapseMonitor | None = None
+        self._looked = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to watch."""
@@ -44,13 +46,24 @@ class CollapseAlarm(Callback):
             return
         self.monitor.update(outputs["vectors"])
         if trainer.global_step % self.every == 0:
-            values = self.monitor.compute()
-            pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+            self._looked = True
+            self._log(pl_module)
             self._warn(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, if the epoch was too short for a look within it."""
+        if not self._looked and self.monitor is not None and int(self.monitor.count):
+            self._log(pl_module)
+        self._looked = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at what has come since the last time, which may be all of a short run."""
         self._warn(trainer)
+
+    def _log(self, pl_module: LightningModule) -> None:
+        assert self.monitor is not None
+        values = self.monitor.compute()
+        pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
 
     def _warn(self, trainer: Trainer) -> None:
         if self.monitor is None or not int(self.monitor.count):

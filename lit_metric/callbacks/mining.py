@@ -20,7 +20,9 @@ from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.mining import Miner, NegativeTable, TableError, TableVectors, collect
+from lit_metric.mining.sample import add_texts
 from lit_metric.mining.snapshot import fingerprint
+from lit_metric.mining.texts import text_of_items
 from lit_metric.mining.timetable import Timetable, Use, Uses, delay_of, period_of, search_batches
 
 __all__ = ["MiningCallback", "fingerprint"]
@@ -63,7 +65,7 @@ class MiningCallback(Callback):
             return
         assert data.miner is not None
         data.tables = (run_folder(trainer) or self._scratch(trainer)) / "negatives"
-        per_epoch = _batches(trainer, data)
+        per_epoch = batches_of_epoch(trainer, data)
         ahead = data.num_workers * data.prefetch_factor + 1
         inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
         if not inline and (reason := too_short(data.miner, per_epoch, ahead)):
@@ -76,6 +78,7 @@ class MiningCallback(Callback):
             search_batches(len(items_to_mine(data)[0]), per_epoch, trainer.world_size) if free else None
         )
         self.clock = timetable(data.miner, per_epoch, ahead, inline, searched)
+        self._keep_time(trainer)
         try:
             for version in {use.version for use in self.uses.uses if use.version}:
                 NegativeTable.open(data.tables, version, data.corpus, tokenizer=tokenizer_of(pl_module))
@@ -89,6 +92,21 @@ class MiningCallback(Callback):
         data.version_for = partial(self._version_for, trainer, pl_module, data)
         data.planned_for = self._planned_for
         self._plans = data.planner.uses_vectors
+
+    def _keep_time(self, trainer: Trainer) -> None:
+        """Forget what the checkpoint says in batches, where these are counted otherwise now."""
+        times = self._saved.get("times")
+        if times is None or times == [self.clock.per_epoch, self.clock.period, self.clock.delay]:
+            return
+        if (self._saved.get("background") or {}).get("pending") and trainer.is_global_zero:
+            log.info(
+                "The refresh under way in the checkpoint is dropped, as the miner's timetable is another"
+            )
+        self._saved = {**self._saved, "background": None}
+        if times[0] != self.clock.per_epoch:
+            self.uses = Uses()
+            # The checkpoint is from the end of an epoch, or it would have been refused.
+            self.trained = self.trained // times[0] * self.clock.per_epoch
 
     def _start(
         self,
@@ -151,6 +169,7 @@ class MiningCallback(Callback):
             before = len(self.uses.uses)
             self.background.bring_up_to(batch, self.uses)
             if len(self.uses.uses) > before:
+                self._show(trainer, data)
                 self._collect(trainer, data)
             if self.background.impossible is not None:
                 _say_inline(trainer, f"a process can't be told how; {self.background.impossible}")
@@ -225,9 +244,17 @@ class MiningCallback(Callback):
         started = time.perf_counter()
         mined = mine_inline(trainer, pl_module, data)
         self.uses.add(Use(batch, mined["version"], min(batch, self.trained)))
+        self._show(trainer, data)
         if self.background is None or not self.background.pending:
             self._collect(trainer, data)
         _log(trainer, {**mined["report"], "seconds": time.perf_counter() - started})
+
+    def _show(self, trainer: Trainer, data: MetricDataModule) -> None:
+        """Let people read the texts in the sample of the version that has just come into use."""
+        if trainer.is_global_zero:
+            assert data.tables is not None
+            texts = partial(text_of_items, data.items, data.vocabulary)
+            add_texts(data.tables, self.uses.uses[-1].version, texts, data.items.keys)
 
     def _collect(self, trainer: Trainer, data: MetricDataModule) -> None:
         """Remove what neither a batch to come nor a checkpoint needs."""
@@ -244,7 +271,8 @@ class MiningCallback(Callback):
         """The versions in use, and the refreshes under way."""
         background = None if self.background is None else self.background.state(self.trained)
         uses = [list(use) for use in self.uses.from_batch(*self._needed())]
-        return {"uses": uses, "trained": self.trained, "background": background}
+        times = [self.clock.per_epoch, self.clock.period, self.clock.delay]
+        return {"uses": uses, "trained": self.trained, "background": background, "times": times}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What to go on with."""
@@ -348,7 +376,7 @@ def _files(state: dict[str, Any]) -> list[str]:
     return [name for part in parts for name in part]
 
 
-def _batches(trainer: Trainer, data: MetricDataModule) -> int:
+def batches_of_epoch(trainer: Trainer, data: MetricDataModule) -> int:
     """Batches of an epoch that are trained on."""
     batches, limit = data.batches_per_epoch, trainer.limit_train_batches
     return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))

@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_metric.callbacks.mining_kept import Kept
 from lit_metric.data import Collator
 from lit_metric.data.files import write_json
+from lit_metric.data.progress import stage
 from lit_metric.encoders.packing import evaluating
 from lit_metric.mining import Miner, shares
 from lit_metric.mining.bank import Bank, files_of
@@ -261,7 +262,8 @@ class Background:
         self.pending.remove(pending)
         started, answer = time.perf_counter(), {}
         if self.supervisor is not None:
-            answer = self.supervisor.wait(pending.taken, self.miner.timeout)
+            with stage(f"waiting for the negatives that are mined since batch {pending.taken}"):
+                answer = self.supervisor.wait(pending.taken, self.miner.timeout)
         impossible = self.supervisor is not None and self.supervisor.impossible is not None
         version = self.ranks.agree(-1 if impossible else int(answer.get("version", 0)))
         if version < 0:
@@ -270,6 +272,13 @@ class Background:
         stalled = time.perf_counter() - started
         if version:
             uses.add(Use(pending.first, version, pending.taken))
+            if self.rank == 0:
+                log.info(
+                    "From batch %d on, negatives are those mined with the weights of batch %d, in %.1f s",
+                    pending.first,
+                    pending.taken,
+                    answer.get("report", {}).get("seconds", stalled),
+                )
         if self.supervisor is not None:
             restarted = float(self.supervisor.restarted)
             waited = {"stall_seconds": stalled, "skipped": float(not version), "restarts": restarted}

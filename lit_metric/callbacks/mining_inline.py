@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import encode_split
 from lit_metric.losses import gather_with_grad
@@ -47,7 +48,8 @@ def mine_inline(trainer: Trainer, pl_module: LightningModule, data: MetricDataMo
     if trainer.is_global_zero:
         assert data.miner is not None
         assert data.tables is not None
-        table = data.miner.mine(vectors, ids, data.relations, data.seed, anchors=anchors, corpus=corpus)
+        with stage("searching negatives"):
+            table = data.miner.mine(vectors, ids, data.relations, data.seed, anchors=anchors, corpus=corpus)
         weights = fingerprint(pl_module.encoder)  # type: ignore[arg-type]
         version = table.save(
             data.tables,
@@ -69,7 +71,8 @@ def _encode(
     encoder: Any = pl_module.encoder
     rank, size = trainer.global_rank, trainer.world_size
     with trainer.precision_plugin.forward_context():
-        parts = list(encode_split(encoder, data, ids, rank, size))
+        shown = "encoding items to mine negatives" if trainer.progress_bar_callback is not None else None
+        parts = list(encode_split(encoder, data, ids, rank, size, shown))
     empty = torch.empty(0, encoder.dimension, device=encoder.device)
     vectors = torch.cat([empty, *(part.float() for part, _ in parts)])
     found = torch.cat(

@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.path.append(os.getcwd())  # for classes in a file here, as under python -m
     name = _command(given)
     quiet()
-    module = importlib.import_module("lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser")
+    module = importlib.import_module(
+        "lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser"
+    )
     # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
     first = all(os.environ.get(each, "0") == "0" for each in RANKS)
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
@@ -121,5 +123,8 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", pattern)
 
 
+NOISE = ("Tip:", "GPU available: False", "TPU available: False", "LOCAL_RANK: 0 - CUDA_VISIBLE_DEVICES")
+
+
 def _no_tips(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+    return not any(noise in record.getMessage() for noise in NOISE)

@@ -34,6 +34,7 @@ def defaults() -> dict[str, Any]:
         "trainer.gradient_clip_val": 1.0,
         "trainer.log_every_n_steps": 10,
         "trainer.num_sanity_val_steps": 0,
+        "trainer.enable_model_summary": False,  # one line says how many parameters are trained
         "trainer.logger": [
             _of("lit_metric.loggers.RunLogger"),
             _of("lightning.pytorch.loggers.TensorBoardLogger", save_dir="runs", name=None, version=""),

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lit_metric.data.files import replacing
+from lit_metric.data.progress import track
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.vocabulary import Vocabulary
 
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 LAYOUT = "1"  # part of the key: files of another layout are never opened
 CHUNK = 1024
-PROGRESS_TEXTS = 20_000
-PROGRESS_SECONDS = 2.0
 
 Chunk = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]  # values, lengths of the rows
 
@@ -163,18 +161,14 @@ def _prompt_tokens(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tensor | Non
 
 def _tokenize_chunks(vocabulary: Vocabulary, tokenizer: Tokenizer, progress: bool) -> list[Chunk]:
     chunks, texts = [], vocabulary.texts
-    delay = 0.0 if len(texts) > PROGRESS_TEXTS else PROGRESS_SECONDS
-    with tqdm(total=len(texts), desc="tokenising", unit="text", delay=delay, disable=not progress) as bar:
-        for start in range(0, len(texts), CHUNK):
-            chunk = texts[start : start + CHUNK]
-            if vocabulary.roles is None:
-                rows = _tokenize(chunk, tokenizer)
-            else:
-                rows = _tokenize_by_role(
-                    chunk, vocabulary.roles[start : start + CHUNK], vocabulary.role_names, tokenizer
-                )
-            chunks.append(_chunk_of(rows))
-            bar.update(len(chunk))
+    for start in track(range(0, len(texts), CHUNK), "tokenising", f"{CHUNK} texts", progress):
+        chunk = texts[start : start + CHUNK]
+        if vocabulary.roles is None:
+            rows = _tokenize(chunk, tokenizer)
+        else:
+            roles = vocabulary.roles[start : start + CHUNK]
+            rows = _tokenize_by_role(chunk, roles, vocabulary.role_names, tokenizer)
+        chunks.append(_chunk_of(rows))
     return chunks
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lit_metric.data.files import write_json
+from lit_metric.mining import files
 from lit_metric.mining.candidates import PositiveScores
 from lit_metric.mining.hashing import hashed
 from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, Judged
@@ -70,3 +74,37 @@ def explain(
         "candidates": candidates,
         "omitted": int(seen.sum() - listed.sum()),
     }
+
+
+def add_texts(
+    root: str | Path, version: int, texts: Callable[[Tensor], list[str]], keys: Sequence[str] | None
+) -> None:
+    """Write the texts of anchors and candidates, and their keys if there are any, into a version's sample.
+
+    A process that mines has no texts, so the run does it.
+
+    Args:
+        root: folder of all versions.
+        version: which; nothing happens if it has no sample any longer.
+        texts: of the items with some ids, ``[n]``.
+        keys: of all items by id.
+    """
+    path = files.folder_of(root, version) / files.SAMPLE
+    if not path.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    entries = list(_entries(content["anchors"]))
+    ids = torch.tensor([number for number, _ in entries], dtype=torch.int64)
+    for (number, entry), text in zip(entries, texts(ids), strict=True):
+        entry["text"] = text
+        if keys is not None:
+            entry["key"] = keys[number]
+    write_json(path, content)
+
+
+def _entries(anchors: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each anchor and candidate of a sample, with its id."""
+    for anchor in anchors:
+        yield anchor["anchor"], anchor
+        for candidate in anchor["candidates"]:
+            yield candidate["id"], candidate

@@ -197,7 +197,8 @@ class NegativeTable:
             TableError: if the version is not there, unfinished, damaged, or of another corpus or tokenizer.
         """
         folder = files.folder_of(root, version)
-        manifest = files.read_manifest(folder, [*(f"{name}.npy" for name in _TYPES), files.SAMPLE], verify)
+        # The sample is for people: texts are added to it later.
+        manifest = files.read_manifest(folder, [f"{name}.npy" for name in _TYPES], verify)
         try:
             told, of = manifest["version"], manifest["corpus"]
             shapes = _shapes(manifest["rows"], manifest["candidates"])

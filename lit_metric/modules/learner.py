@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
+from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
@@ -29,9 +34,12 @@ from lit_metric.losses import (
 from lit_metric.modules.checkpoint import LoadableModule
 from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.precision import warn_of_slow_bfloat16
+from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, options_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
+
+log = logging.getLogger(__name__)
 
 
 class MetricLearner(LoadableModule):
@@ -90,6 +98,11 @@ class MetricLearner(LoadableModule):
         self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
         self._logged = TaskMeans()
+        self._steps: int | None = None
+        self._batches: int | None = None
+        # Now, as a learned temperature is another one later.
+        self._loss_options = options_of(loss, "loss")
+        self._learned_from = learned(self.loss)
 
     @property
     def data(self) -> MetricDataModule:
@@ -166,8 +179,17 @@ class MetricLearner(LoadableModule):
 
     def on_fit_start(self) -> None:
         """Bring the relations to the device, loaded modules out of evaluation mode, and guides to work."""
+        trainer: Any = self.trainer
+        steps = math.ceil(batches_of_epoch(trainer, self.data) / trainer.accumulate_grad_batches)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # once in an epoch, at least
         if self.trainer.is_global_zero:
             warn_of_slow_bfloat16(str(self.trainer.precision), self.device)
+            parameters = [*self.parameters()]
+            trained = sum(each.numel() for each in parameters if each.requires_grad)
+            whole = sum(each.numel() for each in parameters)
+            log.info(
+                "%s of %s parameters are trained, in %s steps", f"{trained:,}", f"{whole:,}", self._steps
+            )
         self.train()
         self.relations = self.data.relations.to(self.device)
         self.certain = self.relations.certain()
@@ -180,8 +202,26 @@ class MetricLearner(LoadableModule):
         given = {type(callback) for callback in getattr(self.trainer, "callbacks", [])}
         return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the encoder, and note the options of this run for one that is resumed with others."""
+        super().on_save_checkpoint(checkpoint)
+        if self._trainer is not None and "train" in self.data.splits:
+            checkpoint[KEY] = {"options": self._options(), "learned": self._learned_from}
+
+    def _options(self) -> Options:
+        """What can be another in a resumed run, and matters."""
+        names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
+        found = {name: getattr(self, name) for name in names}
+        found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
+        found |= {"planned steps": self._steps, BATCHES: self._batches}
+        found |= {"data.seed": self.data.seed, "data.validate_against": self.data.against["validation"]}
+        found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
+        trainer = self.trainer
+        found |= {f"trainer.{name}": getattr(trainer, name) for name in ("precision", "gradient_clip_val")}
+        return found
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model.
+        """Refuse the weights of another model, and apply or refuse options that are not the checkpoint's.
 
         Raises:
             ValueError: says what doesn't fit, and how many.
@@ -196,6 +236,9 @@ class MetricLearner(LoadableModule):
                 f"{own.get(name, 'missing')} here ({len(odd)} of {len(own)} differ); use the config.yaml "
                 "that lies in the run's folder"
             )
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            plan = self._plan() if self._plans_itself() else None
+            carry_on(checkpoint, self._options(), self._learned_from, self.trainer, plan)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the step: checkpoints hold no random state, and a resumed run must not differ."""
@@ -213,6 +256,8 @@ class MetricLearner(LoadableModule):
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
+        mean: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": several, "batch_size": 1}
+        self.log("train/loss_epoch", loss.detach(), **mean)
         names = [*self.data.mixture]
         prefix = f"train/{names[batch.task]}" if names else "train"
         own = {f"{prefix}/{name}": value for name, value in parts.items()}
@@ -304,14 +349,25 @@ class MetricLearner(LoadableModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""
+        optimizer, rate = self._plan()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        named = {"scheduler": scheduler, "interval": "step", "name": "lr"}
+        return {"optimizer": optimizer, "lr_scheduler": named}
+
+    def _plan(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+        """A new optimizer, and the factor on its rates at each step."""
         groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
         # A fused optimizer unscales in its step, so that nothing could be clipped before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
-        steps = planned_steps(self.trainer, self.data.batches_per_epoch)
-        rate = multiplier(self.schedule, steps, round(self.warmup * steps))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        self._batches = batches_of_epoch(self.trainer, self.data)
+        self._steps = steps = planned_steps(self.trainer, self.data.batches_per_epoch)
+        return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
+
+    def _plans_itself(self) -> bool:
+        """Whether the optimizer is that of :meth:`configure_optimizers`, and nobody else's."""
+        own = type(self).configure_optimizers is MetricLearner.configure_optimizers
+        return own and "configure_optimizers" not in vars(self)
 
     def configure_gradient_clipping(
         self,

@@ -13,6 +13,8 @@ from torch import nn
 
 Schedule = Literal["linear", "cosine", "constant"]
 
+NO_DECAY = ".no_decay"
+
 
 def multiplier(schedule: Schedule, steps: int, warmup: int) -> Callable[[int], float]:
     """The factor on the learning rate at each step: a linear rise over ``warmup`` steps, then the schedule
@@ -59,9 +61,10 @@ def planned_steps(trainer: Trainer, batches: int) -> int:
 def parameter_groups(
     module: nn.Module, lr: float, weight_decay: float, scales: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Trainable parameters grouped by learning rate and weight decay.
+    """Trainable parameters grouped by the part that they belong to and by weight decay.
 
-    Biases, gains of normalisation layers and single vectors, which have one dimension or less, get no decay.
+    A part is one that ``scales`` names, else ``encoder`` or ``loss``. Biases, gains of normalisation layers
+    and single vectors, which have one dimension or less, get no decay; their group is ``PART.no_decay``.
 
     Args:
         module: whose parameters.
@@ -69,6 +72,9 @@ def parameter_groups(
         weight_decay: of those with two dimensions or more.
         scales: factor on ``lr`` by the name of a part (``encoder.pooling``) or a pattern (``*.query``); the
             last that fits counts.
+
+    Returns:
+        Groups for an optimizer, each with its ``name``; ``params`` are pairs of name and parameter.
 
     Raises:
         ValueError: if a name fits no parameter, or nothing is left to train.
@@ -80,15 +86,27 @@ def parameter_groups(
             near = [name for name in named if shared(pattern, name) == depth - 1]
             parts = sorted({".".join(name.split(".")[: max(depth, 2)]) for name in near})
             raise ValueError(f"lr_scale: no parameter is called {pattern!r}; there are {', '.join(parts)}")
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in named.items():
-        if parameter.requires_grad:
-            scale = [1.0, *(factor for pattern, factor in scales.items() if fits(pattern, name))][-1]
-            decay = weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((lr * scale, decay), []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        part, scale = [(name.split(".")[0], 1.0), *(each for each in scales.items() if fits(each[0], name))][
+            -1
+        ]
+        decays = parameter.ndim > 1
+        group = groups.setdefault(
+            (part, decays),
+            {
+                "params": [],
+                "lr": lr * scale,
+                "weight_decay": weight_decay if decays else 0.0,
+                "name": part if decays else f"{part}{NO_DECAY}",
+            },
+        )
+        group["params"].append((name, parameter))
     if not groups:
         raise ValueError("every parameter is frozen: there is nothing to train")
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+    return [*groups.values()]
 
 
 def shared(first: str, second: str) -> int:

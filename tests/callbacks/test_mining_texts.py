@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,33 @@ def test_a_miner_reads_texts_wherever_it_runs(small: Small, tmp_path: Path, mode
                     alike = float(vectors[candidate] @ vectors[anchor])
                     assert alike < float(cosines.mean()) - 0.01 + 1e-4
         assert found > 0
+
+
+@pytest.mark.parametrize("mode", ["inline", "scheduled"])
+def test_people_read_the_texts_of_the_sample(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    source = Path(small / "train.csv")
+    rows = source.read_text().splitlines()
+    keyed = [f"{row},row{number}" for number, row in enumerate(rows[1:])]
+    (tmp_path / "keyed.csv").write_text("\n".join([f"{rows[0]},name", *keyed]) + "\n")
+    mining = Miner(candidates=4, mode=mode, delay=3 if mode == "scheduled" else None, refresh=5)  # type: ignore[arg-type]
+    data = small.data(
+        train=str(tmp_path / "keyed.csv"), text="text", label="label", key="name", miner=mining, test=None
+    )
+    trainer(tmp_path, max_epochs=2).fit(small.learner(), data)
+    assert data.tables is not None
+    keys = {text: f"row{number}" for number, text in enumerate(row.split(",")[0] for row in rows[1:])}
+    shown = 0
+    for version in versions(data.tables):
+        sample = json.loads((data.tables / f"v{version:06d}" / "sample.json").read_text())
+        for anchor in sample["anchors"]:
+            for entry, number in [(anchor, anchor["anchor"]), *((c, c["id"]) for c in anchor["candidates"])]:
+                assert [entry["text"]] == data.texts_of(number)
+                assert entry["key"] == keys[entry["text"]]
+                shown += 1
+        NegativeTable.open(data.tables, version, data.corpus)
+    assert shown > 0
+    told = "From batch 8 on, negatives are those mined with the weights of batch 5, in "
+    assert (told in caplog.text) == (mode == "scheduled")

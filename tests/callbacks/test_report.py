@@ -112,6 +112,8 @@ def test_a_best_checkpoint_that_was_moved_or_is_gone(
         torch.save({"state_dict": other.state_dict()}, tmp_path / "best.ckpt")
     best = ModelCheckpoint(tmp_path, monitor="val/map@r")
     best.best_model_path = "/nowhere/runs/old/best.ckpt"
-    assert RunReport()._restore_best(trainer(tmp_path, best), learner) == expected
+    measured = RunReport()
+    measured._folder = tmp_path
+    assert measured._restore_best(trainer(tmp_path, best), learner) == expected
     assert distance(weights(learner), weights(other)) == pytest.approx(0 if there else 1)
     assert ("is gone; the last weights are measured" in caplog.text) != there

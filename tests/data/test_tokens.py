@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from lit_metric.data import Tokens, Vocabulary, default_cache_dir, tokenize
+from lit_metric.data import Tokens, Vocabulary, default_cache_dir, progress, tokenize
 from lit_metric.data import tokens as tokens_module
 
 TEXTS = ["hello", "", "a\x00b", "ä" * 50, *(f"text {number}" for number in range(3000))]
@@ -199,9 +199,11 @@ def test_a_tokenizer_that_drops_rows_is_refused(tmp_path, vocabulary):
         tokenize(vocabulary, Dropping(), tmp_path)
 
 
-@pytest.mark.parametrize(("texts", "shown"), [(25_000, True), (2_000, False)])
-def test_the_progress_bar_shows_where_there_is_much_to_do(tmp_path, capsys, texts, shown):
-    tokenize(Vocabulary([str(number) for number in range(texts)]), Bytes(), tmp_path)
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_progress_bar_shows_on_a_terminal(tmp_path, capsys, monkeypatch, shown):
+    monkeypatch.setattr(progress, "has_bars", lambda: shown)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    tokenize(Vocabulary([str(number) for number in range(2000)]), Bytes(), tmp_path)
     assert ("tokenising" in capsys.readouterr().err) == shown
 
 

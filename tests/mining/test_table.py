@@ -85,7 +85,7 @@ def test_an_item_without_a_row_is_named(missing: int) -> None:
         table_of().candidates(torch.tensor([10, missing]))
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES[:-1])  # the sample is for people, and gets texts later
 def test_a_flipped_bit_is_refused(tmp_path: Path, name: str) -> None:
     save(table_of(), tmp_path)
     flip(tmp_path / "v000001" / name, -3)
@@ -93,16 +93,15 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, name: str) -> None:
         NegativeTable.open(tmp_path, 1)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES[:-1])  # the sample is for people, and gets texts later
 def test_a_truncated_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     save(table_of(), tmp_path)
     path = tmp_path / "v000001" / name
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(TableError, match=f"{name} is damaged"):
         NegativeTable.open(tmp_path, 1)
-    if name != "sample.json":
-        with pytest.raises(TableError, match=f"{name} cannot be read as an array"):
-            NegativeTable.open(tmp_path, 1, verify=False)
+    with pytest.raises(TableError, match=f"{name} cannot be read as an array"):
+        NegativeTable.open(tmp_path, 1, verify=False)
     path.unlink()
     with pytest.raises(TableError, match=f"{name} is missing"):
         NegativeTable.open(tmp_path, 1)

@@ -69,9 +69,9 @@ def groups_of(module: nn.Module, **scales: float) -> dict[str, tuple[float, floa
     found = {}
     names = {parameter: name for name, parameter in module.named_parameters()}
     for group in parameter_groups(module, 0.1, 0.01, scales):
-        for parameter in group["params"]:
-            assert names[parameter] not in found
-            found[names[parameter]] = (group["lr"], group["weight_decay"])
+        for name, parameter in group["params"]:
+            assert names[parameter] == name not in found
+            found[name] = (group["lr"], group["weight_decay"])
     return found
 
 
@@ -84,6 +84,20 @@ def test_matrices_decay_and_parts_have_rates_of_their_own() -> None:
         "head.weight": (2.0, 0.01),
         "head.bias": (0.05, 0.0),  # the last that fits counts
     }
+
+
+def test_groups_have_the_names_of_parts() -> None:
+    groups = parameter_groups(Two(), 0.1, 0.01, {"head": 20, "*.bias": 0.5})
+    members = {group["name"]: [name for name, _ in group["params"]] for group in groups}
+    assert members == {
+        "body": ["body.0.weight"],
+        "*.bias.no_decay": ["body.0.bias", "body.1.bias", "head.bias"],
+        "body.no_decay": ["body.1.weight"],
+        "head": ["head.weight"],
+    }
+    assert [group["name"] for group in parameter_groups(Two(), 0.1, 0.01, {})] == [
+        *("body", "body.no_decay", "head", "head.no_decay")
+    ]
 
 
 def test_frozen_parameters_stand_in_no_group() -> None:

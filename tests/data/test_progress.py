@@ -1,0 +1,54 @@
+"""What takes long says so, once, and what doesn't says nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from lit_metric.data import progress
+
+
+def wait_for(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    until = time.monotonic() + 60
+    while text not in caplog.text and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_a_line_is_logged_once_when_it_takes_long(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    caplog.set_level(logging.INFO)
+    with progress.stage("building the index"):
+        wait_for(caplog, "building the index ...")
+    for number in progress.track(range(3), "measuring"):
+        if number == 1:
+            wait_for(caplog, "measuring ...")
+    assert [record.getMessage() for record in caplog.records] == ["building the index ...", "measuring ..."]
+
+
+def test_nothing_is_logged_of_what_is_done_at_once_or_not_to_be_shown(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress, "PATIENCE", 3600)
+    with progress.stage("reading"):
+        assert list(progress.track(iter("ab"), "counting")) == ["a", "b"]
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    with progress.stage("reading", shown=False):
+        time.sleep(0.1)
+    assert list(progress.track([1, 2], "counting", shown=False)) == [1, 2]
+    assert not caplog.records
+
+
+def test_an_error_within_ends_the_clock(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress, "PATIENCE", 0.2)
+    with pytest.raises(ZeroDivisionError), progress.stage("dividing"):
+        _ = 1 / 0
+    time.sleep(0.4)
+    assert not caplog.records
