@@ -1,4 +1,4 @@
-"""How many examples each property is tried on: ``LIT_METRIC_EXAMPLES``, 25 by default, always the same ones."""
+"""How many examples each property is tried on: ``LIT_METRIC_EXAMPLES``, 25 by default; always the same."""
 
 from __future__ import annotations
 

@@ -66,13 +66,10 @@ def test_exact_search_of_exact_scores(data: st.DataObject) -> None:
     products = queries @ vectors.T
     assert found.tolist() == by_sorting(products, ids, k)
     assert bool((scores.isneginf() == (found < 0)).all())
-    value = {
-        (row, int(one)): products[row, place] for row in range(len(queries)) for place, one in enumerate(ids)
-    }
-    for row in range(len(queries)):
-        assert [value[row, one] for one in found[row].tolist() if one >= 0] == scores[row][
-            found[row] >= 0
-        ].tolist()
+    place = {int(one): column for column, one in enumerate(ids)}
+    for row, (own, values) in enumerate(zip(found.tolist(), scores.tolist(), strict=True)):
+        told = [value for one, value in zip(own, values, strict=True) if one >= 0]
+        assert told == [float(products[row, place[one]]) for one in own if one >= 0]
 
 
 @given(st.data())
