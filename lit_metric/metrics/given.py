@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.index import Similarity
-from lit_metric.metrics.embeddings import EmbeddingMetric
+from lit_metric.metrics.embeddings import EmbeddingMetric, float32_by_default
 from lit_metric.metrics.functional import average_precision, pearson, spearman, triplet_order
 
 CHUNK = 2**16
@@ -116,6 +116,7 @@ class PairMetrics(GivenMetric):
         self.register_buffer("targets", targets, persistent=False)
 
     @torch.no_grad()
+    @float32_by_default()
     def compute(self) -> dict[str, Tensor]:
         """All values, float32 scalars by name.
 
@@ -174,6 +175,7 @@ class TripletMetrics(GivenMetric):
         self.groups = groups
 
     @torch.no_grad()
+    @float32_by_default()
     def compute(self) -> dict[str, Tensor]:
         """All values, float32 scalars by name.
 
