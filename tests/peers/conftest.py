@@ -1,4 +1,4 @@
-"""Writes the counts of what was compared."""
+"""Writes what was compared, by peer and subject, into the file that ``LIT_METRIC_COUNTS`` names."""
 
 from __future__ import annotations
 

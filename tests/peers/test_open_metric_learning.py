@@ -48,8 +48,8 @@ def test_triplet_losses(name: str, dtype: torch.dtype, seed: int) -> None:
     case = CASES[name]
     for kind in KINDS:
         given = batch(kind, seed, dtype)
-        # Equal vectors have a distance of 1e-6 * sqrt(d) there, and the exponential of large ones overflows.
-        if given.ties or not given.whole or kind == "large norms":
+        # It wants a positive for every anchor, and its soft margin overflows.
+        if not given.whole or (kind == "large norms" and "soft" in name):
             continue
         agree(
             PEER,
@@ -57,7 +57,7 @@ def test_triplet_losses(name: str, dtype: torch.dtype, seed: int) -> None:
             lambda e, given=given: case.ours(e, e, given.pairs)["loss"],
             lambda e, given=given: case.theirs(e, given.labels.tolist()),
             [given.embeddings],
-            rtol=1e-4 if dtype == torch.float64 else 1e-2,  # it adds 1e-6 to each component of a difference
+            gradient=not given.ties,
         )
 
 

@@ -1,4 +1,4 @@
-"""Losses of tensorflow-similarity, on the same random batches; TensorFlow's gradients go back through torch."""
+"""Losses of tensorflow-similarity, on the same random batches, with TensorFlow's gradients."""
 
 from __future__ import annotations
 
