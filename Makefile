@@ -3,16 +3,18 @@
 #   make test ARGS="tests/losses -x"  arguments for pytest
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test newcomer lint docs clean \
+.PHONY: help demo test test-peers newcomer lint docs clean \
 	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses
 
 help:
 	@echo "make demo               train, measure and compare on the tagged packages that ship with the project"
 	@echo "make test               the test suite and the doctests"
 	@echo "make newcomer           first hours of six people, in an empty environment with the wheel"
+	@echo "make test-peers         compare with seven other libraries, many times; they go into .venv-peers"
 	@echo "make lint               ruff check, ruff format, mypy"
 	@echo "make docs               the documentation with its reference, as pages in site/"
 	@echo "make bench-demo         the demo over three seeds"
@@ -58,6 +60,13 @@ newcomer:
 	cd $(EMPTY) && venv/bin/python newcomer.py $(ARGS)
 	rm -rf $(EMPTY)
 
+# The quick part first, as make test runs it, so that docs/correctness.md can count both.
+test-peers: $(PEERS)/installed
+	LIT_METRIC_COUNTS=$(PEERS)/quick.json $(PEERS)/bin/python -m pytest tests/peers tests/properties
+	LIT_METRIC_COUNTS=$(PEERS)/all.json LIT_METRIC_EXAMPLES=300 \
+		$(PEERS)/bin/python -m pytest tests/peers tests/properties -m "" $(ARGS)
+	$(PEERS)/bin/python -m docs.build_correctness --quick $(PEERS)/quick.json --all $(PEERS)/all.json
+
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -67,7 +76,7 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .newcomer build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) .newcomer build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):
@@ -77,4 +86,10 @@ $(RUN):
 
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(RUN)
 	$(RUN) -m pip install --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+$(PEERS)/installed: pyproject.toml constraints.txt tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --constraint constraints.txt --editable '.[dev]' tensorflow-cpu==2.21.0
+	$(PEERS)/bin/python -m pip install --no-deps --requirement tests/peers/requirements.txt
 	@touch $@
