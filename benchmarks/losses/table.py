@@ -189,7 +189,8 @@ def configuration(
         seed: of weights, batches and validation splits.
         precision: of Lightning's trainer.
     """
-    config: Spec = resolved("--config", str(REPOSITORY / setup.config))
+    every = resolved("--config", str(REPOSITORY / setup.config))
+    config: Spec = {name: every[name] for name in ("model", "data", "trainer")}
     model, source = config["model"]["init_args"], config["data"]["init_args"]
     model["lr"] = lr
     train, test = setup.sources()

@@ -248,7 +248,7 @@ def run(name: str, given: Sequence[str]) -> None:
         given: its options.
     """
     arguments = [name, *with_shipped_configs(list(given))]
-    quietly_fail: dict[str, Any] = {"exit_on_error": False}
+    quietly_fail: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
         MetricCLI(
             args=arguments,
