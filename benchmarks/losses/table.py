@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from benchmarks.banking77 import files
 from benchmarks.results import REPOSITORY, digest
 from benchmarks.tagged_items import SHIPPED

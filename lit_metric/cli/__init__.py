@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.path.append(os.getcwd())  # for classes in a file here, as under python -m
     name = _command(given)
     quiet()
-    module = importlib.import_module("lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser")
+    module = importlib.import_module(
+        "lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser"
+    )
     # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
     first = all(os.environ.get(each, "0") == "0" for each in RANKS)
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
