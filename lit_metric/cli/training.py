@@ -77,7 +77,8 @@ class MetricCLI(LightningCLI):
     """LightningCLI with the defaults of the project; see :mod:`lit_metric.cli.defaults`.
 
     A new ``fit`` never writes into the folder of an earlier one; see
-    :func:`~lit_metric.cli.run_name.name_run`. Only ``fit`` writes the config. What is refused before it has trained leaves no folder behind.
+    :func:`~lit_metric.cli.run_name.name_run`. Only ``fit`` writes the config. What is refused before it has
+    trained leaves no folder behind.
 
     Args:
         only: the one subcommand whose parser is needed; all if None.
