@@ -1,4 +1,4 @@
-"""The folder of a run, and a CSV logger that writes straight into it and goes on where a resumed run left off."""
+"""The folder of a run, and a CSV logger that writes into it and goes on where a resumed run left off."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class RunLogger(CSVLogger):
     def __init__(
         self, name: str | None = None, save_dir: str = "runs", flush_logs_every_n_steps: int = 20
     ) -> None:
-        super().__init__(save_dir, name or "run", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
+        super().__init__(
+            save_dir, name or "run", version="", flush_logs_every_n_steps=flush_logs_every_n_steps
+        )
 
     @property
     def log_dir(self) -> str:

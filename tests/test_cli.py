@@ -24,9 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def config(root: Path, *names: str | None, **options: Any) -> Namespace:
     """Parsed options of a run whose loggers have these names."""
-    logger = [
-        Namespace(class_path="L", init_args=Namespace(name=name, save_dir=str(root))) for name in names
-    ]
+    logger = [Namespace(class_path="L", init_args=Namespace(name=name, save_dir=str(root))) for name in names]
     return Namespace(**{"trainer": Namespace(logger=logger), "name": None, **options})
 
 
@@ -73,7 +71,7 @@ def test_where_the_name_comes_from(tmp_path: Path, names: Any, options: Any, exp
 
 
 def test_names_that_have_no_effect_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the loggers name the run 'a' and 'b', .* give it by --name"):
+    with pytest.raises(ValueError, match=r"the loggers name the run 'a' and 'b', .* give it by --name"):
         named(config(tmp_path, "a", "b"))
     for logger in (None, False, []):
         with pytest.raises(ValueError, match="--name a has no effect"):
@@ -111,7 +109,9 @@ def test_a_resumed_run_stays_with_its_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "a" / "checkpoints").mkdir(parents=True)
     (tmp_path / "a" / "config.yaml").touch()
-    with pytest.raises(ValueError, match=r"--ckpt_path last: there is no .*last\.ckpt; there is no checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"--ckpt_path last: there is no .*last\.ckpt; there is no checkpoint"
+    ):
         named(config(tmp_path, "a", ckpt_path="last"))
     (tmp_path / "a" / "checkpoints" / "best.ckpt").touch()
     with pytest.raises(ValueError, match=r"it holds best\.ckpt: give the path of one"):

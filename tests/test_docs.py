@@ -127,6 +127,16 @@ def test_yaml_is_accepted_and_can_be_built(world: Path, parser: Any, page: Path)
             parser.instantiate_classes(parser.parse_args(arguments))
 
 
+@contextlib.contextmanager
+def helped() -> Iterator[None]:
+    """Lets commands show their help."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
 def accept(parser: Any, page: Path, command: str) -> None:
     """Raise unless the command could be started as it stands."""
     program, *arguments = shlex.split(command, comments=True)
@@ -138,7 +148,8 @@ def accept(parser: Any, page: Path, command: str) -> None:
         assert importlib.util.find_spec(arguments[1]), command
     elif arguments[0] in commands.COMMANDS:
         name, *given = arguments
-        parser_of(name).parse_args(given)
+        with helped():
+            parser_of(name).parse_args(given)
     else:
         for place, argument in enumerate(arguments):
             shipped = ROOT / "configs" / f"{arguments[place + 1]}.yaml" if argument == "--config" else None
@@ -148,7 +159,8 @@ def accept(parser: Any, page: Path, command: str) -> None:
                     resolved = parser.dump(parser.parse_args(["fit", "--config", base_of(page)]))
                     content = yaml.safe_dump(yaml.safe_load(resolved)["fit"])
                 Path(arguments[place + 1]).write_text(content, encoding="utf-8")
-        parser.parse_args(with_shipped_configs(arguments))
+        with helped():
+            parser.parse_args(with_shipped_configs(arguments))
 
 
 @named([page for page in [*PAGES, *CONFIGS] if shown(page)])

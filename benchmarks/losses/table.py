@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from benchmarks.banking77 import files
 from benchmarks.results import REPOSITORY, digest
 from benchmarks.tagged_items import SHIPPED
@@ -189,7 +188,8 @@ def configuration(
         seed: of weights, batches and validation splits.
         precision: of Lightning's trainer.
     """
-    config: Spec = resolved("--config", str(REPOSITORY / setup.config))
+    every = resolved("--config", str(REPOSITORY / setup.config))
+    config: Spec = {name: every[name] for name in ("model", "data", "trainer")}
     model, source = config["model"]["init_args"], config["data"]["init_args"]
     model["lr"] = lr
     train, test = setup.sources()

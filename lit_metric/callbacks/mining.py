@@ -142,7 +142,7 @@ class MiningCallback(Callback):
     def _scratch(self, trainer: Trainer) -> Path:
         """A folder for the tables of a run that writes nothing, removed when it ends."""
         self._temporary = TemporaryDirectory(prefix="lit-metric-") if trainer.is_global_zero else None
-        return Path(trainer.strategy.broadcast(self._temporary.name if self._temporary else None))
+        return Path(trainer.strategy.broadcast(self._temporary.name if self._temporary else ""))
 
     def _version_for(
         self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, epoch: int, step: int

@@ -1,4 +1,4 @@
-"""What ``lit-metric fit | validate | test | predict`` use where neither a config nor an option says otherwise."""
+"""What ``fit``, ``validate``, ``test`` and ``predict`` use where neither config nor option says otherwise."""
 
 from __future__ import annotations
 
@@ -65,13 +65,17 @@ def without_what_cannot_be(trainer: Any) -> None:
     """
     callbacks = trainer.get("callbacks")
     if not isinstance(callbacks, list):
-        return
+        callbacks = [callbacks] if callbacks else []
     out: tuple[str, ...] = ()
     if trainer.get("logger") is False:
         out += (*CHECKPOINTS, *NEED_LOGGER)
     if trainer.get("enable_checkpointing") is False:
         out += CHECKPOINTS
-    trainer["callbacks"] = [each for each in callbacks if each.class_path.rpartition(".")[2] not in out]
+    left = [each for each in callbacks if each.class_path.rpartition(".")[2] not in out]
+    trainer["callbacks"] = left
+    saving = any(each.class_path.endswith("Checkpoint") for each in left)
+    if trainer.get("logger") is False and trainer.get("enable_checkpointing") is None and not saving:
+        trainer["enable_checkpointing"] = False  # Lightning's own would be written here
 
 
 def with_shipped_configs(given: list[str]) -> list[str]:
@@ -99,4 +103,6 @@ def _config(value: str) -> str:
     if value in shipped:
         return str(shipped[value])
     near = listed(most_alike(shipped, value)[:3])
-    raise ValueError(f"--config {value}: there is no such file, and no config of that name; nearest are {near}")
+    raise ValueError(
+        f"--config {value}: there is no such file, and no config of that name; nearest are {near}"
+    )

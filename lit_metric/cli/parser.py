@@ -69,7 +69,7 @@ def _nearest(options: Sequence[str], wanted: str) -> list[str]:
 
 def parser_of(name: str) -> ArgumentParser:
     """The parser of a command that is a function in :mod:`lit_metric.commands`."""
-    parser = Parser(prog=f"lit-metric {name}", exit_on_error=False)
+    parser = Parser(prog=f"lit-metric {name}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of these options")
     commands.add_arguments(parser, name)
     return parser

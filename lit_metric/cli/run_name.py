@@ -50,7 +50,7 @@ def name_run(config: Any, fit: bool) -> Path | None:
     named = list(dict.fromkeys(each.name for each in loggers if each.name not in UNNAMED))
     if config.get("name") is None and len(named) > 1:
         raise ValueError(
-            f"the loggers name the run {' and '.join(map(repr, named))}, and it has one name: give it by --name"
+            f"the loggers name the run {' and '.join(map(repr, named))}, and it has one: give it by --name"
         )
     name = config.get("name") or (named[0] if named else default_name(config))
     if Path(name).name != name:
@@ -62,7 +62,9 @@ def name_run(config: Any, fit: bool) -> Path | None:
     own = None
     if checkpoint is not None and "://" not in str(checkpoint) and checkpoint.name not in ("hpc", "registry"):
         if not checkpoint.is_file():
-            others = ", ".join(sorted(path.name for path in checkpoint.parent.glob("*.ckpt"))) or "no checkpoint"
+            others = (
+                ", ".join(sorted(path.name for path in checkpoint.parent.glob("*.ckpt"))) or "no checkpoint"
+            )
             raise ValueError(f"--ckpt_path {checkpoint}: there is no such file; its folder holds {others}")
         own = run_of(checkpoint)
     if own is not None:
@@ -71,9 +73,11 @@ def name_run(config: Any, fit: bool) -> Path | None:
         name = own.name
     elif fit:
         name = _free(root, name)
+    former = first.save_dir
     for logger in loggers:
         logger["name"] = name
-        logger["save_dir"] = str(root) if logger.save_dir == first.save_dir or logger is first else logger.save_dir
+        if logger.save_dir == former:
+            logger["save_dir"] = str(root)
     config["name"] = name
     return None if _started_by_another() else root / name
 

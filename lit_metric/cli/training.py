@@ -33,7 +33,7 @@ EXAMPLES = {
     "fit": "lit-metric fit --data.train questions.csv --model.loss TripletLoss --model.loss.margin 0.3",
     "validate": "lit-metric validate --config runs/questions/config.yaml --ckpt_path best",
     "test": "lit-metric test --config runs/questions/config.yaml --ckpt_path best",
-    "predict": "lit-metric predict --config runs/questions/config.yaml --ckpt_path best --data.predict more.csv",
+    "predict": "lit-metric predict --config runs/questions/config.yaml --ckpt_path best --data.predict f.csv",
 }
 
 
@@ -76,8 +76,9 @@ class SaveConfig(SaveConfigCallback):
 class MetricCLI(LightningCLI):
     """LightningCLI with the defaults of the project; see :mod:`lit_metric.cli.defaults`.
 
-    A new ``fit`` never writes into the folder of an earlier one; see :func:`~lit_metric.cli.run_name.name_run`.
-    Only ``fit`` writes the config. What is refused before it has trained leaves no folder behind.
+    A new ``fit`` never writes into the folder of an earlier one; see
+    :func:`~lit_metric.cli.run_name.name_run`. Only ``fit`` writes the config. What is refused before it has
+    trained leaves no folder behind.
 
     Args:
         only: the one subcommand whose parser is needed; all if None.
@@ -126,11 +127,11 @@ class MetricCLI(LightningCLI):
         fit = self.subcommand == "fit"
         if not fit:
             self.save_config_callback = None
-        if self.subcommand is None:
-            return
-        config = self.config[self.subcommand]
+        config = self.config[self.subcommand] if self.subcommand else self.config
         trainer = config.trainer
         without_what_cannot_be(trainer)
+        if self.subcommand is None:
+            return
         folder = name_run(config, fit)
         if not fit:
             return
@@ -204,11 +205,11 @@ def nothing_left(checkpoint: str | None, max_epochs: int | None, max_steps: int 
     return None
 
 
-def check_monitors(callbacks: Sequence[Callback], model: MetricLearner, data: MetricDataModule) -> None:
+def check_monitors(watching: Sequence[Callback], model: MetricLearner, data: MetricDataModule) -> None:
     """Find out before training whether what callbacks monitor will be measured.
 
     Args:
-        callbacks: all of the trainer.
+        watching: all callbacks of the trainer.
         model: whose names are those that are logged.
         data: read here.
 
@@ -217,7 +218,7 @@ def check_monitors(callbacks: Sequence[Callback], model: MetricLearner, data: Me
     """
     named = {
         callback.monitor: type(callback).__name__
-        for callback in callbacks
+        for callback in watching
         if isinstance(callback, (ModelCheckpoint, EarlyStopping)) and callback.monitor
     }
     data.read()
@@ -248,14 +249,17 @@ def run(name: str, given: Sequence[str]) -> None:
         given: its options.
     """
     arguments = [name, *with_shipped_configs(list(given))]
-    quietly_fail: dict[str, Any] = {"exit_on_error": False}
+    quietly_fail: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
         MetricCLI(
             args=arguments,
             only=name,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
-                "prog": "lit-metric", "description": TRAINING[name], **quietly_fail, name: quietly_fail
+                "prog": "lit-metric",
+                "description": TRAINING[name],
+                **quietly_fail,
+                name: quietly_fail,
             },
             seed_everything_default=0,
         )

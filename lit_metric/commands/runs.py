@@ -38,7 +38,9 @@ def runs(folder: str = "runs", output: str | None = None) -> None:
     found = [read_run(path.parent) for path in sorted(Path(folder).glob("*/config.yaml"))]
     if not found:
         raise FileNotFoundError(f"there is no run in {folder!r}: no folder in it holds a config.yaml")
-    rows = [{**run, "config": None, **differing} for run, differing in zip(found, differences(found), strict=True)]
+    rows = [
+        {**run, "config": None, **differing} for run, differing in zip(found, differences(found), strict=True)
+    ]
     for row in rows:
         del row["config"]
     if output is None:
@@ -58,7 +60,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     Args:
         folder: with ``config.yaml``, and ``metrics.json`` if the run has got that far.
     """
-    config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    config = yaml.load(
+        (folder / "config.yaml").read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
     try:
         report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -77,7 +81,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:
-    """The values of nested mappings and lists by their dotted names, without ``class_path`` and ``init_args``.
+    """The values of nested mappings and lists by dotted names without ``class_path`` and ``init_args``.
 
     Example:
         >>> flat({"model": {"class_path": "a.B", "init_args": {"lr": 1.0}}, "x": [{"class_path": "c.D"}]})

@@ -119,7 +119,9 @@ def _packaged(source: str) -> Path:
         raise DataError(f"{source}: there is no package {name!r} here; install it")
     path = Path(next(iter(found.submodule_search_locations)), inside)
     if not path.exists():
-        raise DataError(f"{source}: the package {name!r} has no {inside!r}{_contents(path.parent, path.name)}")
+        raise DataError(
+            f"{source}: the package {name!r} has no {inside!r}{_contents(path.parent, path.name)}"
+        )
     return path
 
 

@@ -200,7 +200,8 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "a.csv",
             "text,label\n,a\n",
             ["--data.bad_rows=skip"],
-            f"no row of --data.train can be used: a.csv: 1 bad row {COUNTED}: column 'text': empty text in row "
+            f"no row of --data.train can be used: a.csv: 1 bad row {COUNTED}: column 'text': empty text in "
+            f"row "
             f"1. {FILL}",
             id="nothing but bad rows",
         ),
@@ -318,7 +319,8 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         ),
         (
             {"model__loss": "InfoNCLoss"},
-            "model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', 'ProxyNCALoss'; "
+            "model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', "
+            "'ProxyNCALoss'; "
             "or give the whole path of your own",
         ),
         (
@@ -346,7 +348,10 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
             {"model__lr_scale": "{encoder.poling: 2}"},
             "ValueError: lr_scale: no parameter is called 'encoder.poling'; there are encoder.backbone",
         ),
-        ({"ckpt_path": "nothere.ckpt"}, "ValueError: --ckpt_path nothere.ckpt: there is no such file; its folder holds no checkpoint"),
+        (
+            {"ckpt_path": "nothere.ckpt"},
+            "ValueError: --ckpt_path nothere.ckpt: there is no such file; its folder holds no checkpoint",
+        ),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(

@@ -17,7 +17,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 SHORT = options(trainer__max_epochs=2, trainer__limit_train_batches=2, trainer__check_val_every_n_epoch=1)
 PLAIN = "plain-lightning-cli"
-MAIN = {"cranfield": "ndcg@10", "movies": "ndcg@10", "pairs": "mrr", "similarity": "spearman", "sugarcrepe": "tot"}
+MAIN = {
+    "cranfield": "ndcg@10",
+    "movies": "ndcg@10",
+    "pairs": "mrr",
+    "similarity": "spearman",
+    "sugarcrepe": "tot",
+}
 SCRIPT = """
 from lightning.pytorch.cli import LightningCLI
 import lit_metric
