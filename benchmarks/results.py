@@ -18,7 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from rich.table import Table
 
 from lit_metric.data import files
@@ -241,9 +240,7 @@ def fit(
 
 def run_options(config: str, folder: Path) -> list[str]:
     """What makes ``lit-metric fit`` write to ``folder``; nothing if the config says so itself."""
-    loggers = yaml.safe_load((REPOSITORY / config).read_text(encoding="utf-8"))["trainer"]["logger"]
-    own = loggers[0]["init_args"]
-    if (REPOSITORY / own.get("save_dir", "runs") / own["name"]).resolve() == folder.resolve():
+    if (REPOSITORY / "runs" / Path(config).stem).resolve() == folder.resolve():
         return []
     into = {"save_dir": folder.resolve().parent, "name": folder.name}
     return [

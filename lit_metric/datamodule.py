@@ -53,6 +53,7 @@ from lit_metric.data.readers import Source
 from lit_metric.data.rejected import REJECTED, write_rejected
 from lit_metric.data.table import say_unused
 from lit_metric.data.tokens import default_cache_dir
+from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
 from lit_metric.mining.published import check_planners
 
@@ -256,8 +257,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
                 "setup needs a trainer; for use without one, call read() and prepare(tokenizer)"
             )
         encoder: Any = self.trainer.lightning_module.encoder
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if self.trainer.is_global_zero:
+        folder = run_folder(self.trainer)
+        if folder and self.trainer.is_global_zero:
             if len(self.problems):
                 log.warning("They are listed in %s", write_rejected(self.problems, folder))
             elif stage == "fit":

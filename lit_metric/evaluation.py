@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_metric.data import Batch
-from lit_metric.data.evaluated import Evaluated
+from lit_metric.data.evaluated import MEAN, Evaluated
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
@@ -114,7 +114,10 @@ class Evaluation(nn.Module):
 
 
 class MixtureEvaluation(nn.Module):
-    """The evaluations of a split of several data sets; names of metrics are ``NAME/METRIC``.
+    """The evaluations of a split of several data sets.
+
+    Names of metrics are ``NAME/METRIC``. Besides, there is ``mean``, that of the data sets' main metrics (see
+    :attr:`~lit_metric.MetricDataModule.main_metric`), without those that can't be measured.
 
     Args:
         data: of a mixture, after its ``setup``.
@@ -128,20 +131,26 @@ class MixtureEvaluation(nn.Module):
         sizes = [len(part.relations) for part in data.parts.values()]
         starts = dict(zip(data.parts, accumulate(sizes, initial=0), strict=False))
         self.starts = {name: starts[name] for name in parts}
-        self.parts = nn.ModuleDict({name: Evaluation(part, split, **options) for name, part in parts.items()})
+        self.names = {name: place for place, name in enumerate(parts)}
+        self.parts = nn.ModuleList([Evaluation(part, split, **options) for part in parts.values()])
+        self.main = {name: part.headlines(split)[0] for name, part in parts.items()}
 
     def update(self, embeddings: Tensor, ids: Tensor, role: str) -> None:
         """Add ``embeddings [n, d]`` of the items ``ids [n]`` as ``NAME/queries`` or ``NAME/corpus``."""
         name, _, own = role.rpartition("/")
-        self.parts[name].update(embeddings, ids - self.starts[name], own)  # type: ignore[operator]
+        part: Any = self.parts[self.names[name]]
+        part.update(embeddings, ids - self.starts[name], own)
 
     def compute(self) -> dict[str, float]:
         """All values, over all processes; then start anew."""
-        return {
-            f"{name}/{metric}": value
-            for name, part in self.parts.items()
-            for metric, value in part.compute().items()  # type: ignore[operator]
-        }
+        results: dict[str, float] = {}
+        main = []
+        for name, part in zip(self.names, self.parts, strict=True):
+            values = part.compute()  # type: ignore[operator]
+            main.append(values.get(self.main[name], math.nan))
+            results |= {f"{name}/{metric}": value for metric, value in values.items()}
+        measured = [value for value in main if not math.isnan(value)]
+        return {MEAN: sum(measured) / len(measured) if measured else math.nan, **results}
 
 
 def evaluation_of(data: Evaluated, split: str, **options: Any) -> Evaluation | MixtureEvaluation:

@@ -1,4 +1,4 @@
-"""A CSV logger that writes straight into the run folder and goes on where a resumed run left off."""
+"""The folder of a run, and a CSV logger that writes straight into it and goes on where a resumed run left off."""
 
 from __future__ import annotations
 
@@ -7,21 +7,49 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder that a run has for itself; the same on all ranks, which must all call this.
+
+    That of the first logger: its ``log_dir`` where it has one, else ``SAVE_DIR/NAME/VERSION``, in which
+    ``ModelCheckpoint`` makes its folder, too. Without a logger it is the trainer's ``default_root_dir``.
+
+    Returns:
+        None where nothing may be written: under ``fast_dev_run``, and without a logger where nobody chose
+        a ``default_root_dir``.
+    """
+    if getattr(trainer, "fast_dev_run", False):
+        return None
+    root = Path(trainer.default_root_dir)
+    if not trainer.loggers:
+        folder = None if root.resolve() == Path.cwd().resolve() else root
+    else:
+        logger: Any = trainer.loggers[0]
+        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+            folder = Path(logger.log_dir)
+        else:
+            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+            folder = Path(logger.save_dir or root, str(logger.name), version)
+    return trainer.strategy.broadcast(folder)
 
 
 class RunLogger(CSVLogger):
     """``SAVE_DIR/NAME/metrics.csv``, without a folder per version.
 
     Args:
-        name: of the run.
+        name: of the run; ``run`` if None.
         save_dir: folder of all runs.
         flush_logs_every_n_steps: rows kept back between writes.
     """
 
-    def __init__(self, name: str = "run", save_dir: str = "runs", flush_logs_every_n_steps: int = 20) -> None:
-        super().__init__(save_dir, name, version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
+    def __init__(
+        self, name: str | None = None, save_dir: str = "runs", flush_logs_every_n_steps: int = 20
+    ) -> None:
+        super().__init__(save_dir, name or "run", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
 
     @property
     def log_dir(self) -> str:

@@ -88,7 +88,7 @@ def questions(count: int, seed: int, classes: int = CLASSES) -> list[tuple[str, 
 def supervised(root: Path) -> None:
     """Write what the configs of pairs, scores, triplets, judgements and several labels read."""
     rows = questions(120, seed=4)
-    splits = [("train", "train", "validation", "test")[row % 4] for row in range(0, 120, 2)]
+    splits = [("train", "train", "validation", "test")[row % 4] for row in range(60)]
     couples = [(one, other) for (one, _), (other, _) in zip(rows[:60], rows[60:], strict=True)]
     first, second = [list(side) for side in zip(*couples, strict=True)]
     scores = [len({*one.split()} & {*other.split()}) / 6 for one, other in couples]

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from benchmarks.results import BenchmarkError
 from lit_metric import MetricDataModule, MetricLearner, SetEncoder, TextEncoder
 from lit_metric.callbacks import CollapseAlarm
-from lit_metric.cli import MetricCLI, quiet
+from lit_metric.cli import quiet
+from lit_metric.cli.training import MetricCLI
 from lit_metric.evaluation import encode_split, evaluate, evaluation_of
 
 MEASURES = ("knn1_accuracy", "knn10_accuracy", "knn10_accuracy_macro", "map@r")

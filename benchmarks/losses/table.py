@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 
 from benchmarks.banking77 import files
 from benchmarks.results import REPOSITORY, digest
 from benchmarks.tagged_items import SHIPPED
+from lit_metric.cli.training import resolved
 
 Spec = dict[str, Any]
 
@@ -189,7 +189,8 @@ def configuration(
         seed: of weights, batches and validation splits.
         precision: of Lightning's trainer.
     """
-    config: Spec = yaml.safe_load((REPOSITORY / setup.config).read_text(encoding="utf-8"))
+    every = resolved("--config", str(REPOSITORY / setup.config))
+    config: Spec = {name: every[name] for name in ("model", "data", "trainer")}
     model, source = config["model"]["init_args"], config["data"]["init_args"]
     model["lr"] = lr
     train, test = setup.sources()
@@ -197,7 +198,7 @@ def configuration(
     if entry is not None:
         # Copies, as the command line makes objects of what is nested in them.
         model["loss"], source["planner"] = deepcopy((entry.loss, entry.planner(setup)))
-        model["lr_scale"] = {**model.get("lr_scale", {}), **entry.lr_scale}
+        model["lr_scale"] = {**(model.get("lr_scale") or {}), **entry.lr_scale}
     config["seed_everything"] = seed
     config["trainer"] = {
         "accelerator": config["trainer"].get("accelerator", "auto"),

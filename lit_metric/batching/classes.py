@@ -79,8 +79,8 @@ def members_of(ids: Tensor, relations: Relations, smallest: int = 1) -> Members:
         own = labels[distinct.to(labels.device)].numpy(force=True)
     else:
         raise TypeError(
-            f"this planner draws classes, and {type(relations).__name__} has none; use relations with labels "
-            "(LabelRelations), or a planner that needs no classes"
+            f"this planner draws classes, and {type(relations).__name__} has none; for pairs take "
+            "planner=PairPlanner()"
         )
     known = own >= 0
     order = np.argsort(own[known], kind="stable")

@@ -203,8 +203,8 @@ def given_pairs(relations: Relations, planner: BatchPlanner) -> PairRelations:
     """
     if not isinstance(relations, PairRelations):
         raise TypeError(
-            f"{type(planner).__name__} deals out pairs, and {type(relations).__name__} has none; use "
-            "PairRelations, or a planner of classes such as PKPlanner"
+            f"{type(planner).__name__} deals out pairs, and {type(relations).__name__} has none; for "
+            "labels take planner=PKPlanner()"
         )
     return relations.to("cpu")
 

@@ -1,8 +1,17 @@
 """Small callbacks, each for one purpose."""
 
+from lit_metric.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopEarly
 from lit_metric.callbacks.collapse import CollapseAlarm
 from lit_metric.callbacks.mining import MiningCallback
 from lit_metric.callbacks.predictions import WriteEmbeddings
 from lit_metric.callbacks.report import RunReport
 
-__all__ = ["CollapseAlarm", "MiningCallback", "RunReport", "WriteEmbeddings"]
+__all__ = [
+    "BestCheckpoint",
+    "CollapseAlarm",
+    "LastCheckpoint",
+    "MiningCallback",
+    "RunReport",
+    "StopEarly",
+    "WriteEmbeddings",
+]

@@ -6,6 +6,7 @@ import logging
 import time
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class MiningCallback(Callback):
         self.background: Background | None = None
         self._plans = False
         self._saved: dict[str, Any] = {}
+        self._temporary: TemporaryDirectory[str] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See whether the checkpoint's tables are there, start the worker if there is to be one, and have the
@@ -60,7 +62,7 @@ class MiningCallback(Callback):
         if data is None:
             return
         assert data.miner is not None
-        data.tables = run_folder(trainer) / "negatives"
+        data.tables = (run_folder(trainer) or self._scratch(trainer)) / "negatives"
         per_epoch = _batches(trainer, data)
         ahead = data.num_workers * data.prefetch_factor + 1
         inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
@@ -118,6 +120,11 @@ class MiningCallback(Callback):
         if self._saved.get("background"):
             background.resume({**self._saved["background"], "trained": self.trained}, self.uses)
         return background
+
+    def _scratch(self, trainer: Trainer) -> Path:
+        """A folder for the tables of a run that writes nothing, removed when it ends."""
+        self._temporary = TemporaryDirectory(prefix="lit-metric-") if trainer.is_global_zero else None
+        return Path(trainer.strategy.broadcast(self._temporary.name if self._temporary else None))
 
     def _version_for(
         self, trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, epoch: int, step: int
@@ -202,6 +209,8 @@ class MiningCallback(Callback):
         self._stop()
         if self.background is not None:
             self.background.clear()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _stop(self) -> None:
         if self.background is not None:

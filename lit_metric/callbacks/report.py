@@ -40,14 +40,14 @@ class RunReport(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the untrained encoder, unless the run is a resumed one."""
-        path = run_folder(trainer) / "metrics.json"
-        report: dict[str, Any] = read_json(path)
+        folder = run_folder(trainer)
+        report: dict[str, Any] = read_json(folder / "metrics.json") if folder else {}
         if self.seconds == 0.0 or "before" not in report:
             report = {"split": self._split(trainer)}
             if self.before and self.seconds == 0.0:
                 report["before"] = self._measure(trainer, pl_module)
-            if trainer.is_global_zero:
-                write_report(path, report)
+            if folder and trainer.is_global_zero:
+                write_report(folder / "metrics.json", report)
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -64,12 +64,12 @@ class RunReport(Callback):
         best = self._restore_best(trainer, pl_module)
         after = self._measure(trainer, pl_module)
         folder = run_folder(trainer)
-        if trainer.is_global_zero:
+        if folder and trainer.is_global_zero:
             encoder: Any = pl_module.encoder
             encoder.save(folder / "model")
         # Checkpoints may still be written, and are of the last weights.
         pl_module.load_state_dict(last)
-        if not trainer.is_global_zero:
+        if not (folder and trainer.is_global_zero):
             return
         report = read_json(folder / "metrics.json")
         report |= {
@@ -97,8 +97,10 @@ class RunReport(Callback):
                 continue
             state = torch.load(path, map_location="cpu", weights_only=True)
             pl_module.load_state_dict(state["state_dict"])
-            folder, resolved = run_folder(trainer).resolve(), path.resolve()
-            return str(resolved.relative_to(folder) if resolved.is_relative_to(folder) else resolved)
+            folder, resolved = run_folder(trainer), path.resolve()
+            if folder and resolved.is_relative_to(folder.resolve()):
+                return str(resolved.relative_to(folder.resolve()))
+            return str(resolved)
         return None
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:

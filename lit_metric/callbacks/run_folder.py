@@ -7,14 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 from lit_metric.data.files import write_json
+from lit_metric.loggers import run_folder
 
-
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of the trainer's first logger, else its ``default_root_dir``; the same on all ranks."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+__all__ = ["read_json", "run_folder", "write_report"]
 
 
 def write_report(path: Path, content: Any) -> None:

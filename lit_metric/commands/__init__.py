@@ -1,43 +1,55 @@
-"""What can be done with a trained encoder: ``encode``, ``search``, ``mine``, ``export``."""
+"""What can be done with a trained encoder, ``encode``, ``search``, ``mine``, ``export``, and with ``runs``.
+
+Each command is a typed function in the module of its name. Its signature is its options and its docstring is
+their help, so it can be called from Python as it is. Modules are imported only when their command is used.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from lit_metric.commands import mine, using
-from lit_metric.hub import load
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
-
-def run(arguments: Sequence[str]) -> None:
-    """Parse ``COMMAND OPTIONS`` and run it."""
-    parser = argparse.ArgumentParser("lit-metric", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (function, configure) in COMMANDS.items():
-        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-        command.add_argument("--model", required=True, help="run folder, saved encoder, or model folder")
-        command.add_argument(
-            "--trust-remote-code",
-            action="store_true",
-            help="allow classes outside lit_metric and transformers",
-        )
-        configure(command)
-    given, more = parser.parse_known_args(arguments)
-    options = vars(given)
-    command_name = options.pop("command")
-    if command_name in OPEN:
-        options["more"] = more
-    elif more:
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    encoder = load(options.pop("model"), options.pop("trust_remote_code"))
-    COMMANDS[command_name][0](encoder, **options)
-
-
-COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentParser], None]]] = {
-    "encode": (using.encode, using.encode_options),
-    "search": (using.search, using.search_options),
-    "mine": (mine.mine, mine.options),
-    "export": (using.export_folder, using.export_options),
+COMMANDS = {
+    "encode": "Write the vector of each row of a file.",
+    "search": "Show the rows of a file that are nearest to a query.",
+    "mine": "Write hard negatives into a file that other trainers read, too.",
+    "export": "Write a folder that sentence-transformers and Hugging Face load.",
+    "runs": "List runs: what differs in their configs, and their metrics before and after.",
 }
-OPEN = ("mine",)
-"""Commands that take options of the data module, too, as in ``--data.text question``."""
+"""The commands with a line of help each, which needs no import."""
+
+
+def function(name: str) -> Callable[..., None]:
+    """The function of a command."""
+    found: Callable[..., None] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    return found
+
+
+def add_arguments(parser: ArgumentParser, name: str) -> None:
+    """Give a parser the options of a command, its description and its example.
+
+    Args:
+        parser: that of the command alone; what it parses and instantiates are the function's arguments.
+        name: of the command.
+    """
+    command = function(name)
+    description, _, example = inspect.cleandoc(command.__doc__ or "").partition("\nExample:")
+    parser.description = description.partition("\nArgs:")[0].strip()
+    parser.epilog = f"example: {example.strip()}" if example else None
+    special = {"query", "run"} & inspect.signature(command).parameters.keys()
+    parser.add_function_arguments(command, skip={*special})
+    if "query" in special:
+        parser.add_argument("--query", action="append", help="a text, or tags; may be repeated")
+    if "run" in special:
+        from lit_metric.commands.mine import TakeData
+
+        told = "run folder, or the YAML of a run, whose data and miner are taken; later options go over them"
+        parser.add_argument("--run", action=TakeData, help=told)
+    if "--k" in parser._option_string_actions:
+        action = parser._option_string_actions["-k"] = parser._option_string_actions["--k"]
+        action.option_strings = ["-k", *action.option_strings]

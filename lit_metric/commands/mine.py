@@ -11,59 +11,94 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_metric import index, mining
-from lit_metric.commands.expressions import described
+from lit_metric.commands.items import check_output
 from lit_metric.commands.mined import FORMATS, Mined, collected, details_path, write_details
 from lit_metric.data import DataError
 from lit_metric.data.rejected import write_rejected
 from lit_metric.datamodule import MetricDataModule
+from lit_metric.described import rebuilt, spec
 from lit_metric.encoders import Encoder, SetEncoder
 from lit_metric.evaluation import encode_split
+from lit_metric.hub import load
+from lit_metric.index import Index
+from lit_metric.mining import Draw, Miner, NegativeFilter
 
 log = logging.getLogger(__name__)
 
 
 def mine(
-    encoder: Encoder,
+    model: str,
     output: str,
-    data: str | None,
-    config: list[str],
-    splits: list[str] | None,
-    candidates: int | None,
-    negatives: int | None,
-    filter: list[str] | None,
-    draw: str | None,
-    index: str | None,
-    positives: int | None,
-    explain: int,
-    seed: int | None,
-    max_tokens: int | None,
-    device: str | None,
-    more: Sequence[str] = (),
+    data: MetricDataModule | None = None,
+    run: str | None = None,
+    splits: list[str] | None = None,
+    candidates: int | None = None,
+    negatives: int | None = None,
+    filters: list[NegativeFilter] | None = None,
+    draw: Draw | None = None,
+    index: Index | None = None,
+    positives: int | None = None,
+    explain: int = 1000,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
-    """Mine hard negatives into a file that sentence-transformers (.parquet) or FlagEmbedding (.jsonl) trains
-    on."""
-    path = Path(output)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"--output {output}: the name must end in {' or '.join(FORMATS)}")
+    """Write hard negatives into a file that other trainers read, too.
+
+    Parquet has the columns anchor, positive, negative_1 ... negative_n, for sentence-transformers. JSON Lines
+    have query, pos and neg, for FlagEmbedding. ``fit`` reads both. NAME.details.parquet beside it has ids,
+    scores, and what each filter dropped.
+
+    Args:
+        model: run folder, checkpoint, saved encoder, model folder, or hub id.
+        output: file to write, .parquet or .jsonl.
+        data: what to mine in, by the options of fit, such as --data.train and --data.label.
+        run: run folder, or the YAML of a run, whose data and miner are taken; options behind it go over them.
+        splits: whose items get negatives; all of data.train, or the training items of a run.
+        candidates: candidates kept for each anchor (50).
+        negatives: negatives drawn for each anchor from them (1).
+        filters: which candidates are dropped, [] for none (PercentageFilter); repeat
+            --filters+=MarginFilter --filters.margin 0.05 for several.
+        draw: which candidates are taken, such as TopK (UniformWindow).
+        index: what searches, such as FaissIndex with --index.factory IVF256,Flat (ExactIndex).
+        positives: positives for each anchor, drawn at random (1 of its class; all that were given as pairs).
+        explain: anchors whose dropped candidates are listed.
+        device: where to encode (a GPU if there is one).
+        trust_remote_code: allow classes outside lit_metric and transformers.
+
+    Raises:
+        DataError: when the data can't be used.
+        ValueError: when an option is out of range.
+
+    Example:
+        lit-metric mine --model runs/triplet --data.train questions.csv --output mined.parquet --negatives 4
+    """
+    path = check_output(output, list(FORMATS))
     if positives is not None and positives < 1:
         raise ValueError(f"--positives {positives}: at least 1 is needed")
-    chosen = {"candidates": candidates, "negatives": negatives, "sample": explain}
-    stages = miner_options(filter, draw, index)
-    given = {"train": data, "seed": seed, "max_tokens": max_tokens}
-    module = data_module(config, given, {**chosen, **stages}, more)
-    mined = collect(encoder, module, splits, bool(config), positives, device, path)
+    if data is None:
+        data = data_of(run)
+    chosen = {
+        "candidates": candidates,
+        "negatives": negatives,
+        "filters": filters,
+        "draw": draw,
+        "index": index,
+        "sample": explain,
+    }
+    data.miner = changed(data.miner, {name: value for name, value in chosen.items() if value is not None})
+    encoder = load(model, trust_remote_code)
+    mined = collect(encoder, data, splits, run is not None, positives, device, path)
     count, left_out = FORMATS[path.suffix](mined, path)
     details = write_details(mined, details_path(path))
     log.info("Wrote %d rows for %d anchors to %s", count, len(mined.anchors), path)
     if left_out:
         log.warning(
             "%d of %d anchors found fewer than %s and are left out: loosen the filters, raise --candidates, "
-            'or let random ones stand in, as in --draw "WithRandom(TopK(), share=0, fill=True)"',
+            "or let random ones stand in: --draw WithRandom --draw.draw TopK --draw.share 0 --draw.fill true",
             left_out,
             len(mined.anchors),
             f"{mined.negatives.shape[1]} negatives" if path.suffix == ".parquet" else "one negative",
@@ -72,69 +107,63 @@ def mine(
     log.info("%s has ids, scores and, for %d anchors, what was dropped and why", details, shown)
 
 
-def miner_options(filter: list[str] | None, draw: str | None, searched: str | None) -> dict[str, Any]:
-    """The options of the command that are arguments of the miner, as YAML would have them.
-
-    Raises:
-        ValueError: if one of them is no call of a class that may stand there.
-    """
-    options: dict[str, Any] = {}
-    if filter is not None:
-        given = [each for each in filter if each != "none"]
-        options["filters"] = [described(each, "--filter", mining.NegativeFilter, mining) for each in given]
-    if draw is not None:
-        options["draw"] = described(draw, "--draw", mining.Draw, mining)
-    if searched is not None:
-        options["index"] = described(searched, "--index", index.Index, index)
-    return options
+def changed(miner: Miner | None, arguments: dict[str, Any]) -> Miner:
+    """A miner like the given one, or like the default one, with other arguments."""
+    if miner is None:
+        return Miner(**arguments)
+    kept = {name: rebuilt(value) for name, value in spec(miner)["init_args"].items()}
+    return type(miner)(**{**kept, **arguments})
 
 
-def data_module(
-    configs: Sequence[str], data: dict[str, Any], miner: dict[str, Any], more: Sequence[str]
-) -> MetricDataModule:
-    """What configs and options describe.
+def section_of(run: str) -> dict[str, Any]:
+    """Class path and arguments of the data module of a training run, with the run's seed.
 
     Args:
-        configs: YAML files as ``lit-metric fit`` takes, of which ``data`` and ``seed_everything`` are read; a
-            later one adds to an earlier one.
-        data: arguments of the data module that go over them, where not None.
-        miner: likewise of its miner.
-        more: options such as ``--data.text=question``, which go over everything.
+        run: its folder, or its YAML.
 
     Raises:
-        DataError: a config is no mapping.
+        DataError: when there is none.
     """
-    merged: dict[str, Any] = {}
-    for name in configs:
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise DataError(f"--config {name} is no YAML mapping with the key data")
-        merged = _merged(merged, {key: content[key] for key in ("data", "seed_everything") if key in content})
-    section = _merged(_class("lit_metric.MetricDataModule"), merged.get("data", {}))
-    own = section["init_args"]
-    own["miner"] = _merged(_class("lit_metric.Miner"), own.get("miner") or {})
-    own["miner"]["init_args"] |= {key: value for key, value in miner.items() if value is not None}
-    own |= {key: value for key, value in data.items() if value is not None}
-    seed = merged.get("seed_everything")
-    own.setdefault("seed", seed if isinstance(seed, int) and not isinstance(seed, bool) else 0)
+    path = Path(run)
+    path = path / "config.yaml" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"--run {run}: there is no {path}; give the folder of a run, or a YAML file")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+        raise DataError(f"--run {run}: {path} is no YAML of a run with the key data")
+    section: dict[str, Any] = content["data"]
+    if "class_path" not in section:
+        section = {"class_path": "lit_metric.MetricDataModule", "init_args": section}
+    arguments = section.setdefault("init_args", {})
+    seed = content.get("seed_everything")
+    if arguments.get("seed") is None and isinstance(seed, int) and not isinstance(seed, bool):
+        arguments["seed"] = seed
+    return section
+
+
+def data_of(run: str | None) -> MetricDataModule:
+    """The data module of a training run.
+
+    Raises:
+        DataError: when no run is given, or it has no data.
+    """
+    if run is None:
+        raise DataError("no data: give --data.train FILE, or --run RUN to take those of a training run")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MetricDataModule, "data", required=True)
-    built = parser.instantiate_classes(parser.parse_args([f"--data={json.dumps(section)}", *more])).data
+    parser.add_argument("--data", type=MetricDataModule)
+    built = parser.instantiate(parser.parse_object({"data": section_of(run)})).data
     assert isinstance(built, MetricDataModule)
     return built
 
 
-def _class(path: str) -> dict[str, Any]:
-    return {"class_path": path, "init_args": {}}
+class TakeData(argparse.Action):
+    """``--run RUN``: takes the data of a run; options behind it go over that."""
 
-
-def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Both, where mappings are merged in turn, and all else is that of ``over``."""
-    both = {**under, **over}
-    for key in under.keys() & over.keys():
-        if isinstance(under[key], dict) and isinstance(over[key], dict):
-            both[key] = _merged(under[key], over[key])
-    return both
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Called by the parser."""
+        section = json.dumps({"data": section_of(values)}, default=str)
+        ActionConfigFile.apply_config(parser, namespace, self.dest, section)
+        namespace[self.dest] = values
 
 
 def collect(
@@ -162,6 +191,9 @@ def collect(
         DataError: the data can't be used, or is of a kind that the encoder doesn't take.
     """
     data.read()
+    assert data.miner is not None
+    if not data.miner.negatives:
+        raise DataError("the miner of the run has negatives: 0; say how many to mine by --negatives")
     if len(data.problems):
         path.parent.mkdir(parents=True, exist_ok=True)
         log.warning("The bad rows are listed in %s", write_rejected(data.problems, path.parent))
@@ -173,9 +205,6 @@ def collect(
     encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data.prepare(encoder.tokenizer)
     vectors = encoded(encoder, data, ids)
-    assert data.miner is not None
-    if not data.miner.negatives:
-        raise DataError("the config's miner has negatives: 0; say how many to mine by --negatives")
     table = data.miner.mine(vectors, ids, data.relations, data.seed, anchors=anchors, corpus=corpus)
     return collected(table, data, vectors, ids, corpus, positives)
 
@@ -211,43 +240,3 @@ def encoded(encoder: Encoder, data: MetricDataModule, ids: Tensor) -> Tensor:
             vectors[torch.searchsorted(ids, found.cpu())] = part.float().cpu()
             bar.update(len(found))
     return vectors
-
-
-def options(parser: argparse.ArgumentParser) -> None:
-    """Those of ``mine``."""
-    add = parser.add_argument
-    parser.epilog = (
-        "More options are those of the data module: --data.text question --data.label intent, "
-        "--data.supervision Judgements --data.supervision.queries queries.parquet, ..."
-    )
-    add("--data", help="what to mine in: Parquet, CSV or JSON Lines file, or a data set")
-    add(
-        "--output",
-        required=True,
-        help="file to write: .parquet (sentence-transformers), .jsonl (FlagEmbedding)",
-    )
-    add(
-        "--config",
-        action="append",
-        default=[],
-        help="YAML of a training run, whose data and miner are taken; may be repeated",
-    )
-    add("--splits", nargs="+", help="whose items get negatives (all of --data; train with --config)")
-    add("--candidates", type=int, help="candidates kept for each anchor (50)")
-    add("--negatives", type=int, help="negatives drawn for each anchor from them (1)")
-    add(
-        "--filter",
-        action="append",
-        help='such as "MarginFilter(0.05)"; may be repeated; none for none (PercentageFilter(0.95))',
-    )
-    add("--draw", help='such as "TopK()" or "SimANS(a=100)" (UniformWindow(0, 10))')
-    add("--index", help="such as \"FaissIndex('IVF256,Flat', nprobe=16)\" (ExactIndex())")
-    add(
-        "--positives",
-        type=int,
-        help="positives for each anchor, drawn at random (1 of its class; all that were given as pairs)",
-    )
-    add("--explain", type=int, default=1000, help="anchors whose dropped candidates are listed (%(default)s)")
-    add("--seed", type=int, help="of all that is drawn (that of --config, or 0)")
-    add("--max-tokens", type=int, help="tokens per batch (16384)")
-    add("--device", help="where to encode (a GPU if there is one)")

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lit_metric.data.checks import class_counts
 from lit_metric.data.content import Content
 from lit_metric.data.errors import DataError
 from lit_metric.data.given import GivenPairs, GivenTriplets
-from lit_metric.data.relations import Relations
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.relations import PairRelations, Relations
 
 Against = Literal["self", "train", "both"]
+
+MEAN = "mean"
+"""What an evaluation of several data sets calls the mean of their main metrics."""
+
+HEADLINES = {
+    "classes": ["map@r", "recall@1", "recall@10", "knn10_accuracy", "knn10_accuracy_macro"],
+    "several classes": ["ndcg@10", "map@10", "recall@1", "knn10_f1_micro", "knn10_f1_macro"],
+    "pairs": ["mrr", "recall@1", "recall@10", "ndcg@10", "map@10"],
+    "grades": ["ndcg@10", "mrr", "recall@1", "map@10", "hit_rate@10"],
+    "scores": ["spearman", "pearson", "pair_ap", "mrr", "recall@1"],
+    "triplets": ["tot", "mrr", "recall@1", "recall@10", "ndcg@10"],
+    "triples": ["filtered_mrr", "hits@1", "hits@3", "hits@10", "mrr"],
+}
+"""By what is known of items, the metrics that matter most, the main one first."""
 
 
 class Evaluated:
@@ -113,6 +129,47 @@ class Evaluated:
             return {"queries": split, "corpus": corpus}
         searched = {"corpus": "train"} if self.against[split] != "self" and "train" in self.splits else {}
         return {"queries": split, **searched}
+
+    def headlines(self, split: str) -> list[str]:
+        """The metrics of a split that matter most, at most five, the main one first.
+
+        Of several data sets: their mean, then the main metric of each.
+        """
+        if self.parts:
+            measured = {name: part for name, part in self.parts.items() if split in part.splits}
+            return [MEAN, *(f"{name}/{part.headlines(split)[0]}" for name, part in measured.items())][:5]
+        names = [*HEADLINES[self._kind(split)]]
+        pairs = self.given_pairs(split)
+        if pairs is not None and len(pairs.targets.unique()) != 2:
+            names.remove("pair_ap")
+        return names
+
+    def _kind(self, split: str) -> str:
+        """What is known of the items of a split: a key of ``HEADLINES``."""
+        relations = self.relations
+        if self.given_triplets(split) is not None:
+            return "triplets"
+        if self.given_pairs(split) is not None:
+            return "scores"
+        if not isinstance(relations, PairRelations):
+            return "several classes" if isinstance(getattr(relations, "labels", None), Ragged) else "classes"
+        if relations.ignores:
+            return "triples"
+        anchors, candidates, grades = relations.judgements(torch.arange(len(relations)))
+        good = relations.positive_pairs(anchors, candidates)
+        return "grades" if len(grades[good].unique()) > 1 else "pairs"
+
+    @property
+    def main_metric(self) -> str:
+        """The name of the metric by which a model for these data is chosen, without ``val/``: of the
+        validation split, or of the test split where there is no other."""
+        return self.headline_metrics[0]
+
+    @property
+    def headline_metrics(self) -> list[str]:
+        """At most five names of metrics that matter most for these data, :attr:`main_metric` first."""
+        measured = [name for name in ("validation", "test", *self.splits) if name in self.splits]
+        return self.headlines(measured[0])
 
     @property
     def parts(self) -> dict[str, Evaluated]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from lit_metric.data.errors import DataError
 from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, of_rows, part_of, with_names
 from lit_metric.data.table import Part, Problems, Table, listed, most_alike
 
+PACKAGE = "package:"
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
 
 
@@ -41,6 +43,7 @@ def read_table(
               file is written is found, see :class:`CsvOptions`; judgements of TREC (``.qrels``, ``.txt``);
             - a pattern such as ``data/*.parquet``, read in sorted order;
             - a folder saved by ``datasets``, or any folder whose files ``datasets`` finds splits in;
+            - ``package:NAME/PATH``, a file inside an installed package;
             - the id of a data set on the hub, such as ``PolyAI/banking77:train``;
             - what is in memory: a pandas or polars DataFrame (anything with ``__arrow_c_stream__``), a
               ``pyarrow.Table``, a ``datasets.Dataset``, a list of dicts, or a dict of lists;
@@ -87,7 +90,7 @@ def _parts(source: Any, split: str | None, problems: Problems, name: str, csv: C
 
 
 def _named(source: str, split: str | None, problems: Problems, csv: CsvOptions) -> list[Part]:
-    path = Path(source).expanduser()
+    path = _packaged(source) if source.startswith(PACKAGE) else Path(source).expanduser()
     if path.is_dir():
         return _folder(path, split, problems, csv)
     if path.is_file():
@@ -106,6 +109,20 @@ def _named(source: str, split: str | None, problems: Problems, csv: CsvOptions) 
     if match and path.suffix.lower() not in READERS:
         return [_hub(match["id"], split or match["split"])]
     raise DataError(f"there is no file {source!r}{_contents(path.parent, path.name)}")
+
+
+def _packaged(source: str) -> Path:
+    """The file ``package:NAME/PATH`` inside an installed package, which is found, not imported."""
+    name, _, inside = source[len(PACKAGE) :].partition("/")
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise DataError(f"{source}: there is no package {name!r} here; install it")
+    path = Path(next(iter(found.submodule_search_locations)), inside)
+    if not path.exists():
+        raise DataError(
+            f"{source}: the package {name!r} has no {inside!r}{_contents(path.parent, path.name)}"
+        )
+    return path
 
 
 def _contents(folder: Path, like: str = "") -> str:

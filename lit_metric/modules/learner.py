@@ -259,7 +259,7 @@ class MetricLearner(LightningModule):
         # Every rank has computed the same from the same; Lightning would rather be told.
         several = self.trainer.world_size > 1
         for name, value in results.items():
-            shown = prefix == "val" and name == "map@r"
+            shown = prefix == "val" and name == self.data.main_metric
             self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=several)
 
     def on_validation_epoch_start(self) -> None:

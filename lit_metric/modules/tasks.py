@@ -25,10 +25,17 @@ class TaskLosses(nn.Module):
         super().__init__()
         if not losses:
             raise ValueError("loss: an empty mapping; name a loss for each data set of data.mixture")
-        self.losses = nn.ModuleDict(losses)
+        self.losses = nn.ModuleDict()
+        self._keys: dict[str, str] = {}
+        for name, loss in losses.items():
+            key = name.replace(".", "_")  # torch takes no dots, and none of its own methods' names
+            while hasattr(self.losses, key) or (key != name and key in losses):
+                key += "_"
+            self._keys[name] = key
+            self.losses[key] = loss
 
     def __getitem__(self, name: str) -> Loss:
-        return cast(Loss, self.losses[name])
+        return cast(Loss, self.losses[self._keys[name]])
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse to go on unless there is one loss for each of the data sets ``names``.
@@ -37,9 +44,9 @@ class TaskLosses(nn.Module):
             ValueError: says which are too few or too many.
         """
         names = list(names)
-        if sorted(names) != sorted(self.losses):
+        if sorted(names) != sorted(self._keys):
             raise ValueError(
-                f"model.loss has losses for {', '.join(map(repr, self.losses))}, but data.mixture has "
+                f"model.loss has losses for {', '.join(map(repr, self._keys))}, but data.mixture has "
                 f"{', '.join(map(repr, names)) or 'no data sets'}: name one for each"
             )
 
@@ -50,9 +57,9 @@ class TaskLosses(nn.Module):
         """
         others = [
             parameter.sum()
-            for other, loss in self.losses.items()
+            for other in self._keys
             if other != name
-            for parameter in loss.parameters()
+            for parameter in self[other].parameters()
             if parameter.requires_grad
         ]
         return 0.0 * sum(others[1:], others[0]) if others else None

@@ -319,7 +319,7 @@ def test_nothing_to_plan_is_refused():
         ScoredPairPlanner().plan(torch.arange(1, 3), relations, 0, 0)
     labels = LabelRelations(torch.zeros(3, dtype=torch.int64), ["one"], torch.arange(3))
     with pytest.raises(
-        TypeError, match=r"PairPlanner deals out pairs, and LabelRelations has none; use Pair"
+        TypeError, match=r"PairPlanner deals out pairs, and LabelRelations has none; for labels take planner=PKPlanner"
     ):
         PairPlanner().plan(torch.arange(3), labels, 0, 0)
 

@@ -367,7 +367,7 @@ def test_relations_without_classes_are_refused():
         def __init__(self) -> None: ...
 
     relations: Relations = Pairs()
-    with pytest.raises(TypeError, match="Pairs has none; use relations with labels"):
+    with pytest.raises(TypeError, match="Pairs has none; for pairs take planner=PairPlanner"):
         PKPlanner(4, 2).plan(torch.arange(3), relations, 0, 0)
     # A shuffle needs none.
     assert sorted(ShufflePlanner(2).plan(torch.arange(3), relations, 0, 0).anchors.values.tolist()) == [

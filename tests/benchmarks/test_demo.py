@@ -240,7 +240,7 @@ def test_both_tables_fit_into_80_columns(capsys: Any) -> None:
 
 
 def test_what_comes_next_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_metric import commands
+    from lit_metric.cli import parser
 
     class Reached(Exception):
         pass
@@ -248,14 +248,15 @@ def test_what_comes_next_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monke
     def load(folder: str, trust: bool) -> None:
         raise Reached(folder)
 
-    monkeypatch.setattr(commands, "load", load)
+    for name in ("encode", "search"):
+        monkeypatch.setattr(f"lit_metric.commands.{name}.load", load)
     lines = what_next(tmp_path / "runs" / "debtags", demo.CONFIG)
     words = [shlex.split(line, comments=True) for line in lines]
     asked = {line[line.index("--model") - 1]: line for line in words if "--model" in line}
     assert set(asked) == {"search", "encode"}
     for name, line in asked.items():
         with pytest.raises(Reached, match="runs/debtags"):
-            commands.run(line[line.index(name) :])
+            parser.run(name, line[line.index(name) + 1 :])
     tool = Path(sys.executable).with_name("lit-metric")
     for line in words[:3]:
         assert Path(line[0]).resolve() in (tool.resolve(), Path(sys.executable).resolve())

@@ -52,7 +52,12 @@ def test_ranks_say_which_rows_are_theirs(small: Small, tmp_path: Path) -> None:
     shares = [ids[[2, 9, 4]], ids[[1, 3, 0]]]
     for rank, share in enumerate(shares):
         place = SimpleNamespace(
-            datamodule=data, log_dir=None, default_root_dir=tmp_path, world_size=2, global_rank=rank
+            datamodule=data,
+            loggers=[],
+            default_root_dir=tmp_path,
+            world_size=2,
+            global_rank=rank,
+            strategy=SimpleNamespace(broadcast=lambda value: value),
         )
         batches = [{"ids": one[None], "embeddings": one[None, None].float()} for one in share]
         WriteEmbeddings().write_on_epoch_end(place, None, batches, None)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from tests.end_to_end.command import run
 from tests.small import Small, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-PLAIN = ["--filter", "none", "--draw", "TopK()"]
+PLAIN = ["--filters", "[]", "--draw", "TopK"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,17 @@ def test_negatives_of_labelled_items_are_the_nearest_of_other_labels(
 ) -> None:
     texts, labels = labelled(small)
     assert len(set(texts)) == len(texts)
-    mine(tmp_path, model[1], "--data", small / "train.csv", *PLAIN, "--negatives", 3, "--output", "a.parquet")
+    mine(
+        tmp_path,
+        model[1],
+        "--data.train",
+        small / "train.csv",
+        *PLAIN,
+        "--negatives",
+        3,
+        "--output",
+        "a.parquet",
+    )
     vectors = unit(model[0], texts)
     similar = vectors @ vectors.T
     expected = []
@@ -99,14 +109,14 @@ def test_what_each_filter_dropped_is_listed(
 ) -> None:
     texts, labels = labelled(small)
     how = [
-        "--filter",
-        "MarginFilter(0.0, reference='mean')",
-        "--filter",
-        "AbsoluteMax(0.99)",
+        *["--filters+=MarginFilter", "--filters.margin=0.0", "--filters.reference=mean"],
+        *["--filters+=AbsoluteMax", "--filters.maximum=0.99"],
         "--candidates",
         9,
     ]
-    mine(tmp_path, model[1], "--data", small / "train.csv", *how, "--explain", 5, "--output", "a.parquet")
+    mine(
+        tmp_path, model[1], "--data.train", small / "train.csv", *how, "--explain", 5, "--output", "a.parquet"
+    )
     details = table(tmp_path / "a.details.parquet")
     explained = [row for row in details if row["dropped"] is not None]
     assert len(explained) == 5
@@ -146,7 +156,9 @@ def test_pairs_give_json_lines_with_all_their_positives(
     source = write_csv(tmp_path / "pairs.csv", pairs, ["question", "answer"])
     columns = ["--data.supervision", "lit_metric.data.Pairs", "--data.supervision.anchor", "question"]
     columns += ["--data.supervision.positive", "answer"]
-    mine(tmp_path, model[1], "--data", source, *columns, *PLAIN, "--negatives", 4, "--output", "a.jsonl")
+    mine(
+        tmp_path, model[1], "--data.train", source, *columns, *PLAIN, "--negatives", 4, "--output", "a.jsonl"
+    )
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     found = {line["query"]: line for line in lines}
     assert set(found) == {"w5 w6", "w9", "w12 w13"}
@@ -194,10 +206,11 @@ def test_judgements_give_documents_that_nobody_judged_relevant(
             },
         },
     }
+    # The draw is that of the option, the rest of the miner that of the run.
+    miner = {"negatives": 2, "filters": [], "draw": {"class_path": "lit_metric.mining.UniformWindow"}}
+    config["data"]["init_args"]["miner"] = {"class_path": "lit_metric.Miner", "init_args": miner}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-    miner = {"data": {"init_args": {"miner": {"init_args": {"negatives": 2, "filters": []}}}}}
-    (tmp_path / "miner.yaml").write_text(yaml.safe_dump(miner))
-    how = ["--config", "run.yaml", "--config", "miner.yaml", "--draw", "TopK", "--output", "a.parquet"]
+    how = ["--run", "run.yaml", "--data.bad_rows", "skip", "--draw", "TopK", "--output", "a.parquet"]
     mine(tmp_path, model[1], *how)
     rows = table(tmp_path / "a.parquet")
     queries, corpus = table(folder / "queries.parquet"), table(folder / "corpus.parquet")
@@ -222,7 +235,7 @@ def test_sentence_transformers_trains_on_the_file(
     small: Small, tmp_path: Path, model: tuple[TextEncoder, str]
 ) -> None:
     how = ["--negatives", 2, "--positives", 3, *PLAIN, "--output", "a.parquet"]
-    mine(tmp_path, model[1], "--data", small / "train.csv", *how)
+    mine(tmp_path, model[1], "--data.train", small / "train.csv", *how)
     data = Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
     assert len(data) == 3 * 72
     export(model[0], tmp_path / "peer")
@@ -263,9 +276,9 @@ def test_sentence_transformers_trains_on_the_file(
 def test_the_same_seed_gives_the_same_file(
     small: Small, tmp_path: Path, model: tuple[TextEncoder, str]
 ) -> None:
-    how = ["--data", small / "train.csv", "--negatives", 2, "--output"]
+    how = ["--data.train", small / "train.csv", "--negatives", 2, "--output"]
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        mine(tmp_path, model[1], *how, f"{name}.parquet", "--seed", seed)
+        mine(tmp_path, model[1], *how, f"{name}.parquet", "--data.seed", seed)
     first, again, other = (table(tmp_path / f"{name}.parquet") for name in "abc")
     assert first == again != other
 
@@ -275,7 +288,7 @@ def test_anchors_with_too_few_negatives_are_left_out_and_counted(
 ) -> None:
     rows = [("w5 w6", "a"), ("w6 w7", "a"), ("w9 w8", "b"), ("w9 w10", "b"), ("w9 w11", "b")]
     source = write_csv(tmp_path / "in.csv", rows)
-    how = ["--data", source, *PLAIN, "--negatives", 3, "--output"]
+    how = ["--data.train", source, *PLAIN, "--negatives", 3, "--output"]
     with caplog.at_level("INFO"):
         mine(tmp_path, model[1], *how, "a.parquet")
     # Of a there are three others, of b only two.
@@ -291,7 +304,17 @@ def test_bad_rows_that_are_skipped_are_listed(
 ) -> None:
     rows = [("w5 w6", "a"), ("w6 w7", "a"), ("", "b"), ("w9 w10", "b"), ("w9 w11", "b"), ("w8 w7", "a")]
     source = write_csv(tmp_path / "in.csv", rows)
-    mine(tmp_path, model[1], "--data", source, *PLAIN, "--data.bad_rows", "skip", "--output", "new/a.parquet")
+    mine(
+        tmp_path,
+        model[1],
+        "--data.train",
+        source,
+        *PLAIN,
+        "--data.bad_rows",
+        "skip",
+        "--output",
+        "new/a.parquet",
+    )
     assert [row["row"] for row in table(tmp_path / "new" / "rejected.parquet")] == [3]
     assert len(table(tmp_path / "new" / "a.parquet")) == 5
 
@@ -301,12 +324,10 @@ def test_bad_rows_that_are_skipped_are_listed(
     [
         ("--output a.csv", "--output a.csv: the name must end in .parquet or .jsonl"),
         ("--output a.parquet --positives 0", "--positives 0: at least 1 is needed"),
-        ("--output a.parquet --filter Nonsense", "--filter Nonsense: give one of AbsoluteMax"),
-        ("--output a.parquet --filter TopK()", "--filter TopK(): that is none of these; give one of Absol"),
-        ("--output a.parquet --draw TopK(3)", "--draw TopK(3): too many positional arguments; TopK takes"),
-        ("--output a.parquet --draw UniformWindow(x)", "x is no number, quoted text, or call such as TopK()"),
-        ("--output a.parquet --draw UniformWindow(", "--draw UniformWindow(: '(' was never closed; give one"),
-        ("--output a.parquet --splits dev", "there is no dev split; there is train, validation"),
+        ("--output a.parquet --filters+=Nonsense", "there is no class 'Nonsense'"),
+        ("--output a.parquet --filters+=TopK", "TopK"),
+        ("--output a.parquet --draw UniformWindow --draw.begin 3", "has no option 'begin'; nearest are"),
+        ("--output a.parquet --splits [dev]", "there is no dev split; there is train, validation"),
         (
             "--output a.parquet --data.txt text",
             "MetricDataModule has no option 'txt'; nearest are 'text', 'test'",
@@ -323,7 +344,7 @@ def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
     expected: str,
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        mine(tmp_path, model[1], "--data", small / "train.csv", *options.split())
+        mine(tmp_path, model[1], "--data.train", small / "train.csv", *options.split())
     assert stopped.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-metric: ")]
     assert expected in line
@@ -335,13 +356,21 @@ def test_items_of_another_kind_are_refused(
 ) -> None:
     SetEncoder(TextEncoder(small / "backbone")).save(tmp_path / "sets")
     with pytest.raises(SystemExit):
-        mine(tmp_path, str(tmp_path / "sets"), "--data", small / "train.csv", "--output", "a.parquet")
+        mine(tmp_path, str(tmp_path / "sets"), "--data.train", small / "train.csv", "--output", "a.parquet")
     assert "the data has items of kind 'text', but this model encodes 'set'" in capsys.readouterr().err
 
 
 def test_items_of_several_texts_are_joined(small: Small, tmp_path: Path) -> None:
     SetEncoder(TextEncoder(small / "backbone")).save(tmp_path / "sets")
-    how = ["--data", small / "train.parquet", "--data.label", "section", *PLAIN, "--output", "a.parquet"]
+    how = [
+        "--data.train",
+        small / "train.parquet",
+        "--data.label",
+        "section",
+        *PLAIN,
+        "--output",
+        "a.parquet",
+    ]
     mine(tmp_path, str(tmp_path / "sets"), *how)
     tags = [", ".join(dict.fromkeys(row["tags"])) for row in table(Path(small / "train.parquet"))]
     rows = table(tmp_path / "a.parquet")

@@ -54,18 +54,18 @@ def options(**values: Any) -> list[str]:
 def small_options(config: Path, small: Small) -> list[str]:
     """What lets a config of the project run on the small world, and says nothing else."""
     content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    places = _places(content["model"], "backbone")
+    places = [*_places(content["model"], "backbone")] or ["encoder.backbone"]
     given = [f"--model.{place}={small / 'deep'}" for place in places]
-    sources = content["data"].get("init_args", {})
+    sources = content["data"].get("init_args", content["data"])
     if "supervision" in sources:
         return [*given, *_supervised(config, small), *_everywhere(small)]
     for split in ("train", "test"):
         source = sources.get(split)
         if source is not None:
-            assert (ROOT / source).is_file(), f"{config}: no {source} in the project"
-            given.append(f"--data.{split}={ROOT / source}")
+            assert source.startswith("package:"), f"{config}: {source} is no file that is installed"
         elif "train" not in sources:
             given.append(f"--data.{split}={small / f'many_{split}.csv'}")
+            given.append("--data.validation_share=0.4")  # of five questions for each intent
     return [*given, *_everywhere(small)]
 
 
@@ -76,11 +76,11 @@ def _everywhere(small: Small) -> list[str]:
 def _supervised(config: Path, small: Small) -> list[str]:
     """The files that the first comment of the config names, in the folder of its name."""
     [train] = re.findall(r"--data\.train (\S+)", config.read_text(encoding="utf-8"))
-    arguments = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]["supervision"]
+    arguments = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["supervision"]
     files = {"train": train}
     for name, value in arguments["init_args"].items():
         if isinstance(value, str) and value.endswith(".parquet"):
-            files[f"supervision.init_args.{name}"] = value
+            files[f"supervision.{name}"] = value
     return [f"--data.{name}={small / f'{config.stem}/{file}'}" for name, file in files.items()]
 
 

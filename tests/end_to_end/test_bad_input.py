@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 COUNTED = "(counted from 1, without a header)"
 FILL = "Fill it in, or drop the row."
-SKIP = "Or leave them out with bad_rows='skip'."
+SKIP = "Or leave them out with --data.bad_rows skip."
 
 
 def given(small: Small, *more: str, **values: Any) -> list[str]:
@@ -72,7 +72,7 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "question.csv",
             "",
             ["--data.train=questions.csv"],
-            "there is no file 'questions.csv'; '.' holds 'question.csv', 'runs'",
+            "there is no file 'questions.csv'; '.' holds 'question.csv'",
             id="missing file",
         ),
         pytest.param(
@@ -118,7 +118,7 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "text,label\nw5,a\nw6,b\n",
             [],
             "no class of the training items has two members (2 items, 2 classes), so nothing belongs "
-            "together; is label= the right column?",
+            "together; is --data.label the right column?",
             id="no class with two members",
         ),
         pytest.param(
@@ -160,7 +160,8 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             f"a.csv: 4 bad rows {COUNTED}: 3 fields where the header has 2 in row 2; 1 field where the "
             "header has 2 in row 4. Quote fields that hold the separator. A quoted field that goes on after "
             "its end (',' expected after '\"') in row 3. Write \"\" for quotation marks within quoted "
-            f"fields, or give csv.quote='' if fields are not quoted. Column 'text': empty text in row 5; column 'label': no label in row 5. {FILL} {SKIP}",
+            "fields, or give --data.csv.quote '' if fields are not quoted. Column 'text': empty text in row "
+            f"5; column 'label': no label in row 5. {FILL} {SKIP}",
             id="broken lines",
         ),
         pytest.param(
@@ -169,7 +170,7 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             ["--data.bad_rows=skip"],
             "a.csv, row 2: a quotation mark opens a field that is never closed, so where the row ends is not "
             'known; close it, write "" where it belongs to the text, or '
-            "give csv.quote='' if fields are not quoted",
+            "give --data.csv.quote '' if fields are not quoted",
             id="a quote without end, even if rows may be skipped",
         ),
         pytest.param(
@@ -196,13 +197,13 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             f"Save the file as UTF-8. {SKIP}",
             id="a lone surrogate",
         ),
-        pytest.param("a.csv", "text,label\n", [], "train= has no rows", id="nothing but a header"),
+        pytest.param("a.csv", "text,label\n", [], "--data.train has no rows", id="nothing but a header"),
         pytest.param(
             "a.csv",
             "text,label\n,a\n",
             ["--data.bad_rows=skip"],
-            f"no row of train= can be used: a.csv: 1 bad row {COUNTED}: column 'text': empty text in row "
-            f"1. {FILL}",
+            f"no row of --data.train can be used: a.csv: 1 bad row {COUNTED}: column 'text': empty text in "
+            f"row 1. {FILL}",
             id="nothing but bad rows",
         ),
         pytest.param(
@@ -296,7 +297,7 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
     [
         (
             {"model__loss__init_args__temprature": 1},
-            "ArgumentError: model.loss: InfoNCELoss has no option 'temprature'; nearest are 'temperature', "
+            "model.loss: InfoNCELoss has no option 'temprature'; nearest are 'temperature', "
             "'learnable', 'other_positives'",
         ),
         (
@@ -314,16 +315,17 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         ),
         (
             {"model__loss": "lit_metric.losses.InfoNCLoss"},
-            "ArgumentError: model.loss: there is no 'InfoNCLoss' in lit_metric.losses; nearest are "
+            "model.loss: there is no 'InfoNCLoss' in lit_metric.losses; nearest are "
             "'InfoNCELoss', 'NCALoss', 'ProxyNCALoss'",
         ),
         (
             {"model__loss": "InfoNCLoss"},
-            "ArgumentError: model.loss: there is no class 'InfoNCLoss'; give its name or its whole path",
+            "model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', 'ProxyNCALoss'; "
+            "or give the whole path of your own",
         ),
         (
             {"model__loss__init_args__temperature": "hot"},
-            "ArgumentError: model.loss.temperature: Expected a <class 'float'>. Got value: hot",
+            "model.loss.temperature: Expected a <class 'float'>. Got value: hot",
         ),
         (
             {"model__loss__init_args__temperature": -3},
@@ -331,22 +333,25 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         ),
         (
             {"data__supervision": "Judgements"},
-            "ArgumentError: data.supervision: the following arguments are required: queries, corpus",
+            "data.supervision: the following arguments are required: queries, corpus",
         ),
         (
             {"trainer__max_epochs": "many"},
-            "ArgumentError: trainer.max_epochs: Expected a <class 'int'>. Got value: many",
+            "trainer.max_epochs: Expected a <class 'int'>. Got value: many",
         ),
         (
             {"data__planner": "lit_metric.batching.PairPlanner"},
-            "TypeError: PairPlanner deals out pairs, and LabelRelations has none; use PairRelations, or a "
-            "planner of classes such as PKPlanner",
+            "TypeError: PairPlanner deals out pairs, and LabelRelations has none; for labels take "
+            "--data.planner PKPlanner",
         ),
         (
             {"model__lr_scale": "{encoder.poling: 2}"},
             "ValueError: lr_scale: no parameter is called 'encoder.poling'; there are encoder.backbone",
         ),
-        ({"ckpt_path": "nothere.ckpt"}, "FileNotFoundError: Checkpoint file not found: nothere.ckpt"),
+        (
+            {"ckpt_path": "nothere.ckpt"},
+            "ValueError: --ckpt_path nothere.ckpt: there is no such file; its folder holds no checkpoint",
+        ),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(
@@ -358,7 +363,7 @@ def test_a_wrong_option_is_told_in_one_line(
 def test_a_config_that_is_no_yaml(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text("data: {a: [b\n")
     told = refused(small, tmp_path, capsys, "--config=a.yaml")
-    assert told.startswith("ArgumentError: Problems parsing config: while parsing a flow sequence in ")
+    assert told.startswith("Problems parsing config: while parsing a flow sequence in ")
     assert "line 1, column 11" in told
 
 

@@ -176,7 +176,7 @@ def test_two_ranks_train_as_one(small: Small, tmp_path: Path, pool: RankPool) ->
             value for key, value in alone["weights"].items() if key.startswith(f"loss.losses.{name}.")
         ]
         assert abs(float(learned.abs() - start)) > 1e-4
-    assert {name.split("/")[1] for name in alone["metrics"]} == {"intents", "pairs"}
+    assert {name.split("/")[1] for name in alone["metrics"]} == {"mean", "intents", "pairs"}
     for rank in shared:
         assert distance(rank["weights"], alone["weights"]) < 1e-9
         assert rank["metrics"] == pytest.approx(alone["metrics"], abs=1e-6, nan_ok=True)
@@ -244,7 +244,7 @@ def test_a_mixture_from_yaml(small: Small, tmp_path: Path) -> None:
     assert set(logged(folder, "val/pairs/ndcg@10")) == set(logged(folder, "val/intents/map@r"))
     report = metrics(folder)
     assert report["split"] == "test"
-    assert {name.partition("/")[0] for name in report["after"]} == {"intents"}
+    assert {name.partition("/")[0] for name in report["after"]} == {"mean", "intents"}
     again = tmp_path / "again"
     again.mkdir()
     run(again, "fit", f"--config={folder / 'config.yaml'}")
@@ -292,3 +292,17 @@ def test_a_mixture_encodes_what_its_data_sets_give_for_that(small: Small, tmp_pa
     config.write_text(text)
     run(tmp_path, "predict", f"--config={config}")
     assert len(np.load(tmp_path / "runs" / "mixture" / "predictions.npy")) == 30
+
+
+@pytest.mark.parametrize("names", [("cards.v2", "cards_v2"), ("cards_v2", "cards.v2"), ("values", "train")])
+def test_losses_have_the_names_of_any_data_set(names: tuple[str, str]) -> None:
+    first, second = InfoNCELoss(learnable=True), InfoNCELoss(0.2, learnable=True)
+    losses = TaskLosses({names[0]: first, names[1]: second})
+    losses.check(reversed(names))
+    assert (losses[names[0]], losses[names[1]]) == (first, second)
+    assert len([*losses.parameters()]) == 2
+    untouched = losses.untouched(names[0])
+    assert untouched is not None
+    untouched.backward()
+    assert all(each.grad is None for each in first.parameters())
+    assert all(each.grad is not None for each in second.parameters())

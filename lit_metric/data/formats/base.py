@@ -128,6 +128,9 @@ class Numbering:
 def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str, list[tuple[str, int]]]:
     """The rows of each split, as ``(table, row)``; those in which something is wrong are left out.
 
+    Where no column is named, and ``train`` is the only source, a column ``split`` that says nothing but
+    ``train``, ``validation`` and ``test`` is taken.
+
     Raises:
         DataError: when a column says which split a row belongs to, and there are other tables than ``train``.
     """

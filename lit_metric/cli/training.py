@@ -1,0 +1,263 @@
+"""``lit-metric fit | validate | test | predict``, by LightningCLI."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
+
+# Classes are found by their bare names once they are imported.
+from lit_metric import batching, callbacks, encoders, index, losses, mining, modules  # noqa: F401
+from lit_metric.cli import TRAINING
+from lit_metric.cli.defaults import defaults, with_shipped_configs, without_what_cannot_be
+from lit_metric.cli.parser import Parser
+from lit_metric.cli.run_name import EVENTS, name_run, remove_unused
+from lit_metric.data.table import listed, most_alike
+from lit_metric.datamodule import MetricDataModule
+from lit_metric.evaluation import evaluation_of
+from lit_metric.loggers import run_folder
+from lit_metric.modules import MetricLearner, TwoTowerLearner
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = {
+    "fit": "lit-metric fit --data.train questions.csv --model.loss TripletLoss --model.loss.margin 0.3",
+    "validate": "lit-metric validate --config runs/questions/config.yaml --ckpt_path best",
+    "test": "lit-metric test --config runs/questions/config.yaml --ckpt_path best",
+    "predict": "lit-metric predict --config runs/questions/config.yaml --ckpt_path best --data.predict more.csv",
+}
+
+
+class RunComplete(Exception):
+    """Nothing is left to train."""
+
+
+class StopComplete(Callback):
+    """Ends the resuming of a complete run once its model and data have been found to be the checkpoint's.
+
+    Args:
+        told: what :class:`RunComplete` says.
+    """
+
+    def __init__(self, told: str) -> None:
+        self.told = told
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
+        """Called when these two have been loaded."""
+        raise RunComplete(self.told)
+
+
+class TrainingParser(Parser, LightningArgumentParser):
+    """LightningCLI's parser, with our messages."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's own folder, whatever the logger, or nowhere."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it before anything else."""
+        folder = run_folder(trainer)
+        if folder is not None and trainer.is_global_zero and not self.already_saved:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = str(folder / self.config_filename)
+            self.parser.save(self.config, path, skip_none=False, overwrite=self.overwrite, multifile=False)
+        self.already_saved = True
+
+
+class MetricCLI(LightningCLI):
+    """LightningCLI with the defaults of the project; see :mod:`lit_metric.cli.defaults`.
+
+    A new ``fit`` never writes into the folder of an earlier one; see :func:`~lit_metric.cli.run_name.name_run`.
+    Only ``fit`` writes the config. What is refused before it has trained leaves no folder behind.
+
+    Args:
+        only: the one subcommand whose parser is needed; all if None.
+
+    Raises:
+        RunComplete: when the run that ``fit`` should go on with is at its end; its folder stays as it was.
+    """
+
+    def __init__(self, *arguments: Any, only: str | None = None, **options: Any) -> None:
+        self.made: Path | None = None
+        self.complete: str | None = None
+        self.events: dict[Path, set[Path]] = {}
+        offered = LightningCLI.subcommands()
+        self.subcommands = lambda: {only: offered[only]} if only else offered  # type: ignore[method-assign]
+        options = {"save_config_callback": SaveConfig, "parser_class": TrainingParser, **options}
+        try:
+            super().__init__(*arguments, **options)
+        except Exception:
+            for folder, earlier in self.events.items():
+                for path in {*folder.glob(EVENTS)} - earlier:
+                    path.unlink()
+            if self.made is not None:
+                remove_unused(self.made)
+            raise
+
+    def _add_subcommands(self, parser: Any, **options: Any) -> None:
+        super()._add_subcommands(parser, **options)
+        for name, each in self._subcommand_parsers.items():
+            each.prog = f"lit-metric {name}"
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> Any:
+        options |= {"description": TRAINING[subcommand], "epilog": f"example: {EXAMPLES[subcommand]}"}
+        return super()._prepare_subcommand_parser(klass, subcommand, **options)
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """The name of the run, and the defaults."""
+        parser.add_argument("--name", type=str | None, help="Name of the run, and of its folder in runs/.")
+        parser.set_defaults(defaults())
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Without Lightning's warning of arguments beside those of the process."""
+        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder."""
+        fit = self.subcommand == "fit"
+        if not fit:
+            self.save_config_callback = None
+        if self.subcommand is None:
+            return
+        config = self.config[self.subcommand]
+        trainer = config.trainer
+        without_what_cannot_be(trainer)
+        folder = name_run(config, fit)
+        if not fit:
+            return
+        self.complete = nothing_left(
+            config.get("ckpt_path"), trainer.get("max_epochs"), trainer.get("max_steps")
+        )
+        if folder is not None and not folder.exists():
+            self.made = folder
+        if self.complete is not None:
+            self.save_config_callback = None
+            if folder is not None:
+                self.events = {folder: {*folder.glob(EVENTS)}}
+
+    def before_fit(self) -> None:
+        """Refuse what would be refused after an epoch, and prepare for the end of a run that is complete."""
+        # A subclass may log names of its own.
+        if type(self.model) in (MetricLearner, TwoTowerLearner) and isinstance(
+            self.datamodule, MetricDataModule
+        ):
+            check_monitors(self.trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
+        if self.complete is not None:
+            self.trainer.callbacks.append(StopComplete(self.complete))  # type: ignore[attr-defined]
+
+
+class ParsedCLI(MetricCLI):
+    """The command line up to the point where something would be built."""
+
+    def _set_seed(self) -> None: ...
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def resolved(*options: str) -> dict[str, Any]:
+    """All options of a ``fit``, with defaults and full class paths, as ``--print_config`` shows them.
+
+    Args:
+        options: such as ``"--config", "banking77"``.
+    """
+    cli = ParsedCLI(args=["fit", *with_shipped_configs(list(options))], only="fit", seed_everything_default=0)
+    content = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))["fit"]
+    return {key: value for key, value in content.items() if key != "config"}
+
+
+def nothing_left(checkpoint: str | None, max_epochs: int | None, max_steps: int | None) -> str | None:
+    """What to tell of a checkpoint whose run has reached a limit, by which Lightning would train nothing.
+
+    Args:
+        checkpoint: a file; of one that can't be read, nothing is said here, and the trainer refuses it.
+        max_epochs, max_steps: the trainer's; None or -1 for no limit.
+    """
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return None
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        epochs = int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        steps = int(state["global_step"])
+    except Exception:
+        return None
+    for name, spent, limit in (("epochs", epochs, max_epochs), ("steps", steps, max_steps)):
+        if limit is not None and 0 <= limit <= spent:
+            return (
+                f"Nothing is left to train: {checkpoint} is of a complete run, with {spent} of {limit} "
+                f"{name}. To train further, raise trainer.max_{name}"
+            )
+    return None
+
+
+def check_monitors(callbacks: Sequence[Callback], model: MetricLearner, data: MetricDataModule) -> None:
+    """Find out before training whether what callbacks monitor will be measured.
+
+    Args:
+        callbacks: all of the trainer.
+        model: whose names are those that are logged.
+        data: read here.
+
+    Raises:
+        ValueError: when a name isn't among those that validation logs; the nearest are named.
+    """
+    named = {
+        callback.monitor: type(callback).__name__
+        for callback in callbacks
+        if isinstance(callback, (ModelCheckpoint, EarlyStopping)) and callback.monitor
+    }
+    data.read()
+    main = f"val/{data.main_metric}"
+    asked = [name for name in named if name != main and (name.startswith("val/") or "/" not in name)]
+    if not asked or "validation" not in data.splits:
+        return
+    measured = evaluation_of(data, "validation", ks=model.ks, knn=model.knn, space=model.space)
+    draw = torch.Generator().manual_seed(0)
+    for role, split in data.roles("validation").items():
+        ids = data.splits[split]
+        measured.update(torch.randn(len(ids), 4, generator=draw), ids, role)
+    known = [f"val/{name}" for name in measured.compute()]
+    for name in asked:
+        if name not in known and (name.startswith("val/") or f"val/{name}" in known):
+            near = listed(most_alike(known, name)[:3])
+            raise ValueError(
+                f"{named[name]} monitors {name!r}, which is not measured on these data; nearest are {near}; "
+                f"the main one is {main!r}, which BestCheckpoint and StopEarly take by themselves"
+            )
+
+
+def run(name: str, given: Sequence[str]) -> None:
+    """Parse the options of a command and run it.
+
+    Args:
+        name: ``fit``, ``validate``, ``test`` or ``predict``.
+        given: its options.
+    """
+    arguments = [name, *with_shipped_configs(list(given))]
+    quietly_fail: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+    try:
+        MetricCLI(
+            args=arguments,
+            only=name,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={
+                "prog": "lit-metric", "description": TRAINING[name], **quietly_fail, name: quietly_fail
+            },
+            seed_everything_default=0,
+        )
+    except RunComplete as end:
+        rank_zero_only(print)(f"lit-metric: {end}", file=sys.stderr)
