@@ -143,6 +143,8 @@ def with_options(message: str) -> str:
     Example:
         >>> with_options("set data.bad_rows to skip, or take planner=PairPlanner()")
         'set --data.bad_rows to skip, or take --data.planner PairPlanner'
+        >>> with_options("name it with text=, or give csv.quote=''")
+        "name it with --data.text, or give --data.csv.quote ''"
     """
     from lightning.pytorch import Trainer
 
@@ -157,7 +159,9 @@ def with_options(message: str) -> str:
     def given(found: re.Match[str]) -> str:
         kind = next((kind for kind in names if found[1] in names[kind]), None)
         value = found[2].removesuffix("()").strip("'")
-        return found[0] if kind is None else f"--{kind}.{found[1]} {value}"
+        return found[0] if kind is None else f"--{kind}.{found[1]} {value}".rstrip()
 
+    message = re.sub(r"(?<![\w./'-])csv\.(\w+)=", r"--data.csv.\1 ", message)
     message = re.sub(r"(?<![\w./'-])(data|model|trainer)\.(\w+)", dotted, message)
-    return re.sub(r"(?<![\w.(-])(\w+)=(\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b)", given, message)
+    value = r"\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b|(?=[\s,.;:)]|$)"
+    return re.sub(rf"(?<![\w.(-])(\w+)=({value})", given, message)

@@ -17,17 +17,16 @@ SPLITS = ("train", "validation", "test", "predict")
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names of data sets that can't be parts of the names of metrics and losses.
+    """Refuse names of data sets that don't fit between the slashes of names of metrics and splits.
 
     Raises:
         DataError: names one, and what to call it.
     """
     for name in names:
-        if not name or "." in name or "/" in name:
-            better = name.replace(".", "_").replace("/", "_") or "first"
+        if not name or "/" in name:
             raise DataError(
-                f"mixture= has a data set called {name!r}: names become parts of those of metrics and "
-                f"losses, so they hold no dot and no slash; call it {better!r}"
+                f"mixture= has a data set called {name!r}: its metrics are called val/NAME/METRIC, so give it a "
+                f"name without slashes, such as {name.strip('/').replace('/', '_') or 'first'!r}"
             )
 
 

@@ -42,8 +42,8 @@ def read_table(
             - a file ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` (a list of objects); how a CSV
               file is written is found, see :class:`CsvOptions`; judgements of TREC (``.qrels``, ``.txt``);
             - a pattern such as ``data/*.parquet``, read in sorted order;
-            - ``package:NAME/PATH``, a file inside an installed package;
             - a folder saved by ``datasets``, or any folder whose files ``datasets`` finds splits in;
+            - ``package:NAME/PATH``, a file inside an installed package;
             - the id of a data set on the hub, such as ``PolyAI/banking77:train``;
             - what is in memory: a pandas or polars DataFrame (anything with ``__arrow_c_stream__``), a
               ``pyarrow.Table``, a ``datasets.Dataset``, a list of dicts, or a dict of lists;

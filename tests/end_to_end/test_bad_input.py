@@ -160,7 +160,8 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             f"a.csv: 4 bad rows {COUNTED}: 3 fields where the header has 2 in row 2; 1 field where the "
             "header has 2 in row 4. Quote fields that hold the separator. A quoted field that goes on after "
             "its end (',' expected after '\"') in row 3. Write \"\" for quotation marks within quoted "
-            f"fields. Column 'text': empty text in row 5; column 'label': no label in row 5. {FILL} {SKIP}",
+            "fields, or give --data.csv.quote '' if fields are not quoted. Column 'text': empty text in row "
+            f"5; column 'label': no label in row 5. {FILL} {SKIP}",
             id="broken lines",
         ),
         pytest.param(
@@ -168,7 +169,8 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             'text,label\nw5,a\nw6,"a\nw7,a\nw8,b\n',
             ["--data.bad_rows=skip"],
             "a.csv, row 2: a quotation mark opens a field that is never closed, so where the row ends is not "
-            'known; close it, or write "" where it belongs to the text',
+            'known; close it, write "" where it belongs to the text, or '
+            "give --data.csv.quote '' if fields are not quoted",
             id="a quote without end, even if rows may be skipped",
         ),
         pytest.param(
@@ -201,8 +203,7 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "text,label\n,a\n",
             ["--data.bad_rows=skip"],
             f"no row of --data.train can be used: a.csv: 1 bad row {COUNTED}: column 'text': empty text in "
-            f"row "
-            f"1. {FILL}",
+            f"row 1. {FILL}",
             id="nothing but bad rows",
         ),
         pytest.param(
@@ -319,8 +320,7 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         ),
         (
             {"model__loss": "InfoNCLoss"},
-            "model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', "
-            "'ProxyNCALoss'; "
+            "model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', 'ProxyNCALoss'; "
             "or give the whole path of your own",
         ),
         (
