@@ -104,7 +104,7 @@ class Index(ABC):
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         queries = self._prepare(queries, "queries")
-        scores = torch.full((len(queries), k), -torch.inf, device=queries.device)
+        scores = queries.new_full((len(queries), k), -torch.inf)
         ids = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
         if len(self) == 0 or len(queries) == 0:
             return scores, ids

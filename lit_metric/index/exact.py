@@ -78,7 +78,7 @@ class ExactIndex(Index):
         refuse_duplicates(ids)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=device)
-        vectors = torch.empty(len(ids), first.shape[1], device=device)
+        vectors = torch.empty(len(ids), first.shape[1], dtype=torch.float32, device=device)
         self._vectors, start = None, 0
         del first
         for queue in (built, parts):
@@ -120,7 +120,7 @@ class ExactIndex(Index):
         self._settle()
         places = self._places(ids)
         if self._vectors is None or not len(places):
-            return torch.empty(0, k), self._ids.new_empty(0, k)
+            return torch.empty(0, k, dtype=torch.float32), self._ids.new_empty(0, k)
         each = self._vectors.device.type != "cpu" or len(places) < _MOST * len(self) or k > _TILE // _WIDE
         if each:
             return self._search_blocks(self._vectors[places], k, left_out)

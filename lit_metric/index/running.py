@@ -33,7 +33,7 @@ class RunningTop:
 
     def __init__(self, rows: int, k: int, device: torch.device) -> None:
         self._k = k
-        self._values = torch.full((rows, k), -torch.inf, device=device)
+        self._values = torch.full((rows, k), -torch.inf, dtype=torch.float32, device=device)
         self._places = torch.full((rows, k), -1, dtype=torch.int64, device=device)
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._width = 0

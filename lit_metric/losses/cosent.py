@@ -36,7 +36,11 @@ def cosent(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Te
         tensor(1.4177)
     """
     fixed = logits.detach()
-    value, slope = _value_and_slope(fixed, targets, None if weights is None else weights.log().to(fixed))
+    # Logits in the thousands are rounded in float32 by more than the differences that count.
+    value, slope = _value_and_slope(
+        fixed.double(), targets, None if weights is None else weights.double().log()
+    )
+    value, slope = value.to(fixed.dtype), slope.to(fixed.dtype)
     # Autograd through cumulative sums of exponentials leaves the floating-point range at large scores.
     return value + (slope * (logits - fixed)).sum()
 

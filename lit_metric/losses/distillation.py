@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_metric.losses.base import MetricLoss, Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance
-from lit_metric.losses.tuplet import log_sum_exp
+from lit_metric.losses.tuplet import beside_largest, log_sum_exp
 
 
 def distillation_kl(logits: Tensor, teacher: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,8 @@ def distillation_kl(logits: Tensor, teacher: Tensor, pairs: PairBlock) -> tuple[
     Args:
         logits: ``[r, C]`` scores divided by the student's temperature.
         teacher: ``[r, C]`` targets divided by the teacher's temperature; NaN where there is none.
-        pairs: which targets are known. A weight multiplies its candidate's exponential on both sides.
+        pairs: which targets are known. A weight multiplies its candidate's exponential on both sides. A
+            target of −inf gives its candidate no share, and it is pushed away like others of a small share.
 
     Returns:
         ``[r]`` divergences, at least 0, and ``[r]`` which anchors have two candidates to divide between; the
@@ -36,24 +37,33 @@ def distillation_kl(logits: Tensor, teacher: Tensor, pairs: PairBlock) -> tuple[
         >>> distillation_kl(torch.zeros(1, 2), teacher, PairBlock(neither, neither, target=teacher))[0]
         tensor([0.1308])
     """
-    known = pairs.known
-    used = known.sum(dim=1) >= 2
-    known = known & used[:, None]
-    wanted = torch.where(known, teacher, 0.0).to(logits.dtype)
+    used = _divided(pairs)
+    known = pairs.known & used[:, None]
+    wanted, logits = (
+        beside_largest(values, known)
+        for values in (torch.where(known, teacher, 0.0).to(logits.dtype), logits)
+    )
     log_p = wanted - log_sum_exp(wanted, known, pairs.weight)[:, None]
     log_q = logits - log_sum_exp(logits, known, pairs.weight)[:, None]
     shares = torch.where(known, log_p, -torch.inf).exp()
+    log_p = torch.where(shares > 0, log_p, 0.0)  # no share of an infinite logarithm is none, and not NaN
     if pairs.weight is not None:
         shares = shares * pairs.weight.to(shares.dtype)
     return torch.where(known, shares * (log_p - log_q), 0.0).sum(dim=1), used
+
+
+def _divided(pairs: PairBlock) -> Tensor:
+    """``[r]`` bool, which anchors have two known targets, of which the teacher gives one a share."""
+    return (pairs.known.sum(dim=1) >= 2) & (pairs.targets > -torch.inf).any(dim=1)
 
 
 class DistillationKLLoss(MetricLoss):
     """Distillation: τ² Σ p log(p / q), p the softmax of an anchor's teacher scores and q that of its s/τ,
     over the candidates that have a teacher's score, the mean over anchors.
 
-    A batch must hold several of them, as with ``MarginMSELoss``. Of bare masks, a positive
-    counts as 1 and a negative as 0. The factor τ² keeps the gradient from fading as the temperature rises.
+    A batch must hold several of them, as with ``MarginMSELoss``. Of bare masks, a positive counts as 1 and a
+    negative as 0. A score of −inf gives a candidate no share. The factor τ² keeps the gradient from fading as
+    the temperature rises.
 
     Logs ``distillation_kl``.
 
@@ -94,8 +104,8 @@ class DistillationKLLoss(MetricLoss):
         self.teacher_temperature = of_teacher
 
     def usable(self, pairs: PairBlock) -> Tensor:
-        """Anchors with two known targets."""
-        return pairs.known.sum(dim=1) >= 2
+        """Anchors with two known targets, of which the teacher gives one a share."""
+        return _divided(pairs)
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`distillation_kl`."""

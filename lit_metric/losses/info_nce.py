@@ -12,7 +12,13 @@ from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance
 from lit_metric.losses.temperature import TemperatureLoss
-from lit_metric.losses.tuplet import hard_log_sum_exp, log_sum_exp, mean_over_positives, tuplet
+from lit_metric.losses.tuplet import (
+    beside_largest,
+    hard_log_sum_exp,
+    log_sum_exp,
+    mean_over_positives,
+    tuplet,
+)
 
 
 def info_nce(
@@ -47,6 +53,7 @@ def info_nce(
     if other_positives == "out":
         return tuplet(logits, pairs, hardness)
     used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    logits = beside_largest(logits, pairs.positive | pairs.negative)
     negatives = hard_log_sum_exp(logits, pairs.negative, pairs.weight, hardness)
     everything = torch.logaddexp(log_sum_exp(logits, pairs.positive), negatives)
     return mean_over_positives(everything[:, None] - logits, pairs, used), used

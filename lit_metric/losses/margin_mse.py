@@ -26,7 +26,8 @@ def margin_mse(scores: Tensor, pairs: PairBlock, compared: Compared = "all") -> 
 
     Args:
         scores: ``[r, C]``.
-        pairs: masks and targets ``[r, C]``; a term is multiplied by both candidates' weights.
+        pairs: masks and targets ``[r, C]``; a term is multiplied by both candidates' weights. A candidate
+            with a target of −inf is left out.
         compared: ``all`` takes every two candidates with a target, once; ``positives`` only a positive with a
             negative.
 
@@ -39,7 +40,7 @@ def margin_mse(scores: Tensor, pairs: PairBlock, compared: Compared = "all") -> 
         >>> margin_mse(torch.tensor([[5.0, 1.0, 0.0]]), pairs)  # (4 - 7)²
         Part(total=tensor(9.), number=tensor(1), logged=False)
     """
-    known = pairs.known
+    known = _compared(pairs)
     errors = scores - torch.where(known, pairs.targets, 0.0).to(scores.dtype)
     weight = torch.ones_like(scores) if pairs.weight is None else pairs.weight.to(scores.dtype)
     if compared == "all":
@@ -53,6 +54,11 @@ def margin_mse(scores: Tensor, pairs: PairBlock, compared: Compared = "all") -> 
     between = total_p * total_n * (mean_p - mean_n).square()
     number = first.sum(dim=1) * second.sum(dim=1)
     return Part((between + total_n * scatter_p + total_p * scatter_n).sum(), number.sum())
+
+
+def _compared(pairs: PairBlock) -> Tensor:
+    """``[r, C]`` bool, which candidates have a target that differences can be taken of."""
+    return pairs.targets > -torch.inf
 
 
 def _moments(errors: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +78,8 @@ class MarginMSELoss(MetricLoss):
     with ``cosine``, bring the scores to that of cosines. A batch must hold several scored candidates of an
     anchor, or ``anchors_used`` and the loss are 0: with ``PairPlanner(negatives=3)`` it holds one positive
     and three of the negatives that were given, with ``positive_from`` of the data between the scores of the
-    two. Of bare masks, a positive counts as 1 and a negative as 0.
+    two. Of bare masks, a positive counts as 1 and a negative as 0. A candidate with a score of −inf is left
+    out.
 
     Logs ``margin_mse``.
 
@@ -110,8 +117,9 @@ class MarginMSELoss(MetricLoss):
     def usable(self, pairs: PairBlock) -> Tensor:
         """Anchors with two candidates to compare."""
         if self.compared == "all":
-            return pairs.known.sum(dim=1) >= 2
-        return (pairs.positive & pairs.known).any(dim=1) & (pairs.negative & pairs.known).any(dim=1)
+            return _compared(pairs).sum(dim=1) >= 2
+        known = _compared(pairs)
+        return (pairs.positive & known).any(dim=1) & (pairs.negative & known).any(dim=1)
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`margin_mse`."""

@@ -9,7 +9,7 @@ from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance, softplus
 from lit_metric.losses.temperature import TemperatureLoss
-from lit_metric.losses.tuplet import log_sum_exp
+from lit_metric.losses.tuplet import beside_largest, log_sum_exp
 
 
 def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
@@ -34,6 +34,7 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
         tensor([1.5000])
     """
     used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    logits = beside_largest(logits, pairs.positive | pairs.negative)
     positives = log_sum_exp(logits, pairs.positive, pairs.weight)
     negatives = log_sum_exp(logits, pairs.negative, pairs.weight)
     # log(1 + Σ_n / Σ_p): the difference of the two logarithms above would cancel where the loss is small.

@@ -18,7 +18,8 @@ class PairBlock(NamedTuple):
         weight: ``[r, C]`` float, at least 0, or None for ones everywhere. Each loss says how a weight acts;
             in all of them a weight of 0 takes the pair out, as if neither mask held it.
         target: ``[r, C]`` float, how well a pair belongs together by a score, grade or teacher, NaN where
-            nothing is known; it need not go with the masks. None for losses that don't use it.
+            nothing is known, and perhaps −inf, less than any other; it need not go with the masks. None for
+            losses that don't use it.
     """
 
     positive: Tensor

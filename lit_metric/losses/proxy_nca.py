@@ -13,7 +13,7 @@ from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.scores import Distance
 from lit_metric.losses.temperature import check_temperature
-from lit_metric.losses.tuplet import log_sum_exp
+from lit_metric.losses.tuplet import beside_largest, log_sum_exp
 
 Denominator = Literal["all", "others"]
 
@@ -41,6 +41,7 @@ def proxy_nca(logits: Tensor, pairs: PairBlock, denominator: Denominator = "all"
     if denominator == "all":
         return nca(logits, pairs)
     used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    logits = beside_largest(logits, pairs.positive | pairs.negative)
     own, others = log_sum_exp(logits, pairs.positive), log_sum_exp(logits, pairs.negative)
     return torch.where(used, others - own, 0.0), used
 

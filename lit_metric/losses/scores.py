@@ -6,6 +6,7 @@ vectors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,12 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Distance = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
+_CANCELLED = 2**13
+"""Squared distances below so many roundings of the squared lengths have lost a thousandth, or all."""
 DISTANCES: tuple[Distance, ...] = ("cosine", "dot", "euclidean", "squared_euclidean")
 
 
-def as_scores_dtype(vectors: Tensor) -> Tensor:
-    """float64 stays, everything narrower becomes float32."""
-    return vectors if vectors.dtype == torch.float64 else vectors.float()
+def in_scores_dtype(anchors: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides in float64 if one of them is, else in float32."""
+    double = torch.float64 in (anchors.dtype, candidates.dtype)
+    dtype = torch.float64 if double else torch.float32
+    return anchors.to(dtype), candidates.to(dtype)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ def prepare(
         distance: which distance will be asked for.
         normalize: scale to unit length although the distance doesn't need it.
     """
-    anchors, candidates = as_scores_dtype(anchors), as_scores_dtype(candidates)
+    anchors, candidates = in_scores_dtype(anchors, candidates)
     if normalize or distance == "cosine":
         anchors, candidates = unit(anchors), unit(candidates)
     if distance in ("euclidean", "squared_euclidean"):
@@ -84,9 +89,34 @@ def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tenso
     products = anchors @ candidates.T
     if distance in ("cosine", "dot"):
         return products
-    squares = anchors.square().sum(dim=1, keepdim=True) + candidates.square().sum(dim=1) - 2 * products
-    squares = squares.clamp_min(0)
+    norms = anchors.square().sum(dim=1, keepdim=True) + candidates.square().sum(dim=1)
+    squares = norms - 2 * products
+    width = len(candidates)
+    restore_near(squares, norms, lambda at: anchors[at // width] - candidates[at % width])
     return -squares if distance == "squared_euclidean" else -safe_sqrt(squares)
+
+
+@torch.no_grad()
+def restore_near(squares: Tensor, norms: Tensor, differences: Callable[[Tensor], Tensor]) -> None:
+    """Put squared distances right, in place, that cancellation in ``|a|² + |c|² − 2a·c`` has spoilt: those of
+    vectors that are near each other, beside their length.
+
+    The gradient of that formula is as it should be.
+
+    Args:
+        squares: the formula's results, contiguous.
+        norms: ``|a|² + |c|²``, of the same shape or one that goes with it.
+        differences: takes places ``[n]`` in the flat ``squares``, and gives ``a − c [n, d]`` of these pairs.
+            Called for a few at a time, so that no more numbers are made than ``squares`` has.
+    """
+    flat = squares.detach().view(-1)
+    near = (squares < _CANCELLED * torch.finfo(squares.dtype).eps * norms).view(-1).nonzero()[:, 0]
+    start, step = 0, 1
+    while start < len(near):
+        places = near[start : start + step]
+        found = differences(places)
+        flat[places] = found.square().sum(dim=1)
+        start, step = start + step, max(1, squares.numel() // max(1, found.shape[1]))
 
 
 def safe_sqrt(squares: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from lit_metric.losses.base import Part, Parts, masked_mean
 from lit_metric.losses.nca import nca
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.proxies import ProxyLoss
-from lit_metric.losses.scores import safe_sqrt
+from lit_metric.losses.scores import restore_near, safe_sqrt
 
 
 def soft_triple(
@@ -56,8 +56,14 @@ def spread(centres: Tensor) -> Tensor:
         (tensor(0.7071), 0.7071067811865476)
     """
     classes, each, _ = centres.shape
-    squares = (2 - 2 * centres @ centres.mT).clamp_min(0)
     above = torch.ones(each, each, dtype=torch.bool, device=centres.device).triu(1)
+    squares = torch.where(above, 2 - 2 * centres @ centres.mT, 2.0)
+    vectors = centres.flatten(0, 1)
+    restore_near(
+        squares,
+        torch.full_like(squares, 2.0),
+        lambda at: vectors[at // each] - vectors[at // each**2 * each + at % each],
+    )
     return safe_sqrt(torch.where(above, squares, 0.0)).sum() / (classes * each * max(each - 1, 1))
 
 

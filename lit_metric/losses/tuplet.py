@@ -33,8 +33,23 @@ def tuplet(scores: Tensor, pairs: PairBlock, hardness: float = 0.0) -> tuple[Ten
         (tensor([0.4076]), tensor(0.4076))
     """
     used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    scores = beside_largest(scores, pairs.negative)
     negatives = hard_log_sum_exp(scores, pairs.negative, pairs.weight, hardness)
     return mean_over_positives(softplus(negatives[:, None] - scores), pairs, used), used
+
+
+def beside_largest(scores: Tensor, mask: Tensor) -> Tensor:
+    """``scores [r, C]`` less the largest that ``mask`` holds in their row, through which no gradient passes.
+
+    For losses that only differences matter to: those of scores in the thousands would be rounded, were the
+    logarithm of a sum of exponentials taken first.
+
+    Example:
+        >>> beside_largest(torch.tensor([[8.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
+        tensor([[ 0., -3.,  1.]])
+    """
+    largest = torch.where(mask, scores.detach(), -torch.inf).amax(dim=1, keepdim=True)
+    return scores - torch.where(largest.isfinite(), largest, 0.0)
 
 
 def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -43,7 +58,11 @@ def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> T
         # The logarithm of a weight of 0 is kept out even of the branch that is not taken.
         scores = scores + torch.where(weight > 0, weight, 1.0).to(scores.dtype).log()
     some = mask.any(dim=1, keepdim=True)
-    return torch.where(mask, scores, torch.where(some, -torch.inf, 0.0)).logsumexp(dim=1) * some[:, 0]
+    held = torch.where(mask, scores, torch.where(some, -torch.inf, 0.0))
+    # The gradient is exp(s − result): of large scores the result is rounded, and shares wouldn't add up to 1.
+    largest = held.detach().amax(dim=1, keepdim=True)
+    largest = torch.where(largest.isfinite(), largest, 0.0)
+    return ((held - largest).logsumexp(dim=1) + largest[:, 0]) * some[:, 0]
 
 
 def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardness: float) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,18 @@ from torchmetrics.utilities.data import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_metric.index import Similarity
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """What is made without a type is float32, whatever a trainer with ``precision: 64`` or ``bf16-true`` has
+    made the default: numbers would be rounded, or not go together with the vectors' scores."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class EmbeddingMetric(Metric):

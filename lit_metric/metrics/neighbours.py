@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.index import Similarity, padded, similarities, top_k
-from lit_metric.metrics.embeddings import EmbeddingMetric
+from lit_metric.metrics.embeddings import EmbeddingMetric, float32_by_default
 from lit_metric.metrics.functional import (
     effective_rank,
     filtered_rank,
@@ -23,7 +23,7 @@ from lit_metric.metrics.functional import (
     recall_at_k,
     reciprocal_rank,
 )
-from lit_metric.metrics.votes import ClassVotes, LabelVotes, Votes
+from lit_metric.metrics.votes import OF_CLASSES, OF_FREQUENCY, OF_LABELS, ClassVotes, LabelVotes, Votes
 
 BLOCK_ELEMENTS = 2**24
 
@@ -58,8 +58,9 @@ class NeighbourMetrics(EmbeddingMetric):
 
     - Queries without a relevant item in the corpus are left out of the retrieval means and counted in
       ``queries_without_positive``, which is there only if there are any; a mean over none is NaN.
-    - Unlabelled queries are not classified and unlabelled items don't vote. A query whose class the corpus
-      lacks counts as wrong.
+    - Unlabelled queries are not classified and unlabelled items don't vote. A query whose class no other
+      item of the corpus has counts as wrong, and in ``queries_without_voter``, which is there only if there
+      are any. Where that holds of all, accuracies and F1 are NaN.
     - In several processes each gives its own share; `compute` gathers all, and every process computes the
       same.
     - Memory: the embeddings, and blocks of ``block_rows`` by the size of the corpus.
@@ -144,6 +145,18 @@ class NeighbourMetrics(EmbeddingMetric):
             self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("class_counts", class_counts, persistent=False)
 
+    def names(self) -> set[str]:
+        """Everything that `compute` may return."""
+        found = {f"{what}@{k}" for what in ("recall", "precision") for k in self.ks}
+        found |= {f"{what}@{k}" for what in ("map", "hit_rate", "ndcg") for k in self.graded}
+        found |= {f"hits@{k}" for k in self.filtered} | ({"filtered_mrr"} if self.filtered else set())
+        found |= {"map@r", "r_precision", "mrr", "effective_rank", "queries_without_positive"}
+        found |= {f"recall@{k}_{group}" for k in self.ks for group in {*(self.groups or ())} - {None}}
+        if self.labels is not None and self.knn:
+            votes = OF_LABELS if isinstance(self.labels, Ragged) else (*OF_CLASSES, *OF_FREQUENCY)
+            found |= {f"knn{k}_{what}" for k in self.knn for what in votes} | {"queries_without_voter"}
+        return found
+
     def update(self, embeddings: Tensor, ids: Tensor, corpus: bool = False) -> None:
         """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``, as queries or as corpus.
 
@@ -153,6 +166,7 @@ class NeighbourMetrics(EmbeddingMetric):
         self._collect(embeddings, ids, "corpus_" if corpus else "")
 
     @torch.no_grad()
+    @float32_by_default()
     def compute(self) -> dict[str, Tensor]:
         """All values, float32 scalars by name.
 
@@ -212,12 +226,15 @@ class NeighbourMetrics(EmbeddingMetric):
         for last in (int(corpus_ids[-1]), int(ids[-1])):
             if last >= len(self.labels):
                 raise ValueError(f"id {last} has no label; labels has {len(self.labels)} entries")
+        among = torch.isin(ids, corpus_ids)
         if isinstance(self.labels, Ragged):
             labels = self.labels.to(ids.device)
-            return LabelVotes(labels.select(ids), labels.select(corpus_ids), self.knn, self.temperature)
+            return LabelVotes(
+                labels.select(ids), labels.select(corpus_ids), among, self.knn, self.temperature
+            )
         of_items = self.labels.to(ids.device)
-        target, voters = of_items[ids], of_items[corpus_ids]
-        return ClassVotes(target, voters, self.knn, self.temperature, self.class_counts, self.frequency_edges)
+        target, voters, counts = of_items[ids], of_items[corpus_ids], self.class_counts
+        return ClassVotes(target, voters, among, self.knn, self.temperature, counts, self.frequency_edges)
 
     def _scores(
         self, queries: Tensor, ids: Tensor, corpus: Tensor, corpus_ids: Tensor

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_metric.clusters import k_means, nearest_centres
 from lit_metric.index import padded, similarities, top_k
-from lit_metric.metrics.embeddings import EmbeddingMetric
+from lit_metric.metrics.embeddings import EmbeddingMetric, float32_by_default
 from lit_metric.metrics.functional import (
     alignment,
     normalized_mutual_information,
@@ -66,6 +66,10 @@ class SpaceMetrics(EmbeddingMetric):
         self.seed = seed
         self.register_buffer("labels", labels, persistent=False)
 
+    def names(self) -> set[str]:
+        """Everything that `compute` may return."""
+        return {"alignment", "uniformity", "hubness", *(() if self.labels is None else ("nmi",))}
+
     def update(self, embeddings: Tensor, ids: Tensor) -> None:
         """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``.
 
@@ -75,6 +79,7 @@ class SpaceMetrics(EmbeddingMetric):
         self._collect(embeddings, ids)
 
     @torch.no_grad()
+    @float32_by_default()
     def compute(self) -> dict[str, Tensor]:
         """All values, float32 scalars by name; NaN where there is nothing to compare.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -22,6 +22,11 @@ from lit_metric.metrics.functional import (
     macro_accuracy,
     macro_f1,
 )
+
+OF_CLASSES = ("accuracy", "accuracy_macro", "f1_macro")
+OF_LABELS = ("f1_micro", "f1_macro")
+OF_FREQUENCY = ("accuracy_rare", "accuracy_medium", "accuracy_frequent")
+"""What votes come to, after ``knn{k}_``; those of frequencies only where these differ."""
 
 
 class Votes(Protocol):
@@ -43,6 +48,7 @@ class ClassVotes:
     Args:
         target: ``[Q]`` classes of the queries, negative where unlabelled.
         voters: ``[N]`` classes of the corpus, likewise.
+        among: ``[Q]`` bool, which queries are in the corpus themselves, where they don't vote for themselves.
         knn: numbers of voting neighbours.
         temperature: see `knn_predict`.
         counts: ``[classes]`` frequencies for the bins; those of ``voters`` if None.
@@ -53,14 +59,19 @@ class ClassVotes:
         self,
         target: Tensor,
         voters: Tensor,
+        among: Tensor,
         knn: Sequence[int],
         temperature: float | None = None,
         counts: Tensor | None = None,
         edges: tuple[float, float] | None = None,
     ) -> None:
+        classes = int(torch.cat([target, voters]).max()) + 1
+        of_class = torch.bincount(voters[voters >= 0], minlength=classes)
+        known = target >= 0
+        self.winnable = known.clone()
+        self.winnable[known] = of_class[target[known]] > among[known].long()
         if counts is None:
-            classes = int(torch.cat([target, voters]).max()) + 1
-            counts = torch.bincount(voters[voters >= 0], minlength=classes)
+            counts = of_class
         self.target, self.voters = target, voters
         self.knn, self.temperature = tuple(knn), temperature
         self.counts, self.edges = counts.to(target.device), edges
@@ -83,6 +94,8 @@ class ClassVotes:
         """See `Votes`."""
         known = self.target >= 0
         target, results = self.target[known], dict[str, Tensor]()
+        if not bool(self.winnable.any()):
+            return _not_measured(f"knn{k}_{what}" for k in self.knn for what in OF_CLASSES)
         for k in self.knn:
             predicted, name = self.predicted[k][known], f"knn{k}_accuracy"
             results[name] = accuracy(predicted, target)
@@ -90,7 +103,7 @@ class ClassVotes:
             results[f"knn{k}_f1_macro"] = macro_f1(predicted, target)
             bins = accuracy_by_frequency(predicted, target, self.counts, self.edges)
             results |= {f"{name}_{part}": value for part, value in bins.items()}
-        return results
+        return _with_count(results, known, self.winnable)
 
 
 class LabelVotes:
@@ -99,16 +112,28 @@ class LabelVotes:
     Args:
         target: ``Q`` rows, the distinct classes of each query.
         voters: ``N`` rows, those of the corpus.
+        among: as of `ClassVotes`.
         knn: numbers of voting neighbours.
         temperature: see `knn_predict_labels`.
     """
 
     def __init__(
-        self, target: Ragged, voters: Ragged, knn: Sequence[int], temperature: float | None = None
+        self,
+        target: Ragged,
+        voters: Ragged,
+        among: Tensor,
+        knn: Sequence[int],
+        temperature: float | None = None,
     ) -> None:
         self.target, self.voters = target, voters
         self.knn, self.temperature = tuple(knn), temperature
-        self.classes = int(torch.cat([target.values, voters.values]).amax()) + 1 if len(voters.values) else 1
+        self.classes = max(
+            (int(each.values.max()) + 1 for each in (target, voters) if len(each.values)), default=1
+        )
+        of_class = torch.bincount(voters.values, minlength=self.classes)
+        self.winnable = torch.zeros(len(target), dtype=torch.bool, device=among.device)
+        rows = target.segment_ids
+        self.winnable[rows[of_class[target.values] > among[rows].long()]] = True
         self.per_row = max(self.classes, *self.knn, 1)
         self.silent = voters.lengths == 0
         self.counts = {k: torch.zeros(3, self.classes, dtype=torch.int64) for k in self.knn}
@@ -130,10 +155,23 @@ class LabelVotes:
 
     def results(self) -> dict[str, Tensor]:
         """See `Votes`."""
+        if not bool(self.winnable.any()):
+            return _not_measured(f"knn{k}_{what}" for k in self.knn for what in OF_LABELS)
         results: dict[str, Tensor] = {}
         for k, counts in self.counts.items():
             results |= {f"knn{k}_f1_micro": f1_micro(counts), f"knn{k}_f1_macro": f1_macro(counts)}
-        return results
+        return _with_count(results, self.target.lengths > 0, self.winnable)
+
+
+def _not_measured(names: Iterable[str]) -> dict[str, Tensor]:
+    """NaN for each: no query could have been right."""
+    return {name: torch.tensor(torch.nan) for name in names}
+
+
+def _with_count(results: dict[str, Tensor], known: Tensor, winnable: Tensor) -> dict[str, Tensor]:
+    """``results``, and how many of the ``known`` queries nobody could vote for rightly, if there are any."""
+    lost = (known & ~winnable).sum()
+    return {**results, **({"queries_without_voter": lost} if lost else {})}
 
 
 def _without(rows: Ragged, empty: Tensor) -> Ragged:

@@ -41,6 +41,8 @@ def positive_scores(
     count = torch.zeros(len(anchors), dtype=torch.int64)
     asked = ids[anchors]
     for rows, columns in relations.blocks(asked, ids, block):
+        if not len(columns):  # nobody in this block has a positive
+            continue
         own = vectors[anchors[rows]]
         for chunk in columns.split(_CHUNK):
             other = ~relations.positive(asked[rows], chunk)

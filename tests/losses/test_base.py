@@ -342,3 +342,52 @@ def test_configured_from_text(name: str, arguments: dict[str, Any]) -> None:
         else:
             assert getattr(loss, argument) == value
     assert not math.isnan(loss(*random_batch(dtype=torch.float32))["loss"].item())
+
+
+@every_loss
+@pytest.mark.parametrize("double", ["anchors", "candidates"])
+def test_sides_of_two_precisions(name: str, double: str) -> None:
+    anchors, candidates, pairs = random_batch(dtype=torch.float32)
+    expected = LOSSES[name]().double()(anchors.double(), candidates.double(), pairs)["loss"]
+    sides = [
+        side.double() if which == double else side
+        for which, side in (("anchors", anchors), ("candidates", candidates))
+    ]
+    value, gradients = value_and_gradients(LOSSES[name]().double(), *sides, pairs)
+    torch.testing.assert_close(value["loss"], expected, rtol=1e-6, atol=1e-9)
+    assert [each.dtype for each in gradients[:2]] == [side.dtype for side in sides]
+
+
+SOFTMAX = {
+    "tuplet": {},
+    "n-pair": {"l2": 0.0},
+    "info-nce": {"distance": "dot"},
+    "sup-con": {"distance": "dot"},
+    "info-nce-hard": {"distance": "dot"},
+    "sup-con-hard": {"distance": "dot"},
+    "nca": {"distance": "dot"},
+    "lifted": {"distance": "dot"},
+    "multi-similarity-all": {"distance": "dot", "alpha": 1.0, "beta": 1.0},
+    "distillation": {},
+    "cosent": {"distance": "dot"},
+    "pair-logistic": {"distance": "dot"},
+}
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+@pytest.mark.parametrize("block_rows", [1024, 5])
+def test_gradients_from_raw_products_of_thousands(name: str, block_rows: int) -> None:
+    """Vectors share a large offset: shares of a softmax that don't sum to one, in float32, would add a part
+    of it to the gradient."""
+    generator = torch.Generator().manual_seed(1)
+    anchors, candidates = (torch.randn(16, 64, generator=generator) / 8 + 10 for _ in range(2))
+    same = torch.arange(16) // 2
+    pairs = DensePairs(same[:, None] == same, same[:, None] != same)
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        loss = LOSSES[name](**SOFTMAX[name], block_rows=block_rows).to(dtype)
+        _, (gradient, *_) = value_and_gradients(loss, anchors.to(dtype), candidates.to(dtype), pairs)
+        gradients.append(gradient.double())
+    right, got = gradients
+    assert right.norm() > 0
+    assert float((got - right).norm() / right.norm()) < 2e-3

@@ -148,3 +148,11 @@ def test_a_gpu_learns_what_the_cpu_learns(loss: Any, block_rows: int) -> None:
         ways.append([each.cpu() for each in (*output.values(), *gradients)])
     # Targets are of single precision, and computed on either.
     torch.testing.assert_close(*ways, rtol=1e-6, atol=1e-7)
+
+
+def test_a_score_of_minus_infinity_is_the_lowest() -> None:
+    logits, targets, weights = judged_pairs()
+    targets[targets == 0] = -torch.inf
+    expected = naive(logits, targets, weights)
+    torch.testing.assert_close(cosent(logits, targets, weights), expected)
+    assert bool(expected.isfinite())

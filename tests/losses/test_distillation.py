@@ -75,3 +75,19 @@ def test_a_share_that_underflows_adds_nothing() -> None:
 def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistillationKLLoss(**arguments)
+
+
+def test_a_score_of_minus_infinity_is_no_share() -> None:
+    teacher = torch.tensor([[5.0, 1.0, -torch.inf], [-torch.inf, -torch.inf, torch.nan]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    anchors, candidates = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (2, 3))
+    neither = torch.zeros(2, 3, dtype=torch.bool)
+    anchors.requires_grad_()
+    output = DistillationKLLoss()(anchors, candidates, DensePairs(neither, neither, target=teacher))
+    logits = (anchors[:1] @ candidates.T).log_softmax(dim=1)
+    expected = torch.nn.functional.kl_div(logits, teacher[:1].softmax(dim=1), reduction="sum")
+    torch.testing.assert_close(output["loss"], expected)
+    assert output["anchors_used"] == 0.5  # a teacher who gives nobody a share says nothing
+    [gradient] = torch.autograd.grad(output["loss"], anchors)
+    [right] = torch.autograd.grad(expected, anchors)
+    torch.testing.assert_close(gradient, right)

@@ -75,3 +75,21 @@ def test_a_teacher_that_differs_by_a_constant_is_met() -> None:
 def test_settings_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match="compared 'some' is none of all, positives"):
         MarginMSELoss("some")
+
+
+@pytest.mark.parametrize("compared", ["all", "positives"])
+def test_a_score_of_minus_infinity_leaves_a_candidate_out(compared: str) -> None:
+    anchors, candidates, pairs = random_batch()
+    targets = random_targets(pairs)
+    masked = targets.masked_fill(
+        torch.rand(6, 9, generator=torch.Generator().manual_seed(1)) < 0.3, -torch.inf
+    )
+    assert masked.isneginf().any(dim=1).sum() == 5
+    values = [
+        MarginMSELoss(compared)(
+            anchors, candidates, DensePairs(pairs.positive, pairs.negative, target=target)
+        )
+        for target in (masked, masked.masked_fill(masked.isneginf(), torch.nan))
+    ]
+    assert values[0] == values[1]
+    assert values[0]["loss"] > 0

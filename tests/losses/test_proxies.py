@@ -205,3 +205,16 @@ def test_saved_proxies_find_their_place_wherever_the_loss_stands() -> None:
     alone = SoftTripleLoss(centres=3)
     allocate_saved(alone, inner.state_dict())
     assert alone.proxies.shape == inner.proxies.shape
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_embeddings_of_another_type_than_the_proxies(name: str, dtype: torch.dtype) -> None:
+    anchors, candidates = batch(dtype)
+    output, gradients = value_and_gradients(built(name), anchors, candidates, CLASSES)
+    expected, right = value_and_gradients(
+        built(name).double(), anchors.double(), candidates.double(), CLASSES
+    )
+    torch.testing.assert_close(output["loss"].double(), expected["loss"], rtol=1e-5, atol=1e-6)
+    assert [each.dtype for each in gradients] == [dtype, dtype, torch.float32]
+    torch.testing.assert_close(gradients[2].double(), right[2], rtol=1e-4, atol=1e-6)

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_metric.losses.scores import DISTANCES, Distance, prepare, safe_sqrt, similarity, softplus, unit
+from lit_metric.losses.scores import (
+    DISTANCES,
+    Distance,
+    prepare,
+    restore_near,
+    safe_sqrt,
+    similarity,
+    softplus,
+    unit,
+)
 
 A, C = [[1.0, 2.0, 2.0], [0.0, -3.0, 4.0]], [[2.0, 0.0, 0.0], [1.0, 2.0, 2.0], [-1.0, 1.0, 0.5]]
 
@@ -117,3 +126,56 @@ def test_softplus_is_exact_at_any_magnitude() -> None:
     expected = torch.logaddexp(x, torch.zeros_like(x))
     torch.testing.assert_close(softplus(x), expected, rtol=1e-15, atol=0)
     assert softplus(torch.tensor(-torch.inf)) == 0
+
+
+@pytest.mark.parametrize("dimension", [2, 16, 384])
+def test_equal_vectors_are_at_distance_zero(dimension: int) -> None:
+    # |a|² + |c|² − 2a·c leaves some 1e-7 of them, whose root is 3e-4 and more.
+    generator = torch.Generator().manual_seed(0)
+    vectors = unit(torch.randn(20, dimension, generator=generator))
+    assert not score(vectors, vectors.clone(), "euclidean").diagonal().any()
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean"])
+def test_distances_of_near_vectors_and_their_gradients(distance: Distance, apart: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(30, 64, generator=generator)
+    second = first + apart * torch.randn(30, 64, generator=generator)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        a, c = first.to(dtype).requires_grad_(), second.to(dtype).requires_grad_()
+        scores = score(a, c, distance).diagonal()
+        scores.sum().backward()
+        results.append([each.detach().double() for each in (scores, a.grad, c.grad)])
+    exact = -((first.double() - second.double()).norm(dim=1) ** (1 if distance == "euclidean" else 2))
+    # To move the origin rounds the vectors, too.
+    torch.testing.assert_close(results[1][0], exact, rtol=1e-5 + 2e-8 / apart, atol=0)
+    # The gradient is a difference of the vectors themselves, rounded as they are.
+    lost = 2e-6 / apart if distance == "euclidean" else 2e-5
+    for got, right in zip(results[1][1:], results[0][1:], strict=True):
+        assert float((got - right).abs().max()) <= lost
+
+
+def test_all_vectors_near_each_other_take_no_more_memory() -> None:
+    vectors = torch.randn(1, 5).repeat(40, 1)
+    seen: list[int] = []
+
+    def differences(places: Tensor) -> Tensor:
+        found = vectors[places // 40] - vectors[places % 40]
+        seen.append(found.numel())
+        return found
+
+    squares = torch.full((40, 40), 1e-9)
+    restore_near(squares, torch.ones(40, 40), differences)
+    assert not squares.any()
+    assert max(seen) <= squares.numel()
+    assert sum(seen) == 5 * squares.numel()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_one_side_in_double_precision_makes_both_so(distance: Distance) -> None:
+    anchors, candidates = torch.tensor(A), torch.tensor(C)
+    expected = score(anchors.double(), candidates.double(), distance)
+    assert torch.equal(score(anchors.double(), candidates, distance), expected)
+    assert torch.equal(score(anchors, candidates.double(), distance), expected)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pytorch_metric_learning.losses import SoftTripleLoss as PeerLoss
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_metric.losses import ProxyNCALoss, SoftTripleLoss
+from lit_metric.losses.soft_triple import spread
 from tests.losses.cases import cosines
 from tests.losses.test_proxies import CLASSES, COUNTS, batch, no_pairs
 from tests.losses.test_proxy_nca import PLACES
@@ -99,3 +100,15 @@ def test_centres_that_have_merged_stay_finite() -> None:
 def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SoftTripleLoss(**arguments)
+
+
+def test_merged_centres_are_at_distance_zero_and_near_ones_are_measured() -> None:
+    centres = nn.functional.normalize(torch.randn(5, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    near = nn.functional.normalize(centres + 1e-5 * torch.randn(5, 64), dim=1)
+    assert spread(torch.stack([centres, centres, centres], dim=1)) == 0
+    both = torch.stack([centres, near], dim=1).requires_grad_()
+    exact = (centres.double() - near.double()).norm(dim=1).sum() / (5 * 2)
+    found = spread(both)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=0)
+    found.backward()
+    assert bool(both.grad.isfinite().all())

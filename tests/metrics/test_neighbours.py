@@ -13,8 +13,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lit_metric.data.relations import LabelRelations
-from lit_metric.metrics import NeighbourMetrics
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.relations import LabelRelations, PairRelations
+from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
 from lit_metric.metrics.functional import effective_rank
 from lit_metric.metrics.neighbours import Relations, first_relevant_rank
 from tests.metrics.items import Overlap, SameClass, clustered
@@ -391,3 +392,64 @@ def test_a_gpu_gives_what_the_cpu_gives(knows_devices: bool) -> None:
         metric.update(embeddings.to(device), torch.arange(500, device=device))
         results.append(values_of(metric))
     assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_a_query_that_nobody_could_vote_for_rightly() -> None:
+    def measured(labels: Tensor | Ragged, corpus: int = 0) -> dict[str, float]:
+        count = len(labels)
+        metric = NeighbourMetrics(SameClass(torch.full((count,), -1)), labels, ks=(1,), knn=(1,))
+        vectors = torch.eye(count) + 0.1
+        metric.update(vectors[: count - corpus], torch.arange(count - corpus))
+        if corpus:
+            metric.update(vectors[count - corpus :], torch.arange(count - corpus, count), corpus=True)
+        return values_of(metric)
+
+    # Each class has one member, and a query doesn't vote for itself.
+    alone = measured(torch.arange(4))
+    names = ("knn1_accuracy", "knn1_accuracy_macro", "knn1_f1_macro")
+    assert all(np.isnan(alone[name]) for name in names)
+    # Of four queries two have another of their class beside them; the two others count as wrong.
+    some = measured(torch.tensor([0, 0, 1, 2]))
+    assert some["queries_without_voter"] == 2
+    assert 0 <= some["knn1_accuracy"] <= 0.5
+    assert "queries_without_voter" not in measured(torch.tensor([0, 0, 1, 1]))
+    # The corpus has other classes, or none at all.
+    assert np.isnan(measured(torch.tensor([0, 1, 5, 6]), corpus=2)["knn1_accuracy"])
+    assert np.isnan(measured(torch.tensor([0, 1, -1, -1]), corpus=2)["knn1_accuracy"])
+    assert measured(torch.tensor([0, 1, 0, 0]), corpus=2)["knn1_accuracy"] == 0.5
+    for several in ([[1], []], [[1], [0]]):
+        assert np.isnan(measured(Ragged.from_lists(several), corpus=1)["knn1_f1_micro"])
+    assert measured(Ragged.from_lists([[1, 2], [2]]), corpus=1)["knn1_f1_micro"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("vectors", [torch.float64, torch.bfloat16, torch.float32])
+def test_the_default_type_changes_nothing(default: torch.dtype, vectors: torch.dtype) -> None:
+    """A trainer with ``precision: 64`` or ``bf16-true`` sets it while it evaluates."""
+    embeddings, labels = clustered(60)
+    embeddings = embeddings.to(torch.bfloat16)  # so that all types hold the same
+    relations = LabelRelations(
+        labels, [str(label) for label in range(int(labels.max()) + 1)], torch.arange(60)
+    )
+    pairs = PairRelations(
+        torch.arange(20), torch.arange(20) + 30, torch.arange(20).float() / 7, torch.arange(60)
+    )
+
+    def measured(dtype: torch.dtype) -> dict[str, float]:
+        labelled = NeighbourMetrics(relations, labels, temperature=0.1)
+        judged = NeighbourMetrics(pairs, graded=(10,), ks=(1,))
+        space = SpaceMetrics(relations, labels)
+        scored = PairMetrics(torch.arange(20), torch.arange(20) + 30, torch.arange(20).float() / 7)
+        triplets = TripletMetrics(torch.arange(20), torch.arange(20) + 20, torch.arange(20) + 40)
+        found = {}
+        for metric in (labelled, judged, space, scored, triplets):
+            metric.update(embeddings.to(dtype), torch.arange(60))
+            found |= {name: value.item() for name, value in metric.compute().items()}
+        return found
+
+    expected = measured(torch.float32)
+    torch.set_default_dtype(default)
+    try:
+        assert measured(vectors) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_metric.mining import PositiveScores, positive_scores
+from lit_metric.data import LabelRelations, MultiLabelRelations, PairRelations, Relations
+from lit_metric.data.ragged import Ragged
+from lit_metric.mining import Miner, PositiveScores, positive_scores
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs, cosine, relations_of
 
@@ -94,3 +96,40 @@ def test_a_diverged_embedding_is_named() -> None:
         positive_scores(
             Vectors(embeddings, "cosine"), torch.arange(4), relations_of(torch.tensor([0, 0, 1, 1]))
         )
+
+
+@pytest.mark.parametrize("corpus", [None, "documents"])
+@pytest.mark.parametrize(("answered", "unanswered", "others"), [(10, 0, 600), (10, 600, 0), (512, 1, 0)])
+def test_blocks_of_anchors_of_which_none_has_a_positive(
+    answered: int, unanswered: int, others: int, corpus: str | None
+) -> None:
+    queries, documents = answered + unanswered, answered + unanswered + others
+    anchors = torch.arange(queries)
+    grades = torch.cat([torch.ones(answered), torch.zeros(unanswered)])
+    everything = torch.arange(queries + documents)
+    relations = PairRelations(anchors, anchors + queries, grades, everything)
+    vectors = torch.randn(len(everything), 4, generator=torch.Generator().manual_seed(0))
+    asked = everything if corpus is None else anchors
+    best = positive_scores(Vectors(vectors, "cosine"), everything, relations, asked).best
+    expected = torch.cosine_similarity(vectors[:answered], vectors[queries : queries + answered])
+    torch.testing.assert_close(best[:answered], expected)
+    assert bool(best[answered:].isnan().all())
+    among = {} if corpus is None else {"anchors": anchors, "corpus": torch.arange(queries, len(everything))}
+    mined = Miner(candidates=5, sample=0).mine(vectors, everything, relations, **among)
+    without = np.asarray(mined.anchors) >= answered
+    assert len(mined.anchors) == len(asked)
+    assert (mined.ids[without] == -1).all()
+    assert (mined.ids[~without] >= 0).any()
+
+
+@pytest.mark.parametrize(
+    "relations",
+    [
+        LabelRelations(torch.tensor([-1, -1]), ["a"], torch.arange(2)),
+        MultiLabelRelations(Ragged.from_lists([[], []]), ["a"], torch.arange(2)),
+        PairRelations(torch.tensor([0]), torch.tensor([1]), torch.tensor([0.0]), torch.arange(2)),
+    ],
+)
+def test_nothing_belongs_together(relations: Relations) -> None:
+    mined = Miner(sample=0).mine(torch.eye(2), torch.arange(2), relations)
+    assert (mined.ids == -1).all()

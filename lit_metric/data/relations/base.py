@@ -99,7 +99,8 @@ class Relations(ABC):
         and all else NaN.
         """
         positive = self.positive(anchors, candidates)
-        return torch.full(positive.shape, torch.nan, device=positive.device).masked_fill_(positive, 1.0)
+        unknown = torch.full(positive.shape, torch.nan, dtype=torch.float32, device=positive.device)
+        return unknown.masked_fill_(positive, 1.0)
 
 
 def admitted(labelled: Tensor, fingerprints: Tensor, unlabelled: Unlabelled) -> Tensor:

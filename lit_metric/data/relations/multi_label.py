@@ -147,7 +147,7 @@ class MultiLabelRelations(Relations):
         """
         own, others = self.labels.select(anchors), self.labels.select(candidates)
         classes, columns = own.values.unique(return_inverse=True)
-        shared = torch.zeros(len(anchors), len(candidates), device=anchors.device)
+        shared = torch.zeros(len(anchors), len(candidates), dtype=torch.float32, device=anchors.device)
         if len(classes):
             places = torch.searchsorted(classes, others.values).clamp_(max=len(classes) - 1)
             hit = classes[places] == others.values

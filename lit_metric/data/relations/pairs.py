@@ -76,7 +76,8 @@ class PairRelations(Relations):
     ) -> None:
         if unjudged not in ("negative", "ignored"):
             raise ValueError(f"unjudged must be 'negative' or 'ignored', not {unjudged!r}")
-        grades = torch.ones(len(anchors), device=anchors.device) if grades is None else grades.float()
+        grades = torch.ones_like(anchors) if grades is None else grades
+        grades = grades.float()
         _check(anchors, candidates, grades, ignored, len(fingerprints))
         self.fingerprints = fingerprints
         self.positive_from = positive_from
@@ -133,7 +134,9 @@ class PairRelations(Relations):
 
     def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: the pair's grade, NaN where it was not judged."""
-        targets = torch.full((len(anchors), len(candidates)), torch.nan, device=anchors.device)
+        targets = torch.full(
+            (len(anchors), len(candidates)), torch.nan, dtype=torch.float32, device=anchors.device
+        )
         rows, columns, places = self._judged.join(anchors, self._sorted.of(candidates, Sorted.of))
         targets[rows, columns] = self.grades[places]
         return targets

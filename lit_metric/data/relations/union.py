@@ -68,7 +68,9 @@ class UnionRelations(Relations):
 
     def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: what the part says, NaN across parts."""
-        answer = torch.full((len(anchors), len(candidates)), torch.nan, device=anchors.device)
+        answer = torch.full(
+            (len(anchors), len(candidates)), torch.nan, dtype=torch.float32, device=anchors.device
+        )
         return self._matrix(answer, anchors, candidates, lambda part, a, c: part.targets(a, c))
 
     def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,8 @@ def knn_predict(labels: Tensor, scores: Tensor | None = None, temperature: float
 
     Args:
         labels: ``[q, k]`` integers, the neighbours' classes, nearest first; a negative one does not vote.
-        scores: ``[q, k]`` similarities, needed with ``temperature``.
+        scores: ``[q, k]`` similarities, needed with ``temperature``. One of -inf, as an index gives where it
+            has fewer than ``k`` vectors, does not vote.
         temperature: > 0 weighs the votes; ``None`` counts them.
 
     Returns:
@@ -33,13 +36,27 @@ def knn_predict(labels: Tensor, scores: Tensor | None = None, temperature: float
         raise ValueError(f"labels must be [q, k], got {list(labels.shape)}")
     if labels.shape[1] == 0:
         return labels.new_full((len(labels),), -1, dtype=torch.int64)
-    votes = labels >= 0
+    votes = (labels >= 0) & found(scores, labels.shape)
     weights = vote_weights(votes, scores, temperature)
     # Of several largest values argmax gives the first, which is the class of the nearest.
     same = labels[:, :, None] == labels[:, None, :]
     tally = (same * weights[:, None, :]).sum(dim=2).masked_fill(~votes, -1.0)
     best = tally.argmax(dim=1, keepdim=True)
     return labels.gather(1, best).squeeze(1).long().masked_fill(~votes.any(dim=1), -1)
+
+
+def found(scores: Tensor | None, shape: Sequence[int]) -> Tensor:
+    """Which of ``scores [q, k]`` are those of a neighbour: not -inf, which stands for none; all without
+    scores.
+
+    Raises:
+        ValueError: the scores have another ``shape``.
+    """
+    if scores is None:
+        return torch.ones((), dtype=torch.bool)
+    if scores.shape != shape:
+        raise ValueError(f"votes need scores {list(shape)}, one for each label, got {list(scores.shape)}")
+    return ~scores.isneginf()
 
 
 def vote_weights(voting: Tensor, scores: Tensor | None = None, temperature: float | None = None) -> Tensor:
@@ -64,6 +81,8 @@ def vote_weights(voting: Tensor, scores: Tensor | None = None, temperature: floa
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if scores is None or scores.shape != voting.shape:
         raise ValueError(f"weighted votes need scores {list(voting.shape)}, one for each label")
+    if not voting.shape[1]:
+        return voting.float()
     logits = (scores.float() / temperature).masked_fill(~voting, -torch.inf)
     # Relative to the nearest, so that exp cannot overflow; where nobody votes, all weights are 0.
     return (logits - logits.amax(dim=1, keepdim=True)).exp().nan_to_num(0.0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.metrics.functional.classification import vote_weights
+from lit_metric.metrics.functional.classification import found, vote_weights
 
 
 def knn_predict_labels(
@@ -23,7 +23,8 @@ def knn_predict_labels(
             without classes doesn't vote.
         k: neighbours per query, >= 1.
         classes: number of classes, above every label.
-        scores: ``[q, k]`` similarities, needed with ``temperature``.
+        scores: ``[q, k]`` similarities, needed with ``temperature``. One of -inf, as an index gives where it
+            has fewer than ``k`` vectors, does not vote.
         temperature: > 0 weighs the votes; ``None`` counts them.
 
     Returns:
@@ -40,6 +41,9 @@ def knn_predict_labels(
     if k < 1 or len(labels) % k:
         raise ValueError(f"{len(labels)} rows of labels are not those of k = {k} neighbours for each query")
     voting = labels.lengths.view(-1, k) > 0
+    voting = voting & found(scores, voting.shape)
+    if not classes:
+        return torch.zeros(len(voting), 0, dtype=torch.bool, device=voting.device)
     weights = vote_weights(voting, scores, temperature)
     neighbour = labels.segment_ids
     where = (neighbour // k, labels.values)

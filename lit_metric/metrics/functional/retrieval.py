@@ -132,7 +132,9 @@ def filtered_rank(scores: Tensor, positive: Tensor, left_out: Tensor) -> tuple[T
     others = scores.masked_fill(positive | left_out, -torch.inf)
     place = torch.arange(scores.shape[1], device=scores.device)
     ranks = [torch.empty(0, dtype=torch.int64, device=scores.device)]
-    for part in torch.arange(len(rows), device=scores.device).split(max(1, _ELEMENTS // scores.shape[1])):
+    for part in torch.arange(len(rows), device=scores.device).split(
+        max(1, _ELEMENTS // max(1, scores.shape[1]))
+    ):
         row, column = rows[part], columns[part]
         own, rest = scores[row, column][:, None], others[row]
         before = (rest > own) | ((rest == own) & (place < column[:, None]) & ~rest.isneginf())

@@ -11,15 +11,20 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from lit_metric.data.ragged import Ragged
+from lit_metric.index import ExactIndex
 from lit_metric.metrics.functional import (
     accuracy,
     accuracy_by_frequency,
     class_recalls,
+    filtered_rank,
     frequency_edges,
     knn_predict,
+    knn_predict_labels,
     macro_accuracy,
     macro_f1,
 )
+from lit_metric.metrics.functional.classification import vote_weights
 
 
 def randint(high: int, *shape: int, seed: int = 0) -> Tensor:
@@ -167,3 +172,23 @@ def test_bad_input_is_refused() -> None:
         accuracy_by_frequency(torch.tensor([0]), torch.tensor([0]), torch.tensor([1]), edges=(3, 2))
     with pytest.raises(ValueError, match="no class occurs"):
         frequency_edges(torch.tensor([0]))
+
+
+@pytest.mark.parametrize("temperature", [None, 0.1])
+def test_places_that_an_index_leaves_empty_do_not_vote(temperature: float | None) -> None:
+    # Row -1 of the labels is the last one, which is not what an index means by -1.
+    vectors, labels = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+    index = ExactIndex()
+    index.add(vectors, torch.arange(3))
+    scores, neighbours = index.search(torch.tensor([[1.0, 0.0]]), k=10)
+    assert knn_predict(labels[neighbours], scores, temperature).tolist() == [0]
+    several = Ragged.from_lists([[0], [0], [1]]).select(neighbours[0] % 3)
+    assert knn_predict_labels(several, 10, 2, scores, temperature).tolist() == [[True, False]]
+
+
+def test_votes_of_no_neighbours_and_no_classes() -> None:
+    nobody = torch.zeros(2, 0, dtype=torch.bool)
+    assert vote_weights(nobody, torch.empty(2, 0), temperature=0.1).shape == (2, 0)
+    assert knn_predict_labels(Ragged.from_lists([[], []]), 1, classes=0).shape == (2, 0)
+    rows, ranks = filtered_rank(torch.empty(2, 0), nobody, nobody)
+    assert len(rows) == len(ranks) == 0
