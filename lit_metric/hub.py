@@ -1,5 +1,5 @@
-"""Trained encoders in and out: load a run, a checkpoint, a folder or a model of the hub, and export to the format
-of sentence-transformers."""
+"""Trained encoders in and out: load a run, a checkpoint, a folder or a model of the hub, and export to the
+format of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from lit_metric.encoders import Encoder, Projection, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import CONFIG
 from lit_metric.encoders.description import encoder_in, read_checkpoint
-from lit_metric.encoders.pretrained import HUB_ID, PACKAGE, locate
+from lit_metric.encoders.pretrained import HUB_ID, PACKAGE, locate, quietly
 from lit_metric.encoders.projection import ACTIVATIONS
 from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, find_file
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY, TextTokenizer
@@ -36,7 +36,7 @@ DEFAULT = "default"
 def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
     """Load an encoder.
 
-    A run that was interrupted has no ``model/`` yet: then its best checkpoint is taken, else its last, and the
+    A run that was interrupted has no ``model/``: then its best checkpoint is taken, else its last, and the
     log says which.
 
     Args:
@@ -77,8 +77,8 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
         )
         return encoder
     raise FileNotFoundError(
-        f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json or a "
-        "checkpoint"
+        f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json "
+        "or a checkpoint"
     )
 
 
@@ -86,10 +86,8 @@ def _checkpoints(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     """The checkpoints of a run that can be read: the best by what was monitored, then the latest first."""
     contents = {}
     for path in sorted(folder.rglob("*.ckpt")):
-        try:
-            contents[path] = read_checkpoint(path)
-        except ValueError as error:
-            log.warning("%s", error)
+        if (content := _read_or_tell(path)) is not None:
+            contents[path] = content
     latest = sorted(
         contents,
         key=lambda path: (contents[path].get("global_step", 0), path.stat().st_mtime_ns),
@@ -107,6 +105,15 @@ def _checkpoints(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
         yield "best", path, contents[path]
     for path in latest:
         yield "last", path, contents[path]
+
+
+def _read_or_tell(path: Path) -> dict[str, Any] | None:
+    """A checkpoint, None for one that was being written when the run ended."""
+    try:
+        return read_checkpoint(path)
+    except ValueError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _from_hub(name: str, trust_remote_code: bool) -> Encoder:
@@ -175,8 +182,8 @@ def _export_text(encoder: TextEncoder, folder: Path) -> None:
 
     tokenizer = encoder.tokenizer
     encoder.backbone.save(folder, pad=True)
-    transformer = Transformer(
-        str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
+    transformer = quietly(
+        Transformer, str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
     )
     mode = next(name for name, pooling in POOLINGS.items() if type(encoder.pooling) is pooling)
     pooling = ReferencePooling(encoder.backbone.hidden_size, mode, include_prompt=tokenizer.pool_prompt)
@@ -185,10 +192,15 @@ def _export_text(encoder: TextEncoder, folder: Path) -> None:
     if encoder.normalize:
         modules.append(Normalize())
     default = DEFAULT if tokenizer.prompt else None
-    model = SentenceTransformer(
-        modules=modules, device="cpu", prompts=_prompts(tokenizer), default_prompt_name=default
+    model = quietly(
+        SentenceTransformer,
+        modules=modules,
+        device="cpu",
+        prompts=_prompts(tokenizer),
+        default_prompt_name=default,
+        truncate_dim=encoder.truncate_dim,
     )
-    model.save(str(folder))
+    quietly(model.save, str(folder))
     if tokenizer.max_lengths:
         _add_lengths(folder / "config_sentence_transformers.json", tokenizer)
 

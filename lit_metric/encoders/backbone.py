@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.attention import PACKED
 from lit_metric.encoders.packing import (
     Verdict,
+    Way,
     packed_forward,
     padded_forward,
     probe,
@@ -56,8 +58,9 @@ class Backbone(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self.way: Way = "padded"
+        self.unused: tuple[str, ...] = ()
         if model.device.type == "meta":  # names and shapes only
-            self.way, self.unused = "padded", ()
             return
         verdict = probe(
             model, tokenizer.max_length, tokenizer.special_ids, tokenizer.padding_id, pack=packing != "never"
@@ -133,11 +136,16 @@ class Backbone(nn.Module):
             weights: without them, the folder only describes the model.
             pad: give the tokenizer a padding token if it has none, for libraries that can't do without.
         """
-        quietly(self.model.save_pretrained, folder, **({} if weights else {"state_dict": {}}))
+        if weights:
+            quietly(self.model.save_pretrained, folder)
+        else:  # by its configuration, as a model is saved by the first of several processes only
+            if getattr(self.model, "_auto_class", None):
+                custom_object_save(self.model, folder, config=self.model.config)
+            self.model.config.save_pretrained(folder)
         self.tokenizer.save(folder, pad)
 
 
-def _chosen(verdict: Verdict, packing: Packing, name: str) -> Literal["packed", "padded", "unpadded"]:
+def _chosen(verdict: Verdict, packing: Packing, name: str) -> Way:
     """The way that a model takes; says so if it is not the fastest."""
     if verdict.way == "none":
         raise ValueError(

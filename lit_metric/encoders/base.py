@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.described import Described, Spec, build
+from lit_metric.encoders.inputs import as_list
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
 from lit_metric.encoders.pretrained import weights_given
@@ -88,7 +89,19 @@ class Encoder(Described, nn.Module, ABC):
 
     @abstractmethod
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
-        """``[n, dimension]`` raw vectors of checked input; called without gradient in evaluation mode."""
+        """``[n, dimension]`` raw vectors of a list of checked items; called without gradient in evaluation
+        mode."""
+
+    def check_items(self, items: list[Any], places: Sequence[int] | None = None) -> None:
+        """Refuse what this encoder can't encode; everything passes where a class doesn't say.
+
+        Args:
+            items: to be encoded.
+            places: the numbers by which messages call them, 0, 1, 2, … if None.
+
+        Raises:
+            TypeError: names the first that is of the wrong kind.
+        """
 
     def encode(
         self,
@@ -104,7 +117,8 @@ class Encoder(Described, nn.Module, ABC):
         Works in evaluation mode and restores the mode that each module was in.
 
         Args:
-            items: list of texts, or list of lists of texts.
+            items: texts, or lists of texts: a list, an array, or a column (Series) of pandas, polars or
+                pyarrow.
             max_tokens: texts of similar length run together, at most so many tokens at once.
             progress: show a progress bar.
             role: what the items are, such as "query" or "document"; one for all, one for each, or, for items
@@ -117,11 +131,17 @@ class Encoder(Described, nn.Module, ABC):
             float32 ``[n, dimension]``, in the order of ``items``; of length 1 if ``self.normalize``.
 
         Raises:
-            TypeError: if ``items`` is of the wrong kind.
+            TypeError: if ``items`` is no sequence, or an item is of the wrong kind, such as None.
             ValueError: if roles or weights are not as many as items or texts, or there is no such precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        items = [*as_list(items, "items")]
+        self.check_items(items)
+        if role is not None and not isinstance(role, str):
+            role = as_list(role, "role")
+        if weights is not None:
+            weights = [as_list(row, "weights") for row in as_list(weights, "weights")]
         # In float32 an autocast region around the call has its way.
         half: AbstractContextManager[Any] = nullcontext()
         if precision != "float32":
@@ -162,7 +182,14 @@ class Encoder(Described, nn.Module, ABC):
             save_file(own, folder / WEIGHTS)
         taken = inspect.signature(type(self)).parameters.values()
         if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in taken):
-            # What a subclass doesn't take, it has decided itself.
+            # What a subclass doesn't take, it has decided itself; but not where its saved parts lie.
+            known = {each.name for each in taken}
+            left_out = {name: value for name, value in arguments.items() if name not in known}
+            if lost := [name for name, value in left_out.items() if _is_part(value)]:
+                raise ValueError(
+                    f"{type(self).__qualname__} can't be saved: its __init__ has to take {', '.join(lost)}, "
+                    "as a saved encoder is built from the parts in its own folder"
+                )
             arguments = {each.name: arguments[each.name] for each in taken if each.name in arguments}
         spec = {"class_path": self.spec()["class_path"], "init_args": arguments}
         described = {"format": FORMAT, "dimension": self.dimension, **spec}
@@ -268,6 +295,10 @@ def roles_of(role: Roles, count: int, what: str = "items") -> Sequence[Any]:
     if len(role) != count:
         raise ValueError(f"{len(role)} roles were given for {count} {what}")
     return role
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() in ({"folder"}, {"encoder"})
 
 
 def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,4 @@
-"""What is needed to build an encoder besides its weights, as text: for checkpoints, and as a check that an encoder
-can be built again at all."""
+"""An encoder without its weights, as text: for checkpoints, and to see that it can be built again at all."""
 
 from __future__ import annotations
 
@@ -85,14 +84,15 @@ def check_rebuildable(encoder: Encoder) -> Description:
     """
     name = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
     advice = (
-        "The trained encoder could not be loaded again. Its __init__ has to hand all arguments of its base class "
-        "on, as in `def __init__(self, backbone, **options): super().__init__(backbone, **options)`"
+        "The trained encoder could not be loaded again: all that it is has to follow from the arguments of "
+        "its __init__, which hands those of its base class on, as in "
+        "`def __init__(self, backbone, **options): super().__init__(backbone, **options)`"
     )
     for cls in {type(module) for module in encoder.modules() if not _installed(type(module))}:
         if "<locals>" in cls.__qualname__:
             raise ValueError(
-                f"{cls.__module__}.{cls.__qualname__} is defined inside a function, so that a saved encoder can't "
-                "name it: move it to the top of a module"
+                f"{cls.__module__}.{cls.__qualname__} is defined inside a function, so that a saved encoder "
+                "can't name it: move it to the top of a module"
             )
         if cls.__module__ == "__main__":
             log.warning(
@@ -102,10 +102,7 @@ def check_rebuildable(encoder: Encoder) -> Description:
             )
     files = describe(encoder)
     try:
-        with torch.device("meta"):
-            copy = build_described(files, trust_remote_code=True)
-    except NotImplementedError:  # an encoder that computes when it is built
-        copy = build_described(files, encoder.state_dict(), trust_remote_code=True)
+        copy = _copied(files, encoder)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(
@@ -129,11 +126,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} can't be read as a checkpoint: it is no such file, or holds more than numbers and texts, "
-            "which could run code and is not read"
+            f"{path} can't be read as a checkpoint: it is something else, or holds more than numbers and "
+            "texts, which could run code and is not read"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} can't be read as a checkpoint: it is damaged, or no such file") from error
+        raise ValueError(f"{path} can't be read as a checkpoint: it is damaged, or something else") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path} is no checkpoint of a training run: it has no state_dict")
     return content
@@ -159,6 +156,14 @@ def encoder_in(checkpoint: Mapping[str, Any], path: str | Path, trust_remote_cod
         )
     weights = under("encoder.", checkpoint["state_dict"])
     return build_described(described["encoder"], weights, trust_remote_code)
+
+
+def _copied(files: Description, encoder: Encoder) -> Encoder:
+    try:
+        with torch.device("meta"):
+            return build_described(files, trust_remote_code=True)
+    except Exception:  # an encoder may compute with its weights when it is built
+        return build_described(files, encoder.state_dict(), trust_remote_code=True)
 
 
 def _differences(encoder: Encoder, copy: Encoder) -> list[str]:

@@ -85,8 +85,8 @@ def unpadded_forward(model: PreTrainedModel, tokens: Ragged, together: bool = Tr
     """``[T, h]`` last hidden states by the model's usual way without any padding: texts of one length run
     together, or each by itself."""
     states, places = [], []
-    groups = [(tokens.lengths == length).nonzero().squeeze(1) for length in tokens.lengths.unique() if length]
-    for rows in groups if together else [row[None] for rows in groups for row in rows]:
+    alike = [(tokens.lengths == length).nonzero().squeeze(1) for length in tokens.lengths.unique() if length]
+    for rows in alike if together else [row[None] for group in alike for row in group]:
         place = tokens.offsets[rows, None] + torch.arange(int(tokens.lengths[rows[0]]), device=rows.device)
         ids = tokens.values[place]
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), **_no_cache(model))
@@ -161,7 +161,7 @@ def probe(
         reason = attempt(pack_it) if pack else "it is switched off"
         if not reason:
             return Verdict("packed", "", "", unused)
-        unpadded = attempt(lambda: padded_forward(model, tokens, padding))
+        unpadded = attempt(lambda: padded_forward(model, tokens, padding, groups=1))  # so that it pads
         if not unpadded:
             return Verdict("padded", reason, "", unused)
         way: Way | Literal["none"] = (

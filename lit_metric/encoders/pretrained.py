@@ -67,8 +67,8 @@ class Missing:
         if self.prefix:
             remedy = f"it has them under the prefix {self.prefix!r}: take that off their names"
         raise ValueError(
-            f"{source}: the weights file lacks {len(names)} weights that the vectors depend on, which would be "
-            f"random: {shortened(names)}; {remedy}"
+            f"{source}: the weights file lacks {len(names)} weights that the vectors depend on, which would "
+            f"be random: {shortened(names)}; {remedy}"
         )
 
 
@@ -155,7 +155,7 @@ def load_model(
         config = AutoConfig.from_pretrained(path, **options)
         if dropout is not None:
             set_dropout(config, dropout)
-        kind = AutoModel
+        kind: Any = AutoModel
         if config.is_encoder_decoder:
             kind = AutoModelForTextEncoding
             _check_encoder_alone(source, config)
@@ -171,6 +171,7 @@ def load_model(
         if "trust_remote_code" in str(error):
             reason += " Pass trust_remote_code=True if you trust it"
         raise ValueError(f"the backbone {source!r} could not be loaded: {reason}") from error
+    _check_text_model(source, model)
     _check_shapes(source, found.get("mismatched_keys", ()))
     missing, unread = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if unread:
@@ -199,11 +200,24 @@ def _build(kind: Any, path: str, config: Any, options: dict[str, Any]) -> tuple[
 
 
 def _check_encoder_alone(source: str, config: Any) -> None:
-    known = sorted(each.model_type for each in AutoModelForTextEncoding._model_mapping)
+    known = {each.model_type for each in AutoModelForTextEncoding._model_mapping}
     if config.model_type not in known:
+        usable = sorted(kind for kind in known if "t5" in kind)
         raise ValueError(
-            f"{config.model_type} is an encoder with a decoder, and transformers can't load its encoder alone; "
-            f"take an encoder such as BERT, or one of {', '.join(known)}"
+            f"{config.model_type} is an encoder with a decoder, and transformers can't load its encoder "
+            f"alone; take an encoder such as BERT, or one of {', '.join(usable)}"
+        )
+
+
+def _check_text_model(source: str, model: PreTrainedModel) -> None:
+    try:
+        table = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        table = None
+    if not isinstance(table, Tensor) or table.ndim != 2:
+        raise ValueError(
+            f"{source}: models of type {model.config.model_type} have no table of token embeddings, so they "
+            "don't take the tokens of a text; take a text model"
         )
 
 

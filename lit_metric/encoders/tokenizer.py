@@ -274,15 +274,13 @@ def load_tokenizer(
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str) -> None:
-    table = getattr(model.get_input_embeddings(), "weight", None)
-    if table is None:  # a model of characters or bytes
-        return
+    table: Any = model.get_input_embeddings().weight
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= len(table)}
     if beyond:
         first = min(beyond, key=lambda token: beyond[token])
         raise ValueError(
             f"{path}: the tokenizer has token {first!r} with id {beyond[first]}, but the model's table of "
-            f"embeddings has {len(table)} rows ({len(beyond)} tokens are beyond it): tokens were added after it "
-            f"was trained, or the tokenizer is another model's. Save the model after "
-            f"`model.resize_token_embeddings({max(beyond.values()) + 1})`, or take the tokenizer that belongs to it"
+            f"embeddings has {len(table)} rows (tokens beyond it: {len(beyond)}): tokens were added "
+            f"after it was trained, or the tokenizer is another model's. Save the model after "
+            f"`model.resize_token_embeddings({max(beyond.values()) + 1})`, or take its own tokenizer"
         )

@@ -124,15 +124,15 @@ class TwoTowerEncoder(Encoder):
         self.document.freeze_unused()
 
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
-        if isinstance(items, (str, bytes)):
-            raise TypeError("TwoTowerEncoder.encode takes a list of items")
         roles = roles_of(role, len(items))
         vectors = torch.empty(len(items), self.dimension)
         for tower in (self.query, self.document):
             rows = [row for row, each in enumerate(roles) if self.tower(each) is tower]
             if rows:
+                own = [items[row] for row in rows]
+                tower.check_items(own, rows)
                 vectors[rows] = tower._encode(
-                    [items[row] for row in rows],
+                    own,
                     max_tokens,
                     progress,
                     [roles[row] for row in rows],

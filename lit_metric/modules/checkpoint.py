@@ -45,8 +45,8 @@ class LoadableModule(LightningModule):
     _loss_spec: Any = None
 
     def check_saved(self, miner: Miner | None) -> None:
-        """Build encoder, loss and miner from their descriptions, so that what can't be loaded after training is
-        found before it.
+        """Build encoder, loss and miner from their descriptions: what can't be loaded after training is found
+        before it.
 
         Raises:
             TypeError: if an argument of the encoder or the miner can't be written down.

@@ -255,7 +255,7 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
     [
         (
             "encode --model nowhere --input {csv} --output a.npy",
-            "FileNotFoundError: nowhere holds no encoder",
+            "FileNotFoundError: nowhere: there is no such folder here",
         ),
         (
             "encode --model {texts} --input nothere.csv --output a.npy",
