@@ -102,7 +102,7 @@ class MetricLearner(ResumableModule):
         self._roles: list[str] = []
         self._unmeasured: set[str] = set()
         self._logged = TaskMeans()
-        self.note_loss()
+        self.note_loss(loss)
 
     @property
     def data(self) -> MetricDataModule:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.losses import allocate_saved
+from lit_metric.losses import Loss, allocate_saved
 from lit_metric.modules.checkpoint import LoadableModule
 from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, options_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
@@ -37,9 +37,9 @@ class ResumableModule(LoadableModule):
     _loss_options: Options
     _learned_from: dict[str, float]
 
-    def note_loss(self) -> None:
+    def note_loss(self, loss: Loss | dict[str, Loss]) -> None:
         """Note with what the loss begins, before a temperature is learned or loaded."""
-        self._loss_options = options_of(getattr(self.loss, "losses", self.loss), "loss")
+        self._loss_options = options_of(loss, "loss")
         self._learned_from = learned(self.loss)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
