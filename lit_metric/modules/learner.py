@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
 from lit_metric.callbacks.mining import batches_of_epoch
+from lit_metric.callbacks.monitors import check_monitors, set_aside
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, evaluation_of
+from lit_metric.evaluation import (
+    Evaluation,
+    MixtureEvaluation,
+    encode_batch,
+    encode_searched,
+    evaluation_of,
+)
 from lit_metric.losses import (
     GuidedLoss,
     Loss,
     RelationPairs,
-    allocate_saved,
     gather_ids,
     gather_with_grad,
     sum_over_ranks,
 )
-from lit_metric.modules.checkpoint import LoadableModule
 from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.precision import warn_of_slow_bfloat16
-from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, options_of
-from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
+from lit_metric.modules.resumable import ResumableModule
+from lit_metric.modules.schedule import Schedule
 from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
 
 log = logging.getLogger(__name__)
 
 
-class MetricLearner(LoadableModule):
+class MetricLearner(ResumableModule):
     """Trains an encoder so that neighbours are of the same kind.
 
     Anchors and candidates pass through the same encoder; under several processes candidates are gathered with
@@ -97,12 +99,10 @@ class MetricLearner(LoadableModule):
         self.vote_temperature = vote_temperature
         self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
+        self._roles: list[str] = []
+        self._unmeasured: set[str] = set()
         self._logged = TaskMeans()
-        self._steps: int | None = None
-        self._batches: int | None = None
-        # Now, as a learned temperature is another one later.
-        self._loss_options = options_of(loss, "loss")
-        self._learned_from = learned(self.loss)
+        self.note_loss(loss)
 
     @property
     def data(self) -> MetricDataModule:
@@ -132,7 +132,7 @@ class MetricLearner(LoadableModule):
             TypeError, ValueError: if what is trained could not be loaded again.
         """
         data = self.data
-        self.relations = data.relations
+        self.relations, self.certain = data.relations, None
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
@@ -140,6 +140,8 @@ class MetricLearner(LoadableModule):
             for task in range(max(1, len(data.mixture))):
                 self._build(task)
                 self._check_scored(task)
+            if "validation" in data.splits and self.trainer.limit_val_batches:
+                check_monitors(self.trainer, self, self.evaluation("validation").names())
 
     def _build(self, task: int) -> None:
         """Let the loss of a data set know its classes, if it wants to."""
@@ -182,6 +184,9 @@ class MetricLearner(LoadableModule):
         trainer: Any = self.trainer
         steps = math.ceil(batches_of_epoch(trainer, self.data) / trainer.accumulate_grad_batches)
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # once in an epoch, at least
+        self._start_training()
+
+    def _start_training(self) -> None:
         if self.trainer.is_global_zero:
             warn_of_slow_bfloat16(str(self.trainer.precision), self.device)
             parameters = [*self.parameters()]
@@ -198,47 +203,27 @@ class MetricLearner(LoadableModule):
                 loss.take(guide_vectors(loss.encoder, self.data, self.device))
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run needs: mining, the alarm on collapse, and a place for predictions."""
+        """What every run needs: mining, the alarm on collapse, and a place for predictions.
+
+        Raises:
+            ValueError: if something is to be searched for that can't be.
+        """
+        self._refuse_finders()
         given = {type(callback) for callback in getattr(self.trainer, "callbacks", [])}
         return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the encoder, and note the options of this run for one that is resumed with others."""
-        super().on_save_checkpoint(checkpoint)
-        if self._trainer is not None and "train" in self.data.splits:
-            checkpoint[KEY] = {"options": self._options(), "learned": self._learned_from}
-
-    def _options(self) -> Options:
-        """What can be another in a resumed run, and matters."""
-        names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
-        found = {name: getattr(self, name) for name in names}
-        found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
-        found |= {"planned steps": self._steps, BATCHES: self._batches}
-        found |= {"data.seed": self.data.seed, "data.validate_against": self.data.against["validation"]}
-        found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
-        trainer = self.trainer
-        found |= {f"trainer.{name}": getattr(trainer, name) for name in ("precision", "gradient_clip_val")}
-        return found
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model, and apply or refuse options that are not the checkpoint's.
-
-        Raises:
-            ValueError: says what doesn't fit, and how many.
-        """
-        allocate_saved(self.loss, checkpoint["state_dict"], "loss.")
-        saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:
-            name = odd[0]
-            raise ValueError(
-                f"the checkpoint is of another model: {name} is {saved.get(name, 'missing')} there and "
-                f"{own.get(name, 'missing')} here ({len(odd)} of {len(own)} differ); use the config.yaml "
-                "that lies in the run's folder"
-            )
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            plan = self._plan() if self._plans_itself() else None
-            carry_on(checkpoint, self._options(), self._learned_from, self.trainer, plan)
+    def _refuse_finders(self) -> None:
+        for callback in getattr(self.trainer, "callbacks", []):
+            if isinstance(callback, BatchSizeFinder):
+                raise ValueError(
+                    "a batch size can't be searched for, since data.planner decides what a batch holds: set "
+                    "classes and per_class of PKPlanner, or batch_size of the others"
+                )
+            if isinstance(callback, LearningRateFinder) and self.data.miner is not None:
+                raise ValueError(
+                    "a learning rate is searched for before negatives are mined: search without data.miner, "
+                    "then train with it"
+                )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the step: checkpoints hold no random state, and a resumed run must not differ."""
@@ -248,6 +233,8 @@ class MetricLearner(LoadableModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss of this rank's anchors against the candidates of all ranks."""
+        if self.certain is None:  # a search for the learning rate comes before on_fit_start
+            self._start_training()
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
@@ -290,6 +277,13 @@ class MetricLearner(LoadableModule):
 
     def _start_evaluation(self, split: str) -> None:
         self._evaluation = self.evaluation(split).to(self.device)
+        self._roles = [*self.data.roles(split)]
+
+    def _cut(self, split: str) -> bool:
+        """Whether the trainer may leave out some of the items of an evaluation, and its numbers count."""
+        trainer = self.trainer
+        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        return not (trainer.sanity_checking or (isinstance(limit, float) and limit == 1.0))
 
     def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
         """The metrics that this module takes of a split."""
@@ -298,17 +292,35 @@ class MetricLearner(LoadableModule):
 
     def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
         assert self._evaluation is not None
-        self._evaluation.update(*encode_batch(self.encoder, batch), [*self.data.roles(split)][loader])
+        role = self._roles[loader]
+        if not (role.endswith("corpus") and self._cut(split)):  # it is encoded whole, in the end
+            self._evaluation.update(*encode_batch(self.encoder, batch), role)
 
-    def _finish_evaluation(self, prefix: str) -> None:
+    def _finish_evaluation(self, prefix: str, split: str) -> None:
         assert self._evaluation is not None
-        results = self._evaluation.compute()
+        trainer, cut = self.trainer, self._cut(split)
+        if cut:
+            ranks = trainer.global_rank, trainer.world_size
+            with trainer.precision_plugin.forward_context():
+                encode_searched(self.encoder, self.data, split, self._evaluation, *ranks)
+        results = self._evaluation.compute(partial=cut or bool(trainer.sanity_checking))
         self._evaluation = None
+        if not trainer.sanity_checking:
+            self._tell_unmeasured({f"{prefix}/{name}" for name in results if math.isnan(results[name])})
         # Every rank has computed the same from the same; Lightning would rather be told.
         several = self.trainer.world_size > 1
         for name, value in results.items():
             shown = prefix == "val" and name == self.data.main_metric
             self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=several)
+
+    def _tell_unmeasured(self, names: set[str]) -> None:
+        """Say once what can't be measured of these data, and keep it from deciding anything."""
+        if new := sorted(names - self._unmeasured):
+            changed = set_aside(self.trainer, new) if self.trainer.training else []
+            if self.trainer.is_global_zero:
+                told = "".join(f"; {each}" for each in changed)
+                log.warning("can't be measured on these items, and is NaN: %s%s", ", ".join(new), told)
+        self._unmeasured |= names
 
     def on_validation_epoch_start(self) -> None:
         """Start to collect."""
@@ -320,7 +332,7 @@ class MetricLearner(LoadableModule):
 
     def on_validation_epoch_end(self) -> None:
         """Measure; logs ``val/NAME``."""
-        self._finish_evaluation("val")
+        self._finish_evaluation("val", "validation")
 
     def on_test_epoch_start(self) -> None:
         """Start to collect."""
@@ -332,7 +344,7 @@ class MetricLearner(LoadableModule):
 
     def on_test_epoch_end(self) -> None:
         """Measure; logs ``test/NAME``."""
-        self._finish_evaluation("test")
+        self._finish_evaluation("test", "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """``ids [n]`` and ``embeddings [n, d]``, of length 1 if the encoder normalises."""
@@ -346,46 +358,6 @@ class MetricLearner(LoadableModule):
         if isinstance(batch, Batch):
             return batch.to(device, non_blocking=True)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""
-        optimizer, rate = self._plan()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        named = {"scheduler": scheduler, "interval": "step", "name": "lr"}
-        return {"optimizer": optimizer, "lr_scheduler": named}
-
-    def _plan(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
-        """A new optimizer, and the factor on its rates at each step."""
-        groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
-        # A fused optimizer unscales in its step, so that nothing could be clipped before.
-        fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
-        self._batches = batches_of_epoch(self.trainer, self.data)
-        self._steps = steps = planned_steps(self.trainer, self.data.batches_per_epoch)
-        return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
-
-    def _plans_itself(self) -> bool:
-        """Whether the optimizer is that of :meth:`configure_optimizers`, and nobody else's."""
-        own = type(self).configure_optimizers is MetricLearner.configure_optimizers
-        return own and "configure_optimizers" not in vars(self)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip under ``bf16-mixed``, too.
-
-        Lightning refuses to clip for a fused optimizer under any autocast, since that unscales the gradients
-        itself; but only those of float16 are scaled.
-        """
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val is not None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
 
 def _mix(values: list[int]) -> int:
