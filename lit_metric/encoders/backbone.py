@@ -140,7 +140,8 @@ class Backbone(nn.Module):
             quietly(self.model.save_pretrained, folder)
         else:  # by its configuration, as a model is saved by the first of several processes only
             if getattr(self.model, "_auto_class", None):
-                custom_object_save(self.model, folder, config=self.model.config)
+                config: Any = self.model.config
+                custom_object_save(self.model, folder, config=config)
             self.model.config.save_pretrained(folder)
         self.tokenizer.save(folder, pad)
 
