@@ -93,8 +93,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
             given is found in each file.
         validation_share: the share of each class, or of the anchors, that is split off for validation, in
             (0, 1).
-        planner: who meets whom in a batch; if None, 16 classes with 4 members each where items have labels,
-            64 pairs where there are pairs.
+        planner: who meets whom in a batch; if None, 16 classes with 4 members each where items have labels
+            (or all classes, if there are fewer), 64 pairs where there are pairs.
         mixture: several data sets by name, in place of the sources, ``supervision`` and ``planner``. Each
             batch is of one of them; each is evaluated under its name.
         strategy: of a mixture: batches in proportion to what the data sets have, in turn, or by weights; see

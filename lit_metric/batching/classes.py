@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,14 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
+from lit_metric.batching.plan import BatchPlanner
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
 
+log = logging.getLogger(__name__)
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 ClassWeighting = Literal["size", "sqrt", "uniform"]
+
+BATCH = 64
+"""Items in a batch of classes, if nobody chose."""
+PER_CLASS = 4
+CLASSES = BATCH // PER_CLASS
 
 EXPONENTS: dict[str, float] = {"size": 1.0, "sqrt": 0.5, "uniform": 0.0}
 ROUNDS_PER_SLOT = 3
@@ -51,18 +61,22 @@ class Members:
 
 
 def check_arguments(
-    classes: int, class_weighting: str, batches: int | None, per_class: int = 2, smallest_class: int = 1
+    classes: int | None,
+    class_weighting: str,
+    batches: int | None,
+    per_class: int | None = 2,
+    smallest_class: int = 1,
 ) -> None:
-    """Refuse what no planner of classes can work with."""
+    """Refuse what no planner of classes can work with; None stands for what the planner chooses."""
     numbers = {"classes": classes, "per_class": per_class, "smallest_class": smallest_class}
-    for name, value in (numbers | ({} if batches is None else {"batches": batches})).items():
-        if value < 1:
+    for name, value in {**numbers, "batches": batches}.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     if class_weighting not in EXPONENTS:
         raise ValueError(f"class_weighting must be one of {', '.join(EXPONENTS)}, not {class_weighting!r}")
 
 
-def members_of(ids: Tensor, relations: Relations, smallest: int = 1) -> Members:
+def members_of(ids: Tensor, relations: Relations, smallest: int = 1, asking: str = "this planner") -> Members:
     """Group ``ids`` by class; one with several labels is a member of each of its classes.
 
     Items without a label and classes of fewer than ``smallest`` members are left out.
@@ -79,8 +93,9 @@ def members_of(ids: Tensor, relations: Relations, smallest: int = 1) -> Members:
         own = labels[distinct.to(labels.device)].numpy(force=True)
     else:
         raise TypeError(
-            f"this planner draws classes, and {type(relations).__name__} has none; for pairs take "
-            "planner=PairPlanner()"
+            f"{asking} draws classes, and these data have none but pairs ({type(relations).__name__}): take "
+            "planner=PairPlanner(), or planner=ScoredPairPlanner() where pairs have scores, or leave it out; "
+            "if there are labels, name their column by label="
         )
     known = own >= 0
     order = np.argsort(own[known], kind="stable")
@@ -98,6 +113,43 @@ def require_classes(members: Members, wanted: int, smallest: int, asked: str) ->
             f"{len(members.sizes)} with {smallest} or more labelled members; lower it to at most "
             f"{len(members.sizes)}, or give more data"
         )
+
+
+def classes_to_take(
+    planner: BatchPlanner, given: int | None, most: int, members: Members, smallest: int
+) -> int:
+    """How many classes a batch is made of: the number that was given, else at most so many as there are.
+
+    Args:
+        planner: that asks; what it takes is logged once if it is less than the most.
+        given: the user's number, a demand; or None.
+        most: that are taken if none was given.
+        members: by class.
+        smallest: members of a class that counts.
+
+    Raises:
+        DataError: when there are fewer than were given, or a single one.
+    """
+    name, count = type(planner).__name__, len(members.sizes)
+    require_classes(members, given or 2, smallest, f"{name}(classes={given})" if given else name)
+    if given is None and count < most:
+        say_once(planner, f"{name}: all {count} classes in each batch (classes: {most} or fewer by default)")
+    return given or min(most, count)
+
+
+def members_to_take(given: int | None, classes: int, chosen: bool) -> int:
+    """How many members of each class: the number that was given, else ``PER_CLASS``, and more where there are
+    few ``classes`` that nobody has ``chosen``, to make up a batch."""
+    if given is not None:
+        return given
+    return PER_CLASS if chosen else max(PER_CLASS, BATCH // classes)
+
+
+def say_once(planner: BatchPlanner, message: str) -> None:
+    """Log what a planner chose: not for each epoch, and not in a loader's worker."""
+    if get_worker_info() is None and not getattr(planner, "_said", False):
+        planner._said = True  # type: ignore[attr-defined]
+        log.info(message)
 
 
 def class_rates(sizes: IntArray, slots: int, weighting: ClassWeighting) -> FloatArray:

@@ -16,8 +16,9 @@ from lit_metric.batching.classes import (
     Members,
     check_arguments,
     class_rates,
+    classes_to_take,
     members_of,
-    require_classes,
+    members_to_take,
     round_counts,
 )
 from lit_metric.batching.vectors import ItemVectors, VectorPlanner
@@ -35,8 +36,9 @@ class HardClassPlanner(VectorPlanner):
     """Batches of so many members of each of several classes that are hard to tell apart.
 
     Args:
-        classes: distinct classes per batch, at least 1.
-        per_class: items per class, at least 1.
+        classes: distinct classes per batch, at least 1. None: ``most``, or all if there are fewer.
+        most: see ``classes``.
+        per_class: items per class, at least 1. None: as of :class:`~lit_metric.batching.PKPlanner`.
         pool: how many classes a batch is chosen from, at least ``classes``; eight times as many if None.
         class_weighting: how often a class is drawn.
         batches: per epoch; by default as many as make the epoch about as large as the data.
@@ -48,19 +50,23 @@ class HardClassPlanner(VectorPlanner):
 
     def __init__(
         self,
-        classes: int,
-        per_class: int,
+        classes: int | None,
+        most: int,
+        per_class: int | None,
         pool: int | None,
         class_weighting: ClassWeighting,
         batches: int | None,
         smallest_class: int,
     ) -> None:
         check_arguments(classes, class_weighting, batches, per_class=per_class, smallest_class=smallest_class)
-        if pool is not None and pool < classes:
-            raise ValueError(f"pool={pool} must be at least classes={classes}: a batch is chosen from it")
+        if pool is not None and pool < (classes or 2):
+            raise ValueError(
+                f"pool={pool} must be at least classes={classes or 2}: a batch is chosen from it"
+            )
         self.classes = classes
+        self.most = most if pool is None else min(most, pool)
         self.per_class = per_class
-        self.pool = _POOL * classes if pool is None else pool
+        self.pool = _POOL * (classes or most) if pool is None else pool
         self.class_weighting: ClassWeighting = class_weighting
         self.batches = batches
         self.smallest_class = smallest_class
@@ -69,20 +75,23 @@ class HardClassPlanner(VectorPlanner):
         return self._batches(self._members(ids, relations))
 
     def _members(self, ids: Tensor, relations: Relations) -> Members:
-        members = members_of(ids, relations, self.smallest_class)
-        asking = f"{type(self).__name__}(classes={self.classes})"
-        require_classes(members, self.classes, self.smallest_class, asking)
-        return members
+        return members_of(ids, relations, self.smallest_class, type(self).__name__)
+
+    def _shape(self, members: Members) -> tuple[int, int]:
+        """Classes of a batch, and members of each."""
+        classes = classes_to_take(self, self.classes, self.most, members, self.smallest_class)
+        return classes, members_to_take(self.per_class, classes, self.classes is not None)
 
     def _batches(self, members: Members) -> int:
-        return self.batches or -(-members.items // (self.classes * self.per_class))
+        classes, per_class = self._shape(members)
+        return self.batches or -(-members.items // (classes * per_class))
 
     def _table(self, members: Members, random: np.random.Generator, hardness: Hardness) -> IntArray:
         """Which classes make up each batch, ``[batches, classes]``."""
         return draw_hard_classes(
             members.sizes,
             self._batches(members),
-            self.classes,
+            self._shape(members)[0],
             self.pool,
             self.class_weighting,
             random,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from lit_metric.batching.classes import ClassWeighting, FloatArray, IntArray
+from lit_metric.batching.classes import CLASSES, ClassWeighting, FloatArray, IntArray
 from lit_metric.batching.hard_classes import HardClassPlanner, centroids
 from lit_metric.batching.pk import filled
 from lit_metric.batching.plan import Plan, random_stream
@@ -22,8 +22,9 @@ class HardPKPlanner(HardClassPlanner):
     on. Classes that share many items, where items have several labels, are near each other by that alone.
 
     Args:
-        classes: P, distinct classes per batch, at least 1.
-        per_class: K, items per class, at least 1.
+        classes: P, distinct classes per batch, at least 1. None: 16, or all if there are fewer; then there is
+            no choice, and batches are those of :class:`PKPlanner`.
+        per_class: K, items per class, at least 1. None: as of :class:`PKPlanner`.
         pool: how many classes a batch is chosen from, at least ``classes``; the larger, the harder, and with
             few classes the more alike. Eight times ``classes`` if None.
         class_weighting: how often a class is drawn, as in :class:`PKPlanner`.
@@ -37,14 +38,14 @@ class HardPKPlanner(HardClassPlanner):
 
     def __init__(
         self,
-        classes: int = 16,
-        per_class: int = 4,
+        classes: int | None = None,
+        per_class: int | None = None,
         pool: int | None = None,
         class_weighting: ClassWeighting = "size",
         batches: int | None = None,
         smallest_class: int = 1,
     ) -> None:
-        super().__init__(classes, per_class, pool, class_weighting, batches, smallest_class)
+        super().__init__(classes, CLASSES, per_class, pool, class_weighting, batches, smallest_class)
 
     def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         members, random = self._members(ids, relations), random_stream(seed, epoch)
@@ -53,4 +54,4 @@ class HardPKPlanner(HardClassPlanner):
         def cosines(drawn: IntArray) -> FloatArray:
             return (centres[drawn] @ centres[drawn].T).astype(np.float64)
 
-        return filled(members, self._table(members, random, cosines), self.per_class, random)
+        return filled(members, self._table(members, random, cosines), self._shape(members)[1], random)

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from lit_metric.batching.classes import (
+    BATCH,
     ClassWeighting,
     IntArray,
     Members,
     check_arguments,
+    classes_to_take,
     draw_classes,
     draw_members,
     first_seen,
     members_of,
-    require_classes,
 )
 from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
 from lit_metric.data.ragged import Ragged
@@ -35,7 +36,7 @@ class NPairPlanner(BatchPlanner):
     Within an epoch a class goes through its members in random order, without repeats until all have come.
 
     Args:
-        classes: N, pairs per batch, at least 2.
+        classes: N, pairs per batch, at least 2. None: 64, or as many as have two members.
         class_weighting: how often a class is drawn, as in :class:`PKPlanner`.
         batches: batches per epoch; by default ``ceil(items / (2 * classes))``.
 
@@ -45,21 +46,21 @@ class NPairPlanner(BatchPlanner):
     """
 
     def __init__(
-        self, classes: int = 64, class_weighting: ClassWeighting = "size", batches: int | None = None
+        self, classes: int | None = None, class_weighting: ClassWeighting = "size", batches: int | None = None
     ) -> None:
         check_arguments(classes, class_weighting, batches)
-        if classes < 2:
+        if classes is not None and classes < 2:
             raise ValueError(f"an N-pair batch needs classes >= 2 to hold any negative, not {classes}")
         self.classes = classes
         self.class_weighting = class_weighting
         self.batches = batches
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        members = members_of(ids, relations, smallest=2)
-        require_classes(members, self.classes, 2, f"NPairPlanner(classes={self.classes})")
+        members = members_of(ids, relations, 2, "NPairPlanner")
+        classes = classes_to_take(self, self.classes, BATCH, members, 2)
         random = random_stream(seed, epoch)
-        batches = self.batches or -(-members.items // (2 * self.classes))
-        table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
+        batches = self.batches or -(-members.items // (2 * classes))
+        table = draw_classes(members.sizes, batches, classes, self.class_weighting, random)
         return paired(members, table, random)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lit_metric.batching.classes import ClassWeighting, FloatArray, IntArray
+from lit_metric.batching.classes import BATCH, ClassWeighting, FloatArray, IntArray
 from lit_metric.batching.hard_classes import HardClassPlanner, triplet_violations
 from lit_metric.batching.n_pair import paired
 from lit_metric.batching.plan import Plan, random_stream
@@ -26,7 +26,7 @@ class NegativeClassPlanner(HardClassPlanner):
     the classes that are still due, so that those which are never confused are not lost.
 
     Args:
-        classes: N, pairs per batch, at least 2.
+        classes: N, pairs per batch, at least 2. None: 64, or as many as have two members.
         pool: C, how many classes a batch is chosen from, many more than ``classes``. Eight times as many if
             None.
         margin: in cosines, at least 0: constraints that hold by more count as satisfied. Once all of them
@@ -41,14 +41,14 @@ class NegativeClassPlanner(HardClassPlanner):
 
     def __init__(
         self,
-        classes: int = 64,
+        classes: int | None = None,
         pool: int | None = None,
         margin: float = 0.5,
         class_weighting: ClassWeighting = "size",
         batches: int | None = None,
     ) -> None:
-        super().__init__(classes, 2, pool, class_weighting, batches, smallest_class=2)
-        if classes < 2:
+        super().__init__(classes, BATCH, 2, pool, class_weighting, batches, smallest_class=2)
+        if classes is not None and classes < 2:
             raise ValueError(f"an N-pair batch needs classes >= 2 to hold any negative, not {classes}")
         if not margin >= 0:
             raise ValueError(f"margin={margin} must be at least 0")

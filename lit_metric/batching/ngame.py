@@ -57,7 +57,7 @@ class NGAMEPlanner(VectorPlanner):
         return -(-anchors // self.batch_size)
 
     def _members(self, ids: Tensor, relations: Relations) -> Members:
-        members = members_of(ids, relations)
+        members = members_of(ids, relations, asking="NGAMEPlanner")
         require_classes(members, 1, 1, "NGAMEPlanner")
         return members
 

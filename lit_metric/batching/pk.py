@@ -6,14 +6,16 @@ import numpy as np
 from torch import Tensor
 
 from lit_metric.batching.classes import (
+    CLASSES,
     ClassWeighting,
     IntArray,
     Members,
     check_arguments,
+    classes_to_take,
     draw_classes,
     draw_members,
     members_of,
-    require_classes,
+    members_to_take,
     without_repeats,
 )
 from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
@@ -34,8 +36,9 @@ class PKPlanner(BatchPlanner):
     Within an epoch a class goes through its members in random order, without repeats until all have come.
 
     Args:
-        classes: P, distinct classes per batch, at least 1.
-        per_class: K, items per class, at least 1.
+        classes: P, distinct classes per batch, at least 1. None: 16, or all if there are fewer.
+        per_class: K, items per class, at least 1. None: 4, and more where ``classes`` is None and there are
+            few, so that a batch has 64 items.
         class_weighting: how often a class is drawn: in proportion to its ``"size"``, to the square root of it
             (``"sqrt"``), or as often as any other (``"uniform"``). The latter two favour rare classes.
         batches: batches per epoch; by default as many as make the epoch about as large as the data,
@@ -49,8 +52,8 @@ class PKPlanner(BatchPlanner):
 
     def __init__(
         self,
-        classes: int = 16,
-        per_class: int = 4,
+        classes: int | None = None,
+        per_class: int | None = None,
         class_weighting: ClassWeighting = "size",
         batches: int | None = None,
         smallest_class: int = 1,
@@ -63,12 +66,13 @@ class PKPlanner(BatchPlanner):
         self.smallest_class = smallest_class
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        members = members_of(ids, relations, self.smallest_class)
-        require_classes(members, self.classes, self.smallest_class, f"PKPlanner(classes={self.classes})")
+        members = members_of(ids, relations, self.smallest_class, "PKPlanner")
+        classes = classes_to_take(self, self.classes, CLASSES, members, self.smallest_class)
+        per_class = members_to_take(self.per_class, classes, self.classes is not None)
         random = random_stream(seed, epoch)
-        batches = self.batches or -(-members.items // (self.classes * self.per_class))
-        table = draw_classes(members.sizes, batches, self.classes, self.class_weighting, random)
-        return filled(members, table, self.per_class, random)
+        batches = self.batches or -(-members.items // (classes * per_class))
+        table = draw_classes(members.sizes, batches, classes, self.class_weighting, random)
+        return filled(members, table, per_class, random)
 
 
 def filled(members: Members, table: IntArray, per_class: int, random: np.random.Generator) -> Plan:

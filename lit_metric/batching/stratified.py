@@ -65,7 +65,7 @@ class StratifiedPlanner(BatchPlanner):
         self.batches = batches
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        members = members_of(ids, relations)
+        members = members_of(ids, relations, asking="StratifiedPlanner")
         require_classes(members, 1, 1, "StratifiedPlanner")
         random = random_stream(seed, epoch)
         batches = self.batches or -(-members.items // self.batch_size)

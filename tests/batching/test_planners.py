@@ -30,7 +30,7 @@ from lit_metric.batching import (
 )
 from lit_metric.batching.classes import class_rates, draw_classes
 from lit_metric.batching.plan import random_stream
-from lit_metric.data import DataError, LabelRelations, Relations, UnionRelations
+from lit_metric.data import DataError, LabelRelations, PairRelations, Relations, UnionRelations
 from tests.batching.geometry import scattered
 from tests.batching.judgements import judged
 
@@ -367,7 +367,9 @@ def test_relations_without_classes_are_refused():
         def __init__(self) -> None: ...
 
     relations: Relations = Pairs()
-    with pytest.raises(TypeError, match="Pairs has none; for pairs take planner=PairPlanner"):
+    with pytest.raises(
+        TypeError, match=r"PKPlanner draws classes, and these data have none but pairs \(Pairs\)"
+    ):
         PKPlanner(4, 2).plan(torch.arange(3), relations, 0, 0)
     # A shuffle needs none.
     assert sorted(ShufflePlanner(2).plan(torch.arange(3), relations, 0, 0).anchors.values.tolist()) == [
@@ -383,3 +385,66 @@ def test_a_plan_for_a_hundred_thousand_items_is_quick():
     plan = plan_of(PKPlanner(16, 4), relations)
     assert time.perf_counter() - start < 2
     assert len(plan.anchors.values) == 16 * 4 * 1563
+
+
+@pytest.mark.parametrize("sizes", [[50, 50], [40, 30, 20], [5] * 14, [2] * 30, [2, 2], [200] + [3] * 70])
+@pytest.mark.parametrize("kind", [PKPlanner, NPairPlanner, HardPKPlanner, NegativeClassPlanner])
+def test_by_default_as_many_classes_as_there_are_at_most(
+    kind: type[BatchPlanner], sizes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    relations, planner = relations_of(sizes, unlabelled=3), kind()
+    in_twos = kind in (NPairPlanner, NegativeClassPlanner)
+    most = 64 if in_twos else 16
+    expected = min(most, len(sizes))
+    plan = plan_of(planner, relations)
+    for epoch in range(3):
+        for row in range(len(plan_of(planner, relations, epoch=epoch))):
+            labels = relations.labels[plan.anchors[row % len(plan)]]
+            assert len(labels.unique()) == expected
+    assert len(plan) == planner.length(torch.arange(len(relations)), relations, 0)
+    # Where there are few classes, each gives more of its members, up to all, so that batches are no smaller.
+    if not in_twos:
+        per_class = max(4, 64 // expected)
+        sizes_of = relations.labels[plan.anchors[0]].bincount(minlength=len(sizes))
+        for label in relations.labels[plan.anchors[0]].unique().tolist():
+            assert int(sizes_of[label]) == min(per_class, sizes[label])
+    told = [record.message for record in caplog.records if "by default" in record.message]
+    assert len(told) == (len(sizes) < most)  # once, however many epochs are planned
+    assert not told or f"all {len(sizes)} classes" in told[0]
+
+
+@pytest.mark.parametrize("kind", [PKPlanner, NPairPlanner, HardPKPlanner, NegativeClassPlanner])
+def test_a_number_of_classes_that_was_given_is_a_demand(kind: type[BatchPlanner]) -> None:
+    relations = relations_of([5, 5, 5])
+    told = rf"{kind.__name__}\(classes=4\) asks for 4 .* have only 3 .* lower it to at most 3"
+    with pytest.raises(DataError, match=told):
+        plan_of(kind(classes=4), relations)
+    with pytest.raises(DataError, match=rf"{kind.__name__} asks for 2 .* only 1 "):
+        plan_of(kind(), relations_of([9]))
+
+
+@pytest.mark.parametrize("kind", [StratifiedPlanner, ShufflePlanner, NGAMEPlanner])
+@pytest.mark.parametrize("sizes", [[2, 2], [3] * 3, [2] * 14])
+def test_batch_sizes_are_at_most(kind: type[BatchPlanner], sizes: list[int]) -> None:
+    plan = plan_of(kind(), relations_of(sizes))
+    assert len(plan) == 1
+    assert sorted(plan.anchors[0].tolist()) == list(range(sum(sizes)))
+
+
+@pytest.mark.parametrize("kind", [PairPlanner, ScoredPairPlanner, NGAMEPlanner])
+@pytest.mark.parametrize("pairs", [1, 2, 5])
+def test_few_pairs_make_one_batch(kind: type[BatchPlanner], pairs: int) -> None:
+    first = torch.arange(pairs)
+    relations = PairRelations(first, first + pairs, None, torch.arange(2 * pairs))
+    plan = by_vectors(kind(), first, relations, 0, 0)
+    assert sorted(plan.anchors[0].tolist()) == first.tolist()
+
+
+def test_a_planner_of_classes_says_what_pairs_want_instead() -> None:
+    first = torch.arange(3)
+    relations = PairRelations(first, first + 3, None, torch.arange(6))
+    for kind in (PKPlanner, NPairPlanner, HardPKPlanner, NegativeClassPlanner, StratifiedPlanner):
+        told = rf"{kind.__name__} draws classes.*set data\.planner to PairPlanner"
+        with pytest.raises(TypeError, match=told):
+            by_vectors(kind(), first, relations, 0, 0)
