@@ -91,7 +91,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
             :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
         validate_against: validation items search each other (``"self"``), the training items (``"train"``),
-            or the former for retrieval and the latter for classification (``"both"``).
+            or the former for retrieval and the latter for classification (``"both"``). None: ``"self"`` where
+            classes have 20 validation items or more, else ``"both"``, or ``"train"`` where most have one.
         test_against: the same for test items.
         num_workers: processes that build training batches.
         prefetch_factor: batches that each worker builds ahead.
@@ -123,7 +124,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         mixture: dict[str, DataSet] | None = None,
         strategy: Strategy = "proportional",
         miner: Miner | None = None,
-        validate_against: Against = "self",
+        validate_against: Against | None = None,
         test_against: Against = "both",
         num_workers: int = 0,
         prefetch_factor: int = 2,
@@ -167,7 +168,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         self.validation_share = validation_share
         self._planner = planner
         self.miner = miner
-        self.against: dict[str, Against] = {"validation": validate_against, "test": test_against}
+        self.against: dict[str, Against | None] = {"validation": validate_against, "test": test_against}
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.max_tokens = max_tokens
@@ -212,7 +213,10 @@ class MetricDataModule(Evaluated, LightningDataModule):
             raise DataError("no data: give data.train (and data.test), each a file, folder or hub id")
         supervision = supervision or guessed(next(iter(tables.values())))
         content = supervision.read(tables, Reading(self.problems, self.validation_share, self.seed))
-        check(content, self.against["validation"] != "train", supervision.planned)
+        view = Evaluated(content, self.against)
+        check(content, view.compared_with("validation") != "train", supervision.planned)
+        if "validation" in content.splits:
+            view.say_what_was_chosen("validation")
         return content, supervision
 
     @property

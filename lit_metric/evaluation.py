@@ -75,7 +75,7 @@ class Evaluation(nn.Module):
             )
 
         searched = "corpus" in self.roles
-        alone = not searched or (labels is not None and data.against[split] != "train")
+        alone = not searched or (labels is not None and data.compared_with(split) != "train")
         self.among_queries = metrics(labels is not None and not searched) if alone else None
         self.in_corpus = metrics(labels is not None) if searched else None
         self.space = SpaceMetrics(data.relations, labels if one_each else None) if space else None
@@ -86,8 +86,24 @@ class Evaluation(nn.Module):
             columns = (triplets.anchors, triplets.positives, triplets.negatives)
             self.triplets = TripletMetrics(*columns, triplets.groups)
 
+    def names(self) -> set[str]:
+        """Everything that :meth:`compute` may return."""
+        each = (self.in_corpus, self.among_queries, self.space, self.pairs, self.triplets)
+        return {name for metrics in each if metrics is not None for name in metrics.names()}
+
+    def searched(self, role: str) -> str | None:
+        """As what the items of a role are to be given again, all of them, where not all were asked for: as
+        those that are searched. None: nothing searches them."""
+        if role == "corpus":
+            return role
+        return None if self.among_queries is None else "others"
+
     def update(self, embeddings: Tensor, ids: Tensor, role: str) -> None:
-        """Add ``embeddings [n, d]`` of the items ``ids [n]``."""
+        """Add ``embeddings [n, d]`` of the items ``ids [n]``; as ``others``, what queries search that search
+        their own split, of which they may then be a part."""
+        if self.among_queries is not None and role == "others":
+            self.among_queries.update(embeddings, ids, corpus=True)
+            return
         if self.among_queries is not None and role == "queries":
             self.among_queries.update(embeddings, ids)
         if self.space is not None and role == "queries":
@@ -98,8 +114,12 @@ class Evaluation(nn.Module):
             if given is not None:
                 given.update(embeddings, ids)
 
-    def compute(self) -> dict[str, float]:
-        """All values, over all processes; then start anew."""
+    def compute(self, partial: bool = False) -> dict[str, float]:
+        """All values, over all processes; then start anew.
+
+        Args:
+            partial: leave out given pairs and triplets of which an item was not given.
+        """
         results: dict[str, float] = {}
         for metrics in (self.in_corpus, self.among_queries):
             values = _finish(metrics)
@@ -111,7 +131,7 @@ class Evaluation(nn.Module):
                 }
             results |= values
         results |= _finish(self.space)
-        given = _finish(self.pairs) | _finish(self.triplets)
+        given = _finish(self.pairs, partial=partial) | _finish(self.triplets, partial=partial)
         if given and math.isnan(results["mrr"]):  # low scores only, say: there is nothing to retrieve
             results = {"effective_rank": results["effective_rank"]}
         return results | given
@@ -135,22 +155,34 @@ class MixtureEvaluation(nn.Module):
         sizes = [len(part.relations) for part in data.parts.values()]
         starts = dict(zip(data.parts, accumulate(sizes, initial=0), strict=False))
         self.starts = {name: starts[name] for name in parts}
-        self.names = {name: place for place, name in enumerate(parts)}
         self.parts = nn.ModuleList([Evaluation(part, split, **options) for part in parts.values()])
         self.main = {name: part.headlines(split)[0] for name, part in parts.items()}
+
+    def names(self) -> set[str]:
+        """Everything that :meth:`compute` may return."""
+        parts: list[Any] = [*self.parts]
+        each = zip(self.starts, parts, strict=True)
+        return {MEAN, *(f"{name}/{metric}" for name, part in each for metric in part.names())}
+
+    def searched(self, role: str) -> str | None:
+        """See :meth:`Evaluation.searched`."""
+        name, _, own = role.rpartition("/")
+        part: Any = self.parts[[*self.starts].index(name)]
+        again = part.searched(own)
+        return None if again is None else f"{name}/{again}"
 
     def update(self, embeddings: Tensor, ids: Tensor, role: str) -> None:
         """Add ``embeddings [n, d]`` of the items ``ids [n]`` as ``NAME/queries`` or ``NAME/corpus``."""
         name, _, own = role.rpartition("/")
-        part: Any = self.parts[self.names[name]]
+        part: Any = self.parts[[*self.starts].index(name)]
         part.update(embeddings, ids - self.starts[name], own)
 
-    def compute(self) -> dict[str, float]:
-        """All values, over all processes; then start anew."""
+    def compute(self, partial: bool = False) -> dict[str, float]:
+        """See :meth:`Evaluation.compute`."""
         results: dict[str, float] = {}
         main = []
-        for name, part in zip(self.names, self.parts, strict=True):
-            values = part.compute()  # type: ignore[operator]
+        for name, part in zip(self.starts, self.parts, strict=True):
+            values = part.compute(partial)  # type: ignore[operator]
             main.append(values.get(self.main[name], math.nan))
             results |= {f"{name}/{metric}": value for metric, value in values.items()}
         measured = [value for value in main if not math.isnan(value)]
@@ -162,11 +194,11 @@ def evaluation_of(data: Evaluated, split: str, **options: Any) -> Evaluation | M
     return (MixtureEvaluation if data.parts else Evaluation)(data, split, **options)
 
 
-def _finish(metrics: Metric | None) -> dict[str, float]:
+def _finish(metrics: Metric | None, **options: bool) -> dict[str, float]:
     """What a metric comes to, nothing if there is none; it then starts anew."""
     if metrics is None:
         return {}
-    values = {name: float(value) for name, value in metrics.compute().items()}
+    values = {name: float(value) for name, value in metrics.compute(**options).items()}
     metrics.reset()
     return values
 
@@ -206,3 +238,21 @@ def evaluate(
         for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size):
             evaluation.update(vectors, ids, role)
     return evaluation.compute()
+
+
+def encode_searched(
+    encoder: Encoder,
+    data: MetricDataModule,
+    split: str,
+    evaluation: Evaluation | MixtureEvaluation,
+    rank: int = 0,
+    world_size: int = 1,
+) -> None:
+    """Encode all that queries of ``split`` search, where only some of them were encoded; all ranks together.
+
+    Among fewer items there is less to be mistaken for, so the numbers would rise.
+    """
+    for role, name in data.roles(split).items():
+        if again := evaluation.searched(role):
+            for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size):
+                evaluation.update(vectors, ids, again)

@@ -114,7 +114,35 @@ def test_validation_items_that_find_nothing_of_their_kind(
     read(train=source, validate_against="train")
     assert told not in caplog.text
     read(train=source)
+    assert told not in caplog.text
+    read(train=source, validate_against="self")
     assert told in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "chosen", "told"),
+    [
+        ({"a": 100, "b": 100}, "self", None),
+        ({"a": 50, "b": 50}, "both", "some classes have fewer than 20 validation items"),
+        ({"a": 5, "b": 5}, "train", "most validation items are alone in their class"),
+        ({"a": 1000, "b": 10}, "self", None),  # a long tail of few items
+    ],
+)
+def test_small_validation_splits_are_compared_with_the_training_items(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sizes: dict[str, int], chosen: str, told: str | None
+) -> None:
+    caplog.set_level("INFO")
+    source = of_sizes(tmp_path, **sizes)
+    data = read(train=source, validation_share=0.2)
+    assert data.compared_with("validation") == chosen
+    assert [*data.roles("validation")] == (["queries"] if chosen == "self" else ["queries", "corpus"])
+    assert caplog.text.count("data.validate_against") == (told is not None)
+    assert told is None or told in caplog.text
+    caplog.clear()
+    for given in ("self", "train", "both"):
+        data = read(train=source, validation_share=0.2, validate_against=given)
+        assert data.compared_with("validation") == given
+    assert "so the training items" not in caplog.text
 
 
 def test_nothing_belongs_together(tmp_path: Path) -> None:
@@ -176,7 +204,7 @@ def test_numbers_out_of_range(options: dict[str, Any]) -> None:
 
 
 def test_every_loader_of_an_evaluation_holds_each_item_once(small: Small) -> None:
-    data = small.data(max_tokens=40)
+    data = small.data(max_tokens=40, validate_against="self")
     data.prepare(TextTokenizer(word_tokenizer(), max_length=64))
     for loaders, names in (
         (data.val_dataloader(), ["validation"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
@@ -14,7 +15,12 @@ from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import PairRelations, Relations
 
+logger = logging.getLogger(__name__)
+
 Against = Literal["self", "train", "both"]
+
+VOTERS = 20
+"""k-NN by 10 neighbours needs about twice as many items of a class to choose among."""
 
 MEAN = "mean"
 """What an evaluation of several data sets calls the mean of their main metrics."""
@@ -36,14 +42,14 @@ class Evaluated:
 
     Args:
         content: what was read.
-        against: by split, what labelled items are compared with; see
+        against: by split, what labelled items are compared with, None for what suits their number; see
             :class:`~lit_metric.MetricDataModule`.
     """
 
     content: Content | None = None
-    against: dict[str, Against]
+    against: dict[str, Against | None]
 
-    def __init__(self, content: Content, against: dict[str, Against]) -> None:
+    def __init__(self, content: Content, against: dict[str, Against | None]) -> None:
         self.content = content
         self.against = against
 
@@ -110,7 +116,7 @@ class Evaluated:
             }
         if corpus := content.corpus_of(split):
             return {"queries": split, "corpus": corpus}
-        searched = {"corpus": "train"} if self.against[split] != "self" and "train" in self.splits else {}
+        searched = {"corpus": "train"} if self.compared_with(split) != "self" else {}
         return {"queries": split, **searched}
 
     def headlines(self, split: str) -> list[str]:
@@ -153,6 +159,50 @@ class Evaluated:
         """At most five names of metrics that matter most for these data, :attr:`main_metric` first."""
         measured = [name for name in ("validation", "test", *self.splits) if name in self.splits]
         return self.headlines(measured[0])
+
+    def compared_with(self, split: str) -> Against:
+        """What labelled items of a split are compared with: what was chosen, else what suits their number.
+
+        ``"self"`` where nearly all are of classes with ``VOTERS`` items of the split or more; else the
+        training items vote (``"both"``), and are searched too (``"train"``) where most items of the split are
+        alone in their class.
+        """
+        labels = getattr(self.relations, "labels", None)
+        if labels is None or "train" not in self.splits or split not in self.splits:
+            return "self"
+        if chosen := self.against.get(split):
+            return chosen
+        few, alone = self._few(labels, split)
+        if few <= 0.1:
+            return "self"
+        return "train" if alone > 0.5 else "both"
+
+    def _few(self, labels: Tensor | Ragged, split: str) -> tuple[float, float]:
+        """The shares of a split's labels whose class has fewer than ``VOTERS`` items of it, and only one."""
+        own = self.splits[split]
+        given = labels.select(own).values if isinstance(labels, Ragged) else labels[own]
+        given = given[given >= 0]
+        if not len(given):
+            return 0.0, 0.0
+        sizes = torch.bincount(given)[given]
+        return float((sizes < VOTERS).double().mean()), float((sizes < 2).double().mean())
+
+    def say_what_was_chosen(self, split: str) -> None:
+        """Log what items of a split are compared with, if nobody chose it and it isn't the split itself."""
+        how = self.compared_with(split)
+        if self.against.get(split) or how == "self":
+            return
+        some, done = f"some classes have fewer than {VOTERS} {split} items", "vote in k-NN classification"
+        if how == "train":
+            some, done = f"most {split} items are alone in their class", "searched"
+        logger.info(
+            "%s, so the training items are encoded in every validation, and %s (data.validate_against: %s); "
+            "set it to self to compare %s items with each other only",
+            some,
+            done,
+            how,
+            split,
+        )
 
     @property
     def parts(self) -> dict[str, Evaluated]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class GivenMetric(EmbeddingMetric):
         if any(shape != shapes[0] or len(shape) != 1 for shape in shapes):
             raise ValueError(f"{', '.join(columns)} must be vectors of one length, got {shapes}")
         self.register_buffer("wanted", torch.cat([*columns.values()]).unique(), persistent=False)
+        self.columns = [*columns]
         for name, ids in columns.items():
             self.register_buffer(name, ids, persistent=False)
 
@@ -48,6 +50,10 @@ class GivenMetric(EmbeddingMetric):
         kept = torch.isin(ids, self.wanted.to(ids.device))
         self._collect(embeddings[kept], ids[kept])
 
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Everything that `compute` may return."""
+
     def _similarity(self, items: tuple[Tensor, Tensor], first: Tensor, second: Tensor) -> Tensor:
         """``[T]`` float64, of the items with the ids ``first [T]`` and ``second [T]``."""
         vectors, ids = items
@@ -58,20 +64,21 @@ class GivenMetric(EmbeddingMetric):
         ]
         return torch.cat(parts)
 
-    def _complete(self) -> tuple[Tensor, Tensor]:
-        """All items, as `_items` gives them.
+    def _complete(self, partial: bool) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """All items, as `_items` gives them, and ``[T]`` bool, of which tuples all were given.
 
         Raises:
-            ValueError: an item was not given, or as `_items`.
+            ValueError: an item was not given, unless a ``partial`` answer is enough, or as `_items`.
         """
         vectors, ids = self._items()
         missing = self.wanted[~torch.isin(self.wanted, ids.to(self.wanted.device))]
-        if len(missing):
+        if len(missing) and not partial:
             raise ValueError(
                 f"{len(missing)} of {len(self.wanted)} items were not given, the first is item "
                 f"{int(missing[0])}; encode the items of all given pairs and triplets"
             )
-        return vectors, ids
+        columns = [getattr(self, name) for name in self.columns]
+        return (vectors, ids), ~torch.stack([torch.isin(column, missing) for column in columns]).any(dim=0)
 
 
 class PairMetrics(GivenMetric):
@@ -115,16 +122,23 @@ class PairMetrics(GivenMetric):
             raise ValueError(f"targets must be {list(anchors.shape)}, got {list(targets.shape)}")
         self.register_buffer("targets", targets, persistent=False)
 
+    def names(self) -> set[str]:
+        return {"spearman", "pearson", "pair_ap"}
+
     @torch.no_grad()
     @float32_by_default()
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self, partial: bool = False) -> dict[str, Tensor]:
         """All values, float32 scalars by name.
+
+        Args:
+            partial: leave out pairs of which an item was not given.
 
         Raises:
             ValueError: an item of a pair was not given, or an embedding holds NaN or infinity.
         """
-        scores = self._similarity(self._complete(), self.anchors, self.candidates)
-        targets = self.targets.to(scores.device)
+        items, there = self._complete(partial)
+        scores = self._similarity(items, self.anchors[there], self.candidates[there])
+        targets = self.targets[there].to(scores.device)
         results = {"spearman": spearman(scores, targets), "pearson": pearson(scores, targets)}
         if len(targets.unique()) == 2:
             results["pair_ap"] = average_precision(scores, targets == targets.max())
@@ -174,16 +188,22 @@ class TripletMetrics(GivenMetric):
             raise ValueError(f"{len(groups)} groups were given for {len(anchors)} triplets")
         self.groups = groups
 
+    def names(self) -> set[str]:
+        return {"tot", *(f"tot_{group}" for group in self.groups or ())}
+
     @torch.no_grad()
     @float32_by_default()
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self, partial: bool = False) -> dict[str, Tensor]:
         """All values, float32 scalars by name.
+
+        Args:
+            partial: leave out triplets of which an item was not given.
 
         Raises:
             ValueError: an item of a triplet was not given, or an embedding holds NaN or infinity.
         """
-        items = self._complete()
-        first, second, third = self.anchors, self.positives, self.negatives
+        items, there = self._complete(partial)
+        first, second, third = (ids[there] for ids in (self.anchors, self.positives, self.negatives))
         right = triplet_order(
             self._similarity(items, first, second),
             self._similarity(items, first, third),
@@ -191,6 +211,6 @@ class TripletMetrics(GivenMetric):
         ).float()
         results = {"tot": right.mean()}
         for group in sorted(set(self.groups or [])):
-            members = torch.tensor([name == group for name in self.groups or []], device=right.device)
-            results[f"tot_{group}"] = right[members].mean()
+            members = torch.tensor([name == group for name in self.groups or []], device=there.device)
+            results[f"tot_{group}"] = right[members[there].to(right.device)].mean()
         return results

@@ -23,7 +23,7 @@ from lit_metric.metrics.functional import (
     recall_at_k,
     reciprocal_rank,
 )
-from lit_metric.metrics.votes import ClassVotes, LabelVotes, Votes
+from lit_metric.metrics.votes import OF_CLASSES, OF_FREQUENCY, OF_LABELS, ClassVotes, LabelVotes, Votes
 
 BLOCK_ELEMENTS = 2**24
 
@@ -144,6 +144,18 @@ class NeighbourMetrics(EmbeddingMetric):
         else:
             self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("class_counts", class_counts, persistent=False)
+
+    def names(self) -> set[str]:
+        """Everything that `compute` may return."""
+        found = {f"{what}@{k}" for what in ("recall", "precision") for k in self.ks}
+        found |= {f"{what}@{k}" for what in ("map", "hit_rate", "ndcg") for k in self.graded}
+        found |= {f"hits@{k}" for k in self.filtered} | ({"filtered_mrr"} if self.filtered else set())
+        found |= {"map@r", "r_precision", "mrr", "effective_rank", "queries_without_positive"}
+        found |= {f"recall@{k}_{group}" for k in self.ks for group in {*(self.groups or ())} - {None}}
+        if self.labels is not None and self.knn:
+            votes = OF_LABELS if isinstance(self.labels, Ragged) else (*OF_CLASSES, *OF_FREQUENCY)
+            found |= {f"knn{k}_{what}" for k in self.knn for what in votes} | {"queries_without_voter"}
+        return found
 
     def update(self, embeddings: Tensor, ids: Tensor, corpus: bool = False) -> None:
         """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``, as queries or as corpus.

@@ -66,6 +66,10 @@ class SpaceMetrics(EmbeddingMetric):
         self.seed = seed
         self.register_buffer("labels", labels, persistent=False)
 
+    def names(self) -> set[str]:
+        """Everything that `compute` may return."""
+        return {"alignment", "uniformity", "hubness", *(() if self.labels is None else ("nmi",))}
+
     def update(self, embeddings: Tensor, ids: Tensor) -> None:
         """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``.
 

@@ -25,7 +25,8 @@ from lit_metric.metrics.functional import (
 
 OF_CLASSES = ("accuracy", "accuracy_macro", "f1_macro")
 OF_LABELS = ("f1_micro", "f1_macro")
-FREQUENCIES = ("rare", "medium", "frequent")
+OF_FREQUENCY = ("accuracy_rare", "accuracy_medium", "accuracy_frequent")
+"""What votes come to, after ``knn{k}_``; those of frequencies only where these differ."""
 
 
 class Votes(Protocol):

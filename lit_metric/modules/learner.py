@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
+from lit_metric.callbacks.monitors import check_monitors, set_aside
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, evaluation_of
+from lit_metric.evaluation import (
+    Evaluation,
+    MixtureEvaluation,
+    encode_batch,
+    encode_searched,
+    evaluation_of,
+)
 from lit_metric.losses import (
     GuidedLoss,
     Loss,
@@ -31,6 +41,8 @@ from lit_metric.modules.precision import warn_of_slow_bfloat16
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
+
+log = logging.getLogger(__name__)
 
 
 class MetricLearner(LightningModule):
@@ -88,6 +100,8 @@ class MetricLearner(LightningModule):
         self.vote_temperature = vote_temperature
         self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
+        self._roles: list[str] = []
+        self._unmeasured: set[str] = set()
         self._logged = TaskMeans()
 
     @property
@@ -117,13 +131,15 @@ class MetricLearner(LightningModule):
             TypeError: if the loss needs one class for each item and the data have none.
         """
         data = self.data
-        self.relations = data.relations
+        self.relations, self.certain = data.relations, None
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
             for task in range(max(1, len(data.mixture))):
                 self._build(task)
                 self._check_scored(task)
+            if "validation" in data.splits and self.trainer.limit_val_batches:
+                check_monitors(self.trainer, self, self.evaluation("validation").names())
 
     def _build(self, task: int) -> None:
         """Let the loss of a data set know its classes, if it wants to."""
@@ -163,6 +179,9 @@ class MetricLearner(LightningModule):
 
     def on_fit_start(self) -> None:
         """Bring the relations to the device, loaded modules out of evaluation mode, and guides to work."""
+        self._start_training()
+
+    def _start_training(self) -> None:
         if self.trainer.is_global_zero:
             warn_of_slow_bfloat16(str(self.trainer.precision), self.device)
         self.train()
@@ -173,9 +192,27 @@ class MetricLearner(LightningModule):
                 loss.take(guide_vectors(loss.encoder, self.data, self.device))
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run needs: mining, the alarm on collapse, and a place for predictions."""
+        """What every run needs: mining, the alarm on collapse, and a place for predictions.
+
+        Raises:
+            ValueError: if something is to be searched for that can't be.
+        """
+        self._refuse_finders()
         given = {type(callback) for callback in getattr(self.trainer, "callbacks", [])}
         return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
+
+    def _refuse_finders(self) -> None:
+        for callback in getattr(self.trainer, "callbacks", []):
+            if isinstance(callback, BatchSizeFinder):
+                raise ValueError(
+                    "a batch size can't be searched for, since data.planner decides what a batch holds: set "
+                    "classes and per_class of PKPlanner, or batch_size of the others"
+                )
+            if isinstance(callback, LearningRateFinder) and self.data.miner is not None:
+                raise ValueError(
+                    "a learning rate is searched for before negatives are mined: search without data.miner, "
+                    "then train with it"
+                )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another model.
@@ -202,6 +239,8 @@ class MetricLearner(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss of this rank's anchors against the candidates of all ranks."""
+        if self.certain is None:  # a search for the learning rate comes before on_fit_start
+            self._start_training()
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
@@ -242,6 +281,13 @@ class MetricLearner(LightningModule):
 
     def _start_evaluation(self, split: str) -> None:
         self._evaluation = self.evaluation(split).to(self.device)
+        self._roles = [*self.data.roles(split)]
+
+    def _cut(self, split: str) -> bool:
+        """Whether the trainer may leave out some of the items of an evaluation, and its numbers count."""
+        trainer = self.trainer
+        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        return not (trainer.sanity_checking or (isinstance(limit, float) and limit == 1.0))
 
     def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
         """The metrics that this module takes of a split."""
@@ -250,17 +296,35 @@ class MetricLearner(LightningModule):
 
     def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
         assert self._evaluation is not None
-        self._evaluation.update(*encode_batch(self.encoder, batch), [*self.data.roles(split)][loader])
+        role = self._roles[loader]
+        if not (role.endswith("corpus") and self._cut(split)):  # it is encoded whole, in the end
+            self._evaluation.update(*encode_batch(self.encoder, batch), role)
 
-    def _finish_evaluation(self, prefix: str) -> None:
+    def _finish_evaluation(self, prefix: str, split: str) -> None:
         assert self._evaluation is not None
-        results = self._evaluation.compute()
+        trainer, cut = self.trainer, self._cut(split)
+        if cut:
+            ranks = trainer.global_rank, trainer.world_size
+            with trainer.precision_plugin.forward_context():
+                encode_searched(self.encoder, self.data, split, self._evaluation, *ranks)
+        results = self._evaluation.compute(partial=cut or bool(trainer.sanity_checking))
         self._evaluation = None
+        if not trainer.sanity_checking:
+            self._tell_unmeasured({f"{prefix}/{name}" for name in results if math.isnan(results[name])})
         # Every rank has computed the same from the same; Lightning would rather be told.
         several = self.trainer.world_size > 1
         for name, value in results.items():
             shown = prefix == "val" and name == self.data.main_metric
             self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=several)
+
+    def _tell_unmeasured(self, names: set[str]) -> None:
+        """Say once what can't be measured of these data, and keep it from deciding anything."""
+        if new := sorted(names - self._unmeasured):
+            changed = set_aside(self.trainer, new) if self.trainer.training else []
+            if self.trainer.is_global_zero:
+                told = "".join(f"; {each}" for each in changed)
+                log.warning("can't be measured on these items, and is NaN: %s%s", ", ".join(new), told)
+        self._unmeasured |= names
 
     def on_validation_epoch_start(self) -> None:
         """Start to collect."""
@@ -272,7 +336,7 @@ class MetricLearner(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Measure; logs ``val/NAME``."""
-        self._finish_evaluation("val")
+        self._finish_evaluation("val", "validation")
 
     def on_test_epoch_start(self) -> None:
         """Start to collect."""
@@ -284,7 +348,7 @@ class MetricLearner(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Measure; logs ``test/NAME``."""
-        self._finish_evaluation("test")
+        self._finish_evaluation("test", "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """``ids [n]`` and ``embeddings [n, d]``, of length 1 if the encoder normalises."""

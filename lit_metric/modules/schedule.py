@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
 Schedule = Literal["linear", "cosine", "constant"]
@@ -48,7 +49,14 @@ def planned_steps(trainer: Trainer, batches: int) -> int:
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = math.inf
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        steps = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+        callbacks = getattr(trainer, "callbacks", [])
+        changing = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
+        of_epoch = changing[0].get_accumulate_grad_batches if changing else None
+        accumulated = (
+            trainer.accumulate_grad_batches if of_epoch is None else of_epoch(epoch)
+            for epoch in range(trainer.max_epochs)
+        )
+        steps = sum(math.ceil(batches / together) for together in accumulated)
     if trainer.max_steps >= 0:
         steps = min(steps, trainer.max_steps)
     if math.isinf(steps):
