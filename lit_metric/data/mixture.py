@@ -25,8 +25,8 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if not name or "/" in name:
             raise DataError(
-                f"mixture= has a data set called {name!r}: its metrics are called val/NAME/METRIC, so give it a "
-                f"name without slashes, such as {name.strip('/').replace('/', '_') or 'first'!r}"
+                f"mixture= has a data set called {name!r}: its metrics are called val/NAME/METRIC; give it "
+                f"a name without slashes, such as {name.strip('/').replace('/', '_') or 'first'!r}"
             )
 
 
