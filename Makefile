@@ -6,12 +6,13 @@ VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint docs clean \
+.PHONY: help demo test newcomer lint docs clean \
 	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses
 
 help:
 	@echo "make demo               train, measure and compare on the tagged packages that ship with the project"
 	@echo "make test               the test suite and the doctests"
+	@echo "make newcomer           first hours of six people, in an empty environment with the wheel"
 	@echo "make lint               ruff check, ruff format, mypy"
 	@echo "make docs               the documentation with its reference, as pages in site/"
 	@echo "make bench-demo         the demo over three seeds"
@@ -48,6 +49,15 @@ bench-attention: $(VENV)/installed-bench
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest $(ARGS)
 
+newcomer: EMPTY := $(CURDIR)/.newcomer
+newcomer:
+	rm -rf $(EMPTY) && $(PYTHON) -m venv $(EMPTY)/venv
+	$(EMPTY)/venv/bin/python -m pip wheel --no-deps --wheel-dir $(EMPTY) .
+	$(EMPTY)/venv/bin/python -m pip install --constraint constraints.txt "$$(ls $(EMPTY)/*.whl)[demo]"
+	cp tests/end_to_end/newcomer.py $(EMPTY)
+	cd $(EMPTY) && venv/bin/python newcomer.py $(ARGS)
+	rm -rf $(EMPTY)
+
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -57,7 +67,7 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .newcomer build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.baselines import Scores, words
 from benchmarks.tagged_items import TaggedItems
@@ -177,15 +177,14 @@ def examples(
 def example_table(example: Example) -> Table:
     """An example as a table; sections that are the item's own are green, others red."""
     tags = ", ".join(example.tags)
-    title = f"[bold]{escape(example.name)}[/bold], of section {example.section}\n[dim]{escape(tags)}[/dim]"
+    title = Text.assemble((example.name, "bold"), f", of section {example.section}\n", (tags, "dim"))
     table = Table(title=title, title_justify="left")
     table.add_column("nearest to the frozen encoder")
     table.add_column("nearest after training")
 
-    def cell(neighbour: Neighbour) -> str:
+    def cell(neighbour: Neighbour) -> Text:
         colour = "green" if neighbour.section == example.section else "red"
-        section = f"[{colour}]{neighbour.section}[/{colour}]"
-        return f"{neighbour.cosine:.2f}  {escape(neighbour.name)}, {section}"
+        return Text.assemble(f"{neighbour.cosine:.2f}  {neighbour.name}, ", (neighbour.section, colour))
 
     for before, after in zip(example.before, example.after, strict=True):
         table.add_row(cell(before), cell(after))

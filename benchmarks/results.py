@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from lit_metric.data import files
 
@@ -280,16 +281,17 @@ def score_table(title: str, rows: Rows, columns: Sequence[str], digits: int = 3,
         digits: after the point.
         stars: mark the highest mean of each column, and say so.
     """
-    table = Table(title=f"{title} (* best)" if stars else title, title_justify="left", title_style="bold")
+    told = Text(f"{title} (* best)" if stars else title)
+    table = Table(title=told, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(column), justify="right")
     best = {
         column: max((mean_of(row[column]) for row in rows.values() if column in row), default=None)
         for column in columns
     }
     for name, row in rows.items():
-        cells = []
+        cells: list[Text] = []
         for column in columns:
             cell = shown(row[column], digits) if column in row else ""
             first = (
@@ -297,8 +299,8 @@ def score_table(title: str, rows: Rows, columns: Sequence[str], digits: int = 3,
                 and column in row
                 and f"{mean_of(row[column]):.{digits}f}" == f"{best[column]:.{digits}f}"
             )
-            cells.append(f"[bold]{cell} *[/bold]" if first else f"{cell}  ")
-        table.add_row(name, *cells)
+            cells.append(Text(f"{cell} *", "bold") if first else Text(f"{cell}  "))
+        table.add_row(Text(name), *cells)
     return table
 
 

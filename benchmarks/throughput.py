@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.results import Spread, spread
 from lit_metric import TextEncoder
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.backbone import locate
+from lit_metric.encoders.pretrained import locate
 from lit_metric.encoders.text import tokenize_all
 from lit_metric.losses import DensePairs, InfoNCELoss
 

@@ -33,6 +33,7 @@ from lit_metric.data import (
     Batch,
     Collator,
     Content,
+    CsvOptions,
     DataError,
     Labels,
     Problems,
@@ -45,10 +46,12 @@ from lit_metric.data import (
 )
 from lit_metric.data.checks import check, say_what_is_cut
 from lit_metric.data.evaluated import Against, Evaluated
+from lit_metric.data.in_memory import TAKEN
 from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import union
 from lit_metric.data.readers import Source
 from lit_metric.data.rejected import REJECTED, write_rejected
+from lit_metric.data.table import say_unused
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
@@ -74,15 +77,19 @@ class MetricDataModule(Evaluated, LightningDataModule):
         predict: items to encode by ``lit-metric predict``; those of ``test`` if None. Needs no labels.
         supervision: what is known about items, and in which columns it stands; guessed from the names of the
             columns if None. See :class:`~lit_metric.data.Labels`, ``Pairs``, ``Judgements``, ``Triples``.
-        text: short for the same argument of ``Labels``, as are the next five.
+        text: short for the same argument of ``Labels``, as are the next six.
         tags: the column of tags.
         tag_separator: what stands between tags in a string.
         label: the column of class labels.
         key: a column of names to show to people.
         split: a column of ``train`` that says which split each row belongs to: ``train``, ``validation`` or
-            ``test``; there are no other sources then.
+            ``test``; there are no other sources then. Taken by itself if it is called ``split`` and holds
+            nothing else.
+        normalize_labels: make one class of labels that differ only in case, blanks or Unicode form.
         bad_rows: refuse data with bad rows (``"error"``), or leave those out (``"skip"``), and list them in
             ``rejected.parquet`` in the run's folder.
+        csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; what isn't
+            given is found in each file.
         validation_share: the share of each class, or of the anchors, that is split off for validation, in
             (0, 1).
         planner: who meets whom in a batch; if None, 16 classes with 4 members each where items have labels,
@@ -119,7 +126,9 @@ class MetricDataModule(Evaluated, LightningDataModule):
         label: str | None = None,
         key: str | None = None,
         split: str | None = None,
+        normalize_labels: bool = False,
         bad_rows: Literal["error", "skip"] = "error",
+        csv: CsvOptions | None = None,
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
         mixture: dict[str, DataSet] | None = None,
@@ -150,23 +159,25 @@ class MetricDataModule(Evaluated, LightningDataModule):
             "label": label,
             "key": key,
             "split": split,
+            "normalize_labels": normalize_labels,
         }
         if any(short.values()):
             if supervision is not None:
-                told = ", ".join(f"data.{name}" for name, value in short.items() if value)
-                raise DataError(f"{told} and data.supervision were both given; name columns in the latter")
+                told = ", ".join(f"{name}=" for name, value in short.items() if value)
+                raise DataError(f"{told} and supervision= were both given; name columns in the latter")
             supervision = Labels(**short)
         alone = [planner, supervision, *self.sources.values()]
         if mixture and any(each is not None for each in alone):
             raise DataError(
-                "data.mixture names several data sets, so name sources, columns and planners there, and none "
+                "mixture= names several data sets, so name sources, columns and planners there, and none "
                 "beside it"
             )
         check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
         self.mixture = mixture or {}
         self.strategy: Strategy = strategy
         self.supervision = supervision
-        self.problems = Problems(bad_rows == "skip", "set data.bad_rows to skip")
+        self.problems = Problems(bad_rows == "skip", "leave them out with bad_rows='skip'")
+        self.csv = csv
         self.validation_share = validation_share
         self._planner = planner
         self.miner = miner
@@ -209,15 +220,18 @@ class MetricDataModule(Evaluated, LightningDataModule):
     ) -> tuple[Content, Supervision]:
         """A data set and what its rows say."""
         tables = {
-            name: read_table(source, problems=self.problems, name=name)
+            name: read_table(source, problems=self.problems, name=name, csv=self.csv)
             for name, source in sources.items()
             if source is not None
         }
         if not tables:
-            raise DataError("no data: give data.train (and data.test), each a file, folder or hub id")
+            raise DataError(f"no data: give train= (and test=), each {TAKEN}")
+        alone = self.against["validation"] != "train"
+        reading = Reading(self.problems, self.validation_share, self.seed, alone, self.csv)
         supervision = supervision or guessed(next(iter(tables.values())))
-        content = supervision.read(tables, Reading(self.problems, self.validation_share, self.seed))
-        check(content, self.against["validation"] != "train", supervision.planned)
+        content = supervision.read(tables, reading)
+        say_unused([*tables.values(), *reading.opened])
+        check(content, alone, supervision.planned)
         return content, supervision
 
     @property
@@ -291,7 +305,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Planned batches; see :mod:`lit_metric.batching.loader`."""
         if "train" not in self.splits:
-            raise DataError("there is nothing to train on: give data.train")
+            raise DataError("there is nothing to train on: give train=")
         negatives = vectors = None
         if self.miner is not None:
             if self.tables is None:

@@ -15,6 +15,10 @@ TRUSTED = "lit_metric"
 """The one package whose classes a saved folder may name."""
 
 
+POSITIONAL = "*"
+"""Where what was given as ``*arguments`` is remembered."""
+
+
 class Described:
     """Remembers the arguments of its ``__init__``; every subclass does so by itself.
 
@@ -44,7 +48,12 @@ class Described:
                 "it from Described"
             )
 
-        arguments = {name: _plain(value, functools.partial(inner, name)) for name, value in given.items()}
+        if given.get(POSITIONAL):
+            raise TypeError(
+                f"{_path(cls)} was given *arguments, which can't be written down; give them names"
+            )
+        named = {name: value for name, value in given.items() if name != POSITIONAL}
+        arguments = {name: _plain(value, functools.partial(inner, name)) for name, value in named.items()}
         return {"class_path": _path(cls), "init_args": arguments}
 
 
@@ -107,9 +116,19 @@ def _kept(thing: object) -> dict[str, Any]:
     """What ``thing`` keeps of its arguments."""
     cls = type(thing)
     kept_as = getattr(cls, "_kept_as", {})
-    # Of the class, not of its __init__: a class without one has no arguments.
-    names = inspect.signature(cls).parameters
+    names = parameters_of(cls)
     return {name: getattr(thing, kept_as.get(name, name), _MISSING) for name in names}
+
+
+def parameters_of(cls: type) -> list[str]:
+    """The arguments of a class; where it hands ``**options`` on, those of its base class, too."""
+    # Of the class, not of its __init__: a class without one has no arguments.
+    parameters = inspect.signature(cls).parameters.values()
+    names = [each.name for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    base = cls.__mro__[1]
+    if len(names) < len(parameters) and "__init__" in cls.__dict__ and base is not object:
+        names += [name for name in parameters_of(base) if name not in names]
+    return names
 
 
 def _foreign(value: object) -> bool:
@@ -128,19 +147,30 @@ def _plain(value: Any, inner: Callable[[Any], Spec]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, inner) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item, inner) for key, item in value.items()}
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(
+                f"{odd[0]!r} is a key of a mapping, which can only be written down if it is a string"
+            )
+        return {key: _plain(item, inner) for key, item in value.items()}
     return inner(value)
 
 
 def _remembering(init: Any) -> Any:
     signature = inspect.signature(init)
+    kinds = {each.kind: name for name, each in signature.parameters.items()}
+    keywords = kinds.get(inspect.Parameter.VAR_KEYWORD)
+    positional = kinds.get(inspect.Parameter.VAR_POSITIONAL)
 
     @functools.wraps(init)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
         if "_arguments" not in self.__dict__:  # the outermost class's, not those it hands to its bases
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
-            self.__dict__["_arguments"] = dict(list(bound.arguments.items())[1:])
+            given = dict(list(bound.arguments.items())[1:])
+            given |= given.pop(keywords, {}) if keywords else {}
+            if positional:
+                given[POSITIONAL] = given.pop(positional)
+            self.__dict__["_arguments"] = given
         init(self, *args, **kwargs)
 
     return wrapper
@@ -168,8 +198,7 @@ def build(described: Any, kind: type = Described, trust_remote_code: bool = Fals
         raise ValueError(
             f"{path} lies outside {TRUSTED}: pass trust_remote_code=True if you trust where this is from"
         )
-    module, _, name = path.rpartition(".")
-    cls = getattr(importlib.import_module(module), name, None)
+    cls = _class(path)
     if not (inspect.isclass(cls) and issubclass(cls, kind)):
         raise ValueError(f"{path} is no class that can be built from a description")
     if not trust_remote_code and arguments.get("trust_remote_code"):
@@ -177,6 +206,54 @@ def build(described: Any, kind: type = Described, trust_remote_code: bool = Fals
             f"{path} asks to run code that comes with its weights: pass trust_remote_code=True to allow it"
         )
     return cls(**{key: build(value, kind, trust_remote_code) for key, value in arguments.items()})
+
+
+def _class(path: str) -> Any:
+    """What a dotted path names, also a class inside a class; None if there is nothing.
+
+    Raises:
+        ValueError: if its module can't be imported.
+    """
+    names = path.split(".")
+    for count in range(len(names) - 1, 0, -1):
+        module = ".".join(names[:count])
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+                raise  # a module that this one needs
+            continue
+        for name in names[count:]:
+            found = getattr(found, name, None)
+        return found
+    raise ValueError(f"{path} can't be found: there is no module {names[0]!r} that could be imported here")
+
+
+def checked_spec(thing: object) -> Spec:
+    """The description of an object, from which an equal one has been built to see that it can be.
+
+    Raises:
+        TypeError: if an argument was not kept or is nothing that JSON can hold.
+        ValueError: if nothing, or something else, is built from the description.
+
+    Example:
+        >>> from lit_metric.mining.filters import AbsoluteMax
+        >>> checked_spec(AbsoluteMax(0.8))["init_args"]
+        {'maximum': 0.8}
+    """
+    described = thing.spec() if isinstance(thing, Described) else spec(thing)
+    name = _path(type(thing))
+    if "<locals>" in name:
+        raise ValueError(f"{name} is defined inside a function: move it to the top of a module")
+    try:
+        copy = rebuilt(described)
+        again = copy.spec() if isinstance(copy, Described) else spec(copy)
+    except Exception as error:
+        raise ValueError(f"{name} can't be built again from {described['init_args']}: {error}") from error
+    if again != described:
+        odd = [key for key, value in described["init_args"].items() if again["init_args"].get(key) != value]
+        raise ValueError(f"{name} differs when it is built again from its arguments: {', '.join(odd)}")
+    return described
 
 
 def rebuilt(described: Any) -> Any:

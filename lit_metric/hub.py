@@ -1,22 +1,27 @@
-"""Trained encoders in and out: load a folder or a run, export to the format of sentence-transformers."""
+"""Trained encoders in and out: load a run, a checkpoint, a folder or a model of the hub, and export to the
+format of sentence-transformers."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Dense, Normalize, Transformer
-from sentence_transformers.models import Pooling as ReferencePooling
-from torch import nn
+from huggingface_hub import snapshot_download
 
 from lit_metric.encoders import Encoder, Projection, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import CONFIG
+from lit_metric.encoders.description import encoder_in, read_checkpoint
+from lit_metric.encoders.pretrained import HUB_ID, PACKAGE, locate, quietly
 from lit_metric.encoders.projection import ACTIVATIONS
-from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS
+from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, find_file
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY, TextTokenizer
+
+if TYPE_CHECKING:
+    from sentence_transformers.sentence_transformer.modules import Dense
 
 log = logging.getLogger(__name__)
 
@@ -28,30 +33,100 @@ DEFAULT = "default"
 """The name of the prompt of texts without a role in an export."""
 
 
-def load(folder: str | Path, trust_remote_code: bool = False) -> Encoder:
+def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
     """Load an encoder.
 
+    A run that was interrupted has no ``model/``: then its best checkpoint is taken, else its last, and the
+    log says which.
+
     Args:
-        folder: what ``Encoder.save`` wrote, a run's folder that holds one under ``model/``, a folder of a
+        path: a run's folder, a checkpoint file, what ``Encoder.save`` wrote, a folder of a
             sentence-transformers or Hugging Face model, or one that holds two of them, ``query`` and
-            ``document``.
+            ``document``; ``package:NAME/folder`` inside an installed package, or the id of a model on the
+            Hugging Face hub.
         trust_remote_code: allow classes outside lit_metric and transformers.
 
     Raises:
         FileNotFoundError: if there is no encoder in any of these forms.
+        ValueError: if there is one that can't be used.
     """
-    folder = Path(folder)
-    for place in (folder, folder / RUN_FOLDER):
-        if (place / CONFIG).is_file():
-            return Encoder.load(place, trust_remote_code)
-    if (folder / "modules.json").is_file() or (folder / "config.json").is_file():
-        return TextEncoder(str(folder), trust_remote_code=trust_remote_code)
-    if all((folder / tower / "modules.json").is_file() for tower in TOWERS):
-        query, document = (load(folder / tower, trust_remote_code) for tower in TOWERS)
+    if str(path).startswith(PACKAGE):
+        return load(locate(str(path)), trust_remote_code)
+    place = Path(path).expanduser()
+    if place.is_file():
+        return encoder_in(read_checkpoint(place), place, trust_remote_code)
+    if not place.exists():
+        return _from_hub(str(path), trust_remote_code)
+    for each in (place, place / RUN_FOLDER):
+        if (each / CONFIG).is_file():
+            if each != place:
+                log.info("Loaded the encoder in %s", each)
+            return Encoder.load(each, trust_remote_code)
+    if (place / "modules.json").is_file() or (place / "config.json").is_file():
+        return TextEncoder(str(place), trust_remote_code=trust_remote_code)
+    if all((place / tower / "modules.json").is_file() for tower in TOWERS):
+        query, document = (load(place / tower, trust_remote_code) for tower in TOWERS)
         return TwoTowerEncoder(query, document)
+    for name, checkpoint, content in _checkpoints(place):
+        encoder = encoder_in(content, checkpoint, trust_remote_code)
+        log.info(
+            "There is no %s: loaded the encoder of the %s checkpoint, %s",
+            place / RUN_FOLDER,
+            name,
+            checkpoint,
+        )
+        return encoder
     raise FileNotFoundError(
-        f"{folder} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json or config.json"
+        f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json "
+        "or a checkpoint"
     )
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """The checkpoints of a run that can be read: the best by what was monitored, then the latest first."""
+    contents = {}
+    for path in sorted(folder.rglob("*.ckpt")):
+        if (content := _read_or_tell(path)) is not None:
+            contents[path] = content
+    latest = sorted(
+        contents,
+        key=lambda path: (contents[path].get("global_step", 0), path.stat().st_mtime_ns),
+        reverse=True,
+    )
+    best = [
+        path
+        for each in latest[:1]
+        for state in contents[each].get("callbacks", {}).values()
+        if isinstance(state, dict) and state.get("monitor")
+        for path in latest
+        if path.name == Path(state.get("best_model_path") or ".").name
+    ]
+    for path in best[:1]:
+        yield "best", path, contents[path]
+    for path in latest:
+        yield "last", path, contents[path]
+
+
+def _read_or_tell(path: Path) -> dict[str, Any] | None:
+    """A checkpoint, None for one that was being written when the run ended."""
+    try:
+        return read_checkpoint(path)
+    except ValueError as error:
+        log.warning("%s", error)
+        return None
+
+
+def _from_hub(name: str, trust_remote_code: bool) -> Encoder:
+    if not HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"{name}: there is no such file or folder")
+    if find_file(name, CONFIG) is not None:
+        return Encoder.load(snapshot_download(name), trust_remote_code)
+    try:
+        return TextEncoder(name, trust_remote_code=trust_remote_code)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name}: there is no such folder here, and as a model of the hub: {error}"
+        ) from error
 
 
 def export(encoder: Encoder, folder: str | Path) -> None:
@@ -82,13 +157,13 @@ def _exportable(encoder: Encoder) -> TextEncoder:
     if not isinstance(encoder, TextEncoder):
         raise ValueError(
             f"sentence-transformers has no counterpart of {type(encoder).__name__}: keep the folder that "
-            "Encoder.save wrote and read it with lit_metric.hub.load"
+            "Encoder.save wrote and read it with lit_metric.load"
             + (", or export its text tower, encoder.text" if hasattr(encoder, "text") else "")
         )
     if type(encoder.pooling) not in POOLINGS.values():
         raise ValueError(
             f"sentence-transformers has no {type(encoder.pooling).__name__}, only {', '.join(POOLINGS)}: "
-            "keep the folder that Encoder.save wrote and read it with lit_metric.hub.load"
+            "keep the folder that Encoder.save wrote and read it with lit_metric.load"
         )
     if encoder.tokenizer.replacements:
         raise ValueError(
@@ -100,22 +175,32 @@ def _exportable(encoder: Encoder) -> TextEncoder:
 
 
 def _export_text(encoder: TextEncoder, folder: Path) -> None:
+    # Here, as it takes seconds, and nothing else needs it.
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
+
     tokenizer = encoder.tokenizer
-    encoder.backbone.save(folder)
-    transformer = Transformer(
-        str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
+    encoder.backbone.save(folder, pad=True)
+    transformer = quietly(
+        Transformer, str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
     )
     mode = next(name for name, pooling in POOLINGS.items() if type(encoder.pooling) is pooling)
     pooling = ReferencePooling(encoder.backbone.hidden_size, mode, include_prompt=tokenizer.pool_prompt)
-    modules: list[nn.Module] = [transformer, pooling]
+    modules: list[torch.nn.Module] = [transformer, pooling]
     modules += [_dense(layer) for layer in encoder.projection if isinstance(layer, Projection)]
     if encoder.normalize:
         modules.append(Normalize())
     default = DEFAULT if tokenizer.prompt else None
-    model = SentenceTransformer(
-        modules=modules, device="cpu", prompts=_prompts(tokenizer), default_prompt_name=default
+    model = quietly(
+        SentenceTransformer,
+        modules=modules,
+        device="cpu",
+        prompts=_prompts(tokenizer),
+        default_prompt_name=default,
+        truncate_dim=encoder.truncate_dim,
     )
-    model.save(str(folder))
+    quietly(model.save, str(folder))
     if tokenizer.max_lengths:
         _add_lengths(folder / "config_sentence_transformers.json", tokenizer)
 
@@ -147,6 +232,8 @@ def _add_lengths(config: Path, tokenizer: TextTokenizer) -> None:
 
 
 def _dense(layer: Projection) -> Dense:
+    from sentence_transformers.sentence_transformer.modules import Dense
+
     dense = Dense(
         layer.linear.in_features,
         layer.dimension,

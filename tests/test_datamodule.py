@@ -44,15 +44,15 @@ def sizes(data: MetricDataModule, split: str) -> dict[str, int]:
 def test_validation_takes_a_share_of_every_class_and_empties_none(tmp_path: Path) -> None:
     source = of_sizes(tmp_path, one=1, two=2, three=3, nine=9, twenty=20, fifty=50)
     data = read(train=source, validation_share=0.2)
-    assert sizes(data, "validation") == {"two": 1, "three": 1, "nine": 2, "twenty": 4, "fifty": 10}
-    assert sizes(data, "train") == {"one": 1, "two": 1, "three": 2, "nine": 7, "twenty": 16, "fifty": 40}
+    assert sizes(data, "validation") == {"nine": 2, "twenty": 4, "fifty": 10}
+    assert sizes(data, "train") == {"one": 1, "two": 2, "three": 3, "nine": 7, "twenty": 16, "fifty": 40}
     both = torch.cat([data.splits["train"], data.splits["validation"]])
     assert sorted(both.tolist()) == list(range(85))
     # However large the share, a class keeps half of its items.
     assert sizes(read(train=source, validation_share=0.9), "train") == {
         "one": 1,
-        "two": 1,
-        "three": 2,
+        "two": 2,
+        "three": 3,
         "nine": 5,
         "twenty": 10,
         "fifty": 25,
@@ -97,11 +97,11 @@ def test_given_splits_are_left_alone_and_share_one_space_of_ids(small: Small, tm
 def test_members_of_one_are_neighbours_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         data = read(train=of_sizes(tmp_path, one=1, two=2, four=4))
-    assert "2 classes have one training item" in caplog.text  # "two" gave one away
+    assert "1 class has one training item, and serves as negatives and neighbours only: 'one'" in caplog.text
     assert dict(zip(data.relations.classes, data.class_counts.tolist(), strict=True)) == {
-        "four": 3,
+        "four": 2,
         "one": 1,
-        "two": 1,
+        "two": 2,
     }
 
 
@@ -112,13 +112,19 @@ def test_validation_items_that_find_nothing_of_their_kind(
     told = "no validation item has another of its class"
     read(train=source, validation_share=0.2)
     read(train=source, validate_against="train")
-    assert told not in caplog.text
     read(train=source)
+    assert told not in caplog.text
+    read(train=source, validation=write_csv(tmp_path / "one.csv", [("w1", "a"), ("w2", "b")]))
     assert told in caplog.text
+    caplog.clear()
+    read(train=source, validation=write_csv(tmp_path / "two.csv", [("w1", "a"), ("w2", "a")]))
+    assert "all validation items are of one class" in caplog.text
 
 
 def test_nothing_belongs_together(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no class .* two members \(3 items, 3 classes\).* data\.label"):
+    with pytest.raises(
+        DataError, match=r"no class .* two members \(3 items, 3 classes\).* is label= the right"
+    ):
         read(train=of_sizes(tmp_path, a=1, b=1, c=1))
 
 
@@ -130,7 +136,7 @@ def test_sets_and_texts_do_not_mix(small: Small) -> None:
 
 
 def test_without_any_source(small: Small) -> None:
-    with pytest.raises(DataError, match=r"no data: give data\.train"):
+    with pytest.raises(DataError, match=r"no data: give train="):
         read()
     data = read(test=small / "test.csv")
     with pytest.raises(DataError, match=r"nothing to train on: give data\.train"):
@@ -269,7 +275,7 @@ def test_pairs_without_any_positive(tmp_path: Path) -> None:
 
 
 def test_supervision_is_said_once(small: Small) -> None:
-    with pytest.raises(DataError, match=r"data\.label and data\.supervision were both given"):
+    with pytest.raises(DataError, match=r"label= and supervision= were both given"):
         MetricDataModule(train=small / "train.csv", label="label", supervision=Labels())
     with pytest.raises(ValueError, match="bad_rows must be 'error' or 'skip', not 'drop'"):
         MetricDataModule(bad_rows="drop")  # type: ignore[arg-type]
@@ -283,7 +289,7 @@ def test_bad_rows_of_all_sources_are_told_together(tmp_path: Path) -> None:
     assert str(error.value) == (
         f"{train}: 1 bad row, {test}: 1 bad row (counted from 1, without a header): column 'text' of "
         f"{train}: empty text in row 2; column 'label' of {test}: no label in row 2. Fill it in, or "
-        "drop the row. Or set data.bad_rows to skip."
+        "drop the row. Or leave them out with bad_rows='skip'."
     )
     data = read(train=train, test=test, bad_rows="skip")
     assert {name: len(ids) for name, ids in data.splits.items()} == {"train": 2, "validation": 1, "test": 1}

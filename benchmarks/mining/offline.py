@@ -76,7 +76,7 @@ def peer(texts: list[str], labels: list[str], negatives: int, backbone: str) -> 
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives
 
-    from lit_metric.encoders.backbone import locate
+    from lit_metric.encoders.pretrained import locate
 
     model = sentence_transformers.SentenceTransformer(str(locate(backbone)), device="cpu")
     own = [(place, other) for place, other in enumerate(positives(labels)) if place != other]

@@ -116,7 +116,7 @@ def child(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from sentence_transformers.sentence_transformer import losses
     from transformers import get_linear_schedule_with_warmup
 
-    from lit_metric.encoders.backbone import locate
+    from lit_metric.encoders.pretrained import locate
 
     trainer_ready()
     torch.set_num_threads(spec["threads"])

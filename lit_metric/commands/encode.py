@@ -19,7 +19,7 @@ from lit_metric.commands.items import (
     tower,
     write_table,
 )
-from lit_metric.data import DataError
+from lit_metric.data import CsvOptions, DataError
 from lit_metric.data.files import write_array
 from lit_metric.encoders.base import Precision
 from lit_metric.hub import load
@@ -38,6 +38,7 @@ def encode(
     field: dict[str, str] | None = None,
     role: str | None = None,
     column: str = "embedding",
+    csv: CsvOptions | None = None,
     bad_rows: BadRowsOption = "error",
     max_tokens: int = 16384,
     precision: Precision = "float32",
@@ -59,6 +60,7 @@ def encode(
         field: column by role, for a model of items of several fields, such as --field.title name.
         role: what the items are, such as query or document, if the model has roles.
         column: name of the column of vectors.
+        csv: how CSV files are written, such as --csv.separator or --csv.encoding; found if not given.
         bad_rows: refuse a file with rows that can't be used, or leave them out: they are listed in
             rejected.parquet beside the output, tables get a column "row" (from 1, without a header), and in
             .npy files their vectors are NaN.
@@ -86,6 +88,7 @@ def encode(
         tag_separator=tag_separator,
         weights=weights,
         field=field,
+        csv=csv,
     )
     numbered = bad_rows == "skip"
     if path.suffix != ".npy":

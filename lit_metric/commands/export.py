@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 from lit_metric.hub import export as write
 from lit_metric.hub import load
@@ -11,12 +12,19 @@ from lit_metric.hub import load
 log = logging.getLogger(__name__)
 
 
-def export(model: str, output: str, trust_remote_code: bool = False) -> None:
-    """Write a folder that sentence-transformers and Hugging Face load.
+def export(
+    model: str,
+    output: str,
+    format: Literal["sentence-transformers", "lit-metric"] = "sentence-transformers",
+    trust_remote_code: bool = False,
+) -> None:
+    """Write a folder that sentence-transformers and Hugging Face load, or one for lit_metric.load.
 
     Args:
         model: run folder, checkpoint, saved encoder, model folder, or hub id.
         output: folder to write; must be new or empty.
+        format: of the folder. Every encoder has that of lit-metric; sentence-transformers has no counterpart
+            of encoders of sets, attention pooling, and replacements.
         trust_remote_code: allow classes outside lit_metric and transformers.
 
     Raises:
@@ -25,10 +33,20 @@ def export(model: str, output: str, trust_remote_code: bool = False) -> None:
     Example:
         lit-metric export --model runs/triplet --output my-encoder
     """
+    encoder = load(model, trust_remote_code)
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
-    write(load(model, trust_remote_code), folder)
+    if format == "lit-metric":
+        encoder.save(folder)
+        log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)
+        return
+    try:
+        write(encoder, folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; or give --format lit-metric, whose folders lit_metric.load reads"
+        ) from error
     folders = [folder / "query", folder / "document"] if (folder / "query").is_dir() else [folder]
     told = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
     log.info("Wrote %s; use it with %s", folder, told)

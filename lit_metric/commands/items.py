@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import csv as tables
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_metric.data import DataError, LabelledItems, Labels, Problems, read_table
+from lit_metric.data import CsvOptions, DataError, LabelledItems, Labels, Problems, read_table
 from lit_metric.data.files import replacing
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
@@ -76,6 +76,7 @@ def read_items(
     folder: Path | None = None,
     key: str | None = None,
     field: Mapping[str, str] | None = None,
+    csv: CsvOptions | None = None,
     **columns: Any,
 ) -> Read:
     """Items of the kind that the encoder takes: texts, or lists of tags or of the texts of several fields.
@@ -87,13 +88,14 @@ def read_items(
         folder: where those that are left out are listed; only some are named if None.
         key: a column of names.
         field: the column of each role, if items have fields.
+        csv: how CSV files are written.
         columns: ``text``, ``tags``, ``tag_separator`` and ``weights`` of :class:`~lit_metric.data.Labels`.
 
     Raises:
         DataError: when the source can't be used, holds no items, or holds the other kind.
     """
     problems = Problems(bad_rows == "skip", "give --bad_rows skip to leave them out")
-    table = read_table(source, problems=problems)
+    table = read_table(source, problems=problems, csv=csv)
     wanted = "set" if isinstance(encoder, SetEncoder) else "text"
     if wanted == "set" and not (field or columns.get("text") or columns.get("tags")):
         columns["tags"] = next((name for name in TAG_NAMES if name in table.columns), None)
@@ -204,7 +206,7 @@ def _arrow(values: Sequence[Any] | np.ndarray) -> pa.Array:
 
 def _csv(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        writer = tables.writer(file)
         writer.writerow(map(_readable, columns))
         for row in zip(*columns.values(), strict=True):
             writer.writerow("" if each is None else _readable(_cell(each)) for each in row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from lit_metric.commands.items import (
     tower,
     write_table,
 )
-from lit_metric.data import read_table
+from lit_metric.data import CsvOptions, read_table
 from lit_metric.encoders import Encoder, SetEncoder
 from lit_metric.encoders.base import Precision
 from lit_metric.hub import load
@@ -52,6 +51,7 @@ def search(
     field: dict[str, str] | None = None,
     role: str | None = None,
     query_role: str | None = None,
+    csv: CsvOptions | None = None,
     bad_rows: BadRowsOption = "error",
     max_tokens: int = 16384,
     precision: Precision = "float32",
@@ -76,6 +76,7 @@ def search(
         field: column by role, for a model of items of several fields, such as --field.title name.
         role: of the items; document if the model has that.
         query_role: of the queries; query if the model has that.
+        csv: how CSV files are written, such as --csv.separator or --csv.encoding; found if not given.
         bad_rows: refuse a file with rows that can't be used, or leave them out and say how many.
         max_tokens: tokens per batch.
         precision: of matrix products.
@@ -97,30 +98,39 @@ def search(
     role = role_of(encoder, "--role", role, "document")
     query_role = role_of(encoder, "--query_role", query_role, "query")
     columns: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator}
-    asked = _asked(tower(encoder, query_role), query or [], queries, bad_rows, **columns)
+    asked = _asked(tower(encoder, query_role), query or [], queries, bad_rows, csv, **columns)
     read = read_items(
-        tower(encoder, role), corpus, bad_rows, key=key, field=field, weights=weights, **columns
+        tower(encoder, role), corpus, bad_rows, key=key, field=field, weights=weights, csv=csv, **columns
     )
-    counts: dict[Any, int] = {}
-    for content in read.contents():
-        counts[content] = counts.get(content, 0) + 1
-    first = {content: place for place, content in reversed([*enumerate(read.contents())])}
-    read, copies = read.select([first[content] for content in counts]), [*counts.values()]
+    read, copies = _distinct(read)
     index = ExactIndex()
     index.add(encode_items(encoder, read.items, role, max_tokens, precision), np.arange(len(read)))
-    given = [items for items, _ in asked]
-    scores, found = index.search(
-        encoder.encode(given, max_tokens, role=query_role, precision=precision), min(k, len(read))
-    )
-    named = [name for _, name in asked]
+    vectors = encoder.encode([items for items, _ in asked], max_tokens, role=query_role, precision=precision)
+    scores, found = index.search(vectors, min(k, len(read)))
+    results = [
+        [*zip(row, places, strict=True)] for row, places in zip(scores.tolist(), found.tolist(), strict=True)
+    ]
     if path is None:
-        _show(read, named, copies, scores, found, key)
+        _show(read, [name for _, name in asked], copies, results, key)
     else:
-        _write(path, read, named, copies, scores, found)
+        _write(path, read, [name for _, name in asked], copies, results)
+
+
+def _distinct(read: Read) -> tuple[Read, list[int]]:
+    """The first of each group of equal items, and how many each stands for."""
+    places: dict[Any, list[int]] = {}
+    for place, content in enumerate(read.contents()):
+        places.setdefault(content, []).append(place)
+    return read.select([first for first, *_ in places.values()]), [*map(len, places.values())]
 
 
 def _asked(
-    encoder: Encoder, query: list[str], queries: str | None, bad_rows: BadRowsOption, **columns: Any
+    encoder: Encoder,
+    query: list[str],
+    queries: str | None,
+    bad_rows: BadRowsOption,
+    csv: CsvOptions | None,
+    **columns: Any,
 ) -> list[tuple[Any, str]]:
     """What to encode for each query, and how to call it."""
     asked: list[tuple[Any, str]] = [(each, each) for each in query]
@@ -133,40 +143,28 @@ def _asked(
     if not all(items if isinstance(items, list) else items.strip() for items, _ in asked):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     if queries is not None:
-        there = read_table(queries).columns
+        there = read_table(queries, csv=csv).columns
         own = {
             name: each if each in there or name == "tag_separator" else None for name, each in columns.items()
         }
-        read = read_items(encoder, queries, bad_rows, **own)
+        read = read_items(encoder, queries, bad_rows, csv=csv, **own)
         asked += zip(inputs(read.items), map(", ".join, read.items.rows), strict=True)
     return asked
 
 
-def _results(scores: np.ndarray, found: np.ndarray) -> Iterator[tuple[int, int, int, float]]:
-    """The number of the query, the rank from 1, the place of the item, and the cosine."""
-    for asked, (row, places) in enumerate(zip(scores.tolist(), found.tolist(), strict=True)):
-        for rank, (score, place) in enumerate(zip(row, places, strict=True), 1):
-            if place >= 0:
-                yield asked, rank, place, score
-
-
 def _show(
-    read: Read, named: list[str], copies: list[int], scores: np.ndarray, found: np.ndarray, key: str | None
+    read: Read, queries: list[str], copies: list[int], results: list[list[tuple[float, int]]], key: str | None
 ) -> None:
-    results = [*_results(scores, found)]
     console = Console()
-    for number, query in enumerate(named):
-        own = [each for each in results if each[0] == number]
-        repeated = any(copies[place] > 1 for _, _, place, _ in own)
+    for query, found in zip(queries, results, strict=True):
+        repeated = any(copies[place] > 1 for _, place in found)
         table = RichTable(title=Text(f"nearest to: {_line(query)}"), title_justify="left")
-        table.add_column("cosine", justify="right", no_wrap=True)
-        table.add_column("row", justify="right", no_wrap=True)
-        if repeated:
-            table.add_column("copies", justify="right", no_wrap=True)
+        for name in ("cosine", "row", *["copies"] * repeated):
+            table.add_column(name, justify="right", no_wrap=True)
         if read.items.keys:
-            table.add_column(Text(key or ""))
+            table.add_column(Text(key or ""), overflow="fold", max_width=24)
         table.add_column("item", overflow="fold")
-        for _, _, place, score in own:
+        for score, place in found:
             cells = [f"{score:.3f}", str(read.rows[place] + 1), *[str(copies[place])] * repeated]
             if read.items.keys:
                 cells.append(_line(read.items.keys[place]))
@@ -182,17 +180,21 @@ def _line(text: str) -> str:
 
 
 def _write(
-    path: Path, read: Read, named: list[str], copies: list[int], scores: np.ndarray, found: np.ndarray
+    path: Path, read: Read, queries: list[str], copies: list[int], results: list[list[tuple[float, int]]]
 ) -> None:
-    results = [*_results(scores, found)]
-    own: dict[str, list[Any]] = {
-        "query": [named[asked] for asked, _, _, _ in results],
-        "rank": [rank for _, rank, _, _ in results],
-        "cosine": [round(score, 6) for _, _, _, score in results],
-        "row": [read.rows[place] + 1 for _, _, place, _ in results],
-        "copies": [copies[place] for _, _, place, _ in results],
+    flat = [
+        (query, rank, score, place)
+        for query, found in zip(queries, results, strict=True)
+        for rank, (score, place) in enumerate(found, 1)
+    ]
+    columns: dict[str, list[Any]] = {
+        "query": [query for query, _, _, _ in flat],
+        "rank": [rank for _, rank, _, _ in flat],
+        "cosine": [round(score, 6) for _, _, score, _ in flat],
+        "row": [read.rows[place] + 1 for _, _, _, place in flat],
+        "copies": [copies[place] for _, _, _, place in flat],
     }
     for name, values in read.columns().items():
-        own[name if name not in own else f"corpus_{name}"] = [values[place] for _, _, place, _ in results]
-    write_table(path, own)
-    log.info("Wrote %d results of %d queries to %s", len(results), len(named), path)
+        columns[name if name not in columns else f"corpus_{name}"] = [values[place] for *_, place in flat]
+    write_table(path, columns)
+    log.info("Wrote %d results of %d queries to %s", len(flat), len(queries), path)

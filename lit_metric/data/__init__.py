@@ -2,6 +2,7 @@
 
 from lit_metric.data.batch import Batch, Collator
 from lit_metric.data.content import Content
+from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import (
     Judgements,
@@ -34,6 +35,7 @@ __all__ = [
     "Batch",
     "Collator",
     "Content",
+    "CsvOptions",
     "DataError",
     "GivenPairs",
     "GivenTriplets",

@@ -11,10 +11,13 @@ from lit_metric.data.content import Content
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, PairRelations, Relations
+from lit_metric.data.table import listed
 from lit_metric.data.tokens import Tokenizer, Tokens
 from lit_metric.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
+
+Classified = LabelRelations | MultiLabelRelations
 
 
 def class_counts(relations: Relations, ids: Tensor | None) -> Tensor:
@@ -44,14 +47,17 @@ def check(content: Content, alone: bool, planned: str) -> None:
     Raises:
         DataError: when nothing can be learned.
     """
-    train = content.splits.get("train")
+    train, relations = content.splits.get("train"), content.relations
     if train is not None:
-        if isinstance(content.relations, PairRelations):
-            _check_pairs(content.relations, train, planned)
-        else:
-            _check_classes(content.relations, train)
-    if "validation" in content.splits and alone and isinstance(content.relations, LabelRelations):
-        _check_validation(content.relations, content.splits["validation"])
+        if isinstance(relations, PairRelations):
+            _check_pairs(relations, train, planned)
+        elif isinstance(relations, LabelRelations | MultiLabelRelations):
+            _check_classes(content, relations, train)
+            for split in ("validation", "test"):
+                if split in content.splits and not (split == "validation" and content.held_out):
+                    _check_common(relations, train, content.splits[split], split)
+    if "validation" in content.splits and alone and isinstance(relations, LabelRelations):
+        _check_validation(relations, content.splits["validation"])
 
 
 def say_what_is_cut(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer) -> None:
@@ -76,30 +82,75 @@ def say_what_is_cut(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer
             )
 
 
-def _check_classes(relations: Relations, train: Tensor) -> None:
+def _check_classes(content: Content, relations: Classified, train: Tensor) -> None:
     counts = class_counts(relations, train)
     if not bool((counts >= 2).any()):
+        held = len(content.splits["validation"]) if content.held_out else 0
+        after = f", after {held} were held out for validation" if held else ""
         raise DataError(
             f"no class of the training items has two members ({len(train)} items, "
-            f"{int((counts > 0).sum())} classes), so nothing belongs together; is data.label the right "
+            f"{int((counts > 0).sum())} classes{after}), so nothing belongs together; is label= the right "
             "column?"
         )
-    if single := int((counts == 1).sum()):
-        logger.info("%d classes have one training item: they serve as negatives and neighbours only", single)
+    single = [relations.classes[place] for place in (counts == 1).nonzero()[:, 0].tolist()]
+    if single:
+        logger.info(
+            "%d class%s one training item, and serve%s as negatives and neighbours only: %s",
+            len(single),
+            "es have" if len(single) > 1 else " has",
+            "" if len(single) > 1 else "s",
+            listed(single, 8),
+        )
+
+
+def _check_common(relations: Classified, train: Tensor, ids: Tensor, split: str) -> None:
+    """Say how many items of a split have no class in common with the training items."""
+    known, asked = (class_counts(relations, each) > 0 for each in (train, ids))
+    labels = relations.labels
+    if isinstance(labels, Ragged):
+        own = labels.select(ids)
+        found = known[own.values].long()
+        common = torch.zeros(len(ids), dtype=torch.int64).index_add_(0, own.segment_ids, found) > 0
+        labelled = own.lengths > 0
+    else:
+        labelled = labels[ids] >= 0
+        common = labelled & known[labels[ids].clamp(min=0)]
+    count, all_of = int(common.sum()), int(labelled.sum())
+    if not all_of or 2 * count >= all_of:
+        return
+    theirs, ours = (
+        listed([relations.classes[place] for place in mask.nonzero()[:, 0].tolist()], 4)
+        for mask in (asked & ~known, known)
+    )
+    logger.warning(
+        "%s of the %d %s items %s a class that occurs in training: %s there, %s in training. That is right "
+        "for new classes, and wrong if labels are written differently",
+        count or "none",
+        all_of,
+        split,
+        "has" if count < 2 else "have",
+        theirs,
+        ours,
+    )
 
 
 def _check_pairs(relations: PairRelations, train: Tensor, planned: str) -> None:
     if planned == "pairs" and not len(relations.all_positives(train).values):
         raise DataError(
             f"none of the {len(train)} training anchors has a positive, so nothing belongs together; is "
-            "positive_from too high, or the column of scores the wrong one?"
+            "positive_from= too high, or score= the wrong column?"
         )
 
 
 def _check_validation(relations: LabelRelations, ids: Tensor) -> None:
     labels = relations.labels[ids]
-    if len(labels) and int(torch.bincount(labels[labels >= 0], minlength=1).max()) < 2:
+    if not len(labels):
+        return
+    counts = torch.bincount(labels[labels >= 0], minlength=1)
+    if int(counts.max()) < 2:
         logger.warning(
             "no validation item has another of its class beside it, so retrieval metrics are NaN: "
-            "raise data.validation_share, or set data.validate_against to train"
+            "raise validation_share=, give validation=, or validate_against='train'"
         )
+    elif int((counts > 0).sum()) == 1 and len(relations.classes) > 1:
+        logger.warning("all validation items are of one class, so none can be mistaken: give validation=")

@@ -48,6 +48,7 @@ class Content:
         facts: the judged pairs that ``relations`` were made of, if they were.
         parts: the data sets of which this is a mixture, by name, each in ids of its own.
         groups: the group of each item, of queries that are measured apart, None for none; or None.
+        held_out: whether the validation items were taken from the training data.
     """
 
     items: Items
@@ -59,6 +60,7 @@ class Content:
     facts: Facts | None = None
     parts: dict[str, Content] = field(default_factory=dict)
     groups: list[str | None] | None = None
+    held_out: bool = False
 
     def corpus_of(self, split: str) -> str | None:
         """The name of the split that holds what ``split`` is compared with, None if that is itself."""

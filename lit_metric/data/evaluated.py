@@ -99,7 +99,7 @@ class Evaluated:
             DataError: when there is no such split.
         """
         if split not in self.splits:
-            raise DataError(f"there is no {split} split: give data.{split}")
+            raise DataError(f"there is no {split} split: give {split}=")
         content = self._content()
         if content.parts:
             return {

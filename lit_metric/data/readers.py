@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import importlib.util
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_metric.data.delimited import CsvOptions, decoded, read_csv, read_judged
 from lit_metric.data.errors import DataError
-from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, part_of, with_names
+from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, of_rows, part_of, with_names
 from lit_metric.data.table import Part, Problems, Table, listed, most_alike
 
 PACKAGE = "package:"
-BETWEEN = "Quote fields that hold the separator."
-QUOTE = 'Write "" for quotation marks within quoted fields.'
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
 
 
@@ -30,16 +28,21 @@ else:
 
 
 def read_table(
-    source: Source, split: str | None = None, problems: Problems | None = None, name: str = ""
+    source: Source,
+    split: str | None = None,
+    problems: Problems | None = None,
+    name: str = "",
+    csv: CsvOptions | None = None,
 ) -> Table:
     """Open a source of rows.
 
     Args:
         source: one of
 
-            - a file ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` (UTF-8, first line of a CSV the header);
+            - a file ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` (a list of objects); how a CSV
+              file is written is found, see :class:`CsvOptions`; judgements of TREC (``.qrels``, ``.txt``);
             - a pattern such as ``data/*.parquet``, read in sorted order;
-            - a folder saved by ``datasets``, or any folder that ``datasets.load_dataset`` reads;
+            - a folder saved by ``datasets``, or any folder whose files ``datasets`` finds splits in;
             - ``package:NAME/PATH``, a file inside an installed package;
             - the id of a data set on the hub, such as ``PolyAI/banking77:train``;
             - what is in memory: a pandas or polars DataFrame (anything with ``__arrow_c_stream__``), a
@@ -50,6 +53,7 @@ def read_table(
         problems: where lines that cannot be parsed are noted, to be reported with others later; they are
             refused at once if None.
         name: what errors call rows that come from no file.
+        csv: how CSV and TSV files are written, if that can't be found or was found wrongly.
 
     Raises:
         TypeError: when the source is of none of these kinds.
@@ -62,15 +66,16 @@ def read_table(
         (['text', 'label'], [1, None], ('list of dicts', 2))
     """
     noted = Problems() if problems is None else problems
-    table = Table(_parts(source, split, noted, name))
+    table = Table(_parts(source, split, noted, name, csv or CsvOptions()))
     if problems is None:
         noted.refuse()
+    table.say_how_it_was_read()
     return table
 
 
-def _parts(source: Any, split: str | None, problems: Problems, name: str) -> list[Part]:
+def _parts(source: Any, split: str | None, problems: Problems, name: str, csv: CsvOptions) -> list[Part]:
     if isinstance(source, str | Path):
-        return _named(str(source), split, problems)
+        return _named(str(source), split, problems, csv)
     if isinstance(source, list | tuple) and not source:
         raise DataError(f"{f'{name}: ' if name else ''}the list of files is empty; name at least one")
     if (part := part_of(source, split, problems, name)) is not None:
@@ -79,25 +84,27 @@ def _parts(source: Any, split: str | None, problems: Problems, name: str) -> lis
         return [
             part
             for number, entry in enumerate(source, start=1)
-            for part in _parts(entry, split, problems, f"{name or 'list'}[{number}]")
+            for part in _parts(entry, split, problems, f"{name or 'list'}[{number}]", csv)
         ]
     raise TypeError(f"{name or 'a source of rows'} is {kind_of(source)}; give {TAKEN}")
 
 
-def _named(source: str, split: str | None, problems: Problems) -> list[Part]:
+def _named(source: str, split: str | None, problems: Problems, csv: CsvOptions) -> list[Part]:
     path = _packaged(source) if source.startswith(PACKAGE) else Path(source).expanduser()
     if path.is_dir():
-        return [_folder(path, split)]
+        return _folder(path, split, problems, csv)
     if path.is_file():
-        return [_file(path, split, problems)]
+        if split is not None:
+            raise DataError(f"split={split!r} was given, but {path} is a single file; leave split out")
+        return [_file(path, problems, csv)]
     if glob.has_magic(source):
         found = sorted(glob.glob(str(path), recursive=True))
         if not found:
             raise DataError(f"no file matches {source!r}{_contents(path.parent, path.name)}")
-        return [part for name in found for part in _named(name, split, problems)]
+        return [part for name in found for part in _named(name, split, problems, csv)]
     folder, colon, name = source.rpartition(":")
     if colon and Path(folder).expanduser().is_dir():
-        return [_folder(Path(folder).expanduser(), split or name)]
+        return _folder(Path(folder).expanduser(), split or name, problems, csv)
     match = HUB_ID.fullmatch(source)
     if match and path.suffix.lower() not in READERS:
         return [_hub(match["id"], split or match["split"])]
@@ -128,16 +135,14 @@ def _contents(folder: Path, like: str = "") -> str:
     return f"; {str(folder)!r} holds {listed(most_alike(names, like), 8)}"
 
 
-def _file(path: Path, split: str | None, problems: Problems) -> Part:
-    if split is not None:
-        raise DataError(f"split={split!r} was given, but {path} is a single file; leave split out")
+def _file(path: Path, problems: Problems, csv: CsvOptions) -> Part:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is of an unknown kind; files that can be read are {listed(list(READERS))}")
-    return reader(path, problems)
+    return reader(path, problems, csv)
 
 
-def _parquet(path: Path, problems: Problems) -> Part:
+def _parquet(path: Path, problems: Problems, csv: CsvOptions) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -163,100 +168,73 @@ def _parquet(path: Path, problems: Problems) -> Part:
     return Part(str(path), rows, names, load)
 
 
-def _csv(path: Path, problems: Problems) -> Part:
-    limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 128 KiB
-    try:
-        # Bytes that are no UTF-8 become lone surrogates, which are reported when their column is used.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            # Without strict, a quote that is never closed swallows all the rows after it.
-            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            header = next(reader, [])
-            rows, broken = _csv_rows(reader, header, path, problems)
-    except csv.Error as error:
-        raise DataError(f"{path} has no header line that can be read ({error}); correct it") from error
-    finally:
-        csv.field_size_limit(limit)
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated or not header:
-        found = f"the column {listed(repeated)} more than once" if repeated else "no header line"
-        raise DataError(f"{path} has {found}; its first line must name each column once")
-    places = {name: place for place, name in enumerate(header)}
-    return Part(
-        str(path), len(rows), header, lambda name: [row[places[name]] for row in rows], frozenset(broken)
-    )
-
-
-def _csv_rows(
-    reader: Iterator[list[str]], header: Sequence[str], path: Path, problems: Problems
-) -> tuple[list[list[Any]], set[int]]:
-    """All rows below the header, and which of them are broken."""
-    rows: list[list[Any]] = []
-    broken: set[int] = set()
-    while True:
-        problem = remedy = ""
-        try:
-            row = next(reader)
-            if not row:  # a blank line
-                continue
-            if len(row) != len(header):
-                fields = f"{len(row)} field{'s' * (len(row) != 1)}"
-                problem, remedy = f"{fields} where the header has {len(header)}", BETWEEN
-        except StopIteration:
-            return rows, broken
-        except csv.Error as error:
-            if "end of data" in str(error):
-                raise DataError(
-                    f"{path}, row {len(rows) + 1}: a quotation mark opens a field that is never closed, so "
-                    'where the row ends is not known; close it, or write "" where it belongs to the text'
-                ) from error
-            problem, remedy = f"a quoted field that goes on after its end ({error})", QUOTE
-        if problem:
-            broken.add(len(rows))
-            problems.add((str(path), len(rows) + 1), "", problem, remedy)
-        rows.append([None] * len(header) if problem else row)
-
-
-def _jsonl(path: Path, problems: Problems) -> Part:
+def _json(path: Path, problems: Problems, csv: CsvOptions) -> Part:
+    """JSON Lines, or one list of objects."""
+    text, found = decoded(path)
     rows: list[dict[str, Any]] = []
     broken = set()
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                problem = "" if isinstance(row, dict) else "no object in braces"
-            except json.JSONDecodeError as error:
-                row, problem = None, f"no valid JSON ({error.msg})"
-            except RecursionError:
-                row, problem = None, "JSON of too many levels"
-            rows.append(row if isinstance(row, dict) else {})
-            if problem:
-                problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
-                broken.add(len(rows) - 1)
+    if text.lstrip().startswith("["):
+        try:
+            return of_rows(json.loads(text), str(path), problems)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} begins as a list, but is no valid JSON: {error}") from error
+    for line in filter(str.strip, re.split(r"\r\n|\r|\n", text)):
+        try:
+            row = json.loads(line)
+            problem = "" if isinstance(row, dict) else "no object in braces"
+        except json.JSONDecodeError as error:
+            row, problem = None, f"no valid JSON ({error.msg})"
+        except RecursionError:
+            row, problem = None, "JSON of too many levels"
+        rows.append(row if isinstance(row, dict) else {})
+        if problem:
+            problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
+            broken.add(len(rows) - 1)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return Part(str(path), len(rows), names, lambda name: [row.get(name) for row in rows], frozenset(broken))
+    values = partial(_of_rows, rows)
+    return Part(str(path), len(rows), names, values, frozenset(broken), ", ".join(found))
 
 
-READERS: dict[str, Callable[[Path, Problems], Part]] = {
+def _of_rows(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    return [row.get(name) for row in rows]
+
+
+READERS: dict[str, Callable[[Path, Problems, CsvOptions], Part]] = {
     ".parquet": _parquet,
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".jsonl": _json,
+    ".ndjson": _json,
+    ".json": _json,
+    ".qrels": read_judged,
+    ".trec": read_judged,
+    ".txt": read_judged,
 }
 
 
-def _folder(path: Path, split: str | None) -> Part:
+def _folder(path: Path, split: str | None, problems: Problems, csv: CsvOptions) -> list[Part]:
+    """A folder; its files are read as they would be by their own names, and other kinds by ``datasets``."""
     import datasets
 
     saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
     try:
-        data = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+        if saved:
+            return [of_dataset(datasets.load_from_disk(str(path)), str(path), split, f"{path}:{{}}")]
+        files = datasets.load_dataset_builder(str(path)).config.data_files or {}
+        names = {str(name): [Path(file) for file in found] for name, found in files.items()}
+        if not names or any(file.suffix.lower() not in READERS for each in names.values() for file in each):
+            return [of_dataset(datasets.load_dataset(str(path)), str(path), split, f"{path}:{{}}")]
+    except DataError:
+        raise
     except Exception as error:
         problem = f"the folder {path} cannot be read as a data set: {error}{_contents(path)}"
         raise DataError(problem) from error
-    return of_dataset(data, str(path), split, f"{path}:{{}}")
+    if split is None and len(names) == 1:
+        split = next(iter(names))
+    if split not in names:
+        asked = f"no split {split!r}" if split else "several splits"
+        raise DataError(f"{path} has {asked}; name one of {listed([f'{path}:{each}' for each in names])}")
+    return [_file(file, problems, csv) for file in names[split]]
 
 
 def _hub(name: str, split: str | None) -> Part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from lit_metric.data.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 3  # rows named for each problem before the rest are only counted
 KINDS = 6  # problems named likewise
@@ -26,6 +29,7 @@ class Part:
         columns: their names.
         load: the values of a column, given its name; missing ones are None.
         broken: rows, from 0, that could not be read and were noted as problems; all their values are None.
+        dialect: what is unusual in how it is written and was found by itself, to be logged.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Part:
     columns: list[str]
     load: Callable[[str], list[Any]]
     broken: frozenset[int] = frozenset()
+    dialect: str = ""
 
 
 class Table:
@@ -45,9 +50,39 @@ class Table:
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = list(parts)
         self._ends = list(itertools.accumulate(part.rows for part in self.parts))
+        self.used: set[str] = set()  # columns that were read
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def say_how_it_was_read(self) -> None:
+        """Log one line for each unusual way in which files are written, and one on columns that differ."""
+        dialects: dict[str, list[str]] = {}
+        for part in self.parts:
+            dialects.setdefault(part.dialect, []).append(part.name)
+        for dialect, names in dialects.items():
+            if dialect:
+                logger.info("%s: read with %s", several(names), dialect)
+        if differing := self._differing():
+            logger.warning("the files have different columns: %s", differing)
+
+    def _differing(self) -> str:
+        """Which columns are in some parts only, and in which; empty if there are none."""
+        columns = dict.fromkeys(name for part in self.parts for name in part.columns)
+        told = []
+        for name in [name for name in columns if name not in self.columns]:
+            without = [part.name for part in self.parts if name not in part.columns]
+            having = [part.name for part in self.parts if name in part.columns]
+            few = f"in {several(having)} only" if len(having) < len(without) else f"not in {several(without)}"
+            told.append(f"{name!r} is {few}")
+        return "; ".join(told[:KINDS]) + (f"; and {len(told) - KINDS} more" if len(told) > KINDS else "")
+
+    @property
+    def layout(self) -> str:
+        """Which columns there are, for an error about one that is missing."""
+        if differing := self._differing():
+            return f"the {len(self.parts)} files have {listed(self.columns)} in common; {differing}"
+        return f"{self.name} has {listed(self.columns)}"
 
     @property
     def columns(self) -> list[str]:
@@ -61,6 +96,11 @@ class Table:
         Raises:
             DataError: when a part lacks it; the message lists those it has.
         """
+        self.used.add(name)
+        return self.peek(name)
+
+    def peek(self, name: str) -> list[Any]:
+        """The same, to look at only: the column doesn't count as used."""
         values: list[Any] = []
         for part in self.parts:
             if name not in part.columns:
@@ -186,6 +226,32 @@ def most_alike(names: Iterable[str], wanted: str) -> list[str]:
         ['text', 'label']
     """
     return sorted(names, key=lambda name: -SequenceMatcher(None, name, wanted).ratio())
+
+
+def say_unused(tables: Iterable[Table]) -> None:
+    """Log one line on the columns that nothing was read from."""
+    found: dict[str, list[str]] = {}
+    for table in tables:
+        unused = [name for name in table.columns if name not in table.used]
+        if unused:
+            found.setdefault(listed(unused, 10), []).append(table.name)
+    if found:
+        told = "; ".join(
+            f"{names} of {several(list(dict.fromkeys(files)))}" for names, files in found.items()
+        )
+        logger.info("columns that are not used: %s", told)
+
+
+def several(names: Sequence[str]) -> str:
+    """Names of files in a sentence, the first three.
+
+    Example:
+        >>> several(["a.csv", "b.csv"]), several(["a", "b", "c", "d"])
+        ('a.csv and b.csv', 'a, b, c and 1 more')
+    """
+    if len(names) <= SHOWN:
+        return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+    return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
 
 
 def listed(names: Sequence[str], limit: int = 30) -> str:

@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
-from transformers import logging as hf_logging
+from transformers import PreTrainedModel
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.attention import PACKED
-from lit_metric.encoders.packing import packed_forward, padded_forward, probe, use_attention
+from lit_metric.encoders.packing import (
+    Verdict,
+    Way,
+    packed_forward,
+    padded_forward,
+    probe,
+    unpadded_forward,
+    use_attention,
+)
+from lit_metric.encoders.pretrained import Missing, load_model, quietly, resolve
 from lit_metric.encoders.tokenizer import TextTokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
 Packing = Literal["auto", "always", "never"]
-
-PACKAGE = "package:"
-
-_DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "hidden_dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "embedding_dropout",
-    "embeddings_dropout",
-    "mlp_dropout",
-    "dropout",
-    "dropout_rate",
-    "embd_pdrop",
-    "attn_pdrop",
-    "resid_pdrop",
-)
-
-
-def locate(source: str) -> str:
-    """Where a backbone is: a Hugging Face id and a folder are left alone, ``package:NAME/folder`` becomes a
-    folder.
-
-    The package is found, not imported.
-
-    Raises:
-        FileNotFoundError: if the package is not installed or has no such folder.
-    """
-    if not source.startswith(PACKAGE):
-        return source
-    name, _, folder = source[len(PACKAGE) :].partition("/")
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        distribution = name.replace("_", "-")
-        raise FileNotFoundError(
-            f"{source}: there is no package {name!r} here; try `pip install {distribution}`"
-        )
-    path = Path(next(iter(found.submodule_search_locations)), folder)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{source}: the package {name!r} has no folder {folder!r}")
-    return str(path)
 
 
 class Backbone(nn.Module):
@@ -72,9 +36,11 @@ class Backbone(nn.Module):
         tokenizer: the one that the model was trained with.
         packing: "auto" packs if the probe finds no difference, "always" raises if it does, "never" pads.
         name: what to call the model in messages.
+        missing: weights that were not loaded.
 
     Raises:
-        ValueError: if ``packing`` is "always" and packing changes the model's outputs.
+        ValueError: if outputs depend on weights that were not loaded, if ``packing`` is "always" and packing
+            changes the model's outputs, or if a text's output depends on other texts however it is run.
     """
 
     def __init__(
@@ -83,6 +49,7 @@ class Backbone(nn.Module):
         tokenizer: TextTokenizer,
         packing: Packing = "auto",
         name: str = "the backbone",
+        missing: Missing | None = None,
     ) -> None:
         super().__init__()
         if packing not in ("auto", "always", "never"):
@@ -90,20 +57,27 @@ class Backbone(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self.way: Way = "padded"
+        self.unused: tuple[str, ...] = ()
+        if model.device.type == "meta":  # names and shapes only
+            return
         verdict = probe(
             model, tokenizer.max_length, tokenizer.special_ids, tokenizer.padding_id, pack=packing != "never"
         )
-        self.packed = verdict.packed
         self.unused = verdict.unused
-        if verdict.packed:
+        if missing is not None:
+            missing.refuse(name, self.unused)
+        self.way = _chosen(verdict, packing, name)
+        if self.packed:
             use_attention(model, PACKED)
-        elif packing == "always":
-            raise ValueError(f"{name} can't be packed: {verdict.reason}; packing='auto' pads it instead")
-        elif packing == "auto":
-            log.warning("%s runs padded, not packed: %s", name, verdict.reason)
         self.freeze_unused()
         if self.unused:
-            log.info("%s: frozen, as no output depends on them: %s", name, ", ".join(self.unused))
+            log.debug("%s: frozen, as no output depends on them: %s", name, ", ".join(self.unused))
+
+    @property
+    def packed(self) -> bool:
+        """Whether texts run end to end."""
+        return self.way == "packed"
 
     @classmethod
     def load(
@@ -129,38 +103,13 @@ class Backbone(nn.Module):
 
         Raises:
             FileNotFoundError: if there is no such model, or it has no safetensors weights.
+            ValueError: if weights are missing or of other shapes, or the tokenizer is of another model.
         """
-        path = locate(source)
-        options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "subfolder": subfolder}
-        if Path(path).is_dir():
-            path, options["subfolder"] = str(Path(path, subfolder)), ""
-            if not Path(path, "config.json").is_file():
-                raise FileNotFoundError(
-                    f"{source}: no config.json in {path}, so this is no Hugging Face model folder"
-                )
-        elif not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-            raise FileNotFoundError(f"the backbone {source!r}: there is no such folder; correct the path")
-        try:
-            config = AutoConfig.from_pretrained(path, **options)
-            if dropout is not None:
-                set_dropout(config, dropout)
-            kind = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-            model = _quietly(
-                kind.from_pretrained,
-                path,
-                config=config,
-                use_safetensors=True,
-                dtype=torch.float32,
-                **options,
-            )
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise FileNotFoundError(
-                f"the backbone {source!r} could not be loaded: {reason} It has to be a Hugging Face id, a "
-                "folder or package:NAME/folder, with weights in safetensors format"
-            ) from error
+        path, options = resolve(source, subfolder)
+        options["trust_remote_code"] = trust_remote_code
+        model, missing = load_model(source, path, options, dropout)
         tokenizer = load_tokenizer(path, model, max_length, options, **tokenizing)
-        return cls(model, tokenizer, packing, source)
+        return cls(model, tokenizer, packing, source, missing)
 
     def freeze_unused(self) -> None:
         """Freeze the parameters that no output depends on, for DDP stops at them."""
@@ -169,41 +118,42 @@ class Backbone(nn.Module):
 
     def forward(self, tokens: Ragged) -> Ragged:
         """``[T]`` token ids to ``[T, h]`` last hidden states, ragged alike."""
-        if self.packed:
-            states: Tensor = packed_forward(self.model, tokens)
-        else:
+        states: Tensor
+        if self.way == "packed":
+            states = packed_forward(self.model, tokens)
+        elif self.way == "padded":
             states = padded_forward(self.model, tokens, self.tokenizer.padding_id)
+        else:
+            states = unpadded_forward(self.model, tokens)
         return Ragged(states, tokens.offsets)
 
-    def save(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face folder with model (safetensors) and tokenizer."""
-        _quietly(self.model.save_pretrained, folder)
-        self.tokenizer.save(folder)
+    def save(self, folder: Path, weights: bool = True, pad: bool = False) -> None:
+        """Write an ordinary Hugging Face folder with model (safetensors) and tokenizer.
+
+        Args:
+            folder: is created.
+            weights: without them, the folder only describes the model.
+            pad: give the tokenizer a padding token if it has none, for libraries that can't do without.
+        """
+        quietly(self.model.save_pretrained, folder, **({} if weights else {"state_dict": {}}))
+        self.tokenizer.save(folder, pad)
 
 
-def set_dropout(config: Any, probability: float) -> None:
-    """Set every dropout probability of a model's configuration.
-
-    Raises:
-        ValueError: if the probability is not in [0, 1), or the configuration has none that is known.
-    """
-    if not 0 <= probability < 1:
-        raise ValueError(f"dropout is {probability}; it has to be at least 0 and less than 1")
-    names = [name for name in _DROPOUTS if isinstance(getattr(config, name, None), (int, float))]
-    if not names:
-        raise ValueError(f"dropout: models of type {config.model_type} have no dropout that could be set")
-    for name in names:
-        setattr(config, name, float(probability))
-
-
-def _quietly(load: Any, *args: Any, **kwargs: Any) -> Any:
-    """Without transformers' progress bar and its report on weights that this library doesn't use."""
-    shown, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    try:
-        return load(*args, **kwargs)
-    finally:
-        hf_logging.set_verbosity(level)
-        if shown:
-            hf_logging.enable_progress_bar()
+def _chosen(verdict: Verdict, packing: Packing, name: str) -> Way:
+    """The way that a model takes; says so if it is not the fastest."""
+    if verdict.way == "none":
+        raise ValueError(
+            f"{name}: the vector of a text depends on the texts beside it in a batch, padded or not "
+            f"({verdict.unpadded}): take another model"
+        )
+    if packing == "always" and not verdict.packed:
+        raise ValueError(f"{name} can't be packed: {verdict.reason}; packing='auto' pads it instead")
+    if verdict.way == "unpadded":
+        log.warning(
+            "%s runs in batches of texts of one length, which is slow, as padding changes its vectors: %s",
+            name,
+            verdict.unpadded,
+        )
+    elif verdict.way == "padded" and packing == "auto":
+        log.warning("%s runs padded, not packed: %s", name, verdict.reason)
+    return verdict.way

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.described import Described, Spec, build
+from lit_metric.encoders.inputs import as_list
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
+from lit_metric.encoders.pretrained import weights_given
 from lit_metric.encoders.tokenizer import TextTokenizer, TowerTokenizers
 
 CONFIG = "encoder.json"
@@ -86,7 +89,19 @@ class Encoder(Described, nn.Module, ABC):
 
     @abstractmethod
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
-        """``[n, dimension]`` raw vectors of checked input; called without gradient in evaluation mode."""
+        """``[n, dimension]`` raw vectors of a list of checked items; called without gradient in evaluation
+        mode."""
+
+    def check_items(self, items: list[Any], places: Sequence[int] | None = None) -> None:
+        """Refuse what this encoder can't encode; everything passes where a class doesn't say.
+
+        Args:
+            items: to be encoded.
+            places: the numbers by which messages call them, 0, 1, 2, … if None.
+
+        Raises:
+            TypeError: names the first that is of the wrong kind.
+        """
 
     def encode(
         self,
@@ -102,7 +117,8 @@ class Encoder(Described, nn.Module, ABC):
         Works in evaluation mode and restores the mode that each module was in.
 
         Args:
-            items: list of texts, or list of lists of texts.
+            items: texts, or lists of texts: a list, an array, or a column (Series) of pandas, polars or
+                pyarrow.
             max_tokens: texts of similar length run together, at most so many tokens at once.
             progress: show a progress bar.
             role: what the items are, such as "query" or "document"; one for all, one for each, or, for items
@@ -115,11 +131,17 @@ class Encoder(Described, nn.Module, ABC):
             float32 ``[n, dimension]``, in the order of ``items``; of length 1 if ``self.normalize``.
 
         Raises:
-            TypeError: if ``items`` is of the wrong kind.
+            TypeError: if ``items`` is no sequence, or an item is of the wrong kind, such as None.
             ValueError: if roles or weights are not as many as items or texts, or there is no such precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        items = [*as_list(items, "items")]
+        self.check_items(items)
+        if role is not None and not isinstance(role, str):
+            role = as_list(role, "role")
+        if weights is not None:
+            weights = [as_list(row, "weights") for row in as_list(weights, "weights")]
         # In float32 an autocast region around the call has its way.
         half: AbstractContextManager[Any] = nullcontext()
         if precision != "float32":
@@ -144,15 +166,24 @@ class Encoder(Described, nn.Module, ABC):
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that :meth:`load` can read without the place where the backbone came from."""
-        folder = Path(folder)
+        self.write(Path(folder))
+
+    def write(self, folder: Path, weights: bool = True) -> None:
+        """See :meth:`save`; without ``weights``, only what is needed to build this encoder, to which
+        :meth:`restore` then gives weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        parts, arguments = self._save_parts(folder)
-        own = {
-            name: value.detach().contiguous().cpu()
-            for name, value in self.state_dict().items()
-            if not name.startswith(parts)
-        }
-        save_file(own, folder / WEIGHTS)
+        parts, arguments = self._save_parts(folder, weights)
+        if weights:
+            own = {
+                name: value.detach().contiguous().cpu()
+                for name, value in self.state_dict().items()
+                if not name.startswith(parts)
+            }
+            save_file(own, folder / WEIGHTS)
+        taken = inspect.signature(type(self)).parameters.values()
+        if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in taken):
+            # What a subclass doesn't take, it has decided itself.
+            arguments = {each.name: arguments[each.name] for each in taken if each.name in arguments}
         spec = {"class_path": self.spec()["class_path"], "init_args": arguments}
         described = {"format": FORMAT, "dimension": self.dimension, **spec}
         (folder / CONFIG).write_text(
@@ -160,8 +191,8 @@ class Encoder(Described, nn.Module, ABC):
         )
 
     @abstractmethod
-    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Write what has a format of its own into subfolders.
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Write what has a format of its own into subfolders, with or without weights.
 
         Returns:
             prefixes of the names of weights that are saved by that, and the arguments to build this encoder
@@ -181,7 +212,24 @@ class Encoder(Described, nn.Module, ABC):
             FileNotFoundError: if the folder holds no encoder.
             ValueError: if it names classes that aren't trusted, or its weights don't fit.
         """
-        folder = Path(folder)
+        return Encoder.restore(Path(folder), trust_remote_code)
+
+    @staticmethod
+    def restore(
+        folder: Path, trust_remote_code: bool = False, weights: Mapping[str, Tensor] | None = None
+    ) -> Encoder:
+        """See :meth:`load`; here the weights may come from elsewhere.
+
+        Args:
+            folder: as given to :meth:`write`.
+            trust_remote_code: see :meth:`load`.
+            weights: the ``state_dict()`` of the encoder; None reads the folder's files. Under
+                ``torch.device("meta")`` there are names and shapes only.
+
+        Raises:
+            FileNotFoundError: if the folder holds no encoder.
+            ValueError: if it names classes that aren't trusted, or the weights don't fit.
+        """
         if not (folder / CONFIG).is_file():
             raise FileNotFoundError(f"{folder} holds no {CONFIG}, so no encoder was saved there")
         spec = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -189,21 +237,40 @@ class Encoder(Described, nn.Module, ABC):
             raise ValueError(
                 f"{folder / CONFIG} has format {spec.get('format')}, this version reads {FORMAT}"
             )
-        arguments = {
-            key: _resolve(value, folder, trust_remote_code) for key, value in spec["init_args"].items()
-        }
+        arguments, given = dict(spec["init_args"]), {}
+        for name, value in arguments.items():
+            kind, part = (
+                next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", "")
+            )
+            if kind not in ("folder", "encoder") or not (part == name or (folder / str(part)).is_dir()):
+                continue
+            if kind == "folder":
+                arguments[name] = str(folder / part)
+                given[arguments[name]] = under(f"{part}.model.", weights or {})
+            else:
+                own = None if weights is None else under(f"{part}.", weights)
+                arguments[name] = Encoder.restore(folder / part, trust_remote_code, own)
         if trust_remote_code and "trust_remote_code" in arguments:
             arguments["trust_remote_code"] = True
         told = {"class_path": spec["class_path"], "init_args": arguments}
-        encoder = build(told, trust_remote_code=trust_remote_code)
+        with nullcontext() if weights is None else weights_given(given):
+            encoder = build(told, trust_remote_code=trust_remote_code)
         if not isinstance(encoder, Encoder):
             raise ValueError(f"{folder / CONFIG} describes a {type(encoder).__name__}, which is no encoder")
-        weights = load_file(folder / WEIGHTS)
-        missing, unexpected = encoder.load_state_dict(weights, strict=False)
-        missing = [name for name in missing if not name.startswith(encoder._own_files())]
-        if missing or unexpected:
-            raise ValueError(f"{folder / WEIGHTS} doesn't fit: missing {missing}, unexpected {unexpected}")
+        if weights is not None or not encoder.on_meta:
+            encoder._take(load_file(folder / WEIGHTS) if weights is None else weights, str(folder / WEIGHTS))
         return encoder
+
+    def _take(self, weights: Mapping[str, Tensor], source: str) -> None:
+        missing, unexpected = self.load_state_dict(weights, strict=False)
+        missing = [name for name in missing if not name.startswith(self._own_files())]
+        if missing or unexpected:
+            raise ValueError(f"{source} doesn't fit: missing {missing}, unexpected {unexpected}")
+
+    @property
+    def on_meta(self) -> bool:
+        """Whether it has names and shapes only."""
+        return self.device.type == "meta"
 
     @abstractmethod
     def _own_files(self) -> tuple[str, ...]:
@@ -223,12 +290,9 @@ def roles_of(role: Roles, count: int, what: str = "items") -> Sequence[Any]:
     return role
 
 
-def _resolve(value: Any, folder: Path, trust_remote_code: bool) -> Any:
-    if isinstance(value, dict) and value.keys() == {"folder"}:
-        return str(folder / value["folder"])
-    if isinstance(value, dict) and value.keys() == {"encoder"}:
-        return Encoder.load(folder / value["encoder"], trust_remote_code)
-    return value
+def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def from_spec(spec: Spec, trust_remote_code: bool = True) -> Encoder:

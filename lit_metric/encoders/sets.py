@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
+from lit_metric.encoders.inputs import as_list, check_texts
 from lit_metric.encoders.pooling import AttentionPooling, Pooling, drop_values, unit_rows
 from lit_metric.encoders.projection import Projection, projections, stack
 from lit_metric.encoders.segments import take_rows, widen
@@ -112,9 +113,21 @@ class SetEncoder(Encoder):
         """See :meth:`Encoder.freeze_unused`."""
         self.text.freeze_unused()
 
+    def check_items(self, items: list[Any], places: Sequence[int] | None = None) -> None:
+        """See :meth:`Encoder.check_items`; here each item is a sequence of texts, which becomes a list."""
+        for row, item in enumerate(items):
+            place = row if places is None else places[row]
+            if isinstance(item, str) or not hasattr(item, "__iter__"):
+                raise TypeError(
+                    f"item {place} is {item!r:.60}, and a list of texts was expected: this encoder is for "
+                    "items of several texts (tags)"
+                )
+            items[row] = (
+                sorted(item) if isinstance(item, (set, frozenset)) else as_list(item, f"item {place}")
+            )
+            check_texts(items[row], lambda text, place=place: f"text {text} of item {place}")  # type: ignore[misc]
+
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
-        if isinstance(items, (str, bytes)) or any(isinstance(item, (str, bytes)) for item in items):
-            raise TypeError("SetEncoder.encode takes a list of lists of texts")
         places: dict[tuple[str | None, str], int] = {}
         pairs = [
             zip(roles_of(given, len(item), "texts"), item, strict=True)
@@ -137,8 +150,8 @@ class SetEncoder(Encoder):
     def _own_files(self) -> tuple[str, ...]:
         return ("text.",)
 
-    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.text.save(folder / "text")
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.text.write(folder / "text", weights)
         return self._own_files(), self.spec()["init_args"] | {"text": {"encoder": "text"}}
 
 

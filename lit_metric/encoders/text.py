@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.backbone import Backbone, Packing, locate
+from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
+from lit_metric.encoders.inputs import check_texts, tell_empty
 from lit_metric.encoders.pooling import MeanPooling, Pooling, drop_leading
+from lit_metric.encoders.pretrained import locate
 from lit_metric.encoders.projection import Projection, projections, stack
 from lit_metric.encoders.recipe import read_recipe
 from lit_metric.encoders.segments import take_rows, widen
 from lit_metric.encoders.table import FrozenTable
 from lit_metric.encoders.tokenizer import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 TOKENIZE_AT_ONCE = 8192
 
@@ -58,6 +63,8 @@ class TextEncoder(Encoder):
         max_lengths: by role, instead of ``max_length``.
         pool_prompt: whether the pooling sees a prompt's tokens, which the backbone always does; False is what
             sentence-transformers calls ``include_prompt=False``. If None, what the source says, else True.
+        truncate_dim: keep only so many leading components of each vector, before it is brought to length 1.
+            If None, what the source says, else all; the full number overrides the source.
 
     Raises:
         FileNotFoundError: if there is no such backbone.
@@ -83,6 +90,7 @@ class TextEncoder(Encoder):
         prompts: dict[str, str] | None = None,
         max_lengths: dict[str, int] | None = None,
         pool_prompt: bool | None = None,
+        truncate_dim: int | None = None,
     ) -> None:
         super().__init__()
         recipe = read_recipe(locate(backbone), head=pooling is None)
@@ -103,7 +111,9 @@ class TextEncoder(Encoder):
         self.pooling = pooling or recipe.pooling or MeanPooling()
         self.pooling.build(self.backbone.hidden_size)
         layers = recipe.projection + projections(projection, hidden)
-        self.projection, self.dimension = stack(layers, self.backbone.hidden_size)
+        self.projection, whole = stack(layers, self.backbone.hidden_size)
+        self.truncate_dim = _truncated(truncate_dim, recipe.truncate_dim, projection is not None, whole)
+        self.dimension = self.truncate_dim or whole
         if normalize is None:
             normalize = recipe.normalize is not False
         self.normalize = normalize
@@ -136,7 +146,7 @@ class TextEncoder(Encoder):
 
     def embed(self, tokens: Ragged, text_ids: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
         """``[U, dimension]``: one vector per text; ``text_ids [U]`` lets a frozen tower look them up."""
-        return widen(self.projection(self.features(tokens, text_ids, skip)))
+        return widen(self.projection(self.features(tokens, text_ids, skip))[:, : self.dimension])
 
     def features(self, tokens: Ragged, text_ids: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
         """``[U, h]``: the pooled states, before the projection."""
@@ -195,12 +205,19 @@ class TextEncoder(Encoder):
         """See :meth:`Encoder.freeze_unused`."""
         self.backbone.freeze_unused()
 
+    def check_items(self, items: list[Any], places: Sequence[int] | None = None) -> None:
+        """See :meth:`Encoder.check_items`; here each item is a text."""
+
+        def name(row: int) -> str:
+            return f"item {row if places is None else places[row]}"
+
+        check_texts(items, name)
+        tell_empty(items, name)
+
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
-        if isinstance(items, (str, bytes)) or not all(isinstance(text, str) for text in items):
-            raise TypeError("TextEncoder.encode takes a list of texts")
         if weights is not None:
             raise ValueError("weights are for items of several texts, which need a SetEncoder")
-        rows, skip = tokenize_by_role(self.tokenizer, list(items), roles_of(role, len(items)))
+        rows, skip = tokenize_by_role(self.tokenizer, items, roles_of(role, len(items)))
         vectors = torch.empty(len(rows), self.dimension)
         with tqdm(total=len(rows), desc="encode", unit="text", disable=not progress) as bar:
             for chunk in length_chunks(rows.lengths, max_tokens):
@@ -212,8 +229,8 @@ class TextEncoder(Encoder):
     def _own_files(self) -> tuple[str, ...]:
         return ("backbone.",)
 
-    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.backbone.save(folder / "backbone")
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.backbone.save(folder / "backbone", weights)
         layers = [layer.spec() for layer in self.projection if isinstance(layer, Projection)]
         arguments = self.spec()["init_args"] | {
             "backbone": {"folder": "backbone"},
@@ -228,10 +245,25 @@ class TextEncoder(Encoder):
             "max_lengths": self.tokenizer.max_lengths or None,
             "pool_prompt": self.tokenizer.pool_prompt,
             "normalize": self.normalize,
+            "truncate_dim": self.truncate_dim,
             "dropout": None,  # the backbone's configuration holds it
             "trust_remote_code": False,
         }
         return self._own_files(), arguments
+
+
+def _truncated(given: int | None, said: int | None, projected: bool, whole: int) -> int | None:
+    """The components that are kept, None for all, by the argument, else by the source."""
+    if given is None and said is not None and said < whole:
+        if projected:
+            raise ValueError(
+                f"the source keeps truncate_dim={said} components, and a projection comes after it: give "
+                "truncate_dim yourself, as many as the projection has to keep all"
+            )
+        return said
+    if given is not None and not 1 <= given <= whole:
+        raise ValueError(f"truncate_dim is {given}; vectors have {whole} components")
+    return None if given == whole else given
 
 
 def freeze_parameters(model: torch.nn.Module, freeze: bool | Sequence[str]) -> None:
@@ -271,9 +303,18 @@ def tokenize_by_role(
         groups.setdefault(role, []).append(place)
     if not groups:
         return tokenize_all(tokenizer, []), None
-    parts = [
-        tokenize_all(tokenizer, [texts[place] for place in group], role) for role, group in groups.items()
-    ]
+    parts = []
+    for role, group in groups.items():
+        rows, longer = _tokenize_and_count(tokenizer, [texts[place] for place in group], role)
+        parts.append(rows)
+        if longer:
+            limit = tokenizer.max_length_of(role)
+            log.warning(
+                "%d of %d texts are longer than max_length=%d tokens, and are cut there",
+                longer,
+                len(group),
+                limit,
+            )
     order = torch.tensor([place for group in groups.values() for place in group]).argsort()
     joined = Ragged.from_lengths(
         torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
@@ -285,14 +326,23 @@ def tokenize_by_role(
 
 def tokenize_all(tokenizer: TextTokenizer, texts: list[str], role: str | None = None) -> Ragged:
     """Token ids of all texts, compactly."""
-    ids, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    return _tokenize_and_count(tokenizer, texts, role)[0]
+
+
+def _tokenize_and_count(
+    tokenizer: TextTokenizer, texts: list[str], role: str | None = None
+) -> tuple[Ragged, int]:
+    """Token ids of all texts, and how many texts were cut."""
+    ids, lengths, cut = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
     for start in range(0, len(texts), TOKENIZE_AT_ONCE):
-        rows = tokenizer.tokenize(texts[start : start + TOKENIZE_AT_ONCE], role)
+        rows, longer = tokenizer.tokenize_and_count(texts[start : start + TOKENIZE_AT_ONCE], role)
+        cut += longer
         lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
         ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths[-1].sum())))
-    return Ragged.from_lengths(
+    joined = Ragged.from_lengths(
         torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(lengths))
     )
+    return joined, cut
 
 
 def length_chunks(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -95,8 +96,12 @@ class TextTokenizer:
 
     def tokenize(self, texts: list[str], role: str | None = None) -> list[list[int]]:
         """Token ids of each text, at most ``max_length`` of them, all in one role."""
+        return self.tokenize_and_count(texts, role)[0]
+
+    def tokenize_and_count(self, texts: list[str], role: str | None = None) -> tuple[list[list[int]], int]:
+        """See :meth:`tokenize`; also how many of the texts were longer and have been cut."""
         if not texts:
-            return []
+            return [], 0
         for old, new in self.replacements.items():
             texts = [text.replace(old, new) for text in texts]
         prompt = self.prompt_of(role)
@@ -112,7 +117,7 @@ class TextTokenizer:
         prompt = self.prompt_of(role)
         if self.pool_prompt or not prompt:
             return 0
-        ids = self._ids([prompt], role)[0]
+        ids = self._ids([prompt], role)[0][0]
         length = len(ids) - (ids[-1] in self.special_ids)
         if length + 1 >= self.max_length_of(role):
             raise ValueError(
@@ -121,19 +126,23 @@ class TextTokenizer:
             )
         return length
 
-    def _ids(self, texts: list[str], role: str | None) -> list[list[int]]:
+    def _ids(self, texts: list[str], role: str | None) -> tuple[list[list[int]], int]:
         if self.lower_case:
             texts = [text.lower() for text in texts]
-        encoded = self.tokenizer(
-            texts,
-            truncation=True,
-            max_length=self.max_length_of(role),
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        return encoded["input_ids"]
+        limit = self.max_length_of(role)
+        options: dict[str, Any] = {
+            "padding": False,
+            "return_attention_mask": False,
+            "return_token_type_ids": False,
+            "verbose": False,  # "longer than the maximum", of texts that are cut and counted here
+        }
+        encoded = self.tokenizer(texts, truncation=True, max_length=limit, **options)
+        ids = encoded["input_ids"]
+        full = [place for place, row in enumerate(ids) if len(row) >= limit]
+        if encoded.encodings:
+            return ids, sum(bool(encoded.encodings[place].overflowing) for place in full)
+        whole = self.tokenizer([texts[place] for place in full], truncation=False, **options) if full else {}
+        return ids, sum(len(row) > limit for row in whole.get("input_ids", ()))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -164,9 +173,15 @@ class TextTokenizer:
         """The id to pad with; masked, so any does where the tokenizer has none."""
         return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
-        self.tokenizer.save_pretrained(folder)
+    def save(self, folder: Path, pad: bool = False) -> None:
+        """Write the tokenizer's files; with ``pad``, one without a padding token gets one that it has for
+        something else."""
+        tokenizer = self.tokenizer
+        if pad and tokenizer.pad_token is None:
+            tokenizer = copy.deepcopy(tokenizer)
+            known = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
+            tokenizer.pad_token = next(token for token in known if token)
+        tokenizer.save_pretrained(folder)
 
 
 class TowerTokenizers:
@@ -238,9 +253,11 @@ def load_tokenizer(
         settings: the other arguments of :class:`TextTokenizer`.
 
     Raises:
-        ValueError: if a length is more than the model has positions for.
+        ValueError: if a length is more than the model has positions for, or the tokenizer has tokens that the
+            model has no embedding of.
     """
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    _check_vocabulary(tokenizer, model, path)
     limit = positions(model)
     for role, length in (settings.get("max_lengths") or {}).items():
         if limit is not None and length > limit:
@@ -254,3 +271,16 @@ def load_tokenizer(
     elif limit is not None and max_length > limit:
         raise ValueError(f"max_length is {max_length}, but {path} has positions for {limit} tokens only")
     return TextTokenizer(tokenizer, max_length, **settings)
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str) -> None:
+    table: Any = model.get_input_embeddings().weight
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= len(table)}
+    if beyond:
+        first = min(beyond, key=lambda token: beyond[token])
+        raise ValueError(
+            f"{path}: the tokenizer has token {first!r} with id {beyond[first]}, but the model's table of "
+            f"embeddings has {len(table)} rows (tokens beyond it: {len(beyond)}): tokens were added "
+            f"after it was trained, or the tokenizer is another model's. Save the model after "
+            f"`model.resize_token_embeddings({max(beyond.values()) + 1})`, or take its own tokenizer"
+        )

@@ -124,15 +124,15 @@ class TwoTowerEncoder(Encoder):
         self.document.freeze_unused()
 
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
-        if isinstance(items, (str, bytes)):
-            raise TypeError("TwoTowerEncoder.encode takes a list of items")
         roles = roles_of(role, len(items))
         vectors = torch.empty(len(items), self.dimension)
         for tower in (self.query, self.document):
             rows = [row for row, each in enumerate(roles) if self.tower(each) is tower]
             if rows:
+                own = [items[row] for row in rows]
+                tower.check_items(own, rows)
                 vectors[rows] = tower._encode(
-                    [items[row] for row in rows],
+                    own,
                     max_tokens,
                     progress,
                     [roles[row] for row in rows],
@@ -143,9 +143,9 @@ class TwoTowerEncoder(Encoder):
     def _own_files(self) -> tuple[str, ...]:
         return ("query.", "document.")
 
-    def _save_parts(self, folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.query.save(folder / "query")
-        self.document.save(folder / "document")
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.query.write(folder / "query", weights)
+        self.document.write(folder / "document", weights)
         return self._own_files(), {"query": {"encoder": "query"}, "document": {"encoder": "document"}}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
@@ -26,6 +26,7 @@ from lit_metric.losses import (
     gather_with_grad,
     sum_over_ranks,
 )
+from lit_metric.modules.checkpoint import LoadableModule
 from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.precision import warn_of_slow_bfloat16
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
@@ -33,7 +34,7 @@ from lit_metric.modules.scored import say_what_is_alone
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
 
 
-class MetricLearner(LightningModule):
+class MetricLearner(LoadableModule):
     """Trains an encoder so that neighbours are of the same kind.
 
     Anchors and candidates pass through the same encoder; under several processes candidates are gathered with
@@ -115,12 +116,14 @@ class MetricLearner(LightningModule):
 
         Raises:
             TypeError: if the loss needs one class for each item and the data have none.
+            TypeError, ValueError: if what is trained could not be loaded again.
         """
         data = self.data
         self.relations = data.relations
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
+            self.check_saved(data.miner)
             for task in range(max(1, len(data.mixture))):
                 self._build(task)
                 self._check_scored(task)

@@ -30,3 +30,9 @@ class TwoTowerLearner(MetricLearner):
 
     def __init__(self, query: Encoder, document: Encoder, loss: Loss, **options: Any) -> None:
         super().__init__(TwoTowerEncoder(query, document), loss, **options)
+
+    @classmethod
+    def encoder_arguments(cls, encoder: Encoder) -> dict[str, Any]:
+        """See :meth:`~lit_metric.modules.checkpoint.LoadableModule.encoder_arguments`."""
+        assert isinstance(encoder, TwoTowerEncoder)
+        return {"query": encoder.query, "document": encoder.document}

@@ -101,6 +101,9 @@ def test_neighbours_are_the_nearest_in_each_space() -> None:
     assert [line.strip() for line in lines[:2]] == ["q, of section s", "x, y"]
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in lines if line.startswith("│")]
     assert rows == [["1.00  c, t", "1.00  a, s"], ["0.60  b, s", "0.80  b, s"]]
+    odd = "[/INST] [bold]\\"
+    [example] = examples(TaggedItems([odd] * 4, [["x"]] * 4, ["[/s]"] * 4), test, [before, after], count=1)
+    assert f"1.00  {odd}, [/s]" in text_of(example_table(example))
 
 
 def test_the_frozen_encoder_scores_about_what_the_project_expects() -> None:

@@ -72,7 +72,7 @@ def make(
     family: str, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> PreTrainedModel:
     """A model of ``family`` with weights that don't depend on the state of the random generator."""
-    from lit_metric.encoders.backbone import set_dropout
+    from lit_metric.encoders.pretrained import set_dropout
 
     settings = (PACKABLE | PADDED)[family] | changes
     config = AutoConfig.for_model(family, vocab_size=VOCABULARY, **settings)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import Backbone
 from lit_metric.encoders.attention import PACKED
-from lit_metric.encoders.backbone import locate, set_dropout
+from lit_metric.encoders.pretrained import locate, set_dropout
 from tests.encoders.models import make
 from tests.encoders.tokens import model_folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -12,9 +13,9 @@ from tests.encoders.models import VOCABULARY, make
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 
 
-def word_tokenizer(limit: int = 64) -> PreTrainedTokenizerFast:
-    """Words ``w4`` to ``w59`` are the tokens 4 to 59; texts stand between [CLS] and [SEP]."""
-    words = SPECIAL + [f"w{number}" for number in range(len(SPECIAL), VOCABULARY)]
+def word_tokenizer(limit: int = 64, words: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """Words ``w4`` to ``w59``, or others, are the tokens from 4 on; texts stand between [CLS] and [SEP]."""
+    words = [*SPECIAL, *(words or [f"w{number}" for number in range(len(SPECIAL), VOCABULARY)])]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "[UNK]"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

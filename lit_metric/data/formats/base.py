@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,16 +15,18 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.content import Content
+from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import DataError
-from lit_metric.data.formats.columns import Columns, named, split_by
+from lit_metric.data.formats.columns import Columns, guess, named, split_by
 from lit_metric.data.items import QUERY, Items
+from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import BadRows, Problems, Table
 from lit_metric.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-SPLIT = "split"
+SPELT = {"val": "validation", "valid": "validation", "dev": "validation"}
 TEXT_NAMES = ("text", "sentence", "question", "utterance", "query", "title", "content", "document", "body")
 DOCUMENT = "document"
 Plans = Literal["classes", "pairs", "scores"]
@@ -40,11 +43,24 @@ class Reading:
         validation_share: the share of the training data that is split off where there is no validation
             source, in (0, 1).
         seed: of that split.
+        alone: whether validation items search each other, and not the training items.
+        csv: how CSV files are written, as far as it is known.
+        opened: tables that were opened while reading, beside those of the splits.
     """
 
     problems: Problems = field(default_factory=Problems)
     validation_share: float = 0.1
     seed: int = 0
+    alone: bool = True
+    csv: CsvOptions | None = None
+    opened: list[Table] = field(default_factory=list)
+
+    def open(self, source: Source) -> Table:
+        """A table beside those of the splits, such as one of texts; see
+        :func:`~lit_metric.data.read_table`."""
+        table = read_table(source, problems=self.problems, csv=self.csv)
+        self.opened.append(table)
+        return table
 
 
 class Supervision(ABC):
@@ -113,21 +129,51 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
     Raises:
         DataError: when a column says which split a row belongs to, and there are other tables than ``train``.
     """
-    split = split or _guessed_split(columns)
+    split = split or _split_column(columns)
     if split is None:
         return {name: [(name, row) for row in each.kept] for name, each in columns.items()}
     if columns.keys() - {"predict"} != {"train"}:
         raise DataError(
-            f"split={split!r} says that a column of data.train names the splits, so give data.train and no "
-            f"other source; got {', '.join(columns) or 'none'}"
+            f"split={split!r} says that a column of train= names the splits, so give train= and no other "
+            f"source; got {', '.join(columns) or 'none'}"
         )
-    values = split_by(columns["train"], split, SPLITS)
+    if split not in columns["train"].table.columns:
+        raise DataError(
+            f"split={split!r} is no column: {columns['train'].table.layout}. Without such a column, leave "
+            "split= out (None), and a share is held out for validation"
+        )
+    values = split_by(columns["train"], split, SPLITS, SPELT)
     found: dict[str, list[tuple[str, int]]] = {name: [] for name in SPLITS}
     for row in columns["train"].kept:
         found[values[row]].append(("train", row))
     if "predict" in columns:
         found["predict"] = [("predict", row) for row in columns["predict"].kept]
     return {name: rows for name, rows in found.items() if rows} or {"train": []}
+
+
+def _split_column(columns: Mapping[str, Columns]) -> str | None:
+    """The column ``split`` of the only source, if it holds nothing but names of splits, of which one line
+    is logged."""
+    if columns.keys() - {"predict"} != {"train"}:
+        return None
+    table = columns["train"].table
+    column = guess(table, ("split",))
+    if column is None:
+        return None
+    found = Counter(
+        SPELT.get(value, value) if isinstance(value, str) else None for value in table.peek(column)
+    )
+    if len(found) < 2 or "train" not in found or not {*found} <= {*SPLITS}:
+        return None
+    told = ", ".join(f"{name}: {found[name]}" for name in SPLITS if name in found)
+    logger.info(
+        "column %r of %s says which split each row belongs to (%s); rename it to have a share held out "
+        "instead",
+        column,
+        table.name,
+        told,
+    )
+    return column
 
 
 def say_guesses(guessed: Iterable[tuple[Table, str]]) -> None:
@@ -142,26 +188,6 @@ def say_guesses(guessed: Iterable[tuple[Table, str]]) -> None:
     ]
     if told:
         logger.info("columns of %s", "; of ".join(told))
-
-
-def held_out(groups: Sequence[Hashable], reading: Reading) -> set[Hashable]:
-    """The groups that go to validation: the configured share, at least one, and never all."""
-    distinct = list(dict.fromkeys(groups))
-    count = min(max(1, round(reading.validation_share * len(distinct))), len(distinct) - 1)
-    order = np.random.default_rng(reading.seed).permutation(len(distinct))
-    return {distinct[place] for place in order[: max(count, 0)]}
-
-
-def _guessed_split(columns: Mapping[str, Columns]) -> str | None:
-    """The column that plainly says which split a row belongs to, if there is one."""
-    table = columns["train"].table if columns.keys() - {"predict"} == {"train"} else None
-    if table is None or SPLIT not in table.columns:
-        return None
-    values = {value for value in table.column(SPLIT) if value is not None}
-    if not ({"train"} < values <= {*SPLITS}):
-        return None
-    logger.info("%s: column %r says which split each row belongs to", table.name, SPLIT)
-    return SPLIT
 
 
 def apart(fingerprints: Tensor, splits: Mapping[str, Tensor]) -> Tensor:
@@ -240,5 +266,5 @@ def refuse_empty(rows: Mapping[str, Sequence[object]], problems: Problems) -> No
     for name, kept in rows.items():
         if not kept:
             if len(problems):
-                raise BadRows(problems, f"no row of data.{name} can be used: ")
-            raise DataError(f"data.{name} has no rows")
+                raise BadRows(problems, f"no row of {name}= can be used: ")
+            raise DataError(f"{name}= has no rows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lit_metric.data.errors import DataError
@@ -14,7 +14,10 @@ Problem = tuple[str, str]  # what is wrong, what to do
 Checked = tuple[Any, Problem | None]
 
 FILL = "Fill it in, or drop the row."
-BROKEN = ("broken characters (not valid UTF-8)", "Save the file as UTF-8.")
+BROKEN = "broken characters (not valid UTF-8)"
+ENCODING = (
+    "Save the file as UTF-8, or name its encoding: csv.encoding='cp1252' is that of Excel in Western Europe."
+)
 
 
 class Columns:
@@ -109,10 +112,14 @@ class Columns:
                 self.note(row, column, f"{value!r} is not in {what}", "Add it there, or drop the row.")
 
 
-def split_by(columns: Columns, column: str, names: Sequence[str]) -> list[str]:
-    """The values of a column that says to which of the splits ``names`` a row belongs."""
+def split_by(
+    columns: Columns, column: str, names: Sequence[str], spelt: Mapping[str, str] | None = None
+) -> list[str]:
+    """The values of a column that says to which of the splits ``names`` a row belongs; ``spelt`` has other
+    spellings of them."""
 
     def check(value: Any) -> Checked:
+        value = (spelt or {}).get(value, value) if isinstance(value, str) else value
         remedy = f"Use one of {listed(list(names))}."
         return value, None if value in names else (f"{value!r}", remedy)
 
@@ -133,10 +140,7 @@ def named(table: Table, given: str | None, names: Collection[str], option: str, 
     """
     column = given or guess(table, names)
     if column is None:
-        raise DataError(
-            f"no column of {what} has a usual name; name it with {option}=. {table.name} has "
-            f"{listed(table.columns)}"
-        )
+        raise DataError(f"no column of {what} has a usual name; name it with {option}=. {table.layout}")
     return column
 
 
@@ -153,7 +157,15 @@ def problem_of(value: Any) -> Problem | None:
         return f"{kind_of(value)} instead of text", "Convert the column to strings, or name another."
     if not value.strip():
         return "empty text", FILL
-    return BROKEN if surrogate_at(value) is not None else None
+    return broken(value)
+
+
+def broken(value: str) -> Problem | None:
+    """What is wrong with a string that holds half a character, or a byte that is no UTF-8, if it does."""
+    place = surrogate_at(value)
+    if place is None:
+        return None
+    return BROKEN, ENCODING if "\udc80" <= value[place] <= "\udcff" else "Save the file as UTF-8."
 
 
 def text(value: Any, join: bool = False, empty: bool = False) -> Checked:
@@ -194,12 +206,21 @@ def short_texts(value: Any, separator: str | None, empty: bool, what: str = "tag
         value = []
     elif not isinstance(value, list):
         return [], (f"{kind_of(value)} instead of a list of {what}", "Give a list of strings.")
+    if what == "labels":
+        value = [_whole(each) for each in value]
     for each in value:
         if problem := problem_of(each):
             return [], (f"{problem[0]} among the {what}", problem[1])
     if not value and not empty:
         return [], (f"no {what}", "Fill them in, or drop the row.")
     return value, None
+
+
+def _whole(value: Any) -> Any:
+    """A whole number as its digits, anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if math.isfinite(value) and value == int(value) else value
 
 
 def label(value: Any, empty: bool = False) -> Checked:
@@ -234,7 +255,8 @@ def _name(value: Any, what: str, empty: bool) -> Checked:
             "Give one string or whole number per row.",
         )
     name = str(value)
-    return (None, BROKEN) if surrogate_at(name) is not None else (name, None)
+    problem = broken(name)
+    return (None, problem) if problem else (name, None)
 
 
 def number(value: Any) -> Checked:
@@ -251,7 +273,9 @@ def number(value: Any) -> Checked:
     try:
         result = float(value)
     except (TypeError, ValueError):
-        return 0.0, (f"{value!r:.60} instead of a number", "Give a finite number.")
+        comma = isinstance(value, str) and value.count(",") == 1 and "." not in value
+        remedy = "Write decimals with a point." if comma else "Give a finite number."
+        return 0.0, (f"{value!r:.60} instead of a number", remedy)
     return (result, None) if math.isfinite(result) else (0.0, (f"{value!r}", "Give a finite number."))
 
 

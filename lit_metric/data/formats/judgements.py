@@ -24,15 +24,16 @@ from lit_metric.data.formats.base import (
     Supervision,
     apart,
     contradictions,
-    held_out,
     ids_of,
     predicted,
     refuse_empty,
+    say_guesses,
 )
 from lit_metric.data.formats.columns import Columns, guess, named
-from lit_metric.data.readers import Source, read_table
+from lit_metric.data.formats.hold_out import held_out
+from lit_metric.data.readers import Source
 from lit_metric.data.relations import PairRelations
-from lit_metric.data.table import Table, listed
+from lit_metric.data.table import Table
 
 QUERY_NAMES = ("query", "query-id", "query_id", "qid", "topic")
 DOCUMENT_NAMES = ("document", "corpus-id", "corpus_id", "document_id", "doc_id", "docid", "did", "passage_id")
@@ -70,15 +71,22 @@ class Texts:
         Args:
             table: of queries, documents, entities.
             id: the column of ids; guessed if None.
-            text: the column or columns of texts; guessed if None.
+            text: the column or columns of texts; guessed if None, with a ``title`` before it if there is one.
             separator: between the texts of several columns.
             reading: where problems go.
         """
         columns = Columns(table, reading.problems)
-        ids = columns.read(named(table, id, ID_NAMES, "id", "ids"), values.identifier)
-        texts = columns.texts(text or named(table, None, TEXT_NAMES, "text", "texts"), separator)
+        of_ids = named(table, id, ID_NAMES, "id", "ids")
+        of_texts = text or named(table, None, TEXT_NAMES, "text", "texts")
+        title = None if text or of_texts == "title" else guess(table, ("title",))
+        if title:  # as BEIR has them
+            of_texts = [title, str(of_texts)]
+        told = {"id": None if id else of_ids, "text": None if text else of_texts}
+        say_guesses([(table, ", ".join(f"{name}={each!r}" for name, each in told.items() if each))])
+        ids = columns.read(of_ids, values.identifier)
+        texts = columns.texts(of_texts, separator)
         unusable = set(columns.bad)
-        rows = columns.unique(ids, id or guess(table, ID_NAMES) or "")
+        rows = columns.unique(ids, of_ids)
         lost = {ids[row] for row in unusable} - {None}
         return cls(columns, texts, rows, lost)
 
@@ -118,7 +126,8 @@ class Judgements(Supervision):
         relevance: that which holds the grade, a number; without one, all grades are 1.
         id: the column of ids in ``queries`` and ``corpus``.
         text: the column of texts in both; of several columns, such as ``[title, text]``, the texts are put
-            one after the other. Queries may have but one of them.
+            one after the other. Queries may have but one of them. If None, a usual name, and ``title`` before
+            it where there is such a column.
         text_separator: what is put between them.
         positive_from: the least grade that makes a document relevant; any above 0 if None. A judgement below
             that makes it an explicit negative.
@@ -171,7 +180,7 @@ class Judgements(Supervision):
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         queries, documents = self._texts(
-            [read_table(source, problems=reading.problems) for source in (self.queries, self.corpus)], reading
+            [reading.open(source) for source in (self.queries, self.corpus)], reading
         )
         groups = {} if self.group is None else queries.groups(self.group)
         judged = {
@@ -210,7 +219,7 @@ class Judgements(Supervision):
             return [Texts.read(table, self.id, self.text, self.text_separator, reading) for table in tables]
         for column in self.text:
             if not any(column in table.columns for table in tables):
-                has = " and ".join(f"{table.name} has {listed(table.columns)}" for table in tables)
+                has = " and ".join(table.layout for table in tables)
                 raise DataError(f"text={self.text!r}: there is no column {column!r}; {has}")
         texts = []
         for table in tables:
@@ -228,6 +237,11 @@ class Judgements(Supervision):
         refer(columns, names[0], asked, queries)
         refer(columns, names[1], found, documents)
         relevance = self.relevance or guess(table, RELEVANCE_NAMES)
+        given = (self.query_id, self.document_id, self.relevance)
+        told = zip(("query_id", "document_id", "relevance"), given, [*names, relevance], strict=True)
+        say_guesses(
+            [(table, ", ".join(f"{name}={found!r}" for name, own, found in told if found and not own))]
+        )
         grades = [1.0] * len(table) if relevance is None else columns.read(relevance, values.number)
         rows = _Rows(columns, asked, found, grades)
         self._refuse_contradictions(rows, relevance or "")
@@ -254,7 +268,7 @@ class Judgements(Supervision):
         if self.folds is not None:
             if places.keys() != {"train"}:
                 raise DataError(
-                    f"folds={self.folds} parts the queries of data.train, so give no other source; got "
+                    f"folds={self.folds} parts the queries of train=, so give no other source; got "
                     f"{', '.join(places)}"
                 )
             given, places = places["train"], {"train": [], "validation": [], "test": []}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,10 +25,12 @@ from lit_metric.data.formats.base import (
     say_guesses,
 )
 from lit_metric.data.formats.columns import Columns, guess
+from lit_metric.data.formats.hold_out import split_off
+from lit_metric.data.formats.names import settle
 from lit_metric.data.items import Items, Kind
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
-from lit_metric.data.table import Problems, Table, listed
+from lit_metric.data.table import Problems, Table
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +109,8 @@ class Labels(Supervision):
         unlabelled: what to do with rows without a label. ``"error"``: refuse them. ``"ignore"``: leave them
             out. ``"candidates"``: a miner may propose them as negatives, and its filters decide which are
             safe; without a miner they are in no batch. They are never anchors or positives.
+        normalize_labels: make one class of labels that differ only in case, blanks or Unicode form; without
+            it, such labels are only logged.
         group: a column of names, which may be empty; recall is measured for each group of items, too.
 
     Raises:
@@ -127,6 +132,7 @@ class Labels(Supervision):
         key: str | None = None,
         split: str | None = None,
         unlabelled: Unlabelled = "error",
+        normalize_labels: bool = False,
         group: str | None = None,
     ) -> None:
         given = {"text": text, "tags": tags, "fields": fields}
@@ -155,6 +161,7 @@ class Labels(Supervision):
         self.key = key
         self.split = split
         self.unlabelled: Unlabelled = unlabelled
+        self.normalize_labels = normalize_labels
         self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
@@ -173,7 +180,24 @@ class Labels(Supervision):
         }
         if self.unlabelled != "error":
             parts = {name: self._without_label(items, name) for name, items in parts.items()}
-        return self._content(parts, reading)
+        return self._content(self._settled(parts), reading)
+
+    def _settled(self, parts: dict[str, LabelledItems]) -> dict[str, LabelledItems]:
+        """With one name for each class."""
+        counts = Counter(name for part in parts.values() for each in part.labels for name in _names(each))
+        renamed = settle(counts, self.normalize_labels)
+        if not renamed:
+            return parts
+
+        def settled(label: Classes) -> Classes:
+            if isinstance(label, list):
+                return list(dict.fromkeys(renamed.get(name, name) for name in label))
+            return renamed.get(label, label) if label is not None else None
+
+        return {
+            split: replace(part, labels=[settled(each) for each in part.labels])
+            for split, part in parts.items()
+        }
 
     def items(self, columns: Columns, labelled: bool = True) -> LabelledItems:
         """All rows of a table, checked; what is bad is noted in ``columns``.
@@ -264,17 +288,14 @@ class Labels(Supervision):
             if not (text or tags):
                 raise DataError(
                     "no column of texts or tags has a usual name; name it with text= or tags=. "
-                    f"{table.name} has {listed(table.columns)}"
+                    f"{table.layout}"
                 )
             guessed.append(f"text={text!r}" if text else f"tags={tags!r}")
         label, labels = self.label or "", self.labels or ""
         if labelled and not (label or labels):
             label, labels = guess(table, LABEL_NAMES) or "", guess(table, LABELS_NAMES) or ""
             if not (label or labels):
-                raise DataError(
-                    f"no column of labels has a usual name; name it with label=. {table.name} has "
-                    f"{listed(table.columns)}"
-                )
+                raise DataError(f"no column of labels has a usual name; name it with label=. {table.layout}")
             labels = "" if label else labels
             guessed.append(f"label={label!r}" if label else f"labels={labels!r}")
         return _Taken(text or "", tags or "", label, labels, ", ".join(guessed))
@@ -307,12 +328,20 @@ class Labels(Supervision):
         splits = {name: torch.arange(ends[at], ends[at + 1]) for at, name in enumerate(parts)}
         labels = [label for part in each for label in part.labels]
         relations = relations_of(labels, items.fingerprints, self.overlap)
-        if "train" in splits and "validation" not in splits:
+        held_out = "train" in splits and "validation" not in splits
+        if held_out:
             splits |= split_off(splits["train"], relations, reading)
         if self.unlabelled == "candidates":
             relations = relations_of(labels, apart(items.fingerprints, splits), self.overlap, "negative")
         groups = [name for part in each for name in part.groups or [None] * len(part)]
-        return Content(items, vocabulary, relations, splits, groups=groups if any(groups) else None)
+        return Content(
+            items,
+            vocabulary,
+            relations,
+            splits,
+            groups=groups if any(groups) else None,
+            held_out=held_out and "validation" in splits,
+        )
 
 
 @dataclass(frozen=True)
@@ -329,6 +358,11 @@ class _Taken:
         """Their names, without those of labels where there are none."""
         texts = [self.text] if isinstance(self.text, str) else self.text
         return {*texts, self.tags, *((self.label, self.labels) if labelled else ())} - {""}
+
+
+def _names(label: Classes) -> list[str]:
+    """The classes of an item."""
+    return label if isinstance(label, list) else [label] if label is not None else []
 
 
 def _field(value: object, separator: str | None) -> values.Checked:
@@ -353,27 +387,6 @@ def relations_of(
     numbers = {name: number for number, name in enumerate(classes)}
     ragged = Ragged.from_lists([sorted(numbers[name] for name in row) for row in lists])
     return MultiLabelRelations(ragged, classes, fingerprints, overlap, unlabelled)
-
-
-def split_off(ids: Tensor, relations: Relations, reading: Reading) -> dict[str, Tensor]:
-    """Move a share of the training items to validation.
-
-    Of each class, at least one of those with two; where items have several classes, of all items. Unlabelled
-    ones stay, as there is nothing to measure of them.
-    """
-    order = ids[torch.from_numpy(np.random.default_rng(reading.seed).permutation(len(ids)))]
-    if isinstance(relations, LabelRelations):
-        order = order[relations.labels[order] >= 0]
-        order = order[relations.labels[order].argsort(stable=True)]
-        sizes = relations.labels[order].unique_consecutive(return_counts=True)[1]
-    else:
-        assert isinstance(relations, MultiLabelRelations)
-        order = order[relations.labels.lengths[order] > 0]
-        sizes = torch.tensor([len(order)])
-    take = (sizes * reading.validation_share).round().clamp(min=1).minimum(sizes // 2)
-    place = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    chosen = order[place < take.repeat_interleave(sizes)].sort().values
-    return {"train": ids[~torch.isin(ids, chosen)], "validation": chosen}
 
 
 def labelled_items(

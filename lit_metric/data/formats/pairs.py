@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,44 +21,20 @@ from lit_metric.data.formats.base import (
     Supervision,
     apart,
     contradictions,
-    held_out,
     ids_of,
     predicted,
     refuse_empty,
     rows_by_split,
     say_guesses,
 )
-from lit_metric.data.formats.columns import Columns, guess, named
+from lit_metric.data.formats.columns import Columns, named
+from lit_metric.data.formats.hold_out import held_out
+from lit_metric.data.formats.layouts import couple, negatives_of, scores_of, texts
 from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.relations import PairRelations
 from lit_metric.data.table import Table
 
 logger = logging.getLogger(__name__)
-
-ALIKE = (
-    ("anchor", "positive"),
-    ("sentence1", "sentence2"),
-    ("sentence_1", "sentence_2"),
-    ("text1", "text2"),
-    ("text_1", "text_2"),
-    ("question1", "question2"),
-)
-ANSWERED = tuple(
-    (first, second)
-    for first in ("query", "question")
-    for second in ("positive", "passage", "document", "answer")
-)
-NEGATIVE_NAMES = ("negative", "negatives", "hard_negative", "hard_negatives")
-SCORE_NAMES = ("score", "similarity", "similarity_score", "is_duplicate", "label")
-
-
-def couple(table: Table) -> tuple[str, str, bool] | None:
-    """Two columns that usually hold pairs, and whether they hold texts of the same kind."""
-    names = {column.lower(): column for column in table.columns}
-    for first, second in (*ALIKE, *ANSWERED):
-        if first in names and second in names:
-            return names[first], names[second], (first, second) in ALIKE
-    return None
 
 
 @dataclass
@@ -66,7 +43,7 @@ class _Rows:
 
     columns: Columns
     anchors: list[str]
-    positives: list[str]
+    positives: list[list[str]]
     negatives: list[list[str]]
     scores: list[float] | None
     groups: list[str] | None
@@ -127,8 +104,9 @@ class Pairs(Supervision):
 
     Args:
         anchor: the column of anchors: questions, sentences.
-        positive: the column of what belongs to them, or is compared with them if there is a ``score``.
-        negative: a column of what does not belong to the anchor, texts or lists of texts; or several columns.
+        positive: the column of what belongs to them, texts or lists of texts; or of what is compared with
+            them if there is a ``score``. A text may be a dict of ``title`` and ``text``.
+        negative: a column of what does not belong to the anchor, likewise; or several columns.
         score: a column of numbers: how much the two belong together. Batches are then made of scored pairs.
             With 0 and 1, and ``in_batch_negatives=False``, pairs of 0 are the only negatives.
         group: a column of names: triplets are measured for each group, too; where no negatives are given, it
@@ -175,6 +153,9 @@ class Pairs(Supervision):
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
         checked = {name: self._check(table, reading) for name, table in tables.items() if name != "predict"}
         say_guesses((each.columns.table, each.guessed) for each in checked.values())
+        if checked:
+            trained = checked.get("train") or next(iter(checked.values()))
+            self.planned = "pairs" if trained.scores is None else "scores"
         places = rows_by_split({name: each.columns for name, each in checked.items()}, self.split)
         if "train" in places and "validation" not in places:
             self._hold_out(checked, places, reading)
@@ -196,41 +177,44 @@ class Pairs(Supervision):
 
     def _check(self, table: Table, reading: Reading) -> _Rows:
         found = couple(table) or ("", "", True)
+        said = ""
         anchor = named(table, self.anchor or found[0], (), "anchor", "anchors")
         positive = named(table, self.positive or found[1], (), "positive", "positives")
         negative, score = self.negative, self.score
         if not (self.anchor or self.positive or negative or score):
-            negatives = guess(table, NEGATIVE_NAMES)
-            negative = None if negatives is None else [negatives]
-            score = None if negative else guess(table, SCORE_NAMES)
+            negative = negatives_of(table) or None
+            if not negative:
+                score, said = scores_of(table)
         guessed = [
             f"{option}={column!r}"
             for option, given, column in (
                 ("anchor", self.anchor, anchor),
                 ("positive", self.positive, positive),
-                ("negative", self.negative, negative and negative[0]),
+                ("negative", self.negative, negative and (negative[0] if len(negative) == 1 else negative)),
                 ("score", self.score, score),
             )
             if not given and column
         ]
         if guessed:
             guessed += [] if self.symmetric else ["symmetric=False"]
-        self.planned = "scores" if score else "pairs"
         columns = Columns(table, reading.problems)
         rows = _Rows(
             columns,
             columns.texts(anchor),
-            columns.texts(positive),
+            [each or [] for each in columns.read(positive, partial(texts, what="positives"))],
             self._negatives(columns, negative or []),
             None if score is None else columns.read(score, values.number),
             None if self.group is None else columns.read(self.group, values.label),
-            ", ".join(guessed),
+            "; ".join(filter(None, [", ".join(guessed), said])),
         )
+        for row in columns.kept:
+            if not rows.positives[row]:
+                columns.note(row, positive, "no text", values.FILL)
         if rows.groups is not None and not negative:
             self._refuse_several_groups(rows)
         for row in columns.kept if negative else ():
             for text in rows.negatives[row]:
-                if text in (rows.anchors[row], rows.positives[row]):
+                if text in (rows.anchors[row], *rows.positives[row]):
                     whose = "anchor" if text == rows.anchors[row] else "positive"
                     problem = f"the negative is the same text as the {whose}"
                     columns.note(row, ", ".join(negative or []), problem, "Give another, or drop the row.")
@@ -249,8 +233,8 @@ class Pairs(Supervision):
     def _negatives(self, columns: Columns, names: list[str]) -> list[list[str]]:
         rows: list[list[str]] = [[] for _ in range(len(columns.table))]
         for name in names:
-            for row, texts in enumerate(columns.read(name, _texts)):
-                rows[row] += texts or ()
+            for row, found in enumerate(columns.read(name, partial(texts, what="negatives"))):
+                rows[row] += found or ()
         return [list(dict.fromkeys(row)) for row in rows]
 
     def _hold_out(
@@ -258,7 +242,7 @@ class Pairs(Supervision):
     ) -> None:
         """Move the rows of some anchors from training to validation."""
         anchors = [checked[name].anchors[row] for name, row in places["train"]]
-        chosen = held_out(anchors, reading)
+        chosen = held_out(anchors, reading, least=2)
         rows = places["train"]
         kept = [place for place, anchor in zip(rows, anchors, strict=True) if anchor not in chosen]
         held = [place for place, anchor in zip(rows, anchors, strict=True) if anchor in chosen]
@@ -280,21 +264,21 @@ class Pairs(Supervision):
             for name, row in rows:
                 given = checked[name]
                 anchor = numbering.add(split, of_anchors, given.anchors[row])
-                positive = numbering.add(split, of_others, given.positives[row])
+                positives = [numbering.add(split, of_others, text) for text in given.positives[row]]
                 negatives = [numbering.add(split, of_others, text) for text in given.negatives[row]]
-                part.anchors.append(anchor)
-                part.positives.append(positive)
-                part.negatives.append(negatives)
-                if given.scores is not None:
-                    part.scores.append(given.scores[row])
-                if given.groups is not None:
-                    part.groups.append(given.groups[row])
-                if anchor != positive:
-                    judged.add(anchor, positive, given.scores[row] if given.scores else 1.0, (name, row))
+                for positive in positives:
+                    part.anchors.append(anchor)
+                    part.positives.append(positive)
+                    part.negatives.append(negatives)
+                    if given.scores is not None:
+                        part.scores.append(given.scores[row])
+                    if given.groups is not None:
+                        part.groups.append(given.groups[row])
+                    if anchor != positive:
+                        judged.add(anchor, positive, given.scores[row] if given.scores else 1.0, (name, row))
                 for negative in negatives:
-                    judged.add(anchor, negative, 0.0, (name, row))
-                    if self.symmetric and anchor != positive:
-                        judged.add(positive, negative, 0.0, (name, row))
+                    for one in dict.fromkeys([anchor, *(positives if self.symmetric else ())]):
+                        judged.add(one, negative, 0.0, (name, row))
         return numbering, judged, parts
 
     def _refuse_contradictions(self, checked: dict[str, _Rows], judged: _Judged) -> bool:
@@ -342,7 +326,7 @@ class Pairs(Supervision):
             "negative" if self.in_batch_negatives else "ignored",
             symmetric=self.symmetric,
         )
-        pairs = {name: part.pairs for name, part in parts.items() if self.planned == "scores"}
+        pairs = {name: part.pairs for name, part in parts.items() if part.scores}
         triplets = {name: part.triplets for name, part in parts.items() if any(part.negatives)}
         groups: list[str | None] = [None] * len(numbering)
         for part in parts.values() if not triplets else ():
@@ -358,11 +342,3 @@ class Pairs(Supervision):
             facts,
             groups=groups if any(groups) else None,
         )
-
-
-def _texts(value: object) -> values.Checked:
-    """A text, or a list of texts that may be empty."""
-    if isinstance(value, list):
-        return values.short_texts(value, None, empty=True, what="negatives")
-    text, problem = values.text(value)
-    return ([] if problem else [text]), problem

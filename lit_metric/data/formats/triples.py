@@ -20,14 +20,14 @@ from lit_metric.data.formats.base import (
     Reading,
     Supervision,
     apart,
-    held_out,
     ids_of,
     predicted,
     refuse_empty,
 )
 from lit_metric.data.formats.columns import Columns
+from lit_metric.data.formats.hold_out import held_out
 from lit_metric.data.formats.judgements import Texts, refer
-from lit_metric.data.readers import Source, read_table
+from lit_metric.data.readers import Source
 from lit_metric.data.relations import PairRelations
 from lit_metric.data.table import Table
 
@@ -99,7 +99,7 @@ class Triples(Supervision):
         self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
-        table = read_table(self.entities, problems=reading.problems)
+        table = reading.open(self.entities)
         entities = Texts.read(table, self.id, self.text, self.text_separator, reading)
         triples = {
             name: self._check(table, entities, reading) for name, table in tables.items() if name != "predict"

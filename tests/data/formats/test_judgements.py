@@ -170,7 +170,7 @@ def test_folds_part_the_queries_by_a_hash_of_their_id(tmp_path):
         assert parts["train"] == expected(fold + 2) | expected(fold + 3)
         seen += parts["test"]
     assert sorted(seen) == sorted(ids)
-    with pytest.raises(DataError, match=r"folds=4 parts the queries of data\.train, so give no other source"):
+    with pytest.raises(DataError, match=r"folds=4 parts the queries of train=, so give no other source"):
         read(Judgements(queries, corpus, folds=4), train=data, test=data)
     with pytest.raises(ValueError, match="folds=2 must be at least 3"):
         Judgements(queries, corpus, folds=2)

@@ -43,6 +43,7 @@ def test_usual_names_are_guessed_and_said(caplog):
 def test_splits_share_one_guess_and_it_is_said_once(caplog):
     tables = {
         "train": table("train.csv", title=["a", "b"], label=["x", "x"]),
+        "validation": table("train.csv", title=["c"], label=["x"]),
         "test": table("test.csv", title=["c"], text=["not taken, as in training"], label=["x"]),
         "predict": table("new.csv", title=["d"]),
     }
@@ -257,14 +258,14 @@ def test_options_that_make_no_sense(options, told):
 
 
 def test_each_row_goes_where_its_column_says():
-    data = table(text=["one", "two", "three"], label=["a", "b", "a"], part=["train", "test", "train"])
+    data = table(text=["one", "two", "three"], label=["a", "b", "a"], part=["train", "test", "val"])
     content = read(Labels(split="part"), train=data)
-    assert {name: texts(content, name) for name in ("test",)} == {"test": ["two"]}
-    assert sorted(texts(content, "train") + texts(content, "validation")) == ["one", "three"]
-    data = table(text=["one", "two"], label=["a", "b"], part=["train", "dev"])
-    with pytest.raises(DataError, match=r"'part': 'dev' in row 2\. Use one of 'train', 'validation'"):
+    told = {name: texts(content, name) for name in ("train", "validation", "test")}
+    assert told == {"train": ["one"], "validation": ["three"], "test": ["two"]}
+    data = table(text=["one", "two"], label=["a", "b"], part=["train", "other"])
+    with pytest.raises(DataError, match=r"'part': 'other' in row 2\. Use one of 'train', 'validation'"):
         read(Labels(split="part"), train=data)
-    with pytest.raises(DataError, match=r"split='part' says that a column of data\.train names the splits"):
+    with pytest.raises(DataError, match=r"split='part' says that a column of train= names the splits"):
         read(Labels(split="part"), train=data, test=data)
 
 

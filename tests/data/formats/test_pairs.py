@@ -141,7 +141,7 @@ def test_every_bad_row_of_every_table_is_told():
     assert "column 's' of train.csv: no number in row 3." in str(error.value)
     assert "column 's' of test.csv: inf in row 1. Give a finite number." in str(error.value)
     with pytest.raises(
-        DataError, match=r"no row of data\.test can be used: train\.csv: 2 bad rows, test\.csv: 1 bad row \("
+        DataError, match=r"no row of test= can be used: train\.csv: 2 bad rows, test\.csv: 1 bad row \("
     ):
         read(Pairs("a", "b", "n"), skip=True, train=train, validation=train, test=test)
 
@@ -173,7 +173,7 @@ def test_a_column_of_splits_and_items_to_encode():
     assert {name: texts(content, name) for name in ("train", "validation", "test", "predict")} == {
         "train": ["x"], "validation": ["z"], "test": ["y"], "predict": ["x", "x"]
     }  # fmt: skip
-    with pytest.raises(DataError, match=r"split='part' says that a column of data.train names the splits"):
+    with pytest.raises(DataError, match=r"split='part' says that a column of train= names the splits"):
         read(Pairs("a", "b", split="part"), train=data, test=data)
     alone = read(Pairs("a", "b"), predict=table(a=["only"]))
     assert texts(alone, "predict") == ["only"]

@@ -1,64 +1,30 @@
-"""What is done with a trained encoder from the command line."""
+"""``lit-metric encode`` and ``export``."""
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
-import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from lit_metric import Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric.commands.encode import encode
+from lit_metric.commands.search import search
 from lit_metric.encoders import MeanPooling
 from tests.end_to_end.command import run
 from tests.small import Small, questions, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def texts(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextEncoder, str]:
-    """An encoder of texts and where it is saved."""
-    folder = tmp_path_factory.mktemp("texts")
-    encoder = TextEncoder(small / "backbone", projection=8)
-    encoder.save(folder)
-    return encoder, str(folder)
-
-
-@pytest.fixture(scope="module")
-def sets(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[SetEncoder, str]:
-    """An encoder of sets and where it is saved."""
-    folder = tmp_path_factory.mktemp("sets")
-    encoder = SetEncoder(TextEncoder(small / "backbone"))
-    encoder.save(folder)
-    return encoder, str(folder)
-
-
-@pytest.fixture(scope="module")
-def prompted(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextEncoder, str]:
-    """One encoder with a prompt for each role, and where it is saved."""
-    folder = tmp_path_factory.mktemp("prompted")
-    prompts = {"query": "w40 w41 ", "passage": "w42 "}
-    encoder = TextEncoder(small / "backbone", prompts=prompts, pool_prompt=False)
-    encoder.save(folder)
-    return encoder, str(folder)
-
-
-@pytest.fixture(scope="module")
-def towers(small: Small, tmp_path_factory: pytest.TempPathFactory) -> tuple[TwoTowerEncoder, str]:
-    """A tower of sets of tags for queries, one of texts for documents, and where they are saved."""
-    folder = tmp_path_factory.mktemp("towers")
-    document = TextEncoder(small / "backbone", prompts={"document": "w42 "})
-    encoder = TwoTowerEncoder(SetEncoder(TextEncoder(small / "backbone")), document)
-    encoder.save(folder)
-    return encoder, str(folder)
-
-
 ROWS = [("w5 " * 40, "a"), *questions(20, seed=9), ("w7", "b")]
 
 
@@ -83,6 +49,116 @@ def test_encode_keeps_the_order_of_rows(tmp_path: Path, texts: tuple[Encoder, st
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "new", "out.parquet"]
 
 
+def test_tables_keep_all_columns(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
+    encoder, model = texts
+    columns: dict[str, Any] = {
+        "id": [7, 8, 9],
+        "text": ["w5, w6", 'w7 "w8"', "w9\nw10 ü"],
+        "tags": [["a", "b"], [], None],
+        "price": [0.5, None, 2.0],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    expected = encoder.encode(columns["text"])
+    for ending in ("parquet", "csv", "jsonl"):
+        how = ["--input", "in.parquet", "--output", f"out.{ending}", "--column", "vector"]
+        run(tmp_path, "encode", "--model", model, *how)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == [*columns, "vector"]
+    assert {name: table.column(name).to_pylist() for name in columns} == columns
+    np.testing.assert_allclose(np.stack(table.column("vector").to_numpy()), expected, atol=1e-6)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == columns["text"]
+    assert [row["price"] for row in rows] == ["0.5", "", "2.0"]
+    assert [row["tags"] for row in rows] == ['["a", "b"]', "[]", ""]
+    vectors = [json.loads(row["vector"]) for row in rows]
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [{name: line[name] for name in columns} for line in lines] == [
+        {name: values[row] for name, values in columns.items()} for row in range(3)
+    ]
+    assert np.array_equal(np.float32([line["vector"] for line in lines]), np.float32(vectors))
+
+
+def test_skipped_rows_leave_the_output_alignable(
+    tmp_path: Path, texts: tuple[Encoder, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder, model = texts
+    source = write_csv(tmp_path / "in.csv", [("w5", "a"), ("", "b"), ("w7", "c"), (" ", "d"), ("w9", "e")])
+    expected = encoder.encode(["w5", "w7", "w9"])
+    with caplog.at_level(logging.WARNING):
+        for name in ("out.npy", "out.parquet"):
+            how = ["--input", source, "--bad_rows", "skip", "--output", f"new/{name}"]
+            run(tmp_path, "encode", "--model", model, *how)
+    vectors = np.load(tmp_path / "new" / "out.npy", allow_pickle=False)
+    assert vectors.shape == (5, 8)
+    np.testing.assert_allclose(vectors[[0, 2, 4]], expected, atol=1e-6)
+    assert np.isnan(vectors[[1, 3]]).all()
+    table = pq.read_table(tmp_path / "new" / "out.parquet")
+    assert table.column("row").to_pylist() == [1, 3, 5]  # as in rejected.parquet, from 1
+    assert table.column("label").to_pylist() == ["a", "c", "e"]
+    np.testing.assert_allclose(np.stack(table.column("embedding").to_numpy()), expected, atol=1e-6)
+    assert pq.read_table(tmp_path / "new" / "rejected.parquet").column("row").to_pylist() == [2, 4]
+    assert "2 bad rows are left out, and listed in new/rejected.parquet" in caplog.messages
+    assert "Their vectors are NaN, so that row i of new/out.npy is row i of the input" in caplog.messages
+
+
+def test_values_of_several_types_and_broken_characters_are_kept_as_text(
+    tmp_path: Path, texts: tuple[Encoder, str]
+) -> None:
+    lines = ['{"text": "w5", "note": 3}', '{"text": "w6", "note": "three"}', '{"text": "w7", "note": [1]}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    run(tmp_path, "encode", "--model", texts[1], "--input", "in.jsonl", "--output", "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").column("note").to_pylist() == ["3", "three", "[1]"]
+    (tmp_path / "in.csv").write_bytes(b"text,note\nw5,caf\xe9\nw6,tea\n")
+    for ending in ("parquet", "csv", "jsonl"):
+        run(tmp_path, "encode", "--model", texts[1], "--input", "in.csv", "--output", f"out.{ending}")
+    assert pq.read_table(tmp_path / "out.parquet").column("note").to_pylist() == ["caf\ufffd", "tea"]
+    assert "caf\ufffd" in (tmp_path / "out.csv").read_text("utf-8")
+    assert json.loads((tmp_path / "out.jsonl").read_text("utf-8").splitlines()[0])["note"] == "caf\ufffd"
+
+
+def test_tables_in_memory_are_taken_from_python(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
+    encoder, model = texts
+    columns = {"text": ["w5 w6", "w9"], "id": [7, 8]}
+    rows = [{"text": "w5 w6", "id": 7}, {"text": "w9", "id": 8}]
+    sources: list[Any] = [columns, rows, pa.table(columns), pd.DataFrame(columns)]
+    for source in sources:
+        encode(model, source, str(tmp_path / "out.parquet"))
+        table = pq.read_table(tmp_path / "out.parquet")
+        assert table.column("id").to_pylist() == [7, 8]
+        found = np.stack(table.column("embedding").to_numpy())
+        np.testing.assert_allclose(found, encoder.encode(columns["text"]), atol=1e-6)
+        search(model, source, ["w9"], k=1, output=str(tmp_path / "found.csv"))
+        assert "w9,1,1.0,2,1,w9,8" in (tmp_path / "found.csv").read_text()
+
+
+def test_how_a_csv_is_written_can_be_said(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
+    (tmp_path / "in.csv").write_bytes("text|note\nw5|caf\u00e9\nw6|tea, no\n".encode("cp1252"))
+    how = ["--input", "in.csv", "--csv.separator", "|", "--csv.encoding", "cp1252", "--output", "out.parquet"]
+    run(tmp_path, "encode", "--model", texts[1], *how)
+    assert pq.read_table(tmp_path / "out.parquet").column("note").to_pylist() == ["caf\u00e9", "tea, no"]
+
+
+def test_encode_and_search_import_nothing_that_they_do_not_need(
+    tmp_path: Path, texts: tuple[Encoder, str]
+) -> None:
+    source = write_csv(tmp_path / "in.csv", ROWS)
+    program = """
+import sys
+from lit_metric.commands.encode import encode
+from lit_metric.commands.search import search
+model, source = sys.argv[1:]
+encode(model, source, "out.npy")
+search(model, source, ["w5"], output="out.csv")
+print([name for name in ("lightning", "datasets", "sentence_transformers", "faiss") if name in sys.modules])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program, texts[1], source], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.stdout == "[]\n", found.stderr
+
+
 def test_encode_sets_of_tags(small: Small, tmp_path: Path, sets: tuple[Encoder, str]) -> None:
     encoder, model = sets
     tags = pq.read_table(small / "test.parquet").column("tags").to_pylist()
@@ -96,59 +172,6 @@ def test_encode_sets_of_tags(small: Small, tmp_path: Path, sets: tuple[Encoder, 
     table = pq.read_table(tmp_path / "b.parquet")
     assert table.column("words").to_pylist() == [";".join(row) for row in tags]
     np.testing.assert_allclose(np.stack(table.column("embedding").to_numpy()), expected, atol=1e-6)
-
-
-def shown(told: str) -> list[tuple[float, int]]:
-    """Cosines and rows of what ``search`` printed."""
-    return [(float(one), int(row)) for one, row in re.findall(r"│ +(-?\d\.\d{3}) +│ +(\d+) +│", told)]
-
-
-def test_search_shows_the_nearest_rows(
-    tmp_path: Path, texts: tuple[Encoder, str], capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    encoder, model = texts
-    monkeypatch.setenv("COLUMNS", "400")
-    corpus = write_csv(
-        tmp_path / "in.csv", [(*row, f"[key{at}]") for at, row in enumerate(ROWS)], ["text", "label", "id"]
-    )
-    queries = ["w9 w10 w30", ROWS[4][0]]
-    asked = ["--query", queries[0], "--query", queries[1]]
-    run(tmp_path, "search", "--model", model, "--corpus", corpus, *asked, "-k", "5", "--key", "id")
-    told = capsys.readouterr().out
-    similar = encoder.encode(queries) @ encoder.encode([text for text, _ in ROWS]).T
-    expected = [(query, row) for query in range(2) for row in np.argsort(-similar[query])[:5]]
-    found = shown(told)
-    assert [row for _, row in found] == [row + 1 for _, row in expected]
-    assert [cosine for cosine, _ in found] == pytest.approx([similar[each] for each in expected], abs=6e-4)
-    assert found[5] == (1.0, 5)  # the query that stands in the corpus
-    assert f"[key{expected[0][1]}]" in told
-    assert f"nearest to: {queries[0]}" in told
-    assert ROWS[expected[0][1]][0] in told
-
-
-def test_search_among_sets(
-    small: Small, tmp_path: Path, sets: tuple[Encoder, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    encoder, model = sets
-    tags = pq.read_table(small / "test.parquet").column("tags").to_pylist()
-    run(
-        tmp_path,
-        "search",
-        "--model",
-        model,
-        "--corpus",
-        small / "test.parquet",
-        "--query",
-        "w9, w30,,w9",
-        "-k",
-        "40",
-    )
-    found = shown(capsys.readouterr().out)
-    similar = (
-        encoder.encode([["w9", "w30"]]) @ encoder.encode([list(dict.fromkeys(row)) for row in tags]).T
-    )[0]
-    assert len(found) == 30  # there are no more
-    assert [cosine for cosine, _ in found] == pytest.approx(sorted(similar, reverse=True), abs=6e-4)
 
 
 def test_encode_in_a_role(
@@ -204,28 +227,6 @@ def test_fields_and_weights_are_read_as_in_training(
     assert "--role cast: texts have the roles of their --field" in capsys.readouterr().err
 
 
-def test_search_asks_in_the_role_of_queries(
-    tmp_path: Path,
-    prompted: tuple[Encoder, str],
-    towers: tuple[Encoder, str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    corpus = write_csv(tmp_path / "in.csv", ROWS)
-    words = [text for text, _ in ROWS]
-
-    def cosines(model: str, *more: str) -> list[float]:
-        run(tmp_path, "search", "--model", model, "--corpus", corpus, "--query", "w9,w30", *more)
-        return [cosine for cosine, _ in shown(capsys.readouterr().out)]
-
-    for encoder, model, query in ((*prompted, "w9,w30"), (*towers, ["w9", "w30"])):
-        similar = encoder.encode([query], role="query") @ encoder.encode(words, role="document").T
-        assert cosines(model) == pytest.approx(sorted(similar[0], reverse=True)[:10], abs=6e-4)
-    encoder, model = prompted
-    similar = encoder.encode(["w9,w30"], role="passage") @ encoder.encode(words, role="query").T
-    told = cosines(model, "--role", "query", "--query_role", "passage")
-    assert told == pytest.approx(sorted(similar[0], reverse=True)[:10], abs=6e-4)
-
-
 def test_export_of_two_towers_names_both_folders(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -250,12 +251,24 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), encoder.encode(words), atol=1e-5)
 
 
+def test_export_in_the_own_format_is_for_every_encoder(
+    tmp_path: Path, sets: tuple[Encoder, str], towers: tuple[Encoder, str]
+) -> None:
+    for (encoder, model), role in ((sets, None), (towers, "query")):
+        run(tmp_path, "export", "--model", model, "--output", f"out-{role}", "--format", "lit-metric")
+        items = [["w5", "w6"], ["w9"]]
+        loaded = Encoder.load(tmp_path / f"out-{role}")
+        np.testing.assert_allclose(
+            loaded.encode(items, role=role), encoder.encode(items, role=role), atol=1e-6
+        )
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
         (
             "encode --model nowhere --input {csv} --output a.npy",
-            "FileNotFoundError: nowhere holds no encoder",
+            "FileNotFoundError: nowhere: there is no such folder here",
         ),
         (
             "encode --model {texts} --input nothere.csv --output a.npy",
@@ -304,8 +317,18 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
             "encode --model {sets} --input {parquet} --output a.npy --tags tags --weights words",
             "has no column 'words'",
         ),
+        (
+            "encode --model {texts} --input {csv} --output a.csv --column label",
+            "has a column 'label' already; give the vectors another name with --column",
+        ),
+        (
+            "encode --model {texts} --input {csv} --output a.npy --bad_rows drop",
+            "Literal['error', 'skip']. Got value: drop",
+        ),
+        ("search --model {texts} --corpus {csv}", "no query: give --query TEXT, or a file of them with"),
+        ("search --model {texts} --corpus {csv} --query x --output a.txt", "must end in .parquet, .csv or"),
         ("export --model {towers} --output out", "sentence-transformers has no counterpart of SetEncoder"),
-        ("export --model {sets} --output out", "sentence-transformers has no counterpart of SetEncoder"),
+        ("export --model {sets} --output out", "or give --format lit-metric, whose folders lit_metric.load"),
         ("export --model {texts} --output {texts}", "exists already and is not an empty folder"),
     ],
 )
