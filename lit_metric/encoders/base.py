@@ -182,7 +182,14 @@ class Encoder(Described, nn.Module, ABC):
             save_file(own, folder / WEIGHTS)
         taken = inspect.signature(type(self)).parameters.values()
         if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in taken):
-            # What a subclass doesn't take, it has decided itself.
+            # What a subclass doesn't take, it has decided itself; but not where its saved parts lie.
+            known = {each.name for each in taken}
+            left_out = {name: value for name, value in arguments.items() if name not in known}
+            if lost := [name for name, value in left_out.items() if _is_part(value)]:
+                raise ValueError(
+                    f"{type(self).__qualname__} can't be saved: its __init__ has to take {', '.join(lost)}, "
+                    "as a saved encoder is built from the parts in its own folder"
+                )
             arguments = {each.name: arguments[each.name] for each in taken if each.name in arguments}
         spec = {"class_path": self.spec()["class_path"], "init_args": arguments}
         described = {"format": FORMAT, "dimension": self.dimension, **spec}
@@ -288,6 +295,10 @@ def roles_of(role: Roles, count: int, what: str = "items") -> Sequence[Any]:
     if len(role) != count:
         raise ValueError(f"{len(role)} roles were given for {count} {what}")
     return role
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() in ({"folder"}, {"encoder"})
 
 
 def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

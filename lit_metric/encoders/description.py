@@ -84,8 +84,9 @@ def check_rebuildable(encoder: Encoder) -> Description:
     """
     name = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
     advice = (
-        "The trained encoder could not be loaded again. Its __init__ has to hand all arguments of its base "
-        "class on, as in `def __init__(self, backbone, **options): super().__init__(backbone, **options)`"
+        "The trained encoder could not be loaded again: all that it is has to follow from the arguments of "
+        "its __init__, which hands those of its base class on, as in "
+        "`def __init__(self, backbone, **options): super().__init__(backbone, **options)`"
     )
     for cls in {type(module) for module in encoder.modules() if not _installed(type(module))}:
         if "<locals>" in cls.__qualname__:
@@ -101,10 +102,7 @@ def check_rebuildable(encoder: Encoder) -> Description:
             )
     files = describe(encoder)
     try:
-        with torch.device("meta"):
-            copy = build_described(files, trust_remote_code=True)
-    except NotImplementedError:  # an encoder that computes when it is built
-        copy = build_described(files, encoder.state_dict(), trust_remote_code=True)
+        copy = _copied(files, encoder)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(
@@ -158,6 +156,14 @@ def encoder_in(checkpoint: Mapping[str, Any], path: str | Path, trust_remote_cod
         )
     weights = under("encoder.", checkpoint["state_dict"])
     return build_described(described["encoder"], weights, trust_remote_code)
+
+
+def _copied(files: Description, encoder: Encoder) -> Encoder:
+    try:
+        with torch.device("meta"):
+            return build_described(files, trust_remote_code=True)
+    except Exception:  # an encoder may compute with its weights when it is built
+        return build_described(files, encoder.state_dict(), trust_remote_code=True)
 
 
 def _differences(encoder: Encoder, copy: Encoder) -> list[str]:

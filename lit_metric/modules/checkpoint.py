@@ -53,6 +53,11 @@ class LoadableModule(LightningModule):
             ValueError: if the encoder, or a miner that another process needs, can't be built again.
         """
         self._description = check_rebuildable(self.encoder)
+        self._describe_loss()
+        if miner is not None:
+            _ = miner.spec() if miner.mode == "inline" else checked_spec(miner)
+
+    def _describe_loss(self) -> None:
         try:
             self._loss_spec = loss_spec(self.loss)
         except (TypeError, ValueError) as error:
@@ -61,14 +66,15 @@ class LoadableModule(LightningModule):
                 "MetricLearner.load_from_checkpoint(path, loss=...)",
                 error,
             )
-        if miner is not None:
-            _ = miner.spec() if miner.mode == "inline" else checked_spec(miner)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe encoder, loss and settings in JSON types, which need no trust to be read."""
+        if self._description is None:  # saved without training
+            self._description = describe(self.encoder)
+            self._describe_loss()
         checkpoint[KEY] = {
             "format": FORMAT,
-            "encoder": describe(self.encoder) if self._description is None else self._description,
+            "encoder": self._description,
             "loss": self._loss_spec,
             "settings": settings_of(self),
         }

@@ -53,6 +53,14 @@ PACKABLE: dict[str, dict[str, Any]] = {
     "mistral": _DECODER | {"sliding_window": WINDOW},
     "gemma3_text": _DECODER | {"sliding_window": WINDOW, "query_pre_attn_scalar": 8},
     "mpnet": _ROBERTA,
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+    },
 }
 """Families that must run packed."""
 
@@ -67,6 +75,14 @@ PADDED: dict[str, dict[str, Any]] = {
 }
 """Families that compute attention themselves, and must fall back."""
 
+UNPADDED: dict[str, dict[str, Any]] = {
+    "fnet": {name: value for name, value in _ENCODER.items() if name != "num_attention_heads"},
+    "convbert": _ENCODER | {"embedding_size": 16},
+    "mobilebert": _ENCODER | {"embedding_size": 16, "intra_bottleneck_size": 16},
+    "yoso": _ENCODER | {"use_expectation": True},
+}
+"""Families whose vectors padding changes: mixing, convolutions and shifts see past the mask."""
+
 
 def make(
     family: str, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any
@@ -74,7 +90,7 @@ def make(
     """A model of ``family`` with weights that don't depend on the state of the random generator."""
     from lit_metric.encoders.pretrained import set_dropout
 
-    settings = (PACKABLE | PADDED)[family] | changes
+    settings = (PACKABLE | PADDED | UNPADDED)[family] | changes
     config = AutoConfig.for_model(family, vocab_size=VOCABULARY, **settings)
     set_dropout(config, dropout)
     with torch.random.fork_rng():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from transformers import PreTrainedModel
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import mpnet, packing
 from lit_metric.encoders.attention import PACKED
-from lit_metric.encoders.packing import attention, packed_forward, padded_forward, probe
-from tests.encoders.models import PACKABLE, PADDED, VOCABULARY, WINDOW, make
+from lit_metric.encoders.packing import attention, packed_forward, padded_forward, probe, unpadded_forward
+from tests.encoders.models import PACKABLE, PADDED, UNPADDED, VOCABULARY, WINDOW, make
 
 LENGTHS = [5, 1, 40, 3, 17, 5, 2 * WINDOW + 3, 1]
 
@@ -80,6 +81,57 @@ def test_families_with_their_own_attention_fall_back(family: str) -> None:
     assert not verdict.packed
     assert type(model).__name__ in verdict.reason
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("family", UNPADDED)
+@pytest.mark.parametrize("limit", [24, 64])
+def test_families_that_padding_changes_run_by_length(family: str, limit: int) -> None:
+    model, tokens = make(family), texts([5, 1, 40, 3, 17, 5, 5, 1])
+    verdict = probe(model, max_length=limit, special={0, 1, 2}, padding=0)
+    assert verdict.way == "unpadded"
+    assert "outputs differ" in verdict.unpadded
+    expected = one_by_one(model, tokens)
+    apart = (unpadded_forward(model, tokens) - expected).norm(dim=1) / expected.norm(dim=1)
+    assert float(apart.max()) < 1e-4  # MobileBERT has no norms, and large states
+    assert not torch.allclose(padded_forward(model, tokens, 0, groups=1), expected, atol=1e-2)
+    assert unpadded_forward(model, texts([0, 0])).shape == (0, 32)
+
+
+@pytest.mark.parametrize("family", UNPADDED)
+def test_a_text_s_vector_doesn_t_depend_on_its_company(
+    family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lit_metric.encoders import TextEncoder
+    from tests.encoders.tokens import model_folder
+
+    with caplog.at_level(logging.WARNING, logger="lit_metric"):
+        encoder = TextEncoder(model_folder(tmp_path, family), max_length=40)
+    assert "runs in batches of texts of one length, which is slow" in caplog.text
+    several = ["w5", "w6 w7", "w8 " * 20, "w9 w10 w11", "w12 " * 35, "w13 w14 " * 9, "w15 w16"]
+    together = encoder.encode(several)
+    for text, vector in zip(several, together, strict=True):
+        torch.testing.assert_close(encoder.encode([text])[0], vector, atol=1e-5, rtol=1e-5)
+
+
+def test_texts_that_change_each_other_in_any_batch_are_refused(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertModel
+
+    from lit_metric.encoders import TextEncoder
+
+    right = BertModel.forward
+
+    def mixing(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        output = right(self, *args, **kwargs)
+        output.last_hidden_state = (
+            output.last_hidden_state - output.last_hidden_state.mean(0, keepdim=True) / 2
+        )
+        return output
+
+    monkeypatch.setattr(BertModel, "forward", mixing)
+    with pytest.raises(ValueError, match="depends on the texts beside it in a batch, padded or not"):
+        TextEncoder(tiny, packing="never")
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -84,7 +84,7 @@ def test_encode_equals_forward(tiny: str, monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(encoder.encode(lists), expected, atol=1e-5)
     assert encoder.encode([]).shape == (0, 6)
     for wrong in ("text", ["text", "text"]):
-        with pytest.raises(TypeError, match="list of lists"):
+        with pytest.raises(TypeError, match="list of texts"):
             encoder.encode(wrong)
 
 
