@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 COUNTED = "(counted from 1, without a header)"
 FILL = "Fill it in, or drop the row."
-SKIP = "Or set --data.bad_rows to skip."
+SKIP = "Or leave them out with --data.bad_rows skip."
 
 
 def given(small: Small, *more: str, **values: Any) -> list[str]:
