@@ -157,7 +157,7 @@ def with_options(message: str) -> str:
     def given(found: re.Match[str]) -> str:
         kind = next((kind for kind in names if found[1] in names[kind]), None)
         value = found[2].removesuffix("()").strip("'")
-        return found[0] if kind is None else f"--{kind}.{found[1]} {value}"
+        return found[0] if kind is None else f"--{kind}.{found[1]} {value}".rstrip()
 
     message = re.sub(r"(?<![\w./'-])(data|model|trainer)\.(\w+)", dotted, message)
-    return re.sub(r"(?<![\w.(-])(\w+)=(\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b)", given, message)
+    return re.sub(r"(?<![\w.(-])(\w+)=(\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b|(?=\s))", given, message)
