@@ -161,7 +161,7 @@ def accept(parser: Any, page: Path, command: str) -> None:
         for place, argument in enumerate(arguments):
             shipped = ROOT / "configs" / f"{arguments[place + 1]}.yaml" if argument == "--config" else None
             if shipped is not None and not Path(arguments[place + 1]).exists() and not shipped.exists():
-                content = blocks(page, "yaml")[0]
+                content = next(iter(blocks(page, "yaml")), "")
                 if arguments[place + 1].startswith("runs/"):
                     resolved = parser.dump(parser.parse_args(["fit", "--config", base_of(page)]))
                     content = yaml.safe_dump(yaml.safe_load(resolved)["fit"])

@@ -19,7 +19,7 @@ from lit_metric.mining import TableError
 from lit_metric.mining.supervisor import MiningFailed
 
 USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
-USAGE = ("there is no option", "--", "unrecognized arguments", "the following arguments are required")
+USAGE = ("there is no option", "unrecognized arguments", "the following arguments are required")
 """How messages about the options of a command begin."""
 LIGHTNING = "MisconfigurationException"
 

@@ -297,7 +297,7 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
     [
         (
             {"model__loss__init_args__temprature": 1},
-            "model.loss: InfoNCELoss has no option 'temprature'; nearest are 'temperature', "
+            "--model.loss: InfoNCELoss has no option 'temprature'; nearest are 'temperature', "
             "'learnable', 'other_positives'",
         ),
         (
@@ -315,17 +315,18 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         ),
         (
             {"model__loss": "lit_metric.losses.InfoNCLoss"},
-            "model.loss: there is no 'InfoNCLoss' in lit_metric.losses; nearest are "
+            "--model.loss: there is no 'InfoNCLoss' in lit_metric.losses; nearest are "
             "'InfoNCELoss', 'NCALoss', 'ProxyNCALoss'",
         ),
         (
             {"model__loss": "InfoNCLoss"},
-            "model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', 'ProxyNCALoss'; "
+            "--model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', "
+            "'ProxyNCALoss'; "
             "or give the whole path of your own",
         ),
         (
             {"model__loss__init_args__temperature": "hot"},
-            "model.loss.temperature: Expected a <class 'float'>. Got value: hot",
+            "--model.loss.temperature: Expected a <class 'float'>. Got value: hot",
         ),
         (
             {"model__loss__init_args__temperature": -3},
@@ -333,11 +334,11 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         ),
         (
             {"data__supervision": "Judgements"},
-            "data.supervision: the following arguments are required: queries, corpus",
+            "--data.supervision: the following arguments are required: queries, corpus",
         ),
         (
             {"trainer__max_epochs": "many"},
-            "trainer.max_epochs: Expected a <class 'int'>. Got value: many",
+            "--trainer.max_epochs: Expected a <class 'int'>. Got value: many",
         ),
         (
             {"data__planner": "lit_metric.batching.PairPlanner"},
