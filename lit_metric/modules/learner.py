@@ -17,7 +17,6 @@ from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.callbacks.monitors import check_monitors, set_aside
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
-from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.evaluation import (
     Evaluation,
@@ -103,18 +102,6 @@ class MetricLearner(ResumableModule):
         self._unmeasured: set[str] = set()
         self._logged = TaskMeans()
         self.note_loss(loss)
-
-    @property
-    def data(self) -> MetricDataModule:
-        """The trainer's data module.
-
-        Raises:
-            TypeError: if it is none of ours.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, MetricDataModule):
-            raise TypeError(f"MetricLearner needs a MetricDataModule, got {type(data).__name__}")
-        return data
 
     def forward(self, batch: Batch) -> Tensor:
         """``[I, d]`` raw vectors of the batch's items."""

@@ -23,7 +23,6 @@ class ResumableModule(LoadableModule):
 
     Attributes:
         lr, weight_decay, lr_scale, warmup, schedule: see :class:`~lit_metric.MetricLearner`.
-        data: the trainer's data module.
     """
 
     lr: float
@@ -31,11 +30,22 @@ class ResumableModule(LoadableModule):
     lr_scale: dict[str, float]
     warmup: float
     schedule: Schedule
-    data: MetricDataModule
     _steps: int | None = None
     _batches: int | None = None
     _loss_options: Options
     _learned_from: dict[str, float]
+
+    @property
+    def data(self) -> MetricDataModule:
+        """The trainer's data module.
+
+        Raises:
+            TypeError: if it is none of ours.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, MetricDataModule):
+            raise TypeError(f"MetricLearner needs a MetricDataModule, got {type(data).__name__}")
+        return data
 
     def note_loss(self, loss: Loss | dict[str, Loss]) -> None:
         """Note with what the loss begins, before a temperature is learned or loaded."""
