@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
@@ -320,7 +321,7 @@ class MetricLearner(LightningModule):
     def _tell_unmeasured(self, names: set[str]) -> None:
         """Say once what can't be measured of these data, and keep it from deciding anything."""
         if new := sorted(names - self._unmeasured):
-            changed = set_aside(self.trainer, new) if self.trainer.training else []
+            changed = set_aside(self.trainer, new) if self.trainer.state.fn == TrainerFn.FITTING else []
             if self.trainer.is_global_zero:
                 told = "".join(f"; {each}" for each in changed)
                 log.warning("can't be measured on these items, and is NaN: %s%s", ", ".join(new), told)

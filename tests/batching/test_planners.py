@@ -368,7 +368,7 @@ def test_relations_without_classes_are_refused():
 
     relations: Relations = Pairs()
     with pytest.raises(
-        TypeError, match="PKPlanner draws classes, and these data have none but pairs \(Pairs\)"
+        TypeError, match=r"PKPlanner draws classes, and these data have none but pairs \(Pairs\)"
     ):
         PKPlanner(4, 2).plan(torch.arange(3), relations, 0, 0)
     # A shuffle needs none.
