@@ -132,7 +132,8 @@ class MetricLearner(LightningModule):
             TypeError: if the loss needs one class for each item and the data have none.
         """
         data = self.data
-        self.relations, self.certain = data.relations, None
+        self.relations = data.relations
+        self.certain: Relations | None = None
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":

@@ -235,7 +235,7 @@ def test_true_precisions(small: Small, tmp_path: Path, precision: Any) -> None:
 def test_a_learning_rate_can_be_searched_for(small: Small, tmp_path: Path, how: str) -> None:
     learner, data = small.learner(InfoNCELoss(0.5), lr=1e-6), small.data(validation_share=0.3)
     if how == "tuner":
-        found = Tuner(trainer(tmp_path)).lr_find(
+        found = Tuner(trainer(tmp_path, max_epochs=10)).lr_find(
             learner, datamodule=data, num_training=40, early_stop_threshold=None
         )
         assert found is not None
@@ -244,10 +244,10 @@ def test_a_learning_rate_can_be_searched_for(small: Small, tmp_path: Path, how: 
         return
     watch = Watch()
     finder = LearningRateFinder(num_training_steps=40, early_stop_threshold=None)
-    fit = trainer(tmp_path, finder, watch, max_epochs=1)
+    fit = trainer(tmp_path, finder, watch, max_epochs=10)
     fit.fit(learner, data)
     assert learner.lr != 1e-6
-    assert len(watch.losses) == data.batches_per_epoch
+    assert len(watch.losses) == 10 * data.batches_per_epoch
     assert 0 < float(fit.callback_metrics["val/map@r"]) <= 1
 
 
