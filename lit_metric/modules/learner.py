@@ -119,7 +119,8 @@ class MetricLearner(ResumableModule):
             TypeError, ValueError: if what is trained could not be loaded again.
         """
         data = self.data
-        self.relations, self.certain = data.relations, None
+        self.relations = data.relations
+        self.certain: Relations | None = None
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
@@ -303,7 +304,7 @@ class MetricLearner(ResumableModule):
     def _tell_unmeasured(self, names: set[str]) -> None:
         """Say once what can't be measured of these data, and keep it from deciding anything."""
         if new := sorted(names - self._unmeasured):
-            changed = set_aside(self.trainer, new) if self.trainer.training else []
+            changed = set_aside(self.trainer, new) if self.trainer.state.fn == TrainerFn.FITTING else []
             if self.trainer.is_global_zero:
                 told = "".join(f"; {each}" for each in changed)
                 log.warning("can't be measured on these items, and is NaN: %s%s", ", ".join(new), told)
