@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -21,11 +20,7 @@ from lit_metric.cli import TRAINING
 from lit_metric.cli.defaults import defaults, with_shipped_configs, without_what_cannot_be
 from lit_metric.cli.parser import Parser
 from lit_metric.cli.run_name import EVENTS, name_run, remove_unused
-from lit_metric.data.table import listed, most_alike
-from lit_metric.datamodule import MetricDataModule
-from lit_metric.evaluation import evaluation_of
 from lit_metric.loggers import run_folder
-from lit_metric.modules import MetricLearner, TwoTowerLearner
 
 log = logging.getLogger(__name__)
 
@@ -146,12 +141,7 @@ class MetricCLI(LightningCLI):
                 self.events = {folder: {*folder.glob(EVENTS)}}
 
     def before_fit(self) -> None:
-        """Refuse what would be refused after an epoch, and prepare for the end of a run that is complete."""
-        # A subclass may log names of its own.
-        if type(self.model) in (MetricLearner, TwoTowerLearner) and isinstance(
-            self.datamodule, MetricDataModule
-        ):
-            check_monitors(self.trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
+        """Prepare for the end of a run that is complete."""
         if self.complete is not None:
             self.trainer.callbacks.append(StopComplete(self.complete))  # type: ignore[attr-defined]
 
@@ -203,42 +193,6 @@ def nothing_left(checkpoint: str | None, max_epochs: int | None, max_steps: int 
                 f"{name}. To train further, raise trainer.max_{name}"
             )
     return None
-
-
-def check_monitors(watching: Sequence[Callback], model: MetricLearner, data: MetricDataModule) -> None:
-    """Find out before training whether what callbacks monitor will be measured.
-
-    Args:
-        watching: all callbacks of the trainer.
-        model: whose names are those that are logged.
-        data: read here.
-
-    Raises:
-        ValueError: when a name isn't among those that validation logs; the nearest are named.
-    """
-    named = {
-        callback.monitor: type(callback).__name__
-        for callback in watching
-        if isinstance(callback, (ModelCheckpoint, EarlyStopping)) and callback.monitor
-    }
-    data.read()
-    main = f"val/{data.main_metric}"
-    asked = [name for name in named if name != main and (name.startswith("val/") or "/" not in name)]
-    if not asked or "validation" not in data.splits:
-        return
-    measured = evaluation_of(data, "validation", ks=model.ks, knn=model.knn, space=model.space)
-    draw = torch.Generator().manual_seed(0)
-    for role, split in data.roles("validation").items():
-        ids = data.splits[split]
-        measured.update(torch.randn(len(ids), 4, generator=draw), ids, role)
-    known = [f"val/{name}" for name in measured.compute()]
-    for name in asked:
-        if name not in known and (name.startswith("val/") or f"val/{name}" in known):
-            near = listed(most_alike(known, name)[:3])
-            raise ValueError(
-                f"{named[name]} monitors {name!r}, which is not measured on these data; nearest are {near}; "
-                f"the main one is {main!r}, which BestCheckpoint and StopEarly take by themselves"
-            )
 
 
 def run(name: str, given: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
