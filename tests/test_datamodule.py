@@ -114,8 +114,10 @@ def test_validation_items_that_find_nothing_of_their_kind(
     read(train=source, validate_against="train")
     read(train=source)
     assert told not in caplog.text
-    read(train=source, validation=write_csv(tmp_path / "one.csv", [("w1", "a"), ("w2", "b")]))
-    read(train=source, validate_against="self")
+    one = write_csv(tmp_path / "one.csv", [("w1", "a"), ("w2", "b")])
+    read(train=source, validation=one)
+    assert told not in caplog.text
+    read(train=source, validation=one, validate_against="self")
     assert told in caplog.text
     caplog.clear()
     read(train=source, validation=write_csv(tmp_path / "two.csv", [("w1", "a"), ("w2", "a")]))
@@ -127,7 +129,7 @@ def test_validation_items_that_find_nothing_of_their_kind(
     [
         ({"a": 100, "b": 100}, "self", None),
         ({"a": 50, "b": 50}, "both", "some classes have fewer than 20 validation items"),
-        ({"a": 5, "b": 5}, "train", "most validation items are alone in their class"),
+        ({"a": 5, "b": 5}, "both", "some classes have fewer than 20 validation items"),
         ({"a": 1000, "b": 10}, "self", None),  # a long tail of few items
     ],
 )
@@ -146,6 +148,21 @@ def test_small_validation_splits_are_compared_with_the_training_items(
         data = read(train=source, validation_share=0.2, validate_against=given)
         assert data.compared_with("validation") == given
     assert "so the training items" not in caplog.text
+
+
+def test_validation_items_alone_in_their_class_search_the_training_items(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    one = write_csv(tmp_path / "one.csv", [("w1", "a"), ("w2", "b")])
+    data = read(train=of_sizes(tmp_path, a=5, b=5), validation=one)
+    assert data.compared_with("validation") == "train"
+    assert "most validation items are alone in their class" in caplog.text
+
+
+def test_validation_items_of_classes_of_their_own_search_each_other(tmp_path: Path) -> None:
+    sizes = dict.fromkeys("abcde", 2)  # whole classes are held out
+    assert read(train=of_sizes(tmp_path, **sizes), validation_share=0.2).compared_with("validation") == "self"
 
 
 def test_nothing_belongs_together(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class CollapseAlarm(Callback):
 
     Args:
         every: steps between looks; each takes in the vectors of that many batches. An epoch that has fewer is
-            looked at once, at its end.
+            looked at once, after its last batch.
 
     Raises:
         ValueError: if ``every`` is below 1.
@@ -45,16 +45,13 @@ class CollapseAlarm(Callback):
         if self.monitor is None or not isinstance(outputs, dict) or "vectors" not in outputs:
             return
         self.monitor.update(outputs["vectors"])
-        if trainer.global_step % self.every == 0:
-            self._looked = True
+        due = trainer.global_step % self.every == 0
+        # Not at the end of the epoch: the first rank's progress bar may be waiting for the others there.
+        if due or (trainer.is_last_batch and not self._looked):
             self._log(pl_module)
+        if due:
             self._warn(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, if the epoch was too short for a look within it."""
-        if not self._looked and self.monitor is not None and int(self.monitor.count):
-            self._log(pl_module)
-        self._looked = False
+        self._looked = not trainer.is_last_batch and (self._looked or due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at what has come since the last time, which may be all of a short run."""

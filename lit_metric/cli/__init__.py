@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
     first = all(os.environ.get(each, "0") == "0" for each in RANKS)
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    if name != "runs":  # which needs no torch
+        importlib.import_module("lit_metric.cli.messages").options_in_logs(name)
     try:
         module.run(name, given[1:])
     except KeyboardInterrupt:
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
     except Exception as error:
         messages = importlib.import_module("lit_metric.cli.messages")
-        line = messages.mistake(error)
+        line = messages.mistake(error, name)
         if debug or line is None:
             raise
         if line.startswith(messages.USAGE):

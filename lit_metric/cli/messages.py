@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import inspect
+import logging
 import pickle
 import re
 from collections.abc import Iterable
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError
 
+from lit_metric import commands
+from lit_metric.cli import TRAINING
 from lit_metric.data import BadRows, DataError
 from lit_metric.data.rejected import write_rejected
 from lit_metric.data.table import listed, most_alike
@@ -122,46 +126,71 @@ def listed_rows(error: Exception) -> str:
         return f" They can't be listed in a file here: {denied}."
 
 
-def mistake(error: Exception) -> str | None:
+def mistake(error: Exception, command: str = "fit") -> str | None:
     """What to tell of a user's mistake; None if the program is at fault."""
     # What torch.load says of files that hold something else, nothing, or a checkpoint's beginning.
     torn = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
     if torn or isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(error):
         return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
     if type(error).__name__ == LIGHTNING or "Early stopping conditioned on metric" in str(error):
-        return with_options(" ".join(f"Lightning refuses this: {error}".split()))
+        return with_options(" ".join(f"Lightning refuses this: {error}".split()), command)
     if not isinstance(error, USER_ERRORS):
         return None
     kind = "DataError" if isinstance(error, DataError) else type(error).__name__
     told = "" if isinstance(error, ArgumentError) else f"{kind}: "
-    return with_options(" ".join(f"{told}{essence(str(error))}{listed_rows(error)}".split()))
+    return with_options(" ".join(f"{told}{essence(str(error))}{listed_rows(error)}".split()), command)
 
 
-def with_options(message: str) -> str:
-    """A message whose arguments are written as options of the command line.
+def with_options(message: str, command: str = "fit") -> str:
+    """A message whose arguments are written as options of a command.
 
     Example:
         >>> with_options("set data.bad_rows to skip, or take planner=PairPlanner()")
         'set --data.bad_rows to skip, or take --data.planner PairPlanner'
         >>> with_options("name it with text=, or give csv.quote=''")
         "name it with --data.text, or give --data.csv.quote ''"
+        >>> with_options("name it with text=, or give csv.quote=''", "search")
+        "name it with --text, or give --csv.quote ''"
     """
-    from lightning.pytorch import Trainer
-
-    from lit_metric import MetricDataModule, MetricLearner
-
-    kinds: dict[str, type] = {"data": MetricDataModule, "model": MetricLearner, "trainer": Trainer}
-    names = {kind: {*inspect.signature(cls).parameters} - {"csv"} for kind, cls in kinds.items()}
+    places = _places(command)
 
     def dotted(found: re.Match[str]) -> str:
-        return f"--{found[0]}" if found[2] in names[found[1]] else found[0]
+        return f"--{found[0]}" if found[2] in places.get(f"{found[1]}.", ()) else found[0]
 
     def given(found: re.Match[str]) -> str:
-        kind = next((kind for kind in names if found[1] in names[kind]), None)
-        value = found[2].removesuffix("()").strip("'")
-        return found[0] if kind is None else f"--{kind}.{found[1]} {value}".rstrip()
+        place = next((place for place, names in places.items() if found[2] in names), None)
+        value = found[4].removesuffix("()").strip("'" if found[4] != "''" else "")
+        return found[0] if place is None else f"--{place}{found[1]} {value}".rstrip()
 
-    message = re.sub(r"(?<![\w./'-])csv\.(\w+)=", r"--data.csv.\1 ", message)
-    message = re.sub(r"(?<![\w./'-])(data|model|trainer)\.(\w+)", dotted, message)
+    message = re.sub(r"(?<![\w./'-])(data|model|trainer)\.(\w+)(?![\w.]*=)", dotted, message)
     value = r"\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b|(?=[\s,.;:)]|$)"
-    return re.sub(rf"(?<![\w.(-])(\w+)=({value})", given, message)
+    return re.sub(rf"(?<![\w.(-])((\w+)(\.\w+)*)=({value})", given, message)
+
+
+@functools.cache
+def _places(command: str) -> dict[str, set[str]]:
+    """The options of a command, by what stands before their names."""
+    names: dict[str, set[str]] = {}
+    if command in commands.COMMANDS:
+        names[""] = {*inspect.signature(commands.function(command)).parameters} - {"data"}
+    if command in (*TRAINING, "mine"):
+        from lightning.pytorch import Trainer
+
+        from lit_metric import MetricDataModule, MetricLearner
+
+        kinds = {"data.": MetricDataModule, "model.": MetricLearner, "trainer.": Trainer}
+        offered = [*kinds][:1] if command == "mine" else kinds
+        names |= {place: {*inspect.signature(kinds[place]).parameters} for place in offered}
+    return names
+
+
+def options_in_logs(command: str) -> None:
+    """Write arguments as options of a command also in what the library logs from now on."""
+
+    def translate(record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] == "lit_metric":
+            record.msg, record.args = with_options(record.getMessage(), command), None
+        return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(translate)

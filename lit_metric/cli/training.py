@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import dict_to_namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,10 +18,12 @@ from lightning.pytorch.utilities import rank_zero_only
 # Classes are found by their bare names once they are imported.
 from lit_metric import batching, callbacks, encoders, index, losses, mining, modules  # noqa: F401
 from lit_metric.cli import TRAINING
-from lit_metric.cli.defaults import defaults, with_shipped_configs, without_what_cannot_be
+from lit_metric.cli.defaults import defaults, suit_tags, with_shipped_configs, without_what_cannot_be
 from lit_metric.cli.parser import Parser
 from lit_metric.cli.run_name import EVENTS, name_run, remove_unused
+from lit_metric.datamodule import MetricDataModule
 from lit_metric.loggers import run_folder
+from lit_metric.modules.checkpoint import loss_spec
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +63,30 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it before anything else."""
+        if not self.already_saved:
+            self._save(trainer)
+        self.already_saved = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the loss, too, if it was left to the data."""
+        model = self.config.get("model")
+        loss: Any = getattr(pl_module, "loss", None)
+        if (
+            model is None
+            or "init_args" not in model
+            or model.init_args.get("loss", "") is not None
+            or loss is None
+        ):
+            return
+        model.init_args["loss"] = dict_to_namespace(loss_spec(loss))
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         folder = run_folder(trainer)
-        if folder is not None and trainer.is_global_zero and not self.already_saved:
+        if folder is not None and trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             path = str(folder / self.config_filename)
             self.parser.save(self.config, path, skip_none=False, overwrite=self.overwrite, multifile=False)
-        self.already_saved = True
 
 
 class MetricCLI(LightningCLI):
@@ -125,6 +146,7 @@ class MetricCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         trainer = config.trainer
         without_what_cannot_be(trainer)
+        suit_tags(config.get("model"), config.get("data"))
         if self.subcommand is None:
             return
         folder = name_run(config, fit)
@@ -141,7 +163,9 @@ class MetricCLI(LightningCLI):
                 self.events = {folder: {*folder.glob(EVENTS)}}
 
     def before_fit(self) -> None:
-        """Prepare for the end of a run that is complete."""
+        """Read the data before anything is written, and prepare for the end of a run that is complete."""
+        if isinstance(self.datamodule, MetricDataModule):
+            self.datamodule.read()
         if self.complete is not None:
             self.trainer.callbacks.append(StopComplete(self.complete))  # type: ignore[attr-defined]
 

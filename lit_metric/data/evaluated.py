@@ -180,29 +180,33 @@ class Evaluated:
     def compared_with(self, split: str) -> Against:
         """What labelled items of a split are compared with: what was chosen, else what suits their number.
 
-        ``"self"`` where nearly all are of classes with ``VOTERS`` items of the split or more; else the
-        training items vote (``"both"``), and are searched too (``"train"``) where most items of the split are
-        alone in their class.
+        ``"self"`` where nearly all are of classes with ``VOTERS`` items of the split or more, or most are of
+        classes without a training item; else the training items vote (``"both"``), and are searched too
+        (``"train"``) where most items of the split are alone in their class.
         """
         labels = getattr(self.relations, "labels", None)
         if labels is None or "train" not in self.splits or split not in self.splits:
             return "self"
         if chosen := self.against.get(split):
             return chosen
-        few, alone = self._few(labels, split)
-        if few <= 0.1:
+        few, alone, strange = self._few(labels, split)
+        if few <= 0.1 or strange > 0.5:
             return "self"
         return "train" if alone > 0.5 else "both"
 
-    def _few(self, labels: Tensor | Ragged, split: str) -> tuple[float, float]:
-        """The shares of a split's labels whose class has fewer than ``VOTERS`` items of it, and only one."""
-        own = self.splits[split]
-        given = labels.select(own).values if isinstance(labels, Ragged) else labels[own]
+    def _few(self, labels: Tensor | Ragged, split: str) -> tuple[float, float, float]:
+        """The shares of a split's labels whose class has fewer than ``VOTERS`` items of it, only one, and no
+        training item."""
+        given, trained = (
+            labels.select(ids).values if isinstance(labels, Ragged) else labels[ids]
+            for ids in (self.splits[split], self.splits["train"])
+        )
         given = given[given >= 0]
         if not len(given):
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         sizes = torch.bincount(given)[given]
-        return float((sizes < VOTERS).double().mean()), float((sizes < 2).double().mean())
+        few, alone = (float((sizes < least).double().mean()) for least in (VOTERS, 2))
+        return few, alone, float((~torch.isin(given, trained)).double().mean())
 
     def say_what_was_chosen(self, split: str) -> None:
         """Log what items of a split are compared with, if nobody chose it and it isn't the split itself."""

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 PACKAGE = "package:"
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 _DROPOUTS = (
     "hidden_dropout_prob",

@@ -27,7 +27,9 @@ from lit_metric.evaluation import (
     evaluation_of,
 )
 from lit_metric.losses import (
+    CoSENTLoss,
     GuidedLoss,
+    InfoNCELoss,
     Loss,
     RelationPairs,
     gather_ids,
@@ -38,7 +40,7 @@ from lit_metric.modules.guide import guide_vectors
 from lit_metric.modules.precision import warn_of_slow_bfloat16
 from lit_metric.modules.resumable import ResumableModule
 from lit_metric.modules.schedule import Schedule
-from lit_metric.modules.scored import say_what_is_alone
+from lit_metric.modules.scored import check_scores
 from lit_metric.modules.tasks import TaskLosses, TaskMeans
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class MetricLearner(ResumableModule):
     Args:
         encoder: what is trained.
         loss: between anchors and candidates; for a mixture of data sets, one for all or one for each by name.
+            If None, that which suits the data: CoSENTLoss where pairs have scores, else InfoNCELoss with a
+            temperature of 0.05.
         lr: peak learning rate of AdamW.
         weight_decay: of matrices; vectors and biases have none.
         lr_scale: factors on ``lr`` by the name of a part, such as ``{"encoder.pooling": 20}``; see
@@ -71,7 +75,7 @@ class MetricLearner(ResumableModule):
     def __init__(
         self,
         encoder: Encoder,
-        loss: Loss | dict[str, Loss],
+        loss: Loss | dict[str, Loss] | None = None,
         lr: float = 5e-5,
         weight_decay: float = 0.01,
         lr_scale: dict[str, float] | None = None,
@@ -88,7 +92,7 @@ class MetricLearner(ResumableModule):
                 f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)"
             )
         self.encoder = encoder
-        self.loss: Loss | TaskLosses = TaskLosses(loss) if isinstance(loss, dict) else loss
+        self.loss: Any = TaskLosses(loss) if isinstance(loss, dict) else loss
         self.lr = lr
         self.weight_decay = weight_decay
         self.lr_scale = lr_scale or {}
@@ -102,6 +106,7 @@ class MetricLearner(ResumableModule):
         self._roles: list[str] = []
         self._unmeasured: set[str] = set()
         self._logged = TaskMeans()
+        self._losses = torch.zeros(2)  # sum and number in this epoch
         self.note_loss(loss)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -122,6 +127,8 @@ class MetricLearner(ResumableModule):
         data = self.data
         self.relations = data.relations
         self.certain: Relations | None = None
+        if self.loss is None:
+            self._choose_loss()
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
@@ -131,6 +138,20 @@ class MetricLearner(ResumableModule):
                 self._check_scored(task)
             if "validation" in data.splits and self.trainer.limit_val_batches:
                 check_monitors(self.trainer, self, self.evaluation("validation").names())
+
+    def _choose_loss(self) -> None:
+        """Take the loss that suits the data, or one for each data set where these differ."""
+        data = self.data
+        known = {name: part.supervision for name, part in data.mixture.items()} or {"": data.supervision}
+        kinds = {name: "scores" if each and each.planned == "scores" else "" for name, each in known.items()}
+        chosen: dict[str, Loss] = {
+            name: CoSENTLoss() if kind else InfoNCELoss(0.05) for name, kind in kinds.items()
+        }
+        self.loss = TaskLosses(chosen) if len({*kinds.values()}) > 1 else next(iter(chosen.values()))
+        self.note_loss(chosen if isinstance(self.loss, TaskLosses) else self.loss)
+        if self.trainer.is_global_zero:
+            names = dict.fromkeys(type(each).__name__ for each in chosen.values())
+            log.info("The loss is %s, as none is given", " and ".join(names))
 
     def _build(self, task: int) -> None:
         """Let the loss of a data set know its classes, if it wants to."""
@@ -151,16 +172,17 @@ class MetricLearner(ResumableModule):
         loss.build(part.class_counts, self.encoder.dimension)
 
     def _check_scored(self, task: int) -> None:
-        """Say it if scores are compared within an anchor, and batches hold only one of an anchor's."""
+        """Refuse a loss of scores that finds none, and say it if batches hold only one of an anchor's."""
         planner, part = self.data.planner, [*self.data.parts.values()]
         if isinstance(planner, MixturePlanner):
             planner = planner.planners[task]
         ids = (part[task] if part else self.data).splits.get("train")
         if ids is not None and self.trainer.is_global_zero:
-            say_what_is_alone(self._loss_of(task), planner, ids, self._relations_of(task)[0], self.data.seed)
+            check_scores(self._loss_of(task), planner, ids, self._relations_of(task)[0], self.data.seed)
 
     def _loss_of(self, task: int) -> Loss:
-        return self.loss[[*self.data.mixture][task]] if isinstance(self.loss, TaskLosses) else self.loss
+        loss: Loss = self.loss
+        return self.loss[[*self.data.mixture][task]] if isinstance(self.loss, TaskLosses) else loss
 
     def _relations_of(self, task: int) -> tuple[Relations, int]:
         """The relations of a data set, and the first of its ids."""
@@ -232,8 +254,8 @@ class MetricLearner(ResumableModule):
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
-        mean: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": several, "batch_size": 1}
-        self.log("train/loss_epoch", loss.detach(), **mean)
+        value = loss.detach().float()
+        self._losses = self._losses.to(self.device) + torch.stack([value, torch.ones_like(value)])
         names = [*self.data.mixture]
         prefix = f"train/{names[batch.task]}" if names else "train"
         own = {f"{prefix}/{name}": value for name, value in parts.items()}
@@ -256,6 +278,17 @@ class MetricLearner(ResumableModule):
             means = {"epoch": self.current_epoch, **self._logged.means(self.device)}
             for logger in self.loggers:
                 logger.log_metrics(means, step=self.global_step - 1)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch.
+
+        Lightning's own mean would be taken when the first rank's progress bar asks for it, at which the other
+        ranks are elsewhere.
+        """
+        total, count = sum_over_ranks(self._losses.to(self.device)).tolist()
+        self._losses = torch.zeros(2)
+        if count:
+            self.log("train/loss_epoch", total / count, batch_size=1)
 
     def _classes(self, batch: Batch) -> dict[str, Tensor]:
         """What a loss that needs classes wants besides."""

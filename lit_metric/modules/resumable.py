@@ -47,7 +47,7 @@ class ResumableModule(LoadableModule):
             raise TypeError(f"MetricLearner needs a MetricDataModule, got {type(data).__name__}")
         return data
 
-    def note_loss(self, loss: Loss | dict[str, Loss]) -> None:
+    def note_loss(self, loss: Loss | dict[str, Loss] | None) -> None:
         """Note with what the loss begins, before a temperature is learned or loaded."""
         self._loss_options = options_of(loss, "loss")
         self._learned_from = learned(self.loss)
@@ -87,6 +87,8 @@ class ResumableModule(LoadableModule):
                 "that lies in the run's folder"
             )
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            # Other data matter more than what is told next, so they are refused first.
+            self.data.load_state_dict(checkpoint.get(type(self.data).__qualname__, {}))
             plan = self._plan() if self._plans_itself() else None
             carry_on(checkpoint, self._options(), self._learned_from, self.trainer, plan)
 

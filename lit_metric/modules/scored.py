@@ -1,4 +1,4 @@
-"""Whether batches bring together what a loss between scored candidates compares."""
+"""Whether there is anything that a loss of scores could learn from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,33 @@ import logging
 from torch import Tensor
 
 from lit_metric.batching import BatchPlanner, ScoredPairPlanner
-from lit_metric.data import DataError, PairRelations, Relations
+from lit_metric.data import DataError, LabelRelations, PairRelations, Relations
 from lit_metric.losses import DistillationKLLoss, Loss, MarginMSELoss
 
 log = logging.getLogger(__name__)
 
 LOOKED_AT = 10  # batches
+
+
+def check_scores(loss: Loss, planner: BatchPlanner, ids: Tensor, relations: Relations, seed: int) -> None:
+    """Refuse a loss that compares scores where all are equal, or there are none.
+
+    Args:
+        loss, planner, ids, relations, seed: see :func:`say_what_is_alone`.
+
+    Raises:
+        DataError: says what to do.
+    """
+    name = next((type(each).__name__ for each in loss.modules() if getattr(each, "uses_targets", False)), "")
+    if name and isinstance(relations, LabelRelations | PairRelations):
+        scores = relations.judgements(ids)[2].unique() if isinstance(relations, PairRelations) else ids[:0]
+        if len(scores) < 2:
+            found = "all scores are equal" if len(scores) else "there are no scores"
+            raise DataError(
+                f"{name} learns from differences between scores, and {found}: take loss=InfoNCELoss(), or "
+                "name the column of scores, score= of Pairs"
+            )
+    say_what_is_alone(loss, planner, ids, relations, seed)
 
 
 def say_what_is_alone(

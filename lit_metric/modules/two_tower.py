@@ -20,7 +20,7 @@ class TwoTowerLearner(MetricLearner):
     Args:
         query: encodes queries.
         document: encodes documents; of the same dimension.
-        loss: between anchors and candidates.
+        loss: between anchors and candidates; see :class:`~lit_metric.modules.MetricLearner`.
         options: the other arguments of :class:`~lit_metric.modules.MetricLearner`; names of parts in
             ``lr_scale`` start with ``encoder.query`` or ``encoder.document``.
 
@@ -28,7 +28,7 @@ class TwoTowerLearner(MetricLearner):
         ValueError: if the towers don't fit each other, or a number is out of range.
     """
 
-    def __init__(self, query: Encoder, document: Encoder, loss: Loss, **options: Any) -> None:
+    def __init__(self, query: Encoder, document: Encoder, loss: Loss | None = None, **options: Any) -> None:
         super().__init__(TwoTowerEncoder(query, document), loss, **options)
 
     @classmethod

@@ -445,6 +445,6 @@ def test_a_planner_of_classes_says_what_pairs_want_instead() -> None:
     first = torch.arange(3)
     relations = PairRelations(first, first + 3, None, torch.arange(6))
     for kind in (PKPlanner, NPairPlanner, HardPKPlanner, NegativeClassPlanner, StratifiedPlanner):
-        told = rf"{kind.__name__} draws classes.*set data\.planner to PairPlanner"
+        told = rf"{kind.__name__} draws classes.*take planner=PairPlanner\(\)"
         with pytest.raises(TypeError, match=told):
             by_vectors(kind(), first, relations, 0, 0)
