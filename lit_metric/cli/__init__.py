@@ -59,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
     first = all(os.environ.get(each, "0") == "0" for each in RANKS)
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
-    if name != "runs":  # which needs no torch
-        importlib.import_module("lit_metric.cli.messages").options_in_logs(name)
     try:
-        module.run(name, given[1:])
+        if name == "runs":  # which needs no torch
+            module.run(name, given[1:])
+        else:
+            with importlib.import_module("lit_metric.cli.messages").options_in_logs(name):
+                module.run(name, given[1:])
     except KeyboardInterrupt:
         _fail("interrupted", SIGNALLED + 2)
     except SystemExit as end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib
@@ -9,7 +10,7 @@ import inspect
 import logging
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jsonargparse import ArgumentError
@@ -184,13 +185,20 @@ def _places(command: str) -> dict[str, set[str]]:
     return names
 
 
-def options_in_logs(command: str) -> None:
-    """Write arguments as options of a command also in what the library logs from now on."""
+@contextlib.contextmanager
+def options_in_logs(command: str) -> Iterator[None]:
+    """Write arguments as options of a command in what the library logs meanwhile, too."""
 
     def translate(record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] == "lit_metric":
             record.msg, record.args = with_options(record.getMessage(), command), None
         return True
 
-    for handler in logging.getLogger().handlers:
+    handlers = [*logging.getLogger().handlers]
+    for handler in handlers:
         handler.addFilter(translate)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(translate)

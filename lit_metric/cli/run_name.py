@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 RUN = "LIT_METRIC_RUN"
 UNNAMED = (None, "", "lightning_logs")
 EVENTS = "events.out.tfevents.*"
-PRELIMINARY = ("config.yaml", "hparams.yaml", EVENTS, REJECTED)
+PRELIMINARY = ("config.yaml", "hparams.yaml", "metrics.csv", "metrics.json", EVENTS, REJECTED)
 CHECKPOINTS = "checkpoints"
 KEYWORDS = ("last", "best")
 
@@ -108,11 +108,12 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove a run's folder, and the one around it if that is then empty, unless it holds more than was
-    written before training; a list of rejected rows stays."""
+    """Remove the folder of a run that has trained nothing, and the one around it if that is then empty.
+
+    It stays if it holds more than is written before training, and so does a list of rejected rows.
+    """
     files = [path for path in folder.rglob("*") if path.is_file()]
-    report = folder / "metrics.json"
-    if any(path for path in files if not (any(map(path.match, PRELIMINARY)) or _before_only(path, report))):
+    if not all(any(map(path.match, PRELIMINARY)) for path in files):
         return
     for path in files:
         if path.name != REJECTED:
@@ -122,11 +123,6 @@ def remove_unused(folder: Path) -> None:
             empty.rmdir()
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
-
-
-def _before_only(path: Path, report: Path) -> bool:
-    """Whether a file is the run's report, and says nothing about training."""
-    return path == report and b'"after"' not in path.read_bytes() and b'"seconds"' not in path.read_bytes()
 
 
 def _loggers(given: Any) -> list[Any]:

@@ -116,7 +116,8 @@ class MetricCLI(LightningCLI):
             for folder, earlier in self.events.items():
                 for path in {*folder.glob(EVENTS)} - earlier:
                     path.unlink()
-            if self.made is not None:
+            trainer = getattr(self, "trainer", None)
+            if self.made is not None and not (isinstance(trainer, Trainer) and trainer.global_step):
                 remove_unused(self.made)
             raise
 

@@ -107,7 +107,8 @@ class MetricLearner(ResumableModule):
         self._unmeasured: set[str] = set()
         self._logged = TaskMeans()
         self._losses = torch.zeros(2)  # sum and number in this epoch
-        self.note_loss(loss)
+        if loss is not None:
+            self.note_loss(loss)
 
     def forward(self, batch: Batch) -> Tensor:
         """``[I, d]`` raw vectors of the batch's items."""

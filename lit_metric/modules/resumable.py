@@ -47,7 +47,7 @@ class ResumableModule(LoadableModule):
             raise TypeError(f"MetricLearner needs a MetricDataModule, got {type(data).__name__}")
         return data
 
-    def note_loss(self, loss: Loss | dict[str, Loss] | None) -> None:
+    def note_loss(self, loss: Loss | dict[str, Loss]) -> None:
         """Note with what the loss begins, before a temperature is learned or loaded."""
         self._loss_options = options_of(loss, "loss")
         self._learned_from = learned(self.loss)

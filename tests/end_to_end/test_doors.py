@@ -90,14 +90,11 @@ def test_nothing_is_written_where_nothing_should_be(small: Small, tmp_path: Path
         (["--trainer.limit_val_batches=0.5"], "Lightning refuses this: You requested to check 0.5"),
         (
             ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.monitor=val/map@rr"],
-            "ValueError: ModelCheckpoint monitors 'val/map@rr', which is not measured on these data; nearest "
-            "are "
-            "'val/map@r'",
+            "ValueError: ModelCheckpoint monitors 'val/map@rr', which these data don't have: take val/map@r",
         ),
         (
             ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=map@r"],
-            "ValueError: EarlyStopping monitors 'map@r', which is not measured on these data; nearest are "
-            "'val/map@r'",
+            "ValueError: EarlyStopping monitors 'map@r', which these data don't have: take val/map@r",
         ),
         (["--trainer.logger=false", "--name=a"], "ValueError: --name a has no effect"),
         (["--ckpt_path=last"], "ValueError: --ckpt_path last: there is no runs/train/checkpoints/last.ckpt"),

@@ -88,7 +88,7 @@ def test_two_ranks_are_one_run_in_one_folder(alone: Path, arguments: list[str], 
     told = two_ranks(tmp_path, *arguments)
     assert "runs/banking77 holds a run already; this one writes to runs/banking77-2" in told
     # Both ranks read both files, and it is said once.
-    assert told.count(" taken by their usual names: text='text', label='label'") == 1
+    assert told.count(" taken by their usual names: --data.text text, --data.label label") == 1
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["banking77", "banking77-2"]
     assert [path.name for path in (tmp_path / "runs" / "banking77").iterdir()] == ["config.yaml"]
     folder = tmp_path / "runs" / "banking77-2"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from lit_metric import MetricDataModule, MetricLearner, TextEncoder
 from lit_metric.batching import PairPlanner, ScoredPairPlanner
-from lit_metric.data import DataError, PairRelations
-from lit_metric.losses import CoSENTLoss, DistillationKLLoss, MarginMSELoss
+from lit_metric.data import DataError, PairRelations, Pairs
+from lit_metric.losses import CoSENTLoss, DistillationKLLoss, MarginMSELoss, SumLoss
 from lit_metric.modules.scored import say_what_is_alone
+from tests.small import Small, trainer
 
 IDS = torch.arange(40)
 
@@ -56,3 +60,36 @@ def test_an_anchor_needs_two_candidates_somewhere() -> None:
         DataError, match="none of the 40 anchors has more than one: give several rows for each"
     ):
         say_what_is_alone(MarginMSELoss(), ScoredPairPlanner(4), IDS, several(1), seed=0)
+
+
+def test_the_loss_is_chosen_by_the_data(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scored = MetricDataModule(small / "similarity/similarity.parquet", cache_dir=small / "cache")
+    together = MetricDataModule(
+        small / "pairs/pairs.parquet", supervision=Pairs("words", "definition"), cache_dir=small / "cache"
+    )
+    for data, kind in ((scored, "CoSENTLoss"), (together, "InfoNCELoss"), (small.data(), "InfoNCELoss")):
+        learner = MetricLearner(TextEncoder(small / "backbone"), lr=1e-3)
+        with caplog.at_level("INFO"):
+            trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(learner, data)
+        assert type(learner.loss).__name__ == kind
+        assert f"The loss is {kind}, as none is given" in caplog.text
+        assert learner.trainer.callback_metrics["train/loss"] > 0
+        caplog.clear()
+
+
+@pytest.mark.parametrize("scores", [None, 0.5])
+@pytest.mark.parametrize("loss", [CoSENTLoss(), SumLoss({"a": CoSENTLoss()})])
+def test_a_loss_of_scores_without_scores_is_refused(
+    small: Small, tmp_path: Path, loss: Any, scores: float | None
+) -> None:
+    rows = [(f"w{4 + row} w7", f"w{5 + row} w8", scores) for row in range(24)]
+    names = ["anchor", "positive", "score"]
+    table = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    if scores is None:
+        del table["score"]
+    known = Pairs("anchor", "positive", score=None if scores is None else "score")
+    data = MetricDataModule(table, supervision=known, cache_dir=small / "cache")
+    with pytest.raises(DataError, match="CoSENTLoss learns from differences between scores, and these data"):
+        trainer(tmp_path).fit(MetricLearner(TextEncoder(small / "backbone"), loss), data)
