@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def export(
     model: str,
     output: str,
-    format: Literal["sentence-transformers", "lit-metric"] = "sentence-transformers",
+    format: Literal["sentence-transformers", "lit-metric"] | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Write a folder that sentence-transformers and Hugging Face load, or one for lit_metric.load.
@@ -23,12 +23,13 @@ def export(
     Args:
         model: run folder, checkpoint, saved encoder, model folder, or hub id.
         output: folder to write; must be new or empty.
-        format: of the folder. Every encoder has that of lit-metric; sentence-transformers has no counterpart
-            of encoders of sets, attention pooling, and replacements.
+        format: of the folder. sentence-transformers has no counterpart of encoders of sets, attention pooling and
+            replacements, so these get that of lit-metric if none is named.
         trust_remote_code: allow classes outside lit_metric and transformers.
 
     Raises:
-        ValueError: when the folder holds something, or sentence-transformers has no modules for the encoder.
+        ValueError: when the folder holds something, or sentence-transformers is named and has no modules for
+            the encoder.
 
     Example:
         lit-metric export --model runs/triplet --output my-encoder
@@ -37,16 +38,17 @@ def export(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
-    if format == "lit-metric":
-        encoder.save(folder)
-        log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)
-        return
-    try:
-        write(encoder, folder)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; or give --format lit-metric, whose folders lit_metric.load reads"
-        ) from error
-    folders = [folder / "query", folder / "document"] if (folder / "query").is_dir() else [folder]
-    told = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
-    log.info("Wrote %s; use it with %s", folder, told)
+    if format != "lit-metric":
+        try:
+            write(encoder, folder)
+        except ValueError as error:
+            if format is not None:
+                raise
+            log.info("Written in the format of lit-metric: %s", str(error).partition(": keep")[0])
+        else:
+            folders = [folder / "query", folder / "document"] if (folder / "query").is_dir() else [folder]
+            told = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
+            log.info("Wrote %s; use it with %s", folder, told)
+            return
+    encoder.save(folder)
+    log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)

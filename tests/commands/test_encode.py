@@ -254,8 +254,8 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
 def test_export_in_the_own_format_is_for_every_encoder(
     tmp_path: Path, sets: tuple[Encoder, str], towers: tuple[Encoder, str]
 ) -> None:
-    for (encoder, model), role in ((sets, None), (towers, "query")):
-        run(tmp_path, "export", "--model", model, "--output", f"out-{role}", "--format", "lit-metric")
+    for (encoder, model), role, more in ((sets, None, ()), (towers, "query", ("--format", "lit-metric"))):
+        run(tmp_path, "export", "--model", model, "--output", f"out-{role}", *more)
         items = [["w5", "w6"], ["w9"]]
         loaded = Encoder.load(tmp_path / f"out-{role}")
         np.testing.assert_allclose(
@@ -327,8 +327,10 @@ def test_export_in_the_own_format_is_for_every_encoder(
         ),
         ("search --model {texts} --corpus {csv}", "no query: give --query TEXT, or a file of them with"),
         ("search --model {texts} --corpus {csv} --query x --output a.txt", "must end in .parquet, .csv or"),
-        ("export --model {towers} --output out", "sentence-transformers has no counterpart of SetEncoder"),
-        ("export --model {sets} --output out", "or give --format lit-metric, whose folders lit_metric.load"),
+        (
+            "export --model {towers} --output out --format sentence-transformers",
+            "sentence-transformers has no counterpart of SetEncoder",
+        ),
         ("export --model {texts} --output {texts}", "exists already and is not an empty folder"),
     ],
 )

@@ -204,12 +204,11 @@ STORIES = {
             "lit-metric fit --data.train items.csv --data.tags tags --data.tag_separator , --name mine",
             "lit-metric search --model runs/mine --corpus items.csv --tags tags --tag_separator , --key name "
             '--query "card, post" -k 3',
-            "! " + EXPORT,
-            EXPORT + " --format lit-metric",
+            EXPORT,
             "lit-metric encode --model my-encoder --input items.csv --tags tags --tag_separator , "
             "--output vectors.parquet",
         ],
-        ["nearest to: card, post", "cosine", "or give --format lit-metric", "Wrote 60 embeddings"],
+        ["nearest to: card, post", "cosine", "in the format of lit-metric", "Wrote 60 embeddings"],
     ),
 }
 
