@@ -23,8 +23,8 @@ def export(
     Args:
         model: run folder, checkpoint, saved encoder, model folder, or hub id.
         output: folder to write; must be new or empty.
-        format: of the folder. sentence-transformers has no counterpart of encoders of sets, attention pooling and
-            replacements, so these get that of lit-metric if none is named.
+        format: of the folder. sentence-transformers has no counterpart of encoders of sets, attention pooling
+            and replacements, so these get that of lit-metric if none is named.
         trust_remote_code: allow classes outside lit_metric and transformers.
 
     Raises:

@@ -332,7 +332,7 @@ def test_bad_rows_that_are_skipped_are_listed(
             "--output a.parquet --data.txt text",
             "MetricDataModule has no option 'txt'; nearest are 'text', 'test'",
         ),
-        ("--output a.parquet --candidates 0", "candidates=0 must be at least 1"),
+        ("--output a.parquet --candidates 0", "--candidates 0 must be at least 1"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
