@@ -352,7 +352,9 @@ class MetricDataModule(Evaluated, LightningDataModule):
         )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """The validation items, then the corpus that they search, if any."""
+        """The validation items, then the corpus that they search, if any; training goes on without them."""
+        if "validation" not in self.splits and self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            return []
         return [self.encoding_loader(name) for name in self.roles("validation").values()]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:

@@ -16,7 +16,8 @@ Mode = Literal["max", "min"]
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint of the best validation, ``checkpoints/best.ckpt`` in the run's folder.
 
-    A validation whose measure is NaN decides nothing: no checkpoint is written for it.
+    A validation whose measure is NaN decides nothing: no checkpoint is written for it. Without a validation
+    split, the newest is kept.
 
     Args:
         monitor: name as logged, such as ``val/map@r``; that of ``main_metric`` of the data module if None.
@@ -37,7 +38,7 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose what to monitor."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and self.monitor is None:
+        if stage == "fit" and self.monitor is None and validated(trainer):
             self.monitor = main_metric(trainer)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
@@ -102,6 +103,11 @@ class StopEarly(EarlyStopping):
         current = trainer.callback_metrics.get(self.monitor)
         if current is not None and not bool(torch.isnan(current)):
             super()._run_early_stopping_check(trainer)
+
+
+def validated(trainer: Trainer) -> bool:
+    """Whether the trainer's data have a validation split, or may have one."""
+    return "validation" in getattr(getattr(trainer, "datamodule", None), "splits", ["validation"])
 
 
 def main_metric(trainer: Trainer) -> str:

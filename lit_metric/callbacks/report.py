@@ -36,8 +36,8 @@ class RunReport(Callback):
     what changed.
 
     ``before`` holds the metrics of the untrained encoder on the test split (the validation split if there
-    is no test split); a resumed run reads it back. Loggers get them as step 0. ``after`` holds those of the
-    best checkpoint if a ``ModelCheckpoint`` monitors something, else of the last weights. Weights that
+    is no test split, nothing if there is neither); a resumed run reads it back. Loggers get them as step 0.
+    ``after`` holds those of the best checkpoint if a ``ModelCheckpoint`` monitors something, else of the last weights. Weights that
     ``StochasticWeightAveraging`` has averaged come before both, and are saved as ``averaged.ckpt``, too.
     Besides: ``split``, ``best_checkpoint``, ``ended`` (``max_epochs``, ``early stopping``, ``SIGTERM``, ...),
     ``seconds`` (wall time of the fit with mining and validation, without these two evaluations, summed over
@@ -81,8 +81,8 @@ class RunReport(Callback):
             report = {"split": self._split(trainer)}
             if self.before and self.seconds == 0.0 and not getattr(trainer, "fast_dev_run", False):
                 report["before"] = self._measure(trainer, pl_module, "measuring before training")
-                prefix = PREFIXES[report["split"]]
-                for logger in trainer.loggers if trainer.is_global_zero else []:
+                prefix = PREFIXES.get(report["split"], "")
+                for logger in trainer.loggers if trainer.is_global_zero and prefix else []:
                     values = {f"{prefix}/{name}": value for name, value in report["before"].items()}
                     logger.log_metrics(values, step=0)
             if self._folder and trainer.is_global_zero:
@@ -126,7 +126,19 @@ class RunReport(Callback):
         report, self._report = self._report, None
         if report is None or "after" not in report or not trainer.is_global_zero:
             return
-        names = self._data(trainer).headlines(report["split"])
+        if report["split"] is None:
+            log.warning("Nothing was measured, as there is neither a test nor a validation split")
+        else:
+            self._say_what_changed(report, self._data(trainer).headlines(report["split"]))
+        if self._failed is not None:
+            raise self._failed
+        if self._folder is not None:
+            best = report["best_checkpoint"]
+            checkpoint = self._folder / best if best else newest_checkpoint(trainer)
+            print(f"\n{self._folder / MODEL} holds the trained encoder.", end=" ")
+            print(next_steps(self._folder, checkpoint, report["split"]), flush=True)
+
+    def _say_what_changed(self, report: dict[str, Any], names: list[str]) -> None:
         print(f"\n{table(report, names)}")
         change = change_of(report, names[0])
         if change < 0:
@@ -136,13 +148,6 @@ class RunReport(Callback):
                 names[0],
                 -change,
             )
-        if self._failed is not None:
-            raise self._failed
-        if self._folder is not None:
-            best = report["best_checkpoint"]
-            checkpoint = self._folder / best if best else newest_checkpoint(trainer)
-            print(f"\n{self._folder / MODEL} holds the trained encoder.", end=" ")
-            print(next_steps(self._folder, checkpoint, report["split"]), flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what can be kept of a run that ends early, without waiting for other processes."""
@@ -239,6 +244,8 @@ class RunReport(Callback):
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, what: str) -> dict[str, float]:
         data, split = self._data(trainer), self._split(trainer)
+        if split is None:
+            return {}
         encoder: Any = pl_module.encoder
         evaluation: Any = pl_module.evaluation
         shown = what if trainer.progress_bar_callback is not None else None
@@ -259,8 +266,8 @@ class RunReport(Callback):
         assert isinstance(data, MetricDataModule)
         return data
 
-    def _split(self, trainer: Trainer) -> str:
-        return "test" if "test" in self._data(trainer).splits else "validation"
+    def _split(self, trainer: Trainer) -> str | None:
+        return next((name for name in ("test", "validation") if name in self._data(trainer).splits), None)
 
     def _tick(self) -> None:
         if self._started is not None:

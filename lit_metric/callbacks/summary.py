@@ -39,13 +39,13 @@ def change_of(report: Mapping[str, Any], name: str) -> float:
     return _number(after.get(name)) - _number(before.get(name))
 
 
-def next_steps(folder: Path, checkpoint: Path | None, split: str) -> str:
+def next_steps(folder: Path, checkpoint: Path | None, split: str | None) -> str:
     """What to type next: commands where the run has a config, else Python.
 
     Args:
         folder: of the run.
         checkpoint: the one that was measured, if any.
-        split: "test" if there are test data.
+        split: "test" if there are test data; None if nothing can be measured.
     """
     python = [
         "import lit_metric",
@@ -57,9 +57,9 @@ def next_steps(folder: Path, checkpoint: Path | None, split: str) -> str:
     shown, measured = _quoted(folder), "test" if split == "test" else "validate"
     steps = [
         f'lit-metric search --model {shown} --corpus TEXTS.csv --query "a text"',
-        f"lit-metric export --model {shown} --output FOLDER   # for sentence-transformers",
+        f"lit-metric export --model {shown} --output FOLDER",
     ]
-    if checkpoint is not None:
+    if checkpoint is not None and split is not None:
         place = _quoted(checkpoint)
         steps.append(f"lit-metric {measured} --config {shown}/config.yaml --ckpt_path {place}")
     return "\n".join(["Next:", *(f"  {step}" for step in steps), f"In Python: {python[1]}"])

@@ -17,9 +17,10 @@ import pytest
 import torch
 import yaml
 
+import lit_metric
 from lit_metric.commands.runs import runs
 from tests.end_to_end.command import ROOT, metrics, options, run
-from tests.small import Small
+from tests.small import Small, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -197,3 +198,25 @@ def test_runs_are_listed(small: Small, tmp_path: Path, capsys: pytest.CaptureFix
     for folder, output in (("nowhere", None), ("runs", "list.xlsx")):
         with pytest.raises(SystemExit):
             run(tmp_path, "runs", folder, *([f"--output={output}"] if output else []))
+
+
+def test_a_table_too_small_for_validation_is_trained_on(
+    small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [("w4 w5", "a"), ("w4 w6", "a"), ("w7 w8", "b"), ("w7 w9", "b")]
+    write_csv(tmp_path / "four.csv", rows)
+    with caplog.at_level("INFO"):
+        run(
+            tmp_path,
+            "fit",
+            f"--model.encoder.backbone={small / 'backbone'}",
+            "--data.train=four.csv",
+            "--trainer.max_epochs=2",
+            "--trainer.accelerator=cpu",
+            f"--data.cache_dir={small / 'cache'}",
+        )
+    assert "nothing is held out for validation" in caplog.text
+    assert "Nothing was measured" in caplog.text
+    assert "holds the trained encoder" in capsys.readouterr().out
+    assert lit_metric.load(tmp_path / "runs/four").encode(["w4"]).shape == (1, 32)
+    assert (tmp_path / "runs/four/checkpoints/best.ckpt").is_file()
