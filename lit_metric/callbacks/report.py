@@ -37,8 +37,9 @@ class RunReport(Callback):
 
     ``before`` holds the metrics of the untrained encoder on the test split (the validation split if there
     is no test split, nothing if there is neither); a resumed run reads it back. Loggers get them as step 0.
-    ``after`` holds those of the best checkpoint if a ``ModelCheckpoint`` monitors something, else of the last weights. Weights that
-    ``StochasticWeightAveraging`` has averaged come before both, and are saved as ``averaged.ckpt``, too.
+    ``after`` holds those of the best checkpoint if a ``ModelCheckpoint`` monitors something, else of the last
+    weights. Weights that ``StochasticWeightAveraging`` has averaged come before both, and are saved as
+    ``averaged.ckpt``, too.
     Besides: ``split``, ``best_checkpoint``, ``ended`` (``max_epochs``, ``early stopping``, ``SIGTERM``, ...),
     ``seconds`` (wall time of the fit with mining and validation, without these two evaluations, summed over
     resumed parts), ``steps``, ``texts`` (distinct texts encoded in training steps, all ranks) and
