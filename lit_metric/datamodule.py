@@ -191,8 +191,8 @@ class MetricDataModule(Evaluated, LightningDataModule):
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.tables: Path | None = None
-        self.version_for: Callable[[int, int], int] = _no_table
-        self.planned_for: Callable[[int], int] = _no_vectors
+        self.version_for: Callable[[int, int], int] = _zero
+        self.planned_for: Callable[[int], int] = _zero
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -394,9 +394,6 @@ def _planner_for(supervision: Supervision | None) -> BatchPlanner:
     return PLANNERS[supervision.planned]()
 
 
-def _no_table(epoch: int, step: int) -> int:
-    return 0
-
-
-def _no_vectors(epoch: int) -> int:
+def _zero(*place: int) -> int:
+    """The version in use where nothing is mined."""
     return 0

@@ -118,7 +118,7 @@ def require_classes(members: Members, wanted: int, smallest: int, asked: str) ->
 def classes_to_take(
     planner: BatchPlanner, given: int | None, most: int, members: Members, smallest: int
 ) -> int:
-    """How many classes a batch is made of: the number that was given, else at most so many as there are.
+    """How many classes a batch has: the number that was given, else as many as there are, up to a limit.
 
     Args:
         planner: that asks; what it takes is logged once if it is less than the most.

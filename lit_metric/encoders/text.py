@@ -63,7 +63,7 @@ class TextEncoder(Encoder):
         max_lengths: by role, instead of ``max_length``.
         pool_prompt: whether the pooling sees a prompt's tokens, which the backbone always does; False is what
             sentence-transformers calls ``include_prompt=False``. If None, what the source says, else True.
-        truncate_dim: keep only so many leading components of each vector, before it is brought to length 1.
+        truncate_dim: keep this number of leading components of each vector, before it is brought to length 1.
             If None, what the source says, else all; the full number overrides the source.
 
     Raises:

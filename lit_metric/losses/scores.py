@@ -15,7 +15,7 @@ from torch import Tensor
 
 Distance = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 _CANCELLED = 2**13
-"""Squared distances below so many roundings of the squared lengths have lost a thousandth, or all."""
+"""Below this number of roundings of the squared lengths, squared distances have lost a thousandth or all."""
 DISTANCES: tuple[Distance, ...] = ("cosine", "dot", "euclidean", "squared_euclidean")
 
 
