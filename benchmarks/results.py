@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from lit_metric.data import files
+from lit_metric import store
 
 REPOSITORY = Path(__file__).parents[1]
 MARK = "benchmark.json"
@@ -115,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file as a whole. A :class:`Spread` becomes an object."""
-    files.write_json(path, _plain(content))
+    store.write_json(path, _plain(content))
 
 
 def _plain(content: Any) -> Any:

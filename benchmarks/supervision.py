@@ -165,8 +165,8 @@ def _pair(one: Row, other: Row, split: str) -> Row:
 
 TASKS = {
     "movies": Task("configs/movies.yaml", movies, ("ndcg@10", "map@r", "knn10_f1_micro", "knn10_f1_macro")),
-    "cranfield": Task("configs/cranfield.yaml", cranfield, ("ndcg@10", "recall@1", "map@10"), folds=FOLDS),
-    "pairs": Task("configs/pairs.yaml", word_definitions, ("recall@1", "recall@10", "mrr")),
+    "cranfield": Task("configs/cranfield.yaml", cranfield, ("ndcg@10", "hit_rate@1", "map@10"), folds=FOLDS),
+    "pairs": Task("configs/pairs.yaml", word_definitions, ("hit_rate@1", "hit_rate@10", "mrr")),
     "sugarcrepe": Task(
         "configs/sugarcrepe.yaml",
         captions,

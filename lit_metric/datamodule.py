@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from lit_metric.batching import (
     BatchPlanner,
     ChunkDataset,
-    DataSet,
+    MixturePart,
     MixturePlanner,
     PairPlanner,
     PKPlanner,
@@ -32,12 +32,12 @@ from lit_metric.batching.mixture import Strategy
 from lit_metric.data import (
     Batch,
     Collator,
-    Content,
     CsvOptions,
     DataError,
+    Dataset,
     Labels,
     Problems,
-    Reading,
+    ReadOptions,
     Supervision,
     Tokenizer,
     guessed,
@@ -45,7 +45,7 @@ from lit_metric.data import (
     tokenize,
 )
 from lit_metric.data.checks import check, say_what_is_cut
-from lit_metric.data.evaluated import Against, Evaluated
+from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.in_memory import TAKEN
 from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import check_names, union
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 PLANNERS = {"classes": PKPlanner, "pairs": PairPlanner}
 
 
-class MetricDataModule(Evaluated, LightningDataModule):
+class MetricDataModule(EvaluationView, LightningDataModule):
     """Items and what is known about them, the batches to train on, and the splits to evaluate.
 
     All items of all splits stand in one space of global ids. Tokenisation waits for ``setup``, as it needs
@@ -100,10 +100,10 @@ class MetricDataModule(Evaluated, LightningDataModule):
         strategy: of a mixture: batches in proportion to what the data sets have, in turn, or by weights; see
             :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
-        validate_against: validation items search each other (``"self"``), the training items (``"train"``),
+        validation_corpus: validation items search each other (``"self"``), the training items (``"train"``),
             or the former for retrieval and the latter for classification (``"both"``). None: ``"self"`` where
             classes have 20 validation items or more, else ``"both"``, or ``"train"`` where most have one.
-        test_against: the same for test items.
+        test_corpus: the same for test items.
         num_workers: processes that build training batches.
         prefetch_factor: batches that each worker builds ahead.
         max_tokens: tokens per batch in evaluation and mining.
@@ -133,11 +133,11 @@ class MetricDataModule(Evaluated, LightningDataModule):
         csv: CsvOptions | None = None,
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
-        mixture: dict[str, DataSet] | None = None,
+        mixture: dict[str, MixturePart] | None = None,
         strategy: Strategy = "proportional",
         miner: Miner | None = None,
-        validate_against: Against | None = None,
-        test_against: Against = "both",
+        validation_corpus: Against | None = None,
+        test_corpus: Against = "both",
         num_workers: int = 0,
         prefetch_factor: int = 2,
         max_tokens: int = 16384,
@@ -184,7 +184,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         self.validation_share = validation_share
         self._planner = planner
         self.miner = miner
-        self.against: dict[str, Against | None] = {"validation": validate_against, "test": test_against}
+        self.against: dict[str, Against | None] = {"validation": validation_corpus, "test": test_corpus}
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.max_tokens = max_tokens
@@ -203,15 +203,15 @@ class MetricDataModule(Evaluated, LightningDataModule):
         if self.splits:
             return
         with uncollected(), stage("reading the data"):
-            content = self._read_all()
+            dataset = self._read_all()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
-        self.items, self.vocabulary, self.content = content.items, content.vocabulary, content
+        self.items, self.vocabulary, self.dataset = dataset.items, dataset.vocabulary, dataset
 
-    def _read_all(self) -> Content:
+    def _read_all(self) -> Dataset:
         if not self.mixture:
-            content, self.supervision = self._read(self.sources, self.supervision)
-            return content
+            dataset, self.supervision = self._read(self.sources, self.supervision)
+            return dataset
         parts = {}
         for name, part in self.mixture.items():
             sources: dict[str, Source | None] = {name: getattr(part, name) for name in self.sources}
@@ -220,7 +220,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
 
     def _read(
         self, sources: dict[str, Source | None], supervision: Supervision | None
-    ) -> tuple[Content, Supervision]:
+    ) -> tuple[Dataset, Supervision]:
         """A data set and what its rows say."""
         tables = {
             name: read_table(source, problems=self.problems, name=name, csv=self.csv)
@@ -230,15 +230,15 @@ class MetricDataModule(Evaluated, LightningDataModule):
         if not tables:
             raise DataError(f"no data: give train= (and test=), each {TAKEN}")
         alone = self.against["validation"] != "train"
-        reading = Reading(self.problems, self.validation_share, self.seed, alone, self.csv)
+        reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
         supervision = supervision or guessed(next(iter(tables.values())))
-        content = supervision.read(tables, reading)
+        dataset = supervision.read(tables, reading)
         say_unused([*tables.values(), *reading.opened])
-        view = Evaluated(content, self.against)
-        check(content, view.compared_with("validation") != "train", supervision.planned)
-        if "validation" in content.splits:
+        view = EvaluationView(dataset, self.against)
+        check(dataset, view.compared_with("validation") != "train", supervision.planned)
+        if "validation" in dataset.splits:
             view.say_what_was_chosen("validation")
-        return content, supervision
+        return dataset, supervision
 
     @property
     def planner(self) -> BatchPlanner:
@@ -272,7 +272,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
 
     def prepare(self, tokenizer: Tokenizer, progress: bool = True) -> None:
-        """Tokenise the vocabulary, once for each tokenizer and content."""
+        """Tokenise the vocabulary, once for each tokenizer and dataset."""
         self.read()
         tokens = tokenize(self.vocabulary, tokenizer, self.cache_dir, progress)
         if progress:
@@ -318,7 +318,7 @@ class MetricDataModule(Evaluated, LightningDataModule):
                 raise RuntimeError("a miner needs MiningCallback, which MetricLearner brings along")
             if self.miner.negatives:
                 # Random negatives pass no filter.
-                negatives = self.miner.source(self.tables, self.relations.certain(), self.corpus)
+                negatives = self.miner.source(self.tables, self.relations.labelled_only(), self.corpus)
             if self.planner.uses_vectors:
                 vectors = TableVectors(self.tables, self.corpus)
         dataset = PlanDataset(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_metric.data import Batch
-from lit_metric.data.evaluated import MEAN, Evaluated
+from lit_metric.data.evaluated import MEAN, EvaluationView
 from lit_metric.data.progress import stage, track
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
@@ -24,16 +24,16 @@ Role = Literal["queries", "corpus"]
 class Evaluation(nn.Module):
     """The metrics of one split, chosen by what the data set knows about its items.
 
-    - One class each: retrieval (``recall@k``, ``map@r``, ...) and classification (``knn10_accuracy``, ...),
-      under the split's protocol, see ``validate_against`` of the data module. With ``"both"``, retrieval is
+    - One class each: retrieval (``hit_rate@k``, ``map@r``, ...) and classification (``knn10_accuracy``, ...),
+      under the split's protocol, see ``validation_corpus`` of the data module. With ``"both"``, retrieval is
       leave-one-out among the queries, and the training items vote.
     - Any number of classes each: the same, with ``knn10_f1_micro`` and ``knn10_f1_macro``, and as below.
     - Pairs, judgements, triples: retrieval in the split's corpus, with ``ndcg@10``, ``map@10`` and
-      ``hit_rate@10``.
+      ``recall@10``.
     - Triples besides: ``hits@1``, ``hits@3``, ``hits@10`` and ``filtered_mrr``, without other known facts.
     - Scored pairs besides: ``spearman``, ``pearson``, and ``pair_ap`` where there are two scores only.
     - Triplets besides: ``tot``, and ``tot_GROUP`` for each group.
-    - Where queries have groups: ``recall@k_GROUP`` besides.
+    - Where queries have groups: ``hit_rate@k_GROUP`` besides.
 
     Args:
         data: after its ``setup``.
@@ -48,7 +48,7 @@ class Evaluation(nn.Module):
 
     def __init__(
         self,
-        data: Evaluated,
+        data: EvaluationView,
         split: str,
         ks: tuple[int, ...] = (1, 5, 10),
         knn: tuple[int, ...] = (1, 10),
@@ -150,7 +150,7 @@ class MixtureEvaluation(nn.Module):
         options: the other arguments of :class:`Evaluation`.
     """
 
-    def __init__(self, data: Evaluated, split: str, **options: Any) -> None:
+    def __init__(self, data: EvaluationView, split: str, **options: Any) -> None:
         super().__init__()
         parts = {name: part for name, part in data.parts.items() if split in part.splits}
         sizes = [len(part.relations) for part in data.parts.values()]
@@ -190,7 +190,7 @@ class MixtureEvaluation(nn.Module):
         return {MEAN: sum(measured) / len(measured) if measured else math.nan, **results}
 
 
-def evaluation_of(data: Evaluated, split: str, **options: Any) -> Evaluation | MixtureEvaluation:
+def evaluation_of(data: EvaluationView, split: str, **options: Any) -> Evaluation | MixtureEvaluation:
     """What is measured of a split, whether ``data`` is one data set or several."""
     return (MixtureEvaluation if data.parts else Evaluation)(data, split, **options)
 

@@ -111,13 +111,13 @@ def test_validation_items_that_find_nothing_of_their_kind(
     source = of_sizes(tmp_path, a=10, b=10)
     told = "no validation item has another of its class"
     read(train=source, validation_share=0.2)
-    read(train=source, validate_against="train")
+    read(train=source, validation_corpus="train")
     read(train=source)
     assert told not in caplog.text
     one = write_csv(tmp_path / "one.csv", [("w1", "a"), ("w2", "b")])
     read(train=source, validation=one)
     assert told not in caplog.text
-    read(train=source, validation=one, validate_against="self")
+    read(train=source, validation=one, validation_corpus="self")
     assert told in caplog.text
     caplog.clear()
     read(train=source, validation=write_csv(tmp_path / "two.csv", [("w1", "a"), ("w2", "a")]))
@@ -141,11 +141,11 @@ def test_small_validation_splits_are_compared_with_the_training_items(
     data = read(train=source, validation_share=0.2)
     assert data.compared_with("validation") == chosen
     assert [*data.roles("validation")] == (["queries"] if chosen == "self" else ["queries", "corpus"])
-    assert caplog.text.count("data.validate_against") == (told is not None)
+    assert caplog.text.count("data.validation_corpus") == (told is not None)
     assert told is None or told in caplog.text
     caplog.clear()
     for given in ("self", "train", "both"):
-        data = read(train=source, validation_share=0.2, validate_against=given)
+        data = read(train=source, validation_share=0.2, validation_corpus=given)
         assert data.compared_with("validation") == given
     assert "so the training items" not in caplog.text
 
@@ -199,7 +199,7 @@ def test_without_any_source(small: Small) -> None:
     ],
 )
 def test_roles(small: Small, against: Any, roles: dict[str, str]) -> None:
-    data = read(train=small / "train.csv", test=small / "test.csv", test_against=against)
+    data = read(train=small / "train.csv", test=small / "test.csv", test_corpus=against)
     assert data.roles("test") == roles
 
 
@@ -226,7 +226,7 @@ def test_numbers_out_of_range(options: dict[str, Any]) -> None:
 
 
 def test_every_loader_of_an_evaluation_holds_each_item_once(small: Small) -> None:
-    data = small.data(max_tokens=40, validate_against="self")
+    data = small.data(max_tokens=40, validation_corpus="self")
     data.prepare(TextTokenizer(word_tokenizer(), max_length=64))
     for loaders, names in (
         (data.val_dataloader(), ["validation"]),

@@ -30,7 +30,7 @@ def texts_and_labels(data: MetricDataModule, split: str) -> tuple[list[str], lis
 
 def retrieval(queries: np.ndarray, labels: list[str]) -> dict[str, float]:
     """Leave-one-out retrieval by loops."""
-    found: dict[str, list[float]] = {"recall@1": [], "recall@5": [], "map@r": [], "mrr": []}
+    found: dict[str, list[float]] = {"hit_rate@1": [], "hit_rate@5": [], "map@r": [], "mrr": []}
     for query, label in enumerate(labels):
         others = [other for other in range(len(labels)) if other != query]
         others.sort(key=lambda other: -float(queries[query] @ queries[other]))
@@ -39,7 +39,7 @@ def retrieval(queries: np.ndarray, labels: list[str]) -> dict[str, float]:
         if not relevant:
             continue
         for k in KS:
-            found[f"recall@{k}"].append(float(any(hits[:k])))
+            found[f"hit_rate@{k}"].append(float(any(hits[:k])))
         precisions = [sum(hits[: place + 1]) / (place + 1) for place in range(relevant) if hits[place]]
         found["map@r"].append(sum(precisions) / relevant)
         found["mrr"].append(1 / (1 + hits.index(True)))
@@ -89,33 +89,33 @@ def measured(small: Small, split: str = "test", **options: Any) -> tuple[dict[st
 
 
 def test_among_themselves(small: Small) -> None:
-    results, queries, _ = measured(small, test_against="self")
+    results, queries, _ = measured(small, test_corpus="self")
     expected = {**retrieval(*queries), **accuracies(queries, queries, leave_one_out=True)}
     assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_against_the_training_items(small: Small) -> None:
-    results, queries, corpus = measured(small, test_against="train")
+    results, queries, corpus = measured(small, test_corpus="train")
     expected = accuracies(corpus, queries)
     similar = queries[0] @ corpus[0].T
     same = np.array(queries[1])[:, None] == np.array(corpus[1])[None]
     order = np.argsort(-similar, axis=1)
     for k in KS:
         hits = np.take_along_axis(same, order[:, :k], axis=1)
-        expected |= {f"recall@{k}": float(hits.any(1).mean()), f"precision@{k}": float(hits.mean())}
+        expected |= {f"hit_rate@{k}": float(hits.any(1).mean()), f"precision@{k}": float(hits.mean())}
     assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_both_retrieves_among_themselves_and_has_the_training_items_vote(small: Small) -> None:
-    results, queries, corpus = measured(small, test_against="both")
+    results, queries, corpus = measured(small, test_corpus="both")
     expected = {**retrieval(*queries), **accuracies(corpus, queries)}
     assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert len(queries[1]) == 30
-    assert results["recall@1"] != accuracies(corpus, queries)["knn1_accuracy"]
+    assert results["hit_rate@1"] != accuracies(corpus, queries)["knn1_accuracy"]
 
 
 def test_validation_has_a_protocol_of_its_own(small: Small) -> None:
-    results, queries, corpus = measured(small, "validation", validation_share=0.4, validate_against="both")
+    results, queries, corpus = measured(small, "validation", validation_share=0.4, validation_corpus="both")
     expected = {**retrieval(*queries), **accuracies(corpus, queries)}
     assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
@@ -123,14 +123,14 @@ def test_validation_has_a_protocol_of_its_own(small: Small) -> None:
 def test_a_class_that_only_the_queries_have(small: Small, tmp_path: Any) -> None:
     rows = [("w4 w5", "intent0"), ("w6 w4", "intent0"), ("w40", "new"), ("w41 w40", "new"), ("w42", "alone")]
     results, queries, corpus = measured(
-        small, test=write_csv(tmp_path / "test.csv", rows), test_against="both"
+        small, test=write_csv(tmp_path / "test.csv", rows), test_corpus="both"
     )
     expected = {**retrieval(*queries), **accuracies(corpus, queries)}
     assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     # One query has nothing to find among the queries; "new" does, though not among the training items.
     assert results["queries_without_positive"] == 1
     rows = rows[:-1]
-    results, *_ = measured(small, test=write_csv(tmp_path / "test.csv", rows), test_against="both")
+    results, *_ = measured(small, test=write_csv(tmp_path / "test.csv", rows), test_corpus="both")
     assert "queries_without_positive" not in results
 
 
@@ -211,12 +211,12 @@ def test_judgements_are_measured_by_grade(small: Small, tmp_path: Path) -> None:
     counted = (matrix > 0).any(axis=1)
     assert results["ndcg@10"] == pytest.approx(ndcg_score(matrix[counted], scores[counted], k=10), abs=1e-6)
     first = [matrix[q, scores[q].argmax()] > 0 for q in np.flatnonzero(counted)]
-    assert results["recall@1"] == pytest.approx(np.mean(first))
+    assert results["hit_rate@1"] == pytest.approx(np.mean(first))
     relevant = [matrix[q, np.argsort(-scores[q])[:10]] > 0 for q in np.flatnonzero(counted)]
     shares = [
         hits.sum() / (matrix[q] > 0).sum() for hits, q in zip(relevant, np.flatnonzero(counted), strict=True)
     ]
-    assert results["hit_rate@10"] == pytest.approx(np.mean(shares))
+    assert results["recall@10"] == pytest.approx(np.mean(shares))
     assert not any(name.startswith("knn") or name == "spearman" for name in results)
 
 
@@ -267,7 +267,7 @@ def test_triplets_are_measured_by_group(small: Small, tmp_path: Path) -> None:
     expected = {"tot": right.mean(), "tot_swap": right[::2].mean(), "tot_add": right[1::2].mean()}
     assert {name: results[name] for name in expected} == pytest.approx(expected)
     assert 0 < expected["tot"] < 1
-    assert "recall@1" in results
+    assert "hit_rate@1" in results
 
 
 @pytest.mark.parametrize("against", ["self", "train", "both"])
@@ -282,7 +282,7 @@ def test_several_labels(small: Small, tmp_path: Path, against: Any) -> None:
         paths[name] = write_csv(tmp_path / f"{name}.csv", rows, ("text", "labels"))
     labels = Labels(text="text", labels="labels", labels_separator=",")
     data = MetricDataModule(
-        **paths, supervision=labels, test_against=against, validation_share=0.01, cache_dir=small / "cache"
+        **paths, supervision=labels, test_corpus=against, validation_share=0.01, cache_dir=small / "cache"
     )
     results, encode = encoded(small, data)
     # Some of the training items may have been split off for validation.
@@ -298,7 +298,7 @@ def test_several_labels(small: Small, tmp_path: Path, against: Any) -> None:
         assert results[f"knn1_f1_{average}"] == pytest.approx(expected)
     assert results["ndcg@10"] <= 1
     if against == "both":
-        alone = encoded(small, MetricDataModule(test=paths["test"], supervision=labels, test_against="self"))
+        alone = encoded(small, MetricDataModule(test=paths["test"], supervision=labels, test_corpus="self"))
         same = {name for name in results if not name.startswith("knn")}
         assert {name: results[name] for name in same} == pytest.approx(
             {name: alone[0][name] for name in same}
@@ -336,7 +336,7 @@ def test_triples_are_ranked_without_other_known_facts(small: Small, tmp_path: Pa
 
 
 def test_the_space_is_measured_if_asked_for(small: Small) -> None:
-    data = small.data(validate_against="self")
+    data = small.data(validation_corpus="self")
     learner = small.learner(space=True)
     data.prepare(learner.encoder.tokenizer)
     evaluation = Evaluation(data, "test", space=learner.space)
@@ -371,5 +371,5 @@ def test_recall_by_group_of_queries_is_that_of_their_rows(small: Small, tmp_path
                 others.sort(key=lambda other: -float(vectors[query] @ vectors[other]))
                 if part == group:
                     hits.append(any(rows[other][1] == label for other in others[:k]))
-            assert results[f"recall@{k}_{group}"] == pytest.approx(np.mean(hits), abs=1e-6)
+            assert results[f"hit_rate@{k}_{group}"] == pytest.approx(np.mean(hits), abs=1e-6)
     assert not any(name.endswith("_") for name in results)

@@ -20,7 +20,7 @@ LAYERS = [
     {"encoders", "metrics", "losses"},
     {"clusters"},
     {"index"},
-    {"data", "described"},
+    {"data", "configurable", "store"},
 ]
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 MIXED = LAYERS[0]

@@ -76,7 +76,7 @@ SETUPS: dict[str, Setup] = {
         n_pair=planner_of("NPairPlanner", classes=48),
         grouped=planner_of("PKPlanner", classes=24, per_class=4),
         protocol="training items vote; MAP@R is that of the test items among themselves",
-        data={"validate_against": "both", "test_against": "both"},
+        data={"validation_corpus": "both", "test_corpus": "both"},
     ),
     "banking77": Setup(
         config="configs/banking77.yaml",
@@ -90,7 +90,7 @@ SETUPS: dict[str, Setup] = {
         n_pair=planner_of("NPairPlanner", classes=64),
         grouped=planner_of("PKPlanner", classes=32, per_class=4),
         protocol="each text against the others of its split; validation has a tenth of the training texts",
-        data={"validate_against": "self", "test_against": "self"},
+        data={"validation_corpus": "self", "test_corpus": "self"},
     ),
 }
 

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.peer import BACKBONE, read
 from benchmarks.results import REPOSITORY, Spread, digest, fit, kept, spread
-from lit_metric.described import rebuilt
+from lit_metric.configurable import rebuilt
 from lit_metric.mining import Miner, NegativeTable, versions
 
 CONFIG = "configs/banking77.yaml"
@@ -36,8 +36,8 @@ def variants(backbone: str = BACKBONE) -> dict[str, dict[str, Any]]:
     return {
         "top-k": {"filters": [], "draw": _of("TopK")},
         "window": {"filters": [], "draw": _of("UniformWindow", start=10, stop=50)},
-        "margin": {"filters": [_of("MarginFilter", margin=0.05)], "draw": _of("TopK")},
-        "percentage": {"filters": [_of("PercentageFilter", share=0.95)], "draw": _of("TopK")},
+        "margin": {"filters": [_of("AbsoluteMargin", margin=0.05)], "draw": _of("TopK")},
+        "percentage": {"filters": [_of("RelativeMargin", share=0.95)], "draw": _of("TopK")},
         "SimANS": {"filters": [], "draw": _of("SimANS", a=100.0, b=0.0)},
         "guide": {"filters": [_of("GuideFilter", guide=guide)], "draw": _of("TopK")},
         "default": {},

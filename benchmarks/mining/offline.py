@@ -47,13 +47,13 @@ def ours(texts: list[str], labels: list[str], negatives: int, backbone: str) -> 
     """Encode, mine, draw: seconds, the pairs found, and how many are of one class."""
     from lit_metric import TextEncoder
     from lit_metric.data import LabelRelations
-    from lit_metric.mining import Miner, PercentageFilter, TopK
+    from lit_metric.mining import Miner, RelativeMargin, TopK
 
     encoder = TextEncoder(backbone)
     relations = LabelRelations.from_names(labels, torch.arange(len(labels)))
     ids = torch.arange(len(texts))
     miner = Miner(
-        candidates=CANDIDATES, negatives=negatives, filters=[PercentageFilter(SHARE)], draw=TopK(), sample=0
+        candidates=CANDIDATES, negatives=negatives, filters=[RelativeMargin(SHARE)], draw=TopK(), sample=0
     )
     began = time.perf_counter()
     vectors = encoder.encode(texts)

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.results import Finished, kept, read_json, run, write_json
-from lit_metric.data.files import replacing
 from lit_metric.index import ExactIndex, FaissIndex, Index
+from lit_metric.store import replacing
 
 Array = NDArray[Any]
 

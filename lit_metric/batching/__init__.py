@@ -1,6 +1,6 @@
 """Who meets whom: planners of batches, and the dataset and sampler that serve their plans."""
 
-from lit_metric.batching.data_set import DataSet
+from lit_metric.batching.data_set import MixturePart
 from lit_metric.batching.evaluation import ChunkDataset, chunks
 from lit_metric.batching.hard_pk import HardPKPlanner
 from lit_metric.batching.loader import PlanDataset, PlanSampler, Step, resume_epoch, resume_position
@@ -18,9 +18,9 @@ from lit_metric.batching.vectors import ItemVectors, VectorPlanner
 __all__ = [
     "BatchPlanner",
     "ChunkDataset",
-    "DataSet",
     "HardPKPlanner",
     "ItemVectors",
+    "MixturePart",
     "MixturePlanner",
     "NGAMEPlanner",
     "NPairPlanner",

@@ -10,7 +10,7 @@ from lit_metric.data.readers import Source
 
 
 @dataclass
-class DataSet:
+class MixturePart:
     """A data set of a mixture; see :class:`~lit_metric.MetricDataModule`.
 
     Args:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_metric.callbacks.mining_background import Background
 from lit_metric.callbacks.mining_inline import items_to_mine, mine_inline, tokenizer_of
-from lit_metric.callbacks.mining_kept import Kept
+from lit_metric.callbacks.mining_kept import CheckpointFiles
 from lit_metric.callbacks.mining_task import describe
 from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
@@ -71,8 +71,8 @@ class MiningCallback(Callback):
         if not inline and (reason := too_short(data.miner, per_epoch, ahead)):
             _say_inline(trainer, reason)
             inline = True
-        assert data.content is not None
-        all_trained = data.content.corpus_of("train") is None
+        assert data.dataset is not None
+        all_trained = data.dataset.corpus_of("train") is None
         free = not inline and takes_vectors(data.miner, trainer.num_nodes, all_trained)
         searched = (
             search_batches(len(items_to_mine(data)[0]), per_epoch, trainer.world_size) if free else None
@@ -265,7 +265,7 @@ class MiningCallback(Callback):
             named = {int(use[1]) for state in states for use in state.get("uses", [])}
             collect(data.tables, keep=named | {use.version for use in self.uses.uses})
             files = {name for state in states for name in _files(state)}
-            Kept(data.tables / "kept").collect(files, before=self.trained)
+            CheckpointFiles(data.tables / "kept").collect(files, before=self.trained)
 
     def state_dict(self) -> dict[str, Any]:
         """The versions in use, and the refreshes under way."""

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_metric.callbacks.mining_kept import Kept
+from lit_metric.callbacks.mining_kept import CheckpointFiles
 from lit_metric.data import Collator
-from lit_metric.data.files import write_json
 from lit_metric.data.progress import stage
 from lit_metric.encoders.packing import evaluating
 from lit_metric.mining import Miner, shares
@@ -27,6 +26,7 @@ from lit_metric.mining.supervisor import MiningFailed, Supervisor
 from lit_metric.mining.task import Task
 from lit_metric.mining.timetable import Timetable, Use, Uses
 from lit_metric.mining.worker import Job
+from lit_metric.store import write_json
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Background:
         self.ranks = Ranks(miner.timeout)
         self.machine = task.settings.machine
         self.place = folder / _named("worker", self.machine)
-        self.kept = Kept(folder / "kept")
+        self.kept = CheckpointFiles(folder / "kept")
         self.supervisor: Supervisor | None = None
         self.helper: Supervisor | None = None
         """Keeps a worker that encodes a share for that of rank zero."""

@@ -23,8 +23,8 @@ def items_to_mine(data: MetricDataModule) -> tuple[Tensor, Tensor | None, Tensor
         Rising ids; the anchors, and what they are compared with. The last two are None where all of the
         training items are both.
     """
-    assert data.content is not None
-    anchors, name = data.splits["train"], data.content.corpus_of("train")
+    assert data.dataset is not None
+    anchors, name = data.splits["train"], data.dataset.corpus_of("train")
     if name is None:
         return anchors.sort().values, None, None
     return torch.cat([anchors, data.splits[name]]).unique(), anchors, data.splits[name]

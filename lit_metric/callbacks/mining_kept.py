@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lit_metric.data.files import sha256
 from lit_metric.mining.snapshot import SnapshotError, keep
+from lit_metric.store import sha256
 
 
-class Kept:
+class CheckpointFiles:
     """Copies of files, each under a name that says the batch and a part of its sha256.
 
     Args:

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lit_metric.data.files import write_json
 from lit_metric.loggers import run_folder
+from lit_metric.store import write_json
 
 __all__ = ["read_json", "run_folder", "write_report"]
 

@@ -20,9 +20,9 @@ from lit_metric.commands.items import (
     write_table,
 )
 from lit_metric.data import CsvOptions, DataError
-from lit_metric.data.files import write_array
 from lit_metric.encoders.base import Precision
 from lit_metric.hub import load
+from lit_metric.store import write_array
 
 log = logging.getLogger(__name__)
 

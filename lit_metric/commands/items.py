@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lit_metric.data import CsvOptions, DataError, LabelledItems, Labels, Problems, read_table
-from lit_metric.data.files import replacing
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
 from lit_metric.data.items import without_repeats
@@ -23,6 +22,7 @@ from lit_metric.data.rejected import write_rejected
 from lit_metric.data.table import Table
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import Precision
+from lit_metric.store import replacing
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_metric.commands.items import check_output
-from lit_metric.commands.mined import FORMATS, Mined, collected, details_path, write_details
+from lit_metric.commands.mined import FORMATS, MiningResult, collected, details_path, write_details
+from lit_metric.configurable import rebuilt, spec
 from lit_metric.data import DataError
 from lit_metric.data.rejected import write_rejected
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.described import rebuilt, spec
 from lit_metric.encoders import Encoder, SetEncoder
 from lit_metric.evaluation import encode_split
 from lit_metric.hub import load
@@ -60,8 +60,8 @@ def mine(
         splits: whose items get negatives; all of data.train, or the training items of a run.
         candidates: candidates kept for each anchor (50).
         negatives: negatives drawn for each anchor from them (1).
-        filters: which candidates are dropped, [] for none (PercentageFilter); repeat
-            --filters+=MarginFilter --filters.margin 0.05 for several.
+        filters: which candidates are dropped, [] for none (RelativeMargin); repeat
+            --filters+=AbsoluteMargin --filters.margin 0.05 for several.
         draw: which candidates are taken, such as TopK (UniformWindow).
         index: what searches, such as FaissIndex with --index.factory IVF256,Flat (ExactIndex).
         positives: positives for each anchor, drawn at random (1 of its class; all that were given as pairs).
@@ -174,7 +174,7 @@ def collect(
     positives: int | None,
     device: str | None,
     path: Path,
-) -> Mined:
+) -> MiningResult:
     """Encode, mine, draw.
 
     Args:
@@ -226,9 +226,9 @@ def _splits(data: MetricDataModule, asked: Sequence[str] | None, as_trained: boo
 
 def asked_for(data: MetricDataModule, splits: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Rising ids of the items that get negatives, and of those that may be negatives."""
-    assert data.content is not None
+    assert data.dataset is not None
     anchors = torch.cat([data.splits[name] for name in splits]).unique()
-    corpora = {name: data.content.corpus_of(name) or name for name in splits}
+    corpora = {name: data.dataset.corpus_of(name) or name for name in splits}
     return anchors, torch.cat([data.splits[name] for name in corpora.values()]).unique()
 
 

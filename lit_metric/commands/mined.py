@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from lit_metric.data import PairRelations, Ragged, Relations
-from lit_metric.data.files import replacing
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.mining import NegativeTable
 from lit_metric.mining.vectors import Vectors
+from lit_metric.store import replacing
 
 _BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Mined:
+class MiningResult:
     """Anchors with their positives and negatives.
 
     Args:
@@ -77,7 +77,7 @@ def collected(
     ids: Tensor,
     corpus: Tensor,
     positives: int | None,
-) -> Mined:
+) -> MiningResult:
     """Draw positives and negatives for the anchors of a table.
 
     Args:
@@ -97,7 +97,7 @@ def collected(
     if labelled:
         own = _differing(own, anchors, data.items.fingerprints)
     anchors, own = anchors[own.lengths > 0], own.select((own.lengths > 0).nonzero()[:, 0])
-    drawn = data.miner.draw(table, anchors, data.relations.certain(), data.seed, 0, 0)
+    drawn = data.miner.draw(table, anchors, data.relations.labelled_only(), data.seed, 0, 0)
     scaled = Vectors(vectors, table.metric)
 
     def scores(first: Tensor, second: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def collected(
     present = drawn >= 0
     negative_scores = torch.full(drawn.shape, -torch.inf)
     negative_scores[present] = scores(anchors[:, None].expand_as(drawn)[present], drawn[present])
-    return Mined(
+    return MiningResult(
         data,
         table,
         anchors,
@@ -141,7 +141,7 @@ def _differing(positives: Ragged, anchors: Tensor, fingerprints: Tensor) -> Ragg
     return Ragged.from_lengths(positives.values[keep], lengths)
 
 
-def write_parquet(mined: Mined, path: Path) -> tuple[int, int]:
+def write_parquet(mined: MiningResult, path: Path) -> tuple[int, int]:
     """``anchor``, ``positive``, ``negative_1`` ... ``negative_n``: texts, one row for each pair.
 
     Nothing else, since the trainer of sentence-transformers takes each column for an input.
@@ -168,7 +168,7 @@ def write_parquet(mined: Mined, path: Path) -> tuple[int, int]:
     return len(table), left_out
 
 
-def write_json_lines(mined: Mined, path: Path) -> tuple[int, int]:
+def write_json_lines(mined: MiningResult, path: Path) -> tuple[int, int]:
     """``query``, ``pos``, ``neg``, ``pos_scores``, ``neg_scores``: one line for each anchor.
 
     Returns:
@@ -192,7 +192,7 @@ def write_json_lines(mined: Mined, path: Path) -> tuple[int, int]:
     return count, left_out
 
 
-FORMATS: dict[str, Callable[[Mined, Path], tuple[int, int]]] = {
+FORMATS: dict[str, Callable[[MiningResult, Path], tuple[int, int]]] = {
     ".parquet": write_parquet,
     ".jsonl": write_json_lines,
 }
@@ -226,7 +226,7 @@ def details_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.details.parquet")
 
 
-def write_details(mined: Mined, path: Path) -> Path:
+def write_details(mined: MiningResult, path: Path) -> Path:
     """One row for each anchor: ids, texts and scores of positives and negatives, and what was dropped.
 
     ``dropped`` is null for anchors that are not in the table's sample; ``omitted`` counts those beyond the
@@ -260,14 +260,14 @@ def write_details(mined: Mined, path: Path) -> Path:
     return path
 
 
-def _found(mined: Mined, ids: list[int], scores: list[float]) -> list[dict[str, Any]]:
+def _found(mined: MiningResult, ids: list[int], scores: list[float]) -> list[dict[str, Any]]:
     return [
         {"id": mined.name(id), "text": mined.text(id), "score": score}
         for id, score in zip(ids, scores, strict=True)
     ]
 
 
-def _dropped(mined: Mined, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _dropped(mined: MiningResult, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "id": mined.name(each["id"]),

@@ -1,7 +1,7 @@
 """Texts, items, their relations, and the batches made of them."""
 
 from lit_metric.data.batch import Batch, Collator
-from lit_metric.data.content import Content
+from lit_metric.data.dataset import Dataset
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import (
@@ -9,7 +9,7 @@ from lit_metric.data.formats import (
     LabelledItems,
     Labels,
     Pairs,
-    Reading,
+    ReadOptions,
     Supervision,
     Triples,
     guessed,
@@ -34,9 +34,9 @@ __all__ = [
     "BadRows",
     "Batch",
     "Collator",
-    "Content",
     "CsvOptions",
     "DataError",
+    "Dataset",
     "GivenPairs",
     "GivenTriplets",
     "Items",
@@ -49,7 +49,7 @@ __all__ = [
     "Pairs",
     "Problems",
     "Ragged",
-    "Reading",
+    "ReadOptions",
     "Relations",
     "Supervision",
     "Table",

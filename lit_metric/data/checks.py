@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
-from lit_metric.data.content import Content
+from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, PairRelations, Relations
@@ -36,7 +36,7 @@ def class_counts(relations: Relations, ids: Tensor | None) -> Tensor:
     return torch.bincount(values[values >= 0], minlength=len(relations.classes))
 
 
-def check(content: Content, alone: bool, planned: str) -> None:
+def check(content: Dataset, alone: bool, planned: str) -> None:
     """Refuse training data in which nothing belongs together, and say what evaluations will miss.
 
     Args:
@@ -83,7 +83,7 @@ def say_what_is_cut(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer
             )
 
 
-def _check_classes(content: Content, relations: Classified, train: Tensor) -> None:
+def _check_classes(content: Dataset, relations: Classified, train: Tensor) -> None:
     counts = class_counts(relations, train)
     if not bool((counts >= 2).any()):
         held = len(content.splits["validation"]) if content.held_out else 0
@@ -143,7 +143,7 @@ def _check_pairs(relations: PairRelations, train: Tensor, planned: str) -> None:
         )
 
 
-def _check_scores(content: Content) -> None:
+def _check_scores(content: Dataset) -> None:
     pairs = content.pairs.get("train")
     if pairs is not None and len(pairs) > 1 and bool((pairs.targets == pairs.targets[0]).all()):
         logger.warning(
@@ -162,7 +162,7 @@ def _check_validation(relations: LabelRelations, ids: Tensor) -> None:
     if int(counts.max()) < 2:
         logger.warning(
             "no validation item has another of its class beside it, so retrieval metrics are NaN: "
-            "raise validation_share=, give validation=, or validate_against='train'"
+            "raise validation_share=, give validation=, or validation_corpus='train'"
         )
     elif int((counts > 0).sum()) == 1 and len(relations.classes) > 1:
         logger.warning("all validation items are of one class, so none can be mistaken: give validation=")

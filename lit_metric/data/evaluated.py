@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.checks import class_counts
-from lit_metric.data.content import Content
+from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.ragged import Ragged
@@ -26,53 +26,53 @@ MEAN = "mean"
 """What an evaluation of several data sets calls the mean of their main metrics."""
 
 HEADLINES = {
-    "classes": ["map@r", "recall@1", "recall@10", "knn10_accuracy", "knn10_accuracy_macro"],
-    "several classes": ["ndcg@10", "map@10", "recall@1", "knn10_f1_micro", "knn10_f1_macro"],
-    "pairs": ["mrr", "recall@1", "recall@10", "ndcg@10", "map@10"],
-    "grades": ["ndcg@10", "mrr", "recall@1", "map@10", "hit_rate@10"],
-    "scores": ["spearman", "pearson", "pair_ap", "mrr", "recall@1"],
-    "triplets": ["tot", "mrr", "recall@1", "recall@10", "ndcg@10"],
+    "classes": ["map@r", "hit_rate@1", "hit_rate@10", "knn10_accuracy", "knn10_accuracy_macro"],
+    "several classes": ["ndcg@10", "map@10", "hit_rate@1", "knn10_f1_micro", "knn10_f1_macro"],
+    "pairs": ["mrr", "hit_rate@1", "hit_rate@10", "ndcg@10", "map@10"],
+    "grades": ["ndcg@10", "mrr", "hit_rate@1", "map@10", "recall@10"],
+    "scores": ["spearman", "pearson", "pair_ap", "mrr", "hit_rate@1"],
+    "triplets": ["tot", "mrr", "hit_rate@1", "hit_rate@10", "ndcg@10"],
     "triples": ["filtered_mrr", "hits@1", "hits@3", "hits@10", "mrr"],
 }
 """By what is known of items, the metrics that matter most, the main one first."""
 
 
-class Evaluated:
+class EvaluationView:
     """A data set with the protocol of its evaluations.
 
     Args:
-        content: what was read.
+        dataset: what was read.
         against: by split, what labelled items are compared with, None for what suits their number; see
             :class:`~lit_metric.MetricDataModule`.
     """
 
-    content: Content | None = None
+    dataset: Dataset | None = None
     against: dict[str, Against | None]
 
-    def __init__(self, content: Content, against: dict[str, Against | None]) -> None:
-        self.content = content
+    def __init__(self, dataset: Dataset, against: dict[str, Against | None]) -> None:
+        self.dataset = dataset
         self.against = against
 
-    def _content(self) -> Content:
-        if self.content is None:
+    def _read_dataset(self) -> Dataset:
+        if self.dataset is None:
             raise DataError("nothing has been read yet: call read() first")
-        return self.content
+        return self.dataset
 
     @property
     def relations(self) -> Relations:
         """What belongs together."""
-        return self._content().relations
+        return self._read_dataset().relations
 
     @property
     def splits(self) -> dict[str, Tensor]:
         """Int64 ids by the name of the split; none before anything is read."""
-        return {} if self.content is None else self.content.splits
+        return {} if self.dataset is None else self.dataset.splits
 
     @property
     def corpus(self) -> str:
         """Fingerprint of the training items and what is known of them, by which tables of negatives and
         checkpoints are recognised."""
-        return self._content().digest("train")
+        return self._read_dataset().digest("train")
 
     @property
     def class_counts(self) -> Tensor:
@@ -87,15 +87,15 @@ class Evaluated:
     @property
     def groups(self) -> list[str | None] | None:
         """The group of each item, None for none; or None where nothing is measured by groups."""
-        return self._content().groups
+        return self._read_dataset().groups
 
     def given_pairs(self, split: str) -> GivenPairs | None:
         """The scored pairs of a split, to be measured as they stand."""
-        return self._content().pairs.get(split)
+        return self._read_dataset().pairs.get(split)
 
     def given_triplets(self, split: str) -> GivenTriplets | None:
         """The triplets of a split, to be measured as they stand."""
-        return self._content().triplets.get(split)
+        return self._read_dataset().triplets.get(split)
 
     def rows_of(self, split: str, ids: Tensor) -> tuple[Tensor | None, int | None]:
         """The rows, from 0, in which items of a split stand in its source.
@@ -108,11 +108,11 @@ class Evaluated:
             ``[n]`` int64, or None where items are not rows; and how many rows the source has, or None where
             the split is not a source of its own.
         """
-        content = self._content()
-        rows = None if content.rows is None else content.rows[ids]
+        dataset = self._read_dataset()
+        rows = None if dataset.rows is None else dataset.rows[ids]
         if rows is None or (len(rows) and int(rows.min()) < 0):
             return None, None
-        return rows, content.row_counts.get(split)
+        return rows, dataset.row_counts.get(split)
 
     def roles(self, split: str) -> dict[str, str]:
         """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is
@@ -123,15 +123,15 @@ class Evaluated:
         """
         if split not in self.splits:
             raise DataError(f"there is no {split} split: give {split}=")
-        content = self._content()
-        if content.parts:
+        dataset = self._read_dataset()
+        if dataset.parts:
             return {
                 f"{name}/{role}": f"{name}/{of_role}"
-                for name, part in content.parts.items()
+                for name, part in dataset.parts.items()
                 if split in part.splits
-                for role, of_role in Evaluated(part, self.against).roles(split).items()
+                for role, of_role in EvaluationView(part, self.against).roles(split).items()
             }
-        if corpus := content.corpus_of(split):
+        if corpus := dataset.corpus_of(split):
             return {"queries": split, "corpus": corpus}
         searched = {"corpus": "train"} if self.compared_with(split) != "self" else {}
         return {"queries": split, **searched}
@@ -217,7 +217,7 @@ class Evaluated:
         if how == "train":
             some, done = f"most {split} items are alone in their class", "searched"
         logger.info(
-            "%s, so the training items are encoded in every validation, and %s (data.validate_against: %s); "
+            "%s, so the training items are encoded in every validation, and %s (data.validation_corpus: %s); "
             "set it to self to compare %s items with each other only",
             some,
             done,
@@ -226,6 +226,6 @@ class Evaluated:
         )
 
     @property
-    def parts(self) -> dict[str, Evaluated]:
+    def parts(self) -> dict[str, EvaluationView]:
         """The data sets of a mixture by name, each in ids of its own; none where there is one."""
-        return {name: Evaluated(part, self.against) for name, part in self._content().parts.items()}
+        return {name: EvaluationView(part, self.against) for name, part in self._read_dataset().parts.items()}

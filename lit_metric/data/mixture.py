@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from lit_metric.data.content import Content
+from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
@@ -30,7 +30,7 @@ def check_names(names: Iterable[str]) -> None:
             )
 
 
-def union(parts: Mapping[str, Content]) -> Content:
+def union(parts: Mapping[str, Dataset]) -> Dataset:
     """Lay data sets end to end; across them nothing is known.
 
     Args:
@@ -71,10 +71,10 @@ def union(parts: Mapping[str, Content]) -> Content:
         if own:
             splits[split] = torch.cat(own)
     places, counts = _rows(parts)
-    return Content(items, vocabulary, relations, splits, parts=dict(parts), rows=places, row_counts=counts)
+    return Dataset(items, vocabulary, relations, splits, parts=dict(parts), rows=places, row_counts=counts)
 
 
-def _rows(parts: Mapping[str, Content]) -> tuple[Tensor, dict[str, int]]:
+def _rows(parts: Mapping[str, Dataset]) -> tuple[Tensor, dict[str, int]]:
     """The rows of all items, those of each split as if its sources were one after the other."""
     rows = [
         torch.full([len(part.items)], -1) if part.rows is None else part.rows.clone()
@@ -92,12 +92,12 @@ def _rows(parts: Mapping[str, Content]) -> tuple[Tensor, dict[str, int]]:
     return torch.cat(rows), counts
 
 
-def _texts(part: Content) -> list[list[str]]:
+def _texts(part: Dataset) -> list[list[str]]:
     texts = part.vocabulary.texts
     return [[texts[text] for text in row] for row in part.items.texts.tolist()]
 
 
-def _weights(part: Content) -> list[list[float]]:
+def _weights(part: Dataset) -> list[list[float]]:
     items = part.items
     if items.weights is None:
         return [[1.0] * length for length in items.texts.lengths.tolist()]
@@ -105,7 +105,7 @@ def _weights(part: Content) -> list[list[float]]:
     return rows
 
 
-def _roles(parts: Mapping[str, Content]) -> list[str] | list[list[str]] | None:
+def _roles(parts: Mapping[str, Dataset]) -> list[str] | list[list[str]] | None:
     """A role for each item where any has one, else for each text where any has one."""
     if all(part.vocabulary.roles is None for part in parts.values()):
         return None

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_metric.data.files import replacing
 from lit_metric.data.table import Problems
+from lit_metric.store import replacing
 
 REJECTED = "rejected.parquet"
 SCHEMA = pa.schema(

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lit_metric.configurable import Configurable, Spec, build
 from lit_metric.data.ragged import Ragged
-from lit_metric.described import Described, Spec, build
 from lit_metric.encoders.inputs import as_list
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
@@ -33,7 +33,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = get_args(Precision)
 
 
-class Encoder(Described, nn.Module, ABC):
+class Encoder(Configurable, nn.Module, ABC):
     """From items, which are rows of texts, to vectors.
 
     Attributes:

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_metric.configurable import Configurable
 from lit_metric.data.ragged import Ragged
-from lit_metric.described import Described
 from lit_metric.encoders.segments import (
     segment_max,
     segment_mean,
@@ -23,7 +23,7 @@ from lit_metric.encoders.segments import (
 )
 
 
-class Pooling(Described, nn.Module):
+class Pooling(Configurable, nn.Module):
     """``[total, h]`` ragged states to ``[n, h]`` vectors, in float32 at least.
 
     Called with the states, and optionally ``weights [total] > 0``, how much each counts in its row. Poolings

@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_metric.described import Described
+from lit_metric.configurable import Configurable
 
 Activation = Literal["identity", "tanh", "relu", "gelu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class Projection(Described, nn.Module):
+class Projection(Configurable, nn.Module):
     """``activation(W dropout(x) + b)``: ``[n, input]`` to ``[n, dimension]``.
 
     Args:

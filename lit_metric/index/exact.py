@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.files import write_array
 from lit_metric.index.base import Index, LeftOut, Similarity, refuse_duplicates
 from lit_metric.index.products import similarities
 from lit_metric.index.running import RunningTop
 from lit_metric.index.stored import StoredIndexError, read_array
+from lit_metric.store import write_array
 
 _TILE = 2048
 _MOST = 0.6

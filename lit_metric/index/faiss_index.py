@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.files import replacing, write_array
 from lit_metric.index.base import Index, Similarity, Vectors, refuse_duplicates
 from lit_metric.index.stored import StoredIndexError, read_array
+from lit_metric.store import replacing, write_array
 
 FILE = "index.faiss"
 TRAINED_ON = 1 << 18

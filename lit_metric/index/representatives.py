@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.files import write_array
 from lit_metric.index.base import Index, refuse_duplicates
 from lit_metric.index.components import components
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.stored import read_array
+from lit_metric.store import write_array
 
 _BLOCK = 16384
 

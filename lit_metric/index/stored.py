@@ -10,9 +10,9 @@ from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
-from lit_metric.data import stored
-from lit_metric.data.files import sync_folder
-from lit_metric.data.stored import MANIFEST, StoredError
+from lit_metric.store import MANIFEST, StoredError, damaged, sync_folder, write_manifest
+from lit_metric.store import read_array as array_of
+from lit_metric.store import read_manifest as manifest_of
 
 _ENTRIES: dict[str, Callable[[Any], Any]] = {"kind": str, "count": int, "dimension": int, "settings": dict}
 
@@ -36,7 +36,7 @@ def store(folder: Path, write: Callable[[Path], None], entries: Mapping[str, Any
     unfinished.mkdir()
     try:
         write(unfinished)
-        stored.write_manifest(unfinished, entries)
+        write_manifest(unfinished, entries)
         os.replace(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -56,11 +56,11 @@ def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
     """
     if not (folder / MANIFEST).is_file():
         raise StoredIndexError(f"{folder} holds no {MANIFEST}, so no index was saved there")
-    manifest = stored.read_manifest(folder, StoredIndexError, verify=verify)
+    manifest = manifest_of(folder, StoredIndexError, verify=verify)
     try:
         return {name: kind(manifest[name]) for name, kind in _ENTRIES.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise stored.damaged(folder / MANIFEST, error, StoredIndexError) from error
+        raise damaged(folder / MANIFEST, error, StoredIndexError) from error
 
 
 def read_array(
@@ -72,4 +72,4 @@ def read_array(
         StoredIndexError: if it is not an array of ``dtype`` and ``shape``.
     """
     # Copy on write: torch takes no read-only array, and the file stays as it is all the same.
-    return stored.read_array(folder, name, dtype, shape, StoredIndexError, "c" if memory_map else None)
+    return array_of(folder, name, dtype, shape, StoredIndexError, "c" if memory_map else None)

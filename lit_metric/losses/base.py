@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lit_metric.described import Described
+from lit_metric.configurable import Configurable
 from lit_metric.losses.gather import sum_over_ranks, world_size
 from lit_metric.losses.pairs import PairBlock, Pairs
 from lit_metric.losses.scores import DISTANCES, Distance, prepare, similarity
@@ -74,7 +74,7 @@ def share(flags: Tensor, mask: Tensor) -> Part:
     return Part((flags & mask).sum(), mask.sum(), logged=True)
 
 
-class Loss(Described, nn.Module, ABC):
+class Loss(Configurable, nn.Module, ABC):
     """What a learner calls: a :class:`VectorLoss`, or a combination of losses."""
 
     needs_classes: bool = False

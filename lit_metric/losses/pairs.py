@@ -148,7 +148,7 @@ class RelationPairs:
         >>> names = ["a", "a", "b", None]
         >>> relations = LabelRelations.from_names(names, torch.arange(4), unlabelled="negative")
         >>> ids, drawn = torch.arange(4), torch.tensor([[3], [-1], [0]])
-        >>> pairs = RelationPairs(relations, ids[:3], ids, relations.certain(), drawn)
+        >>> pairs = RelationPairs(relations, ids[:3], ids, relations.labelled_only(), drawn)
         >>> pairs.rows(0, 3).negative.int().tolist()
         [[0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]]
     """

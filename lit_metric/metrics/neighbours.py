@@ -46,15 +46,15 @@ class NeighbourMetrics(EmbeddingMetric):
     as samplers do that pad the last batch of a rank, counts once. Search is exact, in float32 whatever the
     embeddings' type, and equally similar items come in the order of their ids.
 
-    `compute` returns scalars: ``recall@k`` and ``precision@k`` for each of ``ks``, ``map@r``,
+    `compute` returns scalars: ``hit_rate@k`` and ``precision@k`` for each of ``ks``, ``map@r``,
     ``r_precision``, ``mrr`` (over the whole ranking, not cut off), ``effective_rank`` of the queries (unit
     vectors for cosine); and with ``labels``, for each k of ``knn``: ``knn{k}_accuracy``,
     ``knn{k}_accuracy_macro`` (mean over the queries' classes), ``knn{k}_f1_macro`` and
     ``knn{k}_accuracy_rare|medium|frequent``, or, where items have any number of labels each,
     ``knn{k}_f1_micro`` and ``knn{k}_f1_macro``. For each of ``graded``: ``ndcg@k``, ``map@k`` and
-    ``hit_rate@k``. For each of ``filtered``: ``hits@k``, and with any of them ``filtered_mrr``, which are
+    ``recall@k``. For each of ``filtered``: ``hits@k``, and with any of them ``filtered_mrr``, which are
     means over the positive pairs and not over the queries: each positive is ranked among what is neither
-    positive nor left out by the relations. With ``groups``, ``recall@k_GROUP`` over the queries of each.
+    positive nor left out by the relations. With ``groups``, ``hit_rate@k_GROUP`` over the queries of each.
 
     - Queries without a relevant item in the corpus are left out of the retrieval means and counted in
       ``queries_without_positive``, which is there only if there are any; a mean over none is NaN.
@@ -81,7 +81,7 @@ class NeighbourMetrics(EmbeddingMetric):
         frequency_edges: the two counts that part rare, medium and frequent; see `accuracy_by_frequency`,
             also for the default.
         block_rows: queries handled at once; by default 2**24 scores' worth, but at least 64.
-        graded: list lengths of ``ndcg@k``, ``map@k`` and ``hit_rate@k``; none by default.
+        graded: list lengths of ``ndcg@k``, ``map@k`` and ``recall@k``; none by default.
         filtered: list lengths of ``hits@k``; none by default. ``relations`` then answers ``excluded`` in the
             form of ``positive``: such candidates are left out of the ranking.
         groups: ``N`` names, the group of each global id, None for none.
@@ -96,7 +96,7 @@ class NeighbourMetrics(EmbeddingMetric):
         ...         return (anchors[:, None] - candidates) % 2 == 0
         >>> metric = NeighbourMetrics(SameParity(), ks=(1,))
         >>> metric.update(torch.tensor([[1.0, 0.1], [0.1, 1.0], [1.0, 0.0], [0.0, 1.0]]), torch.arange(4))
-        >>> metric.compute()["recall@1"].item()
+        >>> metric.compute()["hit_rate@1"].item()
         1.0
     """
 
@@ -151,7 +151,7 @@ class NeighbourMetrics(EmbeddingMetric):
         found |= {f"{what}@{k}" for what in ("map", "hit_rate", "ndcg") for k in self.graded}
         found |= {f"hits@{k}" for k in self.filtered} | ({"filtered_mrr"} if self.filtered else set())
         found |= {"map@r", "r_precision", "mrr", "effective_rank", "queries_without_positive"}
-        found |= {f"recall@{k}_{group}" for k in self.ks for group in {*(self.groups or ())} - {None}}
+        found |= {f"hit_rate@{k}_{group}" for k in self.ks for group in {*(self.groups or ())} - {None}}
         if self.labels is not None and self.knn:
             votes = OF_LABELS if isinstance(self.labels, Ragged) else (*OF_CLASSES, *OF_FREQUENCY)
             found |= {f"knn{k}_{what}" for k in self.knn for what in votes} | {"queries_without_voter"}
@@ -298,10 +298,10 @@ class NeighbourMetrics(EmbeddingMetric):
     def _rank_group(self, scores: Tensor, relevant: Tensor, total: Tensor) -> dict[str, Tensor]:
         _, nearest = top_k(scores, max([*self.ks, *self.graded, int(total.max())]))
         hits = relevant.gather(1, nearest)  # [g, k]
-        values = {f"recall@{k}": recall_at_k(hits, k) for k in self.ks}
+        values = {f"hit_rate@{k}": hit_rate_at_k(hits, k) for k in self.ks}
         values |= {f"precision@{k}": precision_at_k(hits, k) for k in self.ks}
         values |= {f"map@{k}": map_at_k(hits, total, k) for k in self.graded}
-        values |= {f"hit_rate@{k}": hit_rate_at_k(hits, total, k) for k in self.graded}
+        values |= {f"recall@{k}": recall_at_k(hits, total, k) for k in self.graded}
         values["map@r"] = map_at_r(hits, total)
         values["r_precision"] = r_precision(hits, total)
         values["mrr"] = reciprocal_rank(hits)
@@ -328,7 +328,7 @@ class NeighbourMetrics(EmbeddingMetric):
             if (group := self.groups[int(ids[place])]) is not None:
                 members.setdefault(group, []).append(place)
         return {
-            f"recall@{k}_{group}": values[f"recall@{k}"][places].mean()
+            f"hit_rate@{k}_{group}": values[f"hit_rate@{k}"][places].mean()
             for k in self.ks
             for group, places in sorted(members.items())
         }

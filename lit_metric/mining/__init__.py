@@ -5,12 +5,12 @@ from lit_metric.mining.draw import Draw, Moment, Pool, SimANS, TopK, UniformWind
 from lit_metric.mining.duplicates import DuplicateFilter
 from lit_metric.mining.files import TableError, collect, versions
 from lit_metric.mining.filters import (
-    AbsoluteMax,
+    AbsoluteMargin,
     CeilingFilter,
-    MarginFilter,
+    MaxScore,
     NegativeFilter,
-    PercentageFilter,
-    RankWindow,
+    RankRange,
+    RelativeMargin,
 )
 from lit_metric.mining.guide import CrossEncoderGuide, EncoderGuide, Guide, GuideFilter
 from lit_metric.mining.joined import JoinedProposer
@@ -25,7 +25,7 @@ from lit_metric.mining.table import NegativeTable
 from lit_metric.mining.texts import give_texts, write_texts
 
 __all__ = [
-    "AbsoluteMax",
+    "AbsoluteMargin",
     "BM25Proposer",
     "Candidates",
     "CeilingFilter",
@@ -37,18 +37,18 @@ __all__ = [
     "Guide",
     "GuideFilter",
     "JoinedProposer",
-    "MarginFilter",
+    "MaxScore",
     "Miner",
     "Moment",
     "NegativeFilter",
     "NegativeTable",
     "NeighbourProposer",
-    "PercentageFilter",
     "Pool",
     "PositiveScores",
     "Proposer",
     "RandomProposer",
-    "RankWindow",
+    "RankRange",
+    "RelativeMargin",
     "SimANS",
     "TableError",
     "TableNegatives",

@@ -25,7 +25,7 @@ class DuplicateFilter(NegativeFilter):
     Every item is joined to those of its nearest neighbours whose similarity is at least ``threshold``; what
     hangs together so, also over several steps, is one cluster (see
     :func:`~lit_metric.index.representatives.near_duplicates`). So a paraphrase of a paraphrase is found as
-    well, where :class:`AbsoluteMax` looks at one pair alone; a threshold that is too low chains half of the
+    well, where :class:`MaxScore` looks at one pair alone; a threshold that is too low chains half of the
     corpus together.
 
     Each mining searches all items among all once more, exactly if no ``index`` is given.

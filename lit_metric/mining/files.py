@@ -13,12 +13,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lit_metric.data import stored
-from lit_metric.data.files import sync_folder, write_array
-from lit_metric.data.stored import MANIFEST, StoredError
+from lit_metric import store
+from lit_metric.store import MANIFEST, StoredError, sync_folder, write_array
 
 SAMPLE = "sample.json"
-finish = stored.write_manifest
+finish = store.write_manifest
 
 
 class TableError(StoredError):
@@ -69,7 +68,7 @@ def read_manifest(folder: Path, names: Iterable[str], verify: bool = True) -> di
     if not (folder / MANIFEST).is_file():
         what = "was never finished or has been collected" if folder.is_dir() else "does not exist"
         raise TableError(f"{folder} {what}; finished versions: {versions(folder.parent) or 'none'}")
-    return stored.read_manifest(folder, TableError, names, verify)
+    return store.read_manifest(folder, TableError, names, verify)
 
 
 def read_array(folder: Path, name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -78,7 +77,7 @@ def read_array(folder: Path, name: str, dtype: type, shape: tuple[int, ...]) -> 
     Raises:
         TableError: if it is not an array of ``dtype`` and ``shape``.
     """
-    return stored.read_array(folder, name, dtype, shape, TableError, "r")
+    return store.read_array(folder, name, dtype, shape, TableError, "r")
 
 
 def collect(root: str | Path, keep: Iterable[int] = (), newest: int = 2) -> list[int]:

@@ -71,7 +71,7 @@ class RelationFilter(NegativeFilter):
         return allowed(self.relations, candidates.anchors, candidates.ids)
 
 
-class AbsoluteMax(CeilingFilter):
+class MaxScore(CeilingFilter):
     """Keeps s⁻ < ``maximum`` ("TopK-Abs").
 
     Args:
@@ -86,12 +86,12 @@ class AbsoluteMax(CeilingFilter):
         return torch.full_like(positives.best, self.maximum)
 
 
-class MarginFilter(CeilingFilter):
+class AbsoluteMargin(CeilingFilter):
     """Keeps s⁻ < s⁺ − ``margin`` ("TopK-MarginPos"). An anchor without positives keeps all of its candidates.
 
     Args:
         margin: on the scale of the index. NV-Retriever: 0.05 on cosine.
-        reference: which positive s⁺ is, where there are several; see :class:`PercentageFilter`.
+        reference: which positive s⁺ is, where there are several; see :class:`RelativeMargin`.
     """
 
     def __init__(self, margin: float = 0.05, reference: Reference = "mean") -> None:
@@ -104,7 +104,7 @@ class MarginFilter(CeilingFilter):
         return positives.of(self.reference) - self.margin
 
 
-class PercentageFilter(CeilingFilter):
+class RelativeMargin(CeilingFilter):
     """Keeps s⁻ < ``share`` · s⁺ ("TopK-PercPos", NV-Retriever's best). An anchor without positives keeps all
     of its candidates.
 
@@ -139,7 +139,7 @@ class PercentageFilter(CeilingFilter):
         return torch.minimum(self.share * positive, positive)
 
 
-class RankWindow(NegativeFilter):
+class RankRange(NegativeFilter):
     """Keeps the candidates ranked ``start`` to ``stop`` − 1, counted from 0 ("top-k shifted by N": the very
     first neighbours are the likeliest to be unlabelled positives).
 

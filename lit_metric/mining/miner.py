@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.described import spec
+from lit_metric.configurable import spec
 from lit_metric.index import Index, Similarity
 from lit_metric.mining.candidates import REFERENCES
 from lit_metric.mining.draw import Draw, UniformWindow
-from lit_metric.mining.filters import NegativeFilter, PercentageFilter, RelationFilter
+from lit_metric.mining.filters import NegativeFilter, RelationFilter, RelativeMargin
 from lit_metric.mining.positives import positive_scores
 from lit_metric.mining.propose import NeighbourProposer, Proposer
 from lit_metric.mining.run import MiningRun
@@ -41,7 +41,7 @@ class Miner:
         candidates: how many candidates ``K`` a table holds for each item.
         negatives: how many of them an anchor meets in a batch. 0: none, where a planner wants no more than
             the items' vectors; nothing is searched then.
-        filters: which candidates are dropped, one filter after the other; ``PercentageFilter(0.95)`` by
+        filters: which candidates are dropped, one filter after the other; ``RelativeMargin(0.95)`` by
             default, an empty list for none. What the relations exclude is always dropped first.
         draw: which candidates an anchor meets; any of the first ten by default.
         refresh: when the table is mined anew: after each ``"epoch"``, after so many batches, or ``"never"``
@@ -127,7 +127,7 @@ class Miner:
         self.index = index
         self.candidates = candidates
         self.negatives = negatives
-        self.filters = [PercentageFilter()] if filters is None else filters
+        self.filters = [RelativeMargin()] if filters is None else filters
         self.drawing = UniformWindow(0, 10) if draw is None else draw
         self.refresh: Literal["epoch", "never"] | int = refresh
         self.proposer = proposer

@@ -182,7 +182,7 @@ class RandomProposer(Proposer):
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class FilteredProposals:
     """Proposals with what became of each.
 
     Args:
@@ -215,7 +215,7 @@ def fetch(
     wanted: int,
     limit: int,
     first: int | None = None,
-) -> Iterator[tuple[Tensor, Judged]]:
+) -> Iterator[tuple[Tensor, FilteredProposals]]:
     """Propose four times as many at each try, until each anchor has ``wanted`` left or saw ``limit`` of them.
 
     An anchor's class may be larger than any fixed number of spare neighbours, and once the encoder has
@@ -232,8 +232,9 @@ def fetch(
         first: how many the first try asks for; twice as many as are wanted if None.
 
     Yields:
-        Pairs ``(rows [a], Judged [a, k])`` that cover every anchor once; ``k`` differs between them, and none
-        holds more than about two million entries, so memory stays flat if each is used up at once.
+        Pairs ``(rows [a], FilteredProposals [a, k])`` that cover every anchor once; ``k`` differs between
+        them, and none holds more than about two million entries, so memory stays flat if each is used up
+        at once.
     """
     count = min(limit, first or 2 * wanted)
     while len(rows):
@@ -246,7 +247,7 @@ def fetch(
             # A filter that has nothing to do with what comes after the last one needed is not to be blamed.
             before = torch.cat([torch.zeros_like(kept[:, :1]), kept[:, :-1]], dim=1)
             verdicts = verdicts.masked_fill((before >= wanted) & (verdicts != EMPTY), BEYOND)
-            yield part[settled], Judged(found[settled], scores[settled], verdicts[settled])
+            yield part[settled], FilteredProposals(found[settled], scores[settled], verdicts[settled])
             short.append(part[~settled])
         rows = torch.cat(short)
         count = min(limit, 4 * count)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lit_metric.batching import BatchPlanner, ItemVectors
 from lit_metric.data import DataError
-from lit_metric.data.files import replacing, write_array
 from lit_metric.mining import files
 from lit_metric.mining.files import TableError
 from lit_metric.mining.vectors import Vectors
+from lit_metric.store import replacing, write_array
 
 if TYPE_CHECKING:
     from lit_metric.mining.miner import Miner

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_metric.mining.candidates import Candidates, PositiveScores
 from lit_metric.mining.ceilings import Ceilings
 from lit_metric.mining.filters import CeilingFilter, NegativeFilter
-from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, Judged, Proposer, fetch
+from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, FilteredProposals, Proposer, fetch
 from lit_metric.mining.sample import explain, sampled
 from lit_metric.mining.table import half
 from lit_metric.mining.vectors import Vectors
@@ -88,7 +88,7 @@ class MiningRun:
         """``[A, F]`` of these filters."""
         return torch.stack([each.ceiling(self.positives) for each in filters], dim=1)
 
-    def take(self, rows: Tensor, judged: Judged) -> None:
+    def take(self, rows: Tensor, judged: FilteredProposals) -> None:
         ids, scores = judged.kept(self.width)
         # A proposer need not rank; a table does.
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -97,7 +97,7 @@ class MiningRun:
         for number in range(len(self.filters)):
             self.dropped[number] += (judged.verdicts == number + 1).sum()
 
-    def explain(self, rows: Tensor, judged: Judged, relations: Relations) -> None:
+    def explain(self, rows: Tensor, judged: FilteredProposals, relations: Relations) -> None:
         for place in self.shown[rows].nonzero()[:, 0].tolist():
             row = rows[place : place + 1]
             self.explained.append(

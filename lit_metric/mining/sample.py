@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lit_metric.data.files import write_json
 from lit_metric.mining import files
 from lit_metric.mining.candidates import PositiveScores
 from lit_metric.mining.hashing import hashed
-from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, Judged
+from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, FilteredProposals
+from lit_metric.store import write_json
 
 if TYPE_CHECKING:
     from lit_metric.data.relations import Relations
@@ -29,7 +29,7 @@ def sampled(ids: Tensor, count: int) -> Tensor:
 
 def explain(
     anchor: int,
-    judged: Judged,
+    judged: FilteredProposals,
     row: int,
     positives: PositiveScores,
     names: Sequence[str],

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lit_metric.data.files import replacing, sha256
+from lit_metric.store import replacing, sha256
 
 _NAMES = {
     torch.float64: "F64",

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.data.files import write_json
 from lit_metric.index import Similarity
 from lit_metric.mining import faults, files
 from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
 from lit_metric.mining.files import TableError
 from lit_metric.mining.published import Embedded, size_of, write_vectors
+from lit_metric.store import write_json
 
 _TYPES: dict[str, type] = {
     "anchors": np.int32,
@@ -40,7 +40,7 @@ class NegativeTable:
         positives: ``[N, 3]`` float16, the best, worst and mean score over the item's positives; NaN if none.
         metric: the scale of all scores, ``"cosine"`` or ``"dot"``.
         report: how the mining went: numbers by name.
-        settings: the :func:`~lit_metric.described.spec` of the miner.
+        settings: the :func:`~lit_metric.configurable.spec` of the miner.
         sample: a few anchors with what became of each of their candidates.
         pool: ``[M]`` int32, the global ids that random negatives may be drawn from; None: the anchors.
 

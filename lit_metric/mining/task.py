@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_metric.data import Items, Relations, Tokens
-from lit_metric.data.files import write_json
 from lit_metric.mining.arrays import Arrays, build, check_importable, describe
 from lit_metric.mining.files import write_arrays
 from lit_metric.mining.miner import Miner
 from lit_metric.mining.snapshot import Snapshot, check_room, trained, untouched
+from lit_metric.store import write_json
 
 if TYPE_CHECKING:
     from lit_metric.encoders import Encoder

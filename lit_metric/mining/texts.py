@@ -10,8 +10,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lit_metric.data.files import replacing
-from lit_metric.described import parts
+from lit_metric.configurable import parts
+from lit_metric.store import replacing
 
 if TYPE_CHECKING:
     from lit_metric.data import Items, Vocabulary

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.described import parts, rebuilt
+from lit_metric.configurable import parts, rebuilt
 from lit_metric.index import Index
 from lit_metric.mining import faults
 from lit_metric.mining.bank import Bank

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from lit_metric.described import build, checked_spec, parameters_of
+from lit_metric.configurable import build, checked_spec, parameters_of
 from lit_metric.encoders import Encoder
 from lit_metric.encoders.description import (
     FORMAT,

@@ -209,7 +209,7 @@ class MetricLearner(ResumableModule):
             )
         self.train()
         self.relations = self.data.relations.to(self.device)
-        self.certain = self.relations.certain()
+        self.certain = self.relations.labelled_only()
         for loss in self.loss.modules():
             if isinstance(loss, GuidedLoss):
                 loss.take(guide_vectors(loss.encoder, self.data, self.device))

@@ -64,7 +64,7 @@ class ResumableModule(LoadableModule):
         found = {name: getattr(self, name) for name in names}
         found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
         found |= {"planned steps": self._steps, BATCHES: self._batches}
-        found |= {"data.seed": self.data.seed, "data.validate_against": self.data.against["validation"]}
+        found |= {"data.seed": self.data.seed, "data.validation_corpus": self.data.against["validation"]}
         found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
         trainer = self.trainer
         found |= {f"trainer.{name}": getattr(trainer, name) for name in ("precision", "gradient_clip_val")}

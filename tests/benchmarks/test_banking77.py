@@ -71,7 +71,7 @@ def test_both_sides_are_measured_like_this(tmp_path: Path) -> None:
     labels, truth = [label for _, label in train], np.array([label for _, label in test])
     nearest = KNeighborsClassifier(1, metric="cosine", algorithm="brute").fit(corpus, labels)
     precisions, hits = [], []
-    for row, own in enumerate(truth):  # MAP@R and recall@1 by their definitions
+    for row, own in enumerate(truth):  # MAP@R and hit_rate@1 by their definitions
         order = [place for place in np.argsort(-(queries @ queries[row]), kind="stable") if place != row]
         relevant = [truth[place] == own for place in order]
         total = sum(relevant)
@@ -81,7 +81,7 @@ def test_both_sides_are_measured_like_this(tmp_path: Path) -> None:
     assert evaluate(encode, tmp_path / "train.parquet", tmp_path / "test.parquet") == {
         "knn1_accuracy": pytest.approx((nearest.predict(queries) == truth).mean()),
         "map@r": pytest.approx(np.mean(precisions)),
-        "recall@1": pytest.approx(np.mean(hits)),
+        "hit_rate@1": pytest.approx(np.mean(hits)),
     }
 
 
@@ -111,7 +111,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Compari
         )
         return Finished(60.0, 2500.0)
 
-    scores = {"knn1_accuracy": 0.9, "map@r": 0.6, "recall@1": 0.8}
+    scores = {"knn1_accuracy": 0.9, "map@r": 0.6, "hit_rate@1": 0.8}
     monkeypatch.setattr(banking77, "fit", fit)
     monkeypatch.setattr(banking77, "run", run)
     monkeypatch.setattr(banking77, "evaluate", lambda encode, train, test: scores)
@@ -157,14 +157,14 @@ def test_contenders_take_turns_and_the_other_recipe_gets_our_time(
 def test_ratios_are_ours_over_the_peers(comparison: tuple[Comparison, list[list[str]]]) -> None:
     results = comparison[0].turns(2)
     results["peer"][1] = {**results["peer"][1], "map@r": 0.5, "seconds": 70.0}
-    frozen = {"knn1_accuracy": 0.7, "map@r": 0.4, "recall@1": 0.5, "settings": {}}
+    frozen = {"knn1_accuracy": 0.7, "map@r": 0.4, "hit_rate@1": 0.5, "settings": {}}
     content = summary(results, frozen)
     assert content["peer"]["map@r"].mean == pytest.approx(0.55)
     assert content["ratio"]["map@r"] == pytest.approx(0.6 / 0.55)
     assert content["ratio"]["seconds"] == pytest.approx(100 / 60)
     assert content["ratio"]["texts_per_second"] == pytest.approx(90 / 51.2)
     assert content["ratio_ranking"]["peak_memory"] == pytest.approx(1500 / 2500)
-    assert content["frozen"] == {"knn1_accuracy": 0.7, "map@r": 0.4, "recall@1": 0.5}
+    assert content["frozen"] == {"knn1_accuracy": 0.7, "map@r": 0.4, "hit_rate@1": 0.5}
 
 
 def test_the_command_writes_what_it_shows(
@@ -179,7 +179,7 @@ def test_the_command_writes_what_it_shows(
     plots: list[Any] = []
     monkeypatch.setattr(banking77, "plot", lambda *given: plots.append(given))
     monkeypatch.setattr(
-        Comparison, "frozen", lambda self: {"knn1_accuracy": 0.7, "map@r": 0.4, "recall@1": 0.5}
+        Comparison, "frozen", lambda self: {"knn1_accuracy": 0.7, "map@r": 0.4, "hit_rate@1": 0.5}
     )
     monkeypatch.setattr(
         "benchmarks.throughput.training", lambda *_, **__: {"lit-metric": banking77.spread([80, 82])}

@@ -82,7 +82,7 @@ def test_means_are_over_seeds_and_folds_and_a_second_run_keeps_them(
         given.append(list(words))
         fold = int(words[words.index("--data.supervision.init_args.fold") + 1])
         seed = int(words[words.index("--seed_everything") + 1])
-        after = {"ndcg@10": 0.1 * fold + seed, "recall@1": 0.5, "map@10": 0.25}
+        after = {"ndcg@10": 0.1 * fold + seed, "hit_rate@1": 0.5, "map@10": 0.25}
         return {"before": dict.fromkeys(after, 0.0), "after": after, "seconds": 2.0}, Finished(3.0, 100.0)
 
     folder = tmp_path / "data" / "cranfield"
@@ -105,5 +105,5 @@ def test_means_are_over_seeds_and_folds_and_a_second_run_keeps_them(
     supervision.main(command)
     assert len(given) == 10
     monkeypatch.setitem(TASKS, "cranfield", TASKS["cranfield"]._replace(measures=("tot",)))
-    with pytest.raises(BenchmarkError, match=r"cranfield reports no tot; it has ndcg@10, recall@1, map@10"):
+    with pytest.raises(BenchmarkError, match=r"cranfield reports no tot; it has ndcg@10, hit_rate@1, map@10"):
         supervision.main(command)

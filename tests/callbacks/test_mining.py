@@ -116,7 +116,7 @@ def test_mining_is_logged(small: Small, tmp_path: Path) -> None:
     mined = [row for row in rows(tmp_path / "run") if "mining/seconds" in row]
     assert [row["step"] for row in mined] == ["0", "5"]
     assert all(
-        float(row["mining/seconds"]) > 0 and 0 < float(row["mining/rejected/PercentageFilter"]) < 1
+        float(row["mining/seconds"]) > 0 and 0 < float(row["mining/rejected/RelativeMargin"]) < 1
         for row in mined
     )
     assert versions(tmp_path / "run" / "negatives") == [1, 2]

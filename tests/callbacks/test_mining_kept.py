@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lit_metric.callbacks.mining_kept import Kept
+from lit_metric.callbacks.mining_kept import CheckpointFiles
 from lit_metric.mining.snapshot import SnapshotError
 
 
 def test_files_come_back_as_they_were(tmp_path: Path) -> None:
     source, target = tmp_path / "weights.safetensors", tmp_path / "back.safetensors"
     source.write_bytes(b"first")
-    kept = Kept(tmp_path / "kept")
+    kept = CheckpointFiles(tmp_path / "kept")
     first = kept.keep("000000005", [source])
     source.write_bytes(b"second")
     second = kept.keep("000000005", [source])
@@ -27,7 +27,7 @@ def test_files_come_back_as_they_were(tmp_path: Path) -> None:
 def test_damage_is_found(tmp_path: Path, damage: str) -> None:
     source = tmp_path / "bank.vectors"
     source.write_bytes(bytes(1000))
-    kept = Kept(tmp_path / "kept")
+    kept = CheckpointFiles(tmp_path / "kept")
     named = kept.keep("000000005", [source])
     copy = tmp_path / "kept" / next(iter(named))
     if damage == "remove":
@@ -42,7 +42,7 @@ def test_damage_is_found(tmp_path: Path, damage: str) -> None:
 def test_what_a_checkpoint_does_not_name_is_removed(tmp_path: Path) -> None:
     source = tmp_path / "bank.vectors"
     source.write_bytes(b"1")
-    kept = Kept(tmp_path / "kept")
+    kept = CheckpointFiles(tmp_path / "kept")
     named = kept.keep("000000005", [source])
     other_rank = kept.keep("000000005-rank1", [source])
     gone = kept.keep("000000007-rank0", [source])

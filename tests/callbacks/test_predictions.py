@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lit_metric import MetricDataModule
-from lit_metric.batching import DataSet
+from lit_metric.batching import MixturePart
 from lit_metric.callbacks import WriteEmbeddings
 from lit_metric.data import Pairs
 from tests.small import Small, questions, trainer, write_csv
@@ -112,7 +112,7 @@ def test_rows_of_a_split_by_a_column_are_listed(small: Small, tmp_path: Path) ->
 
 def test_rows_of_a_mixture_are_those_of_its_sources_in_turn(small: Small, tmp_path: Path) -> None:
     source = {"text": ["w5", "", "w6"], "label": ["a", "a", "a"]}
-    parts = {name: DataSet(test=source, predict={"text": ["", name]}) for name in ("w7", "w8")}
+    parts = {name: MixturePart(test=source, predict={"text": ["", name]}) for name in ("w7", "w8")}
     learner = small.learner()
     data = MetricDataModule(mixture=parts, bad_rows="skip", cache_dir=str(small / "cache"))
     trainer(tmp_path).predict(learner, data)

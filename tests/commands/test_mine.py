@@ -109,8 +109,8 @@ def test_what_each_filter_dropped_is_listed(
 ) -> None:
     texts, labels = labelled(small)
     how = [
-        *["--filters+=MarginFilter", "--filters.margin=0.0", "--filters.reference=mean"],
-        *["--filters+=AbsoluteMax", "--filters.maximum=0.99"],
+        *["--filters+=AbsoluteMargin", "--filters.margin=0.0", "--filters.reference=mean"],
+        *["--filters+=MaxScore", "--filters.maximum=0.99"],
         "--candidates",
         9,
     ]
@@ -135,18 +135,18 @@ def test_what_each_filter_dropped_is_listed(
             elif labels[place] == labels[anchor]:
                 expected = "RelationFilter: positive"
             else:
-                expected = "MarginFilter" if similar[place] >= mean else "AbsoluteMax"
+                expected = "AbsoluteMargin" if similar[place] >= mean else "MaxScore"
             assert each["filter"] == expected
             seen.add(expected)
         for each in row["negatives"]:
             assert similar[int(each["id"])] < min(mean, 0.99)
-    assert {"RelationFilter: itself", "RelationFilter: positive", "MarginFilter"} <= seen
+    assert {"RelationFilter: itself", "RelationFilter: positive", "AbsoluteMargin"} <= seen
     about = json.loads(pq.read_schema(tmp_path / "a.details.parquet").metadata[b"lit_metric"])
     assert [each["class_path"].rpartition(".")[2] for each in about["miner"]["init_args"]["filters"]] == [
-        "MarginFilter",
-        "AbsoluteMax",
+        "AbsoluteMargin",
+        "MaxScore",
     ]
-    assert about["report"]["rejected/MarginFilter"] > 0
+    assert about["report"]["rejected/AbsoluteMargin"] > 0
 
 
 def test_pairs_give_json_lines_with_all_their_positives(

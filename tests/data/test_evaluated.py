@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lit_metric import MetricDataModule
-from lit_metric.batching import DataSet
+from lit_metric.batching import MixturePart
 from lit_metric.data import Judgements, Labels, Pairs, Supervision, Triples
 from lit_metric.evaluation import evaluate, evaluation_of
 from tests.small import Small, write_csv
@@ -77,8 +77,8 @@ def test_average_precision_of_pairs_needs_two_scores(
 @pytest.mark.parametrize("name", ["intents", "intents.v2", "values"])
 def test_a_mixture_has_the_mean_of_the_main_metrics(small: Small, tmp_path: Path, name: str) -> None:
     sets: dict[str, Any] = {
-        name: DataSet(small / "train.csv"),
-        "pairs": DataSet(small / "pairs/pairs.parquet", supervision=Pairs("words", "definition")),
+        name: MixturePart(small / "train.csv"),
+        "pairs": MixturePart(small / "pairs/pairs.parquet", supervision=Pairs("words", "definition")),
     }
     data = MetricDataModule(mixture=sets, validation_share=0.3, cache_dir=small / "cache")
     data.read()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_metric import MetricDataModule
-from lit_metric.batching import DataSet
+from lit_metric.batching import MixturePart
 from lit_metric.data import DataError, Labels, Pairs
 from lit_metric.data.mixture import union
 from tests.data.formats.tables import known, read, table
@@ -85,4 +85,4 @@ def test_names_that_no_metric_can_have_are_refused_at_once(name: str, better: st
     with pytest.raises(
         DataError, match=rf"mixture= has a data set called '{name}': .* without slashes, such as '{better}'"
     ):
-        MetricDataModule(mixture={name: DataSet(train={"text": ["a"], "label": ["b"]})})
+        MetricDataModule(mixture={name: MixturePart(train={"text": ["a"], "label": ["b"]})})

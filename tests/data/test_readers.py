@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_metric.data import DataError, Labels, Problems, Reading, labelled_items, read_table
+from lit_metric.data import DataError, Labels, Problems, ReadOptions, labelled_items, read_table
 
 TEXTS = ["where is my card", 'he said "no", twice', "line\nbreak", "нуль\x00byte", "  padded "]
 LABELS = ["card", "refusal", "01", "NA", "card"]
@@ -210,7 +210,7 @@ def test_lines_that_cannot_be_parsed_may_be_left_out(tmp_path):
     table = read_table([tmp_path / "a.csv", tmp_path / "b.jsonl"], problems=problems)
     assert table.broken == {1, 4}
     assert table.column("text") == ["fine", None, "good", "a", None]
-    content = Labels().read({"test": table}, Reading(problems))
+    content = Labels().read({"test": table}, ReadOptions(problems))
     assert content.vocabulary.texts == ["fine", "good", "a"]
     assert [(Path(each["file"]).name, each["row"], each["column"]) for each in problems.rows()] == [
         ("a.csv", 2, ""),

@@ -19,7 +19,7 @@ from lit_metric.cli import main
 from tests.small import Small
 
 ROOT = Path(__file__).parents[2]
-NAMES = {"recall@1", "map@r", "knn1_accuracy", "knn10_accuracy", "knn10_accuracy_macro"}
+NAMES = {"hit_rate@1", "map@r", "knn1_accuracy", "knn10_accuracy", "knn10_accuracy_macro"}
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 

@@ -109,7 +109,7 @@ def copy(done: Done, tmp_path: Path) -> Path:
 
 
 def world(small: Small) -> lit_metric.MetricDataModule:
-    return small.data(validation_share=0.3, test_against="both")
+    return small.data(validation_share=0.3, test_corpus="both")
 
 
 def measure(small: Small, encoder: lit_metric.Encoder, split: str = "test") -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_metric import MetricDataModule, Miner
 from lit_metric.data import Labels
-from lit_metric.mining import NegativeFilter, NegativeTable, PercentageFilter, UniformWindow, WithRandom
+from lit_metric.mining import NegativeFilter, NegativeTable, RelativeMargin, UniformWindow, WithRandom
 from tests.small import Small, Watch, questions, trainer, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,7 +54,7 @@ def test_without_a_miner_they_are_in_no_batch(small: Small, tmp_path: Path) -> N
 def test_a_miner_proposes_those_that_its_filters_let_pass(
     small: Small, tmp_path: Path, share: float | None
 ) -> None:
-    filters: list[NegativeFilter] = [] if share is None else [PercentageFilter(share)]
+    filters: list[NegativeFilter] = [] if share is None else [RelativeMargin(share)]
     miner = Miner(candidates=30, negatives=4, filters=filters, draw=UniformWindow(0), refresh="never")
     content, watch, unlabelled = fit(small, tmp_path, miner=miner)
     ids = content.splits["train"]
@@ -127,9 +127,9 @@ def test_what_is_drawn_at_random_passes_no_filter_and_has_labels(small: Small, t
 
 
 def test_they_neither_vote_nor_are_relevant(small: Small, tmp_path: Path) -> None:
-    from_file = data(small, tmp_path, validate_against="train")
+    from_file = data(small, tmp_path, validation_corpus="train")
     plain = Labels("text", label="label", unlabelled="ignore")
-    without = data(small, tmp_path, validate_against="train", supervision=plain)
+    without = data(small, tmp_path, validation_corpus="train", supervision=plain)
     results = []
     for content in (from_file, without):
         run = trainer(tmp_path / "run")
@@ -138,5 +138,5 @@ def test_they_neither_vote_nor_are_relevant(small: Small, tmp_path: Path) -> Non
     votes = {name: value for name, value in results[0].items() if "knn" in name}
     assert len(votes) > 4
     assert votes == {name: value for name, value in results[1].items() if "knn" in name}
-    assert results[0]["val/recall@1"] <= results[1]["val/recall@1"]
+    assert results[0]["val/hit_rate@1"] <= results[1]["val/hit_rate@1"]
     assert results[0]["val/mrr"] < results[1]["val/mrr"]  # they are found, and are none of those looked for

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_metric.data import stored as stored_module
+from lit_metric import store as store_module
 from lit_metric.index import ExactIndex, FaissIndex, Index, StoredIndexError, load_index
 
 KINDS: dict[str, Callable[[], Index]] = {
@@ -193,7 +193,7 @@ def test_nothing_is_written_over_and_nothing_half_written(
     def full(*arguments: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(stored_module, "write_json", full)
+    monkeypatch.setattr(store_module, "write_json", full)
     with pytest.raises(OSError, match="No space left"):
         index.save(tmp_path / "index")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -72,7 +72,7 @@ def test_a_guess_is_a_negative_of_those_anchors_that_it_was_drawn_for(seed: int)
     relations = LabelRelations.from_names(names, prints, unlabelled="negative")
     anchors, candidates = torch.randperm(30, generator=lots)[:9], torch.randperm(30, generator=lots)
     drawn = torch.randint(-1, 30, (9, 6), generator=lots)
-    pairs = RelationPairs(relations, anchors, candidates, relations.certain(), drawn)
+    pairs = RelationPairs(relations, anchors, candidates, relations.labelled_only(), drawn)
     known = {int(prints[item]) for item in range(30) if labels[item] >= 0}
     counts = [0, 0]
     for row, anchor in enumerate(anchors.tolist()):
@@ -87,8 +87,8 @@ def test_a_guess_is_a_negative_of_those_anchors_that_it_was_drawn_for(seed: int)
             assert negative[place] == right
             counts[guess] += bool(right)
     assert min(counts) > 0
-    undrawn = RelationPairs(relations, anchors, candidates, relations.certain())
-    assert torch.equal(undrawn.rows(0, 9).negative, relations.certain().negative(anchors, candidates))
+    undrawn = RelationPairs(relations, anchors, candidates, relations.labelled_only())
+    assert torch.equal(undrawn.rows(0, 9).negative, relations.labelled_only().negative(anchors, candidates))
 
 
 def test_targets_of_the_slice_asked_for() -> None:

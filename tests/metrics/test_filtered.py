@@ -108,8 +108,8 @@ def test_recall_by_group_is_that_of_the_group_s_queries() -> None:
         for group in ("relation0", "relation1", "relation2"):
             members = [query for query in range(QUERIES) if groups[query] == group and asked[query].any()]
             expected = np.mean([asked[query][order[query, :k]].any() for query in members])
-            assert got[f"recall@{k}_{group}"] == pytest.approx(expected)
-    assert "recall@1_None" not in got
+            assert got[f"hit_rate@{k}_{group}"] == pytest.approx(expected)
+    assert "hit_rate@1_None" not in got
 
 
 def test_a_length_of_zero_is_refused() -> None:

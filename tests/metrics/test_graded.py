@@ -60,7 +60,7 @@ def test_judgements(positive_from: float | None, block_rows: int | None) -> None
             found = np.flatnonzero(hits)
             average = sum((i + 1) / (place + 1) for i, place in enumerate(found))
             expected.setdefault(f"map@{k}", []).append(average / min(k, relevant[query].sum()))
-            expected.setdefault(f"hit_rate@{k}", []).append(hits.sum() / relevant[query].sum())
+            expected.setdefault(f"recall@{k}", []).append(hits.sum() / relevant[query].sum())
             gain = ndcg_score(grades[[query]], scores[[query]], k=k, ignore_ties=True)
             expected.setdefault(f"ndcg@{k}", []).append(gain)
         whole = average_precision_score(relevant[query], scores[query])

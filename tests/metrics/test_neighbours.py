@@ -37,7 +37,7 @@ def naive(
             skipped += 1
             continue
         for k in ks:
-            rows.setdefault(f"recall@{k}", []).append(float(any(hits[:k])))
+            rows.setdefault(f"hit_rate@{k}", []).append(float(any(hits[:k])))
             rows.setdefault(f"precision@{k}", []).append(sum(hits[:k]) / k)
         average = sum(sum(hits[: i + 1]) / (i + 1) for i in range(r) if hits[i]) / r
         rows.setdefault("map@r", []).append(average)
@@ -107,7 +107,7 @@ def test_pytorch_metric_learning_agrees() -> None:
         knn_func=CustomKNN(CosineSimilarity()),
     )
     names = {
-        "recall@1": "precision_at_1",
+        "hit_rate@1": "precision_at_1",
         "r_precision": "r_precision",
         "map@r": "mean_average_precision_at_r",
     }
@@ -256,7 +256,7 @@ def test_first_of_a_repeated_id_counts() -> None:
     metric = NeighbourMetrics(SameClass(labels), ks=(1,))
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.0]])
     metric.update(vectors, torch.tensor([0, 1, 2, 0]))
-    assert values_of(metric)["recall@1"] == 1.0
+    assert values_of(metric)["hit_rate@1"] == 1.0
 
 
 def test_the_first_relevant_item_may_be_far_behind_every_list() -> None:
@@ -268,7 +268,7 @@ def test_the_first_relevant_item_may_be_far_behind_every_list() -> None:
     got = values_of(metric)
     assert got["queries_without_positive"] == 50
     assert got["mrr"] == pytest.approx(1 / 51)
-    assert (got["recall@5"], got["map@r"]) == (0.0, 0.0)
+    assert (got["hit_rate@5"], got["map@r"]) == (0.0, 0.0)
 
 
 def test_first_relevant_rank_by_a_sort() -> None:
@@ -337,7 +337,7 @@ def test_no_query_with_a_relevant_item() -> None:
     metric.update(torch.eye(3), torch.arange(3))
     got = values_of(metric)
     assert got["queries_without_positive"] == 3
-    assert np.isnan([got[name] for name in ("recall@1", "map@r", "mrr")]).all()
+    assert np.isnan([got[name] for name in ("hit_rate@1", "map@r", "mrr")]).all()
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,8 @@ def test_torchmetrics_measures_a_search_alike() -> None:
     expected[f"map@{N}"] = RetrievalMAP()(scores, relevant, queries)
     for k in KS:
         expected[f"ndcg@{k}"] = RetrievalNormalizedDCG(top_k=k)(scores, grades.long(), queries)
-        expected[f"recall@{k}"] = RetrievalHitRate(top_k=k)(scores, relevant, queries)
-        expected[f"hit_rate@{k}"] = RetrievalRecall(top_k=k)(scores, relevant, queries)
+        expected[f"hit_rate@{k}"] = RetrievalHitRate(top_k=k)(scores, relevant, queries)
+        expected[f"recall@{k}"] = RetrievalRecall(top_k=k)(scores, relevant, queries)
         expected[f"precision@{k}"] = RetrievalPrecision(top_k=k)(scores, relevant, queries)
     wanted = {name: float(value) for name, value in expected.items()}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)

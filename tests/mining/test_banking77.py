@@ -12,7 +12,7 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lit_metric.mining import MarginFilter, Miner, NegativeFilter, NegativeTable, PercentageFilter
+from lit_metric.mining import AbsoluteMargin, Miner, NegativeFilter, NegativeTable, RelativeMargin
 from tests.mining.cases import relations_of
 
 DATA = os.environ.get("LIT_METRIC_DATA")
@@ -42,5 +42,5 @@ def test_positive_aware_filters_avoid_questions_whose_label_was_hidden() -> None
     naive = false_share(mined([]))
     assert naive > 0.1
     for reference in ("best", "mean"):
-        for rule in (PercentageFilter(0.95, reference), MarginFilter(0.05, reference)):
+        for rule in (RelativeMargin(0.95, reference), AbsoluteMargin(0.05, reference)):
             assert false_share(mined([rule])) < naive * (0.8 if reference == "best" else 0.4)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_metric.described import rebuilt, spec
+from lit_metric.configurable import rebuilt, spec
 from lit_metric.index import FaissIndex, RepresentativeIndex
 from lit_metric.mining import Candidates, DuplicateFilter, Miner, PositiveScores
 from lit_metric.mining.vectors import Vectors

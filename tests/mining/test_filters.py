@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lit_metric.data import LabelRelations
 from lit_metric.mining import (
-    AbsoluteMax,
+    AbsoluteMargin,
     Candidates,
-    MarginFilter,
+    MaxScore,
     NegativeFilter,
-    PercentageFilter,
     PositiveScores,
-    RankWindow,
+    RankRange,
+    RelativeMargin,
 )
 from lit_metric.mining.filters import RelationFilter, allowed
 from tests.mining.cases import candidates_of, relations_of
@@ -33,30 +33,30 @@ def kept(rule: NegativeFilter, candidates: Candidates) -> list[list[int]]:
 
 def test_absolute_maximum_keeps_what_is_strictly_below() -> None:
     candidates = candidates_of([[0.9, 0.75, 0.5, NONE]], [1.0], [1.0], [1.0])
-    assert kept(AbsoluteMax(0.75), candidates) == [[102]]
+    assert kept(MaxScore(0.75), candidates) == [[102]]
 
 
 def test_margin_lies_below_the_chosen_positive() -> None:
     # Ceilings 0.8 - 0.25 = 0.55, 0.5 - 0.25 = 0.25 and 0.625 - 0.25 = 0.375.
     candidates = candidates_of([[0.6, 0.5, 0.375, 0.3, 0.2]], best=[0.8], worst=[0.5], mean=[0.625])
-    assert kept(MarginFilter(0.25, "best"), candidates) == [[101, 102, 103, 104]]
-    assert kept(MarginFilter(0.25, "worst"), candidates) == [[104]]
-    assert kept(MarginFilter(0.25, "mean"), candidates) == [[103, 104]]
+    assert kept(AbsoluteMargin(0.25, "best"), candidates) == [[101, 102, 103, 104]]
+    assert kept(AbsoluteMargin(0.25, "worst"), candidates) == [[104]]
+    assert kept(AbsoluteMargin(0.25, "mean"), candidates) == [[103, 104]]
 
 
 def test_percentage_of_the_chosen_positive() -> None:
     # Ceilings 0.5 * 0.8 = 0.4, 0.5 * 0.4 = 0.2 and 0.5 * 0.6 = 0.3.
     candidates = candidates_of([[0.5, 0.35, 0.25, 0.1]], best=[0.8], worst=[0.4], mean=[0.6])
-    assert kept(PercentageFilter(0.5, "best"), candidates) == [[101, 102, 103]]
-    assert kept(PercentageFilter(0.5, "worst"), candidates) == [[103]]
-    assert kept(PercentageFilter(0.5, "mean"), candidates) == [[102, 103]]
+    assert kept(RelativeMargin(0.5, "best"), candidates) == [[101, 102, 103]]
+    assert kept(RelativeMargin(0.5, "worst"), candidates) == [[103]]
+    assert kept(RelativeMargin(0.5, "mean"), candidates) == [[102, 103]]
 
 
 def test_percentage_of_a_score_that_is_not_positive_never_lets_a_nearer_candidate_pass() -> None:
     # 0.95 * -0.2 = -0.19 would keep the candidate at -0.195, which is nearer than the positive at -0.2.
     scores = [[0.1, -0.195, -0.2, -0.21], [0.1, 0.0, -0.01, NONE]]
     candidates = candidates_of(scores, best=[-0.2, 0.0], worst=[-0.2, 0.0], mean=[-0.2, 0.0])
-    assert kept(PercentageFilter(0.95), candidates) == [[103], [102]]
+    assert kept(RelativeMargin(0.95), candidates) == [[103], [102]]
 
 
 def test_percentage_ceiling_is_continuous_and_rises_with_the_positive() -> None:
@@ -68,14 +68,14 @@ def test_percentage_ceiling_is_continuous_and_rises_with_the_positive() -> None:
         ladder,
         PositiveScores(positives, positives, positives),
     )
-    ceiling = ladder.masked_fill(~PercentageFilter(0.9).keep(candidates), NONE).amax(1)
+    ceiling = ladder.masked_fill(~RelativeMargin(0.9).keep(candidates), NONE).amax(1)
     assert (ceiling < positives + 1e-6).all()
     steps = ceiling.diff()
     assert (steps > -1e-6).all()
     assert steps.max() < 0.0125  # 0.01 between positives and 0.001 between candidates: no jump
 
 
-@pytest.mark.parametrize("rule", [MarginFilter(0.05), PercentageFilter(0.95)])
+@pytest.mark.parametrize("rule", [AbsoluteMargin(0.05), RelativeMargin(0.95)])
 def test_an_anchor_without_positives_keeps_all(rule: NegativeFilter) -> None:
     candidates = candidates_of([[0.9, 0.1], [0.9, 0.1]], [NAN, 0.5], [NAN, 0.5], [NAN, 0.5])
     assert kept(rule, candidates) == [[100, 101], [101]]
@@ -83,10 +83,10 @@ def test_an_anchor_without_positives_keeps_all(rule: NegativeFilter) -> None:
 
 def test_rank_counts_only_what_earlier_filters_kept() -> None:
     candidates = candidates_of([[0.9, 0.8, 0.7, 0.6, NONE]], [1.0], [1.0], [1.0])
-    assert kept(RankWindow(1, 3), candidates) == [[101, 102]]
-    assert kept(RankWindow(2), candidates) == [[102, 103]]
+    assert kept(RankRange(1, 3), candidates) == [[101, 102]]
+    assert kept(RankRange(2), candidates) == [[102, 103]]
     thinned = candidates.without(torch.tensor([[False, True, False, False, False]]))
-    assert kept(RankWindow(1, 3), thinned) == [[102, 103]]
+    assert kept(RankRange(1, 3), thinned) == [[102, 103]]
 
 
 @pytest.mark.parametrize("reference", ["best", "worst", "mean"])
@@ -106,9 +106,9 @@ def test_score_filters_agree_with_a_loop_over_ragged_positives(reference: str) -
             for row, one in zip(scores, chosen, strict=True)
         ]
 
-    margin = MarginFilter(0.1, reference)  # type: ignore[arg-type]
+    margin = AbsoluteMargin(0.1, reference)  # type: ignore[arg-type]
     assert kept(margin, candidates) == loop(lambda one: one - 0.1)
-    percentage = PercentageFilter(0.7, reference)  # type: ignore[arg-type]
+    percentage = RelativeMargin(0.7, reference)  # type: ignore[arg-type]
     assert kept(percentage, candidates) == loop(lambda one: min(0.7 * one, one))
 
 
@@ -137,8 +137,8 @@ def test_the_anchor_is_dropped_even_if_the_relations_do_not_say_so() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"share=1\.5"):
-        PercentageFilter(1.5)
+        RelativeMargin(1.5)
     with pytest.raises(ValueError, match="'median'; use one of 'best', 'worst', 'mean'"):
-        MarginFilter(reference="median")  # type: ignore[arg-type]
+        AbsoluteMargin(reference="median")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ranks 3 to 3"):
-        RankWindow(3, 3)
+        RankRange(3, 3)

@@ -12,8 +12,8 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from lit_metric.configurable import rebuilt, spec
 from lit_metric.data import Items, LabelRelations
-from lit_metric.described import rebuilt, spec
 from lit_metric.encoders import TextEncoder
 from lit_metric.mining import (
     Candidates,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_metric.described import rebuilt, spec
+from lit_metric.configurable import rebuilt, spec
 from lit_metric.index import ExactIndex
 from lit_metric.mining import ClusterProposer, JoinedProposer, NeighbourProposer, Proposer, RandomProposer
 from lit_metric.mining.joined import join

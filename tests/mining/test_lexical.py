@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_metric.configurable import rebuilt, spec
 from lit_metric.data import Items
-from lit_metric.described import rebuilt, spec
 from lit_metric.mining import BM25Proposer, Miner, write_texts
 from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs, relations_of

@@ -16,21 +16,21 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from lit_metric.configurable import spec
 from lit_metric.data import PairRelations
-from lit_metric.described import spec
 from lit_metric.index import ExactIndex, FaissIndex, Index
 from lit_metric.mining import (
-    AbsoluteMax,
+    AbsoluteMargin,
     Candidates,
-    MarginFilter,
+    MaxScore,
     Miner,
     NegativeFilter,
     NegativeTable,
     NeighbourProposer,
-    PercentageFilter,
     PositiveScores,
     RandomProposer,
-    RankWindow,
+    RankRange,
+    RelativeMargin,
     SimANS,
     TableError,
     TableNegatives,
@@ -148,7 +148,7 @@ def false_share(table: NegativeTable, truth: Tensor) -> float:
     return int(wrong.sum()) / int(there.sum())
 
 
-@pytest.mark.parametrize("rule", [MarginFilter(0.05), PercentageFilter(0.95), AbsoluteMax(0.5)])
+@pytest.mark.parametrize("rule", [AbsoluteMargin(0.05), RelativeMargin(0.95), MaxScore(0.5)])
 def test_score_filters_keep_planted_false_negatives_out(rule: NegativeFilter) -> None:
     embeddings, shown, truth = planted()
     ids, relations = torch.arange(1200), relations_of(shown)
@@ -173,7 +173,7 @@ def test_equal_texts_under_two_labels_are_never_negatives() -> None:
 def test_rejected_shares_add_up_to_what_a_loop_counts() -> None:
     embeddings, labels = blobs(150, 3, spread=1.5)
     ids, relations = torch.arange(150), relations_of(labels)
-    filters: list[NegativeFilter] = [AbsoluteMax(0.4), RankWindow(2), AbsoluteMax(0.3)]
+    filters: list[NegativeFilter] = [MaxScore(0.4), RankRange(2), MaxScore(0.3)]
     table = Miner(FaissIndex(threads=1), candidates=4, filters=filters).mine(embeddings, ids, relations)
     exact = Miner(candidates=4, filters=filters).mine(embeddings, ids, relations)
     unit = torch.nn.functional.normalize(embeddings, dim=1)
@@ -196,7 +196,7 @@ def test_rejected_shares_add_up_to_what_a_loop_counts() -> None:
             else:
                 kept.append(one)
         assert table.ids[anchor].tolist() == kept
-    names = ["RelationFilter", "AbsoluteMax 1", "RankWindow", "AbsoluteMax 3"]
+    names = ["RelationFilter", "MaxScore 1", "RankRange", "MaxScore 3"]
     for name, count in zip(names, counts, strict=True):
         assert count > 0
         assert table.report[f"rejected/{name}"] == pytest.approx(count / examined)
@@ -225,7 +225,7 @@ def test_the_sample_says_why() -> None:
     fingerprints = torch.arange(100)
     fingerprints[99] = fingerprints[98]
     relations = relations_of(labels, fingerprints)
-    miner = Miner(candidates=5, filters=[AbsoluteMax(0.3)], sample=100)
+    miner = Miner(candidates=5, filters=[MaxScore(0.3)], sample=100)
     sample = miner.mine(embeddings, torch.arange(100), relations).sample
     assert [entry["anchor"] for entry in sample] == list(range(100))
     duplicates = [one["id"] for one in sample[99]["candidates"] if "duplicate" in one["verdict"]]
@@ -253,18 +253,18 @@ def test_the_sample_says_why() -> None:
             elif fingerprints[other] == fingerprints[anchor]:
                 assert one["verdict"] == "RelationFilter: duplicate or ignored"
             else:
-                assert one["verdict"] == ("kept" if score < 0.3 else "AbsoluteMax")
+                assert one["verdict"] == ("kept" if score < 0.3 else "MaxScore")
     json.dumps(sample, allow_nan=False)
 
 
-class Odd(PercentageFilter):
+class Odd(RelativeMargin):
     """Keeps by a rule of its own, which no ceiling tells."""
 
     def keep(self, candidates: Candidates) -> Tensor:
         return super().keep(candidates) & (candidates.ids % 2 == 1)
 
 
-class Shy(MarginFilter):
+class Shy(AbsoluteMargin):
     """Has a ceiling of its own."""
 
     def ceiling(self, positives: PositiveScores) -> Tensor:
@@ -274,10 +274,10 @@ class Shy(MarginFilter):
 @pytest.mark.parametrize(
     "rules",
     [
-        [PercentageFilter(0.95)],
-        [RankWindow(2)],
-        [MarginFilter(0.05), AbsoluteMax(0.6)],
-        [AbsoluteMax(0.7), RankWindow(2), PercentageFilter(0.8, "best")],
+        [RelativeMargin(0.95)],
+        [RankRange(2)],
+        [AbsoluteMargin(0.05), MaxScore(0.6)],
+        [MaxScore(0.7), RankRange(2), RelativeMargin(0.8, "best")],
         [Odd(0.9)],
         [Shy(0.1), Odd(0.9)],
     ],
@@ -332,9 +332,7 @@ def test_items_without_positives_are_not_mined_and_those_without_negatives_are_w
     assert table.report["unpaired"] == pytest.approx(2 / 40)
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        Miner(candidates=3, filters=[AbsoluteMax(-1)]).mine(
-            embeddings, torch.arange(40), relations_of(labels)
-        )
+        Miner(candidates=3, filters=[MaxScore(-1)]).mine(embeddings, torch.arange(40), relations_of(labels))
     assert "100% of the items found no negative at all among 40 proposals" in caplog.text
 
 
@@ -423,9 +421,9 @@ miner:
   candidates: 20
   negatives: 4
   filters:
-    - class_path: lit_metric.mining.MarginFilter
+    - class_path: lit_metric.mining.AbsoluteMargin
       init_args: {margin: 0.1, reference: worst}
-    - class_path: lit_metric.mining.RankWindow
+    - class_path: lit_metric.mining.RankRange
       init_args: {start: 2}
   draw:
     class_path: lit_metric.mining.WithRandom
@@ -448,9 +446,9 @@ def miner_from(config: str) -> Miner:
 def test_a_miner_is_built_from_yaml_and_from_its_own_spec() -> None:
     miner = miner_from(CONFIG)
     margin, window = miner.filters
-    assert isinstance(margin, MarginFilter)
+    assert isinstance(margin, AbsoluteMargin)
     assert (margin.margin, margin.reference) == (0.1, "worst")
-    assert isinstance(window, RankWindow)
+    assert isinstance(window, RankRange)
     assert (window.start, window.stop) == (2, None)
     assert isinstance(miner.drawing, WithRandom)
     assert isinstance(miner.drawing.draw, SimANS)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_metric.configurable import rebuilt, spec
 from lit_metric.data import Items
-from lit_metric.described import rebuilt, spec
 from lit_metric.mining import (
     EncoderGuide,
     GuideFilter,

@@ -22,7 +22,7 @@ from lit_metric.mining import (
     JoinedProposer,
     NegativeTable,
     NeighbourProposer,
-    PercentageFilter,
+    RelativeMargin,
 )
 from lit_metric.mining.snapshot import Snapshot, SnapshotError, fingerprint, trained
 from lit_metric.mining.supervisor import Supervisor
@@ -38,7 +38,7 @@ def task_of(small: Small, folder: Path, **settings: Any) -> tuple[Task, Any, Any
     # Indexes at two depths that would take more threads than the process may; the filter drops nothing.
     inner = JoinedProposer([NeighbourProposer(FaissIndex("Flat", threads=8)), NeighbourProposer()])
     unlike = DuplicateFilter(2.0, index=FaissIndex("Flat", threads=8))
-    miner = Miner(proposer=inner, filters=[PercentageFilter(), unlike], candidates=20)
+    miner = Miner(proposer=inner, filters=[RelativeMargin(), unlike], candidates=20)
     encoder = small.learner().encoder
     data = small.data(train=small / "many_train.csv", test=small / "many_test.csv", validation_share=0.1)
     data.prepare(encoder.tokenizer, progress=False)

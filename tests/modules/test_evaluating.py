@@ -81,7 +81,7 @@ def test_limits_leave_out_queries_and_keep_the_corpus(small: Small, tmp_path: Pa
 
 @pytest.mark.parametrize("against", ["self", "both"])
 def test_limits_keep_all_that_items_of_one_split_search(small: Small, tmp_path: Path, against: Any) -> None:
-    data = small.data(validation_share=0.4, validate_against=against, max_tokens=40)
+    data = small.data(validation_share=0.4, validation_corpus=against, max_tokens=40)
     asked, learner = Asked(), small.learner()
     fit = trainer(tmp_path, asked, limit_val_batches=1)
     fit.validate(learner, data, verbose=False)
@@ -98,7 +98,7 @@ def test_limits_keep_all_that_items_of_one_split_search(small: Small, tmp_path: 
         nearest = max(others, key=lambda item: float(vectors[query] @ vectors[item]))
         if any(labels[item] == labels[query] for item in others):
             hits.append(bool(labels[nearest] == labels[query]))
-    assert values["val/recall@1"] == pytest.approx(np.mean(hits))
+    assert values["val/hit_rate@1"] == pytest.approx(np.mean(hits))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def alone(small: Small, folder: Path) -> MetricDataModule:
     rows = [(f"{text} w{4 + row % 7}", label) for row, (text, label) in enumerate(questions(60, seed=7))]
     path = write_csv(folder / "alone.csv", rows[6:])
     one = write_csv(folder / "one.csv", rows[:6])  # questions go through the six intents in turn
-    return small.data(train=path, validation=one, test=None, validate_against="self")
+    return small.data(train=path, validation=one, test=None, validation_corpus="self")
 
 
 def test_what_cannot_be_measured_decides_nothing_and_is_told_once(

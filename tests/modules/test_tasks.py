@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_metric import MetricDataModule, MetricLearner, TextEncoder
-from lit_metric.batching import DataSet, PairPlanner, PKPlanner
+from lit_metric.batching import MixturePart, PairPlanner, PKPlanner
 from lit_metric.data import DataError, Labels, Pairs
 from lit_metric.evaluation import Evaluation, evaluate
 from lit_metric.losses import InfoNCELoss, RelationPairs, TripletLoss
@@ -34,8 +34,8 @@ def pairs_file(path: Path, count: int = 24) -> str:
 def mixture(small: Small, folder: Path, **options: Any) -> MetricDataModule:
     """Questions with an intent (5 batches) and pairs (3 batches)."""
     sets = {
-        "intents": DataSet(small / "train.csv", test=small / "test.csv", planner=PKPlanner(4, 3)),
-        "pairs": DataSet(pairs_file(folder / "pairs.csv"), supervision=Pairs(), planner=PairPlanner(7)),
+        "intents": MixturePart(small / "train.csv", test=small / "test.csv", planner=PKPlanner(4, 3)),
+        "pairs": MixturePart(pairs_file(folder / "pairs.csv"), supervision=Pairs(), planner=PairPlanner(7)),
     }
     return MetricDataModule(
         **{"mixture": sets, "validation_share": 0.2, "cache_dir": small / "cache", **options}
@@ -71,7 +71,7 @@ def test_each_batch_has_the_loss_of_its_data_set(small: Small, tmp_path: Path) -
     fit = trainer(tmp_path, watch, max_epochs=1)
     fit.fit(learner, data)
     assert sorted(watch.tasks) == [0] * 5 + [1] * 3
-    start = len(data.content.parts["intents"].items)
+    start = len(data.dataset.parts["intents"].items)
     for task, anchors, met in zip(watch.tasks, watch.anchors, watch.candidates, strict=True):
         assert {int(item >= start) for item in [*anchors, *met]} == {task}
     # The first loss, from untrained weights, by the relations of that data set alone.
@@ -91,7 +91,7 @@ def test_each_data_set_is_measured_under_its_name(small: Small, tmp_path: Path) 
     fit = trainer(tmp_path, max_epochs=1)
     fit.fit(learner, data)
     measured = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("val/")}
-    assert measured["val/pairs/recall@1"] >= 0
+    assert measured["val/pairs/hit_rate@1"] >= 0
     # Alone, the same items give the same.
     alone = small.data()
     alone.prepare(learner.encoder.tokenizer)
@@ -132,7 +132,7 @@ def test_parameters_of_other_losses_have_a_gradient_of_zero() -> None:
 
 
 def test_a_mixture_stands_alone(small: Small) -> None:
-    sets = {"one": DataSet(small / "train.csv")}
+    sets = {"one": MixturePart(small / "train.csv")}
     with pytest.raises(DataError, match=r"mixture= names several data sets, so name sources"):
         MetricDataModule(mixture=sets, train=small / "train.csv")
     with pytest.raises(DataError, match=r"mixture= names several data sets"):

@@ -77,7 +77,7 @@ def test_measures_of_search(seed: int) -> None:
     ours = {name: float(value) for name, value in metric.compute().items()}
     theirs = measures.calc_retrieval_metrics(found, relevant, None, (1, 3, 5), (1,), (n,), verbose=False)
     for k in (1, 3, 5):
-        assert ours[f"recall@{k}"] == pytest.approx(float(theirs["cmc"][k]), abs=1e-6)
+        assert ours[f"hit_rate@{k}"] == pytest.approx(float(theirs["cmc"][k]), abs=1e-6)
         count(PEER, "recall")
     assert ours["precision@1"] == pytest.approx(float(theirs["precision"][1]), abs=1e-6)
     assert ours[f"map@{n}"] == pytest.approx(float(theirs["map"][n]), abs=1e-6)

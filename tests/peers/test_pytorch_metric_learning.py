@@ -327,8 +327,8 @@ def test_measures_of_search(seed: int) -> None:
     for their, our in names.items():
         assert found[our] == pytest.approx(theirs[their], abs=1e-6), our
         count(PEER, our.split("@")[0])
-    assert found["recall@1"] == pytest.approx(theirs["precision_at_1"], abs=1e-6)
-    count(PEER, "recall@1")
+    assert found["hit_rate@1"] == pytest.approx(theirs["precision_at_1"], abs=1e-6)
+    count(PEER, "hit_rate@1")
 
 
 def well_formed(batches: list[list[int]], labels: list[int], classes: int, per_class: int) -> None:

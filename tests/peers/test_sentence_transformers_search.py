@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lit_metric.data import PairRelations
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, TripletMetrics
-from lit_metric.mining import AbsoluteMax, MarginFilter, Miner, NegativeFilter, PercentageFilter
+from lit_metric.mining import AbsoluteMargin, MaxScore, Miner, NegativeFilter, RelativeMargin
 from tests.metrics.items import clustered
 from tests.metrics.test_peers import Stored
 from tests.peers.cases import count, seeds
@@ -44,11 +44,11 @@ class Model(Stored):
 
 FILTERS: dict[str, tuple[list[NegativeFilter], dict[str, float]]] = {
     "none": ([], {}),
-    "relative margin": ([PercentageFilter(0.95)], {"relative_margin": 0.05}),
-    "absolute margin": ([MarginFilter(0.1)], {"absolute_margin": 0.1}),
-    "largest score": ([AbsoluteMax(0.4)], {"max_score": 0.4}),
+    "relative margin": ([RelativeMargin(0.95)], {"relative_margin": 0.05}),
+    "absolute margin": ([AbsoluteMargin(0.1)], {"absolute_margin": 0.1}),
+    "largest score": ([MaxScore(0.4)], {"max_score": 0.4}),
     "all": (
-        [AbsoluteMax(0.6), MarginFilter(0.05), PercentageFilter(0.9)],
+        [MaxScore(0.6), AbsoluteMargin(0.05), RelativeMargin(0.9)],
         {"max_score": 0.6, "absolute_margin": 0.05, "relative_margin": 0.1},
     ),
 }

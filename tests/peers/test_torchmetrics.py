@@ -65,8 +65,8 @@ def test_search(seed: int) -> None:
         "r_precision": RetrievalRPrecision,
         f"map@{total}": RetrievalMAP,
         **{f"ndcg@{k}": RetrievalNormalizedDCG for k in ks},
-        **{f"recall@{k}": RetrievalHitRate for k in ks},
-        **{f"hit_rate@{k}": RetrievalRecall for k in ks},
+        **{f"hit_rate@{k}": RetrievalHitRate for k in ks},
+        **{f"recall@{k}": RetrievalRecall for k in ks},
         **{f"precision@{k}": RetrievalPrecision for k in ks},
     }
     for name, measure in measures.items():

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from lit_metric.data import LabelRelations
 from lit_metric.mining import (
-    AbsoluteMax,
+    AbsoluteMargin,
     Candidates,
     Draw,
-    MarginFilter,
+    MaxScore,
     Miner,
     Moment,
     NegativeTable,
-    PercentageFilter,
     Pool,
     PositiveScores,
-    RankWindow,
+    RankRange,
+    RelativeMargin,
     SimANS,
     TopK,
     UniformWindow,
@@ -130,9 +130,9 @@ def test_filters_by_score_and_rank(data: st.DataObject) -> None:
     candidates = found(data)
     start, width = data.draw(st.integers(0, 4)), data.draw(st.integers(1, 5))
     rules = {
-        AbsoluteMax(0.3): lambda score, positive: score < 0.3,
-        MarginFilter(0.2): lambda score, positive: math.isnan(positive) or score < positive - 0.2,
-        PercentageFilter(0.8): lambda score, positive: (
+        MaxScore(0.3): lambda score, positive: score < 0.3,
+        AbsoluteMargin(0.2): lambda score, positive: math.isnan(positive) or score < positive - 0.2,
+        RelativeMargin(0.8): lambda score, positive: (
             math.isnan(positive) or score < min(0.8 * positive, positive)
         ),
     }
@@ -144,7 +144,7 @@ def test_filters_by_score_and_rank(data: st.DataObject) -> None:
                 assume(abs(score - rule.ceiling(candidates.positives)[row].nan_to_num(9)) > 1e-6)
                 if candidates.ids[row, place] >= 0:
                     assert kept[row][place] == keep(score, positives[row])
-    inside = RankWindow(start, start + width).keep(candidates)
+    inside = RankRange(start, start + width).keep(candidates)
     for row, ids in enumerate(candidates.ids.tolist()):
         present = [one for one in ids if one >= 0]
         assert [one for one, ok in zip(ids, inside[row].tolist(), strict=True) if ok and one >= 0] == present[
@@ -212,7 +212,7 @@ def test_mining_against_a_loop(data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
     vectors = torch.nn.functional.normalize(torch.randn(len(names), 6, generator=generator), dim=1)
     wanted, ceiling = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([math.inf, 0.3]))
-    filters = [] if math.isinf(ceiling) else [AbsoluteMax(ceiling)]
+    filters = [] if math.isinf(ceiling) else [MaxScore(ceiling)]
     miner = Miner(candidates=wanted, filters=filters, refresh="never", mode="inline")
     table = miner.mine(vectors, torch.arange(len(names)), relations)
     for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):

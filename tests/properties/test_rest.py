@@ -79,8 +79,8 @@ def test_measures_of_a_ranking(data: st.DataObject) -> None:
     assert float(precision_at_k(relevant, k)[0]) == torch.tensor(sum(first) / k).item()
     if not total:
         return
-    assert float(recall_at_k(relevant, k)[0]) == float(any(first))
-    assert abs(float(hit_rate_at_k(relevant, number, k)[0]) - sum(first) / total) < 1e-6
+    assert float(hit_rate_at_k(relevant, k)[0]) == float(any(first))
+    assert abs(float(recall_at_k(relevant, number, k)[0]) - sum(first) / total) < 1e-6
     assert abs(float(reciprocal_rank(relevant)[0]) - 1 / (flags.index(True) + 1)) < 1e-6
     assert abs(float(r_precision(relevant, number)[0]) - sum(flags[:total]) / total) < 1e-6
     within = [sum(flags[: place + 1]) / (place + 1) for place in range(total) if flags[place]]

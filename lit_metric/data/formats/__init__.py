@@ -1,6 +1,6 @@
 """What a person knows about items, and how files say it: labels, pairs, judgements, triples."""
 
-from lit_metric.data.formats.base import Reading, Supervision
+from lit_metric.data.formats.base import ReadOptions, Supervision
 from lit_metric.data.formats.guess import guessed
 from lit_metric.data.formats.judgements import Judgements, fold_of
 from lit_metric.data.formats.labelled import LabelledItems
@@ -13,7 +13,7 @@ __all__ = [
     "LabelledItems",
     "Labels",
     "Pairs",
-    "Reading",
+    "ReadOptions",
     "Supervision",
     "Triples",
     "fold_of",

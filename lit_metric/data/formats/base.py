@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lit_metric.data.content import Content
+from lit_metric.data.dataset import Dataset
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats.columns import Columns, guess, named, split_by
@@ -31,11 +31,11 @@ TEXT_NAMES = ("text", "sentence", "question", "utterance", "query", "title", "co
 DOCUMENT = "document"
 Plans = Literal["classes", "pairs", "scores"]
 
-__all__ = ["DOCUMENT", "QUERY", "SPLITS", "TEXT_NAMES", "Numbering", "Plans", "Reading", "Supervision"]
+__all__ = ["DOCUMENT", "QUERY", "SPLITS", "TEXT_NAMES", "Numbering", "Plans", "ReadOptions", "Supervision"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How sources are read.
 
     Args:
@@ -73,7 +73,7 @@ class Supervision(ABC):
     """What batches are made of unless a planner is given: classes, positive pairs, or scored pairs."""
 
     @abstractmethod
-    def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
+    def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         """Check the tables and take items and relations from them.
 
         Args:

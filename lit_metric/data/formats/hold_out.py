@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.formats.base import Reading
+from lit_metric.data.formats.base import ReadOptions
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
 
 logger = logging.getLogger(__name__)
 
 
-def held_out(groups: Sequence[Hashable], reading: Reading, least: int = 1) -> set[Hashable]:
+def held_out(groups: Sequence[Hashable], reading: ReadOptions, least: int = 1) -> set[Hashable]:
     """The groups that go to validation: the configured share, at least ``least`` where as many again are
     left, at least one where there are two, and never all."""
     distinct = list(dict.fromkeys(groups))
@@ -25,7 +25,7 @@ def held_out(groups: Sequence[Hashable], reading: Reading, least: int = 1) -> se
     return {distinct[place] for place in order[: max(count, 0)]}
 
 
-def split_off(ids: Tensor, relations: Relations, reading: Reading) -> dict[str, Tensor]:
+def split_off(ids: Tensor, relations: Relations, reading: ReadOptions) -> dict[str, Tensor]:
     """Hold a share of the training items out, in which something can be measured; one log line says what.
 
     An item is measured by others of its class, so a class gives two items at least (one, if items are

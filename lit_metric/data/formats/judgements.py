@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.content import Content, Facts
+from lit_metric.data.dataset import Dataset, Facts
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
@@ -20,7 +20,7 @@ from lit_metric.data.formats.base import (
     TEXT_NAMES,
     Numbering,
     Plans,
-    Reading,
+    ReadOptions,
     Supervision,
     apart,
     contradictions,
@@ -65,7 +65,7 @@ class Texts:
         id: str | None,
         text: str | Sequence[str] | None,
         separator: str,
-        reading: Reading,
+        reading: ReadOptions,
     ) -> Texts:
         """Check a table.
 
@@ -179,7 +179,7 @@ class Judgements(Supervision):
         self.fold = fold
         self.group = group
 
-    def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
+    def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         queries, documents = self._texts(
             [reading.open(source) for source in (self.queries, self.corpus)], reading
         )
@@ -216,7 +216,7 @@ class Judgements(Supervision):
         content.row_counts.update(predicted_rows(tables))
         return content
 
-    def _texts(self, tables: Sequence[Table], reading: Reading) -> list[Texts]:
+    def _texts(self, tables: Sequence[Table], reading: ReadOptions) -> list[Texts]:
         """Queries and documents; of several columns of texts each takes those that it has."""
         if not isinstance(self.text, list):
             return [Texts.read(table, self.id, self.text, self.text_separator, reading) for table in tables]
@@ -230,7 +230,7 @@ class Judgements(Supervision):
             texts.append(Texts.read(table, self.id, own, self.text_separator, reading))
         return texts
 
-    def _check(self, table: Table, queries: Texts, documents: Texts, reading: Reading) -> _Rows:
+    def _check(self, table: Table, queries: Texts, documents: Texts, reading: ReadOptions) -> _Rows:
         columns = Columns(table, reading.problems)
         names = [
             named(table, self.query_id, QUERY_NAMES, "query_id", "queries"),
@@ -265,7 +265,7 @@ class Judgements(Supervision):
             problem = f"the pair of {where} again, with another grade"
             rows.columns.note(kept[place], relevance, problem, "Keep one judgement of each pair.")
 
-    def _places(self, judged: dict[str, _Rows], reading: Reading) -> dict[str, list[tuple[str, int]]]:
+    def _places(self, judged: dict[str, _Rows], reading: ReadOptions) -> dict[str, list[tuple[str, int]]]:
         """The judgements of each split, as ``(table, row)``."""
         places = {name: [(name, row) for row in rows.columns.kept] for name, rows in judged.items()}
         if self.folds is not None:
@@ -296,7 +296,7 @@ class Judgements(Supervision):
         facts: list[tuple[int, int, float]],
         splits: dict[str, Tensor],
         groups: list[str | None] | None,
-    ) -> Content:
+    ) -> Dataset:
         items, vocabulary = numbering.encode()
         given = Facts(
             ids_of(query for query, _, _ in facts),
@@ -311,7 +311,7 @@ class Judgements(Supervision):
             self.positive_from,
             self.unjudged,
         )
-        return Content(
+        return Dataset(
             items, vocabulary, relations, splits, facts=given, groups=groups, rows=numbering.placed()
         )
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.content import Content
+from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
     TEXT_NAMES,
-    Reading,
+    ReadOptions,
     Supervision,
     apart,
     refuse_empty,
@@ -122,7 +122,7 @@ class Labels(Supervision):
         self.normalize_labels = normalize_labels
         self.group = group
 
-    def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
+    def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         columns = {name: Columns(table, reading.problems) for name, table in tables.items()}
         taken = self._shared(tables)
         tables_of = {
@@ -274,7 +274,7 @@ class Labels(Supervision):
         logger.info("%d items of %s have no label and are left out", count, split)
         return items.select(known)
 
-    def _content(self, parts: dict[str, LabelledItems], reading: Reading) -> Content:
+    def _content(self, parts: dict[str, LabelledItems], reading: ReadOptions) -> Dataset:
         each = list(parts.values())
         keys = [key for part in each for key in part.keys or [""] * len(part)]
         roles = [row for part in each for row in part.roles or ()]
@@ -296,7 +296,7 @@ class Labels(Supervision):
         if self.unlabelled == "candidates":
             relations = relations_of(labels, apart(items.fingerprints, splits), self.overlap, "negative")
         groups = [name for part in each for name in part.groups or [None] * len(part)]
-        return Content(
+        return Dataset(
             items,
             vocabulary,
             relations,

@@ -10,14 +10,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from lit_metric.data.content import Content, Facts
+from lit_metric.data.dataset import Dataset, Facts
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
     DOCUMENT,
     QUERY,
     Numbering,
-    Reading,
+    ReadOptions,
     Supervision,
     apart,
     contradictions,
@@ -151,7 +151,7 @@ class Pairs(Supervision):
         self.positive_from = positive_from
         self.planned = "scores" if score else "pairs"
 
-    def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
+    def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         checked = {name: self._check(table, reading) for name, table in tables.items() if name != "predict"}
         say_guesses((each.columns.table, each.guessed) for each in checked.values())
         if checked:
@@ -178,7 +178,7 @@ class Pairs(Supervision):
         content.row_counts.update(predicted_rows(tables))
         return content
 
-    def _check(self, table: Table, reading: Reading) -> _Rows:
+    def _check(self, table: Table, reading: ReadOptions) -> _Rows:
         found = couple(table) or ("", "", True)
         said = ""
         anchor = named(table, self.anchor or found[0], (), "anchor", "anchors")
@@ -241,7 +241,7 @@ class Pairs(Supervision):
         return [list(dict.fromkeys(row)) for row in rows]
 
     def _hold_out(
-        self, checked: dict[str, _Rows], places: dict[str, list[tuple[str, int]]], reading: Reading
+        self, checked: dict[str, _Rows], places: dict[str, list[tuple[str, int]]], reading: ReadOptions
     ) -> None:
         """Move the rows of some anchors from training to validation."""
         anchors = [checked[name].anchors[row] for name, row in places["train"]]
@@ -312,7 +312,7 @@ class Pairs(Supervision):
         judged: _Judged,
         splits: dict[str, torch.Tensor],
         parts: dict[str, _Split],
-    ) -> Content:
+    ) -> Dataset:
         if same := sum(
             a == p for part in parts.values() for a, p in zip(part.anchors, part.positives, strict=True)
         ):
@@ -335,7 +335,7 @@ class Pairs(Supervision):
         for part in parts.values() if not triplets else ():
             for anchor, name in zip(part.anchors, part.groups, strict=False):
                 groups[anchor] = name
-        return Content(
+        return Dataset(
             items,
             vocabulary,
             relations,

@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.data.content import Content, Facts
+from lit_metric.data.dataset import Dataset, Facts
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
     DOCUMENT,
     QUERY,
     Numbering,
     Plans,
-    Reading,
+    ReadOptions,
     Supervision,
     apart,
     ids_of,
@@ -99,7 +99,7 @@ class Triples(Supervision):
         self.inverse = inverse
         self.group = group
 
-    def read(self, tables: Mapping[str, Table], reading: Reading) -> Content:
+    def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         table = reading.open(self.entities)
         entities = Texts.read(table, self.id, self.text, self.text_separator, reading)
         triples = {
@@ -124,7 +124,7 @@ class Triples(Supervision):
         content.row_counts.update(predicted_rows(tables))
         return content
 
-    def _check(self, table: Table, entities: Texts, reading: Reading) -> list[Triple]:
+    def _check(self, table: Table, entities: Texts, reading: ReadOptions) -> list[Triple]:
         columns = Columns(table, reading.problems)
         heads = columns.read(self.head, values.identifier)
         relations = columns.read(self.relation, values.label)
@@ -133,7 +133,7 @@ class Triples(Supervision):
             refer(columns, name, ids, entities)
         return list(dict.fromkeys((heads[row], relations[row], tails[row]) for row in columns.kept))
 
-    def _hold_out(self, triples: dict[str, list[Triple]], reading: Reading) -> None:
+    def _hold_out(self, triples: dict[str, list[Triple]], reading: ReadOptions) -> None:
         """Move some facts from training to validation."""
         chosen = held_out(triples["train"], reading)
         if not chosen:
@@ -166,7 +166,7 @@ class Triples(Supervision):
 
     def _content(
         self, numbering: Numbering, asked: Mapping[str, _Questions], splits: dict[str, Tensor]
-    ) -> Content:
+    ) -> Dataset:
         items, vocabulary = numbering.encode()
         anchors = ids_of(number for each in asked.values() for number in each.anchors)
         candidates = ids_of(number for each in asked.values() for number in each.candidates)
@@ -178,7 +178,7 @@ class Triples(Supervision):
             "%d facts, asked as %s questions", len(anchors), {name: len(splits[name]) for name in asked}
         )
         groups = None if self.group is None else _groups(len(numbering), asked)
-        return Content(
+        return Dataset(
             items, vocabulary, relations, splits, facts=facts, groups=groups, rows=numbering.placed()
         )
 

@@ -76,7 +76,7 @@ class Relations(ABC):
     def to(self: Self, device: torch.device | str) -> Self:
         """A copy on ``device``."""
 
-    def certain(self) -> Relations:
+    def labelled_only(self) -> Relations:
         """The same without negatives that only a miner's filters make likely, such as items without labels.
 
         What is drawn without looking at scores is drawn by these, and in a batch they hold for all pairs that

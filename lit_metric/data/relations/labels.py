@@ -142,7 +142,7 @@ class LabelRelations(Relations):
         labels, fingerprints = self.labels.to(device), self.fingerprints.to(device)
         return LabelRelations(labels, self.classes, fingerprints, self.unlabelled)
 
-    def certain(self) -> LabelRelations:
+    def labelled_only(self) -> LabelRelations:
         if self.unlabelled == "ignored":
             return self
         return LabelRelations(self.labels, self.classes, self.fingerprints)

@@ -124,7 +124,7 @@ class MultiLabelRelations(Relations):
         labels, fingerprints = self.labels.to(device), self.fingerprints.to(device)
         return MultiLabelRelations(labels, self.classes, fingerprints, self.overlap, self.unlabelled)
 
-    def certain(self) -> MultiLabelRelations:
+    def labelled_only(self) -> MultiLabelRelations:
         if self.unlabelled == "ignored":
             return self
         return MultiLabelRelations(self.labels, self.classes, self.fingerprints, self.overlap)

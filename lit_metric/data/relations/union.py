@@ -94,8 +94,8 @@ class UnionRelations(Relations):
     def to(self, device: torch.device | str) -> UnionRelations:
         return UnionRelations([part.to(device) for part in self.parts], self.offsets)
 
-    def certain(self) -> UnionRelations:
-        parts = [part.certain() for part in self.parts]
+    def labelled_only(self) -> UnionRelations:
+        parts = [part.labelled_only() for part in self.parts]
         if all(sure is part for sure, part in zip(parts, self.parts, strict=True)):
             return self
         return UnionRelations(parts, self.offsets)

@@ -13,7 +13,7 @@ from torch import Tensor
 _ELEMENTS = 2**24
 
 
-def recall_at_k(relevant: Tensor, k: int) -> Tensor:
+def hit_rate_at_k(relevant: Tensor, k: int) -> Tensor:
     """1 if any of the ``k`` nearest is relevant, else 0.
 
     This is the Recall@k of deep metric learning (Jégou et al. 2011; Musgrave et al. 2020 call it a hit rate).
@@ -30,7 +30,7 @@ def recall_at_k(relevant: Tensor, k: int) -> Tensor:
         ValueError: ``k`` is below 1 or ``relevant`` is not a bool matrix.
 
     Example:
-        >>> recall_at_k(torch.tensor([[False, True, True], [False, False, True]]), k=2).tolist()
+        >>> hit_rate_at_k(torch.tensor([[False, True, True], [False, False, True]]), k=2).tolist()
         [1.0, 0.0]
     """
     return _first(relevant, k).any(dim=1).float()
@@ -40,7 +40,7 @@ def precision_at_k(relevant: Tensor, k: int) -> Tensor:
     """Share of the ``k`` nearest that is relevant; ranks that a small corpus leaves empty count as
     irrelevant.
 
-    Arguments, result (in 0..1) and errors as in `recall_at_k`.
+    Arguments, result (in 0..1) and errors as in `hit_rate_at_k`.
 
     Example:
         >>> precision_at_k(torch.tensor([[True, False, True]]), k=4).tolist()
@@ -158,7 +158,7 @@ def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
         ``[q]`` in 0..1; NaN where R is 0.
 
     Raises:
-        ValueError: as `recall_at_k`, or shapes disagree.
+        ValueError: as `hit_rate_at_k`, or shapes disagree.
 
     Example:
         >>> map_at_k(torch.tensor([[True, False, True, True]]), torch.tensor([3]), k=3).tolist()
@@ -171,17 +171,17 @@ def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
     return (precision * hits).sum(dim=1) / total.clamp(max=k).float()
 
 
-def hit_rate_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
+def recall_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
     """Share of a query's R relevant items that are among the ``k`` nearest, in whatever order.
 
     It is the hit rate of the returned set ("Rethinking the Role of Pre-ranking in Large-scale E-Commerce
-    Search", KDD 2023, arXiv 2305.13647, ASH@k), and the recall of information retrieval; see `recall_at_k`
+    Search", KDD 2023, arXiv 2305.13647, ASH@k), and the recall of information retrieval; see `hit_rate_at_k`
     for metric learning's.
 
     Arguments, result and errors as in `map_at_k`.
 
     Example:
-        >>> hit_rate_at_k(torch.tensor([[True, False, True]]), torch.tensor([4]), k=3).tolist()
+        >>> recall_at_k(torch.tensor([[True, False, True]]), torch.tensor([4]), k=3).tolist()
         [0.5]
     """
     _check_total(relevant, total)

@@ -81,7 +81,7 @@ def small_setup(small: Small, folder: Path) -> Setup:
         n_pair=planner_of("NPairPlanner", classes=6),
         grouped=planner_of("PKPlanner", classes=3, per_class=4),
         protocol="training items vote",
-        data={"test_against": "train"},
+        data={"test_corpus": "train"},
     )
 
 

@@ -73,5 +73,5 @@ def test_a_configuration_is_that_of_the_project_with_another_loss_rate_and_batch
     assert (model["loss"]["class_path"], model["lr"]) == ("lit_metric.losses.ProxyAnchorLoss", 0.002)
     assert model["lr_scale"] == {"loss.proxies": 100.0}
     assert data["planner"]["init_args"] == {"batch_size": 1024}
-    assert (data["train"], data["tags"], data["validate_against"]) == (str(SHIPPED), "tags", "both")
+    assert (data["train"], data["tags"], data["validation_corpus"]) == (str(SHIPPED), "tags", "both")
     assert (config["seed_everything"], config["trainer"]["gradient_clip_val"]) == (2, 1.0)

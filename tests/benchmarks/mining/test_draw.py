@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.mining import draw
 from benchmarks.results import Finished
+from lit_metric.configurable import rebuilt
 from lit_metric.data import LabelRelations
-from lit_metric.described import rebuilt
 from lit_metric.mining import Miner, UniformWindow
 from tests.small import Small
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lit_metric.data import Content, Problems, Reading, Supervision, Table
+from lit_metric.data import Dataset, Problems, ReadOptions, Supervision, Table
 from lit_metric.data.table import Part
 
 
@@ -18,9 +18,9 @@ def table(name: str = "items.csv", /, **columns: list[Any]) -> Table:
 
 def read(
     format: Supervision, skip: bool = False, share: float = 0.5, seed: int = 0, **tables: Table
-) -> Content:
+) -> Dataset:
     """What a format makes of some tables."""
-    return format.read(tables, Reading(Problems(skip), share, seed))
+    return format.read(tables, ReadOptions(Problems(skip), share, seed))
 
 
 def write(path: Path, *rows: dict[str, Any]) -> str:
@@ -29,19 +29,19 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-def texts(content: Content, split: str) -> list[str]:
+def texts(content: Dataset, split: str) -> list[str]:
     """The texts of a split whose items have one each."""
     rows = content.items.texts.select(content.splits[split]).tolist()
     return [content.vocabulary.texts[text] for (text,) in rows]
 
 
-def text_of(content: Content, item: int) -> str:
+def text_of(content: Dataset, item: int) -> str:
     """The text of an item that has one."""
     [text] = content.items.texts[item].tolist()
     return content.vocabulary.texts[text]
 
 
-def known(content: Content, split: str) -> set[tuple[str, str, float]]:
+def known(content: Dataset, split: str) -> set[tuple[str, str, float]]:
     """What the relations know of a split's anchors and their corpus, in words."""
     anchors = content.splits[split]
     others = content.splits[content.corpus_of(split) or split]

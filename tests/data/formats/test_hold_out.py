@@ -84,11 +84,11 @@ def test_where_most_items_are_in_small_classes_both_kinds_give_some() -> None:
 
 def test_training_items_are_neighbours_too_where_they_are_searched() -> None:
     # One item of a class is enough then, and a class of which none is trained on would be of no use.
-    train, held = split(0.1, of(20, 3), validate_against="train")
+    train, held = split(0.1, of(20, 3), validation_corpus="train")
     assert set(train.values()) <= {2, 3}
     assert set(held.values()) == {1}
     # Nothing can be measured of halves of pairs: none are torn apart.
-    assert split(0.1, of(20, 2), validate_against="train") == (of(20, 2), {})
+    assert split(0.1, of(20, 2), validation_corpus="train") == (of(20, 2), {})
 
 
 def test_too_few_to_hold_anything_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -156,8 +156,8 @@ def test_judgements_find_their_texts_as_beir_lays_them(
     with caplog.at_level(logging.INFO):
         data = MetricDataModule(test=str(tmp_path / "qrels" / name))
         data.read()
-    assert data.content is not None
-    assert {(query, document) for query, document, _ in known(data.content, "test")} == {
+    assert data.dataset is not None
+    assert {(query, document) for query, document, _ in known(data.dataset, "test")} == {
         ("what is ink", "Ink is black"),
         ("who drinks tea", "tea and milk"),
     }

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from lit_metric.data import Content, Labels
+from lit_metric.data import Dataset, Labels
 from lit_metric.data.formats.names import settle
 from tests.data.formats.tables import read, table, texts
 
@@ -15,7 +15,7 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 WAYS = ["Card", "card", "card ", "CARD", "Card", COMPOSED, DECOMPOSED, "rate", "rate"]
 
 
-def classes(content: Content, split: str = "train") -> list[str]:
+def classes(content: Dataset, split: str = "train") -> list[str]:
     """The class of each item of a split."""
     return [
         content.relations.classes[label] for label in content.relations.labels[content.splits[split]].tolist()
@@ -26,7 +26,7 @@ def data(labels: list[object]) -> dict[str, object]:
     return {"train": table(text=[f"text {row}" for row in range(len(labels))], label=labels)}
 
 
-def read_all(labels: list[object], **options: bool) -> Content:
+def read_all(labels: list[object], **options: bool) -> Dataset:
     """With a validation split that takes nothing away."""
     tables = data(labels)
     return read(Labels(**options), **tables, validation=table(text=["v"], label=labels[:1]))  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def test_unlabelled_items_as_negatives_against_loops(seed):
     admitted = [c for c in range(ITEMS) if labels[c] < 0 and any(row[c] for row in expected)]
     assert 0 < len(admitted) < labels.count(-1)
     assert torch.equal(relations.positive(ids, ids), strict.positive(ids, ids))
-    assert torch.equal(relations.certain().negative(ids, ids), strict.negative(ids, ids))
+    assert torch.equal(relations.labelled_only().negative(ids, ids), strict.negative(ids, ids))
     with pytest.raises(ValueError, match="unlabelled must be 'ignored' or 'negative', not 'yes'"):
         LabelRelations.from_names(names, prints, unlabelled="yes")
 

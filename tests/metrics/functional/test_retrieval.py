@@ -39,7 +39,7 @@ def test_against_naive_loops(ranked: tuple[Tensor, Tensor]) -> None:
     relevant, total = ranked
     rows = relevant.tolist()
     for k in (1, 3, 30, 50):
-        assert recall_at_k(relevant, k).tolist() == [float(any(row[:k])) for row in rows]
+        assert hit_rate_at_k(relevant, k).tolist() == [float(any(row[:k])) for row in rows]
         torch.testing.assert_close(
             precision_at_k(relevant, k), torch.tensor([sum(row[:k]) / k for row in rows])
         )
@@ -64,7 +64,7 @@ def test_the_measures_of_musgrave_et_al() -> None:
         (all_ten, 1.0, 1.0, 1.0),
     ):
         total = torch.tensor([10])
-        assert recall_at_k(hits, 1).item() == precision_at_1
+        assert hit_rate_at_k(hits, 1).item() == precision_at_1
         assert r_precision(hits, total).item() == pytest.approx(precision_at_r)
         assert map_at_r(hits, total).item() == pytest.approx(mean_average)
 
@@ -84,8 +84,8 @@ def test_map_at_r_is_average_precision_where_all_relevant_come_within_r(
 
 def test_recall_is_a_hit_rate_not_the_share_of_relevant_items() -> None:
     relevant = torch.tensor([[True, False, True, True]])
-    assert recall_at_k(relevant, 1).item() == 1.0  # the share would be a third
-    assert recall_at_k(~relevant, 1).item() == 0.0
+    assert hit_rate_at_k(relevant, 1).item() == 1.0  # the share would be a third
+    assert hit_rate_at_k(~relevant, 1).item() == 0.0
 
 
 def test_lists_longer_than_r_are_cut_at_each_query_s_r() -> None:
@@ -112,7 +112,7 @@ def test_map_at_k_and_hit_rate_count_what_is_beyond_the_list(ranked: tuple[Tenso
             hit.append(sum(row[:k]) / r)
         for given in (relevant, relevant[:, :k]):
             torch.testing.assert_close(map_at_k(given, total, k), torch.tensor(average))
-            torch.testing.assert_close(hit_rate_at_k(given, total, k), torch.tensor(hit))
+            torch.testing.assert_close(recall_at_k(given, total, k), torch.tensor(hit))
 
 
 @pytest.mark.parametrize("k", [1, 5, 30, 40])
@@ -134,7 +134,7 @@ def test_no_relevant_item_leaves_no_answer() -> None:
     assert r_precision(relevant, total).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
     assert map_at_r(relevant, total).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
     assert map_at_k(relevant, total, 1).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
-    assert hit_rate_at_k(relevant, total, 1).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
+    assert recall_at_k(relevant, total, 1).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
     grades = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
     assert ndcg_at_k(grades, grades, 2).tolist() == [pytest.approx(torch.nan, nan_ok=True), 1.0]
     assert reciprocal_rank(relevant).tolist() == [0.0, 1.0]
@@ -148,10 +148,10 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"total must be \[1\]"):
         r_precision(relevant, torch.tensor([1, 1]))
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        recall_at_k(relevant, 0)
+        hit_rate_at_k(relevant, 0)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         ndcg_at_k(torch.ones(1, 2), torch.ones(1, 2), 0)
-    for function in (map_at_k, hit_rate_at_k):
+    for function in (map_at_k, recall_at_k):
         with pytest.raises(ValueError, match="k must be at least 1, got 0"):
             function(relevant, torch.tensor([1]), 0)
         with pytest.raises(ValueError, match=r"total must be \[1\]"):

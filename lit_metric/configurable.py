@@ -19,10 +19,10 @@ POSITIONAL = "*"
 """Where what was given as ``*arguments`` is remembered."""
 
 
-class Described:
+class Configurable:
     """Remembers the arguments of its ``__init__``; every subclass does so by itself.
 
-    Arguments must be None, bool, int, float, str, lists or dicts of such, or Described themselves; others
+    Arguments must be None, bool, int, float, str, lists or dicts of such, or Configurable themselves; others
     only matter when the description is asked for.
     """
 
@@ -41,11 +41,11 @@ class Described:
         given = self.__dict__.get("_arguments", {})  # a class may have no __init__ at all
 
         def inner(name: str, value: Any) -> Spec:
-            if isinstance(value, Described):
+            if isinstance(value, Configurable):
                 return value.spec()
             raise TypeError(
                 f"{_path(cls)}({name}=...) is a {type(value).__name__}, which can't be written down; derive "
-                "it from Described"
+                "it from Configurable"
             )
 
         if given.get(POSITIONAL):
@@ -77,7 +77,7 @@ def spec(thing: object) -> Spec:
     cls = type(thing)
 
     def inner(name: str, value: Any) -> Spec:
-        if isinstance(value, Described):
+        if isinstance(value, Configurable):
             return value.spec()
         if _foreign(value):
             raise TypeError(
@@ -176,12 +176,12 @@ def _remembering(init: Any) -> Any:
     return wrapper
 
 
-def build(described: Any, kind: type = Described, trust_remote_code: bool = False) -> Any:
-    """The object that :func:`spec` or :meth:`Described.spec` describes; lists and dicts of such likewise.
+def build(described: Any, kind: type = Configurable, trust_remote_code: bool = False) -> Any:
+    """The object that :func:`spec` or :meth:`Configurable.spec` describes; lists and dicts of such likewise.
 
     Args:
         described: descriptions inside are built too; what describes nothing comes back as it is.
-        kind: which classes may be named: ``Described``, unless the description is from the same user.
+        kind: which classes may be named: ``Configurable``, unless the description is from the same user.
         trust_remote_code: allow classes outside lit_metric, whose import runs their code.
 
     Raises:
@@ -237,17 +237,17 @@ def checked_spec(thing: object) -> Spec:
         ValueError: if nothing, or something else, is built from the description.
 
     Example:
-        >>> from lit_metric.mining.filters import AbsoluteMax
-        >>> checked_spec(AbsoluteMax(0.8))["init_args"]
+        >>> from lit_metric.mining.filters import MaxScore
+        >>> checked_spec(MaxScore(0.8))["init_args"]
         {'maximum': 0.8}
     """
-    described = thing.spec() if isinstance(thing, Described) else spec(thing)
+    described = thing.spec() if isinstance(thing, Configurable) else spec(thing)
     name = _path(type(thing))
     if "<locals>" in name:
         raise ValueError(f"{name} is defined inside a function: move it to the top of a module")
     try:
         copy = rebuilt(described)
-        again = copy.spec() if isinstance(copy, Described) else spec(copy)
+        again = copy.spec() if isinstance(copy, Configurable) else spec(copy)
     except Exception as error:
         raise ValueError(f"{name} can't be built again from {described['init_args']}: {error}") from error
     if again != described:
@@ -260,8 +260,8 @@ def rebuilt(described: Any) -> Any:
     """The object that :func:`spec` describes, whatever its class, for a description from the same user.
 
     Example:
-        >>> from lit_metric.mining.filters import AbsoluteMax
-        >>> rebuilt(spec(AbsoluteMax(0.8))).maximum
+        >>> from lit_metric.mining.filters import MaxScore
+        >>> rebuilt(spec(MaxScore(0.8))).maximum
         0.8
     """
     return build(described, kind=object, trust_remote_code=True)

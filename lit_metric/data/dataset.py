@@ -33,7 +33,7 @@ class Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Content:
+class Dataset:
     """One data set in one space of global ids.
 
     Args:
@@ -61,7 +61,7 @@ class Content:
     pairs: dict[str, GivenPairs] = field(default_factory=dict)
     triplets: dict[str, GivenTriplets] = field(default_factory=dict)
     facts: Facts | None = None
-    parts: dict[str, Content] = field(default_factory=dict)
+    parts: dict[str, Dataset] = field(default_factory=dict)
     groups: list[str | None] | None = None
     held_out: bool = False
     rows: Tensor | None = None

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 
 from lit_metric import losses
-from lit_metric.described import Described, build, checked_spec, rebuilt, spec
+from lit_metric.configurable import Configurable, build, checked_spec, rebuilt, spec
 from lit_metric.encoders.pooling import AttentionPooling, MeanPooling
 
 
-class Base(Described):
+class Base(Configurable):
     def __init__(self, size: int, name: str = "x") -> None:
         self.size, self.name = size, name
 
@@ -55,7 +55,7 @@ def test_only_this_packages_own_described_classes_are_built() -> None:
         with pytest.raises((ValueError, ModuleNotFoundError)):
             build({"class_path": path, "init_args": {}})
     with pytest.raises(ValueError, match="no class"):
-        build({"class_path": "lit_metric.described.importlib", "init_args": {}})
+        build({"class_path": "lit_metric.configurable.importlib", "init_args": {}})
     asking = {"backbone": "someone/model", "trust_remote_code": True}
     with pytest.raises(ValueError, match="asks to run code"):
         build({"class_path": "lit_metric.encoders.text.TextEncoder", "init_args": asking})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_metric.data.files import replacing, write_json
+from lit_metric.store import replacing, write_json
 
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from lit_metric.data.files import replacing\n"
+        "import os, signal, sys; from pathlib import Path; from lit_metric.store import replacing\n"
         "with replacing(Path(sys.argv[1])) as unfinished:\n"
         "    unfinished.write_text('new'); os.kill(os.getpid(), signal.SIGKILL)"
     )
