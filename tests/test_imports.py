@@ -20,7 +20,9 @@ LAYERS = [
     {"encoders", "metrics", "losses"},
     {"clusters"},
     {"index"},
-    {"data", "configurable", "store"},
+    {"data"},
+    {"configurable"},
+    {"store"},
 ]
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 MIXED = LAYERS[0]
