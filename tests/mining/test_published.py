@@ -86,7 +86,7 @@ def test_a_disk_too_full_for_the_vectors_is_refused_before_anything_is_written(
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
     table_of().save(tmp_path / "without", corpus="", weights="", step=0, epoch=0)
     many = torch.ones(5, 100)
-    with pytest.raises(OSError, match="bytes free, and .* are to be written: make room"):
+    with pytest.raises(OSError, match=r"bytes free, and .* are to be written: make room"):
         table_of().save(tmp_path / "with", corpus="", weights="", step=0, epoch=0, vectors=(IDS, many))
     assert not list((tmp_path / "with").iterdir())
 
