@@ -94,8 +94,7 @@ class PlanDataset(Dataset[Batch]):
         self._plan: tuple[tuple[int, int], Plan] | None = None
 
     def plan(self, epoch: int, planned: int = 0) -> Plan:
-        """The plan of ``epoch`` for all ranks, by the vectors of version ``planned`` if the planner uses
-        any."""
+        """The plan of ``epoch`` for all ranks, by the vectors of version ``planned`` if it uses any."""
         by_vectors = self.planner.uses_vectors
         key = epoch, planned if by_vectors else 0
         if self._plan is None or self._plan[0] != key:
@@ -187,10 +186,9 @@ def resume_position(trainer: Any) -> tuple[int, int]:
     The number is 0 except after a resume in the middle of an epoch.
 
     When Lightning makes the iterator of a resumed run (``FitLoop.setup_data``), it has loaded the
-    checkpoint's
-    counters but not corrected them: ``FitLoop.reset`` and ``_TrainingEpochLoop.reset`` come later. So this
-    function repeats their work. ``epoch_loop.restarting`` is true from loading the checkpoint to the end of
-    the first iteration. ``batch_progress.current`` counts the batches of the epoch. A later reset sets
+    checkpoint's counters but not corrected them: ``FitLoop.reset`` and ``_TrainingEpochLoop.reset`` come
+    later. So this function repeats their work. ``epoch_loop.restarting`` is true from loading the checkpoint
+    to the end of the first iteration. ``batch_progress.current`` counts the batches of the epoch. A later reset sets
     ``ready`` back to ``completed``, so a batch whose training failed is trained again. But a checkpoint saved
     in ``on_train_batch_end`` counts its own batch as processed and not as completed. If that was the epoch's
     last batch, Lightning moves on to the next epoch.
