@@ -188,10 +188,10 @@ def resume_position(trainer: Any) -> tuple[int, int]:
     When Lightning makes the iterator of a resumed run (``FitLoop.setup_data``), it has loaded the
     checkpoint's counters but not corrected them: ``FitLoop.reset`` and ``_TrainingEpochLoop.reset`` come
     later. So this function repeats their work. ``epoch_loop.restarting`` is true from loading the checkpoint
-    to the end of the first iteration. ``batch_progress.current`` counts the batches of the epoch. A later reset sets
-    ``ready`` back to ``completed``, so a batch whose training failed is trained again. But a checkpoint saved
-    in ``on_train_batch_end`` counts its own batch as processed and not as completed. If that was the epoch's
-    last batch, Lightning moves on to the next epoch.
+    to the end of the first iteration. ``batch_progress.current`` counts the batches of the epoch. A later
+    reset sets ``ready`` back to ``completed``, so a batch whose training failed is trained again. But a
+    checkpoint saved in ``on_train_batch_end`` counts its own batch as processed and not as completed. If that
+    was the epoch's last batch, Lightning moves on to the next epoch.
 
     Under ``max_steps``, after a resume from a checkpoint of ``on_train_epoch_end``, Lightning (2.6) counts
     one epoch too many from then on, and so does this function. ``max_epochs`` is not affected.
