@@ -25,7 +25,6 @@ from lit_metric.batching import (
     PlanSampler,
     ScoredPairPlanner,
     chunks,
-    resume_epoch,
     resume_position,
 )
 from lit_metric.batching.mixture import Strategy
@@ -336,8 +335,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         )
         sampler = PlanSampler(
             len(dataset),
-            epoch_fn=lambda: resume_epoch(self.trainer),
-            start_fn=lambda: resume_position(self.trainer),
+            position_fn=lambda: resume_position(self.trainer),
             version_fn=lambda epoch, step: self.version_for(epoch, step),
             planned_fn=None if vectors is None else lambda epoch: self.planned_for(epoch),
         )
