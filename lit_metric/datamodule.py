@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,6 @@ from lit_metric.data.table import say_unused
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
-from lit_metric.mining.published import check_planners
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +174,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
                 "beside it"
             )
         check_names(mixture or {})
-        check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
+        _check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
         self.mixture = mixture or {}
         self.strategy: Strategy = strategy
         self.supervision = supervision
@@ -384,6 +383,32 @@ class MetricDataModule(EvaluationView, LightningDataModule):
     def texts_of(self, item: int) -> list[str]:
         """The texts of the item with a global id."""
         return [self.vocabulary.texts[text] for text in self.items.texts[item].tolist()]
+
+
+def _check_planners(planners: Sequence[BatchPlanner | None], miner: Miner | None) -> None:
+    """See that a planner which looks at vectors gets some, and that a miner does anything for anybody.
+
+    Raises:
+        DataError: when it doesn't.
+    """
+    using = next((type(each).__name__ for each in planners if each is not None and each.uses_vectors), None)
+    if using is None:
+        if miner is not None and not miner.negatives:
+            raise DataError(
+                "data.miner has negatives: 0, and data.planner uses no vectors, so it would mine for nobody: "
+                "leave it out, or set negatives to 1 or more"
+            )
+        return
+    if miner is None:
+        raise DataError(
+            f"{using} plans by the items' vectors, which a miner provides: give data.miner, such as "
+            "lit_metric.Miner with negatives: 0, which mines the vectors alone"
+        )
+    if miner.cold_start == "in_batch":
+        raise DataError(
+            f"{using} plans the first epoch by vectors, which data.miner has none of with cold_start: "
+            "in_batch; set it to mine"
+        )
 
 
 def _planner_for(supervision: Supervision | None) -> BatchPlanner:
