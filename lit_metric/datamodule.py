@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ from lit_metric.batching import (
     PlanSampler,
     ScoredPairPlanner,
     chunks,
-    resume_epoch,
     resume_position,
 )
 from lit_metric.batching.mixture import Strategy
@@ -55,6 +54,7 @@ from lit_metric.data.table import log_unused_columns
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
+from lit_metric.refresh import Refresh
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         strategy: of a mixture: batches in proportion to what the data sets have, in turn, or by weights; see
             :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
+        refresh: when they are mined anew, and by which process.
         validation_corpus: validation items search each other (``"self"``), the training items (``"train"``),
             or the former for retrieval and the latter for classification (``"both"``). None: ``"self"`` where
             classes have 20 validation items or more, else ``"both"``, or ``"train"`` where most have one.
@@ -134,6 +135,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         mixture: dict[str, MixturePart] | None = None,
         strategy: Strategy = "proportional",
         miner: Miner | None = None,
+        refresh: Refresh | None = None,
         validation_corpus: Against | None = None,
         test_corpus: Against = "both",
         num_workers: int = 0,
@@ -173,8 +175,9 @@ class MetricDataModule(EvaluationView, LightningDataModule):
                 "beside it"
             )
         check_names(mixture or {})
-        _check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
+        self.refresh = refresh or Refresh()
         self.mixture = mixture or {}
+        self.refresh.check_planners([planner, *(part.planner for part in self.mixture.values())], miner)
         self.strategy: Strategy = strategy
         self.supervision = supervision
         self.problems = Problems(bad_rows == "skip", "leave them out with bad_rows='skip'")
@@ -332,8 +335,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         )
         sampler = PlanSampler(
             len(dataset),
-            epoch_fn=lambda: resume_epoch(self.trainer),
-            start_fn=lambda: resume_position(self.trainer),
+            position_fn=lambda: resume_position(self.trainer),
             version_fn=lambda epoch, step: self.version_for(epoch, step),
             planned_fn=None if vectors is None else lambda epoch: self.planned_for(epoch),
         )
@@ -382,32 +384,6 @@ class MetricDataModule(EvaluationView, LightningDataModule):
     def texts_of(self, item: int) -> list[str]:
         """The texts of the item with a global id."""
         return [self.vocabulary.texts[text] for text in self.items.texts[item].tolist()]
-
-
-def _check_planners(planners: Sequence[BatchPlanner | None], miner: Miner | None) -> None:
-    """See that a planner which looks at vectors gets some, and that a miner does anything for anybody.
-
-    Raises:
-        DataError: when it doesn't.
-    """
-    using = next((type(each).__name__ for each in planners if each is not None and each.uses_vectors), None)
-    if using is None:
-        if miner is not None and not miner.negatives:
-            raise DataError(
-                "data.miner has negatives: 0, and data.planner uses no vectors, so it would mine for nobody: "
-                "leave it out, or set negatives to 1 or more"
-            )
-        return
-    if miner is None:
-        raise DataError(
-            f"{using} plans by the items' vectors, which a miner provides: give data.miner, such as "
-            "lit_metric.Miner with negatives: 0, which mines the vectors alone"
-        )
-    if miner.cold_start == "in_batch":
-        raise DataError(
-            f"{using} plans the first epoch by vectors, which data.miner has none of with cold_start: "
-            "in_batch; set it to mine"
-        )
 
 
 def _planner_for(supervision: Supervision | None) -> BatchPlanner:
