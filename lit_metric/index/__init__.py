@@ -4,12 +4,14 @@ Vectors of any float type are searched in float32. Scores are similarities: larg
 """
 
 from lit_metric.index.base import Index, Similarity, StoredIndexError, Vectors, load_index
+from lit_metric.index.embeddings import Embeddings
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
 from lit_metric.index.representatives import RepresentativeIndex
 from lit_metric.index.scores import padded, similarities, top_k
 
 __all__ = [
+    "Embeddings",
     "ExactIndex",
     "FaissIndex",
     "Index",

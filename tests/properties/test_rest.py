@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_metric.data.table import Problems
+from lit_metric.data.errors import Problems
 from lit_metric.index import ExactIndex
 from lit_metric.index.representatives import near_duplicates
 from lit_metric.metrics.functional import (
