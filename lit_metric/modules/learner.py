@@ -251,7 +251,7 @@ class MetricLearner(ResumableModule):
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
-        pairs = RelationPairs(self.relations, *ids, self.certain, batch.drawn)
+        pairs = RelationPairs(self.relations, *ids, self.certain, batch.mined)
         parts = self._loss_of(batch.task)(anchors, candidates, pairs, **self._classes(batch))
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
