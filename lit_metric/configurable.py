@@ -1,4 +1,4 @@
-"""Objects written down in JSON types and built again: a class path with arguments, as in a YAML configuration.
+"""Objects written down in JSON types and built again: class path and arguments, as in a YAML configuration.
 
 Nothing is pickled. What holds tensors, such as relations, is written down as its attributes, with the tensors
 as arrays by name beside the JSON.
@@ -118,13 +118,14 @@ def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[
         return {"class_path": class_path(cls), "state": state}
     if _foreign(thing):
         raise TypeError(
-            f"{name} is a {cls.__name__}, which can't be written down: it has to be a number, a string, a list "
-            "of such, or an object that keeps its own arguments as attributes or derives from Configurable"
+            f"{name} is a {cls.__name__}, which can't be written down: it has to be a number, a string, a "
+            "list of such, or an object that keeps its arguments as attributes or derives from Configurable"
         )
     given, path = arguments_of(thing), class_path(cls)
     if given.pop(POSITIONAL, None):
         raise TypeError(f"{path} was given *arguments, which can't be written down; give them names")
-    if lost := [each for each in parameters_of(cls) if each not in given and not isinstance(thing, Configurable)]:
+    expected = [] if isinstance(thing, Configurable) else parameters_of(cls)
+    if lost := [each for each in expected if each not in given]:
         raise TypeError(
             f"{path} cannot be described: its argument {lost[0]!r} must be kept as an attribute of that name"
         )
