@@ -21,6 +21,7 @@ LAYERS = [
     {"clusters"},
     {"index"},
     {"data", "configurable", "store"},
+    {"renamed"},
 ]
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 MIXED = LAYERS[0]

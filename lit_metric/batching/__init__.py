@@ -14,6 +14,7 @@ from lit_metric.batching.plan import BatchPlanner, Plan
 from lit_metric.batching.shuffle import ShufflePlanner
 from lit_metric.batching.stratified import StratifiedPlanner
 from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BatchPlanner",
@@ -39,3 +40,5 @@ __all__ = [
     "resume_epoch",
     "resume_position",
 ]
+
+refuse_old_names(__name__)

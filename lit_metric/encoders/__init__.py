@@ -15,6 +15,7 @@ from lit_metric.encoders.sets import SetEncoder
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import TextTokenizer
 from lit_metric.encoders.two_tower import TwoTowerEncoder
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "AttentionPooling",
@@ -32,3 +33,5 @@ __all__ = [
     "TwoTowerEncoder",
     "from_spec",
 ]
+
+refuse_old_names(__name__)

@@ -10,6 +10,7 @@ from lit_metric.index.load import load_index
 from lit_metric.index.products import padded, similarities, top_k
 from lit_metric.index.representatives import RepresentativeIndex
 from lit_metric.index.stored import StoredIndexError
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "ExactIndex",
@@ -24,3 +25,5 @@ __all__ = [
     "similarities",
     "top_k",
 ]
+
+refuse_old_names(__name__)
