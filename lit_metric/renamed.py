@@ -27,6 +27,7 @@ NAMES: dict[str, dict[str, str]] = {
         "MarginFilter": "AbsoluteMargin",
         "PercentageFilter": "RelativeMargin",
         "RankWindow": "RankRange",
+        "collect": "collect_versions",
     },
 }
 """Classes, functions and modules, by the package that they were imported from."""
@@ -51,8 +52,6 @@ METRICS: dict[str, str] = {}
 
 OPTIONS: dict[str, dict[str, str]] = {
     "mine": {
-        "--config": "--run",
-        "--data": "--data.train",
         "--filter": "--filters",
         "--max-tokens": "--data.max_tokens",
         "--seed": "--data.seed",
