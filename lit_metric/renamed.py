@@ -37,6 +37,19 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "test_against": "test_corpus",
         "validate_against": "validation_corpus",
     },
+    "lit_metric.mining.Miner": {
+        "cold_start": "use data.refresh.first_table: before_training (mine), in_background (in_batch)",
+        "delay": "data.refresh.delay",
+        "device": "data.refresh.device",
+        "free_refresh": "data.refresh.reuse_training_embeddings",
+        "max_staleness": "leave it out; a table is at most every + delay - 1 batches old",
+        "mode": "use data.refresh.mode: inline or scheduled, which takes the place of eager, too",
+        "refresh": "data.refresh.every",
+        "restarts": "data.refresh.restarts",
+        "strict": "data.refresh.strict",
+        "threads": "data.refresh.threads",
+        "timeout": "data.refresh.timeout",
+    },
 }
 """Arguments by class, function or ``Class.method``. ``name=value`` is one value of an argument."""
 

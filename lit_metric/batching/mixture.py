@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,36 @@ from lit_metric.batching.classes import IntArray
 from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
 from lit_metric.batching.vectors import ItemVectors
 from lit_metric.data.errors import DataError
+from lit_metric.data.formats import Supervision
 from lit_metric.data.ragged import Ragged
+from lit_metric.data.readers import Source
 from lit_metric.data.relations import Relations, UnionRelations
 
 Strategy = Literal["proportional", "round_robin", "weighted"]
+
+
+@dataclass
+class MixturePart:
+    """A data set of a mixture; see :class:`~lit_metric.MetricDataModule`.
+
+    Args:
+        train: a file, pattern, hub id, DataFrame, or another source of rows; see
+            :func:`~lit_metric.data.read_table`.
+        validation: likewise; split off ``train`` if None.
+        test: likewise, or None.
+        predict: items to encode by ``lit-metric predict``, or None. Needs no labels.
+        supervision: what its rows say; guessed from the names of the columns if None.
+        planner: who meets whom in its batches; what suits the supervision if None.
+        weight: its share of the batches, relative to the others', above 0; with ``strategy: weighted``.
+    """
+
+    train: Source | None = None
+    validation: Source | None = None
+    test: Source | None = None
+    predict: Source | None = None
+    supervision: Supervision | None = None
+    planner: BatchPlanner | None = None
+    weight: float = 1.0
 
 
 class MixturePlanner(BatchPlanner):
