@@ -161,7 +161,9 @@ def _offered(module: str, path: str) -> Iterator[tuple[Any, str]]:
     """The object that holds what ``path`` names and its name there, if it is in ``module``."""
     if path.startswith(f"{module}."):
         *owners, name = path.removeprefix(f"{module}.").split(".")
-        owner = functools.reduce(lambda each, inner: getattr(each, inner, None), owners, sys.modules[module])
+        owner: Any = sys.modules[module]
+        for each in owners:
+            owner = getattr(owner, each, None)
         if name in getattr(owner, "__dict__", {}):
             yield owner, name
 

@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError
 
@@ -122,10 +123,10 @@ def _found(path: str) -> type | None:
 
 
 def _options(cls: type) -> list[str]:
-    """The arguments of a class, with those that it passes on to its bases."""
-    parameters = [
-        each for kind in cls.__mro__ for each in inspect.signature(kind.__init__).parameters.values()
-    ]
+    """The arguments of a class and of its bases."""
+    kinds: tuple[Any, ...] = cls.__mro__
+    signatures = [inspect.signature(kind.__init__) for kind in kinds]
+    parameters = [each for signature in signatures for each in signature.parameters.values()]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [each.name for each in parameters if each.kind in named and each.name != "self"]
 
