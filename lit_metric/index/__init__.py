@@ -4,6 +4,7 @@ Both search vectors in float32, whatever they were given. Scores are similaritie
 """
 
 from lit_metric.index.base import Index, Similarity, StoredIndexError, Vectors
+from lit_metric.index.embeddings import Embeddings
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
 from lit_metric.index.load import load_index
@@ -12,6 +13,7 @@ from lit_metric.index.representatives import RepresentativeIndex
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [
+    "Embeddings",
     "ExactIndex",
     "FaissIndex",
     "Index",
