@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.results import Spread, spread
 from lit_metric import TextEncoder
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.pretrained import locate
 from lit_metric.encoders.text import tokenize_all
 from lit_metric.losses import DensePairs, InfoNCELoss
@@ -35,8 +35,7 @@ def ours(options: Mapping[str, Any]) -> Step:
 
     def step(texts: Sequence[str], labels: Tensor) -> None:
         tokens = tokenize_all(encoder.tokenizer, list(texts))
-        every = torch.arange(len(texts))
-        vectors = encoder(tokens, Ragged.from_lengths(every, torch.ones_like(every)))
+        vectors = encoder(EncoderInput.of_texts(tokens))
         same = labels[:, None] == labels
         pairs = DensePairs(same & ~torch.eye(len(texts), dtype=torch.bool), ~same)
         update(loss(vectors, vectors, pairs)["loss"], optimizer)

@@ -45,14 +45,13 @@ from lit_metric.data import (
     tokenize,
 )
 from lit_metric.data.checks import check, say_what_is_cut
+from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.in_memory import TAKEN
-from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import check_names, union
-from lit_metric.data.progress import stage
+from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
-from lit_metric.data.rejected import REJECTED, write_rejected
-from lit_metric.data.table import say_unused
+from lit_metric.data.table import log_unused_columns
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
@@ -202,7 +201,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """
         if self.splits:
             return
-        with uncollected(), stage("reading the data"):
+        with without_garbage_collection(), stage("reading the data"):
             dataset = self._read_all()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
@@ -233,7 +232,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
         supervision = supervision or guessed(next(iter(tables.values())))
         dataset = supervision.read(tables, reading)
-        say_unused([*tables.values(), *reading.opened])
+        log_unused_columns([*tables.values(), *reading.opened])
         view = EvaluationView(dataset, self.against)
         check(dataset, view.compared_with("validation") != "train", supervision.planned)
         if "validation" in dataset.splits:
@@ -265,7 +264,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         folder = run_folder(self.trainer)
         if folder and self.trainer.is_global_zero:
             if len(self.problems):
-                log.warning("They are listed in %s", write_rejected(self.problems, folder))
+                log.warning("They are listed in %s", self.problems.write(folder))
             elif stage == "fit":
                 (folder / REJECTED).unlink(missing_ok=True)  # of what was refused there earlier
         self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)

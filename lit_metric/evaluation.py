@@ -230,7 +230,7 @@ def encode_split(
 
 def encode_batch(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
     """``[A, d]`` raw vectors of a batch's anchors, and their ids ``[A]``."""
-    vectors = encoder(**batch.inputs)
+    vectors = encoder(batch.inputs)
     return vectors[batch.anchors], batch.anchor_ids
 
 

@@ -19,7 +19,7 @@ from lit_metric.callbacks.mining_task import describe
 from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.mining import Miner, NegativeTable, TableError, TableVectors, collect
+from lit_metric.mining import Miner, NegativeTable, TableError, TableVectors, collect_versions
 from lit_metric.mining.sample import add_texts
 from lit_metric.mining.snapshot import fingerprint
 from lit_metric.mining.texts import text_of_items
@@ -263,7 +263,7 @@ class MiningCallback(Callback):
             assert data.tables is not None
             states = states_in_checkpoints(trainer)
             named = {int(use[1]) for state in states for use in state.get("uses", [])}
-            collect(data.tables, keep=named | {use.version for use in self.uses.uses})
+            collect_versions(data.tables, keep=named | {use.version for use in self.uses.uses})
             files = {name for state in states for name in _files(state)}
             CheckpointFiles(data.tables / "kept").collect(files, before=self.trained)
 

@@ -376,7 +376,7 @@ def _vectors(encoder: Any, task: Task) -> Tensor:
     """What the encoder makes of the items by which a copy of it is recognised."""
     with evaluating(encoder):
         batch = Collator(task.items, task.tokens)(task.probed, torch.empty(0, dtype=torch.int64))
-        return encoder(**batch.to(encoder.device).inputs)[batch.anchors.to(encoder.device)]
+        return encoder(batch.to(encoder.device).inputs)[batch.anchors.to(encoder.device)]
 
 
 def _named(name: str, machine: int) -> str:

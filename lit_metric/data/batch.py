@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.items import Items
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.data.tokens import Tokens
 
 
@@ -57,16 +57,9 @@ class Batch:
         return self.item_ids[self.candidates]
 
     @property
-    def inputs(self) -> dict[str, Any]:
-        """The keyword arguments of an encoder's ``forward``, which gives a vector for each of the items."""
-        return {
-            "tokens": self.tokens,
-            "items": self.items,
-            "text_ids": self.text_ids,
-            "weights": self.weights,
-            "skip": self.skip,
-            "roles": self.roles,
-        }
+    def inputs(self) -> EncoderInput:
+        """What an encoder takes, which gives a vector for each of the items."""
+        return EncoderInput(self.tokens, self.items, self.text_ids, self.weights, self.skip, self.roles)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """A copy on ``device``."""

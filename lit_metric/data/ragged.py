@@ -94,6 +94,62 @@ class Ragged:
         return [values[start:stop] for start, stop in itertools.pairwise(offsets)]
 
 
+@dataclass(frozen=True, eq=False)
+class EncoderInput:
+    """What an encoder takes: distinct texts, and the items that are made of them.
+
+    Args:
+        tokens: ``[U]`` rows, the token ids of the distinct texts.
+        items: ``[I]`` rows of positions into the ``U`` texts.
+        text_ids: ``[U]`` int64 vocabulary ids of the texts. With them, a frozen text tower looks up the texts
+            that it has encoded before.
+        weights: float32 > 0, how much each of ``items.values`` counts in its item. None: all count the same.
+        skip: ``[U]`` int64, how many leading tokens of each text poolings don't see. None: they see all.
+        roles: ``[I]`` int64, the role of each item; 0 is that of queries. None: items have no roles.
+
+    Example:
+        >>> inputs = EncoderInput.of_texts(Ragged.from_lists([[5, 6], [7]]))
+        >>> inputs.items.tolist()
+        [[0], [1]]
+    """
+
+    tokens: Ragged
+    items: Ragged
+    text_ids: Tensor | None = None
+    weights: Tensor | None = None
+    skip: Tensor | None = None
+    roles: Tensor | None = None
+
+    @classmethod
+    def of_texts(
+        cls, tokens: Ragged, text_ids: Tensor | None = None, skip: Tensor | None = None
+    ) -> EncoderInput:
+        """Each text is an item."""
+        every = torch.arange(len(tokens) + 1, device=tokens.offsets.device)
+        return cls(tokens, Ragged(every[:-1], every), text_ids, skip=skip)
+
+    def select(self, rows: Tensor) -> EncoderInput:
+        """The items numbered ``rows [m]``, and of the texts only theirs."""
+        items = self.items.select(rows)
+        texts, members = items.values.unique(return_inverse=True)
+        weights = self.weights
+        return EncoderInput(
+            self.tokens.select(texts),
+            Ragged(members, items.offsets),
+            None if self.text_ids is None else self.text_ids[texts],
+            None if weights is None else Ragged(weights, self.items.offsets).select(rows).values,
+            None if self.skip is None else self.skip[texts],
+            None if self.roles is None else self.roles[rows],
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncoderInput:
+        """A copy on ``device``."""
+        given = {name: part for name, part in vars(self).items() if part is not None}
+        return EncoderInput(
+            **{name: part.to(device, non_blocking=non_blocking) for name, part in given.items()}
+        )
+
+
 def offsets_of(lengths: Tensor) -> Tensor:
     """``[n]`` lengths to ``[n + 1]`` int64 offsets.
 

@@ -1,5 +1,6 @@
 """Encoders: from texts and sets of texts to vectors, unpadded wherever that is shown to change nothing."""
 
+from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.backbone import Backbone
 from lit_metric.encoders.base import Encoder, from_spec
 from lit_metric.encoders.pooling import (
@@ -21,6 +22,7 @@ __all__ = [
     "Backbone",
     "CLSPooling",
     "Encoder",
+    "EncoderInput",
     "LastTokenPooling",
     "MaxPooling",
     "MeanPooling",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lit_metric.configurable import Configurable, Spec, build
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.inputs import as_list
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
@@ -51,26 +51,8 @@ class Encoder(Configurable, nn.Module, ABC):
         """The tokenizer of the text tower."""
 
     @abstractmethod
-    def forward(
-        self,
-        tokens: Ragged,
-        items: Ragged,
-        text_ids: Tensor | None = None,
-        *,
-        weights: Tensor | None = None,
-        skip: Tensor | None = None,
-        roles: Tensor | None = None,
-    ) -> Tensor:
-        """Encode a batch; ``Batch.inputs`` has all the arguments.
-
-        Args:
-            tokens: token ids of the ``U`` distinct texts of the batch.
-            items: ``I`` rows of positions into those texts.
-            text_ids: ``[U]`` vocabulary ids; with them, texts that a frozen text tower has seen are looked
-                up.
-            weights: > 0, how much each of ``items.values`` counts in its item; they all count alike if None.
-            skip: ``[U]`` int64, how many leading tokens of each text are kept out of pooling; none if None.
-            roles: ``[I]`` int64, the role of each item; 0 is that of queries.
+    def forward(self, inputs: EncoderInput) -> Tensor:
+        """Encode the ``I`` items of ``inputs``, such as ``Batch.inputs``.
 
         Returns:
             ``[I, dimension]``, in float32 at least, not normalised.
@@ -85,7 +67,7 @@ class Encoder(Configurable, nn.Module, ABC):
         if not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             return torch.empty(0, self.dimension, device=self.device)
         one = Ragged.from_lists(self.tokenizer.tokenize(["a"])).to(self.device)
-        return self(one, Ragged.from_lists([[0]]).to(self.device))[:0]
+        return self(EncoderInput.of_texts(one))[:0]
 
     @abstractmethod
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
 from lit_metric.encoders.inputs import as_list, check_texts
 from lit_metric.encoders.pooling import AttentionPooling, Pooling, drop_values, unit_rows
@@ -77,18 +77,9 @@ class SetEncoder(Encoder):
         """The text encoder's."""
         return self.text.tokenizer
 
-    def forward(
-        self,
-        tokens: Ragged,
-        items: Ragged,
-        text_ids: Tensor | None = None,
-        *,
-        weights: Tensor | None = None,
-        skip: Tensor | None = None,
-        roles: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, inputs: EncoderInput) -> Tensor:
         """See :meth:`Encoder.forward`."""
-        return self.pool(self.text.embed(tokens, text_ids, skip), items, weights)
+        return self.pool(self.text.embed(inputs), inputs.items, inputs.weights)
 
     def pool(self, texts: Tensor, items: Ragged, weights: Tensor | None = None) -> Tensor:
         """``[U, d]`` text vectors and ``I`` rows of positions among them to ``[I, dimension]``; ``weights``

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
 from lit_metric.encoders.inputs import check_texts, tell_empty
@@ -126,30 +126,23 @@ class TextEncoder(Encoder):
         """Fingerprinted, with prompts, case and lengths."""
         return self.backbone.tokenizer
 
-    def forward(
-        self,
-        tokens: Ragged,
-        items: Ragged,
-        text_ids: Tensor | None = None,
-        *,
-        weights: Tensor | None = None,
-        skip: Tensor | None = None,
-        roles: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, inputs: EncoderInput) -> Tensor:
         """See :meth:`Encoder.forward`; here every item is one text, whatever its weight."""
+        items = inputs.items
         if len(items.values) != len(items):
             raise ValueError(
                 f"{len(items)} items hold {len(items.values)} texts; TextEncoder takes one each, "
                 "items of several texts (tags) need a SetEncoder"
             )
-        return take_rows(self.embed(tokens, text_ids, skip), items.values)
+        return take_rows(self.embed(inputs), items.values)
 
-    def embed(self, tokens: Ragged, text_ids: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
-        """``[U, dimension]``: one vector per text; ``text_ids [U]`` lets a frozen tower look them up."""
-        return widen(self.projection(self.features(tokens, text_ids, skip))[:, : self.dimension])
+    def embed(self, inputs: EncoderInput) -> Tensor:
+        """``[U, dimension]``: one vector per text, whatever the items."""
+        return widen(self.projection(self.features(inputs))[:, : self.dimension])
 
-    def features(self, tokens: Ragged, text_ids: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
-        """``[U, h]``: the pooled states, before the projection."""
+    def features(self, inputs: EncoderInput) -> Tensor:
+        """``[U, h]``: the pooled states of each text, before the projection."""
+        tokens, text_ids, skip = inputs.tokens, inputs.text_ids, inputs.skip
         if not self.frozen:
             return self._pool(self.backbone(tokens), skip)
         if any(parameter.requires_grad for parameter in self.pooling.parameters()):
@@ -221,8 +214,8 @@ class TextEncoder(Encoder):
         vectors = torch.empty(len(rows), self.dimension)
         with tqdm(total=len(rows), desc="encode", unit="text", disable=not progress) as bar:
             for chunk in length_chunks(rows.lengths, max_tokens):
-                own = None if skip is None else skip[chunk].to(self.device)
-                vectors[chunk] = self.embed(rows.select(chunk).to(self.device), skip=own).float().cpu()
+                inputs = EncoderInput.of_texts(rows.select(chunk), skip=None if skip is None else skip[chunk])
+                vectors[chunk] = self.embed(inputs.to(self.device)).float().cpu()
                 bar.update(len(chunk))
         return vectors
 

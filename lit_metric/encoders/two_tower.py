@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
 from lit_metric.encoders.segments import take_rows
 from lit_metric.encoders.tokenizer import NO_ROLE, QUERY, TextTokenizer, TowerTokenizers
@@ -65,49 +65,17 @@ class TwoTowerEncoder(Encoder):
             raise ValueError(NO_ROLE)
         return self.query if role == QUERY else self.document
 
-    def forward(
-        self,
-        tokens: Ragged,
-        items: Ragged,
-        text_ids: Tensor | None = None,
-        *,
-        weights: Tensor | None = None,
-        skip: Tensor | None = None,
-        roles: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`Encoder.forward`; ``roles`` are needed here."""
-        if roles is None:
+    def forward(self, inputs: EncoderInput) -> Tensor:
+        """See :meth:`Encoder.forward`; here items need roles."""
+        if inputs.roles is None:
             raise ValueError(NO_ROLE)
-        asked = roles == QUERY_NUMBER
-        rows = [asked.nonzero().squeeze(1), (~asked).nonzero().squeeze(1)]
-        parts = [
-            self._encode_rows(tower, chosen, tokens, items, text_ids, weights, skip)
+        queries = inputs.roles == QUERY_NUMBER
+        rows = [queries.nonzero().squeeze(1), (~queries).nonzero().squeeze(1)]
+        vectors = [
+            tower(inputs.select(chosen)) if len(chosen) else tower.nothing()
             for tower, chosen in zip((self.query, self.document), rows, strict=True)
         ]
-        return take_rows(torch.cat(parts), torch.cat(rows).argsort())
-
-    def _encode_rows(
-        self,
-        tower: Encoder,
-        rows: Tensor,
-        tokens: Ragged,
-        items: Ragged,
-        text_ids: Tensor | None,
-        weights: Tensor | None,
-        skip: Tensor | None,
-    ) -> Tensor:
-        """``[len(rows), dimension]``: some of the items, and of the texts only theirs, through a tower."""
-        if not len(rows):
-            return tower.nothing()
-        chosen = items.select(rows)
-        texts, members = chosen.values.unique(return_inverse=True)
-        return tower(
-            tokens.select(texts),
-            Ragged(members, chosen.offsets),
-            None if text_ids is None else text_ids[texts],
-            weights=None if weights is None else Ragged(weights, items.offsets).select(rows).values,
-            skip=None if skip is None else skip[texts],
-        )
+        return take_rows(torch.cat(vectors), torch.cat(rows).argsort())
 
     def nothing(self) -> Tensor:
         """See :meth:`Encoder.nothing`."""

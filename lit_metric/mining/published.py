@@ -13,10 +13,9 @@ from torch import Tensor
 
 from lit_metric.batching import BatchPlanner, ItemVectors
 from lit_metric.data import DataError
-from lit_metric.mining import files
 from lit_metric.mining.files import TableError
 from lit_metric.mining.vectors import Vectors
-from lit_metric.store import replacing, write_array
+from lit_metric.store import read_array, read_manifest, replacing, version_folder, write_array
 
 if TYPE_CHECKING:
     from lit_metric.mining.miner import Miner
@@ -104,16 +103,16 @@ class TableVectors:
             TableError: if the version is not there, unfinished, damaged, of another corpus, or was mined
                 without vectors.
         """
-        folder = files.folder_of(self.root, version)
-        manifest = files.read_manifest(folder, [])
+        folder = version_folder(self.root, version)
+        manifest = read_manifest(folder, TableError, [])
         if manifest.get(DIMENSION) is None:
             raise TableError(f"{folder} was mined for a planner that uses no vectors; {TableError.remedy}")
         if self.corpus not in (None, of := manifest.get("corpus")):
             raise TableError(f"{folder} was mined for another corpus ({of}, not {self.corpus}): mine it anew")
-        files.read_manifest(folder, [f"{ITEMS}.npy", f"{VECTORS}.npy"])
+        read_manifest(folder, TableError, [f"{ITEMS}.npy", f"{VECTORS}.npy"])
         rows, dimension = int(manifest[ITEMS]), int(manifest[DIMENSION])
-        ids = files.read_array(folder, ITEMS, np.int32, (rows,))
+        ids = read_array(folder, ITEMS, np.int32, (rows,), TableError, "r")
         return ItemVectors(
             torch.from_numpy(ids.astype(np.int64)),
-            files.read_array(folder, VECTORS, np.float16, (rows, dimension)),
+            read_array(folder, VECTORS, np.float16, (rows, dimension), TableError, "r"),
         )

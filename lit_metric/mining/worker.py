@@ -224,7 +224,7 @@ class Worker:
         data = ChunkDataset(Collator(self.task.items, self.task.tokens), list(parts))
         for place in range(len(data)):
             batch = data[place].to(self.task.settings.device)
-            yield self.encoder(**batch.inputs)[batch.anchors].float().cpu(), batch.anchor_ids.cpu()
+            yield self.encoder(batch.inputs)[batch.anchors].float().cpu(), batch.anchor_ids.cpu()
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         settings = self.task.settings

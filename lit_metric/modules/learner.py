@@ -113,7 +113,7 @@ class MetricLearner(ResumableModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """``[I, d]`` raw vectors of the batch's items."""
-        return self.encoder(**batch.inputs) if len(batch.items) else self.encoder.nothing()
+        return self.encoder(batch.inputs) if len(batch.items) else self.encoder.nothing()
 
     def encode(self, items: list[str] | list[list[str]], **options: Any) -> Any:
         """See :meth:`~lit_metric.encoders.Encoder.encode`."""

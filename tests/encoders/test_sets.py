@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lit_metric.data import Batch, Collator, Items, tokenize
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders import AttentionPooling, MeanPooling, SetEncoder, TextEncoder
 from lit_metric.encoders.text import tokenize_all
 
@@ -29,7 +29,7 @@ def trained(tiny: str, **arguments: object) -> SetEncoder:
 
 
 def run(encoder: SetEncoder, items: list[list[int]] = ITEMS) -> torch.Tensor:
-    return encoder(tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(items))
+    return encoder(EncoderInput(tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(items)))
 
 
 def test_an_item_is_the_pooled_vectors_of_its_texts(tiny: str) -> None:
@@ -129,11 +129,11 @@ def test_frozen_tags_are_encoded_once(tiny: str) -> None:
     encoder = SetEncoder(TextEncoder(tiny, freeze=True), AttentionPooling(), tag_dropout=0.1)
     tokens, items = tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(ITEMS)
     encoder.eval()
-    expected = encoder(tokens, items)
+    expected = encoder(EncoderInput(tokens, items))
     ids = torch.tensor([40, 2, 9, 5])
-    torch.testing.assert_close(encoder(tokens, items, ids), expected)
+    torch.testing.assert_close(encoder(EncoderInput(tokens, items, ids)), expected)
     encoder.train()
-    with_dropout = encoder(tokens, items, ids)
+    with_dropout = encoder(EncoderInput(tokens, items, ids))
     assert encoder.text.table.count == 4
     with_dropout.sum().backward()
     assert encoder.pooling.query.grad is not None  # type: ignore[union-attr]
@@ -176,7 +176,7 @@ def test_fields_have_their_prompts_and_texts_their_weights(
         expected.append(total / max(sum(weights), 1e-9))
     batch = collated(encoder, tmp_path, roles=ROLES, weights=WEIGHTS)
     for _ in range(2):  # the second time, a frozen tower looks them up
-        found = encoder(**batch.inputs)
+        found = encoder(batch.inputs)
         torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
     again = encoder.encode(FIELDS, role=ROLES, weights=WEIGHTS)
     np.testing.assert_allclose(again, torch.stack(expected).detach(), atol=1e-5)
@@ -190,7 +190,7 @@ def test_dropped_tags_take_their_weights_with_them(tiny: str, tmp_path: Path) ->
     texts = torch.from_numpy(TextEncoder(tiny, normalize=False).encode(FIELDS[3]))
     options = torch.stack([texts[0], texts[1], (5 * texts[0] + texts[1]) / 6])
     torch.manual_seed(0)
-    runs = torch.stack([encoder.train()(**batch.inputs)[3] for _ in range(20)])
+    runs = torch.stack([encoder.train()(batch.inputs)[3] for _ in range(20)])
     distances = torch.cdist(runs, options)
     assert (distances.min(1).values < 1e-4).all()
     assert set(distances.argmin(1).tolist()) == {0, 1, 2}

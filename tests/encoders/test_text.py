@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders import (
     AttentionPooling,
     CLSPooling,
@@ -28,8 +28,10 @@ from tests.encoders.tokens import model_folder
 TEXTS = ["w5 w6 w7", "", "w8", "w9 w10 w11 w12 w13 w14 w15 w16", "w5 w6 w7", "w4 w59"]
 
 
-def batch(encoder: TextEncoder, texts: list[str] = TEXTS) -> tuple[Ragged, Ragged]:
-    return tokenize_all(encoder.tokenizer, texts), Ragged.from_lists([[row] for row in range(len(texts))])
+def batch(encoder: TextEncoder, ids: Tensor | None = None, texts: list[str] = TEXTS) -> EncoderInput:
+    return EncoderInput(
+        tokenize_all(encoder.tokenizer, texts), Ragged.from_lists([[row] for row in range(len(texts))]), ids
+    )
 
 
 def transformers_states(folder: str, text: str) -> Tensor:
@@ -43,11 +45,11 @@ def transformers_states(folder: str, text: str) -> Tensor:
 def test_vectors_are_the_pooled_states_of_transformers(tiny: str) -> None:
     encoder = TextEncoder(tiny, normalize=False).eval()
     expected = torch.stack([transformers_states(tiny, text).mean(0) for text in TEXTS])
-    torch.testing.assert_close(encoder(*batch(encoder)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder(batch(encoder)), expected, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(encoder.encode(TEXTS), expected.numpy(), atol=1e-5)
     first = TextEncoder(tiny, pooling=CLSPooling())
     expected = torch.stack([transformers_states(tiny, text)[0] for text in TEXTS])
-    torch.testing.assert_close(first(*batch(first)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(first(batch(first)), expected, atol=1e-5, rtol=1e-5)
     unit = expected / expected.norm(dim=1, keepdim=True)
     np.testing.assert_allclose(first.encode(TEXTS), unit.numpy(), atol=1e-5)
 
@@ -88,12 +90,12 @@ def test_minilm_equals_sentence_transformers(minilm: str) -> None:
 
 def test_items_name_texts_in_any_order_and_repeatedly(tiny: str) -> None:
     encoder = TextEncoder(tiny)
-    tokens, items = batch(encoder)
-    vectors = encoder(tokens, items)
+    tokens = batch(encoder).tokens
+    vectors = encoder(batch(encoder))
     picked = Ragged.from_lists([[3], [0], [3]])
-    torch.testing.assert_close(encoder(tokens, picked), vectors[[3, 0, 3]])
+    torch.testing.assert_close(encoder(EncoderInput(tokens, picked)), vectors[[3, 0, 3]])
     with pytest.raises(ValueError, match="SetEncoder"):
-        encoder(tokens, Ragged.from_lists([[0, 1], [2]]))
+        encoder(EncoderInput(tokens, Ragged.from_lists([[0, 1], [2]])))
 
 
 def test_encode_restores_order_and_modes(tiny: str) -> None:
@@ -122,13 +124,13 @@ def test_chunks_are_full_but_not_more() -> None:
 
 def test_the_projection_and_dropout_take_part(tiny: str) -> None:
     encoder = TextEncoder(tiny, projection=3, hidden=5, dropout=0.3)
-    tokens, items = batch(encoder)
+    inputs = batch(encoder)
     encoder.train()
-    assert not torch.equal(encoder(tokens, items), encoder(tokens, items))
+    assert not torch.equal(encoder(inputs), encoder(inputs))
     encoder.eval()
     first, second = encoder.projection
-    hidden = torch.nn.functional.gelu(first.linear(encoder.features(tokens)))  # type: ignore[union-attr, operator]
-    torch.testing.assert_close(encoder(tokens, items), second.linear(hidden))  # type: ignore[union-attr, operator]
+    hidden = torch.nn.functional.gelu(first.linear(encoder.features(inputs)))  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(encoder(inputs), second.linear(hidden))  # type: ignore[union-attr, operator]
 
 
 def test_freezing(tiny: str) -> None:
@@ -149,7 +151,7 @@ def test_freezing(tiny: str) -> None:
 
 def test_all_that_is_trained_gets_a_gradient(tiny: str) -> None:
     encoder = TextEncoder(tiny, pooling=AttentionPooling(heads=2), projection=3)
-    encoder(*batch(encoder)).square().sum().backward()
+    encoder(batch(encoder)).square().sum().backward()
     without = [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
 
@@ -160,8 +162,8 @@ def test_a_frozen_backbone_runs_in_evaluation_mode(tiny: str) -> None:
         encoder.train()
         assert not encoder.backbone.training
         assert encoder.projection.training
-        first = encoder(*batch(encoder))
-        assert torch.equal(encoder(*batch(encoder)), first)
+        first = encoder(batch(encoder))
+        assert torch.equal(encoder(batch(encoder)), first)
         first.sum().backward()
         assert encoder.projection[0].linear.weight.grad is not None  # type: ignore[union-attr]
         assert all(parameter.grad is None for parameter in encoder.backbone.parameters())
@@ -169,44 +171,42 @@ def test_a_frozen_backbone_runs_in_evaluation_mode(tiny: str) -> None:
 
 def test_frozen_texts_are_encoded_once(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = TextEncoder(tiny, freeze=True, projection=3)
-    tokens, items = batch(encoder)
-    expected = encoder(tokens, items)
+    inputs = batch(encoder)
+    expected = encoder(inputs)
     calls: list[int] = []
     forward = encoder.backbone.forward
     monkeypatch.setattr(encoder.backbone, "forward", lambda t: (calls.append(len(t)), forward(t))[1])
-    ids = torch.tensor([7, 3, 20, 11, 8, 0])
-    torch.testing.assert_close(encoder(tokens, items, ids), expected)
-    torch.testing.assert_close(encoder(tokens, items, ids), expected)
+    known = batch(encoder, torch.tensor([7, 3, 20, 11, 8, 0]))
+    torch.testing.assert_close(encoder(known), expected)
+    torch.testing.assert_close(encoder(known), expected)
     some = torch.tensor([2, 0])
-    torch.testing.assert_close(
-        encoder(tokens.select(some), Ragged.from_lists([[0], [1]]), ids[some]), expected[some]
-    )
+    torch.testing.assert_close(encoder(known.select(some)), expected[some])
     assert calls == [6]
     # the projection is not part of what is kept
     with torch.no_grad():
         encoder.projection[0].linear.weight.mul_(2)  # type: ignore[union-attr]
-    assert not torch.allclose(encoder(tokens, items, ids), expected)
+    assert not torch.allclose(encoder(known), expected)
     assert calls == [6]
     # but the weights of the backbone are
     with torch.no_grad():
         encoder.backbone.model.embeddings.LayerNorm.weight.mul_(2)
-    torch.testing.assert_close(encoder(tokens, items, ids), encoder(tokens, items))
+    torch.testing.assert_close(encoder(known), encoder(inputs))
     assert calls == [6, 6, 6]
     assert not any("table" in name for name in encoder.state_dict())
     encoder.clear_cache()
-    encoder(tokens, items, ids)
+    encoder(known)
     assert calls == [6, 6, 6, 6]
     encoder.double()
-    assert encoder(tokens, items, ids).dtype == torch.float64
+    assert encoder(known).dtype == torch.float64
 
 
 def test_nothing_is_kept_while_something_below_is_trained(tiny: str) -> None:
     for arguments in ({"freeze": ["embeddings"]}, {"freeze": True, "pooling": AttentionPooling()}):
         encoder = TextEncoder(tiny, **arguments)  # type: ignore[arg-type]
-        encoder(*batch(encoder), torch.arange(len(TEXTS)))
+        encoder(batch(encoder, torch.arange(len(TEXTS))))
         assert encoder.table.count == 0
     encoder = TextEncoder(tiny, freeze=True, cache_frozen=False)
-    encoder(*batch(encoder), torch.arange(len(TEXTS)))
+    encoder(batch(encoder, torch.arange(len(TEXTS))))
     assert encoder.table.count == 0
 
 

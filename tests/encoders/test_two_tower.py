@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from lit_metric.data import Batch, Collator, Items, tokenize
 from lit_metric.data.items import QUERY
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders import (
     AttentionPooling,
     Encoder,
@@ -50,7 +51,7 @@ def batch_of(encoder: Encoder, folder: Path, roles: list[str] = ROLES) -> Batch:
 def test_each_item_goes_through_the_tower_of_its_role(folders: tuple[str, str], tmp_path: Path) -> None:
     query, document = towers(folders)
     encoder = TwoTowerEncoder(query, document).eval()
-    vectors = encoder(**batch_of(encoder, tmp_path).inputs)
+    vectors = encoder(batch_of(encoder, tmp_path).inputs)
     expected = [
         (query if role == "query" else document).encode([text], role=role)[0]
         for text, role in zip(TEXTS, ROLES, strict=True)
@@ -70,7 +71,7 @@ def test_gradients_reach_the_towers_whose_items_are_in_the_batch(
     for roles, empty in ((["query"] * 6, "document."), (["document"] * 6, "query.")):
         encoder = TwoTowerEncoder(*towers(folders))
         batch = batch_of(encoder, tmp_path, roles)
-        encoder(**batch.inputs).square().sum().backward()
+        encoder(batch.inputs).square().sum().backward()
         for name, parameter in encoder.named_parameters():
             # None would stop DDP, which waits for each parameter of each process
             assert not parameter.requires_grad or parameter.grad is not None, name
@@ -78,7 +79,7 @@ def test_gradients_reach_the_towers_whose_items_are_in_the_batch(
         assert moved
         assert not [name for name in moved if name.startswith(empty)]
         with torch.no_grad():
-            assert encoder(**batch.inputs).shape == (6, 5)
+            assert encoder(batch.inputs).shape == (6, 5)
 
 
 def test_a_frozen_tower_keeps_its_vectors_apart_from_the_others(
@@ -88,8 +89,7 @@ def test_a_frozen_tower_keeps_its_vectors_apart_from_the_others(
     document = TextEncoder(folders[0], freeze=True, prompts={"title": "w20 "})
     encoder = TwoTowerEncoder(query, document).eval()
     batch = batch_of(encoder, tmp_path)
-    without = batch.inputs | {"text_ids": None}
-    expected = encoder(**without)
+    expected = encoder(replace(batch.inputs, text_ids=None))
     calls: list[int] = []
     for tower in (query, document):
         forward = tower.backbone.forward
@@ -97,7 +97,7 @@ def test_a_frozen_tower_keeps_its_vectors_apart_from_the_others(
             tower.backbone, "forward", lambda t, forward=forward: (calls.append(len(t)), forward(t))[1]
         )
     for _ in range(3):
-        torch.testing.assert_close(encoder(**batch.inputs), expected)
+        torch.testing.assert_close(encoder(batch.inputs), expected)
     assert calls == [2, 3]  # distinct texts of either tower, once
     assert (query.table.count, document.table.count) == (2, 3)
     encoder.clear_cache()
@@ -116,7 +116,7 @@ def test_another_data_set_with_the_same_numbers_is_not_taken_for_the_first(
         assert batch.text_ids.tolist() == [0]
         assert batch.tokens.tolist() == [[1, 20, 5, 2]]
         torch.testing.assert_close(
-            torch.nn.functional.normalize(encoder(**batch.inputs), dim=1),
+            torch.nn.functional.normalize(encoder(batch.inputs), dim=1),
             torch.from_numpy(encoder.encode([text], role=role)),
         )
 
@@ -134,10 +134,10 @@ def test_sets_with_weights_go_through_their_tower(folders: tuple[str, str], tmp_
     expected = []
     for row, weight, role in zip(rows, weights, roles, strict=True):
         text = (query if role == "query" else document).text
-        states = text.embed(Ragged.from_lists(text.tokenizer.tokenize(row)))
+        states = text.embed(EncoderInput.of_texts(Ragged.from_lists(text.tokenizer.tokenize(row))))
         shares = torch.tensor(weight) / sum(weight)
         expected.append((states * shares[:, None]).sum(0))
-    torch.testing.assert_close(encoder(**batch.inputs), torch.stack(expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder(batch.inputs), torch.stack(expected), atol=1e-5, rtol=1e-5)
     again = encoder.encode(rows, role=roles, weights=weights)
     np.testing.assert_allclose(again, torch.stack(expected).detach().numpy(), atol=1e-5)
 
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused(folders: tuple[str, str], tmp_path: Path) 
         tokenize(vocabulary, encoder.tokenizer, tmp_path)
     batch = batch_of(encoder, tmp_path)
     with pytest.raises(ValueError, match="by their role, but these have none"):
-        encoder(batch.tokens, batch.items, batch.text_ids)
+        encoder(replace(batch.inputs, roles=None))
 
 
 def test_data_and_encoders_agree_on_queries() -> None:

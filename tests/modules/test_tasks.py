@@ -77,7 +77,7 @@ def test_each_batch_has_the_loss_of_its_data_set(small: Small, tmp_path: Path) -
     # The first loss, from untrained weights, by the relations of that data set alone.
     task, offset = watch.tasks[0], start * watch.tasks[0]
     batch = data.collator(torch.tensor(watch.anchors[0]), torch.tensor(watch.candidates[0]), task)
-    vectors = TextEncoder(small / "backbone", dropout=0.0)(**batch.inputs)
+    vectors = TextEncoder(small / "backbone", dropout=0.0)(batch.inputs)
     part = [*data.parts.values()][task]
     pairs = RelationPairs(part.relations, batch.anchor_ids - offset, batch.candidate_ids - offset)
     loss = [TripletLoss(), InfoNCELoss(0.2)][task]
