@@ -170,7 +170,10 @@ class Loss(Configurable, nn.Module, ABC):
 
         Raises:
             ValueError: if shapes don't fit together, or the loss can't use what is given.
+            TypeError: if ``negatives`` are pairs, which :meth:`on_pairs` takes.
         """
+        if isinstance(negatives, Pairs):
+            raise TypeError("negatives must be a tensor; with masks, call loss.on_pairs(a, c, pairs)")
         if (labels is None) == (positives is None):
             raise ValueError(
                 "call loss(embeddings, labels=labels), or loss(anchors, positives) without labels"
@@ -194,7 +197,7 @@ class Loss(Configurable, nn.Module, ABC):
         ):
             shape = None if negatives is None else list(negatives.shape)
             raise ValueError(
-                f"anchors {list(embeddings.shape)} and positives {list(positives.shape)} must both be [n, d], "
+                f"anchors {list(embeddings.shape)} and positives {list(positives.shape)} must be [n, d], "
                 f"and negatives {shape} [m, d] or [n, k, d]"
             )
         others = embeddings[:0] if negatives is None else negatives.reshape(-1, embeddings.shape[1])

@@ -25,8 +25,8 @@ class InfoNCELoss(TemperatureLoss):
 
     An anchor's other positives are not in the denominator, so they don't compete ("Rethinking the Role of
     Pre-ranking in Large-scale E-Commerce Search", KDD 2023, reconstructed). With
-    ``positives_in_denominator: true`` they are, which is SupCon (Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. 2).
-    With one positive for each anchor both are van den Oord's InfoNCE.
+    ``positives_in_denominator: true`` they are, which is SupCon (Khosla et al., "Supervised Contrastive
+    Learning", NeurIPS 2020, eq. 2). With one positive for each anchor both are van den Oord's InfoNCE.
 
     A positive's weight multiplies its term, a negative's weight multiplies its exponential; positives in the
     denominator have weight 1.
@@ -52,7 +52,7 @@ class InfoNCELoss(TemperatureLoss):
         tensor(0.1269)
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
         >>> loss(embeddings, labels=torch.tensor([0, 0, 1]))
-        tensor(0.5886)
+        tensor(0.5881)
     """
 
     def __init__(

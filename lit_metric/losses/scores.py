@@ -105,7 +105,8 @@ def restore_near(squares: Tensor, norms: Tensor, differences: Callable[[Tensor],
     Args:
         squares: the formula's results, contiguous.
         norms: ``|a|² + |c|²``, of the same shape or one that goes with it.
-        differences: takes places ``[n]`` in the flat ``squares``, and returns ``a − c [n, d]``. It is called for a few at a time, so that it never returns more numbers than ``squares`` has.
+        differences: takes places ``[n]`` in the flat ``squares``, and returns ``a − c [n, d]``. It is called
+            for a few at a time, so that it never returns more numbers than ``squares`` has.
     """
     flat = squares.detach().view(-1)
     near = (squares < _CANCELLED * torch.finfo(squares.dtype).eps * norms).view(-1).nonzero()[:, 0]

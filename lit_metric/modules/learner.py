@@ -252,9 +252,8 @@ class MetricLearner(ResumableModule):
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
-        labels = self._labels(batch.task, *ids)
-        given = self.labelled_relations, batch.mined_negatives
-        pairs = RelationPairs(self.relations, *ids, *given, *labels)
+        known = self.labelled_relations, batch.mined_negatives
+        pairs = RelationPairs(self.relations, *ids, *known, **self._labels(batch.task, *ids))
         parts = self._loss_of(batch.task).on_pairs(anchors, candidates, pairs)
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
@@ -295,12 +294,13 @@ class MetricLearner(ResumableModule):
         if count:
             self.log("train/loss_epoch", total / count, batch_size=1)
 
-    def _labels(self, task: int, *ids: Tensor) -> list[Tensor]:
+    def _labels(self, task: int, anchor_ids: Tensor, candidate_ids: Tensor) -> dict[str, Tensor]:
         """The classes of anchors and of candidates, for a loss that requires them."""
         relations, start = self._relations_of(task)
         if not (self._loss_of(task).requires_labels and isinstance(relations, LabelRelations)):
-            return []
-        return [relations.labels[each - start] for each in ids]
+            return {}
+        named = {"anchor_labels": anchor_ids, "candidate_labels": candidate_ids}
+        return {name: relations.labels[ids - start] for name, ids in named.items()}
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step, then let losses update their buffers."""
