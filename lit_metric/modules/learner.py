@@ -134,7 +134,7 @@ class MetricLearner(ResumableModule):
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
-            self.check_saved(data.miner)
+            self.check_saved(data.miner, data.refresh.mode == "inline")
             for task in range(max(1, len(data.mixture))):
                 self._set_up_loss(task)
                 self._check_scored(task)
@@ -144,8 +144,9 @@ class MetricLearner(ResumableModule):
     def _choose_loss(self) -> None:
         """Take the loss that suits the data, or one for each data set where these differ."""
         data = self.data
-        known = {name: part.supervision for name, part in data.mixture.items()} or {"": data.supervision}
-        kinds = {name: "scores" if each and each.planned == "scores" else "" for name, each in known.items()}
+        assert data.dataset is not None
+        known = data.dataset.parts or {"": data.dataset}
+        kinds = {name: "scores" if each.planned == "scores" else "" for name, each in known.items()}
         chosen: dict[str, Loss] = {
             name: CoSENTLoss() if kind else InfoNCELoss(0.05) for name, kind in kinds.items()
         }
