@@ -254,7 +254,7 @@ class MetricLearner(ResumableModule):
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
         known = self.labelled_relations, batch.mined_negatives
-        pairs = RelationPairs(self.relations, *ids, *known, **self._labels(batch.task, *ids))
+        pairs = RelationPairs(self.relations, *ids, *known, *self._labels(batch.task, *ids))
         parts = self._loss_of(batch.task).on_pairs(anchors, candidates, pairs)
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
@@ -295,13 +295,12 @@ class MetricLearner(ResumableModule):
         if count:
             self.log("train/loss_epoch", total / count, batch_size=1)
 
-    def _labels(self, task: int, anchor_ids: Tensor, candidate_ids: Tensor) -> dict[str, Tensor]:
+    def _labels(self, task: int, anchors: Tensor, others: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The classes of anchors and of candidates, for a loss that requires them."""
         relations, start = self._relations_of(task)
         if not (self._loss_of(task).requires_labels and isinstance(relations, LabelRelations)):
-            return {}
-        named = {"anchor_labels": anchor_ids, "candidate_labels": candidate_ids}
-        return {name: relations.labels[ids - start] for name, ids in named.items()}
+            return None, None
+        return relations.labels[anchors - start], relations.labels[others - start]
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step, then let losses update their buffers."""
