@@ -42,6 +42,7 @@ from lit_metric.losses.proxy_nca import ProxyNCALoss
 from lit_metric.losses.scores import Distance, prepare, similarity, unit
 from lit_metric.losses.soft_triple import SoftTripleLoss
 from lit_metric.losses.triplet import TripletLoss
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "AngularLoss",
@@ -100,3 +101,5 @@ __all__ = [
     "unit",
     "world_size",
 ]
+
+refuse_old_names(__name__)
