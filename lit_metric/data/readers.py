@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +21,8 @@ from lit_metric.data.in_memory import (
     with_class_names,
 )
 from lit_metric.data.table import Part, Table
+from lit_metric.store import PACKAGE, package_path
 
-PACKAGE = "package:"
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
 
 
@@ -109,7 +108,15 @@ class SourceReader:
         raise TypeError(f"{name or 'a source of rows'} is {kind_of(source)}; give {SOURCES}")
 
     def _named(self, source: str, split: str | None) -> list[Part]:
-        path = self._packaged(source) if source.startswith(PACKAGE) else Path(source).expanduser()
+        path = Path(source).expanduser()
+        if source.startswith(PACKAGE):
+            try:
+                path = package_path(source)
+            except FileNotFoundError as error:
+                raise DataError(str(error)) from None
+            if not path.exists():
+                contents = self._contents(path.parent, path.name)
+                raise DataError(f"{source}: there is no {str(path)!r}{contents}")
         if path.is_dir():
             return self._folder(path, split)
         if path.is_file():
@@ -128,18 +135,6 @@ class SourceReader:
         if match and path.suffix.lower() not in READERS:
             return [self._hub(match["id"], split or match["split"])]
         raise DataError(f"there is no file {source!r}{self._contents(path.parent, path.name)}")
-
-    def _packaged(self, source: str) -> Path:
-        """The file ``package:NAME/PATH`` inside an installed package, which is not imported."""
-        name, _, inside = source[len(PACKAGE) :].partition("/")
-        found = importlib.util.find_spec(name) if name.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
-            raise DataError(f"{source}: there is no package {name!r} here; install it")
-        path = Path(next(iter(found.submodule_search_locations)), inside)
-        if not path.exists():
-            contents = self._contents(path.parent, path.name)
-            raise DataError(f"{source}: the package {name!r} has no {inside!r}{contents}")
-        return path
 
     def _contents(self, folder: Path, wanted: str = "") -> str:
         """The files of a folder for a message; first those whose names are similar to ``wanted``."""
