@@ -8,7 +8,7 @@ import torch
 from lit_metric import MetricDataModule
 from lit_metric.batching import MixturePart
 from lit_metric.data import DataError, Labels, Pairs
-from lit_metric.data.mixture import union
+from lit_metric.data.dataset import union
 from tests.data.formats.tables import known, read, table
 
 PAIRS = table(anchor=["same", "b"], positive=["p", "q"])

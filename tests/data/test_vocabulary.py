@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_metric.data import DataError, Vocabulary
-from lit_metric.data.vocabulary import surrogate_at
+from lit_metric.data.items import surrogate_at
 
 ROWS = [["b", "a"], [], ["a"], ["a\x00", "a", "ä", "a\x00b"]]
 

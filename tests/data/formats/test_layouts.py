@@ -111,7 +111,7 @@ def test_scores_that_are_all_equal_are_told(caplog: pytest.LogCaptureFixture) ->
     data.read()
     assert isinstance(data.planner, ScoredPairPlanner)
     assert (
-        "all 2 scores of the training pairs are 3, and losses that compare scores learn nothing"
+        "all 2 scores of the training pairs are 3, and losses that compare scores learn nothing from them"
         in caplog.text
     )
 
