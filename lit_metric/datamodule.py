@@ -44,18 +44,17 @@ from lit_metric.data import (
     tokenize,
 )
 from lit_metric.data.checks import check, say_what_is_cut
+from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.in_memory import TAKEN
-from lit_metric.data.memory import uncollected
 from lit_metric.data.mixture import check_names, union
-from lit_metric.data.progress import stage
+from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
-from lit_metric.data.rejected import REJECTED, write_rejected
-from lit_metric.data.table import say_unused
+from lit_metric.data.table import log_unused_columns
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
-from lit_metric.mining.published import check_planners
+from lit_metric.refresh import Refresh
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +98,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         strategy: of a mixture: batches in proportion to what the data sets have, in turn, or by weights; see
             :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
+        refresh: when they are mined anew, and by which process.
         validation_corpus: validation items search each other (``"self"``), the training items (``"train"``),
             or the former for retrieval and the latter for classification (``"both"``). None: ``"self"`` where
             classes have 20 validation items or more, else ``"both"``, or ``"train"`` where most have one.
@@ -135,6 +135,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         mixture: dict[str, MixturePart] | None = None,
         strategy: Strategy = "proportional",
         miner: Miner | None = None,
+        refresh: Refresh | None = None,
         validation_corpus: Against | None = None,
         test_corpus: Against = "both",
         num_workers: int = 0,
@@ -174,8 +175,9 @@ class MetricDataModule(EvaluationView, LightningDataModule):
                 "beside it"
             )
         check_names(mixture or {})
-        check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
+        self.refresh = refresh or Refresh()
         self.mixture = mixture or {}
+        self.refresh.check_planners([planner, *(part.planner for part in self.mixture.values())], miner)
         self.strategy: Strategy = strategy
         self.supervision = supervision
         self.problems = Problems(bad_rows == "skip", "leave them out with bad_rows='skip'")
@@ -201,7 +203,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """
         if self.splits:
             return
-        with uncollected(), stage("reading the data"):
+        with without_garbage_collection(), stage("reading the data"):
             dataset = self._read_all()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
@@ -232,7 +234,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
         supervision = supervision or guessed(next(iter(tables.values())))
         dataset = supervision.read(tables, reading)
-        say_unused([*tables.values(), *reading.opened])
+        log_unused_columns([*tables.values(), *reading.opened])
         view = EvaluationView(dataset, self.against)
         check(dataset, view.compared_with("validation") != "train", supervision.planned)
         if "validation" in dataset.splits:
@@ -264,7 +266,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         folder = run_folder(self.trainer)
         if folder and self.trainer.is_global_zero:
             if len(self.problems):
-                log.warning("They are listed in %s", write_rejected(self.problems, folder))
+                log.warning("They are listed in %s", self.problems.write(folder))
             elif stage == "fit":
                 (folder / REJECTED).unlink(missing_ok=True)  # of what was refused there earlier
         self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
 
-from lit_metric.data.table import listed, most_alike
+from lit_metric.data.errors import listed, most_similar
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _config(value: str) -> str:
         return value
     if value in shipped:
         return str(shipped[value])
-    near = listed(most_alike(shipped, value)[:3])
+    near = listed(most_similar(shipped, value)[:3])
     raise ValueError(
         f"--config {value}: there is no such file, and no config of that name; nearest are {near}"
     )

@@ -18,8 +18,7 @@ from jsonargparse import ArgumentError
 from lit_metric import commands
 from lit_metric.cli import TRAINING
 from lit_metric.data import BadRows, DataError
-from lit_metric.data.rejected import write_rejected
-from lit_metric.data.table import listed, most_alike
+from lit_metric.data.errors import listed, most_similar
 from lit_metric.mining import TableError
 from lit_metric.mining.supervisor import MiningFailed
 
@@ -114,7 +113,7 @@ def _options(path: str) -> list[str]:
 
 def _nearest(wanted: str, names: Iterable[str]) -> str:
     """The most similar names."""
-    return listed(most_alike(dict.fromkeys(names), wanted)[:3])
+    return listed(most_similar(dict.fromkeys(names), wanted)[:3])
 
 
 def listed_rows(error: Exception) -> str:
@@ -122,7 +121,7 @@ def listed_rows(error: Exception) -> str:
     if not (isinstance(error, BadRows) and error.problems.shortened):
         return ""
     try:
-        return f" All are listed in {write_rejected(error.problems, Path())}."
+        return f" All are listed in {error.problems.write(Path())}."
     except OSError as denied:
         return f" They can't be listed in a file here: {denied}."
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_metric.data.rejected import REJECTED
+from lit_metric.data.errors import REJECTED
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from lit_metric.data import CsvOptions, DataError, LabelledItems, Labels, Proble
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
 from lit_metric.data.items import without_repeats
-from lit_metric.data.rejected import write_rejected
 from lit_metric.data.table import Table
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import Precision
@@ -113,9 +112,7 @@ def read_items(
     if len(problems) and folder is None:
         log.warning("Left out %s", problems.report())
     elif len(problems) and folder is not None:
-        log.warning(
-            "%d bad rows are left out, and listed in %s", len(problems), write_rejected(problems, folder)
-        )
+        log.warning("%d bad rows are left out, and listed in %s", len(problems), problems.write(folder))
     return Read(table, kept, items.select(kept))
 
 

@@ -19,7 +19,6 @@ from lit_metric.commands.items import check_output
 from lit_metric.commands.mined import FORMATS, MiningResult, collected, details_path, write_details
 from lit_metric.configurable import rebuilt, spec
 from lit_metric.data import DataError
-from lit_metric.data.rejected import write_rejected
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder, SetEncoder
 from lit_metric.evaluation import encode_split
@@ -196,7 +195,7 @@ def collect(
         raise DataError("the miner of the run has negatives: 0; say how many to mine by --negatives")
     if len(data.problems):
         path.parent.mkdir(parents=True, exist_ok=True)
-        log.warning("The bad rows are listed in %s", write_rejected(data.problems, path.parent))
+        log.warning("The bad rows are listed in %s", data.problems.write(path.parent))
     wanted = "set" if isinstance(encoder, SetEncoder) else "text"
     if data.items.kind != wanted and type(encoder).__name__ != "TwoTowerEncoder":
         raise DataError(f"the data has items of kind {data.items.kind!r}, but this model encodes {wanted!r}")

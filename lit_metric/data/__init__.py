@@ -1,9 +1,9 @@
 """Texts, items, their relations, and the batches made of them."""
 
 from lit_metric.data.batch import Batch, Collator
-from lit_metric.data.dataset import Dataset
+from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
 from lit_metric.data.delimited import CsvOptions
-from lit_metric.data.errors import DataError
+from lit_metric.data.errors import BadRows, DataError, Problems
 from lit_metric.data.formats import (
     Judgements,
     LabelledItems,
@@ -15,7 +15,6 @@ from lit_metric.data.formats import (
     guessed,
     labelled_items,
 )
-from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.items import Items, concatenate
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import read_table
@@ -26,7 +25,7 @@ from lit_metric.data.relations import (
     Relations,
     UnionRelations,
 )
-from lit_metric.data.table import BadRows, Problems, Table
+from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
 

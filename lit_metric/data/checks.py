@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.dataset import Dataset
-from lit_metric.data.errors import DataError
+from lit_metric.data.errors import DataError, listed
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, PairRelations, Relations
-from lit_metric.data.table import listed
 from lit_metric.data.tokens import Tokenizer, Tokens
 from lit_metric.data.vocabulary import Vocabulary
 

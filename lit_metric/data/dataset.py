@@ -1,35 +1,98 @@
-"""What was read: items, what is known about them, and which of them belong to which split."""
+"""A data set: items, what is known about them, and which of them belong to which split."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lit_metric.data.given import GivenPairs, GivenTriplets
+from lit_metric.data.errors import DataError
 from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
 from lit_metric.data.vocabulary import Vocabulary
 
+Plans = Literal["classes", "pairs", "scores"]
+
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class GivenPairs:
     """Judged pairs of items.
 
     Args:
         anchors: ``[P]`` int64 global ids.
         candidates: ``[P]`` int64 global ids.
-        grades: ``[P]`` float32.
+        targets: ``[P]`` float32, how well each pair belongs together: a score, a grade, or 0 and 1.
+
+    Raises:
+        DataError: when the lengths differ, or a target is NaN or infinite.
+
+    Example:
+        >>> pairs = GivenPairs(torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([4.5, 0.0]))
+        >>> len(pairs), pairs.ids.tolist()
+        (2, [0, 1, 2, 3])
     """
 
     anchors: Tensor
     candidates: Tensor
-    grades: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        _check_lengths("pairs", anchors=self.anchors, candidates=self.candidates, targets=self.targets)
+        if len(self.targets) and not bool((finite := self.targets.isfinite()).all()):
+            raise DataError(f"the target of pair {int((~finite).nonzero()[0])} is not a finite number")
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    @property
+    def ids(self) -> Tensor:
+        """The distinct ids of all pairs, ascending: the items to encode."""
+        return torch.cat([self.anchors, self.candidates]).unique()
+
+
+@dataclass(frozen=True, eq=False)
+class GivenTriplets:
+    """Triplets of items: an anchor, an item that belongs to it, and one that doesn't.
+
+    Args:
+        anchors: ``[T]`` int64 global ids.
+        positives: ``[T]`` int64 global ids.
+        negatives: ``[T]`` int64 global ids.
+        groups: ``[T]`` names of the groups that are measured apart, or None.
+
+    Raises:
+        DataError: when the lengths differ.
+    """
+
+    anchors: Tensor
+    positives: Tensor
+    negatives: Tensor
+    groups: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        _check_lengths("triplets", anchors=self.anchors, positives=self.positives, negatives=self.negatives)
+        if self.groups is not None and len(self.groups) != len(self.anchors):
+            raise DataError(f"{len(self.groups)} groups were given for {len(self.anchors)} triplets")
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    @property
+    def ids(self) -> Tensor:
+        """The distinct ids of all triplets, ascending: the items to encode."""
+        return torch.cat([self.anchors, self.positives, self.negatives]).unique()
+
+
+def _check_lengths(what: str, **columns: Tensor) -> None:
+    shapes = {name: list(column.shape) for name, column in columns.items()}
+    length = len(next(iter(columns.values())))
+    if any(shape != [length] for shape in shapes.values()):
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise DataError(f"the columns of {what} must be vectors of one length, got {found}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +102,20 @@ class Dataset:
     Args:
         items: of all splits.
         vocabulary: their distinct texts.
-        relations: what belongs together.
-        splits: int64 ids by name. ``train``, ``validation``, ``test`` and ``predict`` are the items that are
-            planned or asked about. What they are compared with is the split itself where items have labels,
-            else ``SPLIT_corpus``, or one ``corpus`` for all.
+        relations: which items belong together.
+        splits: int64 ids by name. ``train``, ``validation``, ``test`` and ``predict`` hold the items that are
+            planned or evaluated. Items with labels are compared with their own split; other items with
+            ``SPLIT_corpus``, or with one ``corpus`` for all splits.
         pairs: scored pairs of a split, to be measured as they stand.
-        triplets: likewise, of an anchor, a positive and a negative.
-        facts: the judged pairs that ``relations`` were made of, if they were.
+        triplets: triplets of a split, to be measured as they stand.
+        judgements: the judged pairs of which ``relations`` were made; None for other relations.
         parts: the data sets of which this is a mixture, by name, each in ids of its own.
-        groups: the group of each item, of queries that are measured apart, None for none; or None.
+        groups: the group of each item, None for none. Queries of each group are measured apart. None: there
+            are no groups.
         held_out: whether the validation items were taken from the training data.
-        rows: ``[N]`` int64, the row, from 0, that each item stands in, of the source of its split; -1 where
-            that is not known.
-        row_counts: of each split that is a source of its own, how many rows that has, with those left out.
+        rows: ``[N]`` int64, the row, from 0, of each item in the source of its split; -1 if it is unknown.
+        row_counts: the number of rows of each split that is a source of its own, bad rows included.
+        planned: what batches are made of unless a planner is given: classes, positive pairs, or scored pairs.
     """
 
     items: Items
@@ -60,45 +124,41 @@ class Dataset:
     splits: dict[str, Tensor]
     pairs: dict[str, GivenPairs] = field(default_factory=dict)
     triplets: dict[str, GivenTriplets] = field(default_factory=dict)
-    facts: Facts | None = None
+    judgements: GivenPairs | None = None
     parts: dict[str, Dataset] = field(default_factory=dict)
     groups: list[str | None] | None = None
     held_out: bool = False
     rows: Tensor | None = None
     row_counts: dict[str, int] = field(default_factory=dict)
+    planned: Plans = "classes"
 
     def corpus_of(self, split: str) -> str | None:
-        """The name of the split that holds what ``split`` is compared with, None if that is itself."""
+        """The split that the items of ``split`` are compared with; None for ``split`` itself."""
         return next((name for name in (f"{split}_corpus", "corpus") if name in self.splits), None)
 
     def digest(self, split: str) -> str:
-        """32 hexadecimal digits that differ when the items of a split do, or what is known of them."""
+        """32 hexadecimal digits, which differ when the items of a split or their relations differ."""
+        state = hashlib.sha256()
         if self.parts:
-            own = [
+            lines = [
                 f"{name} {part.digest(split)}" for name, part in self.parts.items() if split in part.splits
             ]
-            return hashlib.sha256("\n".join(own).encode()).hexdigest()[:32]
-        ids = self.splits[split]
-        corpus = self.corpus_of(split)
-        state = hashlib.sha256()
-        for part in (ids, *([] if corpus is None else [self.splits[corpus]])):
-            state.update(_bytes(part))
-            state.update(_bytes(self.items.fingerprints[part]))
-        for known in self._known(ids):
-            state.update(_bytes(known))
-        return state.hexdigest()[:32]
-
-    def _known(self, ids: Tensor) -> list[Tensor]:
-        if self.facts is not None:
-            own = torch.isin(self.facts.anchors, ids)
-            return [self.facts.anchors[own], self.facts.candidates[own], self.facts.grades[own]]
+            state.update("\n".join(lines).encode())
+            return state.hexdigest()[:32]
+        ids, corpus = self.splits[split], self.corpus_of(split)
+        arrays = []
+        for some in (ids, *([] if corpus is None else [self.splits[corpus]])):
+            arrays += [some, self.items.fingerprints[some]]
         labels = getattr(self.relations, "labels", None)
-        if isinstance(labels, Ragged):
+        if self.judgements is not None:
+            own = torch.isin(self.judgements.anchors, ids)
+            judged = self.judgements
+            arrays += [judged.anchors[own], judged.candidates[own], judged.targets[own]]
+        elif isinstance(labels, Ragged):
             labels = labels.select(ids)
-            return [labels.values, labels.offsets]
-        return [] if labels is None else [labels[ids]]
-
-
-def _bytes(values: Tensor) -> bytes:
-    array: npt.NDArray[np.generic] = values.contiguous().numpy()
-    return array.tobytes()
+            arrays += [labels.values, labels.offsets]
+        elif labels is not None:
+            arrays.append(labels[ids])
+        for array in arrays:
+            state.update(array.contiguous().numpy().tobytes())
+        return state.hexdigest()[:32]

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lit_metric.data.errors import DataError
-from lit_metric.data.table import Part, Problems, listed
+from lit_metric.data.errors import DataError, Problems, listed
+from lit_metric.data.table import Part
 
 logger = logging.getLogger(__name__)
 

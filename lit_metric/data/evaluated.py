@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.checks import class_counts
-from lit_metric.data.dataset import Dataset
+from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
 from lit_metric.data.errors import DataError
-from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import PairRelations, Relations
 

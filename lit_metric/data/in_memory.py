@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lit_metric.data.errors import DataError
-from lit_metric.data.table import Part, Problems, listed
+from lit_metric.data.errors import DataError, Problems, listed
+from lit_metric.data.table import Part
 
 TAKEN = (
     "a path, pattern or hub id, a list of them, a pandas or polars DataFrame, a pyarrow Table, a "

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_metric.data.delimited import CsvOptions, decoded, read_csv, read_judged
-from lit_metric.data.errors import DataError
+from lit_metric.data.errors import DataError, Problems, listed, most_similar
 from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, of_rows, part_of, with_names
-from lit_metric.data.table import Part, Problems, Table, listed, most_alike
+from lit_metric.data.table import Part, Table
 
 PACKAGE = "package:"
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
@@ -69,7 +69,7 @@ def read_table(
     table = Table(_parts(source, split, noted, name, csv or CsvOptions()))
     if problems is None:
         noted.refuse()
-    table.say_how_it_was_read()
+    table.log_dialects()
     return table
 
 
@@ -132,7 +132,7 @@ def _contents(folder: Path, like: str = "") -> str:
     if not folder.is_dir():
         return f"; there is no folder {str(folder)!r} either"
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    return f"; {str(folder)!r} holds {listed(most_alike(names, like), 8)}"
+    return f"; {str(folder)!r} holds {listed(most_similar(names, like), 8)}"
 
 
 def _file(path: Path, problems: Problems, csv: CsvOptions) -> Part:

@@ -3,13 +3,12 @@
 Both search vectors in float32, whatever they were given. Scores are similarities: larger is nearer.
 """
 
-from lit_metric.index.base import Index, Similarity, Vectors
+from lit_metric.index.base import Index, Similarity, StoredIndexError, Vectors
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
 from lit_metric.index.load import load_index
 from lit_metric.index.products import padded, similarities, top_k
 from lit_metric.index.representatives import RepresentativeIndex
-from lit_metric.index.stored import StoredIndexError
 
 __all__ = [
     "ExactIndex",

@@ -12,11 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_metric.index.stored import store
+from lit_metric.store import StoredError, write_folder
 
 Similarity = Literal["cosine", "dot"]
 Vectors = Tensor | np.ndarray
 LeftOut = Callable[[slice, Tensor, Tensor], Tensor]
+
+
+class StoredIndexError(StoredError):
+    """A saved index is missing, damaged, or of another format."""
+
+    remedy = "build the index and save it anew"
 
 
 class Index(ABC):
@@ -133,7 +139,7 @@ class Index(ABC):
             raise ValueError("the index holds no vectors yet: add some, then save it")
         self._settle()
         about = {"kind": type(self).__name__, "count": len(self), "dimension": self.dimension}
-        store(Path(folder), self._write, {**about, "settings": self._settings()})
+        write_folder(Path(folder), self._write, {**about, "settings": self._settings()})
 
     def _settle(self) -> None:
         """Build in what was added and still waits."""

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.index.base import Index, LeftOut, Similarity, refuse_duplicates
+from lit_metric.index.base import Index, LeftOut, Similarity, StoredIndexError, refuse_duplicates
 from lit_metric.index.products import similarities
 from lit_metric.index.running import RunningTop
-from lit_metric.index.stored import StoredIndexError, read_array
-from lit_metric.store import write_array
+from lit_metric.store import read_array, write_array
 
 _TILE = 2048
 _MOST = 0.6
@@ -205,8 +204,11 @@ class ExactIndex(Index):
         write_array(folder / "ids.npy", self._ids.cpu().numpy())
 
     def _read(self, folder: Path, shape: tuple[int, int], memory_map: bool) -> None:
-        vectors = read_array(folder, "vectors", np.float32, shape, memory_map)
-        ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1]))
+        # Copy on write: torch takes no read-only array, and the file stays as it is.
+        vectors = read_array(
+            folder, "vectors", np.float32, shape, StoredIndexError, "c" if memory_map else None
+        )
+        ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1], StoredIndexError))
         if bool((ids.diff() <= 0).any()):
             raise StoredIndexError(f"{folder / 'ids.npy'}: the ids of an exact index must rise; save it anew")
         self._vectors, self._ids = torch.from_numpy(vectors).to(self.device), ids.to(self.device)

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.index.base import Index, Similarity, Vectors, refuse_duplicates
-from lit_metric.index.stored import StoredIndexError, read_array
-from lit_metric.store import replacing, write_array
+from lit_metric.index.base import Index, Similarity, StoredIndexError, Vectors, refuse_duplicates
+from lit_metric.store import read_array, replacing, write_array
 
 FILE = "index.faiss"
 TRAINED_ON = 1 << 18
@@ -171,7 +170,7 @@ class FaissIndex(Index):
                 f"{path} holds {[index.ntotal, index.d]}, expected {[*shape]}; {StoredIndexError.remedy}"
             )
         self._index, self._mapped = self._tuned(index), memory_map
-        self._ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1]))
+        self._ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1], StoredIndexError))
 
     def _mapping(self) -> int:
         """What leaves most of the index on the disk: the lists of cells, or all arrays where there are none

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from lit_metric.index.base import Index
+from lit_metric.index.base import Index, StoredIndexError
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
 from lit_metric.index.representatives import RepresentativeIndex
-from lit_metric.index.stored import StoredIndexError, read_manifest
+from lit_metric.store import MANIFEST, read_manifest
 
 KINDS: dict[str, type[Index]] = {
     kind.__name__: kind for kind in (ExactIndex, FaissIndex, RepresentativeIndex)
@@ -51,9 +51,16 @@ def load_index(
         [[3]]
     """
     folder = Path(folder)
-    manifest = read_manifest(folder, verify)
-    index = _empty(folder, manifest["kind"], manifest["settings"], threads, device)
-    index._restore(folder, manifest["count"], manifest["dimension"], memory_map)
+    manifest = read_manifest(folder, StoredIndexError, verify=verify)
+    try:
+        kind, settings = str(manifest["kind"]), dict(manifest["settings"])
+        shape = int(manifest["count"]), int(manifest["dimension"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoredIndexError(
+            f"{folder / MANIFEST} is damaged ({error!r}); {StoredIndexError.remedy}"
+        ) from error
+    index = _empty(folder, kind, settings, threads, device)
+    index._restore(folder, *shape, memory_map)
     return index
 
 

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.index.base import Index, refuse_duplicates
+from lit_metric.index.base import Index, StoredIndexError, refuse_duplicates
 from lit_metric.index.components import components
 from lit_metric.index.exact import ExactIndex
-from lit_metric.index.stored import read_array
-from lit_metric.store import write_array
+from lit_metric.store import read_array, write_array
 
 _BLOCK = 16384
 
@@ -112,7 +111,7 @@ class RepresentativeIndex(Index):
 
     def _read(self, folder: Path, shape: tuple[int, int], memory_map: bool) -> None:
         self._members, self._representatives = (
-            torch.from_numpy(read_array(folder, name, np.int64, shape[:1]))
+            torch.from_numpy(read_array(folder, name, np.int64, shape[:1], StoredIndexError))
             for name in ("members", "representatives")
         )
         self.index._restore(folder, len(self._representatives.unique()), shape[1], memory_map)

@@ -3,7 +3,7 @@
 from lit_metric.mining.candidates import Candidates, PositiveScores
 from lit_metric.mining.draw import Draw, Moment, Pool, SimANS, TopK, UniformWindow, WeightedDraw, WithRandom
 from lit_metric.mining.duplicates import DuplicateFilter
-from lit_metric.mining.files import TableError, collect, versions
+from lit_metric.mining.files import TableError
 from lit_metric.mining.filters import (
     AbsoluteMargin,
     CeilingFilter,
@@ -23,6 +23,7 @@ from lit_metric.mining.published import TableVectors
 from lit_metric.mining.source import TableNegatives
 from lit_metric.mining.table import NegativeTable
 from lit_metric.mining.texts import give_texts, write_texts
+from lit_metric.store import collect_versions, versions
 
 __all__ = [
     "AbsoluteMargin",
@@ -57,7 +58,7 @@ __all__ = [
     "UniformWindow",
     "WeightedDraw",
     "WithRandom",
-    "collect",
+    "collect_versions",
     "give_texts",
     "positive_scores",
     "versions",

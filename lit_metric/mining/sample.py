@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lit_metric.mining import files
 from lit_metric.mining.candidates import PositiveScores
 from lit_metric.mining.hashing import hashed
 from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, FilteredProposals
-from lit_metric.store import write_json
+from lit_metric.store import SAMPLE, version_folder, write_json
 
 if TYPE_CHECKING:
     from lit_metric.data.relations import Relations
@@ -89,7 +88,7 @@ def add_texts(
         texts: of the items with some ids, ``[n]``.
         keys: of all items by id.
     """
-    path = files.folder_of(root, version) / files.SAMPLE
+    path = version_folder(root, version) / SAMPLE
     if not path.is_file():
         return
     content = json.loads(path.read_text(encoding="utf-8"))

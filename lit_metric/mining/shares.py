@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_metric.mining.snapshot import check_room
-from lit_metric.store import replacing
+from lit_metric.store import check_room, replacing
 
 Part = TypeVar("Part")
 FOLDER = "shares"

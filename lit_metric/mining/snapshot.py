@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lit_metric.store import replacing, sha256
+from lit_metric.store import check_room, replacing, sha256
 
 _NAMES = {
     torch.float64: "F64",
@@ -33,8 +33,6 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-MARGIN = 1 << 24
-"""Bytes that are left free on the disk at least."""
 
 
 class SnapshotError(ValueError):
@@ -188,13 +186,6 @@ def reserve(path: Path, size: int) -> None:
         file.truncate(size)
         if hasattr(os, "posix_fallocate") and size:
             os.posix_fallocate(file.fileno(), 0, size)
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Raise ``OSError`` unless the disk of ``folder`` has room for ``needed`` bytes and some more."""
-    free = shutil.disk_usage(folder).free
-    if free < needed + MARGIN:
-        raise OSError(f"{folder} has {free:,} bytes free, and {needed:,} are to be written: make room")
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, tuple[int, int]]]:

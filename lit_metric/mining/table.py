@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_metric import store
 from lit_metric.index import Similarity
-from lit_metric.mining import faults, files
+from lit_metric.mining import faults
 from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
 from lit_metric.mining.files import TableError
 from lit_metric.mining.published import Embedded, size_of, write_vectors
-from lit_metric.store import write_json
 
 _TYPES: dict[str, type] = {
     "anchors": np.int32,
@@ -154,16 +153,16 @@ class NegativeTable:
         arrays |= {} if self._pool is None else {_POOL: self._pool}
         needed = sum(array.nbytes for array in arrays.values()) + (size_of(vectors) if vectors else 0)
         Path(root).mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(root).free) < needed * 1.05 + (1 << 20):
-            raise OSError(f"{root} has {free:,} bytes free, a table takes {needed:,}: collect old versions")
-        version = files.claim(root)
-        folder = files.folder_of(root, version)
+        store.check_room(Path(root), needed)
+        version = store.claim_version(root)
+        folder = store.version_folder(root, version)
         pool = None if self._pool is None else len(self._pool)
         when = {"version": version, "step": step, "epoch": epoch, "metric": self.metric}
-        files.write_arrays(folder, arrays)
+        for name, array in arrays.items():
+            store.write_array(folder / f"{name}.npy", array)
         published = write_vectors(folder, vectors) if vectors else {}
         faults.reached("write")
-        write_json(folder / files.SAMPLE, {**when, "anchors": self.sample})
+        store.write_json(folder / store.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
         whence = {
             "corpus": corpus,
@@ -173,7 +172,9 @@ class NegativeTable:
             "settings": self.settings,
         }
         faults.reached("publish")
-        files.finish(folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **whence})
+        store.write_manifest(
+            folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **whence}
+        )
         return version
 
     @classmethod
@@ -196,15 +197,15 @@ class NegativeTable:
         Raises:
             TableError: if the version is not there, unfinished, damaged, or of another corpus or tokenizer.
         """
-        folder = files.folder_of(root, version)
+        folder = store.version_folder(root, version)
         # The sample is for people: texts are added to it later.
-        manifest = files.read_manifest(folder, [f"{name}.npy" for name in _TYPES], verify)
+        manifest = store.read_manifest(folder, TableError, [f"{name}.npy" for name in _TYPES], verify)
         try:
             told, of = manifest["version"], manifest["corpus"]
             shapes = _shapes(manifest["rows"], manifest["candidates"])
             metric, report, settings = manifest["metric"], manifest["report"], manifest["settings"]
         except KeyError as error:
-            raise TableError(f"{folder / files.MANIFEST} does not say {error}; mine it anew") from error
+            raise TableError(f"{folder / store.MANIFEST} does not say {error}; mine it anew") from error
         if told != version:
             raise TableError(f"{folder} says that it is version {told}: the folder was renamed or copied")
         if corpus is not None and of != corpus:
@@ -214,12 +215,13 @@ class NegativeTable:
                 f"{folder} was mined with another tokenizer ({used}, not {tokenizer}): mine it anew"
             )
         anchors, ids, scores, positives = (
-            files.read_array(folder, name, dtype, shapes[name]) for name, dtype in _TYPES.items()
+            store.read_array(folder, name, dtype, shapes[name], TableError, "r")
+            for name, dtype in _TYPES.items()
         )
         pool = None
         if (size := manifest.get(_POOL)) is not None:
-            files.read_manifest(folder, [f"{_POOL}.npy"], verify)
-            pool = files.read_array(folder, _POOL, np.int32, (size,))
+            store.read_manifest(folder, TableError, [f"{_POOL}.npy"], verify)
+            pool = store.read_array(folder, _POOL, np.int32, (size,), TableError, "r")
         table = cls(
             anchors, ids, scores, positives, metric=metric, report=report, settings=settings, pool=pool
         )

@@ -12,12 +12,11 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_metric import store
 from lit_metric.data import Items, Relations, Tokens
 from lit_metric.mining.arrays import Arrays, build, check_importable, describe
-from lit_metric.mining.files import write_arrays
 from lit_metric.mining.miner import Miner
-from lit_metric.mining.snapshot import Snapshot, check_room, trained, untouched
-from lit_metric.store import write_json
+from lit_metric.mining.snapshot import Snapshot, trained, untouched
 
 if TYPE_CHECKING:
     from lit_metric.encoders import Encoder
@@ -142,11 +141,12 @@ class Task:
         described = self._described(arrays)
         base = {name: value.cpu().contiguous().clone() for name, value in untouched(encoder).items()}
         weights = sum(value.numel() * value.element_size() for value in base.values())
-        check_room(folder, weights + sum(array.nbytes for array in arrays.values()))
-        write_arrays(folder, {**arrays, PROBE: vectors.float().cpu().numpy()})
+        store.check_room(folder, weights + sum(array.nbytes for array in arrays.values()))
+        for name, array in {**arrays, PROBE: vectors.float().cpu().numpy()}.items():
+            store.write_array(folder / f"{name}.npy", array)
         save_file(base, folder / BASE)
         Snapshot(folder / INITIAL).write(trained(encoder))
-        write_json(folder / SPEC, described)
+        store.write_json(folder / SPEC, described)
         return folder / SPEC
 
     @classmethod

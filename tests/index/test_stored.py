@@ -154,7 +154,7 @@ def change(**entries: Any) -> Callable[[Path], None]:
         ("flat", "index.faiss", cut, False, r"index.faiss cannot be read by FAISS \(.*read error"),
         ("exact", "vectors.npy", cut, False, r"vectors.npy cannot be read as an array"),
         ("exact", "vectors.npy", Path.unlink, False, r"vectors.npy is missing; build the index and save it"),
-        ("exact", "manifest.json", Path.unlink, True, r"holds no manifest.json, so no index was saved there"),
+        ("exact", "manifest.json", Path.unlink, True, r"holds no manifest.json: it was never finished"),
         ("exact", "manifest.json", cut, True, r"manifest.json is damaged"),
         ("exact", "manifest.json", change(format=7), True, r"has format 7, this library reads format 1"),
         ("exact", "manifest.json", change(kind="Other"), True, r"holds a Other, expected one of ExactIndex"),

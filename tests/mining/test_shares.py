@@ -72,6 +72,6 @@ def test_shares_of_refreshes_before_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_metric.mining.snapshot.MARGIN", 1 << 60)
+    monkeypatch.setattr("lit_metric.store.MARGIN", 1 << 60)
     with pytest.raises(OSError, match="make room"):
         Shares(tmp_path, 2).put(7, 1, "w", VECTORS)

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lit_metric.mining import snapshot as snapshots
 from lit_metric.mining.snapshot import Snapshot, SnapshotError, fingerprint, restore, trained, untouched
 
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
@@ -95,7 +94,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_noticed_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "MARGIN", 1 << 60)
+    monkeypatch.setattr("lit_metric.store.MARGIN", 1 << 60)
     with pytest.raises(OSError, match=r"bytes free, and .* are to be written: make room"):
         Snapshot(tmp_path / "weights").write({"a": torch.ones(1000)})
     assert not (tmp_path / "weights").exists()

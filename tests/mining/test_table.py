@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lit_metric.mining import NegativeTable, TableError, collect, versions
+from lit_metric.mining import NegativeTable, TableError, collect_versions, versions
 from lit_metric.mining.table import half
 
 FILES = ["anchors.npy", "ids.npy", "scores.npy", "positives.npy", "sample.json"]
@@ -223,14 +223,14 @@ def test_old_versions_are_collected_and_names_never_used_again(tmp_path: Path) -
     for _ in range(5):
         save(table_of(), tmp_path)
     held = NegativeTable.open(tmp_path, 3)
-    assert collect(tmp_path, keep=[2], newest=1) == [1, 3, 4]
+    assert collect_versions(tmp_path, keep=[2], newest=1) == [1, 3, 4]
     assert versions(tmp_path) == [2, 5]
     np.testing.assert_array_equal(held.ids, table_of().ids)  # Whoever has it open keeps reading it.
     for number in (1, 3, 4):
         assert [path.name for path in (tmp_path / f"v{number:06d}").iterdir()] == ["sample.json"]
         sample = json.loads((tmp_path / f"v{number:06d}" / "sample.json").read_text())
         assert (sample["version"], sample["step"], sample["anchors"]) == (number, 40, [{"anchor": 20}])
-    assert collect(tmp_path, newest=1) == [2]
+    assert collect_versions(tmp_path, newest=1) == [2]
     assert save(table_of(), tmp_path) == 6
 
 
@@ -239,7 +239,7 @@ def test_collecting_leaves_a_version_that_is_being_written_alone(tmp_path: Path)
         save(table_of(), tmp_path)
     for number in (1, 3):  # One that died long ago, one that is being written.
         (tmp_path / f"v{number:06d}" / "manifest.json").unlink()
-    assert collect(tmp_path, newest=1) == []
+    assert collect_versions(tmp_path, newest=1) == []
     assert sorted(path.name for path in (tmp_path / "v000001").iterdir()) == ["sample.json"]
     assert sorted(path.name for path in (tmp_path / "v000003").iterdir()) == sorted(FILES)
 

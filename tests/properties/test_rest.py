@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_metric.data.table import Problems
+from lit_metric.data.errors import Problems
 from lit_metric.index.components import components
 from lit_metric.metrics.functional import (
     average_precision,

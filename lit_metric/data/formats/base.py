@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.delimited import CsvOptions
-from lit_metric.data.errors import DataError
+from lit_metric.data.errors import BadRows, DataError, Problems
 from lit_metric.data.formats.columns import Columns, guess, named, split_by
 from lit_metric.data.items import QUERY, Items
 from lit_metric.data.readers import Source, read_table
-from lit_metric.data.table import BadRows, Problems, Table
+from lit_metric.data.table import Table
 from lit_metric.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from lit_metric.data.errors import DataError
+from lit_metric.data.errors import DataError, Problems, listed, listed_rows
 from lit_metric.data.formats.names import says_nothing
-from lit_metric.data.table import Problems, Table, listed, listed_rows
+from lit_metric.data.table import Table
 from lit_metric.data.vocabulary import surrogate_at
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.dataset import Dataset, Facts
+from lit_metric.data.dataset import Dataset, GivenPairs
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
@@ -298,7 +298,7 @@ class Judgements(Supervision):
         groups: list[str | None] | None,
     ) -> Dataset:
         items, vocabulary = numbering.encode()
-        given = Facts(
+        given = GivenPairs(
             ids_of(query for query, _, _ in facts),
             ids_of(document for _, document, _ in facts),
             torch.tensor([grade for *_, grade in facts], dtype=torch.float32),
@@ -306,13 +306,13 @@ class Judgements(Supervision):
         relations = PairRelations(
             given.anchors,
             given.candidates,
-            given.grades,
+            given.targets,
             apart(items.fingerprints, numbering.splits()),
             self.positive_from,
             self.unjudged,
         )
         return Dataset(
-            items, vocabulary, relations, splits, facts=given, groups=groups, rows=numbering.placed()
+            items, vocabulary, relations, splits, judgements=given, groups=groups, rows=numbering.placed()
         )
 
 

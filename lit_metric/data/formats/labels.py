@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.dataset import Dataset
-from lit_metric.data.errors import DataError
+from lit_metric.data.errors import DataError, Problems
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
     TEXT_NAMES,
@@ -31,7 +31,7 @@ from lit_metric.data.formats.names import settle
 from lit_metric.data.items import Items, Kind
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
-from lit_metric.data.table import Problems, Table
+from lit_metric.data.table import Table
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lit_metric.data.errors import DataError
+from lit_metric.data.errors import DataError, listed
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.columns import guess
-from lit_metric.data.table import Table, listed
+from lit_metric.data.table import Table
 
 ALIKE = (
     ("anchor", "positive"),

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from lit_metric.data.table import KINDS
+from lit_metric.data.errors import KINDS
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from lit_metric.data.dataset import Dataset, Facts
+from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
@@ -31,7 +31,6 @@ from lit_metric.data.formats.base import (
 from lit_metric.data.formats.columns import Columns, named
 from lit_metric.data.formats.hold_out import held_out
 from lit_metric.data.formats.layouts import couple, negatives_of, scores_of, texts
-from lit_metric.data.given import GivenPairs, GivenTriplets
 from lit_metric.data.relations import PairRelations
 from lit_metric.data.table import Table
 
@@ -319,7 +318,7 @@ class Pairs(Supervision):
             logger.info("%d pairs are of one text with itself, and teach nothing", same)
         items, vocabulary = numbering.encode()
         grades = torch.tensor(judged.grades, dtype=torch.float32)
-        facts = Facts(ids_of(judged.anchors), ids_of(judged.candidates), grades)
+        facts = GivenPairs(ids_of(judged.anchors), ids_of(judged.candidates), grades)
         relations = PairRelations(
             facts.anchors,
             facts.candidates,

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.data.dataset import Dataset, Facts
+from lit_metric.data.dataset import Dataset, GivenPairs
 from lit_metric.data.formats import columns as values
 from lit_metric.data.formats.base import (
     DOCUMENT,
@@ -170,7 +170,7 @@ class Triples(Supervision):
         items, vocabulary = numbering.encode()
         anchors = ids_of(number for each in asked.values() for number in each.anchors)
         candidates = ids_of(number for each in asked.values() for number in each.candidates)
-        facts = Facts(anchors, candidates, torch.ones(len(anchors)))
+        facts = GivenPairs(anchors, candidates, torch.ones(len(anchors)))
         fingerprints = apart(items.fingerprints, numbering.splits())
         ignored = _known(numbering, asked)
         relations = PairRelations(anchors, candidates, None, fingerprints, ignored=ignored)
@@ -179,7 +179,7 @@ class Triples(Supervision):
         )
         groups = None if self.group is None else _groups(len(numbering), asked)
         return Dataset(
-            items, vocabulary, relations, splits, facts=facts, groups=groups, rows=numbering.placed()
+            items, vocabulary, relations, splits, judgements=facts, groups=groups, rows=numbering.placed()
         )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from lit_metric.data.ragged import Ragged
+from lit_metric.data.errors import DataError
+from lit_metric.data.ragged import Ragged, offsets_of
+from lit_metric.data.relations.lookup import Memo
 
 Self = TypeVar("Self", bound="Relations")
 Unlabelled = Literal["ignored", "negative"]
@@ -103,22 +105,114 @@ class Relations(ABC):
         return unknown.masked_fill_(positive, 1.0)
 
 
-def admitted(labelled: Tensor, fingerprints: Tensor, unlabelled: Unlabelled) -> Tensor:
-    """``[N]`` bool: which items may be negatives at all, by labels.
+Question = Callable[[Relations, Tensor, Tensor], Tensor]
 
-    Those are the labelled ones, and the others if ``unlabelled`` says so; but not where a labelled item has
-    equal content, since they then belong to its class, too.
+
+class UnionRelations(Relations):
+    """Data sets laid end to end, each with relations of its own; nothing is known across them.
+
+    Items of two parts are neither positives nor negatives of one another. Each part numbers its items from 0.
 
     Args:
-        labelled: ``[N]`` bool.
-        fingerprints: ``[N]`` int64, equal for items of equal content.
-        unlabelled: what an item without a label may be.
+        parts: the parts' relations.
+        offsets: ``[parts + 1]``, the first id of each part, and the number of all items; None: by the parts'
+            lengths.
 
     Raises:
-        ValueError: when ``unlabelled`` is none of its values.
+        DataError: when the offsets do not fit the parts.
+
+    Example:
+        >>> from lit_metric.data import LabelRelations
+        >>> part = LabelRelations.from_names(["a", "b", "a"], torch.arange(3))
+        >>> relations, ids = UnionRelations([part, part]), torch.arange(6)
+        >>> relations.positive(ids[:1], ids).tolist(), relations.negative(ids[:1], ids).tolist()
+        ([[False, False, True, False, False, False]], [[False, True, False, False, False, False]])
     """
-    if unlabelled not in ("ignored", "negative"):
-        raise ValueError(f"unlabelled must be 'ignored' or 'negative', not {unlabelled!r}")
-    if unlabelled == "ignored":
-        return labelled
-    return labelled | ~torch.isin(fingerprints, fingerprints[labelled])
+
+    def __init__(self, parts: Sequence[Relations], offsets: Tensor | Sequence[int] | None = None) -> None:
+        self.parts = list(parts)
+        sizes = torch.tensor([len(part) for part in self.parts], dtype=torch.int64)
+        self.offsets = offsets_of(sizes) if offsets is None else torch.as_tensor(offsets, dtype=torch.int64)
+        if self.offsets.tolist() != offsets_of(sizes).tolist():
+            raise DataError(
+                f"parts of {sizes.tolist()} items laid end to end begin and end at "
+                f"{offsets_of(sizes).tolist()}, not at {self.offsets.tolist()}"
+            )
+        self._split = Memo[list[tuple[Tensor, Tensor]]]()
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def part_of(self, ids: Tensor) -> Tensor:
+        """The number of the part that each of ``ids``, of any shape, belongs to."""
+        return torch.searchsorted(self.offsets.to(ids.device), ids.contiguous(), right=True) - 1
+
+    def own(self, part: int, ids: Tensor) -> Tensor:
+        """Those of ``ids`` that belong to ``part``, as it numbers them."""
+        return ids[self.part_of(ids) == part] - self.offsets[part].to(ids.device)
+
+    def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        answer = torch.zeros(len(anchors), len(candidates), dtype=torch.bool, device=anchors.device)
+        return self._matrix(answer, anchors, candidates, lambda part, a, c: part.positive(a, c))
+
+    def excluded(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        answer = torch.ones(len(anchors), len(candidates), dtype=torch.bool, device=anchors.device)
+        return self._matrix(answer, anchors, candidates, lambda part, a, c: part.excluded(a, c))
+
+    def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: what the part says, NaN across parts."""
+        answer = torch.full(
+            (len(anchors), len(candidates)), torch.nan, dtype=torch.float32, device=anchors.device
+        )
+        return self._matrix(answer, anchors, candidates, lambda part, a, c: part.targets(a, c))
+
+    def positive_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        return self._elements(False, anchors, candidates, lambda part, a, c: part.positive_pairs(a, c))
+
+    def excluded_pairs(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        return self._elements(True, anchors, candidates, lambda part, a, c: part.excluded_pairs(a, c))
+
+    def positives(self, anchors: Tensor, among: Tensor) -> Ragged:
+        rows, found = [], []
+        split = zip(self.parts, self._by_part(anchors), self._split.of(among, self._by_part), strict=True)
+        for number, (part, (places, own), (_, others)) in enumerate(split):
+            answer = part.positives(own, others)
+            rows.append(places)
+            found.append(Ragged(answer.values + self.offsets[number].to(anchors.device), answer.offsets))
+        joined = Ragged.from_lengths(
+            torch.cat([each.values for each in found]), torch.cat([each.lengths for each in found])
+        )
+        return joined.select(torch.cat(rows).argsort())
+
+    def to(self, device: torch.device | str) -> UnionRelations:
+        return UnionRelations([part.to(device) for part in self.parts], self.offsets)
+
+    def labelled_only(self) -> UnionRelations:
+        parts = [part.labelled_only() for part in self.parts]
+        if all(sure is part for sure, part in zip(parts, self.parts, strict=True)):
+            return self
+        return UnionRelations(parts, self.offsets)
+
+    def _by_part(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each part, where its ids stand within ``ids [n]``, and those ids as it numbers them."""
+        part_of = self.part_of(ids)
+        places = [(part_of == number).nonzero()[:, 0] for number in range(len(self.parts))]
+        return [(rows, ids[rows] - start) for rows, start in zip(places, self.offsets.tolist(), strict=False)]
+
+    def _matrix(self, answer: Tensor, anchors: Tensor, candidates: Tensor, ask: Question) -> Tensor:
+        columns = self._split.of(candidates, self._by_part)
+        for part, (rows, own), (places, others) in zip(
+            self.parts, self._by_part(anchors), columns, strict=True
+        ):
+            if len(rows) and len(places):
+                answer[rows[:, None], places] = ask(part, own, others)
+        return answer
+
+    def _elements(self, across: bool, anchors: Tensor, candidates: Tensor, ask: Question) -> Tensor:
+        anchors, candidates = torch.broadcast_tensors(anchors, candidates)
+        of_anchors, same = self.part_of(anchors), self.part_of(anchors) == self.part_of(candidates)
+        answer = torch.full(anchors.shape, across, device=anchors.device)
+        for number, (part, start) in enumerate(zip(self.parts, self.offsets.tolist(), strict=False)):
+            here = same & (of_anchors == number)
+            answer[here] = ask(part, anchors[here] - start, candidates[here] - start)
+        return answer

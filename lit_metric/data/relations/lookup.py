@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,16 +27,16 @@ class Memo(Generic[Value]):
         tensor([0, 0])
     """
 
-    _kept: tuple[Tensor, int, Value] | None = None
+    _last: tuple[Tensor, int, Value] | None = None
 
     def of(self, tensor: Tensor, compute: Callable[[Tensor], Value]) -> Value:
         """``compute(tensor)``, or what that gave before."""
         if tensor.is_inference():  # has no count of its changes
             return compute(tensor)
-        kept = self._kept
-        if kept is None or kept[0] is not tensor or kept[1] != tensor._version:
-            kept = self._kept = tensor, tensor._version, compute(tensor)
-        return kept[2]
+        last = self._last
+        if last is None or last[0] is not tensor or last[1] != tensor._version:
+            last = self._last = tensor, tensor._version, compute(tensor)
+        return last[2]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -159,9 +158,3 @@ def in_order_of(columns: Tensor, rows: Tensor, count: int, among: Tensor) -> Rag
     # One sort by a number that holds both: the found are few beside all that there could be.
     keys = (rows * max(len(among), 1) + columns).sort().values
     return Ragged.from_lengths(among[keys % max(len(among), 1)], torch.bincount(rows, minlength=count))
-
-
-def each_equals(left: Tensor, right: Tensor) -> Tensor:
-    """``left [A]`` and ``right [C]``, on the CPU, to a boolean ``[A, C]``: whether each is equal to each."""
-    # Torch compares a column with a row one by one, which takes several times as long.
-    return torch.from_numpy(np.equal(left.numpy()[:, None], right.numpy()))

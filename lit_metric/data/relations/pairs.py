@@ -78,7 +78,7 @@ class PairRelations(Relations):
             raise ValueError(f"unjudged must be 'negative' or 'ignored', not {unjudged!r}")
         grades = torch.ones_like(anchors) if grades is None else grades
         grades = grades.float()
-        _check(anchors, candidates, grades, ignored, len(fingerprints))
+        self._check(anchors, candidates, grades, ignored, len(fingerprints))
         self.fingerprints = fingerprints
         self.positive_from = positive_from
         self.unjudged: Unjudged = unjudged
@@ -87,7 +87,7 @@ class PairRelations(Relations):
         if symmetric:
             anchors, candidates = torch.cat([anchors, candidates]), torch.cat([candidates, anchors])
             grades = torch.cat([grades, grades])
-        self._judged, self.grades = _judgements(anchors, candidates, grades, len(fingerprints))
+        self._judged, self.grades = self._distinct(anchors, candidates, grades, len(fingerprints))
         self.contents = fingerprints.unique(return_inverse=True)[1]
         self._sort_out(ignored)
         self._sorted = Memo[Sorted]()
@@ -182,49 +182,49 @@ class PairRelations(Relations):
         mask[pairs.join(rows, columns)[:2]] = True
         return mask
 
-
-def _judgements(anchors: Tensor, candidates: Tensor, grades: Tensor, size: int) -> tuple[PairSet, Tensor]:
-    """The distinct judgements with their grades, by anchor and candidate."""
-    keys, order = (anchors * size + candidates).sort(stable=True)
-    grades = grades[order]
-    first = torch.ones_like(keys, dtype=torch.bool)
-    first[1:] = keys[1:] != keys[:-1]
-    if bool((differing := ~first[1:] & (grades[1:] != grades[:-1])).any()):
-        place = int(differing.nonzero()[0])
-        anchor, candidate = divmod(int(keys[place]), size)
-        raise DataError(
-            f"items {anchor} and {candidate} are judged twice, as {float(grades[place]):g} and as "
-            f"{float(grades[place + 1]):g} ({int(differing.sum())} such pairs): keep one judgement of "
-            "each pair"
-        )
-    return PairSet(keys[first], size), grades[first]
-
-
-def _check(
-    anchors: Tensor,
-    candidates: Tensor,
-    grades: Tensor,
-    ignored: tuple[Tensor, Tensor] | None,
-    size: int,
-) -> None:
-    if not anchors.shape == candidates.shape == grades.shape or anchors.dim() != 1:
-        raise DataError(
-            f"anchors {list(anchors.shape)}, candidates {list(candidates.shape)} and grades "
-            f"{list(grades.shape)} must have one entry for each judgement"
-        )
-    named = [("anchors", anchors), ("candidates", candidates)]
-    if ignored is not None:
-        if ignored[0].shape != ignored[1].shape or ignored[0].dim() != 1:
-            shapes = " and ".join(str(list(ids.shape)) for ids in ignored)
-            raise DataError(f"ignored pairs must be two lists of equal length, not {shapes}")
-        named.append(("ignored items", torch.cat([*ignored])))
-    for name, ids in named:
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+    @staticmethod
+    def _distinct(anchors: Tensor, candidates: Tensor, grades: Tensor, size: int) -> tuple[PairSet, Tensor]:
+        """The distinct judgements with their grades, by anchor and candidate."""
+        keys, order = (anchors * size + candidates).sort(stable=True)
+        grades = grades[order]
+        first = torch.ones_like(keys, dtype=torch.bool)
+        first[1:] = keys[1:] != keys[:-1]
+        if bool((differing := ~first[1:] & (grades[1:] != grades[:-1])).any()):
+            place = int(differing.nonzero()[0])
+            anchor, candidate = divmod(int(keys[place]), size)
             raise DataError(
-                f"{name} must be ids within 0..{size - 1}, got {int(ids.min())}..{int(ids.max())}"
+                f"items {anchor} and {candidate} are judged twice, as {float(grades[place]):g} and as "
+                f"{float(grades[place + 1]):g} ({int(differing.sum())} such pairs): keep one judgement of "
+                "each pair"
             )
-    if not bool(grades.isfinite().all()):
-        row = int((~grades.isfinite()).nonzero()[0])
-        raise DataError(
-            f"the grade of judgement {row} is {float(grades[row])}: grades must be finite numbers"
-        )
+        return PairSet(keys[first], size), grades[first]
+
+    @staticmethod
+    def _check(
+        anchors: Tensor,
+        candidates: Tensor,
+        grades: Tensor,
+        ignored: tuple[Tensor, Tensor] | None,
+        size: int,
+    ) -> None:
+        if not anchors.shape == candidates.shape == grades.shape or anchors.dim() != 1:
+            raise DataError(
+                f"anchors {list(anchors.shape)}, candidates {list(candidates.shape)} and grades "
+                f"{list(grades.shape)} must have one entry for each judgement"
+            )
+        named = [("anchors", anchors), ("candidates", candidates)]
+        if ignored is not None:
+            if ignored[0].shape != ignored[1].shape or ignored[0].dim() != 1:
+                shapes = " and ".join(str(list(ids.shape)) for ids in ignored)
+                raise DataError(f"ignored pairs must be two lists of equal length, not {shapes}")
+            named.append(("ignored items", torch.cat([*ignored])))
+        for name, ids in named:
+            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+                raise DataError(
+                    f"{name} must be ids within 0..{size - 1}, got {int(ids.min())}..{int(ids.max())}"
+                )
+        if not bool(grades.isfinite().all()):
+            row = int((~grades.isfinite()).nonzero()[0])
+            raise DataError(
+                f"the grade of judgement {row} is {float(grades[row])}: grades must be finite numbers"
+            )

@@ -191,7 +191,7 @@ def test_real_judgements():
     assert sum(len(content.splits[name]) for name in ("train", "validation", "test")) == 225
     assert len(content.splits["corpus"]) == 1398
     # 1,611 of grade 1 and one of grade 3, of which one judged an empty document.
-    assert int((content.facts.grades > 0).sum()) == 1611
+    assert int((content.judgements.targets > 0).sum()) == 1611
 
 
 def test_groups_are_those_of_the_queries(tmp_path):

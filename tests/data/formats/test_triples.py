@@ -118,7 +118,7 @@ def test_real_facts():
     }
     content = read(Triples(str(folder / "entities.parquet"), text=["lemmas", "definition"]), **tables)
     assert len(content.splits["corpus"]) == 40_943
-    assert len(content.facts.anchors) == 2 * (3034 + 3134)
+    assert len(content.judgements.anchors) == 2 * (3034 + 3134)
     # Independent count of the distinct questions in both directions.
     facts = list(zip(*(tables["test"].column(name) for name in ("head", "relation", "tail")), strict=True))
     asked = {(head, relation) for head, relation, _ in facts} | {(tail, f"-{r}") for _, r, tail in facts}
