@@ -307,11 +307,11 @@ class NGAMEPlanner(VectorPlanner):
         batches = -(-len(own) // self.batch_size)
         lengths = even_lengths(len(own), batches)
         batch_of = np.arange(batches).repeat(lengths.numpy())
-        anchors, brought = Ragged.from_lengths(torch.from_numpy(own[order]), lengths), others[order]
+        rows, brought = Ragged.from_lengths(torch.from_numpy(own[order]), lengths), others[order]
         if isinstance(relations, PairRelations):
-            return Plan(anchors, distinct_rows(batch_of, brought, batches))
+            return Plan(rows, distinct_rows(batch_of, brought, batches))
         candidates = np.concatenate([own[order], brought])
-        return Plan(anchors, distinct_rows(np.tile(batch_of, 2), candidates, batches))
+        return Plan(rows, distinct_rows(np.tile(batch_of, 2), candidates, batches))
 
     @staticmethod
     def partners(items: IntArray, members: Members, random: np.random.Generator) -> IntArray:

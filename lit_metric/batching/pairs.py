@@ -190,7 +190,7 @@ class ScoredPairPlanner(BatchPlanner):
         for side in (anchors, candidates):
             keys = (batch_of * size + side).unique()
             rows.append(Ragged.from_lengths(keys % size, torch.bincount(keys // size, minlength=batches)))
-        return Plan(*rows)
+        return Plan(rows[0], rows[1])
 
 
 def pair_relations(relations: Relations, planner: BatchPlanner) -> PairRelations:
