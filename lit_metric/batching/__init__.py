@@ -5,14 +5,12 @@ from lit_metric.batching.hard_classes import HardPKPlanner, NegativeClassPlanner
 from lit_metric.batching.loader import ChunkDataset, PlanDataset, PlanSampler, Step, chunks, resume_position
 from lit_metric.batching.mixture import MixturePart, MixturePlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
-from lit_metric.batching.plan import BatchPlanner, Plan
-from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.batching.plan import BatchPlanner, Plan, VectorPlanner
 
 __all__ = [
     "BatchPlanner",
     "ChunkDataset",
     "HardPKPlanner",
-    "ItemVectors",
     "MixturePart",
     "MixturePlanner",
     "NGAMEPlanner",

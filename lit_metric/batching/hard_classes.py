@@ -12,11 +12,11 @@ from torch import Tensor
 from lit_metric.batching.classes import BATCH, PER_CLASS, ClassPlanner
 from lit_metric.batching.members import ClassWeighting, FloatArray, IntArray, Members, distinct_rows
 from lit_metric.batching.pairs import positive_pairs
-from lit_metric.batching.plan import Plan, even_lengths, random_stream
-from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.batching.plan import Plan, VectorPlanner, even_lengths, grid_vectors, random_stream
 from lit_metric.clusters import balanced_clusters, directions
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import PairRelations, Relations
+from lit_metric.index import Embeddings
 
 _BLOCK = 65536
 _POOL = 8
@@ -128,7 +128,7 @@ class HardPKPlanner(HardClassPlanner):
         smallest_class: classes with fewer members than this are left out.
 
     Raises:
-        ValueError: when an argument is out of range. ``plan_by`` raises :class:`~lit_metric.data.DataError`
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError`
             when there are fewer classes than ``classes``.
     """
 
@@ -145,7 +145,7 @@ class HardPKPlanner(HardClassPlanner):
             classes, BATCH // PER_CLASS, per_class, pool, class_weighting, batches, smallest_class
         )
 
-    def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+    def _plan(self, vectors: Embeddings, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         members, random = self._members(ids, relations), random_stream(seed, epoch)
         centres = self.centroids(vectors, members)
 
@@ -155,7 +155,7 @@ class HardPKPlanner(HardClassPlanner):
         return self._blocks(members, self._hard_classes(members, random, cosines), random)
 
     @staticmethod
-    def centroids(vectors: ItemVectors, members: Members) -> NDArray[np.float32]:
+    def centroids(vectors: Embeddings, members: Members) -> NDArray[np.float32]:
         """``[L, d]`` the mean direction of each class's members, on the grid of the vectors.
 
         It reads the members block by block; memory is that of the result, in double precision.
@@ -165,7 +165,7 @@ class HardPKPlanner(HardClassPlanner):
         for start in range(0, len(classes), _BLOCK):
             own = classes[start : start + _BLOCK]
             first = np.flatnonzero(np.diff(own, prepend=-1))
-            block = vectors.of(members.ids[start : start + _BLOCK]).astype(np.float64)
+            block = grid_vectors(vectors, members.ids[start : start + _BLOCK]).astype(np.float64)
             sums[own[first]] += np.add.reduceat(block, first, axis=0)
         return directions(sums)
 
@@ -194,7 +194,7 @@ class NegativeClassPlanner(HardClassPlanner):
         batches: batches per epoch; by default ``ceil(items / (2 * classes))``.
 
     Raises:
-        ValueError: when an argument is out of range. ``plan_by`` raises :class:`~lit_metric.data.DataError`
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError`
             when fewer classes than ``classes`` have two members.
     """
 
@@ -213,7 +213,7 @@ class NegativeClassPlanner(HardClassPlanner):
             raise ValueError(f"margin={margin} must be at least 0")
         self.margin = margin
 
-    def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+    def _plan(self, vectors: Embeddings, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         members, random = self._members(ids, relations), random_stream(seed, epoch)
         shuffled = members.shuffled(random)
 
@@ -221,7 +221,7 @@ class NegativeClassPlanner(HardClassPlanner):
             # In random order, the first two members are a random pair.
             first = shuffled.starts[pool]
             anchors, positives = shuffled.ids[first], shuffled.ids[first + 1]
-            return self.violations(vectors.of(anchors), vectors.of(positives))
+            return self.violations(grid_vectors(vectors, anchors), grid_vectors(vectors, positives))
 
         return self._pairs(members, self._hard_classes(members, random, hardness), random)
 
@@ -268,7 +268,7 @@ class NGAMEPlanner(VectorPlanner):
             the batch gives the hardest batches.
 
     Raises:
-        ValueError: when an argument is out of range. ``plan_by`` raises :class:`~lit_metric.data.DataError`
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError`
             when no item has a label or a positive, and ``TypeError`` when the relations have neither labels
             nor pairs.
     """
@@ -293,7 +293,7 @@ class NGAMEPlanner(VectorPlanner):
         members.require(1, 1, "NGAMEPlanner")
         return members
 
-    def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+    def _plan(self, vectors: Embeddings, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         random = random_stream(seed, epoch)
         if isinstance(relations, PairRelations):
             anchors, partners = positive_pairs(ids.unique().cpu(), relations.to("cpu"), seed, epoch)
@@ -302,7 +302,9 @@ class NGAMEPlanner(VectorPlanner):
             members = self._members(ids, relations)
             own = np.unique(members.ids)
             others = self.partners(own, members, random)
-        clusters = balanced_clusters(lambda rows: vectors.of(own[rows]), len(own), self.cluster_size, random)
+        clusters = balanced_clusters(
+            lambda rows: grid_vectors(vectors, own[rows]), len(own), self.cluster_size, random
+        )
         order = np.concatenate([clusters[place] for place in random.permutation(len(clusters))])
         batches = -(-len(own) // self.batch_size)
         lengths = even_lengths(len(own), batches)

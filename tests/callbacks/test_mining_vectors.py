@@ -43,7 +43,7 @@ class Planned(pl.Callback):
             mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
             self.versions.append(mining.uses.at(EPOCH * epoch).version)
             vectors = TableVectors(data.tables, data.corpus)(self.versions[-1])
-            self.plan = data.planner.plan_by(vectors, data.splits["train"], data.relations, data.seed, epoch)
+            self.plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch, vectors)
         assert batch.anchor_ids.tolist() == self.plan.anchors[batch_idx].tolist()
         planned = self.plan.candidates[batch_idx].tolist()
         assert batch.candidate_ids.tolist()[: len(planned)] == planned
