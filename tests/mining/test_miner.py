@@ -417,7 +417,7 @@ CONFIG = """
 miner:
   index:
     class_path: lit_metric.index.FaissIndex
-    init_args: {factory: Flat, metric: dot}
+    init_args: {factory: Flat, similarity: dot}
   candidates: 20
   negatives: 4
   filters:
