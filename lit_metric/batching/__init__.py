@@ -6,6 +6,7 @@ from lit_metric.batching.loader import ChunkDataset, PlanDataset, PlanSampler, S
 from lit_metric.batching.mixture import MixturePart, MixturePlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan, VectorPlanner
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BatchPlanner",
@@ -29,3 +30,5 @@ __all__ = [
     "chunks",
     "resume_position",
 ]
+
+refuse_old_names(__name__)

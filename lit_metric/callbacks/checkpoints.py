@@ -16,6 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
+from lit_metric.renamed import refused_metric
+
 log = logging.getLogger(__name__)
 
 Mode = Literal["max", "min"]
@@ -148,7 +150,7 @@ def check_monitors(trainer: Trainer, pl_module: LightningModule, measured: Colle
         ending = f"/{name.rpartition('/')[2]}"
         near = [each for each in known if each == "val/mean" or each.endswith(ending)]
         near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        message = (
+        message = refused_metric(name) or (
             f"{type(callback).__name__} monitors {name!r}, which these data don't have"
             f"{': take ' + ' or '.join(near[:3]) if near else ''}. All that are measured: {', '.join(known)}"
         )

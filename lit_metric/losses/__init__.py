@@ -27,6 +27,7 @@ from lit_metric.losses.soft_triple import SoftTripleLoss, soft_triple
 from lit_metric.losses.sum import SumLoss
 from lit_metric.losses.triplet import TripletLoss, batch_all, batch_hard, batch_semi_hard
 from lit_metric.losses.tuplet import TupletLoss, tuplet
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "AngularLoss",
@@ -100,3 +101,5 @@ __all__ = [
     "unit",
     "world_size",
 ]
+
+refuse_old_names(__name__)
