@@ -8,16 +8,15 @@ from lit_metric.batching.negative_class import NegativeClassPlanner
 from lit_metric.batching.ngame import NGAMEPlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
 from lit_metric.batching.pk import PKPlanner
-from lit_metric.batching.plan import BatchPlanner, Plan
+from lit_metric.batching.plan import BatchPlanner, Plan, VectorPlanner
 from lit_metric.batching.shuffle import ShufflePlanner
 from lit_metric.batching.stratified import StratifiedPlanner
-from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BatchPlanner",
     "ChunkDataset",
     "HardPKPlanner",
-    "ItemVectors",
     "MixturePart",
     "MixturePlanner",
     "NGAMEPlanner",
@@ -36,3 +35,5 @@ __all__ = [
     "chunks",
     "resume_position",
 ]
+
+refuse_old_names(__name__)

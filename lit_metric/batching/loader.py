@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from lit_metric.batching.plan import BatchPlanner, Plan, share
-from lit_metric.batching.vectors import VectorSource
+from lit_metric.batching.plan import BatchPlanner, Plan, VectorSource, share
 from lit_metric.data.batch import Batch, Collator
 from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
@@ -98,8 +97,10 @@ class PlanDataset(Dataset[Batch]):
         by_vectors = self.planner.uses_vectors
         key = epoch, planned if by_vectors else 0
         if self._plan is None or self._plan[0] != key:
-            vectors = self.vectors(planned) if by_vectors and planned and self.vectors is not None else None
-            self._plan = key, self.planner.plan_by(vectors, self.ids, self.relations, self.seed, epoch)
+            given: dict[str, Any] = {}
+            if by_vectors and planned and self.vectors is not None:
+                given["vectors"] = self.vectors(planned)
+            self._plan = key, self.planner.plan(self.ids, self.relations, self.seed, epoch, **given)
         return self._plan[1]
 
     def __len__(self) -> int:
@@ -121,7 +122,7 @@ class PlanDataset(Dataset[Batch]):
             candidates = torch.cat([candidates, share(extra.to(known.dtype), self.rank, self.world_size)])
         task = {} if plan.tasks is None else {"task": int(plan.tasks[step])}
         batch = self.collator(anchors, candidates, **task)
-        return batch if mined is None else replace(batch, drawn=mined)
+        return batch if mined is None else replace(batch, mined_negatives=mined)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plan": None}

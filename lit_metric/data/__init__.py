@@ -12,8 +12,7 @@ from lit_metric.data.formats import (
     ReadOptions,
     Supervision,
     Triples,
-    guessed,
-    labelled_items,
+    guess_supervision,
 )
 from lit_metric.data.items import Items, concatenate
 from lit_metric.data.ragged import Ragged
@@ -28,6 +27,7 @@ from lit_metric.data.relations import (
 from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BadRows",
@@ -59,8 +59,9 @@ __all__ = [
     "Vocabulary",
     "concatenate",
     "default_cache_dir",
-    "guessed",
-    "labelled_items",
+    "guess_supervision",
     "read_table",
     "tokenize",
 ]
+
+refuse_old_names(__name__)

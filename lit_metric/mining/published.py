@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.batching import ItemVectors
+from lit_metric.index import Embeddings
 from lit_metric.mining.files import TableError
 from lit_metric.mining.vectors import Vectors
 from lit_metric.store import read_array, read_manifest, replacing, version_folder, write_array
@@ -65,7 +65,7 @@ class TableVectors:
         self.root = str(root)
         self.corpus = corpus
 
-    def __call__(self, version: int) -> ItemVectors:
+    def __call__(self, version: int) -> Embeddings:
         """The memory-mapped vectors of ``version``.
 
         Raises:
@@ -81,7 +81,7 @@ class TableVectors:
         read_manifest(folder, TableError, [f"{ITEMS}.npy", f"{VECTORS}.npy"])
         rows, dimension = int(manifest[ITEMS]), int(manifest[DIMENSION])
         ids = read_array(folder, ITEMS, np.int32, (rows,), TableError, "r")
-        return ItemVectors(
+        return Embeddings(
             torch.from_numpy(ids.astype(np.int64)),
             read_array(folder, VECTORS, np.float16, (rows, dimension), TableError, "r"),
         )

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_metric import store
-from lit_metric.configurable import rebuilt
-from lit_metric.data import Items, Relations, Tokens
+from lit_metric.configurable import Arrays, build, check_importable, rebuilt, spec
+from lit_metric.data import Items, Ragged, Relations, Tokens
+from lit_metric.data.relations.lookup import Memo, PairSet
 from lit_metric.mining import Miner, NegativeTable
-from lit_metric.mining.arrays import Arrays, build, check_importable, describe
 from lit_metric.refresh.snapshot import Snapshot, trained, untouched
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ SPEC = "spec.json"
 BASE = "untouched.safetensors"
 INITIAL = "initial.safetensors"
 PROBE = "probe"
+_WRITTEN = (Relations, Items, Ragged, PairSet, Memo)
+"""Classes that are written with arrays."""
 _ARRAYS = ("items", "relations", "ids", "anchors", "corpus")
 _PLAIN = ("fingerprint", "tokenizer", "seed", "max_tokens", "publish_vectors")
 
@@ -137,20 +139,21 @@ class MiningTask:
         Raises:
             TypeError: if another process can't build the encoder, the miner or the relations from that.
         """
-        described = {"encoder": encoder.spec(), "miner": self.miner.spec()}
-        check_importable([*described.values()])
         if self.tokens.path is None:
             raise TypeError("the token ids are in memory only, where another process can't read them")
         # Keys are names to show to people. There may be millions, and the worker needs none.
         given = {**{name: getattr(self, name) for name in _ARRAYS}, "items": replace(self.items, keys=None)}
-        return {
-            **described,
+        described = {
+            "encoder": encoder.spec(),
+            "miner": self.miner.spec(),
             "tokens": str(self.tokens.path.resolve()),
-            "skip": describe(self.tokens.skip, "skip", arrays),
+            "skip": spec(self.tokens.skip, "skip", arrays, _WRITTEN),
             "tables": str(self.tables.resolve()),
-            **{name: describe(value, name, arrays) for name, value in given.items()},
+            **{name: spec(value, name, arrays, _WRITTEN) for name, value in given.items()},
             **{name: getattr(self, name) for name in _PLAIN},
         }
+        check_importable(described)
+        return described
 
     def write(self, folder: Path, encoder: Encoder, settings: WorkerSettings, vectors: Tensor) -> Path:
         """Empty ``folder`` and write the task there, with the weights of ``encoder``.
@@ -192,9 +195,9 @@ class MiningTask:
         arrays = {file.stem: np.load(file, allow_pickle=False) for file in path.parent.glob("*.npy")}
         task = cls(
             miner=rebuilt(described["miner"]),
-            tokens=Tokens(described["tokens"], build(described["skip"], arrays)),
+            tokens=Tokens(described["tokens"], build(described["skip"], _WRITTEN, True, arrays)),
             tables=Path(described["tables"]),
-            **{name: build(described[name], arrays) for name in _ARRAYS},
+            **{name: build(described[name], _WRITTEN, True, arrays) for name in _ARRAYS},
             **{name: described[name] for name in _PLAIN},
         )
         return task, from_spec(described["encoder"])

@@ -43,7 +43,7 @@ class Planned(pl.Callback):
         if not self.versions or batch_idx == 0:
             self.versions.append(data.refresher.version(EPOCH * epoch))
             vectors = TableVectors(data.refresher.task.tables, data.corpus)(self.versions[-1])
-            self.plan = data.planner.plan_by(vectors, data.splits["train"], data.relations, data.seed, epoch)
+            self.plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch, vectors)
         assert batch.anchor_ids.tolist() == self.plan.anchors[batch_idx].tolist()
         planned = self.plan.candidates[batch_idx].tolist()
         assert batch.candidate_ids.tolist()[: len(planned)] == planned
