@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import encode_split
+from lit_metric.loggers import run_folder
 from lit_metric.mining.texts import text_of_items
 from lit_metric.refresh import Refresher, TrainingRun
 
