@@ -20,13 +20,7 @@ from lit_metric.callbacks.checkpoints import check_monitors, set_aside
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import (
-    Evaluation,
-    MixtureEvaluation,
-    encode_batch,
-    encode_searched,
-    evaluation_of,
-)
+from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, encode_searched, evaluation_of
 from lit_metric.losses import (
     CoSENTLoss,
     InfoNCELoss,
@@ -143,9 +137,9 @@ class MetricLearner(CheckpointedModule):
         assert data.dataset is not None
         known = data.dataset.parts or {"": data.dataset}
         scored = {name: each.planned == "scores" for name, each in known.items()}
-        chosen: dict[str, Loss] = {
-            name: CoSENTLoss() if scored[name] else InfoNCELoss(0.05) for name in scored
-        }
+        chosen: dict[str, Loss] = {}
+        for name, has_scores in scored.items():
+            chosen[name] = CoSENTLoss() if has_scores else InfoNCELoss(0.05)
         self.loss = TaskLosses(chosen) if len({*scored.values()}) > 1 else next(iter(chosen.values()))
         self.note_loss(chosen if isinstance(self.loss, TaskLosses) else self.loss)
         if self.trainer.is_global_zero:
