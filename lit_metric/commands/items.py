@@ -109,7 +109,7 @@ class RoleEncoder:
         csv: CsvOptions | None = None,
         **columns: Any,
     ) -> FileItems:
-        """Items of the kind that the encoder takes: texts, or lists of tags or of the texts of several fields.
+        """Items of the kind that the encoder takes: texts, lists of tags, or the texts of several fields.
 
         Args:
             source: see :func:`~lit_metric.data.read_table`.
@@ -118,7 +118,7 @@ class RoleEncoder:
             key: a column of names.
             field: the column of each role, if items have fields.
             csv: how CSV files are written.
-            columns: ``text``, ``tags``, ``tag_separator`` and ``weights`` of :class:`~lit_metric.data.Labels`.
+            columns: ``text``, ``tags``, ``tag_separator``, ``weights`` of :class:`~lit_metric.data.Labels`.
 
         Raises:
             DataError: when the source can't be used, holds no items, or holds the other kind.

@@ -139,8 +139,9 @@ def _queries(
     if not all(items if isinstance(items, list) else items.strip() for items, _ in asked):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     if queries is not None:
-        there = (*read_table(queries, csv=csv).columns, columns["tag_separator"])
-        columns = {name: each if each in there else None for name, each in columns.items()}
+        there = read_table(queries, csv=csv).columns
+        absent = [name for name, each in columns.items() if name != "tag_separator" and each not in there]
+        columns |= dict.fromkeys(absent)
         read = encoder.read(queries, bad_rows, csv=csv, **columns)
         asked += zip(read.inputs(), map(", ".join, read.items.rows), strict=True)
     return asked
