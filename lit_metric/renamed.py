@@ -101,19 +101,11 @@ METHODS: dict[str, dict[str, str]] = {
     "lit_metric.index.Index": {
         "leaves_out": "excludes",
     },
-    "lit_metric.losses.GuidedLoss": {
-        "take": "use setup(LossContext(dimension, encode=...))",
-    },
-    "lit_metric.losses.Loss": {
-        "build": "use setup(LossContext(dimension, class_counts))",
-        "needs_classes": "requires_labels",
-        "uses_targets": "requires_scores",
-    },
     "lit_metric.losses.Pairs": {
         "targets": "use rows(start, stop, targets=True).target",
     },
 }
-"""Methods and attributes by class."""
+"""Methods and attributes of instances, by class."""
 
 METRICS: dict[str, str] = {}
 """Metrics by the name that they were logged under, without ``val/`` or ``test/``."""
@@ -208,7 +200,9 @@ class _OldMethod:
     def __init__(self, message: str) -> None:
         self.message = message
 
-    def __get__(self, instance: object, owner: type) -> NoReturn:
+    def __get__(self, instance: object, owner: type) -> _OldMethod:
+        if instance is None:  # somebody looks through the attributes of the class
+            return self
         raise AttributeError(self.message)
 
 
