@@ -44,11 +44,11 @@ from lit_metric.data import (
     tokenize,
 )
 from lit_metric.data.checks import check
+from lit_metric.data.dataset import check_names, union
 from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.formats import AUTO
 from lit_metric.data.in_memory import SOURCES
-from lit_metric.data.mixture import check_names, union
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.table import log_unused_columns
