@@ -159,7 +159,7 @@ def test_it_trains() -> None:
         value.backward()
         optimizer.step()
         loss.after_step()
-        values.append(float(value))
+        values.append(value.item())
     assert values[-1] < 0.7 * values[0]
 
 
@@ -186,9 +186,9 @@ def test_what_cannot_be_meant_is_refused() -> None:
     for scores in (torch.ones(2), torch.ones(3, 2)):
         with pytest.raises(ValueError, match=r"must be \[3, 1\], one for the positive"):
             CoSENTLoss()(vectors, vectors, scores=scores)
+    proxies = ProxyNCALoss()
+    proxies.setup(LossContext(3, torch.ones(2)))
     with pytest.raises(ValueError, match=r"needs the classes \[3\] of anchors, got none; call loss\("):
-        proxies = ProxyNCALoss()
-        proxies.setup(LossContext(3, torch.ones(2)))
         proxies.on_pairs(vectors, vectors, DensePairs(nothing, nothing))
     guided = GuidedLoss(InfoNCELoss(), "none")
     guided.setup(LossContext(3, encode=lambda _: vectors))
