@@ -79,12 +79,11 @@ class Worker:
     def __init__(self, task: Task, folder: Path) -> None:
         faults.reached("build")
         # Not at the top of the file: it takes seconds, in which the parent is watched already.
-        from lit_metric.encoders.base import from_spec
 
         self.task = task
         self.folder = folder
         dtype = task.settings.dtype
-        self.encoder = from_spec(task.encoder).eval()
+        self.encoder = rebuilt(task.encoder).eval()
         self.encoder.to(device=task.settings.device, dtype=None if dtype is None else getattr(torch, dtype))
         self.base: Path | None = folder / BASE
         self.miner = _within(task.settings.threads, rebuilt(task.miner))
