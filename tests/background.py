@@ -65,8 +65,14 @@ class Tables(pl.Callback):
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
         drawn = torch.empty(0, dtype=torch.int64)
         if version:
-            drawn = data.miner.draw(
-                self.opened[version], batch.anchor_ids, data.relations, data.seed, epoch, batch_idx
+            drawn = self.opened[version].draw(
+                data.miner.draw,
+                data.miner.negatives,
+                batch.anchor_ids,
+                data.relations,
+                data.seed,
+                epoch,
+                batch_idx,
             )
         self.drawn.append(sorted({*plan.candidates[batch_idx].tolist(), *drawn[drawn >= 0].tolist()}))
 

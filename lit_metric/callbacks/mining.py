@@ -19,8 +19,8 @@ from lit_metric.callbacks.mining_task import describe
 from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.mining import NegativeTable, TableError, TableVectors, collect_versions
-from lit_metric.mining.sample import add_texts
+from lit_metric.mining import NegativeTable, TableError, collect_versions, open_vectors
+from lit_metric.mining.run import add_texts
 from lit_metric.mining.snapshot import fingerprint
 from lit_metric.mining.texts import text_of_items
 from lit_metric.refresh.schedule import TableUse, TableUses, Timetable
@@ -81,7 +81,7 @@ class MiningCallback(Callback):
             for version in {use.version for use in self.uses.uses if use.version}:
                 NegativeTable.open(data.tables, version, data.corpus, tokenizer=tokenizer_of(pl_module))
                 if data.planner.uses_vectors:
-                    TableVectors(data.tables, data.corpus)(version)
+                    open_vectors(data.tables, version, data.corpus)
         except TableError as error:
             log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
             self.uses = TableUses()

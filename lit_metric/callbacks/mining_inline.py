@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import encode_split
+from lit_metric.index import Embeddings
 from lit_metric.losses import gather_with_grad
 from lit_metric.mining.snapshot import fingerprint
 
@@ -43,13 +44,13 @@ def mine_inline(trainer: Trainer, pl_module: LightningModule, data: MetricDataMo
         ``version`` on all ranks; on rank zero also ``report``.
     """
     ids, anchors, corpus = items_to_mine(data)
-    vectors, ids = _encode(trainer, pl_module, data, ids)
+    embeddings = _encode(trainer, pl_module, data, ids)
     version, report = 0, {}
     if trainer.is_global_zero:
         assert data.miner is not None
         assert data.tables is not None
         with stage("searching negatives"):
-            table = data.miner.mine(vectors, ids, data.relations, data.seed, anchors=anchors, corpus=corpus)
+            table = data.miner.mine(embeddings, data.relations, data.seed, anchors, corpus)
         weights = fingerprint(pl_module.encoder)  # type: ignore[arg-type]
         version = table.save(
             data.tables,
@@ -58,15 +59,13 @@ def mine_inline(trainer: Trainer, pl_module: LightningModule, data: MetricDataMo
             weights=weights,
             step=trainer.global_step,
             epoch=trainer.current_epoch,
-            vectors=(ids, vectors) if data.planner.uses_vectors else None,
+            vectors=embeddings if data.planner.uses_vectors else None,
         )
         report = dict(table.report)
     return {"version": trainer.strategy.broadcast(version), "report": report}
 
 
-def _encode(
-    trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, ids: Tensor
-) -> tuple[Tensor, Tensor]:
+def _encode(trainer: Trainer, pl_module: LightningModule, data: MetricDataModule, ids: Tensor) -> Embeddings:
     """Vectors of the items in the order of their ids, from all ranks."""
     encoder: Any = pl_module.encoder
     rank, size = trainer.global_rank, trainer.world_size
@@ -81,4 +80,4 @@ def _encode(
     with torch.no_grad():
         vectors, found = gather_with_grad(vectors).cpu(), gather_with_grad(found).cpu()
     found, order = found.sort()
-    return vectors[order], found
+    return Embeddings(found, vectors[order])

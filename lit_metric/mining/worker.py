@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.configurable import parts, rebuilt
-from lit_metric.index import Index
+from lit_metric.index import Embeddings, Index
 from lit_metric.mining import faults
 from lit_metric.mining.bank import Bank
-from lit_metric.mining.files import TableError
 from lit_metric.mining.miner import Miner
 from lit_metric.mining.shares import FOLDER, PATIENCE_S, Shares
 from lit_metric.mining.snapshot import SnapshotError, fingerprint, reserve, restore
-from lit_metric.mining.table import NegativeTable
+from lit_metric.mining.table import NegativeTable, TableError
 from lit_metric.mining.task import BASE, INITIAL, PROBE, Task, settings_of
 
 WATCH_S = 0.5
@@ -142,7 +141,7 @@ class Worker:
             weights=fingerprint(self.encoder),
             step=job.step,
             epoch=job.epoch,
-            vectors=(self.task.ids, vectors) if settings.vectors else None,
+            vectors=Embeddings(self.task.ids, vectors) if settings.vectors else None,
         )
         faults.reached("answer")
         seconds = {"seconds": time.perf_counter() - started, "encoding_seconds": encoded - started}
@@ -236,7 +235,8 @@ class Worker:
         task = self.task
         among = {"anchors": task.anchors, "corpus": task.proposed}
         given = {name: ids for name, ids in among.items() if ids is not None}
-        return self.miner.mine(vectors, task.ids, task.relations, task.settings.seed, **given)
+        embeddings = Embeddings(task.ids, vectors)
+        return self.miner.mine(embeddings, task.relations, task.settings.seed, **given)
 
     def _overlap(self, table: NegativeTable, previous: int) -> float:
         """With the table before, 0 if it is gone."""

@@ -16,7 +16,7 @@ from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NGAMEPlanne
 from lit_metric.callbacks.mining import MiningCallback, fingerprint
 from lit_metric.callbacks.mining_task import describe
 from lit_metric.data import Batch, DataError
-from lit_metric.mining import NegativeTable, TableVectors, versions
+from lit_metric.mining import NegativeTable, open_vectors, versions
 from lit_metric.mining.bank import Bank
 from lit_metric.mining.snapshot import Snapshot, trained
 from lit_metric.mining.worker import Job, Worker
@@ -42,7 +42,7 @@ class Planned(pl.Callback):
         if not self.versions or batch_idx == 0:
             mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
             self.versions.append(mining.uses.at(EPOCH * epoch).version)
-            vectors = TableVectors(data.tables, data.corpus)(self.versions[-1])
+            vectors = open_vectors(data.tables, self.versions[-1], data.corpus)
             self.plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch, vectors)
         assert batch.anchor_ids.tolist() == self.plan.anchors[batch_idx].tolist()
         planned = self.plan.candidates[batch_idx].tolist()
@@ -131,7 +131,7 @@ def test_vectors_are_those_of_the_weights_of_the_moment(small: Small, tmp_path: 
     done = Fit(small, tmp_path, every="never", steps=1)
     ids = done.data.splits["train"].sort().values
     texts = [done.data.texts_of(item)[0] for item in ids.tolist()]
-    vectors = TableVectors(done.tables, done.data.corpus)(1)
+    vectors = open_vectors(done.tables, 1, done.data.corpus)
     assert vectors.values.dtype == np.float16
     assert isinstance(vectors.values, np.memmap)
     assert vectors.ids.tolist() == ids.tolist()
@@ -154,7 +154,7 @@ def test_the_worker_publishes_the_vectors_of_the_bank(small: Small, tmp_path: Pa
     worker = Worker(task, tmp_path / "task")
     job = Job(5, str(tmp_path / "weights.safetensors"), 5, 1, bank=str(tmp_path / "bank"), fresh_from=4)
     answer = worker.refresh(job)
-    vectors = TableVectors(tmp_path / "tables", data.corpus)(answer["version"])
+    vectors = open_vectors(tmp_path / "tables", answer["version"], data.corpus)
     assert answer["report"]["encoded"] == pytest.approx(1 - 20 / len(task.ids))
     np.testing.assert_allclose(vectors.values[:20], known.numpy(), atol=1e-3)
     own = learner.encoder.encode([data.texts_of(item)[0] for item in task.ids[20:].tolist()])
