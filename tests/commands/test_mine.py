@@ -110,7 +110,7 @@ def test_what_each_filter_dropped_is_listed(
     texts, labels = labelled(small)
     how = [
         *["--filters+=AbsoluteMargin", "--filters.margin=0.0", "--filters.positive_score=mean"],
-        *["--filters+=MaxScore", "--filters.maximum=0.99"],
+        *["--filters+=MaxScore", "--filters.max_score=0.99"],
         "--top_k",
         9,
     ]

@@ -124,7 +124,9 @@ def test_random_negatives_of_queries_are_documents_also_after_a_table_was_saved(
 
 def test_anchors_and_corpus_are_among_what_was_embedded() -> None:
     embeddings, ids, relations = judged(30, 50, seed=1)
-    with pytest.raises(ValueError, match="corpus: item 80 has no embedding; give ids out of those 80"):
+    with pytest.raises(
+        ValueError, match="corpus: 10 of the 30 requested items have no vector, the first is item 80"
+    ):
         Miner().mine(Embeddings(ids, embeddings), relations, corpus=torch.arange(60, 90))
     with pytest.raises(ValueError, match="anchors: no item is named"):
         Miner().mine(Embeddings(ids, embeddings), relations, anchors=torch.arange(0))
