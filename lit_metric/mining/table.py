@@ -18,7 +18,6 @@ from torch import Tensor
 from lit_metric import store
 from lit_metric.data.relations import Relations
 from lit_metric.index import Embeddings, Similarity
-from lit_metric.mining import faults
 from lit_metric.mining.candidates import Candidates, PositiveScores
 from lit_metric.mining.draw import Draw, DrawContext
 from lit_metric.store import StoredError
@@ -202,7 +201,6 @@ class NegativeTable:
         for name, array in arrays.items():
             store.write_array(folder / f"{name}.npy", array)
         published = {} if vectors is None else self._write_vectors(folder, vectors)
-        faults.reached("write")
         store.write_json(folder / store.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
         origin = {
@@ -212,7 +210,6 @@ class NegativeTable:
             "report": self.report,
             "settings": self.settings,
         }
-        faults.reached("publish")
         store.write_manifest(
             folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **origin}
         )
