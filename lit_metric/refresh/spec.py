@@ -188,9 +188,6 @@ class MiningTask:
     @classmethod
     def read(cls, path: Path) -> tuple[MiningTask, Encoder]:
         """The task that :meth:`write` wrote, and an encoder like the one described, with other weights."""
-        # Not at the top of the file: it takes seconds, and a worker watches its parent before that.
-        from lit_metric.encoders.base import from_spec
-
         described = json.loads(path.read_text(encoding="utf-8"))
         arrays = {file.stem: np.load(file, allow_pickle=False) for file in path.parent.glob("*.npy")}
         task = cls(
@@ -200,7 +197,7 @@ class MiningTask:
             **{name: build(described[name], _WRITTEN, True, arrays) for name in _ARRAYS},
             **{name: described[name] for name in _PLAIN},
         )
-        return task, from_spec(described["encoder"])
+        return task, rebuilt(described["encoder"])
 
 
 @dataclass(frozen=True)
