@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_metric import MetricDataModule, MetricLearner, Miner, Refresh
+from lit_metric.callbacks import MiningCallback
 from lit_metric.data import Batch
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable
@@ -122,7 +123,7 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     miner, refresh = split({**usual, **options})
     data = small.data(miner=miner, refresh=refresh, num_workers=workers, prefetch_factor=prefetch, **encoded)
     watch, tables = Watch(), Tables()
-    callbacks = [watch, tables, *callbacks]
+    callbacks = [MiningCallback(), watch, tables, *callbacks]  # it sets the threads that Tables notes
     if save is not None:
         saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}
         callbacks.append(ModelCheckpoint(folder / "checkpoints", "{step}", **saving))
