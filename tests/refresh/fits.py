@@ -108,9 +108,9 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     Args:
         small: the small world.
         folder: of the run.
-        options: ``resume`` from this checkpoint, ``save`` after so many steps, ``pause`` at this batch,
-            ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``, ``max_tokens``, and
-            what else is an argument of the miner or of ``Refresh``.
+        options: ``resume`` from this checkpoint, ``save`` after this number of steps, ``pause`` at this
+            batch, ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``,
+            ``max_tokens``, and arguments of the miner and of ``Refresh``.
     """
     resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
     workers, prefetch = options.pop("workers", 0), options.pop("prefetch", 1)
@@ -170,7 +170,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if faulty.VARIABLE in os.environ:
-        faulty.arm_as_told()
+        faulty.arm_from_environment()
     root, folder, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     done = fit(Small(root), folder, **options)
     (folder / "weights").write_text(done.weights)
