@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from lit_metric.data.items import Vocabulary
 from lit_metric.data.progress import track
 from lit_metric.data.ragged import Ragged
-from lit_metric.data.vocabulary import Vocabulary
 from lit_metric.store import replacing
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Tokens:
         return Ragged(torch.from_numpy(self.values[places].astype(np.int64)), torch.from_numpy(offsets))
 
     def verify(self) -> bool:
-        """Whether the token ids are those that were written; reads the whole file."""
+        """Whether the checksum of the token ids is right; reads the whole file."""
         return _digest_of(self.values, self.offsets) == self._digest
 
     def __getstate__(self) -> dict[str, Any]:

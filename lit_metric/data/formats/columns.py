@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from lit_metric.data.errors import Problems, listed, listed_rows
+from lit_metric.data.items import surrogate_at
 from lit_metric.data.table import Table
-from lit_metric.data.vocabulary import surrogate_at
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def missing(value: Any) -> bool:
 
 
 def stands_for_missing(value: object) -> bool:
-    """Whether a cell says that its value is missing, as a string.
+    """Whether a cell holds a string such as ``"NaN"`` for a missing value.
 
     Example:
         >>> stands_for_missing(" NaN "), stands_for_missing("none of these")
