@@ -40,7 +40,7 @@ class Evaluation(nn.Module):
         split: whose items are the queries.
         ks: list lengths of recall and precision.
         knn: numbers of voting neighbours.
-        temperature: of the votes; see :class:`~lit_metric.metrics.NeighbourMetrics`.
+        knn_temperature: of the votes; see :class:`~lit_metric.metrics.NeighbourMetrics`.
         graded: list lengths of nDCG and its like, where relevance is more than a class.
         filtered: list lengths of filtered hits, where pairs are to be left out of the ranking.
         space: whether to measure how the queries lie in their space, too.
@@ -52,7 +52,7 @@ class Evaluation(nn.Module):
         split: str,
         ks: tuple[int, ...] = (1, 5, 10),
         knn: tuple[int, ...] = (1, 10),
-        temperature: float | None = None,
+        knn_temperature: float | None = None,
         graded: tuple[int, ...] = (10,),
         filtered: tuple[int, ...] = (1, 3, 10),
         space: bool = False,
@@ -68,7 +68,7 @@ class Evaluation(nn.Module):
                 labels if classify else None,
                 ks,
                 knn if classify else (),
-                temperature=temperature,
+                knn_temperature=knn_temperature,
                 class_counts=data.class_counts if classify and one_each else None,
                 graded=() if one_each else graded,
                 filtered=filtered if getattr(data.relations, "ignores", False) else (),

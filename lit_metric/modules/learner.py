@@ -65,7 +65,7 @@ class MetricLearner(ResumableModule):
         schedule: how it falls after that.
         ks: list lengths of recall and precision in evaluations.
         knn: numbers of voting neighbours in evaluations.
-        vote_temperature: votes weigh ``exp(cosine / vote_temperature)``; None counts them.
+        knn_temperature: votes weigh ``exp(cosine / knn_temperature)``; None counts them.
         space: also measure alignment, uniformity, hubness and NMI in evaluations.
 
     Raises:
@@ -83,7 +83,7 @@ class MetricLearner(ResumableModule):
         schedule: Schedule = "linear",
         ks: list[int] | None = None,
         knn: list[int] | None = None,
-        vote_temperature: float | None = None,
+        knn_temperature: float | None = None,
         space: bool = False,
     ) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class MetricLearner(ResumableModule):
         self.schedule: Schedule = schedule
         self.ks = tuple(ks or (1, 5, 10))
         self.knn = tuple(knn or (1, 10))
-        self.vote_temperature = vote_temperature
+        self.knn_temperature = knn_temperature
         self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
         self._roles: list[str] = []
@@ -310,7 +310,12 @@ class MetricLearner(ResumableModule):
 
     def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
         """The metrics that this module takes of a split."""
-        options = {"ks": self.ks, "knn": self.knn, "temperature": self.vote_temperature, "space": self.space}
+        options = {
+            "ks": self.ks,
+            "knn": self.knn,
+            "knn_temperature": self.knn_temperature,
+            "space": self.space,
+        }
         return evaluation_of(self.data, split, **options)
 
     def _evaluate(self, batch: Batch, split: str, loader: int) -> None:

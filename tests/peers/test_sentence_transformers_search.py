@@ -136,8 +136,8 @@ def test_evaluator_of_search(seed: int) -> None:
     metric.update(vectors[queries:], torch.arange(queries, total), corpus=True)
     found = {name: float(value) for name, value in metric.compute().items()}
     names = {
-        "accuracy": "recall",
-        "recall": "hit_rate",
+        "accuracy": "hit_rate",
+        "recall": "recall",
         "precision": "precision",
         "ndcg": "ndcg",
         "map": "map",
