@@ -12,10 +12,9 @@ from lit_metric.data.formats import (
     ReadOptions,
     Supervision,
     Triples,
-    guessed,
-    labelled_items,
+    guess_supervision,
 )
-from lit_metric.data.items import Items, concatenate
+from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import read_table
 from lit_metric.data.relations import (
@@ -28,6 +27,7 @@ from lit_metric.data.relations import (
 from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BadRows",
@@ -57,10 +57,10 @@ __all__ = [
     "Triples",
     "UnionRelations",
     "Vocabulary",
-    "concatenate",
     "default_cache_dir",
-    "guessed",
-    "labelled_items",
+    "guess_supervision",
     "read_table",
     "tokenize",
 ]
+
+refuse_old_names(__name__)

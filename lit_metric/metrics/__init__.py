@@ -46,6 +46,7 @@ from lit_metric.metrics.retrieval import (
     reciprocal_rank,
 )
 from lit_metric.metrics.space import SpaceMetrics, alignment, uniformity
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "MRR",
@@ -87,3 +88,5 @@ __all__ = [
     "reciprocal_rank",
     "uniformity",
 ]
+
+refuse_old_names(__name__)

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.losses import Loss, allocate_saved
+from lit_metric.losses import Loss, ProxyLoss
 from lit_metric.modules.checkpoint import LoadableModule
-from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, options_of
+from lit_metric.modules.resume import BATCHES, KEY, Options, Resumption, learned, options_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 
 
@@ -77,7 +77,9 @@ class ResumableModule(LoadableModule):
         Raises:
             ValueError: says what doesn't fit, and how many.
         """
-        allocate_saved(self.loss, checkpoint["state_dict"], "loss.")
+        for name, module in self.loss.named_modules(prefix="loss"):
+            if isinstance(module, ProxyLoss):
+                module.make_room(checkpoint["state_dict"], f"{name}.")
         saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:
@@ -91,7 +93,7 @@ class ResumableModule(LoadableModule):
             # Other data matter more than what is told next, so they are refused first.
             self.data.load_state_dict(checkpoint.get(type(self.data).__qualname__, {}))
             plan = self._plan() if self._plans_itself() else None
-            carry_on(checkpoint, self._options(), self._learned_from, self.trainer, plan)
+            Resumption(checkpoint, self._options(), self._learned_from, self.trainer).apply(plan)
 
     def configure_optimizers(self) -> Any:
         """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""

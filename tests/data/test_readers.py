@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_metric.data import DataError, Labels, Problems, ReadOptions, labelled_items, read_table
+from lit_metric.data import DataError, Labels, Problems, ReadOptions, read_table
+from tests.data.formats.tables import labelled_items
 
 TEXTS = ["where is my card", 'he said "no", twice', "line\nbreak", "нуль\x00byte", "  padded "]
 LABELS = ["card", "refusal", "01", "NA", "card"]
@@ -238,6 +239,18 @@ def test_a_column_missing_from_one_file_names_that_file(tmp_path):
     assert table.columns == ["text"]
     with pytest.raises(DataError, match=r"b.csv has no column 'label'; it has 'text', 'intent'"):
         table.column("label")
+
+
+def test_files_of_installed_packages(tmp_path, monkeypatch):
+    (tmp_path / "carrier").mkdir()
+    (tmp_path / "carrier" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "carrier" / "rows.csv").write_text("text\na\nb\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(read_table("package:carrier/rows.csv")) == 2
+    with pytest.raises(DataError, match=r"there is no '.*carrier/row\.csv'.*holds 'rows\.csv'"):
+        read_table("package:carrier/row.csv")
+    with pytest.raises(DataError, match="no package 'nowhere_at_all' here; try `pip install nowhere-at-all`"):
+        read_table("package:nowhere_at_all/rows.csv")
 
 
 @pytest.mark.skipif(

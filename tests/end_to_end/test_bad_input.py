@@ -125,9 +125,9 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "a.jsonl",
             lines(*LABELLED, *LABELLED),
             ["--data.planner.classes=64"],
-            "PKPlanner(classes=64) asks for 64 different classes in a batch, but the items have only 2 with "
+            "PKPlanner(classes=64) needs 64 different classes in a batch, but the items have only 2 with "
             "1 or more labelled members; lower it to at most 2, or give more data",
-            id="fewer classes than a batch asks for",
+            id="fewer classes than a batch needs",
         ),
         pytest.param(
             "a.csv",
@@ -298,7 +298,7 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         (
             {"model__loss__init_args__temprature": 1},
             "--model.loss: InfoNCELoss has no option 'temprature'; nearest are 'temperature', "
-            "'learnable', 'other_positives'",
+            "'learnable', 'positives_in_denominator'",
         ),
         (
             {"model__encoder__init_args__backbone": "./nowhere"},
