@@ -134,6 +134,13 @@ class Loss(Configurable, nn.Module, ABC):
     def setup(self, context: LossContext) -> None:
         """Create what depends on the data. A learner calls it before every fit; proxies that exist stay."""
 
+    def extra_repr(self) -> str:
+        """The arguments that were given, without the losses among them."""
+        given = self.__dict__.get("_arguments", {}).items()
+        return ", ".join(
+            f"{name}={value}" for name, value in given if not isinstance(value, nn.Module | dict)
+        )
+
     def after_step(self) -> None:
         """Update buffers. A learner calls it after each step of the optimizer."""
 

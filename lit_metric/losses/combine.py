@@ -101,10 +101,6 @@ class SumLoss(CombinedLoss):
         outputs = {name: loss.on_pairs(anchors, candidates, pairs) for name, loss in named}
         return self.weighted_sum(outputs, self.weights.values())
 
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"weights={self.weights}"
-
 
 class MatryoshkaLoss(CombinedLoss):
     """Any loss, on the first components of the embeddings, for each of several numbers of components, added
@@ -180,10 +176,6 @@ class MatryoshkaLoss(CombinedLoss):
                 f"MatryoshkaLoss is to take {max(self.dimensions)} components, but embeddings have "
                 f"{dimension}; change its dimensions"
             )
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"dimensions={self.dimensions}, weights={self.weights}"
 
 
 class SymmetricLoss(CombinedLoss):

@@ -81,10 +81,3 @@ class InfoNCELoss(TemperatureLoss):
         everything = torch.logaddexp(log_sum_exp(logits, pairs.positive), negatives)
         losses = mean_over_positives(everything[:, None] - logits, pairs, pairs.usable)
         return {"info_nce": masked_mean(losses, pairs.usable)}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"{super().extra_repr()}, positives_in_denominator={self.positives_in_denominator}, "
-            f"hardness={self.hardness}"
-        )

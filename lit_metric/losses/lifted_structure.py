@@ -69,10 +69,3 @@ class LiftedStructureLoss(MetricLoss):
             "lifted_structure": masked_mean(losses, pairs.usable),
             "active": share(losses > 0, pairs.usable),
         }
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"margin={self.margin}, temperature={self.temperature}, distance={self.distance}, "
-            f"normalize={self.normalize}"
-        )

@@ -85,10 +85,3 @@ class MultiSimilarityLoss(MetricLoss):
             "negative": masked_mean(negative, used),
             "mined": share(kept.positive | kept.negative, given),
         }
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"alpha={self.alpha}, beta={self.beta}, base={self.base}, epsilon={self.epsilon}, "
-            f"distance={self.distance}, normalize={self.normalize}"
-        )

@@ -88,7 +88,3 @@ class PairLogisticLoss(TemperatureLoss):
         if inverse is not None:
             loss = loss._replace(number=pairs.usable.sum())
         return {"pair_logistic": loss, "active": active}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"weighting={self.weighting}, {super().extra_repr()}"

@@ -70,7 +70,3 @@ class ProxyAnchorLoss(ProxyLoss):
             "positive": masked_mean(positive, pairs.positive.any(dim=1)),
             "negative": masked_mean(negative, torch.ones_like(negative, dtype=torch.bool)),
         }
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"margin={self.margin}, scale={self.scale}"

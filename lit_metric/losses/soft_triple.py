@@ -100,10 +100,3 @@ class SoftTripleLoss(ProxyLoss):
         times = parts["soft_triple"].number
         regulariser = self.tau * spread(candidates.unflatten(0, (-1, self.per_class)))
         return {**parts, "spread": Part(regulariser * times, times)}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"centres={self.per_class}, scale={self.scale}, gamma={self.gamma}, margin={self.margin}, "
-            f"tau={self.tau}"
-        )
