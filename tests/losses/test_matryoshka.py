@@ -70,7 +70,7 @@ def test_proxies_are_cut_alike() -> None:
 
 def test_more_components_than_there_are() -> None:
     loss = MatryoshkaLoss(InfoNCELoss(), [2, 8])
-    message = "to take 8 components, but embeddings have 4; change its dimensions"
+    message = "needs 8 components, but embeddings have 4; change its dimensions"
     with pytest.raises(ValueError, match=message):
         loss.on_pairs(*random_batch(dimension=4))
     with pytest.raises(ValueError, match=message):

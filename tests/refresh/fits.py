@@ -65,8 +65,14 @@ class Tables(pl.Callback):
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
         drawn = torch.empty(0, dtype=torch.int64)
         if version:
-            drawn = data.miner.draw(
-                self.opened[version], batch.anchor_ids, data.relations, data.seed, epoch, batch_idx
+            drawn = self.opened[version].draw(
+                data.miner.draw,
+                data.miner.negatives,
+                batch.anchor_ids,
+                data.relations,
+                data.seed,
+                epoch,
+                batch_idx,
             )
         self.drawn.append(sorted({*plan.candidates[batch_idx].tolist(), *drawn[drawn >= 0].tolist()}))
 
@@ -118,7 +124,7 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     places = options.pop("places", {})
     encoded = {"max_tokens": options.pop("max_tokens")} if "max_tokens" in options else {}
     learner = options.pop("learner", None) or small.learner(dropout=0.1)
-    usual = {"candidates": 6, "negatives": 2, "delay": DELAY, "reuse_training_embeddings": False}
+    usual = {"top_k": 6, "negatives": 2, "delay": DELAY, "reuse_training_embeddings": False}
     miner, refresh = split({**usual, **options})
     data = small.data(miner=miner, refresh=refresh, num_workers=workers, prefetch_factor=prefetch, **encoded)
     watch, tables = Watch(), Tables()
