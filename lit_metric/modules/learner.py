@@ -20,7 +20,7 @@ from lit_metric.callbacks.checkpoints import check_monitors, set_aside
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, encode_searched, evaluation_of
+from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, encode_roles, evaluation_of
 from lit_metric.losses import (
     CoSENTLoss,
     InfoNCELoss,
@@ -341,7 +341,7 @@ class MetricLearner(CheckpointedModule):
         if cut:
             ranks = trainer.global_rank, trainer.world_size
             with trainer.precision_plugin.forward_context():
-                encode_searched(self.encoder, self.data, split, self._evaluation, *ranks)
+                encode_roles(self.encoder, self.data, split, self._evaluation, *ranks, searched_only=True)
         results = self._evaluation.compute(partial=cut or bool(trainer.sanity_checking))
         self._evaluation = None
         if not trainer.sanity_checking:
