@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ from lit_metric.data.readers import Source
 from lit_metric.data.table import log_unused_columns
 from lit_metric.data.tokens import default_cache_dir, log_truncation
 from lit_metric.loggers import run_folder
-from lit_metric.mining import Miner, TableVectors, give_texts
+from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
 from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
 from lit_metric.renamed import refuse_old_names
 
@@ -358,9 +359,15 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             tables = refresher.task.tables
             if self.miner.negatives:
                 # Random negatives pass no filter.
-                negatives = self.miner.source(tables, self.relations.labelled_only(), self.corpus)
+                negatives = TableNegatives(
+                    tables,
+                    self.miner.draw,
+                    self.miner.negatives,
+                    self.relations.labelled_only(),
+                    self.corpus,
+                )
             if self.planner.uses_vectors:
-                vectors = TableVectors(tables, self.corpus)
+                vectors = partial(open_vectors, tables, corpus=self.corpus)
         dataset = PlanDataset(
             self.planner,
             self.splits["train"],

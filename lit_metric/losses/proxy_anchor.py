@@ -1,4 +1,4 @@
-"""Proxy-anchor loss: each proxy looks at the items of the batch, and at the hardest of them most."""
+"""Proxy-anchor loss: each proxy is compared with the items of the batch, and the hardest weigh most."""
 
 from __future__ import annotations
 

@@ -156,5 +156,5 @@ def test_what_cannot_be_planned_is_refused() -> None:
         NegativeClassPlanner(margin=-0.1)
     with pytest.raises(ValueError, match="classes >= 2"):
         NegativeClassPlanner(1)
-    with pytest.raises(KeyError, match=r"item \d has no vector, like 7 of the 10 items"):
+    with pytest.raises(KeyError, match=r"7 of the 10 requested items have no vector, the first is item \d"):
         HardPKPlanner(2, 2).plan(torch.arange(10), relations_of([5, 5]), 0, 0, scattered(3))
