@@ -20,6 +20,7 @@ NAMES: dict[str, dict[str, str]] = {
     "lit_metric.data": {
         "Content": "Dataset",
         "Reading": "ReadOptions",
+        "concatenate": "nothing used it",
         "files": "lit_metric.store",
         "guessed": "guess_supervision",
         "labelled_items": "use MetricDataModule, or Labels(...).items(Columns(table, problems))",
@@ -50,6 +51,7 @@ NAMES: dict[str, dict[str, str]] = {
 
 ARGUMENTS: dict[str, dict[str, str]] = {
     "lit_metric.batching.PlanSampler": {
+        "planned_fn": "use before_fn, which may act, and version_fn, which only looks",
         "epoch_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
         "start_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
     },
