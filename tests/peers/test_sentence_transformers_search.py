@@ -43,6 +43,8 @@ class Stored:
         vectors = self.embeddings[[int(text) for text in texts]]
         return vectors if convert_to_tensor else vectors.numpy()
 
+    encode_query = encode_document = encode
+
 
 class Model(Stored):
     """As much of a SentenceTransformer as mining asks for."""
