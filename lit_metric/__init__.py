@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lit_metric.hub import export, load
     from lit_metric.mining import Miner
     from lit_metric.modules import MetricLearner, TwoTowerLearner
+    from lit_metric.refresh import Refresh
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ __all__ = [
     "MetricDataModule",
     "MetricLearner",
     "Miner",
+    "Refresh",
     "SetEncoder",
     "TextEncoder",
     "TwoTowerEncoder",
@@ -34,6 +36,7 @@ _HOMES = {
     "MetricDataModule": "datamodule",
     "MetricLearner": "modules",
     "Miner": "mining",
+    "Refresh": "refresh",
     "SetEncoder": "encoders",
     "TextEncoder": "encoders",
     "TwoTowerEncoder": "encoders",

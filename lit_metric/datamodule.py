@@ -25,7 +25,6 @@ from lit_metric.batching import (
     PlanSampler,
     ScoredPairPlanner,
     chunks,
-    resume_epoch,
     resume_position,
 )
 from lit_metric.batching.mixture import Strategy
@@ -55,7 +54,7 @@ from lit_metric.data.table import log_unused_columns
 from lit_metric.data.tokens import default_cache_dir
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
-from lit_metric.mining.published import check_planners
+from lit_metric.refresh import Refresh
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +98,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         strategy: of a mixture: batches in proportion to what the data sets have, in turn, or by weights; see
             :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
+        refresh: when they are mined anew, and by which process.
         validation_corpus: validation items search each other (``"self"``), the training items (``"train"``),
             or the former for retrieval and the latter for classification (``"both"``). None: ``"self"`` where
             classes have 20 validation items or more, else ``"both"``, or ``"train"`` where most have one.
@@ -135,6 +135,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         mixture: dict[str, MixturePart] | None = None,
         strategy: Strategy = "proportional",
         miner: Miner | None = None,
+        refresh: Refresh | None = None,
         validation_corpus: Against | None = None,
         test_corpus: Against = "both",
         num_workers: int = 0,
@@ -174,8 +175,9 @@ class MetricDataModule(EvaluationView, LightningDataModule):
                 "beside it"
             )
         check_names(mixture or {})
-        check_planners([planner, *(part.planner for part in (mixture or {}).values())], miner)
+        self.refresh = refresh or Refresh()
         self.mixture = mixture or {}
+        self.refresh.check_planners([planner, *(part.planner for part in self.mixture.values())], miner)
         self.strategy: Strategy = strategy
         self.supervision = supervision
         self.problems = Problems(bad_rows == "skip", "leave them out with bad_rows='skip'")
@@ -333,8 +335,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         )
         sampler = PlanSampler(
             len(dataset),
-            epoch_fn=lambda: resume_epoch(self.trainer),
-            start_fn=lambda: resume_position(self.trainer),
+            position_fn=lambda: resume_position(self.trainer),
             version_fn=lambda epoch, step: self.version_for(epoch, step),
             planned_fn=None if vectors is None else lambda epoch: self.planned_for(epoch),
         )

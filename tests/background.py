@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_metric import MetricDataModule, MetricLearner, Miner
+from lit_metric import MetricDataModule, MetricLearner, Miner, Refresh
 from lit_metric.callbacks.mining import MiningCallback, fingerprint
 from lit_metric.data import Batch
 from lit_metric.loggers import RunLogger
@@ -110,7 +110,7 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
         folder: of the run.
         options: ``resume`` from this checkpoint, ``save`` after so many steps, ``pause`` at this batch,
             ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``, ``max_tokens``, and
-            what else is an argument of the miner.
+            what else is an argument of the miner or of ``Refresh``.
     """
     resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
     workers, prefetch = options.pop("workers", 0), options.pop("prefetch", 1)
@@ -119,9 +119,9 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     places = options.pop("places", {})
     encoded = {"max_tokens": options.pop("max_tokens")} if "max_tokens" in options else {}
     learner = options.pop("learner", None) or small.learner(dropout=0.1)
-    usual = {"candidates": 6, "negatives": 2, "mode": "scheduled", "delay": DELAY, "free_refresh": False}
-    miner = Miner(**{**usual, **options})
-    data = small.data(miner=miner, num_workers=workers, prefetch_factor=prefetch, **encoded)
+    usual = {"candidates": 6, "negatives": 2, "delay": DELAY, "reuse_training_embeddings": False}
+    miner, refresh = split({**usual, **options})
+    data = small.data(miner=miner, refresh=refresh, num_workers=workers, prefetch_factor=prefetch, **encoded)
     watch, tables, mining = Watch(), Tables(), MiningCallback()
     callbacks = [mining, watch, tables, *callbacks]
     if save is not None:
@@ -133,6 +133,13 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     run = trainer(folder, *callbacks, max_epochs=epochs, logger=logger, log_every_n_steps=1, **places)
     run.fit(learner, data, ckpt_path=None if resume is None else folder / "checkpoints" / resume)
     return Fit(fingerprint(learner), learner, data, watch, tables, folder, mining)
+
+
+def split(options: dict[str, Any]) -> tuple[Miner, Refresh]:
+    """A miner and the times at which it mines, out of the arguments of both."""
+    names = {each.name for each in fields(Refresh)}
+    times = {name: value for name, value in options.items() if name in names}
+    return Miner(**{name: value for name, value in options.items() if name not in names}), Refresh(**times)
 
 
 def contents(folder: Path) -> dict[str, str]:

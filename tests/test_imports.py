@@ -1,6 +1,7 @@
-"""Imports run downwards through the layers of the package, and Lightning stays in the upper ones."""
+"""Imports run down through the layers and never in a circle. Lightning stays in the upper layers."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ LAYERS = [
     {"callbacks"},
     {"evaluation"},
     {"datamodule"},
-    {"mining", "loggers"},
+    {"refresh", "loggers"},
+    {"mining"},
     {"batching"},
     {"encoders", "metrics", "losses"},
     {"clusters"},
@@ -38,13 +40,9 @@ def part_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Modules that a file imports anywhere, but for what only the type checker sees."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            node.body = []
+    """What a file imports anywhere: at its top, inside functions, and under ``TYPE_CHECKING``."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,6 +52,25 @@ def imported(path: Path) -> set[str]:
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+MODULES = {
+    ".".join(["lit_metric", *path.relative_to(PACKAGE).with_suffix("").parts]): path
+    for path in FILES
+    if path.name != "__init__.py"
+}
+"""Files by the names of their modules. An ``__init__`` only gathers what others define."""
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {}
+    for module, path in MODULES.items():
+        names = imported(path)
+        graph[module] = MODULES.keys() & (names | {name.rpartition(".")[0] for name in names}) - {module}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"modules import each other in a circle: {' <- '.join(error.args[1])}")
 
 
 def test_every_part_has_its_layer():

@@ -147,7 +147,7 @@ def measure(
                 print(f"{label} ...", flush=True)
                 words = ["--data.train", str(source), "--data.test", str(test), *_supervision()]
                 if miner is not None:
-                    words.append(f"--data.miner={json.dumps(_miner(miner))}")
+                    words += [f"--data.miner={json.dumps(_miner(miner))}", "--data.refresh.mode=inline"]
                 metrics, finished = fit(
                     CONFIG,
                     out / label,
@@ -187,4 +187,4 @@ def _supervision() -> list[str]:
 
 
 def _miner(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"class_path": "lit_metric.Miner", "init_args": {"mode": "inline", **arguments}}
+    return {"class_path": "lit_metric.Miner", "init_args": arguments}

@@ -27,7 +27,7 @@ from benchmarks.mining.corpora import Corpus
 from benchmarks.mining.process import in_process, main_of
 from benchmarks.peer import BACKBONE, read
 from benchmarks.results import BenchmarkError
-from lit_metric.mining.timetable import delay_of, search_batches
+from lit_metric.refresh import Refresh
 
 KS = (1, 10, 50)
 LEARNING_RATE = 4e-4
@@ -44,7 +44,7 @@ class Runs(NamedTuple):
         seeds: runs of each kind.
         epochs: of each.
         threads: of the training process.
-        delay: batches until a table mined from vectors at hand is used; what a miner chooses by itself if
+        delay: batches until a table mined from vectors at hand is used; what ``Refresh`` chooses by itself if
             None. Training leaves a thread to the mining process meanwhile.
         backbone: a pretrained text encoder.
         precision: of Lightning's trainer.
@@ -66,20 +66,20 @@ class Runs(NamedTuple):
 
     @property
     def soon(self) -> int:
-        """``delay``, or what a miner with vectors at hand chooses by itself."""
+        """``delay``, or what ``Refresh`` with vectors at hand chooses by itself."""
         per_epoch = self.corpus.batches
-        return self.delay or delay_of(None, per_epoch, 1, search_batches(self.corpus.texts, per_epoch))
+        return self.delay or Refresh().timetable(per_epoch, 1, reused=self.corpus.texts).delay
 
     @property
     def kinds(self) -> dict[str, dict[str, Any]]:
-        """The arguments of the miner by the name of what is compared."""
+        """The arguments of ``Refresh`` by the name of what is compared."""
         # A machine with other work to do may be late: that is to be seen in the numbers, and not given up.
-        scheduled = {"mode": "scheduled", "refresh": "epoch", "timeout": 3600.0, "free_refresh": False}
+        scheduled = {"mode": "scheduled", "timeout": 3600.0, "reuse_training_embeddings": False}
         return {
-            "none": {"mode": "inline", "refresh": "never"},
-            "inline": {"mode": "inline", "refresh": "epoch"},
+            "none": {"mode": "inline", "every": "never"},
+            "inline": {"mode": "inline"},
             "scheduled": scheduled,
-            "free": {**scheduled, "free_refresh": True, "delay": self.soon},
+            "free": {**scheduled, "reuse_training_embeddings": True, "delay": self.soon},
             "full": {**scheduled, "delay": self.soon},
         }
 
@@ -180,7 +180,8 @@ def _parts(spec: Mapping[str, Any], folder: Path, clock: Clock) -> tuple[Any, An
         text="text",
         label="label",
         planner=corpora.planner(spec["kind"], spec["batch"]),
-        miner=Miner(**spec["miner"]),
+        miner=Miner(),
+        refresh=Refresh(**spec["refresh"]),
         seed=spec["seed"],
         cache_dir=str(folder / "cache"),
     )
@@ -316,13 +317,13 @@ def overlap(table: NDArray[Any], other: NDArray[Any], k: int) -> float:
     return float((found[rows] / there[rows].sum(axis=1)).mean()) if rows.any() else float("nan")
 
 
-def fit(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def fit(runs: Runs, name: str, refresh: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """One run, or what ``OUT`` holds of it.
 
     Args:
         runs: what it has in common with others.
         name: of the kind of run.
-        miner: its arguments.
+        refresh: arguments of ``Refresh``.
         seed: of batches, draws and dropout.
 
     Returns:
@@ -331,7 +332,7 @@ def fit(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str,
     corpus = runs.corpus
     own = {
         **corpus.settings,
-        "miner": dict(miner),
+        "refresh": dict(refresh),
         "seed": seed,
         "epochs": runs.epochs,
         "threads": runs.threads,

@@ -21,26 +21,26 @@ MOST_STALL = 0.01
 
 
 def turns(
-    runs: Runs, miners: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+    runs: Runs, refreshes: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
 ) -> dict[str, list[dict[str, Any]]]:
     """Runs of some kinds for each seed. They take turns, and another one begins with each seed, as the
     machine may have other work to do at times.
 
     Args:
         runs: what they have in common.
-        miners: the arguments of the miner by the name of the run.
+        refreshes: the arguments of ``Refresh`` by the name of the run.
         seeds: of the runs of each.
 
     Returns:
         The runs by kind, seed by seed.
     """
-    names = list(miners)
+    names = list(refreshes)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in seeds:
         first = seed % len(names)
         for name in [*names[first:], *names[:first]]:
             print(f"{runs.corpus.name}: {name}, seed {seed} of {[*seeds]}", flush=True)
-            found[name].append(fit(runs, name, miners[name], seed))
+            found[name].append(fit(runs, name, refreshes[name], seed))
     return found
 
 
@@ -115,8 +115,8 @@ def measure(runs: Runs) -> dict[str, Any]:
         BenchmarkError: with less than 2 epochs there is no refresh.
     """
     runs.check()
-    miners = {name: runs.kinds[name] for name in MODES if name in runs.only}
-    found = turns(runs, miners, range(runs.seeds))
+    refreshes = {name: runs.kinds[name] for name in MODES if name in runs.only}
+    found = turns(runs, refreshes, range(runs.seeds))
     costs: dict[str, dict[str, Spread]] = {}
     for name, own in found.items():
         each = [cost(run, control) for run, control in zip(own, found["none"], strict=True)]
@@ -135,5 +135,5 @@ def measure(runs: Runs) -> dict[str, Any]:
             },
             "stall": {"below": MOST_STALL, "is": free["stall"], "met": free["stall"] < MOST_STALL},
         },
-        "settings": {**runs.settings, "miners": miners},
+        "settings": {**runs.settings, "refreshes": refreshes},
     }

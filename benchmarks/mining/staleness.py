@@ -16,27 +16,27 @@ EPOCHS = (4.0, 1.0, 0.5, 0.1)
 
 
 def periods(batches: int, epochs: int) -> dict[str, tuple[float | None, dict[str, Any]]]:
-    """How often, and the arguments of the miner, by the name of the run.
+    """How often, and the arguments of ``Refresh``, by the name of the run.
 
     Args:
         batches: of an epoch.
         epochs: of a run. What would not be renewed before its end is left out.
 
     Example:
-        >>> for name, (every, miner) in periods(batches=20, epochs=3).items():
-        ...     print(name, every, miner["refresh"])
+        >>> for name, (every, refresh) in periods(batches=20, epochs=3).items():
+        ...     print(name, every, refresh["every"])
         none None never
         inline 1.0 epoch
         every-10-batches 0.5 10
         every-2-batches 0.1 2
     """
-    found: dict[str, tuple[float | None, dict[str, Any]]] = {"none": (None, {**INLINE, "refresh": "never"})}
+    found: dict[str, tuple[float | None, dict[str, Any]]] = {"none": (None, {**INLINE, "every": "never"})}
     for every in EPOCHS:
         if every == 1:
-            found["inline"] = every, {**INLINE, "refresh": "epoch"}
+            found["inline"] = every, {**INLINE, "every": "epoch"}
         elif every < epochs:
             period = max(1, round(every * batches))
-            found[f"every-{period}-batches"] = every, {**INLINE, "refresh": period}
+            found[f"every-{period}-batches"] = every, {**INLINE, "every": period}
     return found
 
 
@@ -55,8 +55,8 @@ def measure(runs: Runs) -> dict[str, Any]:
     chosen = periods(runs.corpus.batches, runs.epochs)
     if left := [every for every in EPOCHS if every >= runs.epochs]:
         print(f"In {runs.epochs} epochs a table every {left} would be the only one: left out", flush=True)
-    miners = {name: miner for name, (_, miner) in chosen.items()}
-    found = turns(runs, miners, range(runs.seeds))
+    refreshes = {name: refresh for name, (_, refresh) in chosen.items()}
+    found = turns(runs, refreshes, range(runs.seeds))
     scores: dict[str, dict[str, Spread]] = {
         name: {
             "map@r": spread([run["map@r"][-1] for run in own]),
@@ -70,5 +70,5 @@ def measure(runs: Runs) -> dict[str, Any]:
         "ours": ours,
         "peer": peer,
         "ratio": ours / peer,
-        "settings": {**runs.settings, "miners": miners},
+        "settings": {**runs.settings, "refreshes": refreshes},
     }

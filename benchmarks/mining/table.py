@@ -30,8 +30,8 @@ def measure(runs: Runs) -> dict[str, Any]:
         BenchmarkError: with less than 2 epochs there is no refresh.
     """
     runs.check()
-    miners = {name: runs.kinds[name] for name in KINDS}
-    found = turns(runs, miners, range(runs.seeds))
+    refreshes = {name: runs.kinds[name] for name in KINDS}
+    found = turns(runs, refreshes, range(runs.seeds))
     scores: dict[str, dict[str, Spread]] = {}
     for name, own in found.items():
         scores[name] = {
@@ -49,7 +49,7 @@ def measure(runs: Runs) -> dict[str, Any]:
         "ours": ours,
         "peer": peer,
         "ratio": ours / peer,
-        "settings": {**runs.settings, "miners": miners},
+        "settings": {**runs.settings, "refreshes": refreshes},
     }
 
 

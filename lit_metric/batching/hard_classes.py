@@ -21,9 +21,10 @@ from lit_metric.batching.classes import (
     members_to_take,
     round_counts,
 )
-from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.batching.plan import VectorPlanner, grid_vectors
 from lit_metric.clusters import directions
 from lit_metric.data.relations import Relations
+from lit_metric.index import Embeddings
 
 _BLOCK = 65536
 _POOL = 8
@@ -168,7 +169,7 @@ def hardest_together(hardness: FloatArray, given: int, count: int) -> IntArray:
     return chosen
 
 
-def centroids(vectors: ItemVectors, members: Members) -> NDArray[np.float32]:
+def centroids(vectors: Embeddings, members: Members) -> NDArray[np.float32]:
     """``[L, d]`` the mean direction of each class's members, on the grid of the vectors.
 
     Members are read block by block; memory is that of the result, in double precision.
@@ -178,7 +179,7 @@ def centroids(vectors: ItemVectors, members: Members) -> NDArray[np.float32]:
     for start in range(0, len(classes), _BLOCK):
         own = classes[start : start + _BLOCK]
         first = np.flatnonzero(np.diff(own, prepend=-1))
-        block = vectors.of(members.ids[start : start + _BLOCK]).astype(np.float64)
+        block = grid_vectors(vectors, members.ids[start : start + _BLOCK]).astype(np.float64)
         sums[own[first]] += np.add.reduceat(block, first, axis=0)
     return directions(sums)
 

@@ -9,8 +9,8 @@ from lit_metric.batching.classes import CLASSES, ClassWeighting, FloatArray, Int
 from lit_metric.batching.hard_classes import HardClassPlanner, centroids
 from lit_metric.batching.pk import filled
 from lit_metric.batching.plan import Plan, random_stream
-from lit_metric.batching.vectors import ItemVectors
 from lit_metric.data.relations import Relations
+from lit_metric.index import Embeddings
 
 
 class HardPKPlanner(HardClassPlanner):
@@ -32,7 +32,7 @@ class HardPKPlanner(HardClassPlanner):
         smallest_class: classes with fewer members than this are left out.
 
     Raises:
-        ValueError: when an argument is out of range. ``plan_by`` raises :class:`~lit_metric.data.DataError`
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError`
             when there are fewer classes than asked for.
     """
 
@@ -47,7 +47,7 @@ class HardPKPlanner(HardClassPlanner):
     ) -> None:
         super().__init__(classes, CLASSES, per_class, pool, class_weighting, batches, smallest_class)
 
-    def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+    def _plan(self, vectors: Embeddings, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         members, random = self._members(ids, relations), random_stream(seed, epoch)
         centres = centroids(vectors, members)
 

@@ -1,9 +1,9 @@
-"""From plans to batches: the dataset and the sampler that a DataLoader is given.
+"""Datasets and the sampler for a DataLoader: planned batches for training, chunks of items for encoding.
 
     loader = DataLoader(dataset, sampler=PlanSampler(len(dataset), ...), batch_size=None, num_workers=2)
 
-The sampler runs in the main process and says *which* batch comes next, a :class:`Step`; the dataset, in the
-workers, builds it. Workers hold no state that could go stale: everything follows from that step, so
+The sampler runs in the main process and yields a :class:`Step`, which names the next batch. The dataset
+builds that batch in a worker. Workers hold no state that could go stale: a batch depends on its step only, so
 persistent workers and prefetching change nothing.
 """
 
@@ -18,16 +18,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from lit_metric.batching.plan import BatchPlanner, Plan, share
-from lit_metric.batching.vectors import VectorSource
+from lit_metric.batching.plan import BatchPlanner, Plan, VectorSource, share
 from lit_metric.data.batch import Batch, Collator
+from lit_metric.data.items import Items
+from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
+from lit_metric.data.tokens import Tokens
+
+MAX_ITEMS = 4096
+"""Items in a batch for encoding."""
 
 NegativeSource = Callable[[Tensor, int, int, int, int], Tensor]
 
 
 class Step(NamedTuple):
-    """Which batch.
+    """One batch of a run.
 
     Args:
         epoch: from 0.
@@ -45,20 +50,20 @@ class Step(NamedTuple):
 class PlanDataset(Dataset[Batch]):
     """The batches of a planner's plans, by :class:`Step`, as one rank sees them.
 
-    The plan of the latest epoch is kept, so a worker plans once per epoch.
+    It keeps the plan of the latest epoch, so a worker plans once per epoch.
 
     Args:
-        planner: decides who meets whom.
+        planner: decides which items meet.
         ids: int64 global ids of the items to train on.
         relations: what belongs together.
         collator: builds a batch from ids.
         seed: the same for the whole run and on all ranks.
         rank: of this process.
         world_size: the number of processes that share each planned batch, by contiguous parts.
-        negatives: called with ``(anchor_ids [A], seed, epoch, step, version)`` for more candidates: ids ``[A,
-            n]``, -1 for none, a pure function of its arguments. It is asked for the anchors of *all* ranks;
-            what it returns and is not a candidate already is shared out, so that the ranks together always
-            see the batch that a single process would see. Must be picklable where workers are spawned.
+        negatives: called with ``(anchor_ids [A], seed, epoch, step, version)``; returns ids ``[A, n]`` of
+            more candidates, -1 for none. It must be a pure function of its arguments. The dataset calls it
+            for the anchors of *all* ranks and shares out the new candidates, so all ranks together see the
+            batch that a single process would see. Must be picklable where workers are spawned.
         vectors: gives the items' vectors of a version, for a planner that uses them.
     """
 
@@ -88,54 +93,56 @@ class PlanDataset(Dataset[Batch]):
         self._plan: tuple[tuple[int, int], Plan] | None = None
 
     def plan(self, epoch: int, planned: int = 0) -> Plan:
-        """The plan of ``epoch`` by the vectors of version ``planned``, if it uses any, all ranks together."""
+        """The plan of ``epoch`` for all ranks, by the vectors of version ``planned`` if it uses any."""
         by_vectors = self.planner.uses_vectors
         key = epoch, planned if by_vectors else 0
         if self._plan is None or self._plan[0] != key:
-            vectors = self.vectors(planned) if by_vectors and planned and self.vectors is not None else None
-            self._plan = key, self.planner.plan_by(vectors, self.ids, self.relations, self.seed, epoch)
+            given: dict[str, Any] = {}
+            if by_vectors and planned and self.vectors is not None:
+                given["vectors"] = self.vectors(planned)
+            self._plan = key, self.planner.plan(self.ids, self.relations, self.seed, epoch, **given)
         return self._plan[1]
 
     def __len__(self) -> int:
         """The number of batches in every epoch."""
-        if self.planner.uses_vectors:  # the plan itself has to wait for them
+        if self.planner.uses_vectors:  # which are not there yet, so there is no plan
             return self.planner.length(self.ids, self.relations, self.seed)
         return len(self._plan[1] if self._plan is not None else self.plan(0))
 
     def __getitem__(self, index: Step | tuple[int, ...] | int) -> Batch:
-        """The batch of a step; a bare number, as other samplers give it, is one of epoch 0."""
+        """The batch of a step. A bare number, as other samplers yield it, is a step of epoch 0."""
         epoch, step, version, planned = Step(0, index) if isinstance(index, int) else Step(*index)
         plan = self.plan(epoch, planned)
         anchors, candidates = plan.batch(step, self.rank, self.world_size)
-        own = None
+        mined = None
         if self.negatives is not None:
-            drawn = self.negatives(plan.anchors[step], self.seed, epoch, step, version)
-            own, known = share(drawn.long(), self.rank, self.world_size), plan.candidates[step]
-            extra = torch.from_numpy(np.setdiff1d(drawn[drawn >= 0].numpy(), known.numpy()))
+            found = self.negatives(plan.anchors[step], self.seed, epoch, step, version)
+            mined, known = share(found.long(), self.rank, self.world_size), plan.candidates[step]
+            extra = torch.from_numpy(np.setdiff1d(found[found >= 0].numpy(), known.numpy()))
             candidates = torch.cat([candidates, share(extra.to(known.dtype), self.rank, self.world_size)])
         task = {} if plan.tasks is None else {"task": int(plan.tasks[step])}
         batch = self.collator(anchors, candidates, **task)
-        return batch if own is None else replace(batch, drawn=own)
+        return batch if mined is None else replace(batch, drawn=mined)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plan": None}
 
 
 class PlanSampler(DistributedSampler[Step]):
-    """Yields a :class:`Step` for each batch that is left of an epoch.
+    """Yields a :class:`Step` for each remaining batch of an epoch.
 
-    It is a ``DistributedSampler`` because Lightning replaces any other kind under a distributed strategy; all
+    It is a ``DistributedSampler`` because Lightning replaces any other kind under a distributed strategy. All
     ranks get the same sequence, and the dataset takes the rank's share.
 
     Lightning starts iterating before it calls ``set_epoch``, and after a resume starts again at the first
-    batch. So the sampler asks where training stands: ``epoch_fn`` and ``start_fn`` are called whenever an
-    iteration begins. Its length is that of a full epoch all the same, which is what Lightning counts by.
+    batch. So the sampler calls ``position_fn`` whenever an iteration begins. Its length is that of a full
+    epoch all the same, because Lightning counts by it.
 
     Args:
         length: batches per epoch, ``len(dataset)``.
-        epoch_fn: the epoch about to be iterated; by default what ``set_epoch`` was last told.
-        start_fn: how many of its batches have been trained on already; by default none. Both may be called
-            twice for an epoch (persistent workers do so), and so must only look.
+        position_fn: returns the epoch about to be iterated, and how many of its batches have been trained on
+            already. By default the epoch of the last ``set_epoch``, and none. It may be called twice for an
+            epoch (persistent workers do so), so it must have no effect.
         version_fn: called with ``(epoch, step)`` just before each batch is handed out, which is the loader's
             prefetching ahead of its use; by default 0. It may wait.
         planned_fn: called with ``epoch`` after that, for the version that the epoch is planned by; by default
@@ -143,25 +150,19 @@ class PlanSampler(DistributedSampler[Step]):
 
     With Lightning::
 
-        PlanSampler(
-            len(dataset),
-            epoch_fn=lambda: resume_epoch(trainer),
-            start_fn=lambda: resume_position(trainer),
-        )
+        PlanSampler(len(dataset), position_fn=lambda: resume_position(trainer))
     """
 
     def __init__(
         self,
         length: int,
-        epoch_fn: Callable[[], int] | None = None,
-        start_fn: Callable[[], int] | None = None,
+        position_fn: Callable[[], tuple[int, int]] | None = None,
         version_fn: Callable[[int, int], int] | None = None,
         planned_fn: Callable[[int], int] | None = None,
     ) -> None:
         super().__init__(range(length), num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
         self.length = length
-        self.epoch_fn = epoch_fn
-        self.start_fn = start_fn
+        self.position_fn = position_fn
         self.version_fn = version_fn
         self.planned_fn = planned_fn
 
@@ -169,10 +170,9 @@ class PlanSampler(DistributedSampler[Step]):
         return self.length
 
     def __iter__(self) -> Iterator[Step]:
-        # Asked here, not in the generator: its body would only run at the first batch, when Lightning has
-        # already changed its counters.
-        epoch = self.epoch if self.epoch_fn is None else self.epoch_fn()
-        start = 0 if self.start_fn is None else self.start_fn()
+        # Here and not in the generator: its body runs at the first batch only, when Lightning has already
+        # changed its counters.
+        epoch, start = (self.epoch, 0) if self.position_fn is None else self.position_fn()
         return self._steps(epoch, start)
 
     def _steps(self, epoch: int, start: int) -> Iterator[Step]:
@@ -181,36 +181,21 @@ class PlanSampler(DistributedSampler[Step]):
             yield Step(epoch, step, version, 0 if self.planned_fn is None else self.planned_fn(epoch))
 
 
-def resume_position(trainer: Any) -> int:
-    """How many batches of the coming epoch have been trained on before: 0 but after a resume in mid-epoch.
+def resume_position(trainer: Any) -> tuple[int, int]:
+    """The epoch that a train iterator made now will serve, and the number of its batches trained on before.
 
-    To be called when the train loader's iterator is made; see :func:`resume_epoch` for the epoch it belongs
-    to.
-    """
-    return _position(trainer)[1]
+    The number is 0 except after a resume in the middle of an epoch.
 
+    When Lightning makes the iterator of a resumed run (``FitLoop.setup_data``), it has loaded the
+    checkpoint's counters but not corrected them: ``FitLoop.reset`` and ``_TrainingEpochLoop.reset`` come
+    later. So this function repeats their work. ``epoch_loop.restarting`` is true from loading the checkpoint
+    to the end of the first iteration. ``batch_progress.current`` counts the batches of the epoch. A later
+    reset sets ``ready`` back to ``completed``, so a batch whose training failed is trained again. But a
+    checkpoint saved in ``on_train_batch_end`` counts its own batch as processed and not as completed. If that
+    was the epoch's last batch, Lightning moves on to the next epoch.
 
-def resume_epoch(trainer: Any) -> int:
-    """The epoch that a train iterator made now will serve.
-
-    ``trainer.current_epoch`` is one less after a resume from a checkpoint of ``on_train_epoch_end``.
-
-    Under ``max_steps``, after a resume from such a checkpoint, Lightning (2.6) counts one epoch too many from
-    then on, and this follows it; ``max_epochs`` is not affected.
-    """
-    return _position(trainer)[0]
-
-
-def _position(trainer: Any) -> tuple[int, int]:
-    """Epoch and step at which Lightning's fit loop will go on.
-
-    When Lightning makes the iterator of a resumed run (``FitLoop.setup_data``) the checkpoint's counters are
-    loaded but not put right yet (``FitLoop.reset`` and ``_TrainingEpochLoop.reset`` come later), so this
-    repeats what they will do. ``epoch_loop.restarting`` is true from loading the checkpoint to the end of the
-    first iteration. ``batch_progress.current`` counts the batches of the epoch; at a later reset ``ready``
-    falls back to ``completed``, so a batch whose training failed is trained again. But a checkpoint saved in
-    ``on_train_batch_end`` has that very batch processed and not yet counted as completed, and if it was the
-    epoch's last batch, Lightning moves on to the next epoch.
+    Under ``max_steps``, after a resume from a checkpoint of ``on_train_epoch_end``, Lightning (2.6) counts
+    one epoch too many from then on, and so does this function. ``max_epochs`` is not affected.
     """
     fit_loop = trainer.fit_loop
     progress, epochs = fit_loop.epoch_loop.batch_progress, fit_loop.epoch_progress
@@ -223,3 +208,57 @@ def _position(trainer: Any) -> tuple[int, int]:
     if at_batch_end and progress.is_last_batch:
         return (epoch + 1 if within_epoch else epoch), 0
     return epoch, int(progress.current.completed) + int(at_batch_end)
+
+
+def chunks(items: Items, tokens: Tokens, ids: Tensor, max_tokens: int = 16384) -> list[Tensor]:
+    """Cut ``ids`` into batches of items of similar size, longest first.
+
+    A batch holds at most ``MAX_ITEMS`` items and about ``max_tokens`` tokens, or a single item. Where all
+    distinct texts of the items fit together, as a vocabulary of tags does, only the number of items counts.
+
+    Returns:
+        int64 global ids, each of ``ids`` once.
+
+    Raises:
+        ValueError: if ``max_tokens`` is below 1.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+    if not len(ids):
+        return []
+    texts = items.texts.select(ids)
+    lengths = tokens.lengths
+    if int(lengths[texts.values.unique()].sum()) <= max_tokens:
+        return list(ids.split(MAX_ITEMS))
+    sizes = torch.zeros(len(ids), dtype=torch.int64).index_add_(0, texts.segment_ids, lengths[texts.values])
+    order = sizes.argsort(descending=True, stable=True)
+    ends = sizes[order].cumsum(0).tolist()
+    cuts, used = [0], 0
+    for place, end in enumerate(ends):
+        full = end - used > max_tokens or place - cuts[-1] >= MAX_ITEMS
+        if full and place > cuts[-1]:
+            cuts.append(place)
+            used = ends[place - 1]
+    return [ids[order[start:stop]] for start, stop in zip(cuts, [*cuts[1:], len(ids)], strict=True)]
+
+
+class ChunkDataset(Dataset[Batch]):
+    """One batch per chunk, whose anchors are the chunk's items; there are no candidates.
+
+    Args:
+        collator: builds batches from ids.
+        chunks: global ids, see :func:`chunks`.
+    """
+
+    def __init__(self, collator: Collator, chunks: list[Tensor]) -> None:
+        self.collator = collator
+        self.chunks = Ragged.from_lengths(
+            torch.cat([torch.empty(0, dtype=torch.int64), *chunks]),
+            torch.tensor([len(chunk) for chunk in chunks], dtype=torch.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.collator(self.chunks[index], torch.empty(0, dtype=torch.int64))

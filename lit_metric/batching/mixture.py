@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,12 +12,38 @@ from torch import Tensor
 
 from lit_metric.batching.classes import IntArray
 from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
-from lit_metric.batching.vectors import ItemVectors
 from lit_metric.data.errors import DataError
+from lit_metric.data.formats import Supervision
 from lit_metric.data.ragged import Ragged
+from lit_metric.data.readers import Source
 from lit_metric.data.relations import Relations, UnionRelations
+from lit_metric.index import Embeddings
 
 Strategy = Literal["proportional", "round_robin", "weighted"]
+
+
+@dataclass
+class MixturePart:
+    """A data set of a mixture; see :class:`~lit_metric.MetricDataModule`.
+
+    Args:
+        train: a file, pattern, hub id, DataFrame, or another source of rows; see
+            :func:`~lit_metric.data.read_table`.
+        validation: likewise; split off ``train`` if None.
+        test: likewise, or None.
+        predict: items to encode by ``lit-metric predict``, or None. Needs no labels.
+        supervision: what its rows say; guessed from the names of the columns if None.
+        planner: who meets whom in its batches; what suits the supervision if None.
+        weight: its share of the batches, relative to the others', above 0; with ``strategy: weighted``.
+    """
+
+    train: Source | None = None
+    validation: Source | None = None
+    test: Source | None = None
+    predict: Source | None = None
+    supervision: Supervision | None = None
+    planner: BatchPlanner | None = None
+    weight: float = 1.0
 
 
 class MixturePlanner(BatchPlanner):
@@ -79,11 +106,8 @@ class MixturePlanner(BatchPlanner):
         self.batches = batches
         self.uses_vectors = any(planner.uses_vectors for planner in planners)
 
-    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        return self.plan_by(None, ids, relations, seed, epoch)
-
-    def plan_by(
-        self, vectors: ItemVectors | None, ids: Tensor, relations: Relations, seed: int, epoch: int
+    def plan(
+        self, ids: Tensor, relations: Relations, seed: int, epoch: int, vectors: Embeddings | None = None
     ) -> Plan:
         parts = self._parts(vectors, ids, relations, seed)
         tasks = self._tasks([part.length(epoch) for part in parts], random_stream(seed, epoch))
@@ -101,9 +125,7 @@ class MixturePlanner(BatchPlanner):
         lengths = [part.length(0) for part in self._parts(None, ids, relations, seed)]
         return len(self._tasks(lengths, random_stream(seed, 0)))
 
-    def _parts(
-        self, vectors: ItemVectors | None, ids: Tensor, relations: Relations, seed: int
-    ) -> list[_Part]:
+    def _parts(self, vectors: Embeddings | None, ids: Tensor, relations: Relations, seed: int) -> list[_Part]:
         if not isinstance(relations, UnionRelations):
             raise TypeError(
                 f"MixturePlanner plans for several data sets, and {type(relations).__name__} is one; use its "
@@ -144,7 +166,7 @@ class _Part:
         relations: Relations,
         seed: int,
         start: int,
-        vectors: ItemVectors | None,
+        vectors: Embeddings | None,
     ) -> None:
         self.planner = planner
         self.ids = ids
@@ -156,9 +178,8 @@ class _Part:
 
     def _plan(self, epoch: int) -> Plan:
         if epoch not in self._plans:
-            self._plans[epoch] = self.planner.plan_by(
-                self.vectors, self.ids, self.relations, self.seed, epoch
-            )
+            given: dict[str, Any] = {} if self.vectors is None else {"vectors": self.vectors}
+            self._plans[epoch] = self.planner.plan(self.ids, self.relations, self.seed, epoch, **given)
         return self._plans[epoch]
 
     def length(self, epoch: int) -> int:

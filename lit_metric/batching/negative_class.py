@@ -7,9 +7,9 @@ from torch import Tensor
 from lit_metric.batching.classes import BATCH, ClassWeighting, FloatArray, IntArray
 from lit_metric.batching.hard_classes import HardClassPlanner, triplet_violations
 from lit_metric.batching.n_pair import paired
-from lit_metric.batching.plan import Plan, random_stream
-from lit_metric.batching.vectors import ItemVectors
+from lit_metric.batching.plan import Plan, grid_vectors, random_stream
 from lit_metric.data.relations import Relations
+from lit_metric.index import Embeddings
 
 
 class NegativeClassPlanner(HardClassPlanner):
@@ -35,7 +35,7 @@ class NegativeClassPlanner(HardClassPlanner):
         batches: batches per epoch; by default ``ceil(items / (2 * classes))``.
 
     Raises:
-        ValueError: when an argument is out of range. ``plan_by`` raises :class:`~lit_metric.data.DataError`
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError`
             when fewer classes than asked for have two members.
     """
 
@@ -54,14 +54,16 @@ class NegativeClassPlanner(HardClassPlanner):
             raise ValueError(f"margin={margin} must be at least 0")
         self.margin = margin
 
-    def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+    def _plan(self, vectors: Embeddings, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         members, random = self._members(ids, relations), random_stream(seed, epoch)
 
         def violations(drawn: IntArray) -> FloatArray:
             # In random order, the first two are a random pair.
             first = members.starts[drawn]
             firsts, seconds = shuffled.ids[first], shuffled.ids[first + 1]
-            return triplet_violations(vectors.of(firsts), vectors.of(seconds), self.margin)
+            return triplet_violations(
+                grid_vectors(vectors, firsts), grid_vectors(vectors, seconds), self.margin
+            )
 
         shuffled = members.shuffled(random)
         return paired(members, self._table(members, random, violations), random)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from lit_metric.batching.classes import IntArray, Members, first_seen, members_of, require_classes
 from lit_metric.batching.pairs import one_positive_each
-from lit_metric.batching.plan import Plan, even_lengths, random_stream
-from lit_metric.batching.vectors import ItemVectors, VectorPlanner
+from lit_metric.batching.plan import Plan, VectorPlanner, even_lengths, grid_vectors, random_stream
 from lit_metric.clusters import balanced_clusters
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import PairRelations, Relations
+from lit_metric.index import Embeddings
 
 
 class NGAMEPlanner(VectorPlanner):
@@ -36,7 +36,7 @@ class NGAMEPlanner(VectorPlanner):
             gives the hardest.
 
     Raises:
-        ValueError: when an argument is out of range. ``plan_by`` raises :class:`~lit_metric.data.DataError`
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError`
             when no item has a label or a positive, and ``TypeError`` when the relations have neither labels
             nor pairs.
     """
@@ -61,7 +61,7 @@ class NGAMEPlanner(VectorPlanner):
         require_classes(members, 1, 1, "NGAMEPlanner")
         return members
 
-    def _plan(self, vectors: ItemVectors, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+    def _plan(self, vectors: Embeddings, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         random = random_stream(seed, epoch)
         if isinstance(relations, PairRelations):
             anchors, partners = one_positive_each(ids.unique().cpu(), relations.to("cpu"), seed, epoch)
@@ -70,7 +70,9 @@ class NGAMEPlanner(VectorPlanner):
             members = self._members(ids, relations)
             own = np.unique(members.ids)
             others = partners_of(own, members, random)
-        clusters = balanced_clusters(lambda rows: vectors.of(own[rows]), len(own), self.cluster_size, random)
+        clusters = balanced_clusters(
+            lambda rows: grid_vectors(vectors, own[rows]), len(own), self.cluster_size, random
+        )
         order = np.concatenate([clusters[place] for place in random.permutation(len(clusters))])
         lengths = even_lengths(len(own), -(-len(own) // self.batch_size))
         rows = Ragged.from_lengths(torch.from_numpy(own[order]), lengths)

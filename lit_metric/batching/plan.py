@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_metric.clusters import on_grid
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
+from lit_metric.index import Embeddings
 
-if TYPE_CHECKING:
-    from lit_metric.batching.vectors import ItemVectors
+VectorSource = Callable[[int], Embeddings]
+"""Gives the vectors of a version; must be picklable where workers are spawned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +52,8 @@ class BatchPlanner(ABC):
     nor on repeats among them. The number of batches is the same in every epoch.
 
     Attributes:
-        uses_vectors: whether plans depend on the items' vectors; see
-            :class:`~lit_metric.batching.VectorPlanner`.
+        uses_vectors: whether :meth:`plan` also takes ``vectors``, the items' embeddings; see
+            :class:`VectorPlanner`.
     """
 
     uses_vectors: bool = False
@@ -66,15 +69,56 @@ class BatchPlanner(ABC):
             epoch: from 0.
         """
 
-    def plan_by(
-        self, vectors: ItemVectors | None, ids: Tensor, relations: Relations, seed: int, epoch: int
-    ) -> Plan:
-        """:meth:`plan`, by the items' ``vectors`` if it depends on them."""
-        return self.plan(ids, relations, seed, epoch)
-
     def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
         """The number of batches of every epoch."""
         return len(self.plan(ids, relations, seed, 0))
+
+
+class VectorPlanner(BatchPlanner):
+    """A planner that looks at the items' vectors.
+
+    The miner of a run publishes the vectors of each version beside its table of negatives. The version in
+    use at an epoch's first batch plans the whole epoch.
+    """
+
+    uses_vectors = True
+
+    def plan(
+        self, ids: Tensor, relations: Relations, seed: int, epoch: int, vectors: Embeddings | None = None
+    ) -> Plan:
+        """The batches of one epoch; see :class:`BatchPlanner`.
+
+        Args:
+            ids, relations, seed, epoch: see there.
+            vectors: of the items, with unit length; required.
+
+        Raises:
+            ValueError: without vectors.
+        """
+        if vectors is None:
+            raise ValueError(
+                f"{type(self).__name__} plans by the items' vectors and got none: configure a miner, which "
+                "publishes them, or call plan with vectors=Embeddings(...)"
+            )
+        return self._plan(vectors, ids, relations, seed, epoch)
+
+    @abstractmethod
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        """See :class:`BatchPlanner`; known without vectors."""
+
+    @abstractmethod
+    def _plan(
+        self, vectors: Embeddings, ids: Tensor, relations: Relations, seed: int, epoch: int
+    ) -> Plan: ...
+
+
+def grid_vectors(vectors: Embeddings, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``[n, d]`` unit vectors of the items ``ids [n]``, rounded to a grid.
+
+    Sums and products of numbers on the grid are exact (:func:`~lit_metric.clusters.on_grid`). All ranks and
+    loader workers therefore make the same plan, whatever their processors and threads.
+    """
+    return on_grid(vectors.of(ids).numpy())
 
 
 def even_lengths(total: int, batches: int) -> Tensor:

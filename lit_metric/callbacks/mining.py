@@ -19,11 +19,11 @@ from lit_metric.callbacks.mining_task import describe
 from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.mining import Miner, NegativeTable, TableError, TableVectors, collect_versions
+from lit_metric.mining import NegativeTable, TableError, TableVectors, collect_versions
 from lit_metric.mining.sample import add_texts
 from lit_metric.mining.snapshot import fingerprint
 from lit_metric.mining.texts import text_of_items
-from lit_metric.mining.timetable import Timetable, Use, Uses, delay_of, period_of, search_batches
+from lit_metric.refresh.schedule import TableUse, TableUses, Timetable
 
 __all__ = ["MiningCallback", "fingerprint"]
 
@@ -34,11 +34,11 @@ class MiningCallback(Callback):
     """Keeps the data module's table of hard negatives fresh; does nothing where it has no miner.
 
     Before the first batch all ranks encode the training items by shares and rank zero mines version 1 under
-    ``RUN/negatives``, unless the miner's ``cold_start`` says otherwise. Later versions are mined the same
-    way, or by a worker process while training goes on (see ``mode`` of :class:`~lit_metric.mining.Miner`).
-    The plan names the version that each batch uses, 0 for no table. A
-    checkpoint names those that it needs, with a copy of the weights of a refresh under way, so that a resumed
-    run goes on with the same; what the checkpoints of this run name is not collected.
+    ``RUN/negatives``, unless ``first_table`` of :class:`~lit_metric.Refresh` says otherwise. Later versions
+    are mined the same way, or by a worker process while training goes on (see ``mode`` there). The plan names
+    the version that each batch uses, 0 for no table. A checkpoint names those that it needs, with a copy of
+    the weights of a refresh under way, so that a resumed run goes on with the same; what the checkpoints of
+    this run name is not collected.
 
     Logs ``mining/seconds``, what the miner reports (``mining/rejected/FILTER``, ``mining/without``, ...) and
     ``mining/staleness``, the number of batches since the weights of the table in use; of refreshes in the
@@ -48,7 +48,7 @@ class MiningCallback(Callback):
     """
 
     def __init__(self) -> None:
-        self.uses = Uses()
+        self.uses = TableUses()
         self.trained = 0
         """Batches of the whole run that have been trained on."""
         self.clock = Timetable(1, None, 0)
@@ -67,17 +67,15 @@ class MiningCallback(Callback):
         data.tables = (run_folder(trainer) or self._scratch(trainer)) / "negatives"
         per_epoch = batches_of_epoch(trainer, data)
         ahead = data.num_workers * data.prefetch_factor + 1
-        inline = data.miner.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
-        if not inline and (reason := too_short(data.miner, per_epoch, ahead)):
+        inline = data.refresh.mode == "inline" or bool(getattr(trainer, "fast_dev_run", False))
+        if not inline and (reason := data.refresh.too_short(per_epoch, ahead)):
             _say_inline(trainer, reason)
             inline = True
         assert data.dataset is not None
         all_trained = data.dataset.corpus_of("train") is None
-        free = not inline and takes_vectors(data.miner, trainer.num_nodes, all_trained)
-        searched = (
-            search_batches(len(items_to_mine(data)[0]), per_epoch, trainer.world_size) if free else None
-        )
-        self.clock = timetable(data.miner, per_epoch, ahead, inline, searched)
+        free = not inline and data.refresh.reuses_embeddings(trainer.num_nodes, all_trained)
+        reused = len(items_to_mine(data)[0]) if free else None
+        self.clock = data.refresh.timetable(per_epoch, ahead, inline, reused, trainer.world_size)
         self._keep_time(trainer)
         try:
             for version in {use.version for use in self.uses.uses if use.version}:
@@ -86,9 +84,9 @@ class MiningCallback(Callback):
                     TableVectors(data.tables, data.corpus)(version)
         except TableError as error:
             log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
-            self.uses = Uses()
+            self.uses = TableUses()
         if not inline and self.clock.period is not None:
-            self.background = self._start(trainer, pl_module, data, data.miner, free)
+            self.background = self._start(trainer, pl_module, data, free)
         data.version_for = partial(self._version_for, trainer, pl_module, data)
         data.planned_for = self._planned_for
         self._plans = data.planner.uses_vectors
@@ -104,7 +102,7 @@ class MiningCallback(Callback):
             )
         self._saved = {**self._saved, "background": None}
         if times[0] != self.clock.per_epoch:
-            self.uses = Uses()
+            self.uses = TableUses()
             # The checkpoint is from the end of an epoch, or it would have been refused.
             self.trained = self.trained // times[0] * self.clock.per_epoch
 
@@ -113,7 +111,6 @@ class MiningCallback(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         data: MetricDataModule,
-        miner: Miner,
         free: bool,
     ) -> Background | None:
         assert data.tables is not None
@@ -125,7 +122,7 @@ class MiningCallback(Callback):
         background = Background(
             task,
             pl_module.encoder,  # type: ignore[arg-type]
-            miner,
+            data.refresh,
             self.clock,
             data.tables,
             trainer.global_rank,
@@ -156,8 +153,8 @@ class MiningCallback(Callback):
         if step >= self.clock.per_epoch and self.uses:  # prefetched, but beyond limit_train_batches
             return self.uses.uses[-1].version
         batch = self.clock.batch(epoch, step)
-        if not self.uses and batch == 0 and data.miner.cold_start == "in_batch":
-            self.uses.add(Use(0, 0, 0))
+        if not self.uses and batch == 0 and data.refresh.first_table == "in_background":
+            self.uses.add(TableUse(0, 0, 0))
             if self.background is not None:
                 self.background.copy(0, trainer.global_step, epoch, self.uses)
         if not self.uses:
@@ -177,9 +174,6 @@ class MiningCallback(Callback):
                 self.background.clear()
                 self.background = None
                 self._mine(trainer, pl_module, data, batch)
-        limit, use = data.miner.max_staleness, self.uses.at(batch)
-        if limit is not None and use.version and batch - use.taken > limit:
-            self._mine(trainer, pl_module, data, batch)
         return self.uses.at(batch).version
 
     def _planned_for(self, epoch: int) -> int:
@@ -243,7 +237,7 @@ class MiningCallback(Callback):
         """Mine inline for ``batch`` and those after it."""
         started = time.perf_counter()
         mined = mine_inline(trainer, pl_module, data)
-        self.uses.add(Use(batch, mined["version"], min(batch, self.trained)))
+        self.uses.add(TableUse(batch, mined["version"], min(batch, self.trained)))
         self._show(trainer, data)
         if self.background is None or not self.background.pending:
             self._collect(trainer, data)
@@ -258,7 +252,7 @@ class MiningCallback(Callback):
 
     def _collect(self, trainer: Trainer, data: MetricDataModule) -> None:
         """Remove what neither a batch to come nor a checkpoint needs."""
-        self.uses.forget_before(*self._needed())
+        self.uses = TableUses(self.uses.from_batch(*self._needed()))
         if trainer.is_global_zero:
             assert data.tables is not None
             states = states_in_checkpoints(trainer)
@@ -278,79 +272,12 @@ class MiningCallback(Callback):
         """What to go on with."""
         self._saved = state_dict
         # Earlier versions saved something else; a table is mined then.
-        self.uses, self.trained = Uses(state_dict.get("uses", [])), int(state_dict.get("trained", 0))
+        self.uses, self.trained = TableUses(state_dict.get("uses", [])), int(state_dict.get("trained", 0))
 
 
 def _say_inline(trainer: Trainer, reason: str) -> None:
     if trainer.is_global_zero:
         log.warning("Mining stops training each time (inline): %s", reason)
-
-
-def takes_vectors(miner: Miner, nodes: int, all_trained: bool) -> bool:
-    """Whether a process that mines takes the vectors that training steps computed.
-
-    Args:
-        miner: which is not inline.
-        nodes: machines that train.
-        all_trained: whether all that is mined is trained on.
-
-    Raises:
-        ValueError: if that is asked for on several machines, as memory-mapped vectors are not shared over a
-            network.
-    """
-    if miner.free_refresh is None:
-        return all_trained and nodes == 1
-    if miner.free_refresh and nodes > 1:
-        raise ValueError(
-            f"free_refresh=True on {nodes} machines: rank zero reads the vectors of all ranks from "
-            "memory-mapped files, which a network's disks don't keep alike; leave it out"
-        )
-    return miner.free_refresh
-
-
-def too_short(miner: Miner, per_epoch: int, ahead: int) -> str | None:
-    """Why there is no delay to choose where none was given: the loader runs ahead by a refresh period."""
-    period = period_of(miner.refresh, per_epoch)
-    if miner.delay is not None or period is None or period > ahead:
-        return None
-    return (
-        f"a refresh every {period} batches leaves a process no time, as the loader runs {ahead} ahead (fewer "
-        "workers or a smaller prefetch_factor would, or a longer refresh)"
-    )
-
-
-def timetable(
-    miner: Miner, per_epoch: int, ahead: int, inline: bool = False, searched: int | None = None
-) -> Timetable:
-    """When to refresh, by a miner's arguments.
-
-    Args:
-        miner: see there.
-        per_epoch: batches of an epoch.
-        ahead: batches that the loader runs ahead.
-        inline: whether training stops for each refresh.
-        searched: batches that a search may take, where refreshes take the vectors that training steps
-            computed; None where all are encoded.
-
-    Raises:
-        ValueError: if the arguments contradict each other, or the loader runs too far ahead.
-    """
-    period = period_of(miner.refresh, per_epoch)
-    if period is None or inline:
-        return Timetable(per_epoch, period, 0)
-    limit, delay = miner.max_staleness, miner.delay
-    if miner.mode == "eager":
-        delay = period if limit is None else min(period, limit - period + 1)
-    # With the first weights all is encoded.
-    first = delay_of(delay, period, ahead)
-    # Training has threads less until the delay is over, so with vectors at hand it is as short as can be.
-    delay = delay_of(delay, period, ahead, searched)
-    if limit is not None and period + delay - 1 > limit:
-        raise ValueError(
-            f"max_staleness={limit} can't be kept: with a refresh every {period} batches and a delay of "
-            f"{delay}, a table is {period + delay - 1} batches old when the next comes into use"
-        )
-    return Timetable(per_epoch, period, delay, first)
 
 
 def states_in_checkpoints(trainer: Trainer) -> list[dict[str, Any]]:

@@ -18,14 +18,14 @@ from lit_metric.callbacks.mining_kept import CheckpointFiles
 from lit_metric.data import Collator
 from lit_metric.data.progress import stage
 from lit_metric.encoders.packing import evaluating
-from lit_metric.mining import Miner, shares
+from lit_metric.mining import shares
 from lit_metric.mining.bank import Bank, files_of
 from lit_metric.mining.ranks import Ranks
 from lit_metric.mining.snapshot import Snapshot, SnapshotError, trained
 from lit_metric.mining.supervisor import MiningFailed, Supervisor
 from lit_metric.mining.task import Task
-from lit_metric.mining.timetable import Timetable, Use, Uses
 from lit_metric.mining.worker import Job
+from lit_metric.refresh.schedule import Refresh, TableUse, TableUses, Timetable
 from lit_metric.store import write_json
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Pending:
 
     Args:
         taken: batches trained on before the copy; it is also the refresh's number.
-        first: the first batch to use the table; in eager mode, the latest possible.
+        first: the first batch to use the table.
         step, epoch: of training, at the copy.
         kept: sha256 by name of the files that a checkpoint needs to begin this refresh again.
     """
@@ -61,7 +61,7 @@ class Background:
     Args:
         task: what the worker of this machine is told.
         encoder: whose weights are copied.
-        miner: its arguments.
+        refresh: its options.
         clock: when to do what.
         folder: that of the tables.
         rank: of this process.
@@ -76,7 +76,7 @@ class Background:
         self,
         task: Task,
         encoder: torch.nn.Module,
-        miner: Miner,
+        refresh: Refresh,
         clock: Timetable,
         folder: Path,
         rank: int,
@@ -87,7 +87,7 @@ class Background:
         report: Callable[[dict[str, float]], None],
     ) -> None:
         self.encoder: Any = encoder
-        self.miner = miner
+        self.refresh = refresh
         self.clock = clock
         self.folder = folder
         self.rank, self.world_size, self.machines = rank, world_size, machines
@@ -96,7 +96,7 @@ class Background:
         self.skipped: list[dict[str, Any]] = []
         self.impossible: str | None = None
         """Why the worker can't do what is asked for, once that is known on all ranks."""
-        self.ranks = Ranks(miner.timeout)
+        self.ranks = Ranks(refresh.timeout)
         self.machine = task.settings.machine
         self.place = folder / _named("worker", self.machine)
         self.kept = CheckpointFiles(folder / "kept")
@@ -138,7 +138,7 @@ class Background:
         threads = task.settings.threads
         spec = task.write(self.place, self.encoder, _vectors(self.encoder, task))
         words = self.folder / f"{_named('worker', self.machine)}.log"
-        supervisor = Supervisor(spec, threads, words, self.miner.restarts)
+        supervisor = Supervisor(spec, threads, words, self.refresh.restarts)
         if task.settings.device == self.encoder.device.type == "cpu":
             self._given_threads = threads
         return supervisor
@@ -149,17 +149,17 @@ class Background:
     def spare_threads(self, batch: int) -> None:
         """On a CPU, leave the worker its threads while it is at work."""
         if self._given_threads:
-            busy = bool(self.pending) if self.miner.mode == "eager" else self._mining(batch)
+            busy = self._mining(batch)
             # By the timetable and not by what the worker does: sums depend on the number of threads.
             wanted = max(1, self._own_threads - self._given_threads) if busy else self._own_threads
             if torch.get_num_threads() != wanted:
                 torch.set_num_threads(wanted)
 
     def _mining(self, batch: int) -> bool:
-        first = self.miner.cold_start == "in_batch" and batch < self.clock.switch(0)
+        first = self.refresh.first_table == "in_background" and batch < self.clock.switch(0)
         return first or self.clock.mining(batch)
 
-    def copy(self, done: int, step: int, epoch: int, uses: Uses) -> None:
+    def copy(self, done: int, step: int, epoch: int, uses: TableUses) -> None:
         """Copy the weights after ``done`` batches and begin a refresh.
 
         Raises:
@@ -174,7 +174,7 @@ class Background:
         if self.supervisor is not None:
             self.report({"snapshot_seconds": time.perf_counter() - started})
 
-    def _copy(self, pending: Pending, uses: Uses) -> None:
+    def _copy(self, pending: Pending, uses: TableUses) -> None:
         if self.bank is not None:
             self.ranks.meet()  # all have put into their banks what they had
         if self.supervisor is not None:
@@ -203,7 +203,7 @@ class Background:
         assert self.clock.period is not None
         return pending.taken // self.clock.period % SLOTS
 
-    def _ask(self, worker: Supervisor, pending: Pending, uses: Uses, machines: int = 1) -> None:
+    def _ask(self, worker: Supervisor, pending: Pending, uses: TableUses, machines: int = 1) -> None:
         slot = self._slot(pending)
         job = Job(
             number=pending.taken,
@@ -236,7 +236,7 @@ class Background:
             self.helper = None
             shutil.rmtree(self.place, ignore_errors=True)
 
-    def bring_up_to(self, batch: int, uses: Uses) -> None:
+    def bring_up_to(self, batch: int, uses: TableUses) -> None:
         """Take into use what ``batch`` must or may use.
 
         Raises:
@@ -245,25 +245,16 @@ class Background:
         while self.pending and self.impossible is None:
             pending = self.pending[0]
             if pending.first > batch:
-                if self.miner.mode != "eager" or not self._known(pending):
-                    return
-                pending.first = batch
+                return
             self._settle(pending, uses)
 
-    def _known(self, pending: Pending) -> bool:
-        """Whether rank zero knows what came of a refresh; on all ranks."""
-        self.look()
-        return bool(
-            self.ranks.agree(int(self.supervisor is not None and self.supervisor.done(pending.taken)))
-        )
-
-    def _settle(self, pending: Pending, uses: Uses) -> None:
+    def _settle(self, pending: Pending, uses: TableUses) -> None:
         """Wait for a table, and take it into use or give it up, on all ranks alike."""
         self.pending.remove(pending)
         started, answer = time.perf_counter(), {}
         if self.supervisor is not None:
             with stage(f"waiting for the negatives that are mined since batch {pending.taken}"):
-                answer = self.supervisor.wait(pending.taken, self.miner.timeout)
+                answer = self.supervisor.wait(pending.taken, self.refresh.timeout)
         impossible = self.supervisor is not None and self.supervisor.impossible is not None
         version = self.ranks.agree(-1 if impossible else int(answer.get("version", 0)))
         if version < 0:
@@ -271,7 +262,7 @@ class Background:
             return
         stalled = time.perf_counter() - started
         if version:
-            uses.add(Use(pending.first, version, pending.taken))
+            uses.add(TableUse(pending.first, version, pending.taken))
             if self.rank == 0:
                 log.info(
                     "From batch %d on, negatives are those mined with the weights of batch %d, in %.1f s",
@@ -287,7 +278,7 @@ class Background:
             self._give_up(pending, str(answer.get("error", "see what rank zero says")))
 
     def _give_up(self, pending: Pending, reason: str) -> None:
-        if self.miner.strict:
+        if self.refresh.strict:
             raise MiningFailed(f"negatives could not be mined after batch {pending.taken}: {reason}")
         self.skipped.append({"batch": pending.taken, "reason": reason})
         if self.rank == 0:
@@ -324,7 +315,7 @@ class Background:
         bank = () if self.bank is None else files_of(self.place / f"bank-slot{slot}")
         return [self.slots[slot].path, *bank]
 
-    def resume(self, state: dict[str, Any], uses: Uses) -> None:
+    def resume(self, state: dict[str, Any], uses: TableUses) -> None:
         """Go on where :meth:`state` was taken."""
         self.skipped = list(state["skipped"])
         if self.bank is not None:

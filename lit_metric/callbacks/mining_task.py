@@ -21,12 +21,12 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
         TypeError: if the encoder, the miner or the relations can't be described.
     """
     encoder: Any = pl_module.encoder
-    miner = data.miner
+    miner, refresh = data.miner, data.refresh
     assert miner is not None
     types = {value.dtype for value in encoder.parameters()}
     ids, anchors, corpus = items_to_mine(data)
     autocast = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(trainer.precision))
-    device = torch.device(miner.device or encoder.device)
+    device = torch.device(refresh.device or encoder.device)
     if device.type == "cpu" != encoder.device.type:
         autocast = None  # what is fast on the GPU that trains may be slow here
     return Task.of(
@@ -44,7 +44,7 @@ def describe(trainer: Trainer, pl_module: LightningModule, data: MetricDataModul
             tokenizer=tokenizer_of(pl_module),
             seed=data.seed,
             max_tokens=data.max_tokens,
-            threads=miner.threads or max(1, torch.get_num_threads() // 2),
+            threads=refresh.threads or max(1, torch.get_num_threads() // 2),
             device=str(device),
             autocast=autocast,
             dtype=str(types.pop()).removeprefix("torch.") if len(types) == 1 else None,

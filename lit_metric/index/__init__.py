@@ -4,6 +4,7 @@ Both search vectors in float32, whatever they were given. Scores are similaritie
 """
 
 from lit_metric.index.base import Index, Similarity, StoredIndexError, Vectors
+from lit_metric.index.embeddings import Embeddings
 from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
 from lit_metric.index.load import load_index
@@ -11,6 +12,7 @@ from lit_metric.index.products import padded, similarities, top_k
 from lit_metric.index.representatives import RepresentativeIndex
 
 __all__ = [
+    "Embeddings",
     "ExactIndex",
     "FaissIndex",
     "Index",

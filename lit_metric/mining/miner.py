@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["inline", "scheduled", "eager"]
-ColdStart = Literal["mine", "in_batch"]
-
 
 class Miner:
     """Mines a table of candidate negatives, and draws from it.
@@ -44,44 +41,15 @@ class Miner:
         filters: which candidates are dropped, one filter after the other; ``RelativeMargin(0.95)`` by
             default, an empty list for none. What the relations exclude is always dropped first.
         draw: which candidates an anchor meets; any of the first ten by default.
-        refresh: when the table is mined anew: after each ``"epoch"``, after so many batches, or ``"never"``
-            after the first.
         proposer: where candidates come from, in place of the neighbours in ``index``.
         max_fetch: how many proposals are looked at, at most, to find ``candidates`` for one item. With exact
             search, what the relations exclude is not among them, nor what the first filters drop by the score
             alone; with any other index, ``max_fetch`` must exceed the size of the largest class by as much,
             or items in its midst go without.
         sample: how many items are logged with what became of each of their candidates.
-        mode: ``"inline"`` stops training while it mines. In the other two a process of its own mines from a
-            copy of the weights while training goes on: ``"scheduled"`` takes the new table into use at a
-            batch fixed beforehand, ``"eager"`` as soon as it is there; see ``docs/asynchronous-mining.md``.
-            Where no process can do it, mining is inline, and one line says why.
-        delay: in ``"scheduled"`` mode, how many batches after the copy of the weights the new table is taken
-            into use; if None, as many as an exact search may take where training's own vectors are taken, see
-            ``free_refresh`` and :func:`~lit_metric.mining.timetable.search_batches`, and half of a refresh
-            period where all is encoded. Must exceed what the loader prefetches, and
-            be at most a refresh period. If None and a period has too few batches for that, mining is inline.
-        max_staleness: no batch uses a table whose weights are older than so many batches: training waits for
-            the one that is being mined, or else mines inline. None: no bound when ``"scheduled"``, two
-            refresh periods when ``"eager"``.
-        restarts: how often the process is started again for one refresh before that refresh is given up.
-        timeout: seconds that training waits for a table that is late before that refresh is given up.
-        strict: stop the run when a refresh is given up; otherwise the old table stays in use.
-        threads: of the process, in torch, FAISS and OpenMP alike; half of those that training has if None. On
-            a CPU training leaves these to it while it is at work.
-        device: where the process encodes, such as ``"cpu"`` or ``"cuda:1"``; where rank zero trains if None.
-        free_refresh: take the vectors that training steps compute anyway, and encode only the items whose
-            vector is older than an epoch. If None, where all that is mined is trained on, by processes on one
-            machine, and mining is not ``"inline"``.
-        cold_start: ``"mine"`` mines the first table before the first batch. ``"in_batch"`` starts at once,
-            with the negatives that are in a batch anyway, and uses the first table where a refresh of the
-            first weights would: after ``delay`` batches when ``"scheduled"``, or half a period if it is None,
-            as soon as it is there when ``"eager"``, after the first period when ``"inline"``.
 
     Raises:
-        ValueError: if a number is out of range, both ``index`` and ``proposer`` are given,
-            ``free_refresh`` is asked for where there is no process, or a cold start in the batch where no
-            refresh follows.
+        ValueError: if a number is out of range, or both ``index`` and ``proposer`` are given.
     """
 
     _kept_as: ClassVar[dict[str, str]] = {"draw": "drawing"}
@@ -93,20 +61,9 @@ class Miner:
         negatives: int = 1,
         filters: list[NegativeFilter] | None = None,
         draw: Draw | None = None,
-        refresh: Literal["epoch", "never"] | int = "epoch",
         proposer: Proposer | None = None,
         max_fetch: int = 8192,
         sample: int = 20,
-        mode: Mode = "scheduled",
-        delay: int | None = None,
-        max_staleness: int | None = None,
-        restarts: int = 2,
-        timeout: float = 600.0,
-        strict: bool = False,
-        threads: int | None = None,
-        device: str | None = None,
-        free_refresh: bool | None = None,
-        cold_start: ColdStart = "mine",
     ) -> None:
         if index is not None and proposer is not None:
             raise ValueError("both index and proposer are given: put the index into the proposer")
@@ -114,35 +71,14 @@ class Miner:
             raise ValueError(f"candidates={candidates} must be at least 1 and at most max_fetch={max_fetch}")
         if negatives < 0 or sample < 0:
             raise ValueError(f"negatives={negatives} and sample={sample} must be at least 0")
-        _check_times(refresh, mode, delay, max_staleness, restarts, timeout, threads)
-        if free_refresh and mode == "inline":
-            raise ValueError(
-                'free_refresh=True needs mode="scheduled" or mode="eager": inline mining encodes all'
-            )
-        if cold_start not in get_args(ColdStart) or (cold_start == "in_batch" and refresh == "never"):
-            raise ValueError(
-                f'cold_start={cold_start!r} with refresh={refresh!r}: use "mine", or "in_batch" with a '
-                "refresh that brings the first table"
-            )
         self.index = index
         self.candidates = candidates
         self.negatives = negatives
         self.filters = [RelativeMargin()] if filters is None else filters
         self.drawing = UniformWindow(0, 10) if draw is None else draw
-        self.refresh: Literal["epoch", "never"] | int = refresh
         self.proposer = proposer
         self.max_fetch = max_fetch
         self.sample = sample
-        self.mode: Mode = mode
-        self.delay = delay
-        self.max_staleness = max_staleness
-        self.restarts = restarts
-        self.timeout = timeout
-        self.strict = strict
-        self.threads = threads
-        self.device = device
-        self.free_refresh = free_refresh
-        self.cold_start: ColdStart = cold_start
 
     def spec(self) -> dict[str, Any]:
         """``class_path`` and ``init_args``, from which an equal miner can be built elsewhere."""
@@ -286,27 +222,3 @@ def _check(embeddings: Tensor | NDArray[Any], ids: Tensor) -> None:
         raise ValueError(f"ids from {int(ids.min())} to {int(ids.max())}: a table holds 0 to 2³¹ − 1")
     if len(ids.unique()) != len(ids):
         raise ValueError(f"{len(ids) - len(ids.unique())} of {len(ids)} ids occur twice: mine each item once")
-
-
-def _check_times(
-    refresh: str | int,
-    mode: str,
-    delay: int | None,
-    max_staleness: int | None,
-    restarts: int,
-    timeout: float,
-    threads: int | None,
-) -> None:
-    if isinstance(refresh, bool) or not (
-        refresh in ("epoch", "never") or (isinstance(refresh, int) and refresh > 0)
-    ):
-        raise ValueError(f'refresh={refresh!r}: use "epoch", "never", or a number of batches above 0')
-    if mode not in ("inline", "scheduled", "eager"):
-        raise ValueError(f'mode={mode!r}: use "inline", "scheduled" or "eager"')
-    if mode != "scheduled" and delay is not None:
-        raise ValueError(f'delay={delay} is for mode="scheduled"; {mode!r} has no fixed delay')
-    for name, value in {"delay": delay, "max_staleness": max_staleness, "threads": threads}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    if restarts < 0 or timeout <= 0:
-        raise ValueError(f"restarts={restarts} must be at least 0, timeout={timeout} above 0")

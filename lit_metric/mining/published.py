@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.batching import BatchPlanner, ItemVectors
-from lit_metric.data import DataError
+from lit_metric.index import Embeddings
 from lit_metric.mining.files import TableError
 from lit_metric.mining.vectors import Vectors
 from lit_metric.store import read_array, read_manifest, replacing, version_folder, write_array
-
-if TYPE_CHECKING:
-    from lit_metric.mining.miner import Miner
 
 ITEMS, VECTORS, DIMENSION = "items", "vectors", "dimension"
 _BLOCK = 16384
 
 Embedded = tuple[Tensor, Tensor | NDArray[Any]]
 """Distinct global ids ``[M]`` of items, and their embeddings ``[M, d]``, maybe memory-mapped."""
-
-
-def check_planners(planners: Sequence[BatchPlanner | None], miner: Miner | None) -> None:
-    """See that a planner which looks at vectors gets some, and that a miner does anything for anybody.
-
-    Raises:
-        DataError: when it doesn't.
-    """
-    using = next((type(each).__name__ for each in planners if each is not None and each.uses_vectors), None)
-    if using is None:
-        if miner is not None and not miner.negatives:
-            raise DataError(
-                "data.miner has negatives: 0, and data.planner uses no vectors, so it would mine for nobody: "
-                "leave it out, or set negatives to 1 or more"
-            )
-        return
-    if miner is None:
-        raise DataError(
-            f"{using} plans by the items' vectors, which a miner provides: give data.miner, such as "
-            "lit_metric.Miner with negatives: 0, which mines the vectors alone"
-        )
-    if miner.cold_start == "in_batch":
-        raise DataError(
-            f"{using} plans the first epoch by vectors, which data.miner has none of with cold_start: "
-            "in_batch; set it to mine"
-        )
 
 
 def size_of(embedded: Embedded) -> int:
@@ -96,7 +65,7 @@ class TableVectors:
         self.root = str(root)
         self.corpus = corpus
 
-    def __call__(self, version: int) -> ItemVectors:
+    def __call__(self, version: int) -> Embeddings:
         """The memory-mapped vectors of ``version``.
 
         Raises:
@@ -112,7 +81,7 @@ class TableVectors:
         read_manifest(folder, TableError, [f"{ITEMS}.npy", f"{VECTORS}.npy"])
         rows, dimension = int(manifest[ITEMS]), int(manifest[DIMENSION])
         ids = read_array(folder, ITEMS, np.int32, (rows,), TableError, "r")
-        return ItemVectors(
+        return Embeddings(
             torch.from_numpy(ids.astype(np.int64)),
             read_array(folder, VECTORS, np.float16, (rows, dimension), TableError, "r"),
         )

@@ -44,7 +44,7 @@ class LoadableModule(LightningModule):
     _description: Description | None = None
     _loss_spec: Any = None
 
-    def check_saved(self, miner: Miner | None) -> None:
+    def check_saved(self, miner: Miner | None, inline: bool = False) -> None:
         """Build encoder, loss and miner from their descriptions: what can't be loaded after training is found
         before it.
 
@@ -56,7 +56,7 @@ class LoadableModule(LightningModule):
         self._describe_loss()
         if miner is not None:
             # A class that no other process can import is mined with inline, which the callback says.
-            inline = miner.mode == "inline" or "<locals>" in type(miner).__qualname__
+            inline = inline or "<locals>" in type(miner).__qualname__
             _ = miner.spec() if inline else checked_spec(miner)
 
     def _describe_loss(self) -> None:

@@ -133,7 +133,7 @@ class MetricLearner(ResumableModule):
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
-            self.check_saved(data.miner)
+            self.check_saved(data.miner, data.refresh.mode == "inline")
             for task in range(max(1, len(data.mixture))):
                 self._build(task)
                 self._check_scored(task)

@@ -66,6 +66,7 @@ class ResumableModule(LoadableModule):
         found |= {"planned steps": self._steps, BATCHES: self._batches}
         found |= {"data.seed": self.data.seed, "data.validation_corpus": self.data.against["validation"]}
         found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
+        found |= options_of(self.data.refresh, "data.refresh") if self.data.miner is not None else {}
         trainer = self.trainer
         found |= {f"trainer.{name}": getattr(trainer, name) for name in ("precision", "gradient_clip_val")}
         return found

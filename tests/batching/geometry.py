@@ -5,24 +5,25 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lit_metric.batching import ItemVectors, Plan
+from lit_metric.batching import Plan
 from lit_metric.data import LabelRelations
+from lit_metric.index import Embeddings
 
 
-def item_vectors(points: np.ndarray, first: int = 0) -> ItemVectors:
+def item_vectors(points: np.ndarray, first: int = 0) -> Embeddings:
     """Items ``first``, ``first + 1``, ... at the directions of ``points [N, d]``."""
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    return ItemVectors(torch.arange(first, first + len(points)), unit.astype(np.float16))
+    return Embeddings(torch.arange(first, first + len(points)), unit.astype(np.float16))
 
 
-def scattered(count: int, seed: int = 0) -> ItemVectors:
+def scattered(count: int, seed: int = 0) -> Embeddings:
     """``count`` items anywhere on a sphere in eight dimensions."""
     return item_vectors(np.random.default_rng([count, seed]).standard_normal((count, 8)))
 
 
 def families(
     count: int = 8, classes: int = 6, members: int = 5, seed: int = 0
-) -> tuple[LabelRelations, ItemVectors, np.ndarray]:
+) -> tuple[LabelRelations, Embeddings, np.ndarray]:
     """``count`` families of near classes of near items, in random order of ids.
 
     Returns:
@@ -38,11 +39,11 @@ def families(
     return relations, item_vectors(points), family
 
 
-def likeness(plan: Plan, labels: torch.Tensor, vectors: ItemVectors) -> float:
+def likeness(plan: Plan, labels: torch.Tensor, vectors: Embeddings) -> float:
     """The mean cosine of an anchor and a candidate of another class in one batch."""
     found = []
     for step in range(len(plan)):
         anchors, candidates = plan.batch(step)
         cosines = vectors.of(anchors) @ vectors.of(candidates).T
-        found.append(cosines[(labels[anchors][:, None] != labels[candidates]).numpy()])
-    return float(np.concatenate(found).mean())
+        found.append(cosines[labels[anchors][:, None] != labels[candidates]])
+    return float(torch.cat(found).mean())

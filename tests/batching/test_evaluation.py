@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_metric.batching import ChunkDataset, chunks
-from lit_metric.batching import evaluation as module
+from lit_metric.batching import loader as module
 from lit_metric.data import Collator, Items, Tokens
 
 

@@ -16,8 +16,7 @@ from lit_metric.batching.hard_classes import (
     hardest_together,
     triplet_violations,
 )
-from lit_metric.batching.plan import random_stream
-from lit_metric.batching.vectors import VectorPlanner
+from lit_metric.batching.plan import VectorPlanner, grid_vectors, random_stream
 from lit_metric.data import DataError, LabelRelations
 from tests.batching.geometry import families, item_vectors, likeness, scattered
 from tests.batching.test_planners import SIZES, relations_of
@@ -57,7 +56,7 @@ def test_centroids_are_mean_directions() -> None:
     relations, vectors, _ = families()
     members = members_of(torch.arange(len(relations)), relations)
     for label, centre in enumerate(centroids(vectors, members)):
-        mean = vectors.of((relations.labels == label).nonzero()[:, 0]).mean(axis=0)
+        mean = grid_vectors(vectors, (relations.labels == label).nonzero()[:, 0].numpy()).mean(axis=0)
         # Half a step of the grid.
         np.testing.assert_allclose(centre, mean / np.linalg.norm(mean), atol=0.5 / 2048 + 1e-6)
 
@@ -66,7 +65,7 @@ def test_centroids_are_mean_directions() -> None:
 @pytest.mark.parametrize("shape", SIZES)
 def test_each_class_comes_as_often_as_its_rate_says(shape: str, weighting: str) -> None:
     sizes = np.array(SIZES[shape])
-    centres = scattered(len(sizes)).of(np.arange(len(sizes)))
+    centres = grid_vectors(scattered(len(sizes)), np.arange(len(sizes)))
     for seed in range(10):
         table = draw_hard_classes(
             sizes, 23, 4, 5, weighting, random_stream(seed, 0), lambda own: centres[own] @ centres[own].T
@@ -83,7 +82,7 @@ def test_two_pairs_of_near_classes_make_two_batches() -> None:
     relations = LabelRelations(torch.arange(4).repeat_interleave(2), list("abcd"), torch.arange(8))
     for planner in (HardPKPlanner(2, 2), NegativeClassPlanner(2)):
         for seed in range(10):
-            plan = planner.plan_by(vectors, torch.arange(8), relations, seed, 0)
+            plan = planner.plan(torch.arange(8), relations, seed, 0, vectors)
             met = [sorted({*relations.labels[batch].tolist()}) for batch in plan.anchors.tolist()]
             assert sorted(met) == [[0, 1], [2, 3]]
 
@@ -96,13 +95,13 @@ def test_the_class_that_violates_the_most_is_added() -> None:
     vectors = item_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     relations = LabelRelations(torch.arange(3).repeat_interleave(2), list("abc"), torch.arange(6))
     planner = NegativeClassPlanner(2, margin=0.2, batches=1)
-    x = vectors.of(np.array([0, 2, 4]))
+    x = grid_vectors(vectors, np.array([0, 2, 4]))
     np.testing.assert_allclose(
         triplet_violations(x, x, 0.2)[np.triu_indices(3, 1)], [2 * (np.cos(np.pi / 6) - 0.8), 0, 0], atol=1e-3
     )
     met: Counter[tuple[int, ...]] = Counter()
     for seed in range(300):
-        plan = planner.plan_by(vectors, torch.arange(6), relations, seed, 0)
+        plan = planner.plan(torch.arange(6), relations, seed, 0, vectors)
         met[tuple(sorted(relations.labels[plan.anchors[0]].tolist()))] += 1
     assert {*met} == {(0, 1), (0, 2), (1, 2)}
     # Two of three classes are due. Both are taken: which pairs those are is chance, a third each; 5 sigma.
@@ -120,7 +119,7 @@ def test_the_class_that_violates_the_most_is_added() -> None:
 def test_classes_of_a_batch_are_nearer_than_random_ones(hard: VectorPlanner, plain: PKPlanner) -> None:
     relations, vectors, family = families()
     ids, labels = torch.arange(len(relations)), relations.labels
-    plans = [hard.plan_by(vectors, ids, relations, 0, epoch) for epoch in range(4)]
+    plans = [hard.plan(ids, relations, 0, epoch, vectors) for epoch in range(4)]
     random = [plain.plan(ids, relations, 0, epoch) for epoch in range(4)]
     near = np.mean([likeness(plan, labels, vectors) for plan in plans])
     far = np.mean([likeness(plan, labels, vectors) for plan in random])
@@ -136,7 +135,7 @@ def test_batches_are_shaped_as_those_of_random_classes() -> None:
     relations = relations_of(SIZES["long tail"], unlabelled=9)
     vectors, ids = scattered(len(relations)), torch.arange(len(relations))
     for seed in range(4):
-        pk = HardPKPlanner(5, 3).plan_by(vectors, ids, relations, seed, 1)
+        pk = HardPKPlanner(5, 3).plan(ids, relations, seed, 1, vectors)
         assert pk.anchors is pk.candidates
         assert (
             len(pk)
@@ -147,7 +146,7 @@ def test_batches_are_shaped_as_those_of_random_classes() -> None:
             counts = Counter(relations.labels[batch].tolist())
             assert counts == {label: min(3, SIZES["long tail"][label]) for label in counts}
             assert len(counts) == 5
-        pairs = NegativeClassPlanner(4).plan_by(vectors, ids, relations, seed, 1)
+        pairs = NegativeClassPlanner(4).plan(ids, relations, seed, 1, vectors)
         assert len(pairs) == len(NPairPlanner(4).plan(ids, relations, seed, 1))
         for anchors, candidates in zip(pairs.anchors.tolist(), pairs.candidates.tolist(), strict=True):
             labels = relations.labels[anchors].tolist()
@@ -166,7 +165,7 @@ def test_every_item_is_reachable(planner: VectorPlanner) -> None:
     }
     seen: set[int] = set()
     for epoch in range(60):
-        plan = planner.plan_by(scattered(len(relations)), torch.arange(len(relations)), relations, 0, epoch)
+        plan = planner.plan(torch.arange(len(relations)), relations, 0, epoch, scattered(len(relations)))
         seen |= {*plan.anchors.values.tolist(), *plan.candidates.values.tolist()}
     assert seen == wanted
 
@@ -174,17 +173,17 @@ def test_every_item_is_reachable(planner: VectorPlanner) -> None:
 def test_what_cannot_be_planned_is_refused() -> None:
     relations = relations_of([5, 5, 1, 1])
     ids, vectors = torch.arange(12), scattered(12)
-    with pytest.raises(ValueError, match=r"HardPKPlanner plans by the items' vectors and was given none"):
+    with pytest.raises(ValueError, match=r"HardPKPlanner plans by the items' vectors and got none"):
         HardPKPlanner(2, 2).plan(ids, relations, 0, 0)
     with pytest.raises(DataError, match=r"NegativeClassPlanner\(classes=3\) asks for 3 .* only 2 with 2"):
         NegativeClassPlanner(3).length(ids, relations, 0)
     with pytest.raises(DataError, match=r"HardPKPlanner\(classes=5\) asks for 5 .* only 4 with 1"):
-        HardPKPlanner(5, 2).plan_by(vectors, ids, relations, 0, 0)
+        HardPKPlanner(5, 2).plan(ids, relations, 0, 0, vectors)
     with pytest.raises(ValueError, match="pool=3 must be at least classes=4"):
         HardPKPlanner(4, pool=3)
     with pytest.raises(ValueError, match=r"margin=-0\.1 must be at least 0"):
         NegativeClassPlanner(margin=-0.1)
     with pytest.raises(ValueError, match="classes >= 2"):
         NegativeClassPlanner(1)
-    with pytest.raises(KeyError, match=r"item \d has no vector \(7 of 10 asked for"):
-        HardPKPlanner(2, 2).plan_by(scattered(3), torch.arange(10), relations_of([5, 5]), 0, 0)
+    with pytest.raises(KeyError, match=r"item \d has no vector, like 7 of the 10 items"):
+        HardPKPlanner(2, 2).plan(torch.arange(10), relations_of([5, 5]), 0, 0, scattered(3))

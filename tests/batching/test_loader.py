@@ -79,7 +79,7 @@ def test_items_are_those_of_the_plan_with_their_texts(data):
 def test_any_number_of_workers_gives_the_same_epochs(data, workers, context):
     position = {"epoch": 0}
     dataset = dataset_of(data, negatives=negatives)
-    loader = loader_of(dataset, workers, context, epoch_fn=lambda: position["epoch"])
+    loader = loader_of(dataset, workers, context, position_fn=lambda: (position["epoch"], 0))
     expected = dataset_of(data, negatives=negatives)
     for epoch in (0, 1, 4):
         position["epoch"] = epoch
@@ -164,7 +164,7 @@ def plain(sampler: PlanSampler) -> list[Step]:
 
 def test_the_sampler_yields_what_is_left_but_counts_all():
     position = {"epoch": 3, "start": 2}
-    sampler = PlanSampler(5, lambda: position["epoch"], lambda: position["start"])
+    sampler = PlanSampler(5, lambda: (position["epoch"], position["start"]))
     assert plain(sampler) == [(3, 2, 0, 0), (3, 3, 0, 0), (3, 4, 0, 0)]
     position.update(epoch=4, start=0)
     sampler.set_epoch(17)  # what Lightning calls, too late
@@ -177,7 +177,7 @@ def test_the_sampler_yields_what_is_left_but_counts_all():
 
 def test_the_position_is_asked_when_iteration_begins_not_at_the_first_batch():
     position = {"epoch": 1}
-    sampler = PlanSampler(2, lambda: position["epoch"])
+    sampler = PlanSampler(2, lambda: (position["epoch"], 0))
     steps = iter(sampler)
     position["epoch"] = 2
     assert list(steps) == [(1, 0, 0, 0), (1, 1, 0, 0)]
@@ -189,7 +189,7 @@ def test_versions_are_asked_batch_by_batch():
     def version(epoch: int, step: int) -> int:
         return 100 * epoch + 10 * step + current["version"]
 
-    steps = iter(PlanSampler(3, lambda: 1, version_fn=version))
+    steps = iter(PlanSampler(3, lambda: (1, 0), version_fn=version))
     assert next(steps) == (1, 0, 100, 0)
     current["version"] = 1
     assert list(steps) == [(1, 1, 111, 0), (1, 2, 121, 0)]
@@ -206,7 +206,7 @@ def test_what_an_epoch_is_planned_by_is_asked_after_the_version_of_its_first_bat
         assert asked[-1][0] == epoch
         return 100 * epoch
 
-    sampler = PlanSampler(3, lambda: 2, lambda: 1, version, planned)
+    sampler = PlanSampler(3, lambda: (2, 1), version, planned)
     assert plain(sampler) == [(2, 1, 1, 200), (2, 2, 2, 200)]
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from lit_metric.batching import (
     BatchPlanner,
     HardPKPlanner,
-    ItemVectors,
     MixturePlanner,
     NGAMEPlanner,
     PKPlanner,
@@ -24,6 +23,7 @@ from lit_metric.batching import (
 )
 from lit_metric.batching.mixture import apportioned
 from lit_metric.data import DataError, LabelRelations, UnionRelations
+from lit_metric.index import Embeddings
 from tests.batching.geometry import families, scattered
 
 
@@ -126,19 +126,19 @@ def test_parts_are_planned_by_their_own_vectors():
     # The second data set's items lie elsewhere than the third's.
     others = -vectors.values[::-1]
     directions = np.concatenate([scattered(12).values.repeat(2, axis=1), others, vectors.values])
-    both = [ItemVectors(own, others), vectors]
+    both = [Embeddings(own, others), vectors]
     planner = MixturePlanner([ShufflePlanner(4), HardPKPlanner(3, 4), NGAMEPlanner(16, 8)])
     assert planner.uses_vectors
-    plan = planner.plan_by(ItemVectors(ids, directions), ids, union, 5, 0)
+    plan = planner.plan(ids, union, 5, 0, Embeddings(ids, directions))
     assert len(plan) == planner.length(ids, union, 5)
     assert plan.tasks is not None
     seeds = [each.seed for each in planner._parts(None, ids, union, 5)]
     for number, start in ((1, 12), (2, 12 + len(part))):
-        alone = planner.planners[number].plan_by(both[number - 1], own, part, seeds[number], 0)
+        alone = planner.planners[number].plan(own, part, seeds[number], 0, both[number - 1])
         rows = (plan.tasks == number).nonzero()[:, 0].tolist()
         assert [(plan.anchors[row] - start).tolist() for row in rows] == alone.anchors.tolist()
         assert [(plan.candidates[row] - start).tolist() for row in rows] == alone.candidates.tolist()
-    with pytest.raises(ValueError, match="HardPKPlanner plans by the items' vectors and was given none"):
+    with pytest.raises(ValueError, match="HardPKPlanner plans by the items' vectors and got none"):
         planner.plan(ids, union, 5, 0)
     assert not MixturePlanner(planners()).uses_vectors
 

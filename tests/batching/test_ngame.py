@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lit_metric.batching import ItemVectors, NGAMEPlanner, Plan, ShufflePlanner
+from lit_metric.batching import NGAMEPlanner, Plan, ShufflePlanner
 from lit_metric.batching.classes import Members
 from lit_metric.batching.ngame import partners_of
-from lit_metric.batching.plan import random_stream
+from lit_metric.batching.plan import grid_vectors, random_stream
 from lit_metric.clusters import balanced_clusters
 from lit_metric.data import DataError, LabelRelations, MultiLabelRelations, PairRelations, Ragged
 from tests.batching.geometry import families, item_vectors, likeness, scattered
@@ -27,7 +27,7 @@ def test_every_labelled_item_is_an_anchor_once_and_brings_a_positive(shape: str,
     labelled = [item for item, label in enumerate(labels) if label >= 0]
     planner = NGAMEPlanner(batch_size, cluster_size=8)
     for seed in range(3):
-        plan = planner.plan_by(scattered(len(relations)), ids, relations, seed, 0)
+        plan = planner.plan(ids, relations, seed, 0, scattered(len(relations)))
         assert sorted(plan.anchors.values.tolist()) == labelled
         batches = -(-len(labelled) // batch_size)
         assert len(plan) == batches == planner.length(ids, relations, seed)
@@ -43,10 +43,10 @@ def test_every_labelled_item_is_an_anchor_once_and_brings_a_positive(shape: str,
 def test_a_batch_is_clusters_laid_end_to_end() -> None:
     relations, vectors, _ = families(members=4)  # 192 items: 16 clusters of 12
     planner = NGAMEPlanner(batch_size=48, cluster_size=12)
-    plan = planner.plan_by(vectors, torch.arange(192), relations, 3, 2)
+    plan = planner.plan(torch.arange(192), relations, 3, 2, vectors)
     random, numbers = random_stream(3, 2), np.arange(192)
     partners_of(numbers, Members(numbers, np.full(48, 4)), random)  # draws first
-    clusters = balanced_clusters(vectors.of, 192, 12, random)
+    clusters = balanced_clusters(lambda rows: grid_vectors(vectors, rows), 192, 12, random)
     order = random.permutation(16)
     for batch, places in zip(plan.anchors.tolist(), order.reshape(4, 4), strict=True):
         assert batch == [item for place in places for item in clusters[place].tolist()]
@@ -56,7 +56,7 @@ def test_four_items_in_two_directions_make_two_batches() -> None:
     vectors = item_vectors(np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1]]))
     relations = LabelRelations(torch.tensor([0, 0, 1, 1]), ["a", "b"], torch.arange(4))
     for seed in range(10):
-        plan = NGAMEPlanner(2, 2).plan_by(vectors, torch.arange(4), relations, seed, 0)
+        plan = NGAMEPlanner(2, 2).plan(torch.arange(4), relations, seed, 0, vectors)
         assert sorted(sorted(batch) for batch in plan.anchors.tolist()) == [[0, 2], [1, 3]]
         # Each brings the other of its class, which is far away.
         assert [sorted(batch) for batch in plan.candidates.tolist()] == [[0, 1, 2, 3]] * 2
@@ -65,7 +65,7 @@ def test_four_items_in_two_directions_make_two_batches() -> None:
 def test_items_of_a_batch_are_nearer_than_random_ones() -> None:
     relations, vectors, _ = families(count=30, members=2)
     ids, labels = torch.arange(len(relations)), relations.labels
-    plan = NGAMEPlanner(12, 12).plan_by(vectors, ids, relations, 0, 0)
+    plan = NGAMEPlanner(12, 12).plan(ids, relations, 0, 0, vectors)
     near = likeness(Plan(plan.anchors, plan.anchors), labels, vectors)
     far = likeness(ShufflePlanner(12).plan(ids, relations, 0, 0), labels, vectors)
     assert abs(far) < 0.15
@@ -78,7 +78,7 @@ def test_anchors_of_pairs_take_all_their_positives_in_turn() -> None:
     planner, seen = NGAMEPlanner(8, 4), set()
     everyone = {item for item in range(40) if len(relations.all_positives(torch.tensor([item])).values)}
     for epoch in range(6):
-        plan = planner.plan_by(scattered(40), anchors, relations, 0, epoch)
+        plan = planner.plan(anchors, relations, 0, epoch, scattered(40))
         assert sorted(plan.anchors.values.tolist()) == sorted(everyone)
         assert len(plan) == -(-len(everyone) // 8) == planner.length(anchors, relations, 0)
         for own, others in zip(plan.anchors.tolist(), plan.candidates.tolist(), strict=True):
@@ -96,7 +96,7 @@ def test_an_item_with_several_labels_is_there_once_and_brings_one_of_any() -> No
     relations = MultiLabelRelations(labels, list("abc"), torch.arange(5))
     brought = set()
     for epoch in range(30):
-        plan = NGAMEPlanner(4, 2).plan_by(scattered(5), torch.arange(5), relations, 0, epoch)
+        plan = NGAMEPlanner(4, 2).plan(torch.arange(5), relations, 0, epoch, scattered(5))
         assert sorted(plan.anchors[0].tolist()) == [0, 1, 2, 4]
         members = Members(np.array([0, 1, 0, 2, 4]), np.array([2, 2, 1]))
         partners = partners_of(np.array([0, 1, 2, 4]), members, random_stream(0, epoch)).tolist()
@@ -120,23 +120,10 @@ def test_arguments_and_data_that_do_not_fit_are_refused() -> None:
         NGAMEPlanner(cluster_size=300)
     with pytest.raises(ValueError, match="cluster_size=1 must be at least 2"):
         NGAMEPlanner(cluster_size=1)
-    with pytest.raises(ValueError, match="NGAMEPlanner plans by the items' vectors and was given none"):
+    with pytest.raises(ValueError, match="NGAMEPlanner plans by the items' vectors and got none"):
         NGAMEPlanner().plan(torch.arange(3), relations_of([3]), 0, 0)
     nothing = PairRelations(torch.tensor([0]), torch.tensor([1]), torch.tensor([0.0]), torch.arange(2))
     with pytest.raises(DataError, match="none of the 2 items to train on has a positive"):
         NGAMEPlanner().length(torch.arange(2), nothing, 0)
     with pytest.raises(DataError, match="NGAMEPlanner asks for 1 different classes"):
-        NGAMEPlanner().plan_by(scattered(2), torch.arange(2), relations_of([], unlabelled=2), 0, 0)
-
-
-def test_vectors_are_read_by_id_and_in_parts() -> None:
-    vectors = ItemVectors(torch.tensor([2, 5, 9]), np.eye(3, dtype=np.float16))
-    part = vectors.part(3, 10)
-    assert part.ids.tolist() == [2, 6]
-    assert part.of(torch.tensor([6, 2])).tolist() == [[0, 0, 1], [0, 1, 0]]
-    with pytest.raises(KeyError, match=r"item 4 has no vector \(1 of 2 asked for have none\)"):
-        vectors.of(torch.tensor([5, 4]))
-    with pytest.raises(ValueError, match="ids must rise strictly"):
-        ItemVectors(torch.tensor([2, 2]), np.eye(2))
-    with pytest.raises(ValueError, match=r"vectors of shape \(2, 2\) for 3 ids"):
-        ItemVectors(torch.arange(3), np.eye(2))
+        NGAMEPlanner().plan(torch.arange(2), relations_of([], unlabelled=2), 0, 0, scattered(2))

@@ -59,8 +59,9 @@ def plan_of(planner: BatchPlanner, relations: LabelRelations, seed: int = 0, epo
 
 
 def by_vectors(planner: BatchPlanner, ids: torch.Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-    """A plan by vectors that don't change, for planners that look at them."""
-    return planner.plan_by(scattered(len(relations)), ids, relations, seed, epoch)
+    """A plan, by vectors that don't change if the planner looks at them."""
+    given = {"vectors": scattered(len(relations))} if planner.uses_vectors else {}
+    return planner.plan(ids, relations, seed, epoch, **given)
 
 
 def digest(plan: Plan) -> str:
@@ -197,7 +198,7 @@ def test_other_vectors_make_another_plan_of_the_same_length() -> None:
     relations = relations_of(SIZES["long tail"])
     ids = torch.arange(len(relations))
     for planner in (HardPKPlanner(5, 3, pool=7), NegativeClassPlanner(4, pool=9), NGAMEPlanner(16, 4)):
-        plans = [planner.plan_by(scattered(len(ids), seed), ids, relations, 0, 0) for seed in range(5)]
+        plans = [planner.plan(ids, relations, 0, 0, scattered(len(ids), seed)) for seed in range(5)]
         assert len({digest(plan) for plan in plans}) == 5
         assert {len(plan) for plan in plans} == {planner.length(ids, relations, 0)}
 

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lit_metric.batching import PKPlanner, PlanDataset, PlanSampler, resume_epoch, resume_position
+from lit_metric.batching import PKPlanner, PlanDataset, PlanSampler, resume_position
 from lit_metric.data import Batch, Collator, Items, LabelRelations, Tokens
 
 EPOCHS, STEPS = 3, 5  # 60 items in batches of 12
@@ -72,7 +72,7 @@ class Data(pl.LightningDataModule):
         assert self.trainer is not None
         trainer = self.trainer
         dataset = dataset_of(trainer.global_rank, trainer.world_size)
-        sampler = PlanSampler(len(dataset), lambda: resume_epoch(trainer), lambda: resume_position(trainer))
+        sampler = PlanSampler(len(dataset), lambda: resume_position(trainer))
         return DataLoader(
             dataset,
             sampler=sampler,

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_metric import MetricDataModule, Miner
+from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.callbacks.mining import fingerprint
 from lit_metric.data import Batch
 from lit_metric.loggers import RunLogger
@@ -49,7 +49,7 @@ class Drawn(pl.Callback):
 
 
 def fit(small: Small, folder: Path, miner: Miner, **options: Any) -> tuple[MetricDataModule, Watch, Drawn]:
-    data, watch, drawn = small.data(miner=miner, **options), Watch(), Drawn()
+    data, watch, drawn = small.data(miner=miner, refresh=Refresh(mode="inline"), **options), Watch(), Drawn()
     trainer(folder, watch, drawn, max_epochs=3).fit(small.learner(), data)
     return data, watch, drawn
 
@@ -62,7 +62,7 @@ def test_batches_meet_what_was_drawn_for_them_and_nothing_that_is_like_them(
     rows = questions(36, seed=0)
     wrong = [(text, f"intent{(int(label[-1]) + 1) % 6}") for text, label in rows]
     train = write_csv(tmp_path / "train.csv", [*rows, *wrong])
-    miner = Miner(candidates=8, negatives=3, filters=[], mode="inline")
+    miner = Miner(candidates=8, negatives=3, filters=[])
     data, watch, drawn = fit(
         small, tmp_path / "run", miner, train=train, validation=small / "test.csv", num_workers=workers
     )
@@ -83,7 +83,7 @@ def test_batches_meet_what_was_drawn_for_them_and_nothing_that_is_like_them(
 
 
 def test_a_new_table_for_every_epoch(small: Small, tmp_path: Path) -> None:
-    data, _, drawn = fit(small, tmp_path, Miner(candidates=5, draw=UniformWindow(0, 3), mode="inline"))
+    data, _, drawn = fit(small, tmp_path, Miner(candidates=5, draw=UniformWindow(0, 3)))
     folder = tmp_path / "negatives"
     assert versions(folder) == [2, 3]  # the first is collected
     for epoch in (1, 2):
@@ -94,7 +94,10 @@ def test_a_new_table_for_every_epoch(small: Small, tmp_path: Path) -> None:
 
 
 def test_a_table_is_of_the_training_items_and_the_weights_of_the_moment(small: Small, tmp_path: Path) -> None:
-    learner, data = small.learner(dropout=0.4), small.data(miner=Miner(candidates=5, refresh="never"))
+    learner, data = (
+        small.learner(dropout=0.4),
+        small.data(miner=Miner(candidates=5), refresh=Refresh("never")),
+    )
     untrained = small.learner().encoder
     trainer(tmp_path, max_epochs=3).fit(learner, data)
     assert versions(tmp_path / "negatives") == [1]
@@ -111,7 +114,7 @@ def test_a_table_is_of_the_training_items_and_the_weights_of_the_moment(small: S
 
 
 def test_mining_is_logged(small: Small, tmp_path: Path) -> None:
-    data = small.data(miner=Miner(candidates=5, mode="inline"))
+    data = small.data(miner=Miner(candidates=5), refresh=Refresh(mode="inline"))
     trainer(tmp_path, logger=RunLogger("run", str(tmp_path))).fit(small.learner(), data)
     mined = [row for row in rows(tmp_path / "run") if "mining/seconds" in row]
     assert [row["step"] for row in mined] == ["0", "5"]

@@ -8,11 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_metric.callbacks.mining import timetable
+from lit_metric import Refresh
 from lit_metric.encoders import MaxPooling
 from lit_metric.evaluation import encode_split
 from lit_metric.mining import Miner, NegativeTable, versions
@@ -155,18 +154,8 @@ def test_a_worker_that_keeps_dying_costs_a_refresh(
     assert done.mining.state_dict()["background"]["skipped"][0]["batch"] == 5
 
 
-def test_staleness_is_bounded_by_mining_inline(
-    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arm(monkeypatch, tmp_path, "build", "kill", times=9)
-    done = fit(small, tmp_path, restarts=0, max_staleness=EPOCH + DELAY - 1)
-    assert done.tables.versions == [1] * 8 + [2] * 7
-    assert done.mining.uses.uses[-1].taken == 8
-    assert max(logged(done, "mining/staleness").values()) == EPOCH + DELAY - 1
-
-
 def test_inline_mining_every_few_batches(small: Small, tmp_path: Path) -> None:
-    done = fit(small, tmp_path, mode="inline", delay=None, refresh=4)
+    done = fit(small, tmp_path, mode="inline", delay=None, reuse_training_embeddings=None, every=4)
     assert done.tables.versions == [1 + batch // 4 for batch in range(15)]
     assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
 
@@ -232,32 +221,10 @@ def test_a_changed_encoder_is_mined_inline_from_the_first_switch_on(
     assert done.mining.background is None
 
 
-def test_eager_switches_when_the_table_is_there(small: Small, tmp_path: Path) -> None:
-    class Slow(pl.Callback):
-        """Gives the worker time to finish before batch 8, and none before batch 6."""
-
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-            mining = done_mining(trainer)
-            if trainer.global_step == 7:
-                mining.background.supervisor.look(60)
-                while not mining.background.supervisor.done(5):
-                    mining.background.supervisor.look(1)
-
-    done = fit(small, tmp_path, mode="eager", delay=None, callbacks=[Slow()], epochs=2)
-    switch = done.tables.versions.index(2)
-    assert 5 < switch <= 8
-    assert done.mining.uses.uses[-1] == (switch, 2, 5)
-    assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
-
-
-def done_mining(trainer: pl.Trainer) -> Any:
-    return next(each for each in trainer.callbacks if type(each).__name__ == "MiningCallback")
-
-
 def test_by_default_only_what_training_has_not_met_is_encoded_also_when_resumed(
     small: Small, tmp_path: Path
 ) -> None:
-    done = fit(small, tmp_path, free_refresh=None, save=6)
+    done = fit(small, tmp_path, reuse_training_embeddings=None, save=6)
     met = {item for batch in range(5) for item in done.watch.candidates[batch] + done.watch.anchors[batch]}
     items = len(done.data.splits["train"])
     assert logged(done, "mining/encoded")[8] == pytest.approx(1 - len(met) / items)
@@ -266,7 +233,7 @@ def test_by_default_only_what_training_has_not_met_is_encoded_also_when_resumed(
     }
     assert logged(done, "mining/encoded")[13] == pytest.approx(1 - len(later) / items)
     # With the refresh after batch 5 under way.
-    rest = fit(small, tmp_path, free_refresh=None, resume="6.ckpt")
+    rest = fit(small, tmp_path, reuse_training_embeddings=None, resume="6.ckpt")
     assert rest.watch.candidates == done.watch.candidates[6:]
     assert rest.weights == done.weights
     shares = logged(done, "mining/encoded")  # of both runs, one after the other
@@ -287,12 +254,11 @@ def test_a_run_resumed_at_the_moment_of_a_copy_copies_again(
     [
         ({"delay": 5}, 5, "delay=5 must be more than the 5 batches"),
         ({"delay": 101}, 5, "delay=101 must be at most a refresh period, which is 100 batches"),
-        ({"refresh": 4, "delay": 4}, 5, "a refresh every 4 batches is too often for a loader that runs 5"),
-        ({"delay": 50, "max_staleness": 148}, 5, "max_staleness=148 can't be kept.* is 149 batches old"),
+        ({"every": 4, "delay": 4}, 5, "a refresh every 4 batches is too often for a loader that runs 5"),
     ],
 )
 def test_a_timetable_that_cannot_be_kept_is_refused(
     arguments: dict[str, Any], ahead: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        timetable(Miner(mode="scheduled", **arguments), per_epoch=100, ahead=ahead)
+        Refresh(**arguments).timetable(per_epoch=100, ahead=ahead)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from lit_metric import Refresh
 from lit_metric.mining import (
     BM25Proposer,
     DuplicateFilter,
@@ -25,21 +27,22 @@ from tests.small import Small, trainer
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def miner(guide: str, mode: str) -> Miner:
+def miner(guide: str) -> Miner:
     return Miner(
         proposer=JoinedProposer([NeighbourProposer(), BM25Proposer()], "round_robin"),
         filters=[DuplicateFilter(0.999), GuideFilter(EncoderGuide(guide), margin=0.01, positives=100)],
         candidates=4,
         sample=0,
-        mode=mode,  # type: ignore[arg-type]
-        delay=3 if mode == "scheduled" else None,
-        refresh=5,
     )
+
+
+def times(mode: str) -> Refresh:
+    return Refresh(5, mode, delay=3 if mode == "scheduled" else None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["inline", "scheduled"])
 def test_a_miner_reads_texts_wherever_it_runs(small: Small, tmp_path: Path, mode: str) -> None:
-    data, learner = small.data(seed=0, miner=miner(small / "backbone", mode)), small.learner()
+    data, learner = small.data(seed=0, miner=miner(small / "backbone"), refresh=times(mode)), small.learner()
     trainer(tmp_path, max_epochs=2).fit(learner, data)
     assert data.tables is not None
     assert len(versions(data.tables)) >= 2
@@ -71,10 +74,8 @@ def test_people_read_the_texts_of_the_sample(
     rows = source.read_text().splitlines()
     keyed = [f"{row},row{number}" for number, row in enumerate(rows[1:])]
     (tmp_path / "keyed.csv").write_text("\n".join([f"{rows[0]},name", *keyed]) + "\n")
-    mining = Miner(candidates=4, mode=mode, delay=3 if mode == "scheduled" else None, refresh=5)  # type: ignore[arg-type]
-    data = small.data(
-        train=str(tmp_path / "keyed.csv"), text="text", label="label", key="name", miner=mining, test=None
-    )
+    keyed_data: Any = {"train": str(tmp_path / "keyed.csv"), "text": "text", "label": "label", "key": "name"}
+    data = small.data(**keyed_data, miner=Miner(candidates=4), refresh=times(mode), test=None)
     trainer(tmp_path, max_epochs=2).fit(small.learner(), data)
     assert data.tables is not None
     keys = {text: f"row{number}" for number, text in enumerate(row.split(",")[0] for row in rows[1:])}

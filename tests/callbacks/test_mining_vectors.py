@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_metric import MetricDataModule, Miner
+from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
 from lit_metric.callbacks.mining import MiningCallback, fingerprint
 from lit_metric.callbacks.mining_task import describe
@@ -19,8 +19,9 @@ from lit_metric.data import Batch, DataError
 from lit_metric.mining import NegativeTable, TableVectors, versions
 from lit_metric.mining.bank import Bank
 from lit_metric.mining.snapshot import Snapshot, trained
-from lit_metric.mining.timetable import Timetable, Uses
 from lit_metric.mining.worker import Job, Worker
+from lit_metric.refresh.schedule import TableUses, Timetable
+from tests.background import split
 from tests.small import Small, Watch, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -42,7 +43,7 @@ class Planned(pl.Callback):
             mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
             self.versions.append(mining.uses.at(EPOCH * epoch).version)
             vectors = TableVectors(data.tables, data.corpus)(self.versions[-1])
-            self.plan = data.planner.plan_by(vectors, data.splits["train"], data.relations, data.seed, epoch)
+            self.plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch, vectors)
         assert batch.anchor_ids.tolist() == self.plan.anchors[batch_idx].tolist()
         planned = self.plan.candidates[batch_idx].tolist()
         assert batch.candidate_ids.tolist()[: len(planned)] == planned
@@ -55,8 +56,10 @@ class Fit:
         resume, save, steps = (options.pop(name, None) for name in ("resume", "save", "steps"))
         planner = options.pop("planner", None) or HardPKPlanner(4, 3, pool=5)
         workers = options.pop("workers", 0)
-        miner = Miner(**{"candidates": 6, "negatives": 2, "mode": "inline", **options})
-        self.data = small.data(miner=miner, planner=planner, num_workers=workers, prefetch_factor=1)
+        miner, refresh = split({"candidates": 6, "negatives": 2, "mode": "inline", **options})
+        self.data = small.data(
+            miner=miner, refresh=refresh, planner=planner, num_workers=workers, prefetch_factor=1
+        )
         self.learner = small.learner(dropout=0.1)
         self.watch, self.planned, self.mining = Watch(), Planned(), MiningCallback()
         callbacks: list[Any] = [self.mining, self.watch, self.planned]
@@ -73,10 +76,10 @@ class Fit:
 @pytest.mark.parametrize(
     ("workers", "timed"),
     [
-        (0, {"refresh": 2}),
-        (2, {"refresh": 2}),
+        (0, {"every": 2}),
+        (2, {"every": 2}),
         # A table from every second batch on, two batches old when it comes into use.
-        (0, {"refresh": 2, "mode": "scheduled", "delay": 2}),
+        (0, {"every": 2, "mode": "scheduled", "delay": 2}),
     ],
     ids=["inline", "inline with loader workers", "scheduled"],
 )
@@ -96,19 +99,9 @@ def test_an_epoch_is_planned_by_the_version_of_its_first_batch_also_when_resumed
     assert rest.weights == whole.weights
 
 
-def test_an_eager_run_goes_on_with_the_plan_of_its_epoch(small: Small, tmp_path: Path) -> None:
-    whole = Fit(small, tmp_path, mode="eager", refresh=3, save=8, steps=10)
-    saved = torch.load(tmp_path / "checkpoints" / "8.ckpt", weights_only=True)
-    uses = Uses(saved["callbacks"]["MiningCallback"]["uses"])
-    assert uses.at(EPOCH).version == whole.planned.versions[1]
-    rest = Fit(small, tmp_path, mode="eager", refresh=3, resume=8, steps=10)
-    assert rest.planned.versions == whole.planned.versions[1:2]
-    assert rest.watch.anchors == whole.watch.anchors[8:]
-
-
 def test_a_checkpoint_names_the_version_that_its_epoch_is_planned_by() -> None:
     callback = MiningCallback()
-    callback.uses = Uses([(0, 1, 0), (4, 2, 2), (6, 3, 4), (8, 4, 6), (10, 5, 8)])
+    callback.uses = TableUses([(0, 1, 0), (4, 2, 2), (6, 3, 4), (8, 4, 6), (10, 5, 8)])
     callback.clock, callback.trained = Timetable(EPOCH, 2, 2), 9
     assert callback.state_dict()["uses"] == [[8, 4, 6], [10, 5, 8]]
     callback._plans = True
@@ -135,7 +128,7 @@ def test_vectors_alone_are_published_without_a_search(
 
 def test_vectors_are_those_of_the_weights_of_the_moment(small: Small, tmp_path: Path) -> None:
     untrained = small.learner().encoder
-    done = Fit(small, tmp_path, refresh="never", steps=1)
+    done = Fit(small, tmp_path, every="never", steps=1)
     ids = done.data.splits["train"].sort().values
     texts = [done.data.texts_of(item)[0] for item in ids.tolist()]
     vectors = TableVectors(done.tables, done.data.corpus)(1)
@@ -178,14 +171,15 @@ def test_the_worker_publishes_the_vectors_of_the_bank(small: Small, tmp_path: Pa
             r"HardPKPlanner plans by the items' vectors.* give data.miner.*negatives: 0",
         ),
         (Miner(negatives=0), None, "negatives: 0, and data.planner uses no vectors"),
-        (Miner(cold_start="in_batch"), NGAMEPlanner(), "cold_start: in_batch; set it to mine"),
+        (Miner(), NGAMEPlanner(), "first_table: in_background; set it to before_training"),
     ],
 )
 def test_a_planner_and_a_miner_that_do_not_fit_are_refused(
     small: Small, miner: Miner | None, planner: Any, message: str
 ) -> None:
+    refresh = Refresh(first_table="in_background" if "first_table" in message else "before_training")
     with pytest.raises(DataError, match=message):
-        small.data(miner=miner, planner=planner)
+        small.data(miner=miner, refresh=refresh, planner=planner)
 
 
 def test_a_checkpoint_of_a_run_without_vectors_has_them_mined(

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_metric import Miner
+from lit_metric import Miner, Refresh
 from lit_metric.batching import HardPKPlanner
 from lit_metric.callbacks import RunReport
 from lit_metric.losses import InfoNCELoss
@@ -40,7 +40,8 @@ def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **opti
     hard = {"planner": HardPKPlanner(4, 3, pool=5)} if options.pop("hard", False) else {}
     data = small.data(
         **hard,
-        miner=Miner(candidates=6, negatives=negatives, mode="inline") if negatives else None,
+        miner=Miner(candidates=6, negatives=negatives) if negatives else None,
+        refresh=Refresh(mode="inline"),
         max_tokens=options.pop("max_tokens", 60),
     )
     watch = Watch()

@@ -110,7 +110,7 @@ def test_ranks_switch_at_the_same_batch_with_one_slow_and_the_worker_killed(
     small: Small, tmp_path: Path, pool: RankPool
 ) -> None:
     faults = f"search:kill:1:{tmp_path / 'marks'}"
-    options = {"free_refresh": True, "cold_start": "in_batch"}
+    options = {"reuse_training_embeddings": True, "first_table": "in_background"}
     shared = pool.run(shared_fit, small.root, tmp_path, faults, options)
     assert (tmp_path / "marks").read_text() == "."
     assert [rank["versions"] for rank in shared] == [[0] * 3 + [1] * 5 + [2] * 5 + [3] * 2] * 2
@@ -171,8 +171,8 @@ def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Pa
         data__planner__init_args__classes=4,
         data__planner__init_args__per_class=3,
         data__miner="lit_metric.Miner",
-        data__miner__init_args__strict=True,
-        data__miner__init_args__restarts=0,
+        data__refresh__strict=True,
+        data__refresh__restarts=0,
         model__encoder__init_args__backbone=small / "backbone",
         trainer__accelerator="cpu",
         trainer__max_epochs=2,

@@ -35,7 +35,7 @@ def arguments(small: Small) -> list[str]:
             data__planner__init_args__per_class=3,
             data__miner="lit_metric.Miner",
             data__miner__init_args__candidates=6,
-            data__miner__init_args__mode="inline",
+            data__refresh__mode="inline",
             model__encoder__init_args__backbone=small / "backbone",
             trainer__accelerator="cpu",
             trainer__max_epochs=3,

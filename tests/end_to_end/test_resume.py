@@ -13,13 +13,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_metric import Miner
+from lit_metric import Miner, Refresh
 from lit_metric.losses import InfoNCELoss
 from tests.small import Small, Watch, distance, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 STEPS = 5
+INLINE = Refresh(mode="inline")
 
 
 def fit(
@@ -34,7 +35,7 @@ def fit(
     """Three epochs with dropout and a learned temperature; the final weights, and what was seen."""
     learner = small.learner(InfoNCELoss(0.2, learnable=True), dropout=0.1)
     data = small.data(
-        num_workers=workers, miner=Miner(candidates=5, negatives=2, mode="inline") if miner else None
+        num_workers=workers, miner=Miner(candidates=5, negatives=2) if miner else None, refresh=INLINE
     )
     watch = Watch()
     torch.manual_seed(len(str(folder)))  # of no consequence
@@ -160,7 +161,7 @@ def test_a_table_of_other_items_is_not_used(
     fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
     learner = small.learner(InfoNCELoss(0.2, learnable=True))
     data = small.data(
-        train=[small / "train.csv", small / "test.csv"], miner=Miner(candidates=5, mode="inline"), test=None
+        train=[small / "train.csv", small / "test.csv"], miner=Miner(candidates=5), refresh=INLINE, test=None
     )
     data.read()
     # Such a resume is refused by what the checkpoint says of its data; here it says nothing.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 
-from lit_metric import MetricLearner, Miner, TextEncoder
+from lit_metric import MetricLearner, Miner, Refresh, TextEncoder
 from lit_metric.batching import PKPlanner
 from lit_metric.callbacks import MiningCallback
 from lit_metric.losses import InfoNCELoss, Loss, TripletLoss
@@ -239,11 +239,11 @@ def test_without_options_it_goes_on_by_the_order_of_parameters(small: Small, tmp
 
 def test_a_miner_starts_anew_where_batches_are_counted_otherwise(small: Small, tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path / "ckpt", "kept")
-    miner = Miner(candidates=5, negatives=2, mode="inline")
-    trainer(tmp_path, saving, max_epochs=2).fit(learner(small), small.data(miner=miner))
-    data = small.data(miner=Miner(candidates=5, negatives=2, mode="inline"), planner=PKPlanner(3, 3))
+    mining: Any = {"miner": Miner(candidates=5, negatives=2), "refresh": Refresh(mode="inline")}
+    trainer(tmp_path, saving, max_epochs=2).fit(learner(small), small.data(**mining))
+    data = small.data(**mining, planner=PKPlanner(3, 3))
     watch, fit, _ = go_on(small, tmp_path, tmp_path / "ckpt" / "kept.ckpt", data=data)
     assert watch.epochs == [2] * 7 + [3] * 7
-    [mining] = [each for each in fit.callbacks if isinstance(each, MiningCallback)]
-    assert [(use.first, use.taken) for use in mining.uses.uses] == [(21, 21)]
+    [callback] = [each for each in fit.callbacks if isinstance(each, MiningCallback)]
+    assert [(use.first, use.taken) for use in callback.uses.uses] == [(21, 21)]
     assert all(len(met) > len(own) for own, met in zip(watch.anchors, watch.candidates, strict=True))

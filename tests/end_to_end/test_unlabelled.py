@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_metric import MetricDataModule, Miner
+from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.data import Labels
 from lit_metric.mining import NegativeFilter, NegativeTable, RelativeMargin, UniformWindow, WithRandom
 from tests.small import Small, Watch, questions, trainer, write_csv
@@ -27,6 +27,7 @@ def data(small: Small, root: Path, **options: Any) -> MetricDataModule:
     source = write_csv(root / "train.csv", [*rows, *rest])
     supervision = Labels("text", label="label", unlabelled="candidates")
     given = {"train": source, "validation": small / "test.csv", "test": None, "supervision": supervision}
+    given["refresh"] = Refresh("never")
     return small.data(**{**given, **options})
 
 
@@ -55,7 +56,7 @@ def test_a_miner_proposes_those_that_its_filters_let_pass(
     small: Small, tmp_path: Path, share: float | None
 ) -> None:
     filters: list[NegativeFilter] = [] if share is None else [RelativeMargin(share)]
-    miner = Miner(candidates=30, negatives=4, filters=filters, draw=UniformWindow(0), refresh="never")
+    miner = Miner(candidates=30, negatives=4, filters=filters, draw=UniformWindow(0))
     content, watch, unlabelled = fit(small, tmp_path, miner=miner)
     ids = content.splits["train"]
     texts = [content.texts_of(item)[0] for item in ids.tolist()]
@@ -91,7 +92,7 @@ def test_a_miner_proposes_those_that_its_filters_let_pass(
 def test_those_that_were_mined_are_negatives_of_the_anchors_that_they_were_mined_for(
     small: Small, tmp_path: Path
 ) -> None:
-    miner = Miner(candidates=30, negatives=4, filters=[], draw=UniformWindow(0), refresh="never")
+    miner = Miner(candidates=30, negatives=4, filters=[], draw=UniformWindow(0))
     content, watch, unlabelled = fit(small, tmp_path, miner=miner)
     labels = content.relations.labels.tolist()  # type: ignore[attr-defined]
     anchors, candidates = watch.anchors[0], watch.candidates[0]
@@ -120,7 +121,7 @@ def test_those_that_were_mined_are_negatives_of_the_anchors_that_they_were_mined
 
 
 def test_what_is_drawn_at_random_passes_no_filter_and_has_labels(small: Small, tmp_path: Path) -> None:
-    miner = Miner(candidates=5, negatives=6, draw=WithRandom(share=1.0), refresh="never")
+    miner = Miner(candidates=5, negatives=6, draw=WithRandom(share=1.0))
     _, watch, unlabelled = fit(small, tmp_path, miner=miner)
     assert max(map(len, watch.candidates)) > 12  # random ones were added
     assert met(watch, unlabelled) == set()

@@ -432,7 +432,6 @@ miner:
       draw:
         class_path: lit_metric.mining.SimANS
         init_args: {a: 50, b: -0.1}
-  refresh: never
 """
 
 
@@ -453,7 +452,7 @@ def test_a_miner_is_built_from_yaml_and_from_its_own_spec() -> None:
     assert isinstance(miner.drawing, WithRandom)
     assert isinstance(miner.drawing.draw, SimANS)
     assert (miner.drawing.share, miner.drawing.draw.a, miner.drawing.draw.b) == (0.25, 50, -0.1)
-    assert (miner.candidates, miner.negatives, miner.refresh) == (20, 4, "never")
+    assert (miner.candidates, miner.negatives) == (20, 4)
     told = json.loads(json.dumps(miner.spec()))
     assert told["class_path"] == "lit_metric.mining.miner.Miner"
     again = json.dumps({"miner": told["init_args"]})
@@ -479,20 +478,8 @@ def test_a_spec_refuses_what_it_cannot_describe() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"refresh": "daily"}, 'refresh=\'daily\'.* use "epoch", "never", or a number of batches'),
-        ({"refresh": 0}, "refresh=0: "),
-        ({"mode": "later"}, "mode='later': use \"inline\""),
-        ({"mode": "inline", "delay": 5}, 'delay=5 is for mode="scheduled"'),
-        ({"mode": "scheduled", "delay": 0}, "delay=0 must be at least 1"),
-        ({"max_staleness": 0}, "max_staleness=0 must be at least 1"),
-        ({"threads": 0}, "threads=0 must be at least 1"),
-        ({"timeout": 0.0}, "timeout=0.0"),
-        ({"restarts": -1}, "restarts=-1"),
-        ({"mode": "inline", "free_refresh": True}, 'free_refresh=True needs mode="scheduled"'),
         ({"candidates": 10, "max_fetch": 9}, "candidates=10 must be at least 1 and at most max_fetch=9"),
         ({"negatives": -1}, "negatives=-1"),
-        ({"cold_start": "later"}, "cold_start='later' .*use \"mine\""),
-        ({"cold_start": "in_batch", "refresh": "never"}, "with a refresh that brings"),
         ({"index": ExactIndex(), "proposer": RandomProposer()}, "both index and proposer"),
     ],
 )

@@ -52,7 +52,7 @@ def test_each_batch_carries_the_negatives_of_its_version(
     epoch = 0
     loader = DataLoader(
         dataset,
-        sampler=PlanSampler(4, epoch_fn=lambda: epoch, version_fn=switch),
+        sampler=PlanSampler(4, position_fn=lambda: (epoch, 0), version_fn=switch),
         batch_size=None,
         num_workers=workers,
         persistent_workers=persistent,

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 import lit_metric
-from lit_metric import MetricLearner, TextEncoder, TwoTowerLearner
+from lit_metric import MetricLearner, Refresh, TextEncoder, TwoTowerLearner
 from lit_metric.encoders import CLSPooling, Pooling, SetEncoder, TwoTowerEncoder
 from lit_metric.losses import InfoNCELoss, MetricLoss, ProxyAnchorLoss
 from lit_metric.mining import Miner
@@ -234,9 +234,9 @@ def test_what_can_t_be_loaded_again_is_refused_before_the_first_batch(
     with pytest.raises(ValueError, match="Odd can't be saved: its __init__ has to take backbone"):
         trainer(tmp_path, never).fit(odd, small.data())
     for mode in ("inline", "scheduled"):
-        miner = Miner(filters=[OddFilter(3)], mode=mode)  # type: ignore[arg-type]
+        data = small.data(miner=Miner(filters=[OddFilter(3)]), refresh=Refresh(mode=mode))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="OddFilter cannot be described: its argument 'number'"):
-            trainer(tmp_path, never).fit(small.learner(), small.data(miner=miner))
+            trainer(tmp_path, never).fit(small.learner(), data)
     assert never.step == 0
     assert not odd.trainer.global_step
     loss: MetricLoss = OddLoss(len)

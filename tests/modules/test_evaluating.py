@@ -260,7 +260,7 @@ def test_searches_that_cannot_be_are_refused_with_what_to_do(small: Small, tmp_p
         with pytest.raises(ValueError, match=r"data\.planner decides what a batch holds"):
             fit()
     with pytest.raises(ValueError, match=r"search without data\.miner"):
-        trainer(tmp_path, LearningRateFinder()).fit(small.learner(), small.data(miner=Miner(mode="inline")))
+        trainer(tmp_path, LearningRateFinder()).fit(small.learner(), small.data(miner=Miner()))
 
 
 def test_schedules_of_accumulation_count_in_the_planned_length(small: Small, tmp_path: Path) -> None:

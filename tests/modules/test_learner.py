@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_metric import MetricLearner, Miner, SetEncoder, TextEncoder
+from lit_metric import MetricLearner, Miner, Refresh, SetEncoder, TextEncoder
 from lit_metric.batching import BatchPlanner, NPairPlanner, Plan
 from lit_metric.data import Batch
 from lit_metric.data.ragged import Ragged
@@ -276,6 +276,7 @@ def test_an_odd_name_among_the_scales_is_told_before_training(small: Small, tmp_
 
 def test_mining_changes_the_gradient(small: Small, tmp_path: Path) -> None:
     learners = [small.learner(), small.learner()]
-    for learner, miner in zip(learners, (None, Miner(candidates=4, negatives=2, mode="inline")), strict=True):
-        trainer(tmp_path, max_steps=2).fit(learner, small.data(miner=miner))
+    for learner, miner in zip(learners, (None, Miner(candidates=4, negatives=2)), strict=True):
+        data = small.data(miner=miner, refresh=Refresh(mode="inline"))
+        trainer(tmp_path, max_steps=2).fit(learner, data)
     assert distance(weights(learners[0]), weights(learners[1])) > 1e-5

@@ -83,7 +83,7 @@ def test_mining(name: str, seed: int) -> None:
     for row in mined:
         theirs.setdefault(int(row["query"]), []).append(int(row["negative"]))
     relations = PairRelations(asked, found, None, torch.arange(queries + documents))
-    miner = Miner(candidates=wanted, filters=filters, refresh="never", mode="inline")
+    miner = Miner(candidates=wanted, filters=filters)
     table = miner.mine(
         vectors,
         torch.arange(queries + documents),

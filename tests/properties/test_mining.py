@@ -213,7 +213,7 @@ def test_mining_against_a_loop(data: st.DataObject) -> None:
     vectors = torch.nn.functional.normalize(torch.randn(len(names), 6, generator=generator), dim=1)
     wanted, ceiling = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([math.inf, 0.3]))
     filters = [] if math.isinf(ceiling) else [MaxScore(ceiling)]
-    miner = Miner(candidates=wanted, filters=filters, refresh="never", mode="inline")
+    miner = Miner(candidates=wanted, filters=filters)
     table = miner.mine(vectors, torch.arange(len(names)), relations)
     for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
         expected = nearest(vectors, relations, anchor, ceiling, wanted)

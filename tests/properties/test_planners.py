@@ -67,7 +67,8 @@ OF_PAIRS: dict[str, Callable[[int, int], BatchPlanner]] = {
 def made(planner: BatchPlanner, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan | None:
     """A plan; None where the data has too few classes or pairs, which is said as such."""
     try:
-        return planner.plan_by(scattered(len(relations)), ids, relations, seed, epoch)
+        given = {"vectors": scattered(len(relations))} if planner.uses_vectors else {}
+        return planner.plan(ids, relations, seed, epoch, **given)
     except DataError:
         return None
 

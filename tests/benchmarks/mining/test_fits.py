@@ -62,7 +62,7 @@ def test_a_run_with_vectors_at_hand(small: Small, tmp_path: Path) -> None:
     """On the tiny backbone, with a mining process beside it."""
     part = corpus(small, tmp_path / "data")
     runs = Runs(tmp_path, {}, part, 1, 2, 1, backbone=small / "backbone")
-    own = {"batch": part.batch, "miner": runs.kinds["free"], "seed": 0, "epochs": 2, "marks": 2}
+    own = {"batch": part.batch, "refresh": runs.kinds["free"], "seed": 0, "epochs": 2, "marks": 2}
     found = run_child(small, part, tmp_path / "run", **own)
     assert part.batches == 4
     assert found["step"] == [0, 2, 4, 6, 8]
@@ -95,7 +95,7 @@ def test_a_run_with_vectors_at_hand(small: Small, tmp_path: Path) -> None:
 def test_a_table_encoded_anew_with_the_same_weights_is_the_same(small: Small, tmp_path: Path) -> None:
     """Where mining is inline, nothing is between a table and one that is mined of the weights afterwards."""
     part = corpus(small, tmp_path / "data")
-    own = {"batch": 100, "miner": {"mode": "inline", "refresh": "epoch"}, "seed": 3, "epochs": 3, "marks": 1}
+    own = {"batch": 100, "refresh": {"mode": "inline"}, "seed": 3, "epochs": 3, "marks": 1}
     found = run_child(small, part, tmp_path / "run", **own)
     assert [row["step"] for row in found["overlaps"]] == [4, 8]
     for row in found["overlaps"]:
@@ -161,4 +161,4 @@ def test_a_run_is_kept_and_a_new_one_begins_in_an_empty_folder(
     fits.fit(runs, "free", runs.kinds["free"], 5)
     assert len(specs) == 2
     fits.fit(runs, "free", {**runs.kinds["free"], "delay": 3}, 5)
-    assert [spec["miner"]["delay"] for spec in specs] == [2, 2, 3]
+    assert [spec["refresh"]["delay"] for spec in specs] == [2, 2, 3]

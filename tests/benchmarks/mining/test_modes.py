@@ -88,20 +88,20 @@ def test_an_epoch_is_compared_with_its_own_batches_without_mining() -> None:
 def test_each_seed_begins_with_another_kind(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
-    def fake(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        order.append((seed, name, miner))
+    def fake(runs: Runs, name: str, refresh: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        order.append((seed, name, refresh))
         return {"seed": seed, "name": name}
 
     monkeypatch.setattr(modes, "fit", fake)
-    found = modes.turns(runs, {"a": {}, "b": {"refresh": 3}}, [0, 1])
-    assert order == [(0, "a", {}), (0, "b", {"refresh": 3}), (1, "b", {"refresh": 3}), (1, "a", {})]
+    found = modes.turns(runs, {"a": {}, "b": {"every": 3}}, [0, 1])
+    assert order == [(0, "a", {}), (0, "b", {"every": 3}), (1, "b", {"every": 3}), (1, "a", {})]
     assert found["b"] == [{"seed": 0, "name": "b"}, {"seed": 1, "name": "b"}]
 
 
 def test_ratios_are_of_runs_of_one_seed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = [1.0, 2.0, 4.0]  # what else the machine does, by seed
 
-    def fake(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    def fake(runs: Runs, name: str, refresh: Mapping[str, Any], seed: int) -> dict[str, Any]:
         times = {"none": 10.0, "free": 10.0 + seed / 10, "scheduled": 12.0, "inline": 20.0}[name]
         stall = [{"seconds": 1.0, "stall_seconds": 0.05}] * 2 if name in ("free", "scheduled") else []
         return {**CONTROL, "epoch_seconds": [9.0, *[slow[seed] * times] * 2], "refreshes": stall}
@@ -118,7 +118,7 @@ def test_ratios_are_of_runs_of_one_seed(runs: Runs, monkeypatch: pytest.MonkeyPa
     assert found["targets"]["stall"] == {"below": 0.01, "is": pytest.approx(stall), "met": True}
     assert (found["settings"]["texts"], found["settings"]["epochs"]) == (2000, 3)
     fewer = modes.measure(runs._replace(only=("none", "free")))
-    assert list(fewer["runs"]) == list(fewer["settings"]["miners"]) == ["none", "free"]
+    assert list(fewer["runs"]) == list(fewer["settings"]["refreshes"]) == ["none", "free"]
     assert fewer["ratio"] == found["ratio"]
     with pytest.raises(BenchmarkError, match="take 2 or more"):
         modes.measure(runs._replace(epochs=1))
@@ -127,8 +127,8 @@ def test_ratios_are_of_runs_of_one_seed(runs: Runs, monkeypatch: pytest.MonkeyPa
 def test_tables_are_compared_by_refresh_and_seed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
-    def fake(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        started.append((name, miner["delay"], miner.get("free_refresh", False)))
+    def fake(runs: Runs, name: str, refresh: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        started.append((name, refresh["delay"], refresh["reuse_training_embeddings"]))
         alike = 1.0 if name == "full" else 0.8 + seed / 10
         rows = [
             {
@@ -155,7 +155,7 @@ def test_periods_that_are_never_over_are_left_out(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert staleness.periods(78, 9) == {
-        name: (every, {"mode": "inline", "refresh": refresh})
+        name: (every, {"mode": "inline", "every": refresh})
         for name, every, refresh in (
             ("none", None, "never"),
             ("every-312-batches", 4.0, 312),
@@ -168,7 +168,7 @@ def test_periods_that_are_never_over_are_left_out(
     both = staleness.periods(runs.corpus.batches, 3)
     assert all(both[name][1] == runs.kinds[name] for name in ("none", "inline"))
 
-    def fake(runs: Runs, name: str, miner: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    def fake(runs: Runs, name: str, refresh: Mapping[str, Any], seed: int) -> dict[str, Any]:
         score = {"none": 0.4, "inline": 0.5}.get(name, 0.6) + seed / 100
         return {**CONTROL, "map@r": [0.1, score]}
 

@@ -126,7 +126,7 @@ def test_another_learning_rate_is_another_run(
 def test_sides_take_turns(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
-    def ours(runs: Runs, name: str, miner: dict[str, Any], seed: int) -> dict[str, Any]:
+    def ours(runs: Runs, name: str, refresh: dict[str, Any], seed: int) -> dict[str, Any]:
         order.append((name, seed))
         return OURS
 
