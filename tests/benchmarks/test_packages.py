@@ -1,4 +1,4 @@
-"""What the demo measures, keeps and says, with runs that are made up."""
+"""What the benchmark of tagged packages measures, keeps and says, with runs that are made up."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import yaml
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from benchmarks import demo, demo_report
-from benchmarks.demo_report import over_seeds, print_tables, verdict, what_next
+from benchmarks import packages, packages_report
+from benchmarks.packages_report import over_seeds, print_tables, verdict, what_next
 from benchmarks.results import BenchmarkError, Finished, spread
 from benchmarks.tagged_items import TaggedItems, read_splits
 from lit_metric import SetEncoder, TextEncoder
@@ -90,16 +90,16 @@ def test_a_second_run_over_seeds_measures_only_what_is_missing(
         measured.append(seed)
         return result(0.7 + seed / 100, 0.7)
 
-    monkeypatch.setattr(demo, "measure", measure)
-    first = demo.results_of(2, tmp_path, ["--trainer.max_epochs", "1"])
+    monkeypatch.setattr(packages, "measure", measure)
+    first = packages.results_of(2, tmp_path, ["--trainer.max_epochs", "1"])
     assert [each["ours"]["macro"] for each in first] == [0.7, 0.71]
     times = [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())]
-    assert demo.results_of(3, tmp_path, ["--trainer.max_epochs", "1"])[:2] == first
+    assert packages.results_of(3, tmp_path, ["--trainer.max_epochs", "1"])[:2] == first
     assert measured == [0, 1, 2]
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())][:2] == times
-    demo.results_of(2, tmp_path, [])  # other options
+    packages.results_of(2, tmp_path, [])  # other options
     assert measured == [0, 1, 2, 0, 1]
-    demo.results_of(1, tmp_path, [])  # make demo trains, whatever is there
+    packages.results_of(1, tmp_path, [])  # one seed trains, whatever is there
     assert measured == [0, 1, 2, 0, 1, 0]
     assert settings_of(tmp_path / "demo-seed-2.json")["seed"] == 2
 
@@ -115,9 +115,9 @@ def test_both_fits_get_the_same_options_and_their_own_data(
         return {"after": after, "seconds": 80.0, "texts_per_second": 100.0}, Finished(95.0, 1200.0)
 
     reported = []
-    monkeypatch.setattr(demo, "fit", fit)
-    monkeypatch.setattr(demo, "unseen_scores", lambda *given: reported.append(given) or {"all-tags": {}})
-    got = demo.measure(1, tmp_path, ["--model.lr", "1e-4"])
+    monkeypatch.setattr(packages, "fit", fit)
+    monkeypatch.setattr(packages, "unseen_scores", lambda *given: reported.append(given) or {"all-tags": {}})
+    got = packages.measure(1, tmp_path, ["--model.lr", "1e-4"])
     assert got == {
         "ours": {"macro": 0.7, "micro": 0.6},
         "unseen": {"all-tags": {}},
@@ -143,7 +143,7 @@ def test_both_fits_get_the_same_options_and_their_own_data(
 
 @pytest.fixture
 def trained(small: Small, tmp_path: Path) -> Path:
-    """A run's folder, as far as the demo reads it."""
+    """A run's folder, as far as the benchmark reads it."""
     encoder = SetEncoder(TextEncoder(small / "backbone"))
     encoder.save(tmp_path / "model")
     config = {"model": {"init_args": {"vote_temperature": 0.1}}}
@@ -182,21 +182,21 @@ def test_unseen_tags_are_scored_with_the_saved_encoder(trained: Path) -> None:
     expected = {"only-unseen": independent(only), "all-tags": independent(everything)}
     reported = {name: value.expected for name, value in expected["only-unseen"].items()}
     splits = {"train": train, "test": only}, {"train": train, "test": everything}
-    assert demo.unseen_scores(trained, reported, *splits) == expected
+    assert packages.unseen_scores(trained, reported, *splits) == expected
     with pytest.raises(BenchmarkError, match="but the run reported"):
-        demo.unseen_scores(trained, {**reported, "micro": reported["micro"] + 0.01}, *splits)
+        packages.unseen_scores(trained, {**reported, "micro": reported["micro"] + 0.01}, *splits)
 
 
 def test_the_summary_and_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    variants = {name: {row: {"macro": 0.1, "micro": 0.2} for row in SEEN} for name in demo.VARIANTS}
-    monkeypatch.setattr(demo, "references", lambda seeds: (SEEN, variants))
-    monkeypatch.setattr(demo, "measure", lambda seed, out, options: result(0.70 + seed / 50, 0.71))
+    variants = {name: {row: {"macro": 0.1, "micro": 0.2} for row in SEEN} for name in packages.VARIANTS}
+    monkeypatch.setattr(packages, "references", lambda seeds: (SEEN, variants))
+    monkeypatch.setattr(packages, "measure", lambda seed, out, options: result(0.70 + seed / 50, 0.71))
     shown: list[Any] = []
-    monkeypatch.setattr(demo, "print_examples", lambda *given: shown.append(given[1:]))
+    monkeypatch.setattr(packages, "print_examples", lambda *given: shown.append(given[1:]))
     plotted: list[Any] = []
-    monkeypatch.setattr(demo, "plot", lambda *given: plotted.append(given))
+    monkeypatch.setattr(packages, "plot", lambda *given: plotted.append(given))
     (tmp_path / "debtags").mkdir()
-    demo.main(["--out", str(tmp_path), "--seeds", "2", "--trainer.max_epochs", "1"])
+    packages.main(["--out", str(tmp_path), "--seeds", "2", "--trainer.max_epochs", "1"])
 
     summary = json.loads((tmp_path / "demo.json").read_text())
     assert summary["seen"]["lit-metric"]["macro"]["values"] == [0.70, 0.72]
@@ -221,18 +221,18 @@ def test_a_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: Any) -> None:
         raise BenchmarkError("the fit ended with status 1")
 
-    monkeypatch.setattr(demo, "measure", fail)
-    with pytest.raises(SystemExit, match=r"^benchmarks\.demo: the fit ended with status 1$"):
-        demo.main(["--out", str(tmp_path)])
+    monkeypatch.setattr(packages, "measure", fail)
+    with pytest.raises(SystemExit, match=r"^benchmarks\.packages: the fit ended with status 1$"):
+        packages.main(["--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
-        demo.main(["--out", str(tmp_path), "--seeds", "0"])
+        packages.main(["--out", str(tmp_path), "--seeds", "0"])
 
 
 def test_both_tables_fit_into_80_columns(capsys: Any) -> None:
     from rich.console import Console
 
     rows = {**SEEN, "lit-metric": over_seeds([result(0.7, 0.7)], "ours")}
-    print_tables(Console(width=80), rows, dict.fromkeys(demo_report.VARIANTS, rows))
+    print_tables(Console(width=80), rows, dict.fromkeys(packages_report.VARIANTS, rows))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     whole = [line for line in lines if line.startswith("│ logistic regression, class-balanced │")]
@@ -250,7 +250,7 @@ def test_what_comes_next_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monke
 
     for name in ("encode", "search"):
         monkeypatch.setattr(f"lit_metric.commands.{name}.load", load)
-    lines = what_next(tmp_path / "runs" / "debtags", demo.CONFIG)
+    lines = what_next(tmp_path / "runs" / "debtags", packages.CONFIG)
     words = [shlex.split(line, comments=True) for line in lines]
     asked = {line[line.index("--model") - 1]: line for line in words if "--model" in line}
     assert set(asked) == {"search", "encode"}
