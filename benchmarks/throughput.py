@@ -17,7 +17,6 @@ from benchmarks.results import Spread, spread
 from lit_metric import TextEncoder
 from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.pretrained import locate
-from lit_metric.encoders.text import tokenize_all
 from lit_metric.losses import DensePairs, InfoNCELoss
 
 Step = Callable[[Sequence[str], Tensor], Any]
@@ -34,7 +33,7 @@ def ours(options: Mapping[str, Any]) -> Step:
     optimizer = adamw(encoder)
 
     def step(texts: Sequence[str], labels: Tensor) -> None:
-        tokens = tokenize_all(encoder.tokenizer, list(texts))
+        tokens = encoder.tokenizer.tokenize_ragged(list(texts))
         vectors = encoder(EncoderInput.of_texts(tokens))
         same = labels[:, None] == labels
         pairs = DensePairs(same & ~torch.eye(len(texts), dtype=torch.bool), ~same)

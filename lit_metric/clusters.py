@@ -20,7 +20,7 @@ which float32 holds all below 4, and so the sums on the way to them, in whatever
 
 
 def k_means(
-    vectors: Tensor, clusters: int, metric: Similarity = "cosine", seed: int = 0, iterations: int = 25
+    vectors: Tensor, clusters: int, similarity: Similarity = "cosine", seed: int = 0, iterations: int = 25
 ) -> Tensor:
     """The centres of ``clusters`` groups of points, by FAISS's k-means, started by k-means++ (Arthur and
     Vassilvitskii, SODA 2007).
@@ -29,7 +29,7 @@ def k_means(
         vectors: ``[n, d]`` float; of unit length for the cosine, whose centres are then so, too (spherical
             k-means).
         clusters: at least 1; if there are fewer points, each is a centre.
-        metric: ``"cosine"``, or ``"dot"``, where the points are grouped by their Euclidean distance.
+        similarity: ``"cosine"``, or ``"dot"``, where the points are grouped by their Euclidean distance.
         seed: for the points to start from.
         iterations: at least 1.
 
@@ -59,7 +59,7 @@ def k_means(
         clusters,
         niter=iterations,
         seed=seed & 0x7FFFFFFF,
-        spherical=metric == "cosine",
+        spherical=similarity == "cosine",
         min_points_per_centroid=1,
     )
     means.train(points, init_centroids=_far_apart(points, clusters, seed))
@@ -83,14 +83,14 @@ def _far_apart(points: NDArray[np.float32], clusters: int, seed: int) -> NDArray
 
 
 def nearest_centres(
-    vectors: Tensor, centres: Tensor, metric: Similarity = "cosine", count: int = 1
+    vectors: Tensor, centres: Tensor, similarity: Similarity = "cosine", count: int = 1
 ) -> Tensor:
     """The ``count`` centres nearest to each point, nearest first; of equally near ones the lower number.
 
     Args:
         vectors: ``[n, d]``.
         centres: ``[k, d]``.
-        metric: as :func:`k_means` was told.
+        similarity: as for :func:`k_means`.
         count: at least 1.
 
     Returns:
@@ -103,7 +103,7 @@ def nearest_centres(
     found = []
     for block in vectors.split(_BLOCK):
         scores = similarities(block.cpu(), centres)
-        if metric != "cosine":  # the nearer, the larger 2 v·c − |c|²
+        if similarity != "cosine":  # the nearer, the larger 2 v·c − |c|²
             scores = 2 * scores - centres.square().sum(dim=1)
         found.append(top_k(scores, count)[1])
     return torch.cat(found) if found else torch.empty(0, min(count, len(centres)), dtype=torch.int64)

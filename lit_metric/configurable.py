@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -137,6 +138,10 @@ def _foreign(value: object) -> bool:
 
 
 def _path(cls: type) -> str:
+    """The path that names a class: of ours, that of the package which exports it, as modules may move."""
+    package = ".".join(cls.__module__.split(".")[:2])
+    if package.startswith(f"{TRUSTED}.") and getattr(sys.modules[package], cls.__qualname__, None) is cls:
+        return f"{package}.{cls.__qualname__}"
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -223,7 +228,10 @@ def _class(path: str) -> Any:
             if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
                 raise  # a module that this one needs
             continue
-        for name in names[count:]:
+        rest = names[count:]
+        if names[0] == TRUSTED and len(rest) > 1 and not hasattr(found, rest[0]):
+            rest = rest[1:]  # a module of an earlier version, whose classes its package exports
+        for name in rest:
             found = getattr(found, name, None)
         return found
     raise ValueError(f"{path} can't be found: there is no module {names[0]!r} that could be imported here")

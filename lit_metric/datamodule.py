@@ -39,13 +39,14 @@ from lit_metric.data import (
     ReadOptions,
     Supervision,
     Tokenizer,
-    guessed,
+    guess_supervision,
     read_table,
     tokenize,
 )
 from lit_metric.data.checks import check, say_what_is_cut
 from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
+from lit_metric.data.formats import AUTO
 from lit_metric.data.in_memory import TAKEN
 from lit_metric.data.mixture import check_names, union
 from lit_metric.data.progress import stage, without_garbage_collection
@@ -82,7 +83,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         label: the column of class labels.
         key: a column of names to show to people.
         split: a column of ``train`` that says which split each row belongs to: ``train``, ``validation`` or
-            ``test``; there are no other sources then. Taken by itself if it is called ``split`` and holds
+            ``test``; there are no other sources then. ``"auto"``: a column ``split``, if it holds
             nothing else.
         normalize_labels: make one class of labels that differ only in case, blanks or Unicode form.
         bad_rows: refuse data with bad rows (``"error"``), or leave those out (``"skip"``), and list them in
@@ -126,7 +127,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         tag_separator: str | None = None,
         label: str | None = None,
         key: str | None = None,
-        split: str | None = None,
+        split: str | None = AUTO,
         normalize_labels: bool = False,
         bad_rows: Literal["error", "skip"] = "error",
         csv: CsvOptions | None = None,
@@ -160,16 +161,16 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             "tag_separator": tag_separator,
             "label": label,
             "key": key,
-            "split": split,
             "normalize_labels": normalize_labels,
         }
+        given = [f"{name}=" for name, value in short.items() if value] + ["split="] * (split != AUTO)
+        if given and supervision is not None:
+            names = ", ".join(given)
+            raise DataError(f"{names} and supervision= were both given; name columns in the latter")
         if any(short.values()):
-            if supervision is not None:
-                told = ", ".join(f"{name}=" for name, value in short.items() if value)
-                raise DataError(f"{told} and supervision= were both given; name columns in the latter")
-            supervision = Labels(**short)
+            supervision = Labels(**short, split=split)
         alone = [planner, supervision, *self.sources.values()]
-        if mixture and any(each is not None for each in alone):
+        if mixture and (split != AUTO or any(each is not None for each in alone)):
             raise DataError(
                 "mixture= names several data sets, so name sources, columns and planners there, and none "
                 "beside it"
@@ -180,6 +181,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.refresh.check_planners([planner, *(part.planner for part in self.mixture.values())], miner)
         self.strategy: Strategy = strategy
         self.supervision = supervision
+        self.split = split
         self.problems = Problems(bad_rows == "skip", "leave them out with bad_rows='skip'")
         self.csv = csv
         self.validation_share = validation_share
@@ -211,18 +213,15 @@ class MetricDataModule(EvaluationView, LightningDataModule):
 
     def _read_all(self) -> Dataset:
         if not self.mixture:
-            dataset, self.supervision = self._read(self.sources, self.supervision)
-            return dataset
+            return self._read(self.sources, self.supervision)
         parts = {}
         for name, part in self.mixture.items():
             sources: dict[str, Source | None] = {name: getattr(part, name) for name in self.sources}
-            parts[name], part.supervision = self._read(sources, part.supervision)
+            parts[name] = self._read(sources, part.supervision)
         return union(parts)
 
-    def _read(
-        self, sources: dict[str, Source | None], supervision: Supervision | None
-    ) -> tuple[Dataset, Supervision]:
-        """A data set and what its rows say."""
+    def _read(self, sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
+        """The data set of some sources, by split."""
         tables = {
             name: read_table(source, problems=self.problems, name=name, csv=self.csv)
             for name, source in sources.items()
@@ -232,27 +231,31 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             raise DataError(f"no data: give train= (and test=), each {TAKEN}")
         alone = self.against["validation"] != "train"
         reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
-        supervision = supervision or guessed(next(iter(tables.values())))
+        supervision = supervision or guess_supervision(next(iter(tables.values())), self.split)
         dataset = supervision.read(tables, reading)
         log_unused_columns([*tables.values(), *reading.opened])
         view = EvaluationView(dataset, self.against)
-        check(dataset, view.compared_with("validation") != "train", supervision.planned)
+        check(dataset, view.compared_with("validation") != "train")
         if "validation" in dataset.splits:
             view.say_what_was_chosen("validation")
-        return dataset, supervision
+        return dataset
 
     @property
     def planner(self) -> BatchPlanner:
-        """What was given, or what suits the supervision."""
+        """The given planner, or one that suits the data."""
         if self._planner is None:
             self.read()
+            assert self.dataset is not None
             if self.mixture:
                 parts = self.mixture.values()
                 weights = [part.weight for part in parts] if self.strategy == "weighted" else None
-                planners = [part.planner or _planner_for(part.supervision) for part in parts]
+                read = self.dataset.parts.values()
+                planners = [
+                    part.planner or _planner_for(data) for part, data in zip(parts, read, strict=True)
+                ]
                 self._planner = MixturePlanner(planners, self.strategy, weights)
             else:
-                self._planner = _planner_for(self.supervision)
+                self._planner = _planner_for(self.dataset)
         return self._planner
 
     def setup(self, stage: str) -> None:
@@ -386,12 +389,11 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         return [self.vocabulary.texts[text] for text in self.items.texts[item].tolist()]
 
 
-def _planner_for(supervision: Supervision | None) -> BatchPlanner:
-    assert supervision is not None
-    if supervision.planned == "scores":
-        # Scores of documents for a query come from a teacher, whose losses compare them with each other.
-        return ScoredPairPlanner(together=not getattr(supervision, "symmetric", True))
-    return PLANNERS[supervision.planned]()
+def _planner_for(dataset: Dataset) -> BatchPlanner:
+    if dataset.planned == "scores":
+        # Scores of documents for a query come from a teacher, and its losses compare them with each other.
+        return ScoredPairPlanner(together=not getattr(dataset.relations, "symmetric", True))
+    return PLANNERS[dataset.planned]()
 
 
 def _zero(*place: int) -> int:

@@ -15,8 +15,8 @@ from huggingface_hub import snapshot_download
 from lit_metric.encoders import Encoder, Projection, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import CONFIG
 from lit_metric.encoders.description import encoder_in, read_checkpoint
+from lit_metric.encoders.pooling import ACTIVATIONS
 from lit_metric.encoders.pretrained import HUB_ID, PACKAGE, locate, quietly
-from lit_metric.encoders.projection import ACTIVATIONS
 from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, find_file
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY, TextTokenizer
 

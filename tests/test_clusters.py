@@ -14,9 +14,9 @@ from tests.mining.cases import blobs
 
 def test_centres_of_well_parted_groups_are_those_of_scikit_learn() -> None:
     points, labels = blobs(300, 4, spread=0.05)
-    centres = k_means(points, 4, metric="dot", seed=1)
+    centres = k_means(points, 4, similarity="dot", seed=1)
     expected = KMeans(4, n_init=5, random_state=0).fit(points.numpy())
-    own = nearest_centres(points, centres, metric="dot")[:, 0]
+    own = nearest_centres(points, centres, similarity="dot")[:, 0]
     assert adjusted_rand_score(expected.labels_, own.numpy()) == 1.0
     assert adjusted_rand_score(labels.numpy(), own.numpy()) == 1.0
     order = nearest_centres(torch.from_numpy(expected.cluster_centers_).float(), centres, "dot")[:, 0]

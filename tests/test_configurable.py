@@ -42,13 +42,24 @@ def test_building_gives_the_same() -> None:
     assert (pooling.heads, pooling.empty, pooling.score) == (2, "learned", "feedforward")
 
 
+def test_classes_are_found_where_their_package_exports_them() -> None:
+    described = AttentionPooling(heads=2).spec()
+    assert described["class_path"] == "lit_metric.encoders.AttentionPooling"
+    # as earlier versions wrote it, and of modules that are no more
+    for module in ("pooling", "no_such_module"):
+        path = f"lit_metric.encoders.{module}.AttentionPooling"
+        assert build(described | {"class_path": path}).heads == 2
+    with pytest.raises(ValueError, match="no class"):
+        build({"class_path": "lit_metric.encoders.no_such_module.NoSuchPooling", "init_args": {}})
+
+
 def test_what_cannot_be_written_down_is_named() -> None:
     with pytest.raises(TypeError, match=r"Derived\(extra=...\) is a object"):
         Derived(object()).spec()
 
 
 def test_only_this_packages_own_described_classes_are_built() -> None:
-    with pytest.raises(ValueError, match=r"tests\.test_described.* lies outside lit_metric"):
+    with pytest.raises(ValueError, match=r"tests\.test_configurable.* lies outside lit_metric"):
         build(Base(1).spec())
     # a path that starts alike, one that is no class of this kind, and one hidden inside an argument
     for path in ("lit_metric_evil.Model", "os.system", "lit_metric.encoders.hub.load"):

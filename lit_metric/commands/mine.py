@@ -210,10 +210,8 @@ def collect(
 
 def _splits(data: MetricDataModule, asked: Sequence[str] | None, as_trained: bool) -> list[str]:
     if asked is None:
-        own = data.sources["validation"] is None and not any(
-            getattr(data.supervision, name, None) for name in ("split", "folds")
-        )
-        asked = ["train", "validation"] if own and not as_trained else ["train"]
+        held_out = data.dataset is not None and data.dataset.held_out
+        asked = ["train", "validation"] if held_out and not as_trained else ["train"]
         asked = [name for name in asked if name in data.splits]
     missing = [name for name in asked if name not in data.splits]
     if missing or not asked:

@@ -12,8 +12,7 @@ from lit_metric.data.formats import (
     ReadOptions,
     Supervision,
     Triples,
-    guessed,
-    labelled_items,
+    guess_supervision,
 )
 from lit_metric.data.items import Items, concatenate
 from lit_metric.data.ragged import Ragged
@@ -59,8 +58,7 @@ __all__ = [
     "Vocabulary",
     "concatenate",
     "default_cache_dir",
-    "guessed",
-    "labelled_items",
+    "guess_supervision",
     "read_table",
     "tokenize",
 ]

@@ -35,13 +35,12 @@ def class_counts(relations: Relations, ids: Tensor | None) -> Tensor:
     return torch.bincount(values[values >= 0], minlength=len(relations.classes))
 
 
-def check(content: Dataset, alone: bool, planned: str) -> None:
+def check(content: Dataset, alone: bool) -> None:
     """Refuse training data in which nothing belongs together, and say what evaluations will miss.
 
     Args:
         content: what was read.
         alone: whether validation items search each other.
-        planned: what batches are made of; see :class:`~lit_metric.data.Supervision`.
 
     Raises:
         DataError: when nothing can be learned.
@@ -49,7 +48,7 @@ def check(content: Dataset, alone: bool, planned: str) -> None:
     train, relations = content.splits.get("train"), content.relations
     if train is not None:
         if isinstance(relations, PairRelations):
-            _check_pairs(relations, train, planned)
+            _check_pairs(relations, train, content.planned)
             _check_scores(content)
         elif isinstance(relations, LabelRelations | MultiLabelRelations):
             _check_classes(content, relations, train)

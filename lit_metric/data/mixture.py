@@ -71,7 +71,16 @@ def union(parts: Mapping[str, Dataset]) -> Dataset:
         if own:
             splits[split] = torch.cat(own)
     places, counts = _rows(parts)
-    return Dataset(items, vocabulary, relations, splits, parts=dict(parts), rows=places, row_counts=counts)
+    return Dataset(
+        items,
+        vocabulary,
+        relations,
+        splits,
+        parts=dict(parts),
+        held_out=any(part.held_out for part in parts.values()),
+        rows=places,
+        row_counts=counts,
+    )
 
 
 def _rows(parts: Mapping[str, Dataset]) -> tuple[Tensor, dict[str, int]]:

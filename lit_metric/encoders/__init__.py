@@ -3,6 +3,7 @@
 from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.backbone import Backbone
 from lit_metric.encoders.base import Encoder, from_spec
+from lit_metric.encoders.composed import SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.pooling import (
     AttentionPooling,
     CLSPooling,
@@ -10,12 +11,10 @@ from lit_metric.encoders.pooling import (
     MaxPooling,
     MeanPooling,
     Pooling,
+    Projection,
 )
-from lit_metric.encoders.projection import Projection
-from lit_metric.encoders.sets import SetEncoder
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import TextTokenizer
-from lit_metric.encoders.two_tower import TwoTowerEncoder
 
 __all__ = [
     "AttentionPooling",

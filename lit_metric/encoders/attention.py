@@ -1,17 +1,20 @@
 """Attention over packed texts, registered with transformers under the name :data:`PACKED`.
 
-The model asks its registered *mask* function for a mask and hands the answer to every layer, where the
+The model calls its registered *mask* function for a mask and hands the answer to every layer, where the
 registered *attention* function gets it back. Here the mask function answers with a :class:`PackedMask`: where
 the texts lie, and who may see whom inside one text, read from the model's own mask function. So sliding
-windows, causal masks and chunks need no knowledge of the family, and the answer travels with the layer's
+windows, causal masks and chunks need no knowledge of the family. The answer travels with the layer's
 arguments, also when a layer is recomputed under gradient checkpointing.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,14 +22,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-from lit_metric.encoders.layout import Layout
-from lit_metric.encoders.masks import PackedMask, bucket_mask, read_pattern
-from lit_metric.encoders.varlen import varlen_attention
+from lit_metric.encoders.layout import Bucket, Layout
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 PACKED = "lit_metric_packed"
 """The name under which transformers knows the packed attention."""
+
+UNLIMITED = -1
+"""The limit of a band that has none."""
+
+FULL, CAUSAL = (UNLIMITED, UNLIMITED), (UNLIMITED, 0)
+
+KERNEL_TOLERANCE = 0.02
+"""Relative difference (Frobenius) between two attention kernels that half-precision rounding explains."""
+
+# Some versions of PyTorch need the argument for grouped heads; others have no such argument, and group them.
+KERNEL_GROUPS = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 _HARMLESS = {
     "cache_position",
@@ -41,11 +60,13 @@ _HARMLESS = {
 }
 """What layers pass along that changes nothing here: the mask already says who sees whom."""
 
+_kernel_checks: dict[tuple[object, ...], bool] = {}
+
 _layout: ContextVar[Layout | None] = ContextVar("lit_metric_layout", default=None)
 
 
 class PackingError(RuntimeError):
-    """A model asked packed attention for something that it can't do exactly."""
+    """A model needs something of attention that packed attention can't do exactly."""
 
 
 @contextmanager
@@ -58,29 +79,79 @@ def packed(layout: Layout) -> Iterator[None]:
         _layout.reset(token)
 
 
-def packed_mask(
-    *,
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    mask_function: Callable[..., Any],
-    device: Any,
-    **kwargs: Any,
-) -> Any:
+@dataclass(frozen=True)
+class PackedMask:
+    """Who may see whom inside a text.
+
+    Args:
+        layout: where the texts lie.
+        band: ``(left, right)``: a token sees that many tokens before and after itself, -1 for all; ``(-1,
+            -1)`` is full attention, ``(-1, 0)`` causal. None if the pattern is no band.
+        grid: bool ``[L, L]``, row = the token that looks; only where ``band`` is not one of those two.
+    """
+
+    layout: Layout
+    band: tuple[int, int] | None
+    grid: Tensor | None
+
+    @classmethod
+    def read(cls, layout: Layout, pattern: Callable[..., Any], device: torch.device | str) -> PackedMask:
+        """Evaluate a model's mask function on the tokens of one text of the longest length."""
+        if pattern is bidirectional_mask_function:
+            return cls(layout, FULL, None)
+        if pattern is causal_mask_function:
+            return cls(layout, CAUSAL, None)
+        here = torch.arange(max(layout.longest, 1), device=device)
+        first = torch.zeros((), dtype=torch.int64, device=device)
+        answer = pattern(first, first, here[:, None], here[None, :])
+        grid = torch.as_tensor(answer, device=device).bool().expand(len(here), len(here))
+        left, right = int(grid[-1].sum()) - 1, int(grid[0].sum()) - 1
+        distance = here[None, :] - here[:, None]
+        if not torch.equal(grid, (distance >= -left) & (distance <= right)):
+            return cls(layout, None, grid)
+        band = cls(layout, (left, right), grid).band_within(layout.longest)
+        return cls(layout, band, None if band in (FULL, CAUSAL) else grid)
+
+    def band_within(self, length: int) -> tuple[int, int] | None:
+        """The band as texts of at most ``length`` tokens see it: a limit that they can't reach is none."""
+        if self.band is None:
+            return None
+        left, right = (UNLIMITED if limit >= length - 1 else limit for limit in self.band)
+        return left, right
+
+    def of_bucket(self, bucket: Bucket) -> tuple[Tensor | None, bool]:
+        """The mask of one bucket, ``(allowed [rows or 1, 1, length or 1, length] or None, is_causal)``.
+
+        Padding stands on the right, so a causal pattern hides it from all tokens without any mask.
+        """
+        band = self.band_within(bucket.length)
+        if band == CAUSAL:
+            return None, True
+        seen = None if bucket.valid is None else bucket.valid[:, None, None, :]
+        if band == FULL:
+            return seen, False
+        assert self.grid is not None
+        allowed = self.grid[: bucket.length, : bucket.length]
+        if seen is None or bucket.valid is None:
+            return allowed[None, None], False
+        # A padding slot that sees nothing would turn into NaN, and NaN times a gradient of zero is NaN.
+        return (allowed & seen) | ~bucket.valid[:, None, :, None], False
+
+    def attend(self, heads: list[Tensor], dropout: float = 0.0, scaling: float | None = None) -> Tensor:
+        """:func:`bucket_attention` with this mask."""
+        masks = (self.of_bucket(bucket) for bucket in self.layout.buckets)
+        return bucket_attention(heads, self.layout, masks, dropout, scaling)
+
+
+def packed_mask(**arguments: Any) -> Any:
     """The registered mask function: a :class:`PackedMask`, or the usual mask when no texts are packed."""
     layout = _layout.get()
     if layout is None:
-        return sdpa_mask(
-            batch_size=batch_size,
-            q_length=q_length,
-            kv_length=kv_length,
-            mask_function=mask_function,
-            device=device,
-            **kwargs,
-        )
-    if batch_size != 1 or not q_length == kv_length == len(layout.slot_of_token):
-        raise PackingError(f"the model masks {batch_size} x {q_length} x {kv_length}, not the packed tokens")
-    return read_pattern(layout, mask_function, device)
+        return sdpa_mask(**arguments)
+    rows, queries, keys = (arguments[name] for name in ("batch_size", "q_length", "kv_length"))
+    if rows != 1 or not queries == keys == len(layout.slot_of_token):
+        raise PackingError(f"the model masks {rows} x {queries} x {keys}, not the packed tokens")
+    return PackedMask.read(layout, arguments["mask_function"], arguments["device"])
 
 
 def packed_attention(
@@ -96,7 +167,7 @@ def packed_attention(
     """The registered attention function.
 
     Args:
-        module: the attention layer; not looked at.
+        module: the attention layer; used in messages only.
         query: ``[1, heads, T, d]``.
         key: ``[1, key heads, T, d]``, where ``key heads`` divides ``heads``.
         value: ``[1, key heads, T, d]``.
@@ -111,52 +182,34 @@ def packed_attention(
     Raises:
         PackingError: for an argument that changes attention in a way that is not implemented.
     """
+    name = type(module).__name__
     if not isinstance(attention_mask, PackedMask):
         if _layout.get() is not None:
-            raise PackingError(
-                f"{type(module).__name__} makes its own mask instead of asking the mask interface"
-            )
+            raise PackingError(f"{name} makes its own mask instead of calling the mask interface")
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    unknown = sorted(name for name, given in kwargs.items() if given is not None and name not in _HARMLESS)
+    unknown = sorted(each for each, given in kwargs.items() if given is not None and each not in _HARMLESS)
     if unknown or kwargs.get("output_attentions"):
-        raise PackingError(f"{type(module).__name__} passes {', '.join(unknown) or 'output_attentions'}")
+        raise PackingError(f"{name} passes {', '.join(unknown) or 'output_attentions'}")
     heads = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]  # [T, heads, d] each
     if len(heads[0]) != len(attention_mask.layout.slot_of_token):
-        raise PackingError(
-            f"{type(module).__name__} attends over {len(heads[0])} tokens, not the packed ones"
-        )
-    mixed = varlen_attention(heads, attention_mask, dropout, scaling, reference=bucket_attention)
+        raise PackingError(f"{name} attends over {len(heads[0])} tokens, not the packed ones")
+    mixed = varlen_attention(heads, attention_mask, dropout, scaling)
     if mixed is None:
-        mixed = bucket_attention(heads, attention_mask, dropout, scaling)
+        mixed = attention_mask.attend(heads, dropout, scaling)
     return mixed.unsqueeze(0), None
 
 
 def bucket_attention(
-    heads: list[Tensor], mask: PackedMask, dropout: float = 0.0, scaling: float | None = None
-) -> Tensor:
-    """Attention within each text, one padded call per bucket.
-
-    Args:
-        heads: query ``[T, heads, d]``, key and value ``[T, key heads, d]``.
-        mask: where the texts lie, and who sees whom.
-        dropout: of the attention weights.
-        scaling: of the scores.
-
-    Returns:
-        ``[T, heads, d]``.
-    """
-    masks = (bucket_mask(bucket, mask) for bucket in mask.layout.buckets)
-    return attend(heads, mask.layout, masks, dropout, scaling)
-
-
-def attend(
     heads: list[Tensor],
     layout: Layout,
     masks: Iterable[tuple[Tensor | None, bool]],
     dropout: float = 0.0,
     scaling: float | None = None,
 ) -> Tensor:
-    """:func:`bucket_attention` with a mask for each bucket.
+    """Attention within each text, one padded call per bucket.
+
+    Half precision on a CPU is computed in float32, also under autocast: the backward pass of PyTorch's CPU
+    kernel is far slower in half precision, and costs more time than the other matrix products save.
 
     Args:
         heads: query ``[T, heads, d]``, key and value ``[T, key heads, d]``.
@@ -178,26 +231,79 @@ def attend(
     for bucket, (allowed, causal), *parts in zip(layout.buckets, masks, *slots, strict=True):
         query, key, value = (p.view(bucket.rows, bucket.length, *p.shape[1:]).transpose(1, 2) for p in parts)
         options = {"dropout_p": dropout, "is_causal": causal, "scale": scaling, "enable_gqa": grouped}
-        out = dot_product_attention(query, key, value, allowed, **options)
+        if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16):
+            out = F.scaled_dot_product_attention(query, key, value, allowed, **options)
+        else:
+            if allowed is not None and allowed.dtype != torch.bool:
+                allowed = allowed.float()
+            wide = query.float(), key.float(), value.float()
+            with torch.autocast("cpu", enabled=False):
+                out = F.scaled_dot_product_attention(*wide, allowed, **options).to(query.dtype)
         mixed.append(out.transpose(1, 2).reshape(bucket.slots, out.shape[1], out.shape[-1]))
     return layout.collect(torch.cat(mixed))
 
 
-def dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, **options: Any
-) -> Tensor:
-    """PyTorch's, but half precision on a CPU is computed in float32, also under autocast.
+def varlen_attention(
+    heads: list[Tensor], mask: PackedMask, dropout: float, scaling: float | None
+) -> Tensor | None:
+    """Attention within each text by PyTorch's variable-length kernel for CUDA.
 
-    The backward pass of its CPU kernel takes sixteen times as long in bfloat16 as in float32 (PyTorch 2.13):
-    more than bfloat16 saves in all matrix products of a step.
+    The first call of a kind (head size, dtype, grouping, shape of the band) is checked against
+    :meth:`PackedMask.attend`.
+
+    Args:
+        heads: query ``[T, heads, d]``, key and value ``[T, key heads, d]``.
+        mask: where the texts lie, and who sees whom.
+        dropout: the kernel has none, so it is not used with any other than 0.
+        scaling: of the scores.
+
+    Returns:
+        ``[T, heads, d]``, or None where the kernel can't be used.
     """
-    if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16):
-        return F.scaled_dot_product_attention(query, key, value, allowed, **options)
-    if allowed is not None and allowed.dtype != torch.bool:
-        allowed = allowed.float()
-    states = query.float(), key.float(), value.float()
-    with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(*states, allowed, **options).to(query.dtype)
+    query = heads[0]
+    if (
+        varlen_attn is None
+        or not query.is_cuda
+        or query.dtype not in (torch.float16, torch.bfloat16)
+        or any(states.dtype != query.dtype for states in heads)
+        or dropout > 0
+        or mask.band is None
+        or len(query) == 0
+    ):
+        return None
+    limited = (limit < 0 for limit in mask.band)
+    kind = (query.device, query.dtype, query.shape[1:], heads[1].shape[1:], *limited)
+    if kind not in _kernel_checks:
+        _kernel_checks[kind] = _kernel_agrees(heads, mask, scaling)
+    return _kernel(heads, mask, scaling) if _kernel_checks[kind] else None
+
+
+def _kernel(heads: list[Tensor], mask: PackedMask, scaling: float | None) -> Tensor:
+    assert varlen_attn is not None
+    assert mask.band is not None
+    query, key, value = (states.contiguous() for states in heads)
+    offsets, longest = mask.layout.offsets32, mask.layout.longest
+    options: dict[str, Any] = {"scale": scaling, "window_size": mask.band}
+    if KERNEL_GROUPS:
+        options["enable_gqa"] = query.shape[1] != key.shape[1]
+    mixed = varlen_attn(query, key, value, offsets, offsets, longest, longest, **options)
+    assert isinstance(mixed, Tensor)
+    return mixed
+
+
+@torch.no_grad()
+def _kernel_agrees(heads: list[Tensor], mask: PackedMask, scaling: float | None) -> bool:
+    heads = [states.detach() for states in heads]
+    try:
+        ours = mask.attend(heads, 0.0, scaling).float()
+        apart = (_kernel(heads, mask, scaling).float() - ours).norm()
+        difference = float(apart / ours.norm().clamp(min=1e-6))
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        log.info("the variable-length attention kernel is not used: %s", str(error).splitlines()[0])
+        return False
+    if difference > KERNEL_TOLERANCE:
+        log.warning("the variable-length attention kernel differs by %.3g and is not used", difference)
+    return difference <= KERNEL_TOLERANCE
 
 
 AttentionInterface.register(PACKED, packed_attention)

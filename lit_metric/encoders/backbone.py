@@ -22,7 +22,7 @@ from lit_metric.encoders.packing import (
     use_attention,
 )
 from lit_metric.encoders.pretrained import Missing, load_model, quietly, resolve
-from lit_metric.encoders.tokenizer import TextTokenizer, load_tokenizer
+from lit_metric.encoders.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,33 @@ class Backbone(nn.Module):
         self.unused = verdict.unused
         if missing is not None:
             missing.refuse(name, self.unused)
-        self.way = _chosen(verdict, packing, name)
+        self.way = self._choose(verdict, packing, name)
         if self.packed:
             use_attention(model, PACKED)
         self.freeze_unused()
         if self.unused:
             log.debug("%s: frozen, as no output depends on them: %s", name, ", ".join(self.unused))
+
+    @staticmethod
+    def _choose(verdict: Verdict, packing: Packing, name: str) -> Way:
+        """The way that a model takes; the log says so if it is not the fastest."""
+        if verdict.way == "none":
+            raise ValueError(
+                f"{name}: the vector of a text depends on the texts beside it in a batch, padded or not "
+                f"({verdict.unpadded}): take another model"
+            )
+        if packing == "always" and not verdict.packed:
+            raise ValueError(f"{name} can't be packed: {verdict.reason}; packing='auto' pads it instead")
+        if verdict.way == "unpadded":
+            log.warning(
+                "%s runs in batches of texts of one length, which is slow, as padding changes its vectors: "
+                "%s",
+                name,
+                verdict.unpadded,
+            )
+        elif verdict.way == "padded" and packing == "auto":
+            log.warning("%s runs padded, not packed: %s", name, verdict.reason)
+        return verdict.way
 
     @property
     def packed(self) -> bool:
@@ -109,7 +130,7 @@ class Backbone(nn.Module):
         path, options = resolve(source, subfolder)
         options["trust_remote_code"] = trust_remote_code
         model, missing = load_model(source, path, options, dropout)
-        tokenizer = load_tokenizer(path, model, max_length, options, **tokenizing)
+        tokenizer = TextTokenizer.load(path, model, max_length, options, **tokenizing)
         return cls(model, tokenizer, packing, source, missing)
 
     def freeze_unused(self) -> None:
@@ -144,23 +165,3 @@ class Backbone(nn.Module):
                 custom_object_save(self.model, folder, config=config)
             self.model.config.save_pretrained(folder)
         self.tokenizer.save(folder, pad)
-
-
-def _chosen(verdict: Verdict, packing: Packing, name: str) -> Way:
-    """The way that a model takes; says so if it is not the fastest."""
-    if verdict.way == "none":
-        raise ValueError(
-            f"{name}: the vector of a text depends on the texts beside it in a batch, padded or not "
-            f"({verdict.unpadded}): take another model"
-        )
-    if packing == "always" and not verdict.packed:
-        raise ValueError(f"{name} can't be packed: {verdict.reason}; packing='auto' pads it instead")
-    if verdict.way == "unpadded":
-        log.warning(
-            "%s runs in batches of texts of one length, which is slow, as padding changes its vectors: %s",
-            name,
-            verdict.unpadded,
-        )
-    elif verdict.way == "padded" and packing == "auto":
-        log.warning("%s runs padded, not packed: %s", name, verdict.reason)
-    return verdict.way

@@ -66,7 +66,7 @@ class Layout:
 
         Args:
             texts: only the offsets are used. If they are on an accelerator this waits for them.
-            max_buckets: at most so many buckets.
+            max_buckets: at most this number of buckets.
             power: what a padded text of length L costs: ``L ** power`` (2: attention scores, 1: linear
                 layers).
 
@@ -152,7 +152,7 @@ def choose_buckets(lengths: np.ndarray, max_buckets: int, power: int) -> list[tu
 
     Args:
         lengths: ``[n]`` integers of at least 1, ascending.
-        max_buckets: at most so many buckets.
+        max_buckets: at most this number of buckets.
         power: see :meth:`Layout.of`.
 
     Returns:
@@ -178,12 +178,7 @@ def choose_buckets(lengths: np.ndarray, max_buckets: int, power: int) -> list[tu
         joined = np.vstack([best, best[:-1, None] + price[1:]])
         cuts.append(joined.argmin(0))
         best = joined.min(0)
-    return _trace(levels, below, cuts)
-
-
-def _trace(levels: np.ndarray, below: np.ndarray, cuts: list[np.ndarray]) -> list[tuple[int, int]]:
-    """Walk the dynamic programme's choices back from the longest level."""
-    buckets, last = [], len(levels) - 1
+    buckets, last = [], len(levels) - 1  # the choices are walked back from the longest level
     for first in reversed(cuts):
         if first[last] == 0:
             continue

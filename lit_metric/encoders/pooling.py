@@ -1,10 +1,13 @@
-"""From the states of a text's tokens, or the vectors of an item's texts, to one vector.
+"""From the states of a text's tokens, or the vectors of an item's texts, to one vector, and from that through
+linear layers to the embedding.
 
-All take rows of any length, including none: an empty row gives the zero vector, unless said otherwise.
+All poolings take rows of any length, including none: an empty row gives the zero vector, unless the class
+says otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +25,14 @@ from lit_metric.encoders.segments import (
     widen,
 )
 
+Activation = Literal["identity", "tanh", "relu", "gelu"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+}
+
 
 class Pooling(Configurable, nn.Module):
     """``[total, h]`` ragged states to ``[n, h]`` vectors, in float32 at least.
@@ -36,6 +47,14 @@ class Pooling(Configurable, nn.Module):
     def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
         """Pool each row of ``states``."""
         raise NotImplementedError
+
+    def _pick(self, states: Ragged, places: Tensor) -> Tensor:
+        """The state at one of ``places [n]`` for each row, zero where the row is empty."""
+        empty = (states.lengths == 0).unsqueeze(1)
+        values = widen(states.values)
+        if not len(values):
+            return values.new_zeros(len(states), *values.shape[1:])
+        return take_rows(values, places.clamp(0, len(values) - 1)).masked_fill(empty, 0)
 
 
 class MeanPooling(Pooling):
@@ -61,22 +80,14 @@ class CLSPooling(Pooling):
     """The first state of each row."""
 
     def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
-        return _pick(states, states.offsets[:-1])
+        return self._pick(states, states.offsets[:-1])
 
 
 class LastTokenPooling(Pooling):
     """The last state of each row, the only one that has seen the whole text in a causal model."""
 
     def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
-        return _pick(states, states.offsets[1:] - 1)
-
-
-def _pick(states: Ragged, places: Tensor) -> Tensor:
-    empty = (states.lengths == 0).unsqueeze(1)
-    values = widen(states.values)
-    if not len(values):
-        return values.new_zeros(len(states), *values.shape[1:])
-    return take_rows(values, places.clamp(0, len(values) - 1)).masked_fill(empty, 0)
+        return self._pick(states, states.offsets[1:] - 1)
 
 
 class AttentionPooling(Pooling):
@@ -104,7 +115,7 @@ class AttentionPooling(Pooling):
         dimension: of the states; the encoder fills it in if None.
 
     Raises:
-        ValueError: if an argument is out of range, or ``context`` is asked of "dot".
+        ValueError: if an argument is out of range, or ``context`` is given with "dot".
     """
 
     def __init__(
@@ -188,6 +199,83 @@ class AttentionPooling(Pooling):
             empty = (states.lengths == 0).unsqueeze(1)
             pooled = torch.where(empty, self.empty_vector.to(pooled.dtype), pooled)
         return pooled
+
+
+class Projection(Configurable, nn.Module):
+    """``activation(W dropout(x) + b)``: ``[n, input]`` to ``[n, dimension]``.
+
+    Args:
+        dimension: components of the result.
+        bias: whether there is a ``b``.
+        activation: "identity", "tanh", "relu" or "gelu".
+        dropout: in training, each component of ``x`` is 0 with this probability, and the others are scaled up
+            to keep the mean.
+        input_dimension: components of ``x``; the encoder fills it in if None.
+
+    Raises:
+        ValueError: if ``activation`` is none of these or ``dropout`` not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        bias: bool = True,
+        activation: Activation = "identity",
+        dropout: float = 0.0,
+        input_dimension: int | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; it has to be at least 0 and less than 1")
+        self.dimension, self.bias, self.activation, self.dropout = dimension, bias, activation, dropout
+        self.act = ACTIVATIONS[activation]()
+        if input_dimension is not None:
+            self.build(input_dimension)
+
+    def build(self, input_dimension: int) -> None:
+        """Create the parameters; raises ValueError if they were created for another input."""
+        if not hasattr(self, "linear"):
+            self.linear = nn.Linear(input_dimension, self.dimension, bias=self.bias)
+        elif self.linear.in_features != input_dimension:
+            raise ValueError(
+                f"this projection takes {self.linear.in_features} components, not {input_dimension}"
+            )
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Project the rows of ``vectors``."""
+        vectors = nn.functional.dropout(vectors.to(self.linear.weight.dtype), self.dropout, self.training)
+        return self.act(self.linear(vectors))
+
+    @staticmethod
+    def stack(
+        given: int | Projection | Sequence[Projection] | None, hidden: int | None, dimension: int
+    ) -> tuple[nn.Sequential, int]:
+        """Build an encoder's layers, one upon the other.
+
+        Args:
+            given: components of one linear layer, ready layers, or None for no layer.
+            hidden: components of a layer with GELU before it; needs ``given`` to be a number.
+            dimension: components of the pooled vector, which the first layer takes.
+
+        Returns:
+            the layers, and the components of what comes out.
+
+        Raises:
+            ValueError: if ``hidden`` is given without a number, or a layer was built for another input.
+        """
+        if hidden is not None and not isinstance(given, int):
+            raise ValueError("hidden needs projection to be a number of components")
+        if isinstance(given, int):
+            layers = [] if hidden is None else [Projection(hidden, activation="gelu")]
+            layers.append(Projection(given))
+        else:
+            layers = [given] if isinstance(given, Projection) else list(given or [])
+        for layer in layers:
+            layer.build(dimension)
+            dimension = layer.dimension
+        return nn.Sequential(*layers), dimension
 
 
 def unit_rows(vectors: Tensor) -> Tensor:

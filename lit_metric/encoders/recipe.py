@@ -11,8 +11,15 @@ from typing import Any
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
-from lit_metric.encoders.pooling import CLSPooling, LastTokenPooling, MaxPooling, MeanPooling, Pooling
-from lit_metric.encoders.projection import Activation, Projection
+from lit_metric.encoders.pooling import (
+    Activation,
+    CLSPooling,
+    LastTokenPooling,
+    MaxPooling,
+    MeanPooling,
+    Pooling,
+    Projection,
+)
 
 log = logging.getLogger(__name__)
 

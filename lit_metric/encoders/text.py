@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
-import itertools
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
 from lit_metric.encoders.inputs import check_texts, tell_empty
-from lit_metric.encoders.pooling import MeanPooling, Pooling, drop_leading
+from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
 from lit_metric.encoders.pretrained import locate
-from lit_metric.encoders.projection import Projection, projections, stack
 from lit_metric.encoders.recipe import read_recipe
-from lit_metric.encoders.segments import take_rows, widen
-from lit_metric.encoders.table import FrozenTable
+from lit_metric.encoders.segments import segment_sum, take_rows, widen
 from lit_metric.encoders.tokenizer import TextTokenizer
-
-log = logging.getLogger(__name__)
-
-TOKENIZE_AT_ONCE = 8192
 
 
 class TextEncoder(Encoder):
@@ -110,9 +101,10 @@ class TextEncoder(Encoder):
         )
         self.pooling = pooling or recipe.pooling or MeanPooling()
         self.pooling.build(self.backbone.hidden_size)
-        layers = recipe.projection + projections(projection, hidden)
-        self.projection, whole = stack(layers, self.backbone.hidden_size)
-        self.truncate_dim = _truncated(truncate_dim, recipe.truncate_dim, projection is not None, whole)
+        source, width = Projection.stack(recipe.projection, None, self.backbone.hidden_size)
+        layers, whole = Projection.stack(projection, hidden, width)
+        self.projection = nn.Sequential(*source, *layers)
+        self.truncate_dim = self._components(truncate_dim, recipe.truncate_dim, projection is not None, whole)
         self.dimension = self.truncate_dim or whole
         if normalize is None:
             normalize = recipe.normalize is not False
@@ -120,6 +112,20 @@ class TextEncoder(Encoder):
         self.cache_frozen = cache_frozen
         self.table = FrozenTable()
         freeze_parameters(self.backbone.model, freeze)
+
+    @staticmethod
+    def _components(given: int | None, said: int | None, projected: bool, whole: int) -> int | None:
+        """The components that are kept, None for all, by the argument, else by the source."""
+        if given is None and said is not None and said < whole:
+            if projected:
+                raise ValueError(
+                    f"the source keeps truncate_dim={said} components, and a projection comes after it: give "
+                    "truncate_dim yourself, as many as the projection has to keep all"
+                )
+            return said
+        if given is not None and not 1 <= given <= whole:
+            raise ValueError(f"truncate_dim is {given}; vectors have {whole} components")
+        return None if given == whole else given
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -210,7 +216,7 @@ class TextEncoder(Encoder):
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         if weights is not None:
             raise ValueError("weights are for items of several texts, which need a SetEncoder")
-        rows, skip = tokenize_by_role(self.tokenizer, items, roles_of(role, len(items)))
+        rows, skip = self.tokenizer.tokenize_by_role(items, roles_of(role, len(items)))
         vectors = torch.empty(len(rows), self.dimension)
         with tqdm(total=len(rows), desc="encode", unit="text", disable=not progress) as bar:
             for chunk in length_chunks(rows.lengths, max_tokens):
@@ -245,21 +251,7 @@ class TextEncoder(Encoder):
         return self._own_files(), arguments
 
 
-def _truncated(given: int | None, said: int | None, projected: bool, whole: int) -> int | None:
-    """The components that are kept, None for all, by the argument, else by the source."""
-    if given is None and said is not None and said < whole:
-        if projected:
-            raise ValueError(
-                f"the source keeps truncate_dim={said} components, and a projection comes after it: give "
-                "truncate_dim yourself, as many as the projection has to keep all"
-            )
-        return said
-    if given is not None and not 1 <= given <= whole:
-        raise ValueError(f"truncate_dim is {given}; vectors have {whole} components")
-    return None if given == whole else given
-
-
-def freeze_parameters(model: torch.nn.Module, freeze: bool | Sequence[str]) -> None:
+def freeze_parameters(model: nn.Module, freeze: bool | Sequence[str]) -> None:
     """Freeze all of a model, or the parameters under the named parts or matching the patterns.
 
     Raises:
@@ -283,61 +275,6 @@ def freeze_parameters(model: torch.nn.Module, freeze: bool | Sequence[str]) -> N
             names[name].requires_grad_(False)
 
 
-def tokenize_by_role(
-    tokenizer: TextTokenizer, texts: list[str], roles: Sequence[str | None]
-) -> tuple[Ragged, Tensor | None]:
-    """Token ids of the texts, each in its role, and how many leading ones poolings are not to see.
-
-    Returns:
-        ``n`` rows; ``[n]`` int64, or None where poolings see all.
-    """
-    groups: dict[str | None, list[int]] = {}
-    for place, role in enumerate(roles):
-        groups.setdefault(role, []).append(place)
-    if not groups:
-        return tokenize_all(tokenizer, []), None
-    parts = []
-    for role, group in groups.items():
-        rows, longer = _tokenize_and_count(tokenizer, [texts[place] for place in group], role)
-        parts.append(rows)
-        if longer:
-            limit = tokenizer.max_length_of(role)
-            log.warning(
-                "%d of %d texts are longer than max_length=%d tokens, and are cut there",
-                longer,
-                len(group),
-                limit,
-            )
-    order = torch.tensor([place for group in groups.values() for place in group]).argsort()
-    joined = Ragged.from_lengths(
-        torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
-    )
-    counts = [tokenizer.prompt_tokens(role) for role in groups]
-    skip = torch.tensor(counts).repeat_interleave(torch.tensor([len(group) for group in groups.values()]))
-    return joined.select(order), skip[order] if any(counts) else None
-
-
-def tokenize_all(tokenizer: TextTokenizer, texts: list[str], role: str | None = None) -> Ragged:
-    """Token ids of all texts, compactly."""
-    return _tokenize_and_count(tokenizer, texts, role)[0]
-
-
-def _tokenize_and_count(
-    tokenizer: TextTokenizer, texts: list[str], role: str | None = None
-) -> tuple[Ragged, int]:
-    """Token ids of all texts, and how many texts were cut."""
-    ids, lengths, cut = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
-    for start in range(0, len(texts), TOKENIZE_AT_ONCE):
-        rows, longer = tokenizer.tokenize_and_count(texts[start : start + TOKENIZE_AT_ONCE], role)
-        cut += longer
-        lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
-        ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths[-1].sum())))
-    joined = Ragged.from_lengths(
-        torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(lengths))
-    )
-    return joined, cut
-
-
 def length_chunks(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:
     """Cut rows into chunks of similar length, longest first, of at most ``max_tokens`` tokens or one row."""
     order = lengths.argsort(descending=True, stable=True)
@@ -349,3 +286,93 @@ def length_chunks(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:
             start, before = place, used[place - 1]
     if start < len(order):
         yield order[start:]
+
+
+class FrozenTable:
+    """One vector per text of a vocabulary, each computed when it is first asked for.
+
+    A vocabulary id alone can mislead (another data set has other texts), so each entry also keeps a hash of
+    the text's tokens, and of how many of them are kept out of pooling; an id that comes back with others is
+    computed anew.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.state: Any = None
+        self.count = 0
+        self._slots = torch.empty(0, dtype=torch.int64)
+        self._prints = torch.empty(0, dtype=torch.int64)
+        self._vectors = torch.empty(0, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.clear()
+
+    def look_up(
+        self,
+        tokens: Ragged,
+        text_ids: Tensor,
+        state: Any,
+        compute: Callable[..., Tensor],
+        skip: Tensor | None = None,
+    ) -> Tensor:
+        """Vectors of the texts, without gradient.
+
+        Args:
+            tokens: token ids of ``U`` texts.
+            text_ids: ``[U]`` vocabulary ids, all different.
+            state: anything that changes when the model does; a change empties the table.
+            compute: ``U'`` texts to ``[U', h]``, called with those that are new, and their ``skip`` if given.
+            skip: ``[U]`` int64, how many leading tokens of each text are kept out of pooling.
+
+        Returns:
+            ``[U, h]``.
+        """
+        # Entries outlive an inference_mode block in which they were computed.
+        with torch.inference_mode(False), torch.no_grad():
+            if state != self.state:
+                self.clear()
+                self.state = state
+                self._slots, self._prints = self._slots.to(text_ids.device), self._prints.to(text_ids.device)
+            self._reserve_ids(text_ids)
+            prints = token_hashes(tokens)
+            if skip is not None:
+                prints = prints + skip * 0x6A09E667F3BCC909
+            slots = self._slots[text_ids]
+            new = slots < 0
+            if self.count:
+                new |= self._prints[slots.clamp(min=0)] != prints
+            rows = new.nonzero().squeeze(1)
+            if len(rows):
+                given = [tokens.select(rows)] if skip is None else [tokens.select(rows), skip[rows]]
+                self._store(text_ids[rows], prints[rows], compute(*given))
+                slots = self._slots[text_ids]
+            return self._vectors.index_select(0, slots)
+
+    def _reserve_ids(self, text_ids: Tensor) -> None:
+        more = int(text_ids.max()) + 1 - len(self._slots) if len(text_ids) else 0
+        if more > 0:
+            self._slots = torch.cat([self._slots, self._slots.new_full((max(more, len(self._slots)),), -1)])
+
+    def _store(self, text_ids: Tensor, prints: Tensor, vectors: Tensor) -> None:
+        slots = torch.arange(self.count, self.count + len(vectors), device=text_ids.device)
+        if self.count + len(vectors) > len(self._vectors):
+            room = max(len(vectors), self.count)
+            grown = vectors.new_empty(self.count + room, vectors.shape[1])
+            grown[: self.count] = self._vectors[: self.count] if self.count else grown[:0]
+            self._vectors = grown
+            self._prints = torch.cat([self._prints[: self.count], prints.new_zeros(room)])
+        self._vectors[slots], self._prints[slots], self._slots[text_ids] = vectors, prints, slots
+        self.count += len(vectors)
+
+
+def token_hashes(tokens: Ragged) -> Tensor:
+    """``[U]`` int64, a hash of each row of token ids, in order."""
+    mixed = (tokens.values + 1) * 0x9E3779B97F4A7C1 + (tokens.positions + 1) * 0x2545F4914F6CDD1D
+    mixed = (mixed ^ (mixed >> 29)) * 0x1B873593CC9E2D51
+    return segment_sum(Ragged(mixed ^ (mixed >> 32), tokens.offsets))

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lit_metric.encoders.positions import positions
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.packing import max_positions
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -26,6 +34,8 @@ NO_ROLE = (
     "a query tower and a document tower encode items by their role, but these have none: say which are "
     "queries and which are documents, or train one encoder for both with MetricLearner"
 )
+
+TOKENIZE_AT_ONCE = 8192
 
 HUGE = 10**6
 """Tokenizers that know no limit say so with a number beyond all reason."""
@@ -78,13 +88,67 @@ class TextTokenizer:
         self.max_lengths = dict(max_lengths or {})
         self.pool_prompt = pool_prompt
 
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        model: PreTrainedModel,
+        max_length: int | None,
+        options: dict[str, Any],
+        **settings: Any,
+    ) -> TextTokenizer:
+        """Load the tokenizer that lies beside ``model``.
+
+        Args:
+            path: a folder or a Hugging Face id.
+            model: says how many positions there are.
+            max_length: None means what tokenizer and model allow.
+            options: of ``AutoTokenizer.from_pretrained``.
+            settings: the other arguments of :class:`TextTokenizer`.
+
+        Raises:
+            ValueError: if a length is more than the model has positions for, or the tokenizer has tokens that
+                the model has no embedding of.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        table: Any = model.get_input_embeddings().weight
+        beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= len(table)}
+        if beyond:
+            raise ValueError(
+                f"{path}: the tokenizer has token {beyond[min(beyond)]!r} with id {min(beyond)}, but the "
+                f"model's table of embeddings has {len(table)} rows (tokens beyond it: {len(beyond)}): "
+                "tokens were added after it was trained, or the tokenizer is another model's. Save the model "
+                f"after `model.resize_token_embeddings({max(beyond) + 1})`, or take its own tokenizer"
+            )
+        limit = max_positions(model)
+        lengths = {
+            f"max_lengths: {role!r} has": each for role, each in (settings.get("max_lengths") or {}).items()
+        }
+        if max_length is not None:
+            lengths["max_length is"] = max_length
+        for what, length in lengths.items():
+            if limit is not None and length > limit:
+                raise ValueError(f"{what} {length}, but {path} has positions for {limit} tokens only")
+        if max_length is None:
+            max_length = min(int(tokenizer.model_max_length or HUGE), HUGE if limit is None else limit)
+            max_length = 512 if max_length >= HUGE else max_length
+        return cls(tokenizer, max_length, **settings)
+
     def prompt_of(self, role: str | None) -> str:
         """What is put before a text in this role."""
-        return of_role(self.prompts, role, self.prompt)
+        return self._of_role(self.prompts, role, self.prompt)
 
     def max_length_of(self, role: str | None) -> int:
         """To how many tokens a text in this role is cut."""
-        return of_role(self.max_lengths, role, self.max_length)
+        return self._of_role(self.max_lengths, role, self.max_length)
+
+    @staticmethod
+    def _of_role(values: Mapping[str, T], role: str | None, default: T) -> T:
+        """The value of a role, under any of its names."""
+        if role is None:
+            return default
+        names = DOCUMENT_NAMES if role == DOCUMENT_NAMES[0] else (role,)
+        return next((values[name] for name in names if name in values), default)
 
     @property
     def roles(self) -> list[str]:
@@ -106,6 +170,47 @@ class TextTokenizer:
             texts = [text.replace(old, new) for text in texts]
         prompt = self.prompt_of(role)
         return self._ids([prompt + text for text in texts], role)
+
+    def tokenize_ragged(self, texts: list[str], role: str | None = None) -> Ragged:
+        """See :meth:`tokenize`; compactly, as ``len(texts)`` rows. The log says how many texts are cut."""
+        ids, lengths, cut = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
+        for start in range(0, len(texts), TOKENIZE_AT_ONCE):
+            rows, longer = self.tokenize_and_count(texts[start : start + TOKENIZE_AT_ONCE], role)
+            cut += longer
+            lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
+            ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths[-1].sum())))
+        if cut:
+            log.warning(
+                "%d of %d texts are longer than max_length=%d tokens, and are cut there",
+                cut,
+                len(texts),
+                self.max_length_of(role),
+            )
+        return Ragged.from_lengths(
+            torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(lengths))
+        )
+
+    def tokenize_by_role(self, texts: list[str], roles: Sequence[str | None]) -> tuple[Ragged, Tensor | None]:
+        """Token ids of the texts, each in its role, and how many leading ones poolings don't see.
+
+        Returns:
+            ``n`` rows; ``[n]`` int64, or None where poolings see all.
+        """
+        places: dict[str | None, list[int]] = {}
+        for place, role in enumerate(roles):
+            places.setdefault(role, []).append(place)
+        if not places:
+            return self.tokenize_ragged([]), None
+        parts = [
+            self.tokenize_ragged([texts[place] for place in rows], role) for role, rows in places.items()
+        ]
+        joined = Ragged.from_lengths(
+            torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
+        )
+        order = torch.tensor([place for rows in places.values() for place in rows]).argsort()
+        counts = [self.prompt_tokens(role) for role in places]
+        skip = torch.tensor(counts).repeat_interleave(torch.tensor([len(part) for part in parts]))
+        return joined.select(order), skip[order] if any(counts) else None
 
     def prompt_tokens(self, role: str | None = None) -> int:
         """How many leading tokens of a text in this role poolings are not to see: those of its prompt, unless
@@ -221,66 +326,3 @@ class TowerTokenizers:
         if role is None:
             raise ValueError(NO_ROLE)
         return self.query if role == QUERY else self.document
-
-
-def of_role(values: Mapping[str, T], role: str | None, default: T) -> T:
-    """What ``values`` say of a role, under any of its names.
-
-    Example:
-        >>> of_role({"passage": "passage: "}, "document", ""), of_role({"query": "query: "}, "title", "")
-        ('passage: ', '')
-    """
-    if role is None:
-        return default
-    names = DOCUMENT_NAMES if role == DOCUMENT_NAMES[0] else (role,)
-    return next((values[name] for name in names if name in values), default)
-
-
-def load_tokenizer(
-    path: str,
-    model: PreTrainedModel,
-    max_length: int | None,
-    options: dict[str, Any],
-    **settings: Any,
-) -> TextTokenizer:
-    """Load the tokenizer that lies beside ``model``.
-
-    Args:
-        path: a folder or a Hugging Face id.
-        model: says how many positions there are.
-        max_length: None means what tokenizer and model allow.
-        options: of ``AutoTokenizer.from_pretrained``.
-        settings: the other arguments of :class:`TextTokenizer`.
-
-    Raises:
-        ValueError: if a length is more than the model has positions for, or the tokenizer has tokens that the
-            model has no embedding of.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    _check_vocabulary(tokenizer, model, path)
-    limit = positions(model)
-    for role, length in (settings.get("max_lengths") or {}).items():
-        if limit is not None and length > limit:
-            raise ValueError(
-                f"max_lengths: {role!r} has {length}, but {path} has positions for {limit} tokens only"
-            )
-    if max_length is None:
-        said = int(tokenizer.model_max_length) if tokenizer.model_max_length else HUGE
-        max_length = min(said, limit if limit is not None else HUGE)
-        max_length = 512 if max_length >= HUGE else max_length
-    elif limit is not None and max_length > limit:
-        raise ValueError(f"max_length is {max_length}, but {path} has positions for {limit} tokens only")
-    return TextTokenizer(tokenizer, max_length, **settings)
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str) -> None:
-    table: Any = model.get_input_embeddings().weight
-    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= len(table)}
-    if beyond:
-        first = min(beyond, key=lambda token: beyond[token])
-        raise ValueError(
-            f"{path}: the tokenizer has token {first!r} with id {beyond[first]}, but the model's table of "
-            f"embeddings has {len(table)} rows (tokens beyond it: {len(beyond)}): tokens were added "
-            f"after it was trained, or the tokenizer is another model's. Save the model after "
-            f"`model.resize_token_embeddings({max(beyond.values()) + 1})`, or take its own tokenizer"
-        )

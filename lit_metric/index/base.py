@@ -1,4 +1,4 @@
-"""What every index does: keep vectors under ids, search them by similarity, and be saved."""
+"""What every index does: keep vectors under ids, search them by similarity, be saved and loaded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_metric.store import StoredError, write_folder
+from lit_metric.store import MANIFEST, StoredError, read_manifest, write_folder
 
 Similarity = Literal["cosine", "dot"]
 Vectors = Tensor | np.ndarray
-LeftOut = Callable[[slice, Tensor, Tensor], Tensor]
+Exclude = Callable[[slice, Tensor, Tensor], Tensor]
 
 
 class StoredIndexError(StoredError):
@@ -31,21 +31,24 @@ class Index(ABC):
     Vectors are added in any number of calls; the dimension is that of the first call.
 
     Args:
-        metric: ``"cosine"`` scales every vector to unit length (a zero vector stays zero, its cosine is 0);
-            ``"dot"`` takes vectors as they are.
+        similarity: ``"cosine"`` scales every vector to unit length (a zero vector stays zero, its cosine is
+            0); ``"dot"`` takes vectors as they are.
 
     Raises:
-        ValueError: ``metric`` is neither of the two.
+        ValueError: ``similarity`` is neither of the two.
     """
 
-    def __init__(self, metric: Similarity = "cosine") -> None:
-        if metric not in ("cosine", "dot"):
-            raise ValueError(f"metric is {metric!r}; use 'cosine' or 'dot'")
-        self.metric = metric
+    excludes = False
+    """Whether `search` takes ``exclude``."""
+
+    def __init__(self, similarity: Similarity = "cosine") -> None:
+        if similarity not in ("cosine", "dot"):
+            raise ValueError(f"similarity is {similarity!r}; use 'cosine' or 'dot'")
+        self.similarity = similarity
         self.reset()
 
     def reset(self) -> None:
-        """Forget all vectors, the dimension too; the settings stay."""
+        """Forget all vectors and their dimension; the settings stay."""
         self.dimension: int | None = None
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._count = 0
@@ -69,42 +72,36 @@ class Index(ABC):
         if len(ids) and int(ids.min()) < 0:
             raise ValueError(f"ids must be >= 0 (-1 stands for 'no neighbour'); got {int(ids.min())}")
         self.dimension = vectors.shape[1]
-        # Copies, since a caller may fill the same buffer anew before the first search.
-        kept = vectors.clone() if self.metric == "dot" else vectors
+        # Copies, since a caller may fill the same buffer again before the first search.
+        kept = vectors.clone() if self.similarity == "dot" else vectors
         self._waiting.append((kept, ids.to(vectors.device, torch.int64, copy=True)))
         self._count += len(vectors)
 
-    @property
-    def leaves_out(self) -> bool:
-        """Whether `search` takes ``left_out``."""
-        return False
-
     @torch.no_grad()
-    def search(self, queries: Vectors, k: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
-        """The ``k`` most similar vectors of each query.
+    def search(self, queries: Vectors, k: int, exclude: Exclude | None = None) -> tuple[Tensor, Tensor]:
+        """Find the ``k`` most similar vectors of each query.
 
         Args:
             queries: ``[q, d]``, any float dtype.
             k: >= 1; may exceed the number of vectors.
-            left_out: which vectors a query must not find, however many they are: asked for a slice of the
-                queries' rows, some ids ``[n]`` and the scores ``[rows, n]`` of those, on the vectors' device,
-                it gives bool ``[rows, n]``, True where the vector is left out. Asked once about each pair,
-                and free to change nothing it is given. None: nothing is left out. Only where `leaves_out`
-                says so.
+            exclude: a function that says which vectors a query must not find. It gets a slice of the queries'
+                rows, some ids ``[n]`` and their scores ``[rows, n]``, on the vectors' device, and returns
+                bool ``[rows, n]``, True where the vector is excluded. It is called once for each pair and
+                must not change its arguments. None excludes nothing. Only for an index that `excludes`.
 
         Returns:
-            scores: ``[q, k]`` float32, falling, on the queries' device; ``-inf`` where there are fewer than
-                ``k`` vectors that are not left out.
+            scores: ``[q, k]`` float32, falling, on the queries' device; ``-inf`` where fewer than ``k``
+                vectors are left.
             ids: ``[q, k]`` int64, ``-1`` in the same places. Of equal scores the lower id comes first.
 
         Raises:
             ValueError: ``k`` is below 1, the dimension is not that of the index, a query holds NaN, an id was
                 added twice.
-            TypeError: ``left_out`` is given to an index that can't leave out anything.
+            TypeError: ``exclude`` is given to an index that can't exclude.
         """
-        if left_out is not None and not self.leaves_out:
+        if exclude is not None and not self.excludes:
             raise TypeError(
-                f"{type(self).__name__} can't leave out pairs while it searches: search for more neighbours "
+                f"{type(self).__name__} can't exclude pairs while it searches: search for more neighbours "
                 "and drop those, or use ExactIndex"
             )
         if k < 1:
@@ -116,11 +113,7 @@ class Index(ABC):
             return scores, ids
         self._settle()
         width = min(k, len(self))
-        found_scores, found_ids = (
-            self._search(queries, width)
-            if left_out is None
-            else self._search_without(queries, width, left_out)
-        )
+        found_scores, found_ids = self._search(queries, width, exclude)
         scores[:, :width] = found_scores.to(scores.device)
         ids[:, :width] = found_ids.to(ids.device)
         return scores, ids
@@ -138,16 +131,19 @@ class Index(ABC):
         if not len(self):
             raise ValueError("the index holds no vectors yet: add some, then save it")
         self._settle()
-        about = {"kind": type(self).__name__, "count": len(self), "dimension": self.dimension}
-        write_folder(Path(folder), self._write, {**about, "settings": self._settings()})
+        size = {"count": len(self), "dimension": self.dimension}
+        write_folder(Path(folder), self._write, {**size, **self._described()})
+
+    def _described(self) -> dict[str, Any]:
+        return {"kind": type(self).__name__, "settings": self._settings()}
 
     def _settle(self) -> None:
-        """Build in what was added and still waits."""
+        """Build in the vectors that still wait."""
         if self._waiting:
             self._build(self._waiting)
 
     def _restore(self, folder: Path, count: int, dimension: int, memory_map: bool) -> None:
-        """Take over what `_write` wrote, after its digests were compared.
+        """Read what `_write` wrote.
 
         Raises:
             StoredIndexError: it isn't an index of ``count`` vectors of ``dimension`` components.
@@ -168,7 +164,14 @@ class Index(ABC):
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0])
             raise ValueError(f"row {row} of {name} holds NaN or infinity, which has no neighbours")
-        return F.normalize(vectors, dim=1) if self.metric == "cosine" else vectors
+        return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors
+
+    @staticmethod
+    def _refuse_duplicates(ids: Tensor) -> None:
+        """Raise ``ValueError`` if one of the rising ``ids [n]`` is there twice."""
+        twice = ids[1:] == ids[:-1]
+        if bool(twice.any()):
+            raise ValueError(f"id {int(ids[1:][twice][0])} was added twice; ids must be unique")
 
     @abstractmethod
     def _clear(self) -> None:
@@ -176,24 +179,28 @@ class Index(ABC):
 
     @abstractmethod
     def _build(self, parts: list[tuple[Tensor, Tensor]]) -> None:
-        """Take in prepared ``vectors [n, d]`` and ``ids [n]`` of each part; may be called again with more.
+        """Add the prepared ``vectors [n, d]`` and ``ids [n]`` of each part; may be called again with more.
 
         Once nothing can fail any more, parts are taken out of the list one by one, so that never all of the
         vectors are held twice.
         """
 
     @abstractmethod
-    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Prepared ``queries [q, d]`` with ``k <= len(self)``, to scores and ids ``[q, k]``."""
-
-    def _search_without(self, queries: Tensor, k: int, left_out: LeftOut) -> tuple[Tensor, Tensor]:
-        """`_search` of an index that `leaves_out` pairs, with -1 and -inf where there are too few others."""
-        raise NotImplementedError
+    def _search(self, queries: Tensor, k: int, exclude: Exclude | None) -> tuple[Tensor, Tensor]:
+        """Scores and ids ``[q, k]`` of prepared ``queries [q, d]``, with ``k <= len(self)``; -inf and -1
+        where too few vectors are left. ``exclude`` is None for an index that can't exclude."""
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        """The arguments of ``__init__`` that say what the index is, not where and by how many it is
-        searched."""
+        """The arguments of ``__init__`` that say what the index is, not on what hardware it is searched."""
+
+    @classmethod
+    def _from_settings(
+        cls, settings: dict[str, Any], threads: int | None, device: str | torch.device | None
+    ) -> Index:
+        """The reverse of `_settings`: an index without vectors."""
+        arguments = settings if device is None else {**settings, "device": device}
+        return cls(**arguments, threads=threads)  # type: ignore[call-arg]
 
     @abstractmethod
     def _write(self, folder: Path) -> None:
@@ -204,7 +211,64 @@ class Index(ABC):
         """The reverse of `_write`, for vectors of ``shape [n, d]``."""
 
 
-def refuse_duplicates(sorted_ids: Tensor) -> None:
-    twice = sorted_ids[1:] == sorted_ids[:-1]
-    if bool(twice.any()):
-        raise ValueError(f"id {int(sorted_ids[1:][twice][0])} was added twice; ids must be unique")
+def load_index(
+    folder: str | Path,
+    memory_map: bool = True,
+    verify: bool = True,
+    threads: int | None = None,
+    device: str | torch.device | None = None,
+) -> Index:
+    """Read what :meth:`Index.save` wrote. The index answers as the saved one did.
+
+    Args:
+        folder: as given to ``save``.
+        memory_map: leave the vectors on the disk, where several processes share them, as far as the kind
+            allows: all of an exact index; of FAISS the lists of IVF cells, else the arrays of the index. A
+            mapped FAISS index takes no more vectors. A mapped exact index does, and then holds all of its
+            vectors in memory.
+        verify: compare the sha256 of each file, which reads all of them once.
+        threads: as in :class:`ExactIndex` and :class:`FaissIndex`.
+        device: where an exact index is searched; the CPU by default. Elsewhere nothing is mapped.
+
+    Raises:
+        StoredIndexError: there is no index, one of another format, or a damaged one; names the file.
+        ValueError: a device is given for a FAISS index.
+
+    Example:
+        >>> import tempfile
+        >>> from lit_metric.index import ExactIndex
+        >>> index = ExactIndex(similarity="dot")
+        >>> index.add(torch.eye(2), torch.tensor([7, 3]))
+        >>> folder = Path(tempfile.mkdtemp()) / "index"
+        >>> index.save(folder)
+        >>> load_index(folder).search(torch.tensor([[0.0, 2.0]]), k=1)[1].tolist()
+        [[3]]
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, StoredIndexError, verify=verify)
+    try:
+        described = {"kind": str(manifest["kind"]), "settings": dict(manifest["settings"])}
+        shape = int(manifest["count"]), int(manifest["dimension"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoredIndexError(
+            f"{folder / MANIFEST} is damaged ({error!r}); {StoredIndexError.remedy}"
+        ) from error
+    try:
+        index = index_from(described, threads, device)
+    except (TypeError, KeyError) as error:
+        raise StoredIndexError(
+            f"{folder} has settings of another version ({error}); {StoredIndexError.remedy}"
+        ) from error
+    index._restore(folder, *shape, memory_map)
+    return index
+
+
+def index_from(described: dict[str, Any], threads: int | None, device: str | torch.device | None) -> Index:
+    """An index without vectors, of a saved one's ``kind`` and ``settings``."""
+    kinds = {kind.__name__: kind for kind in Index.__subclasses__()}
+    if described["kind"] not in kinds:
+        raise StoredIndexError(f"the folder holds a {described['kind']}, expected one of {', '.join(kinds)}")
+    settings = dict(described["settings"])
+    if "metric" in settings:  # the name of the argument in older folders
+        settings["similarity"] = settings.pop("metric")
+    return kinds[described["kind"]]._from_settings(settings, threads, device)

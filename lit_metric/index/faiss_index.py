@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.index.base import Index, Similarity, StoredIndexError, Vectors, refuse_duplicates
+from lit_metric.index.base import Exclude, Index, Similarity, StoredIndexError, Vectors
 from lit_metric.store import read_array, replacing, write_array
 
 FILE = "index.faiss"
@@ -23,29 +23,29 @@ TRAINED_PER_CELL = 64
 class FaissIndex(Index):
     """Search by a FAISS index on the CPU.
 
-    Vectors wait until the first `search`, which trains the index on them if it needs training (on 2¹⁸ of
-    them, or 64 for each IVF cell, if there are more) and adds them; what is added later goes in without
-    training again. Only ``Flat`` is exact. Which of several vectors with exactly the score of the k-th are
-    returned is FAISS's choice; those that are returned come in the order that `Index.search` promises.
+    Vectors wait until the first `search`, which adds them. It first trains the index on them if it needs
+    training: on at most 2¹⁸ of them, or 64 for each IVF cell if that is more. Vectors that are added later
+    don't train it again. Only ``Flat`` is exact. If several vectors have exactly the score of the k-th, FAISS
+    chooses which of them are returned; the order is that of `Index.search`.
 
     Args:
-        factory: what ``faiss.index_factory`` takes: ``"Flat"``, ``"IVF256,Flat"``, ``"HNSW32"``,
+        factory: a string for ``faiss.index_factory``: ``"Flat"``, ``"IVF256,Flat"``, ``"HNSW32"``,
             ``"IVF256,PQ32"``, ...
-        metric: as in `Index`.
+        similarity: as in `Index`.
         nprobe: cells searched, for IVF; by default FAISS's own, 1.
         ef_search: candidates kept during the search, for HNSW; by default FAISS's own, 16.
         threads: threads for training, adding and searching; by default FAISS's own setting, which is all
-            cores. The process-wide setting is put back afterwards.
+            cores. The process-wide setting is restored afterwards.
         reproducible: insert into an HNSW graph with one thread, since with several the graph depends on their
-            timing. An index that was loaded still grows into another graph than one that never was, as FAISS
-            doesn't save what it draws the levels of vectors with.
+            timing. A loaded index still grows into another graph than the saved one would, as FAISS doesn't
+            save the random state that draws the levels of vectors.
 
     Raises:
         ValueError: a setting is out of its range or does not apply to ``factory``; at the first `search`,
             ``factory`` is not understood or there are too few vectors to train it.
 
     Example:
-        >>> index = FaissIndex("Flat", metric="cosine", threads=1)
+        >>> index = FaissIndex("Flat", similarity="cosine", threads=1)
         >>> index.add(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([10, 11]))
         >>> scores, ids = index.search(torch.tensor([[0.0, 2.0]]), k=1)
         >>> scores.tolist(), ids.tolist()
@@ -55,7 +55,7 @@ class FaissIndex(Index):
     def __init__(
         self,
         factory: str = "Flat",
-        metric: Similarity = "cosine",
+        similarity: Similarity = "cosine",
         nprobe: int | None = None,
         ef_search: int | None = None,
         threads: int | None = None,
@@ -73,7 +73,7 @@ class FaissIndex(Index):
         self.ef_search = ef_search
         self.threads = threads
         self.reproducible = reproducible
-        super().__init__(metric)
+        super().__init__(similarity)
 
     def _clear(self) -> None:
         self._index: Any = None
@@ -95,7 +95,7 @@ class FaissIndex(Index):
 
     def _build(self, parts: list[tuple[Tensor, Tensor]]) -> None:
         all_ids = torch.cat([self._ids, *(ids.cpu() for _, ids in parts)])
-        refuse_duplicates(all_ids.sort().values)
+        self._refuse_duplicates(all_ids.sort().values)
         index = self._index if self._index is not None else self._trained([vectors for vectors, _ in parts])
         one_thread = self.reproducible and "HNSW" in self.factory
         with _faiss_threads(1 if one_thread else self.threads):
@@ -114,7 +114,11 @@ class FaissIndex(Index):
                 f"FAISS cannot build {self.factory!r} for dimension {dimension}: {_reason(error)}"
             ) from error
         if not index.is_trained:
-            vectors = _spread(parts, max(TRAINED_ON, TRAINED_PER_CELL * _cells(index)))
+            try:
+                cells = int(faiss.extract_index_ivf(index).nlist)
+            except RuntimeError:
+                cells = 0  # It has none.
+            vectors = _spread(parts, max(TRAINED_ON, TRAINED_PER_CELL * cells))
             try:
                 with _faiss_threads(self.threads):
                     index.train(vectors)
@@ -133,7 +137,7 @@ class FaissIndex(Index):
                 faiss.ParameterSpace().set_index_parameter(index, name, value)
         return index
 
-    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _search(self, queries: Tensor, k: int, exclude: Exclude | None) -> tuple[Tensor, Tensor]:
         with _faiss_threads(self.threads):
             found, where = self._index.search(queries.cpu().numpy(), k)
         scores, positions = torch.from_numpy(found), torch.from_numpy(where)
@@ -145,7 +149,7 @@ class FaissIndex(Index):
         return scores, ids.gather(1, by_score).masked_fill(scores.isneginf(), -1)
 
     def _settings(self) -> dict[str, Any]:
-        names = ("factory", "metric", "nprobe", "ef_search", "reproducible")
+        names = ("factory", "similarity", "nprobe", "ef_search", "reproducible")
         return {name: getattr(self, name) for name in names}
 
     def _write(self, folder: Path) -> None:
@@ -160,7 +164,11 @@ class FaissIndex(Index):
 
         path = folder / FILE
         try:
-            index = faiss.read_index(str(path), self._mapping() if memory_map else 0)
+            # Leave most of the index on the disk: the lists of cells, or all arrays where there are no cells
+            # (FAISS 1.11 and later).
+            flat = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
+            mapping = faiss.IO_FLAG_MMAP if "IVF" in self.factory else flat
+            index = faiss.read_index(str(path), mapping if memory_map else 0)
         except RuntimeError as error:
             raise StoredIndexError(
                 f"{path} cannot be read by FAISS ({_reason(error)}); {StoredIndexError.remedy}"
@@ -172,17 +180,17 @@ class FaissIndex(Index):
         self._index, self._mapped = self._tuned(index), memory_map
         self._ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1], StoredIndexError))
 
-    def _mapping(self) -> int:
-        """What leaves most of the index on the disk: the lists of cells, or all arrays where there are none
-        (FAISS 1.11 and later)."""
-        import faiss
-
-        flat = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
-        return int(faiss.IO_FLAG_MMAP if "IVF" in self.factory else flat)
+    @classmethod
+    def _from_settings(
+        cls, settings: dict[str, Any], threads: int | None, device: str | torch.device | None
+    ) -> FaissIndex:
+        if device is not None:
+            raise ValueError(f"device={device}: the folder holds a FAISS index, which is searched on the CPU")
+        return cls(**settings, threads=threads)
 
 
 def _spread(parts: list[Tensor], most: int) -> np.ndarray:
-    """At most so many of the vectors, evenly spread over all parts."""
+    """At most ``most`` of the vectors, evenly spread over all parts."""
     step = -(-sum(map(len, parts)) // most)
     chosen, start = [], 0
     for part in parts:
@@ -192,17 +200,8 @@ def _spread(parts: list[Tensor], most: int) -> np.ndarray:
     return array
 
 
-def _cells(index: Any) -> int:
-    import faiss
-
-    try:
-        return int(faiss.extract_index_ivf(index).nlist)
-    except RuntimeError:
-        return 0  # It has none.
-
-
 def _reason(error: RuntimeError) -> str:
-    """The human part of a FAISS error, which is led by a C++ signature and a file name."""
+    """A FAISS error without the C++ signature and the file name before it."""
     return re.split(r"Error: |\.(?:cpp|h):\d+: ", str(error).strip())[-1]
 
 

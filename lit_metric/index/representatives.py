@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from lit_metric.index.base import Index, StoredIndexError, refuse_duplicates
-from lit_metric.index.components import components
+from lit_metric.index.base import Exclude, Index, StoredIndexError, index_from
 from lit_metric.index.exact import ExactIndex
 from lit_metric.store import read_array, write_array
 
@@ -20,21 +21,21 @@ _BLOCK = 16384
 
 
 class RepresentativeIndex(Index):
-    """Any index, in which one vector of each cluster of near duplicates stands for all of them.
+    """Any index, with one vector in the place of each cluster of near duplicates.
 
-    A cluster is what chains of near pairs join, see :func:`near_duplicates`; its vector with the lowest id
-    stands for it, and is the only one that a search scans and finds. What is added later joins the cluster of
-    the nearest representative, if that is near enough, and forms new clusters if not.
+    Chains of near pairs form a cluster, see :func:`near_duplicates`. The vector with the lowest id represents
+    it: a search scans and finds only representatives. A vector that is added later joins the cluster of the
+    nearest representative if that is near enough, and else forms a new cluster.
 
-    Building searches all vectors among all once, by a second ``index``, and holds them twice meanwhile.
+    Building the index searches all vectors among all once, with a second ``index``, and holds them twice.
 
     Args:
-        index: what searches the representatives; exact cosine search by default.
-        threshold: from which similarity on two vectors are near duplicates, on the scale of ``index``.
-        neighbours: how many of a vector's neighbours are looked at, at least 1.
+        index: searches the representatives; exact cosine search by default.
+        threshold: two vectors are near duplicates from this similarity on, in the similarity of ``index``.
+        neighbours: number of nearest neighbours of each vector that are compared with ``threshold``, >= 1.
 
     Raises:
-        ValueError: if there are to be no neighbours.
+        ValueError: ``neighbours`` is below 1.
 
     Example:
         >>> index = RepresentativeIndex(threshold=0.99)
@@ -51,13 +52,13 @@ class RepresentativeIndex(Index):
         self.index = ExactIndex() if index is None else index
         self.threshold = threshold
         self.neighbours = neighbours
-        super().__init__(self.index.metric)
+        super().__init__(self.index.similarity)
 
     def representatives(self, ids: Tensor) -> Tensor:
-        """The ids of those that stand for ``ids``, in the same shape.
+        """The ids of the vectors that represent ``ids``, in the same shape.
 
         Raises:
-            KeyError: names an id that was not added.
+            KeyError: an id was not added.
         """
         self._settle()
         places = torch.searchsorted(self._members, ids.cpu()).clamp(max=max(0, len(self._members) - 1))
@@ -71,7 +72,7 @@ class RepresentativeIndex(Index):
 
     def _build(self, parts: list[tuple[Tensor, Tensor]]) -> None:
         ids, order = torch.cat([ids.cpu() for _, ids in parts]).sort()
-        refuse_duplicates(torch.cat([ids, self._members]).sort().values)
+        self._refuse_duplicates(torch.cat([ids, self._members]).sort().values)
         vectors = torch.cat([vectors for vectors, _ in parts])[order.to(parts[0][0].device)]
         joined = self._joined(vectors)
         new = (joined < 0).nonzero()[:, 0]
@@ -88,7 +89,7 @@ class RepresentativeIndex(Index):
         parts.clear()
 
     def _joined(self, vectors: Tensor) -> Tensor:
-        """``[n]`` the representative among those that are there already, -1 for none."""
+        """``[n]`` ids of near representatives that are in the index already, -1 for none."""
         joined = torch.full((len(vectors),), -1)
         if len(self.index):
             for rows, block in _blocks(vectors, torch.arange(len(vectors))):
@@ -96,12 +97,18 @@ class RepresentativeIndex(Index):
                 joined[rows] = found.masked_fill(scores < self.threshold, -1)
         return joined
 
-    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _search(self, queries: Tensor, k: int, exclude: Exclude | None) -> tuple[Tensor, Tensor]:
         return self.index.search(queries, k)
 
     def _settings(self) -> dict[str, Any]:
-        inner = {"kind": type(self.index).__name__, "settings": self.index._settings()}
-        return {"index": inner, "threshold": self.threshold, "neighbours": self.neighbours}
+        settings = {"threshold": self.threshold, "neighbours": self.neighbours}
+        return {"index": self.index._described(), **settings}
+
+    @classmethod
+    def _from_settings(
+        cls, settings: dict[str, Any], threads: int | None, device: str | torch.device | None
+    ) -> RepresentativeIndex:
+        return cls(**{**settings, "index": index_from(settings["index"], threads, device)})
 
     def _write(self, folder: Path) -> None:
         self.index._settle()
@@ -120,15 +127,15 @@ class RepresentativeIndex(Index):
 def near_duplicates(
     index: Index, blocks: Callable[[], Iterable[tuple[Tensor, Tensor]]], threshold: float, neighbours: int
 ) -> Tensor:
-    """Clusters of rows, joined to those of their nearest neighbours that are near enough.
+    """Cluster rows: each row joins those of its nearest neighbours that are near enough.
 
-    What hangs together so, also over several steps, is one cluster: single linkage on the neighbours' graph.
+    Rows that are connected over several steps are one cluster: single linkage on the graph of neighbours.
 
     Args:
-        index: empty; what searches. It holds all vectors in the end.
-        blocks: gives pairs of rows ``[b]``, from 0 on without gaps, and vectors ``[b, d]``; called twice.
-        threshold: from which similarity on two rows are joined.
-        neighbours: how many of each row's neighbours are looked at.
+        index: an empty index for the search. It holds all vectors in the end.
+        blocks: returns pairs of rows ``[b]``, from 0 on without gaps, and vectors ``[b, d]``; called twice.
+        threshold: two rows are joined from this similarity on.
+        neighbours: number of nearest neighbours of each row that are compared with ``threshold``.
 
     Returns:
         ``[n]`` int64, the lowest row of each row's cluster.
@@ -141,11 +148,15 @@ def near_duplicates(
         scores, found = (values.cpu() for values in index.search(block, neighbours + 1))
         near = (scores >= threshold) & (found >= 0)
         ends.append(torch.stack([rows[:, None].expand(near.shape)[near], found[near]]))
-    first, second = torch.cat(ends, dim=1)
-    return components(first, second, len(index))
+    first, second = torch.cat(ends, dim=1).numpy()
+    graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(len(index), len(index)))
+    count, cluster = connected_components(graph, directed=False)
+    lowest = np.full(count, len(index))
+    np.minimum.at(lowest, cluster, np.arange(len(index)))
+    return torch.from_numpy(lowest[cluster])
 
 
 def _blocks(vectors: Tensor, rows: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    """The vectors of ``rows``, which are numbered from 0."""
+    """Blocks of places in ``rows``, from 0 on, and the vectors of those rows."""
     for places in torch.arange(len(rows)).split(_BLOCK):
         yield places, vectors[rows[places].to(vectors.device)]

@@ -18,7 +18,7 @@ from lit_metric.data.relations import (
     UnionRelations,
 )
 from lit_metric.index import ExactIndex, Index, Similarity
-from lit_metric.index.base import LeftOut
+from lit_metric.index.base import Exclude
 from lit_metric.mining.candidates import first_kept
 from lit_metric.mining.ceilings import Ceilings
 from lit_metric.mining.hashing import hashed, permuted
@@ -70,7 +70,7 @@ class NeighbourProposer(Proposer):
 
     def __init__(self, index: Index | None = None) -> None:
         self.index = ExactIndex() if index is None else index
-        self.metric = self.index.metric
+        self.metric = self.index.similarity
 
     def fit(self, vectors: Vectors, ids: Tensor, seed: int) -> None:
         """See :class:`Proposer`; ``seed`` has no part in it."""
@@ -88,14 +88,14 @@ class NeighbourProposer(Proposer):
 
     def excluding(self, relations: Relations, ceilings: Ceilings | None = None) -> Proposer:
         """See :class:`Proposer`; a subclass may propose something else, and is left as it is."""
-        if type(self) is not NeighbourProposer or not self.index.leaves_out or not _asked_by_block(relations):
+        if type(self) is not NeighbourProposer or not self.index.excludes or not _asked_by_block(relations):
             return self
         return _AllowedNeighbours(self.index, relations, ceilings)
 
-    def _search(self, vectors: Tensor, count: int, left_out: LeftOut | None = None) -> tuple[Tensor, Tensor]:
+    def _search(self, vectors: Tensor, count: int, exclude: Exclude | None = None) -> tuple[Tensor, Tensor]:
         if not len(self.index):
             raise RuntimeError("propose() before fit(): there is no corpus to search")
-        scores, ids = self.index.search(vectors, count, left_out)
+        scores, ids = self.index.search(vectors, count, exclude)
         return scores.cpu(), ids.cpu()
 
 
@@ -113,11 +113,11 @@ class _AllowedNeighbours(NeighbourProposer):
             return self._search(vectors, count, self._excluded(anchors))
         # Their vectors are those of the index.
         anchors, order = anchors.sort()
-        scores, ids = self.index.search_own(anchors, count, self._excluded(anchors))
+        scores, ids = self.index.search_by_id(anchors, count, self._excluded(anchors))
         back = order.argsort()
         return scores.cpu()[back], ids.cpu()[back]
 
-    def _excluded(self, anchors: Tensor) -> LeftOut:
+    def _excluded(self, anchors: Tensor) -> Exclude:
         ceilings = self._ceilings
         within = None if ceilings is None else ceilings.begin(anchors)
 

@@ -143,8 +143,9 @@ class MetricLearner(ResumableModule):
     def _choose_loss(self) -> None:
         """Take the loss that suits the data, or one for each data set where these differ."""
         data = self.data
-        known = {name: part.supervision for name, part in data.mixture.items()} or {"": data.supervision}
-        kinds = {name: "scores" if each and each.planned == "scores" else "" for name, each in known.items()}
+        assert data.dataset is not None
+        known = data.dataset.parts or {"": data.dataset}
+        kinds = {name: "scores" if each.planned == "scores" else "" for name, each in known.items()}
         chosen: dict[str, Loss] = {
             name: CoSENTLoss() if kind else InfoNCELoss(0.05) for name, kind in kinds.items()
         }

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lit_metric import MetricDataModule
-from lit_metric.data import CsvOptions, DataError, Problems, labelled_items, read_table
+from lit_metric.data import CsvOptions, DataError, Problems, read_table
+from tests.data.formats.tables import labelled_items
 
 ROWS = [
     ("wo ist meine Karte; und wann kommt sie?", "Karte"),

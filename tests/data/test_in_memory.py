@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lit_metric import MetricDataModule
-from lit_metric.data import DataError, Judgements, Problems, labelled_items, read_table
+from lit_metric.data import DataError, Judgements, Problems, read_table
+from tests.data.formats.tables import labelled_items
 
 TEXTS = ["where is my card", "my card is lost", "what is the rate", "tell me the rate"]
 LABELS = ["card", "card", "rate", None]

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_metric.data import DataError, Labels, Problems, ReadOptions, labelled_items, read_table
+from lit_metric.data import DataError, Labels, Problems, ReadOptions, read_table
+from tests.data.formats.tables import labelled_items
 
 TEXTS = ["where is my card", 'he said "no", twice', "line\nbreak", "нуль\x00byte", "  padded "]
 LABELS = ["card", "refusal", "01", "NA", "card"]

@@ -16,10 +16,17 @@ from transformers.masking_utils import (
 )
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders import varlen
-from lit_metric.encoders.attention import PackingError, attend, bucket_attention, packed, packed_attention
+from lit_metric.encoders import attention
+from lit_metric.encoders.attention import (
+    FULL,
+    PackedMask,
+    PackingError,
+    bucket_attention,
+    packed,
+    packed_attention,
+    varlen_attention,
+)
 from lit_metric.encoders.layout import Layout
-from lit_metric.encoders.masks import FULL, PackedMask, bucket_mask, read_pattern
 from tests.encoders.gradients import assert_equal_with_gradients
 
 LENGTHS = torch.tensor([5, 1, 12, 0, 3, 12, 7, 2])
@@ -74,7 +81,7 @@ def naive(query: Tensor, key: Tensor, value: Tensor, sees: object, scaling: floa
 def test_buckets_equal_text_by_text(pattern: str, scaling: float | None, key_heads: int) -> None:
     function, sees = PATTERNS[pattern]
     given = heads(key_heads=key_heads)
-    found = bucket_attention(given, read_pattern(layout(), function, "cpu"), 0.0, scaling)
+    found = PackedMask.read(layout(), function, "cpu").attend(given, 0.0, scaling)
     expected = naive(*given, sees, scaling or 6**-0.5)
     assert_equal_with_gradients(found, expected, given)
 
@@ -91,15 +98,15 @@ def test_buckets_equal_text_by_text(pattern: str, scaling: float | None, key_hea
     ],
 )
 def test_patterns_are_recognised(pattern: str, band: tuple[int, int] | None, grid: bool) -> None:
-    mask = read_pattern(layout(), PATTERNS[pattern][0], "cpu")
+    mask = PackedMask.read(layout(), PATTERNS[pattern][0], "cpu")
     assert mask.band == band
     assert (mask.grid is not None) == grid
 
 
 def test_short_buckets_of_a_window_need_no_mask() -> None:
-    mask = read_pattern(layout(), sliding_window_bidirectional_mask_function(4), "cpu")
+    mask = PackedMask.read(layout(), sliding_window_bidirectional_mask_function(4), "cpu")
     assert mask.band == (4, 4)
-    allowed = {bucket.length: bucket_mask(bucket, mask)[0] for bucket in layout().buckets}
+    allowed = {bucket.length: mask.of_bucket(bucket)[0] for bucket in layout().buckets}
     assert sorted(allowed) == [3, 7, 12]
     assert [None if mask is None else mask.shape[2] for _, mask in sorted(allowed.items())] == [1, 7, 12]
 
@@ -109,7 +116,7 @@ def test_padding_that_sees_nothing_makes_no_nan() -> None:
     lengths = torch.tensor([2, 12])
     narrow = Layout.of(Ragged.from_lengths(torch.zeros(14), lengths), max_buckets=1)
     given = [torch.randn(14, 2, 4, requires_grad=True) for _ in range(3)]
-    out = bucket_attention(given, read_pattern(narrow, sliding_window_bidirectional_mask_function(1), "cpu"))
+    out = PackedMask.read(narrow, sliding_window_bidirectional_mask_function(1), "cpu").attend(given)
     out.square().sum().backward()
     assert out.isfinite().all()
     for states in given:
@@ -123,8 +130,8 @@ def test_dropout_keeps_the_expectation() -> None:
     one = [torch.randn(4, 2, 3) for _ in range(3)]
     given = [states.repeat(2000, 1, 1) for states in one]
     mask = PackedMask(Layout.of(texts), FULL, None)
-    dropped = bucket_attention(given, mask, dropout=0.3).view(2000, 4, 2, 3)
-    expected = bucket_attention(given, mask).view(2000, 4, 2, 3)
+    dropped = mask.attend(given, dropout=0.3).view(2000, 4, 2, 3)
+    expected = mask.attend(given).view(2000, 4, 2, 3)
     assert not torch.allclose(dropped[0], dropped[1])
     torch.testing.assert_close(dropped.mean(0), expected[0], atol=0.1, rtol=0)
 
@@ -149,25 +156,25 @@ def test_what_changes_attention_is_refused() -> None:
 def test_the_kernel_is_for_half_precision_on_cuda_only() -> None:
     given = [states.detach().bfloat16() for states in heads()]
     mask = PackedMask(layout(), FULL, None)
-    assert varlen.varlen_attention(given, mask, 0.0, None, bucket_attention) is None
+    assert varlen_attention(given, mask, 0.0, None) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(varlen.varlen_attn is None, reason="this PyTorch has no variable-length attention")
+@pytest.mark.skipif(attention.varlen_attn is None, reason="this PyTorch has no variable-length attention")
 @pytest.mark.parametrize("pattern", ["full", "causal", "window", "causal window"])
 @pytest.mark.parametrize("key_heads", [4, 2])
 def test_the_kernel_equals_the_buckets(pattern: str, key_heads: int) -> None:
     lengths = torch.tensor([5, 1, 300, 0, 17, 64])
     texts = Ragged.from_lengths(torch.zeros(int(lengths.sum())), lengths).to("cuda")
-    mask = read_pattern(Layout.of(texts), PATTERNS[pattern][0], "cuda")
+    mask = PackedMask.read(Layout.of(texts), PATTERNS[pattern][0], "cuda")
     torch.manual_seed(0)
     given = [
         torch.randn(len(texts.values), count, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         for count in (4, key_heads, key_heads)
     ]
-    found = varlen.varlen_attention(given, mask, 0.0, None, bucket_attention)
+    found = varlen_attention(given, mask, 0.0, None)
     assert found is not None
-    expected = bucket_attention([states.float() for states in given], mask)
+    expected = mask.attend([states.float() for states in given])
     assert (found.float() - expected).norm() < 0.01 * expected.norm()
     weights = torch.randn_like(expected)
     for mine, reference in zip(
@@ -180,18 +187,16 @@ def test_the_kernel_equals_the_buckets(pattern: str, key_heads: int) -> None:
 
 def test_a_kernel_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     given, mask = [states.detach() for states in heads()], PackedMask(layout(), FULL, None)
-    monkeypatch.setattr(varlen, "_call", lambda heads, mask, scaling: heads[0])
-    assert not varlen._agrees(given, mask, None, bucket_attention)
+    monkeypatch.setattr(attention, "_kernel", lambda heads, mask, scaling: heads[0])
+    assert not attention._kernel_agrees(given, mask, None)
 
     def broken(*_: object) -> Tensor:
         raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(varlen, "_call", broken)
-    assert not varlen._agrees(given, mask, None, bucket_attention)
-    monkeypatch.setattr(
-        varlen, "_call", lambda heads, mask, scaling: bucket_attention(heads, mask, 0.0, scaling)
-    )
-    assert varlen._agrees(given, mask, None, bucket_attention)
+    monkeypatch.setattr(attention, "_kernel", broken)
+    assert not attention._kernel_agrees(given, mask, None)
+    monkeypatch.setattr(attention, "_kernel", lambda heads, mask, scaling: mask.attend(heads, 0.0, scaling))
+    assert attention._kernel_agrees(given, mask, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -205,9 +210,10 @@ def test_half_precision_on_a_cpu_is_attended_to_in_float32(dtype: torch.dtype, a
         for bucket in layout().buckets
     ]
     with torch.autocast("cpu", dtype):
-        found = attend(given, layout(), masks)
+        found = bucket_attention(given, layout(), masks)
     exact = [states.detach().float().requires_grad_() for states in given]
-    wanted = attend(exact, layout(), [(None if mask is None else mask.float(), no) for mask, no in masks])
+    wide = [(None if mask is None else mask.float(), causal) for mask, causal in masks]
+    wanted = bucket_attention(exact, layout(), wide)
     assert found.dtype == dtype
     assert torch.equal(found, wanted.to(dtype))
     slope = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(dtype)

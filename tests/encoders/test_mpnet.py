@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders import mpnet
+from lit_metric.encoders import packing
 from lit_metric.encoders.layout import Layout
-from lit_metric.encoders.mpnet import mpnet_forward, position_masks
-from lit_metric.encoders.packing import padded_forward, probe
+from lit_metric.encoders.packing import mpnet_forward, padded_forward, position_masks, probe
 from tests.encoders.models import VOCABULARY, make
 
 
@@ -48,7 +47,7 @@ def test_texts_longer_than_the_farthest_bucket() -> None:
 
 
 def test_a_bias_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mpnet, "position_masks", lambda _, layout: [(None, False) for _ in layout.buckets])
+    monkeypatch.setattr(packing, "position_masks", lambda _, layout: [(None, False) for _ in layout.buckets])
     verdict = probe(make("mpnet"), max_length=60, special={0, 1, 2}, padding=1)
     assert "outputs differ" in verdict.reason
 
@@ -57,7 +56,7 @@ def test_a_bias_without_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     def frozen(encoder: object, layout: Layout) -> list[tuple[torch.Tensor, bool]]:
         return [(mask.detach(), causal) for mask, causal in position_masks(encoder, layout)]
 
-    monkeypatch.setattr(mpnet, "position_masks", frozen)
+    monkeypatch.setattr(packing, "position_masks", frozen)
     verdict = probe(make("mpnet"), max_length=60, special={0, 1, 2}, padding=1)
     assert verdict.reason == "other parameters take part"
 

@@ -10,11 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.mpnet.modeling_mpnet import create_position_ids_from_input_ids
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders import mpnet, packing
+from lit_metric.encoders import packing
 from lit_metric.encoders.attention import PACKED
-from lit_metric.encoders.packing import attention, packed_forward, padded_forward, probe, unpadded_forward
+from lit_metric.encoders.packing import (
+    attention,
+    max_positions,
+    packed_forward,
+    padded_forward,
+    position_ids,
+    probe,
+    unpadded_forward,
+)
 from tests.encoders.models import PACKABLE, PADDED, UNPADDED, VOCABULARY, WINDOW, make
 
 LENGTHS = [5, 1, 40, 3, 17, 5, 2 * WINDOW + 3, 1]
@@ -148,10 +157,9 @@ def test_padded_equals_the_familys_own_padded_forward(family: str, groups: int) 
 
 
 def test_a_window_that_is_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_metric.encoders import attention as module
-    from lit_metric.encoders.masks import FULL, PackedMask
+    from lit_metric.encoders.attention import FULL, PackedMask
 
-    monkeypatch.setattr(module, "read_pattern", lambda layout, *_: PackedMask(layout, FULL, None))
+    monkeypatch.setattr(PackedMask, "read", lambda layout, *_: PackedMask(layout, FULL, None))
     for family in ("modernbert", "mistral", "qwen3"):
         verdict = probe(make(family), max_length=64, special={0, 1, 2}, padding=0)
         assert not verdict.packed
@@ -160,7 +168,6 @@ def test_a_window_that_is_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_positions_that_count_from_zero_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "position_ids", lambda model, tokens: tokens.positions)
-    monkeypatch.setattr(mpnet, "position_ids", lambda model, tokens: tokens.positions)
     for family in ("roberta", "mpnet"):
         assert "outputs differ" in probe(make(family), max_length=60, special={0, 1, 2}, padding=1).reason
 
@@ -246,3 +253,31 @@ def test_the_padded_path_says_why_in_one_line(caplog: pytest.LogCaptureFixture) 
         Backbone(make("deberta-v2"), tokenizer, "always", "deberta-tiny")
     with pytest.raises(ValueError, match="sometimes"):
         Backbone(make("bert"), tokenizer, "sometimes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["roberta", "mpnet"])
+def test_positions_count_from_behind_the_padding_as_in_transformers(
+    family: str,
+) -> None:
+    model = make(family)
+    count = getattr(
+        model.embeddings, "create_position_ids_from_input_ids", create_position_ids_from_input_ids
+    )
+    tokens = Ragged.from_lists([[7, 1, 8, 1, 9], [1, 6]])
+    expected = [count(tokens[row][None], 1)[0] for row in range(len(tokens))]
+    assert torch.equal(position_ids(model, tokens), torch.cat(expected))
+    assert expected[0].tolist() == [2, 1, 3, 1, 4]
+
+
+def test_positions_count_from_zero() -> None:
+    assert position_ids(make("bert"), Ragged.from_lists([[7, 1, 8], [1, 6]])).tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
+def test_the_limit_is_the_last_text_that_the_model_takes(family: str) -> None:
+    model = make(family)
+    limit = max_positions(model)
+    assert limit == 64  # 66 rows in RoBERTa and MPNet, of which the first two belong to padding
+    assert model(torch.full((1, limit), 7)).last_hidden_state.shape == (1, limit, 32)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, limit + 1), 7))

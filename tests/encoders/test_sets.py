@@ -15,7 +15,6 @@ from jsonargparse import ArgumentParser
 from lit_metric.data import Batch, Collator, Items, tokenize
 from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders import AttentionPooling, MeanPooling, SetEncoder, TextEncoder
-from lit_metric.encoders.text import tokenize_all
 
 TAGS = ["w5", "w6 w7", "w8 w9 w10", "w11"]
 ITEMS = [[0, 1], [2], [], [3, 2, 1, 0], [1, 0], [2, 2, 3]]
@@ -29,7 +28,7 @@ def trained(tiny: str, **arguments: object) -> SetEncoder:
 
 
 def run(encoder: SetEncoder, items: list[list[int]] = ITEMS) -> torch.Tensor:
-    return encoder(EncoderInput(tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(items)))
+    return encoder(EncoderInput(encoder.tokenizer.tokenize_ragged(TAGS), Ragged.from_lists(items)))
 
 
 def test_an_item_is_the_pooled_vectors_of_its_texts(tiny: str) -> None:
@@ -80,7 +79,7 @@ def test_encode_equals_forward(tiny: str, monkeypatch: pytest.MonkeyPatch) -> No
     expected = torch.nn.functional.normalize(run(encoder.eval()), dim=1).detach()
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (found[2] == 0).all()  # the empty set stays the zero vector
-    monkeypatch.setattr("lit_metric.encoders.sets.POOL_AT_ONCE", 3)
+    monkeypatch.setattr("lit_metric.encoders.composed.POOL_AT_ONCE", 3)
     np.testing.assert_allclose(encoder.encode(lists), expected, atol=1e-5)
     assert encoder.encode([]).shape == (0, 6)
     for wrong in ("text", ["text", "text"]):
@@ -127,7 +126,7 @@ def test_half_precision_gives_float32_vectors_that_are_near(tiny: str, true_half
 
 def test_frozen_tags_are_encoded_once(tiny: str) -> None:
     encoder = SetEncoder(TextEncoder(tiny, freeze=True), AttentionPooling(), tag_dropout=0.1)
-    tokens, items = tokenize_all(encoder.tokenizer, TAGS), Ragged.from_lists(ITEMS)
+    tokens, items = encoder.tokenizer.tokenize_ragged(TAGS), Ragged.from_lists(ITEMS)
     encoder.eval()
     expected = encoder(EncoderInput(tokens, items))
     ids = torch.tensor([40, 2, 9, 5])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.table import FrozenTable, token_hashes
+from lit_metric.encoders.text import FrozenTable, token_hashes
 
 
 class Counting:

@@ -20,7 +20,7 @@ from lit_metric.encoders import (
     Pooling,
     TextEncoder,
 )
-from lit_metric.encoders.text import length_chunks, tokenize_all
+from lit_metric.encoders.text import length_chunks
 from tests.encoders.conftest import MINILM
 from tests.encoders.sentences import SENTENCES
 from tests.encoders.tokens import model_folder
@@ -30,7 +30,7 @@ TEXTS = ["w5 w6 w7", "", "w8", "w9 w10 w11 w12 w13 w14 w15 w16", "w5 w6 w7", "w4
 
 def batch(encoder: TextEncoder, ids: Tensor | None = None, texts: list[str] = TEXTS) -> EncoderInput:
     return EncoderInput(
-        tokenize_all(encoder.tokenizer, texts), Ragged.from_lists([[row] for row in range(len(texts))]), ids
+        encoder.tokenizer.tokenize_ragged(texts), Ragged.from_lists([[row] for row in range(len(texts))]), ids
     )
 
 

@@ -25,7 +25,7 @@ def data(small: Small, root: Path, **options: Any) -> MetricDataModule:
     rows = questions(LABELLED, seed=0)
     rest = [(text, "") for text, _ in [*rows[:3], *questions(UNLABELLED - 3, seed=7)]]
     source = write_csv(root / "train.csv", [*rows, *rest])
-    supervision = Labels("text", label="label", unlabelled="candidates")
+    supervision = Labels("text", label="label", unlabelled="negatives_if_mined")
     given = {"train": source, "validation": small / "test.csv", "test": None, "supervision": supervision}
     given["refresh"] = Refresh("never")
     return small.data(**{**given, **options})

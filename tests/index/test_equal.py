@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_metric.index import ExactIndex, FaissIndex
 from lit_metric.index import exact as exact_module
-from lit_metric.index.products import similarities
+from lit_metric.index.scores import similarities
 
 
 def clustered(count: int, clusters: int, dimension: int, seed: int = 0) -> Tensor:
@@ -42,7 +42,7 @@ def recall(found: Tensor, expected: Tensor) -> float:
 def test_what_is_exact_equals_the_exact_index(settings: dict[str, Any], metric: Any) -> None:
     vectors, ids = clustered(2000, 20, 24), torch.randperm(9000)[:2000]
     queries = clustered(100, 20, 24, seed=1)
-    exact, other = ExactIndex(metric=metric, vector_block=700), FaissIndex(metric=metric, **settings)
+    exact, other = ExactIndex(similarity=metric, vector_block=700), FaissIndex(similarity=metric, **settings)
     for index in (exact, other):
         index.add(vectors, ids)
     scores, expected = exact.search(queries, 30)
@@ -71,7 +71,7 @@ def test_what_is_exact_equals_the_exact_index(settings: dict[str, Any], metric: 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_recall_on_clustered_data_is_bounded(settings: dict[str, Any], least: float, metric: Any) -> None:
     vectors, queries = clustered(4000, 40, 32), clustered(200, 40, 32, seed=0)
-    exact, index = ExactIndex(metric=metric), FaissIndex(metric=metric, threads=1, **settings)
+    exact, index = ExactIndex(similarity=metric), FaissIndex(similarity=metric, threads=1, **settings)
     for each in (exact, index):
         each.add(vectors, torch.arange(4000))
     got = recall(index.search(queries, 10)[1], exact.search(queries, 10)[1])

@@ -46,7 +46,7 @@ def test_what_is_left_out_takes_no_place(share: float, blocks: tuple[int, int]) 
 
 def test_scores_are_those_of_numpy() -> None:
     vectors, queries, forbidden = randn(60, 8), randn(9, 8, seed=1), randn(9, 60, seed=2) > 0
-    index = ExactIndex(metric="dot")
+    index = ExactIndex(similarity="dot")
     index.add(vectors, torch.arange(60))
     scores, ids = index.search(queries, 5, lambda rows, some, _: forbidden[rows][:, some])
     products = np.where(forbidden, -np.inf, queries.double().numpy() @ vectors.double().numpy().T)
@@ -89,8 +89,8 @@ def test_pairs_may_be_left_out_by_their_score(blocks: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("index", [FaissIndex(threads=1), RepresentativeIndex()])
 def test_an_index_that_cannot_says_so(index: Index) -> None:
-    assert not index.leaves_out
-    with pytest.raises(TypeError, match=f"{type(index).__name__} can't leave out pairs .* use ExactIndex"):
+    assert not index.excludes
+    with pytest.raises(TypeError, match=f"{type(index).__name__} can't exclude pairs .* use ExactIndex"):
         index.search(torch.eye(2), 1, lambda rows, ids, scores: torch.zeros(2, len(ids), dtype=torch.bool))
 
 

@@ -94,7 +94,7 @@ def test_a_loaded_one_answers_as_the_saved_one(tmp_path: Path, inner: Any, memor
     loaded = load_index(tmp_path / "index", memory_map, threads=1)
     assert isinstance(loaded, RepresentativeIndex)
     assert (loaded.threshold, loaded.neighbours, type(loaded.index)) == (0.94, 7, type(inner))
-    assert (len(loaded), len(loaded.index), loaded.metric) == (len(own), ORIGINALS, inner.metric)
+    assert (len(loaded), len(loaded.index), loaded.similarity) == (len(own), ORIGINALS, inner.similarity)
     wanted = queries()[0]
     for one, other in zip(index.search(wanted, 5), loaded.search(wanted, 5), strict=True):
         assert torch.equal(one, other)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_metric.index import running
-from lit_metric.index.running import RunningTop
+from lit_metric.index import scores as running
+from lit_metric.index.scores import RunningTop
 
 
 def sorted_all(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def fed(scores: Tensor, out: Tensor, k: int, sizes: list[int]) -> RunningTop:
     top, start = RunningTop(len(scores), k, torch.device("cpu")), 0
     for size in sizes:
         block = slice(start, start + size)
-        top.take(scores[:, block].clone(), start, out[:, block])
+        top.add(scores[:, block].clone(), start, out[:, block])
         start += size
     assert start == scores.shape[1]
     return top

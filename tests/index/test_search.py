@@ -38,7 +38,7 @@ def reference(queries: Tensor, vectors: Tensor, ids: Tensor, k: int, metric: str
 def test_neighbours_are_those_of_a_full_sort(kind: type[Index], metric: str) -> None:
     vectors, queries = randn(300, 12), randn(40, 12, seed=1)
     ids = torch.randperm(1000, generator=torch.Generator().manual_seed(2))[:300]
-    index = kind(metric=metric)
+    index = kind(similarity=metric)
     index.add(vectors[:100], ids[:100])
     index.add(vectors[100:], ids[100:])
     scores, found = index.search(queries, 7)
@@ -62,7 +62,7 @@ def test_vectors_added_after_a_search_are_found(kind: type[Index]) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize("kind", EXACT)
 def test_a_buffer_may_be_used_again(kind: type[Index], metric: str) -> None:
-    index, vectors, ids = kind(metric=metric), torch.empty(1, 2), torch.empty(1, dtype=torch.int64)
+    index, vectors, ids = kind(similarity=metric), torch.empty(1, 2), torch.empty(1, dtype=torch.int64)
     for number, vector in enumerate([[1.0, 0.0], [0.0, 1.0]]):
         vectors[0], ids[0] = torch.tensor(vector), number
         index.add(vectors, ids)
@@ -127,7 +127,7 @@ def test_equal_vectors_tie_wherever_they_stand(copies: int) -> None:
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_missing_neighbours(kind: type[Index]) -> None:
-    index = kind(metric="dot")
+    index = kind(similarity="dot")
     scores, found = index.search(torch.ones(2, 3), 2)
     assert found.tolist() == [[-1, -1]] * 2
     assert scores.tolist() == [[-torch.inf] * 2] * 2
@@ -168,7 +168,7 @@ def test_any_float_type_and_numpy_are_searched_in_float32(kind: type[Index]) -> 
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_a_zero_vector_has_cosine_zero(kind: type[Index]) -> None:
-    index = kind(metric="cosine")
+    index = kind(similarity="cosine")
     index.add(torch.tensor([[0.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 1]))
     scores, found = index.search(torch.tensor([[3.0, 0.0]]), 2)
     assert (scores.tolist(), found.tolist()) == ([[0.0, -1.0]], [[0, 1]])
@@ -217,7 +217,7 @@ def test_approximate_indexes_find_most_neighbours(
 ) -> None:
     vectors, queries = randn(1000, 16), randn(30, 16, seed=1)
     ids = torch.arange(1000) * 3
-    index = FaissIndex(metric=metric, threads=1, **settings)
+    index = FaissIndex(similarity=metric, threads=1, **settings)
     index.add(vectors, ids)
     scores, found = index.search(queries, 10)
     _, expected = reference(queries, vectors, ids, 10, metric)
@@ -238,7 +238,7 @@ def test_nprobe_widens_the_search() -> None:
 
 
 def test_a_search_that_finds_too_few_says_so() -> None:
-    index = FaissIndex("IVF4,Flat", metric="dot", nprobe=1)
+    index = FaissIndex("IVF4,Flat", similarity="dot", nprobe=1)
     vectors = 10 * torch.eye(4).repeat(10, 1) + 0.1 * randn(40, 4)
     index.add(vectors, torch.arange(40))
     scores, found = index.search(torch.eye(4) - 0.5, 25)
@@ -307,8 +307,8 @@ def test_bad_input_is_refused(kind: type[Index]) -> None:
     index.add(torch.ones(1, 3), torch.tensor([2]))
     with pytest.raises(ValueError, match="id 2 was added twice"):
         index.search(torch.ones(1, 3), 1)
-    with pytest.raises(ValueError, match="metric is 'euclidean'; use 'cosine' or 'dot'"):
-        kind(metric="euclidean")
+    with pytest.raises(ValueError, match="similarity is 'euclidean'; use 'cosine' or 'dot'"):
+        kind(similarity="euclidean")
 
 
 def test_faiss_settings_that_cannot_work_are_refused() -> None:

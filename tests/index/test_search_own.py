@@ -40,7 +40,7 @@ def test_it_finds_what_a_search_for_the_vectors_finds(copies: int, metric: Simil
     for k in (1, 9, 15):
         for rows in (torch.arange(300), torch.arange(0, 300, 7), (torch.arange(300) % 4).nonzero()[:, 0]):
             expected = index.search(vectors[rows], k)
-            for got, right in zip(index.search_own(ids[rows], k), expected, strict=True):
+            for got, right in zip(index.search_by_id(ids[rows], k), expected, strict=True):
                 assert torch.equal(got, right)
 
 
@@ -58,7 +58,7 @@ def test_what_is_left_out_takes_no_place(share: float) -> None:
         asked[part.start : part.stop, others] += 1
         return forbidden[ids[rows][part]][:, others] | (scores >= most[part, None])
 
-    got = index.search_own(ids[rows], 12, left_out)
+    got = index.search_by_id(ids[rows], 12, left_out)
     assert asked[:, ids].unique().tolist() == [1]
     expected = index.search(vectors[rows], 12, left_out)
     assert torch.equal(got[0], expected[0])
@@ -75,7 +75,7 @@ def test_each_product_is_computed_once(part: int, tile: int, monkeypatch: pytest
 
     monkeypatch.setattr(exact, "similarities", counted)
     index, ids, _ = filled()
-    index.search_own(ids[:part], 3)
+    index.search_by_id(ids[:part], 3)
     once = sum(min(tile, 300 - start) * (300 - start) for start in range(0, 300, tile))
     assert sum(computed) == (once if part >= 180 else part * 300)
 
@@ -85,7 +85,7 @@ def test_a_stored_index_does_it_too(tmp_path: Path) -> None:
     index.save(tmp_path / "index")
     again = load_index(tmp_path / "index")
     assert isinstance(again, ExactIndex)
-    assert torch.equal(again.search_own(ids, 4)[1], index.search_own(ids, 4)[1])
+    assert torch.equal(again.search_by_id(ids, 4)[1], index.search_by_id(ids, 4)[1])
 
 
 def test_what_it_refuses() -> None:
@@ -94,12 +94,12 @@ def test_what_it_refuses() -> None:
     assert not index.holds(torch.tensor([int(ids[0]), 1000]))
     assert not ExactIndex().holds(ids)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        index.search_own(ids, 0)
+        index.search_by_id(ids, 0)
     with pytest.raises(ValueError, match="id 1000 is not in the index"):
-        index.search_own(torch.tensor([int(ids[0]), 1000]), 2)
+        index.search_by_id(torch.tensor([int(ids[0]), 1000]), 2)
     with pytest.raises(ValueError, match="ids must rise"):
-        index.search_own(ids.flip(0), 2)
+        index.search_by_id(ids.flip(0), 2)
     with pytest.raises(ValueError, match="id 3 is not in the index"):
-        ExactIndex().search_own(torch.tensor([3]), 2)
-    assert ExactIndex().search_own(ids[:0], 2)[0].shape == (0, 2)
-    assert index.search_own(ids[:0], 2)[1].shape == (0, 2)
+        ExactIndex().search_by_id(torch.tensor([3]), 2)
+    assert ExactIndex().search_by_id(ids[:0], 2)[0].shape == (0, 2)
+    assert index.search_by_id(ids[:0], 2)[1].shape == (0, 2)

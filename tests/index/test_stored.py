@@ -19,9 +19,9 @@ from lit_metric.index import ExactIndex, FaissIndex, Index, StoredIndexError, lo
 
 KINDS: dict[str, Callable[[], Index]] = {
     "exact": lambda: ExactIndex(query_block=7, vector_block=33),
-    "exact dot": lambda: ExactIndex(metric="dot"),
+    "exact dot": lambda: ExactIndex(similarity="dot"),
     "flat": lambda: FaissIndex("Flat", threads=1),
-    "flat dot": lambda: FaissIndex("Flat", metric="dot", threads=1),
+    "flat dot": lambda: FaissIndex("Flat", similarity="dot", threads=1),
     "ivf": lambda: FaissIndex("IVF8,Flat", nprobe=3, threads=1),
     "ivf pq": lambda: FaissIndex("IVF8,PQ8x4", nprobe=8, threads=1),
     "hnsw": lambda: FaissIndex("HNSW16", ef_search=40, threads=1),
@@ -49,7 +49,7 @@ def test_a_loaded_index_answers_as_the_saved_one(kind: str, memory_map: bool, tm
     expected = index.search(queries, 10)
     loaded = load_index(tmp_path / "new" / "index", memory_map=memory_map, threads=1)
     assert type(loaded) is type(index)
-    assert (len(loaded), loaded.dimension, loaded.metric) == (500, 16, index.metric)
+    assert (len(loaded), loaded.dimension, loaded.similarity) == (500, 16, index.similarity)
     for before, after in zip(expected, loaded.search(queries, 10), strict=True):
         assert torch.equal(before, after)
     assert loaded._settings() == index._settings()
@@ -206,3 +206,10 @@ def test_threads_and_device_are_those_of_whoever_loads(tmp_path: Path) -> None:
     assert load_index(tmp_path / "flat", threads=2).threads == 2
     with pytest.raises(ValueError, match="holds a FAISS index, which is searched on the CPU"):
         load_index(tmp_path / "flat", device="cuda")
+
+
+def test_a_folder_with_the_older_name_of_the_similarity_loads(tmp_path: Path) -> None:
+    filled("exact dot").save(tmp_path / "index")
+    settings = {"metric": "dot", "query_block": 1024, "vector_block": 16384}
+    change(settings=settings)(tmp_path / "index" / "manifest.json")
+    assert load_index(tmp_path / "index").similarity == "dot"

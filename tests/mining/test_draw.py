@@ -186,6 +186,6 @@ def test_settings_out_of_range_are_refused() -> None:
 
 def test_a_draw_without_arguments_can_be_described_for_the_table() -> None:
     assert Miner(draw=TopK()).spec()["init_args"]["draw"] == {
-        "class_path": "lit_metric.mining.draw.TopK",
+        "class_path": "lit_metric.mining.TopK",
         "init_args": {},
     }

@@ -417,7 +417,7 @@ CONFIG = """
 miner:
   index:
     class_path: lit_metric.index.FaissIndex
-    init_args: {factory: Flat, metric: dot}
+    init_args: {factory: Flat, similarity: dot}
   candidates: 20
   negatives: 4
   filters:
@@ -454,7 +454,7 @@ def test_a_miner_is_built_from_yaml_and_from_its_own_spec() -> None:
     assert (miner.drawing.share, miner.drawing.draw.a, miner.drawing.draw.b) == (0.25, 50, -0.1)
     assert (miner.candidates, miner.negatives) == (20, 4)
     told = json.loads(json.dumps(miner.spec()))
-    assert told["class_path"] == "lit_metric.mining.miner.Miner"
+    assert told["class_path"] == "lit_metric.mining.Miner"
     again = json.dumps({"miner": told["init_args"]})
     assert miner_from(again).spec() == told
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_metric.index import ExactIndex, FaissIndex, load_index, top_k
-from lit_metric.index.running import RunningTop
+from lit_metric.index.scores import RunningTop
 from tests.peers.cases import count
 
 METRICS = st.sampled_from(["dot", "cosine"])
@@ -83,7 +83,7 @@ def test_what_is_left_out_is_not_found_and_takes_no_place(data: st.DataObject) -
     )
     index = ExactIndex("dot", data.draw(st.integers(1, 9)), data.draw(st.integers(1, 40)))
     index.add(vectors, ids)
-    _, found = index.search(queries, k, left_out=lambda rows, some, _: table[rows][:, some])
+    _, found = index.search(queries, k, exclude=lambda rows, some, _: table[rows][:, some])
     assert found.tolist() == by_sorting(queries @ vectors.T, ids, k, table[:, ids])
 
 
@@ -119,8 +119,8 @@ def test_items_as_queries(data: st.DataObject) -> None:
     index.add(vectors, ids)
     rising, order = ids.sort()
     asked = data.draw(st.integers(1, len(ids)))
-    _, found = index.search_own(
-        rising[:asked], k, left_out=lambda rows, some, _: rising[:asked][rows][:, None] == some
+    _, found = index.search_by_id(
+        rising[:asked], k, exclude=lambda rows, some, _: rising[:asked][rows][:, None] == some
     )
     products = vectors[order[:asked]] @ vectors.T
     assert found.tolist() == by_sorting(products, ids, k, rising[:asked, None] == ids)
@@ -152,6 +152,6 @@ def test_the_largest_of_each_row(data: st.DataObject) -> None:
     running, start = RunningTop(rows, k, torch.device("cpu")), 0
     while start < columns:
         width = data.draw(st.integers(1, 12))
-        running.take(scores[:, start : start + width].clone(), start)
+        running.add(scores[:, start : start + width].clone(), start)
         start += width
     assert running.result()[1].tolist() == by_sorting(scores, torch.arange(columns), k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_metric.data.errors import Problems
-from lit_metric.index.components import components
+from lit_metric.index import ExactIndex
+from lit_metric.index.representatives import near_duplicates
 from lit_metric.metrics.functional import (
     average_precision,
     hit_rate_at_k,
@@ -119,14 +121,16 @@ def test_measures_of_pairs(pairs: list[tuple[int, int]]) -> None:
         assert abs(float(average_precision(scores, positive)) - expected) < 1e-6
 
 
-@given(st.integers(1, 20), st.data())
-def test_connected_components(size: int, data: st.DataObject) -> None:
+@given(st.lists(st.integers(0, 35), min_size=1, max_size=20))
+def test_clusters_of_near_duplicates(angles: list[int]) -> None:
     count("property", "components")
-    edge = st.tuples(st.integers(0, size - 1), st.integers(0, size - 1))
-    edges = data.draw(st.lists(edge, max_size=25))
-    group = [*range(size)]
-    for _ in range(size):
-        for one, other in edges:
-            group[one] = group[other] = min(group[one], group[other])
-    first, second = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    assert components(first, second, size).tolist() == group
+    group = [*range(len(angles))]
+    for _ in angles:
+        for one, other in itertools.combinations(range(len(angles)), 2):
+            if (angles[one] - angles[other]) % 36 in (0, 1, 35):
+                group[one] = group[other] = min(group[one], group[other])
+    radians = torch.tensor(angles) * math.tau / 36
+    vectors = torch.stack([radians.cos(), radians.sin()], dim=1)
+    blocks = [(torch.arange(len(angles)), vectors)]
+    clusters = near_duplicates(ExactIndex(), lambda: blocks, math.cos(1.5 * math.tau / 36), len(angles))
+    assert clusters.tolist() == group

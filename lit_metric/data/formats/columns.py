@@ -1,14 +1,13 @@
-"""Values of columns, checked one by one; what cannot be used is noted with its row and a remedy."""
+"""Values of columns, checked cell by cell. What cannot be used is noted with its row and a remedy."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from lit_metric.data.errors import DataError, Problems, listed, listed_rows
-from lit_metric.data.formats.names import says_nothing
+from lit_metric.data.errors import Problems, listed, listed_rows
 from lit_metric.data.table import Table
 from lit_metric.data.vocabulary import surrogate_at
 
@@ -18,17 +17,15 @@ Problem = tuple[str, str]  # what is wrong, what to do
 Checked = tuple[Any, Problem | None]
 
 FILL = "Fill it in, or drop the row."
-BROKEN = "broken characters (not valid UTF-8)"
-ENCODING = (
-    "Save the file as UTF-8, or name its encoding: csv.encoding='cp1252' is that of Excel in Western Europe."
-)
+ABSENT = frozenset({"nan", "none", "null", "n/a", "#n/a", "na", "<na>", "nat"})
+"""What programs write where a value is missing, in lower case."""
 
 
 class Columns:
-    """The columns of one table. Rows in which something is wrong are noted, and are no longer ``kept``.
+    """The columns of one table. A row in which something is wrong is noted, and no longer ``kept``.
 
     Args:
-        table: whose columns are read.
+        table: with the columns.
         problems: where problems are noted.
     """
 
@@ -48,7 +45,7 @@ class Columns:
         return [row for row in range(len(self.table)) if row not in self.bad]
 
     def read(self, column: str, check: Callable[[Any], Checked]) -> list[Any]:
-        """What ``check`` makes of each value of a column; rows that could not be read at all are None."""
+        """The result of ``check`` for each value of a column; None for rows that could not be read at all."""
         broken = self.table.broken
         values: list[Any] = []
         for row, value in enumerate(self.table.column(column)):
@@ -62,31 +59,28 @@ class Columns:
         return values
 
     def texts(self, columns: str | Sequence[str], separator: str = " ") -> list[str]:
-        """One text per row: that of a column, or those of several one after the other.
+        """One text for each row: that of a column, or those of several columns joined.
 
-        Of several columns some may be empty in a row, but not all; a list of texts within a column is joined
-        by ``", "``.
+        Some of several columns may be empty in a row, but not all. A list of texts within a column is joined
+        by ``", "``. Texts such as ``"NaN"`` are logged.
         """
-        for column in [columns] if isinstance(columns, str) else columns:
-            self._say_absent(column)
-        if isinstance(columns, str):
-            return self.read(columns, lambda value: text(value, join=False))
-        if len(columns) == 1:
-            return self.read(columns[0], lambda value: text(value, join=True))
-        parts = [self.read(column, lambda value: text(value, join=True, empty=True)) for column in columns]
+        names = [columns] if isinstance(columns, str) else columns
+        for column in names:
+            self._log_absent(column)
+        if len(names) == 1:
+            return self.read(names[0], lambda value: text(value, join=not isinstance(columns, str)))
+        parts = [self.read(column, lambda value: text(value, join=True, empty=True)) for column in names]
         joined = [separator.join(filter(None, row)) for row in zip(*parts, strict=True)]
         for row, each in enumerate(joined):
             if not each and row not in self.bad:
-                self.note(row, " + ".join(columns), "empty text", FILL)
+                self.note(row, " + ".join(names), "empty text", FILL)
         return joined
 
-    def _say_absent(self, column: str) -> None:
-        """Log one line on texts that say that there is none."""
+    def _log_absent(self, column: str) -> None:
+        """Log one line on texts that stand for a missing value."""
         texts = self.table.peek(column)
-        rows = [row for row, value in enumerate(texts) if says_nothing(value)]
+        rows = [row for row, value in enumerate(texts) if stands_for_missing(value)]
         if rows:
-            places = listed_rows([self.table.place(row)[1] for row in rows])
-            said = listed(list(dict.fromkeys(texts[row] for row in rows)), 3)
             logger.warning(
                 "%d text%s of column %r of %s say%s %s (%s), and are read as texts; leave cells empty that "
                 "are missing values",
@@ -95,8 +89,8 @@ class Columns:
                 column,
                 self.table.place(rows[0])[0],
                 "s" * (len(rows) == 1),
-                said,
-                places,
+                listed(list(dict.fromkeys(texts[row] for row in rows)), 3),
+                listed_rows([self.table.place(row)[1] for row in rows]),
             )
 
     def one_type(self, column: str) -> None:
@@ -106,67 +100,29 @@ class Columns:
             if row not in self.bad and isinstance(value, str | int | float) and not missing(value):
                 kinds[isinstance(value, str)].append(row)
         few, many = sorted(kinds.values(), key=len)
-        if not few:
-            return
-        strings = "numbers" if many is kinds[False] else "strings"
+        problem = "a string where other rows have numbers"
+        if many is kinds[True]:
+            problem = "a number where other rows have strings"
         for row in few:
-            found = "a number" if strings == "strings" else "a string"
-            self.note(row, column, f"{found} where other rows have {strings}", "Give the column one type.")
-
-    def where(self, row: int, seen_from: int) -> str:
-        """How to call ``row`` in a message about another row: with its file, if that is another."""
-        file, number = self.table.place(row)
-        return f"row {number}" if file == self.table.place(seen_from)[0] else f"row {number} of {file}"
+            self.note(row, column, problem, "Give the column one type.")
 
     def unique(self, values: Sequence[Any], column: str) -> dict[Any, int]:
-        """The row of each value; a second row with the same one is noted."""
+        """The row of each value; a second row with the same value is noted."""
         rows: dict[Any, int] = {}
         for row, value in enumerate(values):
             if row in self.bad:
                 continue
             first = rows.setdefault(value, row)
             if first != row:
-                where = self.where(first, row)
+                where = self.table.call_row(first, self.table.place(row))
                 self.note(row, column, f"the id {value!r} of {where} again", "Give each row its own.")
         return rows
 
     def among(self, values: Sequence[Any], column: str, known: Collection[Any], what: str) -> None:
-        """Note the rows whose value is none of ``known``; ``what`` names those in the message."""
+        """Note the rows whose value is not in ``known``, which the message calls ``what``."""
         for row, value in enumerate(values):
             if row not in self.bad and value not in known:
                 self.note(row, column, f"{value!r} is not in {what}", "Add it there, or drop the row.")
-
-
-def split_by(
-    columns: Columns, column: str, names: Sequence[str], spelt: Mapping[str, str] | None = None
-) -> list[str]:
-    """The values of a column that says to which of the splits ``names`` a row belongs; ``spelt`` has other
-    spellings of them."""
-
-    def check(value: Any) -> Checked:
-        value = (spelt or {}).get(value, value) if isinstance(value, str) else value
-        remedy = f"Use one of {listed(list(names))}."
-        return value, None if value in names else (f"{value!r}", remedy)
-
-    return columns.read(column, check)
-
-
-def guess(table: Table, names: Collection[str]) -> str | None:
-    """The column with the first of the usual ``names``, in any case, or None."""
-    found = {column.lower(): column for column in reversed(table.columns)}
-    return next((found[name] for name in names if name in found), None)
-
-
-def named(table: Table, given: str | None, names: Collection[str], option: str, what: str) -> str:
-    """The column that was ``given``, or one with a usual name.
-
-    Raises:
-        DataError: when there is neither.
-    """
-    column = given or guess(table, names)
-    if column is None:
-        raise DataError(f"no column of {what} has a usual name; name it with {option}=. {table.layout}")
-    return column
 
 
 def missing(value: Any) -> bool:
@@ -174,27 +130,49 @@ def missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def problem_of(value: Any) -> Problem | None:
-    """What makes a value no text, if anything does."""
+def stands_for_missing(value: object) -> bool:
+    """Whether a cell says that its value is missing, as a string.
+
+    Example:
+        >>> stands_for_missing(" NaN "), stands_for_missing("none of these")
+        (True, False)
+    """
+    return isinstance(value, str) and value.strip().lower() in ABSENT
+
+
+def _type_problem(value: Any, expected: str, remedy: str) -> Problem:
+    """The problem of a value that has the wrong type."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name} instead of {expected}", remedy
+
+
+def text_problem(value: Any) -> Problem | None:
+    """The problem of a value that is no text, or holds half a character or a byte that is no UTF-8."""
     if missing(value):
         return "no text", FILL
     if not isinstance(value, str):
-        return f"{kind_of(value)} instead of text", "Convert the column to strings, or name another."
+        return _type_problem(value, "text", "Convert the column to strings, or name another.")
     if not value.strip():
         return "empty text", FILL
-    return broken(value)
-
-
-def broken(value: str) -> Problem | None:
-    """What is wrong with a string that holds half a character, or a byte that is no UTF-8, if it does."""
     place = surrogate_at(value)
     if place is None:
         return None
-    return BROKEN, ENCODING if "\udc80" <= value[place] <= "\udcff" else "Save the file as UTF-8."
+    remedy = "Save the file as UTF-8."
+    if "\udc80" <= value[place] <= "\udcff":
+        remedy = (
+            "Save the file as UTF-8, or name its encoding: csv.encoding='cp1252' is that of Excel in Western "
+            "Europe."
+        )
+    return "broken characters (not valid UTF-8)", remedy
 
 
 def text(value: Any, join: bool = False, empty: bool = False) -> Checked:
-    """A text; with ``join`` also a list of texts, joined by ``", "``; with ``empty`` nothing at all, too.
+    """Check a text.
+
+    Args:
+        value: of a cell.
+        join: whether a list of texts may stand for one; they are joined by ``", "``.
+        empty: whether the cell may be empty.
 
     Example:
         >>> text(["a", "b"], join=True), text(None, empty=True)
@@ -204,17 +182,23 @@ def text(value: Any, join: bool = False, empty: bool = False) -> Checked:
     """
     if join and isinstance(value, list):
         for each in value:
-            if problem := problem_of(each):
+            if problem := text_problem(each):
                 return "", (f"{problem[0]} in the list", problem[1])
         value = ", ".join(value)
     if empty and (missing(value) or value == ""):
         return "", None
-    problem = problem_of(value)
+    problem = text_problem(value)
     return ("", problem) if problem else (value, None)
 
 
 def short_texts(value: Any, separator: str | None, empty: bool, what: str = "tags") -> Checked:
-    """The members of a list, or of a string that is cut by ``separator``; ``empty`` allows none.
+    """Check a list of texts, or a string that ``separator`` divides into texts.
+
+    Args:
+        value: of a cell.
+        separator: None refuses strings.
+        empty: whether there may be no texts.
+        what: the texts are, for messages. Among ``"labels"``, whole numbers are taken too.
 
     Example:
         >>> short_texts("a, b,", ",", empty=False)
@@ -230,62 +214,48 @@ def short_texts(value: Any, separator: str | None, empty: bool, what: str = "tag
     elif missing(value):
         value = []
     elif not isinstance(value, list):
-        return [], (f"{kind_of(value)} instead of a list of {what}", "Give a list of strings.")
+        return [], _type_problem(value, f"a list of {what}", "Give a list of strings.")
     if what == "labels":
-        value = [_whole(each) for each in value]
+        value = [str(int(each)) if _is_whole(each) else each for each in value]
     for each in value:
-        if problem := problem_of(each):
+        if problem := text_problem(each):
             return [], (f"{problem[0]} among the {what}", problem[1])
     if not value and not empty:
         return [], (f"no {what}", "Fill them in, or drop the row.")
     return value, None
 
 
-def _whole(value: Any) -> Any:
-    """A whole number as its digits, anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    return str(int(value)) if math.isfinite(value) and value == int(value) else value
+def _is_whole(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value == int(value)
 
 
-def label(value: Any, empty: bool = False) -> Checked:
-    """The name of a class: a string or a whole number; with ``empty``, None for none.
+def name(value: Any, what: str = "label", empty: bool = False) -> Checked:
+    """Check the name of a class, or the id of a row: a string or a whole number.
 
-    Example:
-        >>> label(3.0), label("", empty=True), label(None)
-        (('3', None), (None, None), (None, ('no label', 'Fill it in, or drop the row.')))
-    """
-    return _name(value, "label", empty)
-
-
-def identifier(value: Any) -> Checked:
-    """What a row is called by others: a string or a whole number.
+    Args:
+        value: of a cell.
+        what: the name is, ``"label"`` or ``"id"``, for messages.
+        empty: whether the cell may be empty; its name is None then.
 
     Example:
-        >>> identifier(7), identifier(None)
-        (('7', None), (None, ('no id', 'Fill it in, or drop the row.')))
+        >>> name(3.0), name("", empty=True), name(None, "id")
+        (('3', None), (None, None), (None, ('no id', 'Fill it in, or drop the row.')))
     """
-    return _name(value, "id", empty=False)
-
-
-def _name(value: Any, what: str, empty: bool) -> Checked:
     if missing(value) or value == "":
         return None, (None if empty else (f"no {what}", FILL))
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # whole numbers become floats in tables that have missing ones
     if not isinstance(value, str | int):
         article = "an" if what == "id" else "a"
-        return None, (
-            f"{kind_of(value)} instead of {article} {what}",
-            "Give one string or whole number per row.",
-        )
-    name = str(value)
-    problem = broken(name)
-    return (None, problem) if problem else (name, None)
+        return None, _type_problem(value, f"{article} {what}", "Give one string or whole number per row.")
+    value = str(value)
+    problem = text_problem(value) if surrogate_at(value) is not None else None
+    return (None, problem) if problem else (value, None)
 
 
 def number(value: Any) -> Checked:
-    """A finite number, also as a string, as CSV files have it.
+    """Check a finite number, which may be a string, as in CSV files.
 
     Example:
         >>> number("0.5"), number(True)
@@ -305,7 +275,7 @@ def number(value: Any) -> Checked:
 
 
 def numbers(value: Any, separator: str | None) -> Checked:
-    """Weights: a list of numbers above 0, or a string of them that is cut by ``separator``.
+    """Check weights: a list of numbers above 0, or a string that ``separator`` divides into numbers.
 
     Example:
         >>> numbers("1;0.5", ";"), numbers([0], None)
@@ -316,7 +286,7 @@ def numbers(value: Any, separator: str | None) -> Checked:
     if missing(value):
         value = []
     if not isinstance(value, list):
-        return [], (f"{kind_of(value)} instead of a list of weights", "Give a list of numbers above 0.")
+        return [], _type_problem(value, "a list of weights", "Give a list of numbers above 0.")
     results = []
     for each in value:
         result, problem = number(each)
@@ -324,14 +294,3 @@ def numbers(value: Any, separator: str | None) -> Checked:
             return [], (f"{each!r:.60} among the weights", "Weights are numbers above 0.")
         results.append(result)
     return results, None
-
-
-def kind_of(value: Any) -> str:
-    """The type of a value with its article.
-
-    Example:
-        >>> kind_of(3), kind_of([])
-        ('an int', 'a list')
-    """
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -2,124 +2,73 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-import numpy as np
-import torch
-
-from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
-from lit_metric.data.errors import DataError
-from lit_metric.data.formats import columns as values
-from lit_metric.data.formats.base import (
-    DOCUMENT,
-    QUERY,
-    Numbering,
-    ReadOptions,
-    Supervision,
-    apart,
-    contradictions,
-    ids_of,
-    predicted,
-    predicted_rows,
-    refuse_empty,
-    rows_by_split,
-    say_guesses,
-)
-from lit_metric.data.formats.columns import Columns, named
-from lit_metric.data.formats.hold_out import held_out
-from lit_metric.data.formats.layouts import couple, negatives_of, scores_of, texts
-from lit_metric.data.relations import PairRelations
+from lit_metric.data.dataset import Dataset, Plans
+from lit_metric.data.errors import DataError, listed
+from lit_metric.data.formats import columns as cells
+from lit_metric.data.formats.base import AUTO, DOCUMENT, ReadOptions, Supervision, log_guesses, rows_by_split
+from lit_metric.data.formats.columns import Columns
+from lit_metric.data.formats.judged import JudgedData, JudgedRow
+from lit_metric.data.items import QUERY
 from lit_metric.data.table import Table
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Rows:
-    """The rows of a table, checked, and which columns were guessed, to be said."""
-
-    columns: Columns
-    anchors: list[str]
-    positives: list[list[str]]
-    negatives: list[list[str]]
-    scores: list[float] | None
-    groups: list[str] | None
-    guessed: str
-
-
-@dataclass
-class _Judged:
-    """Judged pairs of all splits as they are gathered; ``rows`` says where each comes from."""
-
-    anchors: list[int] = field(default_factory=list)
-    candidates: list[int] = field(default_factory=list)
-    grades: list[float] = field(default_factory=list)
-    rows: list[tuple[str, int]] = field(default_factory=list)
-
-    def add(self, anchor: int, candidate: int, grade: float, row: tuple[str, int]) -> None:
-        self.anchors.append(anchor)
-        self.candidates.append(candidate)
-        self.grades.append(grade)
-        self.rows.append(row)
-
-
-@dataclass
-class _Split:
-    """The rows of a split, as numbers of items."""
-
-    anchors: list[int] = field(default_factory=list)
-    positives: list[int] = field(default_factory=list)
-    negatives: list[list[int]] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-
-    @property
-    def corpus(self) -> list[int]:
-        return sorted(set(self.positives).union(*self.negatives))
-
-    @property
-    def pairs(self) -> GivenPairs:
-        return GivenPairs(ids_of(self.anchors), ids_of(self.positives), torch.tensor(self.scores))
-
-    @property
-    def triplets(self) -> GivenTriplets:
-        lengths = torch.tensor([len(each) for each in self.negatives])
-        groups = [name for name, each in zip(self.groups, self.negatives, strict=False) for _ in each]
-        return GivenTriplets(
-            ids_of(self.anchors).repeat_interleave(lengths),
-            ids_of(self.positives).repeat_interleave(lengths),
-            ids_of(number for each in self.negatives for number in each),
-            groups or None,
-        )
+SAME_KIND = (
+    ("anchor", "positive"),
+    ("anchor", "positives"),
+    ("anchor", "pos"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("sentence_a", "sentence_b"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+)
+ANSWERS = (
+    "positive",
+    "positives",
+    "pos",
+    "positive_passages",
+    "positive_passage",
+    "passage",
+    "document",
+    "answer",
+)
+NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_passages?)?[_-]?(\d*)")
+SCORE_NAMES = ("score", "similarity", "similarity_score", "is_duplicate", "label", "gold_label")
 
 
 class Pairs(Supervision):
-    """Rows of two texts that belong together, or are scored by how much they do.
+    """Rows of two texts that belong together, or that are scored by how much they do.
 
-    Columns that are not named are guessed from usual names, and one log line says what was taken. Equal texts
-    of a split are one item, so an anchor may have any number of positives and negatives.
+    Columns that are not named are guessed from usual names, and one log line lists them. Equal texts of a
+    split are one item, so an anchor may have any number of positives and negatives. Batches are made of
+    scored pairs if the training table has scores, and of positive pairs otherwise. Scores of other splits are
+    only evaluated.
 
     Args:
         anchor: the column of anchors: questions, sentences.
-        positive: the column of what belongs to them, texts or lists of texts; or of what is compared with
-            them if there is a ``score``. A text may be a dict of ``title`` and ``text``.
-        negative: a column of what does not belong to the anchor, likewise; or several columns.
-        score: a column of numbers: how much the two belong together. Batches are then made of scored pairs.
-            With 0 and 1, and ``in_batch_negatives=False``, pairs of 0 are the only negatives.
-        group: a column of names: triplets are measured for each group, too; where no negatives are given, it
-            is recall that is measured for each group of anchors.
-        split: a column of ``train`` that says which split each row belongs to.
-        in_batch_negatives: whether an anchor's negatives are all texts of the batch that are not known to
-            belong to it, or only those that were given for it.
+        positive: the column of texts, or lists of texts, that belong to them; with a ``score``, of texts that
+            are compared with them. A text may be a dict of ``title`` and ``text``.
+        negative: a column of texts, or lists of texts, that do not belong to the anchor; or several columns.
+        score: a column of numbers: how much the two belong together. With 0 and 1, and
+            ``in_batch_negatives=False``, pairs of 0 are the only negatives.
+        group: a column of names: triplets are measured for each group, too. Without negatives, recall is
+            measured for each group of anchors.
+        split: a column of ``train`` that says which split each row belongs to. ``"auto"``: a column ``split``
+            of the only source, if it holds nothing but names of splits. None: there is no such column.
+        in_batch_negatives: whether all texts of the batch that are not known to belong to an anchor are its
+            negatives, or only those of its rows.
         symmetric: whether anchor and positive are of the same kind, so that either could be the other. If
             not, anchors have the role ``"query"`` and the others the role ``"document"``.
         positive_from: the least score of a positive pair; any above 0 if None.
 
     Raises:
-        DataError: when there is nothing that belongs together, or options contradict each other.
+        DataError: when options contradict each other.
     """
 
     def __init__(
@@ -129,7 +78,7 @@ class Pairs(Supervision):
         negative: str | list[str] | None = None,
         score: str | None = None,
         group: str | None = None,
-        split: str | None = None,
+        split: str | None = AUTO,
         in_batch_negatives: bool = True,
         symmetric: bool = True,
         positive_from: float | None = None,
@@ -148,200 +97,164 @@ class Pairs(Supervision):
         self.in_batch_negatives = in_batch_negatives
         self.symmetric = symmetric
         self.positive_from = positive_from
-        self.planned = "scores" if score else "pairs"
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
-        checked = {name: self._check(table, reading) for name, table in tables.items() if name != "predict"}
-        say_guesses((each.columns.table, each.guessed) for each in checked.values())
-        if checked:
-            trained = checked.get("train") or next(iter(checked.values()))
-            self.planned = "pairs" if trained.scores is None else "scores"
-        places = rows_by_split({name: each.columns for name, each in checked.items()}, self.split)
-        if "train" in places and "validation" not in places:
-            self._hold_out(checked, places, reading)
-        numbering, judged, parts = self._number(checked, places)
-        if self._refuse_contradictions(checked, judged):
-            places = {
-                split: [(name, row) for name, row in rows if row not in checked[name].columns.bad]
-                for split, rows in places.items()
-            }
-            numbering, judged, parts = self._number(checked, places)
-        refuse_empty(places, reading.problems)
-        splits = {}
-        for name, part in parts.items():
-            splits[name], splits[f"{name}_corpus"] = ids_of(sorted(set(part.anchors))), ids_of(part.corpus)
-        if "predict" in tables:
-            role = "" if self.symmetric else DOCUMENT
-            splits["predict"] = predicted(numbering, tables["predict"], self.anchor, role, reading.problems)
-        content = self._content(numbering, judged, splits, parts)
-        content.row_counts.update(predicted_rows(tables))
-        return content
+        columns = {
+            name: Columns(table, reading.problems) for name, table in tables.items() if name != "predict"
+        }
+        rows, graded, guesses = {}, {}, []
+        for name, each in columns.items():
+            chosen, guessed = self._choose_columns(each.table)
+            rows[name] = self._check_rows(name, each, **chosen)
+            guesses.append((each.table, guessed))
+            if chosen["score"]:
+                graded[name] = chosen["score"]
+        log_guesses(guesses)
+        splits = {
+            split: [rows[name][row] for name, row in places]
+            for split, places in rows_by_split(columns, self.split).items()
+        }
+        data = JudgedData(
+            columns,
+            reading,
+            ("", "") if self.symmetric else (QUERY, DOCUMENT),
+            symmetric=self.symmetric,
+            graded=graded,
+            positive_from=self.positive_from,
+            unjudged="negative" if self.in_batch_negatives else "ignored",
+        )
+        data.hold_out(splits, least=2)
+        trained = "train" if "train" in columns else next(iter(columns), "")
+        planned: Plans = "scores" if trained in graded else "pairs"
+        return data.build(splits, tables.get("predict"), self.anchor, planned)
 
-    def _check(self, table: Table, reading: ReadOptions) -> _Rows:
-        found = couple(table) or ("", "", True)
-        said = ""
-        anchor = named(table, self.anchor or found[0], (), "anchor", "anchors")
-        positive = named(table, self.positive or found[1], (), "positive", "positives")
-        negative, score = self.negative, self.score
+    def _choose_columns(self, table: Table) -> tuple[dict[str, Any], str]:
+        """The columns of a table, and the guessed ones in words."""
+        usual = usual_pair(table) or ("", "", True)
+        anchor = table.named(self.anchor or usual[0], (), "anchor", "anchors")
+        positive = table.named(self.positive or usual[1], (), "positive", "positives")
+        negative, score, note = self.negative, self.score, ""
         if not (self.anchor or self.positive or negative or score):
-            negative = negatives_of(table) or None
+            found = [(NEGATIVE.fullmatch(column.lower()), column) for column in table.columns]
+            numbered = [(int(match[4] or 0), column) for match, column in found if match]
+            negative = [column for _, column in sorted(numbered, key=lambda each: each[0])] or None
             if not negative:
-                score, said = scores_of(table)
+                score, note = self._guess_score(table)
+        shown = negative[0] if negative and len(negative) == 1 else negative
         guessed = [
             f"{option}={column!r}"
             for option, given, column in (
                 ("anchor", self.anchor, anchor),
                 ("positive", self.positive, positive),
-                ("negative", self.negative, negative and (negative[0] if len(negative) == 1 else negative)),
+                ("negative", self.negative, shown),
                 ("score", self.score, score),
             )
-            if not given and column
+            if column and not given
         ]
-        if guessed:
-            guessed += [] if self.symmetric else ["symmetric=False"]
-        columns = Columns(table, reading.problems)
-        rows = _Rows(
-            columns,
-            columns.texts(anchor),
-            [each or [] for each in columns.read(positive, partial(texts, what="positives"))],
-            self._negatives(columns, negative or []),
-            None if score is None else columns.read(score, values.number),
-            None if self.group is None else columns.read(self.group, values.label),
-            "; ".join(filter(None, [", ".join(guessed), said])),
-        )
+        if guessed and not self.symmetric:
+            guessed.append("symmetric=False")
+        columns = {"anchor": anchor, "positive": positive, "negative": negative or [], "score": score}
+        return columns, "; ".join(filter(None, [", ".join(guessed), note]))
+
+    def _guess_score(self, table: Table) -> tuple[str | None, str]:
+        """The column that usually holds scores, if its values are scores, and a note for the log.
+
+        Raises:
+            DataError: when its values are names or numbers of classes, such as those of textual entailment.
+        """
+        column = table.guess(SCORE_NAMES)
+        if column is None:
+            return None, ""
+        given = [value for value in table.peek(column) if not cells.missing(value) and value != ""]
+        numbers = [number for number, problem in map(cells.number, given) if not problem]
+        distinct = set(numbers)
+        found = ""
+        if 2 * len(numbers) < len(given):
+            found = listed(list(dict.fromkeys(str(value) for value in given)), 3)
+        elif "label" in column.lower() and 2 in distinct and distinct <= {-1, 0, 1, 2}:
+            found = ", ".join(f"{number:g}" for number in sorted(distinct))
+        if found:
+            raise DataError(
+                f"column {column!r} of {table.name} holds {found}: classes of pairs, as of textual "
+                "entailment, not scores. Keep the rows whose texts belong together and drop the column, or "
+                "name a column of numbers, more for what is more similar, with supervision=Pairs(score=...)"
+            )
+        if len(distinct) == 1 and numbers[0] > 0:
+            table.used.add(column)
+            return None, f"{column!r} is {numbers[0]:g} in every row, so all pairs belong together"
+        return column, ""
+
+    def _check_rows(
+        self, name: str, columns: Columns, anchor: str, positive: str, negative: list[str], score: str | None
+    ) -> dict[int, JudgedRow]:
+        """The rows of a table, by number; what is wrong with others is noted."""
+        anchors = columns.texts(anchor)
+        positives = columns.read(positive, partial(_passages, what="positives"))
+        lists = [columns.read(each, partial(_passages, what="negatives")) for each in negative]
+        negatives = [
+            list(dict.fromkeys(text for texts in row for text in texts or ()))
+            for row in (zip(*lists, strict=True) if lists else [()] * len(anchors))
+        ]
+        scores = None if score is None else columns.read(score, cells.number)
+        groups = None if self.group is None else columns.read(self.group, cells.name)
         for row in columns.kept:
-            if not rows.positives[row]:
-                columns.note(row, positive, "no text", values.FILL)
-        if rows.groups is not None and not negative:
-            self._refuse_several_groups(rows)
-        for row in columns.kept if negative else ():
-            for text in rows.negatives[row]:
-                if text in (rows.anchors[row], *rows.positives[row]):
-                    whose = "anchor" if text == rows.anchors[row] else "positive"
+            if not positives[row]:
+                columns.note(row, positive, "no text", cells.FILL)
+        if groups is not None and not negative:
+            first: dict[str, int] = {}
+            for row in columns.kept:
+                earlier = first.setdefault(anchors[row], row)
+                if groups[row] != groups[earlier]:
+                    where = columns.table.call_row(earlier, columns.table.place(row))
+                    problem = f"another group for the anchor of {where}"
+                    columns.note(row, self.group or "", problem, "Give an anchor one group.")
+        for row in columns.kept:
+            for text in negatives[row]:
+                if text == anchors[row] or text in positives[row]:
+                    whose = "anchor" if text == anchors[row] else "positive"
                     problem = f"the negative is the same text as the {whose}"
-                    columns.note(row, ", ".join(negative or []), problem, "Give another, or drop the row.")
-        return rows
+                    columns.note(row, ", ".join(negative), problem, "Give another, or drop the row.")
+        return {
+            row: JudgedRow(
+                name,
+                row,
+                anchor=anchors[row],
+                others=positives[row],
+                negatives=negatives[row],
+                score=None if scores is None else scores[row],
+                unit=anchors[row],
+                group=None if groups is None else groups[row],
+            )
+            for row in columns.kept
+        }
 
-    def _refuse_several_groups(self, rows: _Rows) -> None:
-        """Note rows whose anchor an earlier row puts into another group."""
-        assert rows.groups is not None
-        first: dict[str, int] = {}
-        for row in rows.columns.kept:
-            earlier = first.setdefault(rows.anchors[row], row)
-            if rows.groups[row] != rows.groups[earlier]:
-                problem = f"another group for the anchor of {rows.columns.where(earlier, row)}"
-                rows.columns.note(row, self.group or "", problem, "Give an anchor one group.")
 
-    def _negatives(self, columns: Columns, names: list[str]) -> list[list[str]]:
-        rows: list[list[str]] = [[] for _ in range(len(columns.table))]
-        for name in names:
-            for row, found in enumerate(columns.read(name, partial(texts, what="negatives"))):
-                rows[row] += found or ()
-        return [list(dict.fromkeys(row)) for row in rows]
+def usual_pair(table: Table) -> tuple[str, str, bool] | None:
+    """Two columns that usually hold pairs, and whether their texts are of the same kind."""
+    names = {column.lower(): column for column in table.columns}
+    answered = [(first, second) for first in ("query", "question") for second in ANSWERS]
+    for first, second in (*SAME_KIND, *answered):
+        if first in names and second in names:
+            return names[first], names[second], (first, second) in SAME_KIND
+    return None
 
-    def _hold_out(
-        self, checked: dict[str, _Rows], places: dict[str, list[tuple[str, int]]], reading: ReadOptions
-    ) -> None:
-        """Move the rows of some anchors from training to validation."""
-        anchors = [checked[name].anchors[row] for name, row in places["train"]]
-        chosen = held_out(anchors, reading, least=2)
-        rows = places["train"]
-        kept = [place for place, anchor in zip(rows, anchors, strict=True) if anchor not in chosen]
-        held = [place for place, anchor in zip(rows, anchors, strict=True) if anchor in chosen]
-        if held:
-            places["train"], places["validation"] = kept, held
 
-    @property
-    def _roles(self) -> tuple[str, str]:
-        return ("", "") if self.symmetric else (QUERY, DOCUMENT)
+def _passages(value: Any, what: str) -> cells.Checked:
+    """Check a text, or a list of texts that may be empty; a text may be a dict of ``title`` and ``text``.
 
-    def _number(
-        self, checked: dict[str, _Rows], places: dict[str, list[tuple[str, int]]]
-    ) -> tuple[Numbering, _Judged, dict[str, _Split]]:
-        """Number the texts of all rows, and gather what is known of which pair."""
-        numbering, judged, parts = Numbering(), _Judged(), {}
-        of_anchors, of_others = ("", "") if self.symmetric else (QUERY, DOCUMENT)
-        for split, rows in places.items():
-            parts[split] = part = _Split()
-            for name, row in rows:
-                given = checked[name]
-                anchor = numbering.add(split, of_anchors, given.anchors[row])
-                positives = [numbering.add(split, of_others, text) for text in given.positives[row]]
-                negatives = [numbering.add(split, of_others, text) for text in given.negatives[row]]
-                for positive in positives:
-                    part.anchors.append(anchor)
-                    part.positives.append(positive)
-                    part.negatives.append(negatives)
-                    if given.scores is not None:
-                        part.scores.append(given.scores[row])
-                    if given.groups is not None:
-                        part.groups.append(given.groups[row])
-                    if anchor != positive:
-                        judged.add(anchor, positive, given.scores[row] if given.scores else 1.0, (name, row))
-                for negative in negatives:
-                    for one in dict.fromkeys([anchor, *(positives if self.symmetric else ())]):
-                        judged.add(one, negative, 0.0, (name, row))
-        return numbering, judged, parts
-
-    def _refuse_contradictions(self, checked: dict[str, _Rows], judged: _Judged) -> bool:
-        """Note rows that say of a pair what an earlier row denies, and whether there are any."""
-        found = contradictions(
-            np.array(judged.anchors, dtype=np.int64),
-            np.array(judged.candidates, dtype=np.int64),
-            np.array(judged.grades, dtype=np.float32),
-            self.symmetric,
-        )
-        for place, first in found:
-            (name, row), (other, earlier) = judged.rows[place], judged.rows[first]
-            columns = checked[name].columns
-            if row in columns.bad:
-                continue
-            file, number = checked[other].columns.table.place(earlier)
-            where = f"row {number}" if file == columns.table.place(row)[0] else f"row {number} of {file}"
-            if self.planned == "scores":
-                problem = f"the pair of {where} again, with another score"
-            else:
-                problem = f"a pair that belongs together here and not in {where}, or the other way round"
-            columns.note(row, self.score or "", problem, "Drop one of the two rows.")
-        return bool(found)
-
-    def _content(
-        self,
-        numbering: Numbering,
-        judged: _Judged,
-        splits: dict[str, torch.Tensor],
-        parts: dict[str, _Split],
-    ) -> Dataset:
-        if same := sum(
-            a == p for part in parts.values() for a, p in zip(part.anchors, part.positives, strict=True)
-        ):
-            logger.info("%d pairs are of one text with itself, and teach nothing", same)
-        items, vocabulary = numbering.encode()
-        grades = torch.tensor(judged.grades, dtype=torch.float32)
-        facts = GivenPairs(ids_of(judged.anchors), ids_of(judged.candidates), grades)
-        relations = PairRelations(
-            facts.anchors,
-            facts.candidates,
-            grades,
-            apart(items.fingerprints, numbering.splits()),
-            self.positive_from,
-            "negative" if self.in_batch_negatives else "ignored",
-            symmetric=self.symmetric,
-        )
-        pairs = {name: part.pairs for name, part in parts.items() if part.scores}
-        triplets = {name: part.triplets for name, part in parts.items() if any(part.negatives)}
-        groups: list[str | None] = [None] * len(numbering)
-        for part in parts.values() if not triplets else ():
-            for anchor, name in zip(part.anchors, part.groups, strict=False):
-                groups[anchor] = name
-        return Dataset(
-            items,
-            vocabulary,
-            relations,
-            splits,
-            pairs,
-            triplets,
-            facts,
-            groups=groups if any(groups) else None,
-            rows=numbering.placed(),
-        )
+    Example:
+        >>> _passages([{"docid": "7", "title": "Ink", "text": "Black."}, "a text"], "positives")
+        (['Ink Black.', 'a text'], None)
+    """
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        text, problem = cells.text(value)
+        return ([] if problem else [text]), problem
+    passages = []
+    for each in value:
+        if isinstance(each, dict):
+            parts = [each.get(name) for name in ("title", "text")]
+            each = " ".join(part for part in parts if isinstance(part, str) and part.strip())
+        passages.append(each)
+    return cells.short_texts(passages, None, empty=True, what=what)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lit_metric.data import Dataset, Problems, ReadOptions, Supervision, Table
+from lit_metric.data import Dataset, LabelledItems, Labels, Problems, ReadOptions, Supervision, Table
+from lit_metric.data.formats.columns import Columns
 from lit_metric.data.table import Part
 
 
@@ -21,6 +22,14 @@ def read(
 ) -> Dataset:
     """What a format makes of some tables."""
     return format.read(tables, ReadOptions(Problems(skip), share, seed))
+
+
+def labelled_items(table: Table, labelled: bool = True, **columns: Any) -> LabelledItems:
+    """The items of one table, every row checked; see ``Labels`` for the columns."""
+    read = Columns(table, Problems())
+    items = Labels(**columns).items(read, labelled)
+    read.problems.refuse()
+    return items
 
 
 def write(path: Path, *rows: dict[str, Any]) -> str:

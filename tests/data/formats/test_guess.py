@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from lit_metric.data import DataError, Labels, Pairs, guessed
+from lit_metric.data import DataError, Labels, Pairs, guess_supervision
 from tests.data.formats.tables import read, table
 
 
@@ -22,7 +22,7 @@ from tests.data.formats.tables import read, table
 )
 def test_guesses(columns, kind, symmetric, caplog):
     with caplog.at_level(logging.INFO):
-        found = guessed(table(**columns))
+        found = guess_supervision(table(**columns))
     assert not caplog.messages  # the format says it
     assert type(found) is kind
     assert getattr(found, "symmetric", None) is symmetric
@@ -41,7 +41,7 @@ def test_guesses(columns, kind, symmetric, caplog):
 def test_what_is_taken_is_said_in_one_line(caplog, columns, said):
     data = table(**columns)
     with caplog.at_level(logging.INFO):
-        read(guessed(data), train=data)
+        read(guess_supervision(data), train=data)
     assert caplog.messages == [f"columns of items.csv taken by their usual names: {said}"]
 
 
@@ -55,7 +55,7 @@ def test_what_is_taken_is_said_in_one_line(caplog, columns, said):
 )
 def test_ids_of_texts_elsewhere(columns, needs):
     with pytest.raises(DataError) as error:
-        guessed(table("qrels.tsv", **columns))
+        guess_supervision(table("qrels.tsv", **columns))
     named = ", ".join(map(repr, columns))
     assert str(error.value) == (
         f"qrels.tsv has {named}, ids of texts that stand elsewhere: say where by "

@@ -104,7 +104,7 @@ def test_judged_twice(sources):
     columns = {"query": [1, 1, 1], "document": ["d1", "d1", "d1"], "score": [1, 1, 2]}
     assert bad(sources, **columns) == (
         "qrels.tsv: 1 bad row (counted from 1, without a header): column 'score': the pair of row 1 again, "
-        "with another grade in row 3. Keep one judgement of each pair."
+        "with another value in row 3. Drop one of the two rows."
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_metric.data import BadRows, DataError, Labels, labelled_items, read_table
-from tests.data.formats.tables import read, table, texts
+from lit_metric.data import BadRows, DataError, Labels, read_table
+from tests.data.formats.tables import labelled_items, read, table, texts
 
 
 def test_named_columns_are_taken_as_they_are():
@@ -193,7 +193,7 @@ def test_items_without_a_label_are_refused_kept_or_left_out(caplog):
         read(Labels(), test=data)
     with caplog.at_level(logging.INFO, logger="lit_metric"):
         left = read(Labels(text="text", label="label", unlabelled="ignore"), test=data)
-        kept = read(Labels(text="text", label="label", unlabelled="candidates"), test=data)
+        kept = read(Labels(text="text", label="label", unlabelled="negatives_if_mined"), test=data)
     assert texts(left, "test") == ["a", "c"]
     assert caplog.messages == [
         "2 items of test have no label and are left out",
@@ -215,7 +215,7 @@ def test_items_without_a_label_are_refused_kept_or_left_out(caplog):
 def test_labels_of_another_split_do_not_tell_what_unlabelled_items_are():
     train = table(text=["a", "b", "c", "d"], label=["x", "x", None, None])
     test = table(text=["a", "c"], label=["x", "x"])
-    content = read(Labels(unlabelled="candidates"), train=train, validation=train, test=test)
+    content = read(Labels(unlabelled="negatives_if_mined"), train=train, validation=train, test=test)
     ids = content.splits["train"]
     assert content.relations.negative(ids[:1], ids).tolist() == [[False, False, True, True]]
     assert content.relations.positive(ids[:1], content.splits["test"]).tolist() == [[True, True]]
@@ -249,7 +249,7 @@ def test_every_script_survives(tmp_path):
         ({"text": "a", "fields": {"t": "b"}}, r"text='a' and fields={'t': 'b'} were both given"),
         ({"weights": "w"}, "weights='w' are those of tags; name the column of tags with tags="),
         ({"overlap": 2.0}, r"overlap is a share of labels, in \[0, 1\], not 2.0"),
-        ({"unlabelled": "drop"}, "unlabelled must be 'error', 'candidates' or 'ignore', not 'drop'"),
+        ({"unlabelled": "drop"}, "unlabelled must be 'error', 'negatives_if_mined' or 'ignore', not 'drop'"),
     ],
 )
 def test_options_that_make_no_sense(options, told):

@@ -11,7 +11,7 @@ import pytest
 
 from lit_metric import MetricDataModule
 from lit_metric.batching import PairPlanner, ScoredPairPlanner
-from lit_metric.data import DataError, GivenPairs, Pairs, guessed, read_table
+from lit_metric.data import DataError, GivenPairs, Pairs, guess_supervision, read_table
 from tests.data.formats.tables import known, read, table, write
 
 HALVES: dict[str, Any] = {"sentence1": ["a 1", "a 2"], "sentence2": ["b 1", "b 2"]}
@@ -20,7 +20,7 @@ HALVES: dict[str, Any] = {"sentence1": ["a 1", "a 2"], "sentence2": ["b 1", "b 2
 def facts(*rows: dict[str, Any], supervision: Pairs | None = None) -> set[tuple[str, str, float]]:
     """What is known of the pairs of some rows."""
     part = read_table([*rows])
-    return known(read(supervision or guessed(part), train=part, validation=part), "train")  # type: ignore[arg-type]
+    return known(read(supervision or guess_supervision(part), train=part, validation=part), "train")  # type: ignore[arg-type]
 
 
 def test_n_tuples_as_mining_and_sentence_transformers_write_them() -> None:
@@ -59,7 +59,7 @@ def test_passages_with_titles() -> None:
 
 def test_positives_and_negatives_of_a_row_make_triplets() -> None:
     part = table(query=["a question"], pos=[["p1", "p2"]], neg=[["n1", "n2"]])
-    content = read(guessed(part), train=part, validation=part)
+    content = read(guess_supervision(part), train=part, validation=part)
     triplets = content.triplets["train"]
     told = {
         tuple(content.vocabulary.texts[content.items.texts[int(item)].tolist()[0]] for item in row)
@@ -96,10 +96,10 @@ def test_labels_that_are_all_one_are_positive_pairs(caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize("scores", [[0, 1], ["0.5", "4"], [1.0, 2.0], [0, 0]])
 def test_numbers_are_scores(scores: list[Any]) -> None:
     part = read_table({**HALVES, "score" if scores == [1.0, 2.0] else "label": scores})
-    format = guessed(part)
+    format = guess_supervision(part)
     content = read(format, test=part)
     assert content.pairs["test"].targets.tolist() == [float(score) for score in scores]
-    assert format.planned == "scores"
+    assert content.planned == "scores"
 
 
 def test_scores_that_are_all_equal_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -114,6 +114,26 @@ def test_scores_that_are_all_equal_are_told(caplog: pytest.LogCaptureFixture) ->
         "all 2 scores of the training pairs are 3, and losses that compare scores learn nothing"
         in caplog.text
     )
+
+
+def test_what_is_trained_is_decided_by_the_training_table(tmp_path: Path) -> None:
+    plain, scored = tmp_path / "plain.csv", tmp_path / "scored.csv"
+    plain.write_text("sentence1,sentence2\na,x\nb,y\n")
+    scored.write_text("sentence1,sentence2,score\nc,z,0.5\nd,w,4\n")
+    data = MetricDataModule(train=str(scored), validation=str(plain), test=str(plain))
+    assert isinstance(data.planner, ScoredPairPlanner)
+    assert data.given_pairs("test") is None
+    data = MetricDataModule(train=str(plain), validation=str(scored), test=str(scored))
+    assert isinstance(data.planner, PairPlanner)
+    assert data.given_pairs("train") is None
+    pairs = data.given_pairs("test")
+    assert pairs is not None
+    assert pairs.targets.tolist() == [0.5, 4.0]
+    assert data.headlines("test")[0] == "spearman"
+    # A column that is named must be in every table.
+    named = Pairs("sentence1", "sentence2", score="score")
+    with pytest.raises(DataError, match=r"plain\.csv has no column 'score'; it has 'sentence1', 'sentence2'"):
+        MetricDataModule(train=str(scored), test=str(plain), supervision=named).read()
 
 
 @pytest.mark.parametrize(
@@ -187,8 +207,10 @@ def test_a_column_called_split_is_taken_and_said(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO):
         MetricDataModule(train={**rows, "split": ["train"] * 5 + ["left"]}).read()
         MetricDataModule(train=rows, test={"text": ["g"], "label": ["x"]}).read()
+        MetricDataModule(train=rows, split=None).read()
+        MetricDataModule(train={**HALVES, "split": ["train", "test"]}, split=None).read()
     assert "says which split" not in caplog.text
-    assert caplog.text.count("columns that are not used: 'split'") == 2
+    assert caplog.text.count("columns that are not used: 'split'") == 4
 
 
 def test_a_column_of_splits_that_is_not_there_says_how_to_do_without() -> None:
@@ -196,7 +218,7 @@ def test_a_column_of_splits_that_is_not_there_says_how_to_do_without() -> None:
         MetricDataModule(train={"text": ["a"], "label": ["b"]}, split="split").read()
     assert str(error.value) == (
         "split='split' is no column: train (dict of lists) has 'text', 'label'. Without such a column, leave "
-        "split= out (None), and a share is held out for validation"
+        "split= out, and a share is held out for validation"
     )
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from lit_metric.data import Dataset, Labels
-from lit_metric.data.formats.names import settle
+from lit_metric.data.formats.classes import unify_names
 from tests.data.formats.tables import read, table, texts
 
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
@@ -80,9 +80,9 @@ def test_whole_numbers_are_one_class_however_a_table_wrote_them(caplog: pytest.L
     assert (classes(content), classes(content, "test")) == (["0", "1", "0", "1"], ["0", "1"])
     assert "2 of them are read without a point: '0.0' as '0', '1.0' as '1'" in caplog.text
     # Ratings and versions are names.
-    assert settle({"0.5": 1, "1.0": 1}, normalize=False) == {}
-    assert settle({"1.0": 1, "1": 1, "beta": 1}, normalize=False) == {}
-    assert settle({"-1.00": 1, "007": 1}, normalize=False) == {"-1.00": "-1"}
+    assert unify_names({"0.5": 1, "1.0": 1}, normalize=False) == {}
+    assert unify_names({"1.0": 1, "1": 1, "beta": 1}, normalize=False) == {}
+    assert unify_names({"-1.00": 1, "007": 1}, normalize=False) == {"-1.00": "-1"}
 
 
 @pytest.mark.parametrize("said", ["nan", "None", "N/A", " NULL ", "<NA>"])

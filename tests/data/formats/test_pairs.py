@@ -60,12 +60,12 @@ def test_scores_are_kept_and_pairs_of_one_text_are_only_measured(caplog):
     with caplog.at_level(logging.INFO):
         format = Pairs()
         content = read(format, train=data, validation=data)
-    assert format.planned == "scores"
+    assert content.planned == "scores"
     assert [message for message in caplog.messages if "usual names" in message] == [
         "columns of items.csv taken by their usual names: "
         "anchor='sentence1', positive='sentence2', score='score'"
     ]
-    assert "2 pairs are of one text with itself, and teach nothing" in caplog.messages
+    assert "2 pairs hold the same text twice; they are evaluated, and not trained on" in caplog.messages
     assert known(content, "train") == {("a", "x", 0.5), ("b", "y", 4.0)}
     pairs = content.pairs["train"]
     assert pairs.targets.tolist() == [0.5, 4.0, 5.0]
@@ -117,7 +117,7 @@ def test_contradictions_are_told_with_both_rows():
     kept = read(Pairs("anchor", "positive", "negative"), skip=True, train=data, validation=data)
     assert known(kept, "train") == {("a", "p", 1.0), ("a", "n", 0.0), ("x", "y", 1.0), ("x", "z", 0.0)}
     scored = table(one=["a", "b"], two=["b", "a"], score=[1.0, 2.0])
-    with pytest.raises(DataError, match=r"'score': the pair of row 1 again, with another score in row 2"):
+    with pytest.raises(DataError, match=r"'score': the pair of row 1 again, with another value in row 2"):
         read(Pairs("one", "two", score="score"), train=scored, validation=scored)
     # A question may be asked of its own answer: the other way round is another pair.
     read(Pairs("one", "two", score="score", symmetric=False), train=scored, validation=scored)

@@ -67,7 +67,7 @@ def test_questions_are_grouped_by_relation_if_so_asked(entities):
         }
     assert len(content.groups) == 3 + 2 + 2 + 4
     assert read(Triples(entities, text="definition"), **tables).groups is None
-    with pytest.raises(ValueError, match="by 'relation' or not at all, not by group='tail'"):
+    with pytest.raises(ValueError, match="group='tail' must be 'relation' or None"):
         Triples(entities, group="tail")
 
 

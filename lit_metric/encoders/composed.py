@@ -1,4 +1,5 @@
-"""The encoder of items that are described by several short texts, such as tags."""
+"""Encoders made of other encoders: of items with several texts, such as tags, and of queries and documents by
+two towers."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ from torch import Tensor
 from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
 from lit_metric.encoders.inputs import as_list, check_texts
-from lit_metric.encoders.pooling import AttentionPooling, Pooling, drop_values, unit_rows
-from lit_metric.encoders.projection import Projection, projections, stack
+from lit_metric.encoders.pooling import AttentionPooling, Pooling, Projection, drop_values, unit_rows
 from lit_metric.encoders.segments import take_rows, widen
 from lit_metric.encoders.text import TextEncoder
-from lit_metric.encoders.tokenizer import TextTokenizer
+from lit_metric.encoders.tokenizer import NO_ROLE, QUERY, TextTokenizer, TowerTokenizers
 
 POOL_AT_ONCE = 1 << 18
+
+QUERY_ROLE = 0
+"""The number that batches have for the role of queries."""
 
 
 class SetEncoder(Encoder):
@@ -67,7 +70,7 @@ class SetEncoder(Encoder):
         self.text = text
         self.pooling = pooling or AttentionPooling()
         self.pooling.build(text.dimension)
-        self.projection, self.dimension = stack(projections(projection, hidden), text.dimension)
+        self.projection, self.dimension = Projection.stack(projection, hidden, text.dimension)
         self.normalize_texts = normalize_texts
         self.tag_dropout = tag_dropout
         self.normalize = normalize
@@ -125,11 +128,18 @@ class SetEncoder(Encoder):
             for given, item in zip(roles_of(role, len(items)), items, strict=True)
         ]
         sets = Ragged.from_lists([[places.setdefault(pair, len(places)) for pair in row] for row in pairs])
-        counts = None if weights is None else weights_like(sets, weights)
+        counts = None
+        if weights is not None:
+            if [len(row) for row in weights] != sets.lengths.tolist():
+                raise ValueError("weights: give a list for each item, with a number for each of its texts")
+            numbers = torch.tensor([weight for row in weights for weight in row], dtype=torch.float32)
+            if not bool(((numbers > 0) & numbers.isfinite()).all()):
+                raise ValueError("weights have to be numbers above 0")
+            counts = Ragged(numbers, sets.offsets)
         texts = self.text._encode(
             [text for _, text in places], max_tokens, progress, [each for each, _ in places], None
         ).to(self.device)
-        # so many items that about POOL_AT_ONCE text vectors are gathered at once
+        # As many items as have about POOL_AT_ONCE text vectors.
         step = max(1, POOL_AT_ONCE * len(sets) // max(1, len(sets.values)))
         pooled = [torch.empty(0, self.dimension)]
         for start in range(0, len(sets), step):
@@ -146,15 +156,104 @@ class SetEncoder(Encoder):
         return self._own_files(), self.spec()["init_args"] | {"text": {"encoder": "text"}}
 
 
-def weights_like(sets: Ragged, weights: Sequence[Sequence[float]]) -> Ragged:
-    """The weights of the texts of ``sets``, float32.
+class TwoTowerEncoder(Encoder):
+    """Encodes items in the role "query" by one encoder, and items in any other role by another.
+
+    Each has its own backbone, tokenizer, pooling and projection, and may be frozen. One encoder for both
+    roles needs no towers: a TextEncoder with ``prompts`` by role.
+
+    Args:
+        query: encodes queries.
+        document: encodes all other items.
 
     Raises:
-        ValueError: if they are not as many as the texts, or one is not above 0.
+        ValueError: if the towers are the same encoder, or don't agree on the dimension or on normalising.
     """
-    if [len(row) for row in weights] != sets.lengths.tolist():
-        raise ValueError("weights: give a list for each item, with a number for each of its texts")
-    values = torch.tensor([weight for row in weights for weight in row], dtype=torch.float32)
-    if not bool(((values > 0) & values.isfinite()).all()):
-        raise ValueError("weights have to be numbers above 0")
-    return Ragged(values, sets.offsets)
+
+    def __init__(self, query: Encoder, document: Encoder) -> None:
+        super().__init__()
+        if query is document:
+            raise ValueError("both towers are the same encoder: use it alone, with prompts by role if needed")
+        if isinstance(query, TwoTowerEncoder) or isinstance(document, TwoTowerEncoder):
+            raise ValueError("a tower is a TwoTowerEncoder itself: give a TextEncoder or a SetEncoder")
+        if query.dimension != document.dimension:
+            raise ValueError(
+                f"the query tower gives {query.dimension} components and the document tower "
+                f"{document.dimension}: give one of them a projection to the dimension of the other"
+            )
+        if query.normalize != document.normalize:
+            raise ValueError(
+                f"normalize is {query.normalize} in the query tower and {document.normalize} in the document "
+                "tower: set the same in both"
+            )
+        self.query, self.document = query, document
+        self.dimension, self.normalize = query.dimension, query.normalize
+
+    @property
+    def tokenizer(self) -> TowerTokenizers:
+        """Those of the towers, chosen by role."""
+        query, document = self.query.tokenizer, self.document.tokenizer
+        assert isinstance(query, TextTokenizer)
+        assert isinstance(document, TextTokenizer)
+        return TowerTokenizers(query, document)
+
+    def tower(self, role: str | None) -> Encoder:
+        """The encoder of items in a role.
+
+        Raises:
+            ValueError: if there is no role, or one for each text.
+        """
+        if not isinstance(role, str):
+            raise ValueError(NO_ROLE)
+        return self.query if role == QUERY else self.document
+
+    def forward(self, inputs: EncoderInput) -> Tensor:
+        """See :meth:`Encoder.forward`; here items need roles."""
+        if inputs.roles is None:
+            raise ValueError(NO_ROLE)
+        queries = inputs.roles == QUERY_ROLE
+        rows = [queries.nonzero().squeeze(1), (~queries).nonzero().squeeze(1)]
+        vectors = [
+            tower(inputs.select(chosen)) if len(chosen) else tower.nothing()
+            for tower, chosen in zip((self.query, self.document), rows, strict=True)
+        ]
+        return take_rows(torch.cat(vectors), torch.cat(rows).argsort())
+
+    def nothing(self) -> Tensor:
+        """See :meth:`Encoder.nothing`."""
+        return torch.cat([self.query.nothing(), self.document.nothing()])
+
+    def clear_cache(self) -> None:
+        """See :meth:`Encoder.clear_cache`."""
+        self.query.clear_cache()
+        self.document.clear_cache()
+
+    def freeze_unused(self) -> None:
+        """See :meth:`Encoder.freeze_unused`."""
+        self.query.freeze_unused()
+        self.document.freeze_unused()
+
+    def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
+        roles = roles_of(role, len(items))
+        vectors = torch.empty(len(items), self.dimension)
+        for tower in (self.query, self.document):
+            rows = [row for row, each in enumerate(roles) if self.tower(each) is tower]
+            if rows:
+                own = [items[row] for row in rows]
+                tower.check_items(own, rows)
+                vectors[rows] = tower._encode(
+                    own,
+                    max_tokens,
+                    progress,
+                    [roles[row] for row in rows],
+                    None if weights is None else [weights[row] for row in rows],
+                )
+        return vectors
+
+    def _own_files(self) -> tuple[str, ...]:
+        return ("query.", "document.")
+
+    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
+        self.query.write(folder / "query", weights)
+        self.document.write(folder / "document", weights)
+        return self._own_files(), {"query": {"encoder": "query"}, "document": {"encoder": "document"}}
