@@ -37,7 +37,7 @@ def ours(options: Mapping[str, Any]) -> Step:
         vectors = encoder(EncoderInput.of_texts(tokens))
         same = labels[:, None] == labels
         pairs = DensePairs(same & ~torch.eye(len(texts), dtype=torch.bool), ~same)
-        update(loss(vectors, vectors, pairs)["loss"], optimizer)
+        update(loss.on_pairs(vectors, vectors, pairs)["loss"], optimizer)
 
     return step
 

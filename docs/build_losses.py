@@ -40,8 +40,8 @@ ABOUT = """
 All losses that learn from classes, each with the arguments shown, at equal encoded items. The learning
 rate is the best on validation items with one seed, of three, or up to five where the best is the first or
 the last; the scores are those of the test items, means and standard deviations over seeds, with the weights
-of the last step. Losses of scores are measured [elsewhere](supervision.md), and `MatryoshkaLoss` and
-`GuidedLoss` serve other ends. `make bench-losses` measures it again.
+of the last step. Losses of scores are measured [elsewhere](supervision.md), and `MatryoshkaLoss`,
+`SymmetricLoss` and `GuidedLoss` serve other ends. `make bench-losses` measures it again.
 """
 ABLATION = ("triplet_hard", "triplet_hard_pairs", "n_pair_grouped", "n_pair")
 

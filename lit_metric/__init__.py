@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lit_metric.renamed import refuse_attribute
+
 if TYPE_CHECKING:
     from lit_metric.datamodule import MetricDataModule
     from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
@@ -50,7 +52,7 @@ def __getattr__(name: str) -> Any:
     # Loader workers import lit_metric.data and lit_metric.batching; Lightning and transformers would cost
     # each of them seconds.
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        refuse_attribute(__name__, name)
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

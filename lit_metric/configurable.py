@@ -1,5 +1,8 @@
-"""Objects written down as a class path and arguments, the form that a YAML configuration has, and built again
-from that."""
+"""Objects written down in JSON types and built again: class path and arguments, as in a YAML configuration.
+
+Nothing is pickled. What holds tensors, such as relations, is written down as its attributes, with the tensors
+as arrays by name beside the JSON.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,20 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 Spec = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
 
 TRUSTED = "lit_metric"
 """The one package whose classes a saved folder may name."""
-
 
 POSITIONAL = "*"
 """Where what was given as ``*arguments`` is remembered."""
@@ -23,50 +32,56 @@ POSITIONAL = "*"
 class Configurable:
     """Remembers the arguments of its ``__init__``; every subclass does so by itself.
 
-    Arguments must be None, bool, int, float, str, lists or dicts of such, or Configurable themselves; others
-    only matter when the description is asked for.
+    Arguments must be None, bool, int, float, str, lists or dicts of such, or objects that :func:`spec`
+    describes; others only matter when the description is needed.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" in cls.__dict__:
-            cls.__init__ = _remembering(cls.__init__)  # type: ignore[method-assign]
+        if "__init__" not in cls.__dict__:
+            return
+        init: Any = cls.__init__
+        signature = inspect.signature(init)
+        kinds = {each.kind: name for name, each in signature.parameters.items()}
+        keywords = kinds.get(inspect.Parameter.VAR_KEYWORD)
+        positional = kinds.get(inspect.Parameter.VAR_POSITIONAL)
+
+        @functools.wraps(init)
+        def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
+            if "_arguments" not in self.__dict__:  # the outermost class's, not those it hands to its bases
+                bound = signature.bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                given = dict(list(bound.arguments.items())[1:])
+                given |= given.pop(keywords, {}) if keywords else {}
+                if positional:
+                    given[POSITIONAL] = given.pop(positional)
+                self.__dict__["_arguments"] = given
+            init(self, *args, **kwargs)
+
+        cls.__init__ = remembering  # type: ignore[method-assign]
 
     def spec(self) -> Spec:
-        """``{"class_path": ..., "init_args": {...}}`` in JSON types, as in a YAML file of Lightning's CLI.
-
-        Raises:
-            TypeError: if an argument can't be written down.
-        """
-        cls = type(self)
-        given = self.__dict__.get("_arguments", {})  # a class may have no __init__ at all
-
-        def inner(name: str, value: Any) -> Spec:
-            if isinstance(value, Configurable):
-                return value.spec()
-            raise TypeError(
-                f"{_path(cls)}({name}=...) is a {type(value).__name__}, which can't be written down; derive "
-                "it from Configurable"
-            )
-
-        if given.get(POSITIONAL):
-            raise TypeError(
-                f"{_path(cls)} was given *arguments, which can't be written down; give them names"
-            )
-        named = {name: value for name, value in given.items() if name != POSITIONAL}
-        arguments = {name: _plain(value, functools.partial(inner, name)) for name, value in named.items()}
-        return {"class_path": _path(cls), "init_args": arguments}
+        """See :func:`spec`."""
+        described: Spec = spec(self)
+        return described
 
 
-def spec(thing: object) -> Spec:
-    """``{"class_path": …, "init_args": …}`` of an object that keeps its arguments under their own names.
+def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[type, ...] = ()) -> Any:
+    """``thing`` in JSON types; an object becomes ``{"class_path": …, "init_args": {…}}``.
 
-    What the attributes say now counts, and not what they were built with. Arguments that are such objects
-    themselves, or lists of them, are described the same way. A class that keeps an argument under another
+    The arguments are those that a :class:`Configurable` remembers. Other objects keep their arguments as
+    attributes of the same names, whose present values count. A class that keeps an argument under another
     name says so in ``_kept_as``, a mapping of argument to attribute.
 
+    Args:
+        thing: None, bool, int, float, str, an object, or lists, tuples and dicts of such.
+        name: of the thing in messages, and with which the names of its arrays begin.
+        arrays: grows by the tensors of ``thing``, which is then written down as its attributes, under
+            ``state``. None: there must be no tensors.
+        kinds: classes of objects that may be written down so.
+
     Raises:
-        TypeError: if an argument was not kept or is nothing that JSON can hold.
+        TypeError: if something can't be written down.
 
     Example:
         >>> class Rule:
@@ -74,22 +89,150 @@ def spec(thing: object) -> Spec:
         ...         self.maximum = maximum
         >>> spec(Rule(0.8))["init_args"]
         {'maximum': 0.8}
+        >>> from lit_metric.data import Ragged
+        >>> arrays = Arrays()
+        >>> described = spec(Ragged.from_lists([[7], [8, 9]]), "rows", arrays, (Ragged,))
+        >>> build(described, Ragged, arrays=arrays).tolist(), sorted(arrays)
+        ([[7], [8, 9]], ['rows.offsets', 'rows.values'])
     """
-    cls = type(thing)
-
-    def inner(name: str, value: Any) -> Spec:
-        if isinstance(value, Configurable):
-            return value.spec()
-        if _foreign(value):
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if isinstance(thing, (list, tuple)):
+        items = [spec(item, f"{name}.{place}", arrays, kinds) for place, item in enumerate(thing)]
+        return {"tuple": items} if isinstance(thing, tuple) and arrays is not None else items
+    if isinstance(thing, dict):
+        if odd := [key for key in thing if not isinstance(key, str)]:
             raise TypeError(
-                f"{cls.__name__} cannot be described: its argument {name!r} must be kept as an attribute and "
-                "be a number, a string, a list of such, or an object that can be described itself"
+                f"{odd[0]!r} is a key of a mapping, which can only be written down if it is a string"
             )
-        return spec(value)
+        values = {key: spec(value, f"{name}.{key}", arrays, kinds) for key, value in thing.items()}
+        return values if arrays is None else {"dict": values}
+    cls = type(thing)
+    if arrays is not None:
+        if isinstance(thing, Tensor):
+            arrays[name] = thing.detach().cpu().numpy()
+            return {"array": name}
+        if not isinstance(thing, kinds):
+            raise TypeError(f"{name} is a {cls.__name__}, which can't be written as arrays")
+        state = {key: spec(value, f"{name}.{key}", arrays, kinds) for key, value in _state(thing).items()}
+        return {"class_path": class_path(cls), "state": state}
+    if _foreign(thing):
+        raise TypeError(
+            f"{name} is a {cls.__name__}, which can't be written down: it has to be a number, a string, a "
+            "list of such, or an object that keeps its arguments as attributes or derives from Configurable"
+        )
+    given, path = arguments_of(thing), class_path(cls)
+    if given.pop(POSITIONAL, None):
+        raise TypeError(f"{path} was given *arguments, which can't be written down; give them names")
+    expected = [] if isinstance(thing, Configurable) else parameters_of(cls)
+    if lost := [each for each in expected if each not in given]:
+        raise TypeError(
+            f"{path} cannot be described: its argument {lost[0]!r} must be kept as an attribute of that name"
+        )
+    arguments = {each: spec(value, f"{path}({each}=...)") for each, value in given.items()}
+    return {"class_path": path, "init_args": arguments}
 
-    values = _kept(thing)
-    arguments = {name: _plain(value, functools.partial(inner, name)) for name, value in values.items()}
-    return {"class_path": _path(cls), "init_args": arguments}
+
+def build(
+    described: Any,
+    kind: type | tuple[type, ...] = Configurable,
+    trust_remote_code: bool = False,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+) -> Any:
+    """The object that :func:`spec` describes; lists and dicts of such likewise.
+
+    Args:
+        described: descriptions inside are built too; what describes nothing comes back as it is.
+        kind: which classes may be named.
+        trust_remote_code: allow classes outside lit_metric, whose import runs their code.
+        arrays: those that :func:`spec` filled; tensors share their memory.
+
+    Raises:
+        ValueError: if it names anything else than a class of ``kind``, or one that isn't trusted.
+    """
+    inner = functools.partial(build, kind=kind, trust_remote_code=trust_remote_code, arrays=arrays)
+    if isinstance(described, list):
+        return [inner(item) for item in described]
+    if not isinstance(described, dict):
+        return described
+    if arrays is not None and len(described) == 1:
+        ((form, value),) = described.items()
+        if form == "array":
+            return torch.from_numpy(np.array(arrays[value]))
+        return tuple(inner(value)) if form == "tuple" else {key: inner(each) for key, each in value.items()}
+    arguments = described.get("init_args" if arrays is None else "state")
+    if len(described) != 2 or "class_path" not in described or not isinstance(arguments, dict):
+        return {key: inner(value) for key, value in described.items()}
+    path = described["class_path"]
+    if not trust_remote_code and path.split(".")[0] != TRUSTED:
+        raise ValueError(
+            f"{path} lies outside {TRUSTED}: pass trust_remote_code=True if you trust where this is from"
+        )
+    cls = find_class(path)
+    if not (inspect.isclass(cls) and issubclass(cls, kind)):
+        raise ValueError(f"{path} is no class that can be built from a description")
+    if not trust_remote_code and arguments.get("trust_remote_code"):
+        raise ValueError(
+            f"{path} asks to run code that comes with its weights: pass trust_remote_code=True to allow it"
+        )
+    values = {key: inner(value) for key, value in arguments.items()}
+    if arrays is None:
+        return cls(**values)
+    # Not through __init__: relations are kept as their constructor left them, sorted and without repeats.
+    thing = cls.__new__(cls)
+    thing.__dict__.update(values)
+    return thing
+
+
+def rebuilt(described: Any) -> Any:
+    """The object that :func:`spec` describes, whatever its class, for a description from the same user.
+
+    Example:
+        >>> from lit_metric.mining.filters import MaxScore
+        >>> rebuilt(spec(MaxScore(0.8))).maximum
+        0.8
+    """
+    return build(described, kind=object, trust_remote_code=True)
+
+
+def checked_spec(thing: object) -> Spec:
+    """The description of an object, from which an equal one has been built to see that it can be.
+
+    Raises:
+        TypeError: if an argument was not kept or is nothing that JSON can hold.
+        ValueError: if nothing, or something else, is built from the description.
+
+    Example:
+        >>> from lit_metric.mining.filters import MaxScore
+        >>> checked_spec(MaxScore(0.8))["init_args"]
+        {'maximum': 0.8}
+    """
+    described: Spec = spec(thing)
+    name, arguments = class_path(type(thing)), described["init_args"]
+    if "<locals>" in name:
+        raise ValueError(f"{name} is defined inside a function: move it to the top of a module")
+    try:
+        again = spec(rebuilt(described))
+    except Exception as error:
+        raise ValueError(f"{name} can't be built again from {arguments}: {error}") from error
+    if again != described:
+        odd = [key for key, value in arguments.items() if again["init_args"].get(key) != value]
+        raise ValueError(f"{name} differs when it is built again from its arguments: {', '.join(odd)}")
+    return described
+
+
+def check_importable(described: Any) -> None:
+    """Raise ``TypeError`` unless another process can import all classes that a description names."""
+    if isinstance(described, dict):
+        path = described.get("class_path")
+        if isinstance(path, str) and (
+            path.startswith("__main__.") or "<locals>" in path or find_class(path) is None
+        ):
+            raise TypeError(f"{path} can't be imported by another process: move the class into a module")
+        described = list(described.values())
+    if isinstance(described, list):
+        for each in described:
+            check_importable(each)
 
 
 def parts(thing: object) -> Iterator[object]:
@@ -106,19 +249,17 @@ def parts(thing: object) -> Iterator[object]:
             yield from parts(value)
     elif not _foreign(thing):
         yield thing
-        for value in _kept(thing).values():
+        for value in arguments_of(thing).values():
             yield from parts(value)
 
 
-_MISSING = object()
-
-
-def _kept(thing: object) -> dict[str, Any]:
-    """What ``thing`` keeps of its arguments."""
-    cls = type(thing)
-    kept_as = getattr(cls, "_kept_as", {})
-    names = parameters_of(cls)
-    return {name: getattr(thing, kept_as.get(name, name), _MISSING) for name in names}
+def arguments_of(thing: object) -> dict[str, Any]:
+    """The arguments that an object remembers, or else those that it keeps as attributes."""
+    if isinstance(thing, Configurable):
+        return dict(vars(thing).get("_arguments", {}))  # a class may have no __init__ at all
+    kept_as = getattr(thing, "_kept_as", {})
+    names = {name: kept_as.get(name, name) for name in parameters_of(type(thing))}
+    return {name: getattr(thing, kept) for name, kept in names.items() if hasattr(thing, kept)}
 
 
 def parameters_of(cls: type) -> list[str]:
@@ -132,12 +273,7 @@ def parameters_of(cls: type) -> list[str]:
     return names
 
 
-def _foreign(value: object) -> bool:
-    """Whether it is nothing that keeps its arguments under their names."""
-    return type(value).__module__.split(".")[0] in {"builtins", "torch", "numpy"}
-
-
-def _path(cls: type) -> str:
+def class_path(cls: type) -> str:
     """The path that names a class: of ours, that of the package which exports it, as modules may move."""
     package = ".".join(cls.__module__.split(".")[:2])
     if package.startswith(f"{TRUSTED}.") and getattr(sys.modules[package], cls.__qualname__, None) is cls:
@@ -145,75 +281,7 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _plain(value: Any, inner: Callable[[Any], Spec]) -> Any:
-    """``value`` in JSON types, and by ``inner`` where it is an object."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, inner) for item in value]
-    if isinstance(value, dict):
-        if odd := [key for key in value if not isinstance(key, str)]:
-            raise TypeError(
-                f"{odd[0]!r} is a key of a mapping, which can only be written down if it is a string"
-            )
-        return {key: _plain(item, inner) for key, item in value.items()}
-    return inner(value)
-
-
-def _remembering(init: Any) -> Any:
-    signature = inspect.signature(init)
-    kinds = {each.kind: name for name, each in signature.parameters.items()}
-    keywords = kinds.get(inspect.Parameter.VAR_KEYWORD)
-    positional = kinds.get(inspect.Parameter.VAR_POSITIONAL)
-
-    @functools.wraps(init)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "_arguments" not in self.__dict__:  # the outermost class's, not those it hands to its bases
-            bound = signature.bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            given = dict(list(bound.arguments.items())[1:])
-            given |= given.pop(keywords, {}) if keywords else {}
-            if positional:
-                given[POSITIONAL] = given.pop(positional)
-            self.__dict__["_arguments"] = given
-        init(self, *args, **kwargs)
-
-    return wrapper
-
-
-def build(described: Any, kind: type = Configurable, trust_remote_code: bool = False) -> Any:
-    """The object that :func:`spec` or :meth:`Configurable.spec` describes; lists and dicts of such likewise.
-
-    Args:
-        described: descriptions inside are built too; what describes nothing comes back as it is.
-        kind: which classes may be named: ``Configurable``, unless the description is from the same user.
-        trust_remote_code: allow classes outside lit_metric, whose import runs their code.
-
-    Raises:
-        ValueError: if it names anything else than a class of ``kind``, or one that isn't trusted.
-    """
-    if isinstance(described, list):
-        return [build(item, kind, trust_remote_code) for item in described]
-    if not isinstance(described, dict):
-        return described
-    if described.keys() != {"class_path", "init_args"}:
-        return {key: build(value, kind, trust_remote_code) for key, value in described.items()}
-    path, arguments = described["class_path"], described["init_args"]
-    if not trust_remote_code and path.split(".")[0] != TRUSTED:
-        raise ValueError(
-            f"{path} lies outside {TRUSTED}: pass trust_remote_code=True if you trust where this is from"
-        )
-    cls = _class(path)
-    if not (inspect.isclass(cls) and issubclass(cls, kind)):
-        raise ValueError(f"{path} is no class that can be built from a description")
-    if not trust_remote_code and arguments.get("trust_remote_code"):
-        raise ValueError(
-            f"{path} asks to run code that comes with its weights: pass trust_remote_code=True to allow it"
-        )
-    return cls(**{key: build(value, kind, trust_remote_code) for key, value in arguments.items()})
-
-
-def _class(path: str) -> Any:
+def find_class(path: str) -> Any:
     """What a dotted path names, also a class inside a class; None if there is nothing.
 
     Raises:
@@ -237,39 +305,14 @@ def _class(path: str) -> Any:
     raise ValueError(f"{path} can't be found: there is no module {names[0]!r} that could be imported here")
 
 
-def checked_spec(thing: object) -> Spec:
-    """The description of an object, from which an equal one has been built to see that it can be.
-
-    Raises:
-        TypeError: if an argument was not kept or is nothing that JSON can hold.
-        ValueError: if nothing, or something else, is built from the description.
-
-    Example:
-        >>> from lit_metric.mining.filters import MaxScore
-        >>> checked_spec(MaxScore(0.8))["init_args"]
-        {'maximum': 0.8}
-    """
-    described = thing.spec() if isinstance(thing, Configurable) else spec(thing)
-    name = _path(type(thing))
-    if "<locals>" in name:
-        raise ValueError(f"{name} is defined inside a function: move it to the top of a module")
-    try:
-        copy = rebuilt(described)
-        again = copy.spec() if isinstance(copy, Configurable) else spec(copy)
-    except Exception as error:
-        raise ValueError(f"{name} can't be built again from {described['init_args']}: {error}") from error
-    if again != described:
-        odd = [key for key, value in described["init_args"].items() if again["init_args"].get(key) != value]
-        raise ValueError(f"{name} differs when it is built again from its arguments: {', '.join(odd)}")
-    return described
+def _foreign(value: object) -> bool:
+    """Whether it is nothing that keeps its arguments under their names."""
+    return type(value).__module__.split(".")[0] in {"builtins", "torch", "numpy"}
 
 
-def rebuilt(described: Any) -> Any:
-    """The object that :func:`spec` describes, whatever its class, for a description from the same user.
-
-    Example:
-        >>> from lit_metric.mining.filters import MaxScore
-        >>> rebuilt(spec(MaxScore(0.8))).maximum
-        0.8
-    """
-    return build(described, kind=object, trust_remote_code=True)
+def _state(thing: Any) -> dict[str, Any]:
+    """The attributes by which an object is written down: those that a copy of it keeps."""
+    if is_dataclass(thing):
+        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    own = "__getstate__" in {name for cls in type(thing).__mro__[:-1] for name in vars(cls)}
+    return dict(thing.__getstate__() if own else vars(thing))

@@ -56,6 +56,7 @@ from lit_metric.data.tokens import default_cache_dir
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
 from lit_metric.refresh import Refresh
+from lit_metric.renamed import refuse_old_names
 
 log = logging.getLogger(__name__)
 
@@ -399,3 +400,6 @@ def _planner_for(dataset: Dataset) -> BatchPlanner:
 def _zero(*place: int) -> int:
     """The version in use where nothing is mined."""
     return 0
+
+
+refuse_old_names(__name__)

@@ -16,9 +16,10 @@ from lit_metric.encoders import Encoder, Projection, TextEncoder, TwoTowerEncode
 from lit_metric.encoders.base import CONFIG
 from lit_metric.encoders.description import encoder_in, read_checkpoint
 from lit_metric.encoders.pooling import ACTIVATIONS
-from lit_metric.encoders.pretrained import HUB_ID, PACKAGE, locate, quietly
+from lit_metric.encoders.pretrained import HUB_ID, locate, quietly
 from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, find_file
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY, TextTokenizer
+from lit_metric.store import PACKAGE
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Dense

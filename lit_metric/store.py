@@ -8,6 +8,7 @@ A version is never overwritten, and nothing is pickled.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -98,6 +99,25 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
         raise OSError(f"{folder} has {free:,} bytes free, and {needed:,} are to be written: make room")
+
+
+PACKAGE = "package:"
+
+
+def package_path(source: str) -> Path:
+    """The path that ``package:NAME/PATH`` names inside an installed package, which is found and not imported.
+
+    Raises:
+        FileNotFoundError: if the package is not installed.
+    """
+    name, _, inside = source.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        distribution = name.replace("_", "-")
+        raise FileNotFoundError(
+            f"{source}: there is no package {name!r} here; try `pip install {distribution}`"
+        )
+    return Path(next(iter(found.submodule_search_locations)), inside)
 
 
 class StoredError(ValueError):

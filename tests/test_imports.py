@@ -25,6 +25,7 @@ LAYERS = [
     {"data"},
     {"configurable"},
     {"store"},
+    {"renamed"},
 ]
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 MIXED = LAYERS[0]

@@ -144,7 +144,7 @@ LOSSES: dict[str, Entry] = {
     "tuplet": Entry(loss_of("TupletLoss")),
     "n_pair": Entry(loss_of("NPairLoss"), "n_pair", slower=SMALL),
     "info_nce": Entry(INFO_NCE),
-    "sup_con": Entry(loss_of("InfoNCELoss", temperature=0.1, other_positives="in")),
+    "sup_con": Entry(loss_of("InfoNCELoss", temperature=0.1, positives_in_denominator=True)),
     "nca": Entry(loss_of("NCALoss", temperature=0.05)),
     # It looks at each triplet: a shuffled batch of a thousand packages has a hundred million.
     "pair_logistic": Entry(loss_of("PairLogisticLoss"), "grouped", slower=SMALL),

@@ -11,6 +11,7 @@ from lit_metric.batching.pk import PKPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan, VectorPlanner
 from lit_metric.batching.shuffle import ShufflePlanner
 from lit_metric.batching.stratified import StratifiedPlanner
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BatchPlanner",
@@ -34,3 +35,5 @@ __all__ = [
     "chunks",
     "resume_position",
 ]
+
+refuse_old_names(__name__)

@@ -122,7 +122,7 @@ class PlanDataset(Dataset[Batch]):
             candidates = torch.cat([candidates, share(extra.to(known.dtype), self.rank, self.world_size)])
         task = {} if plan.tasks is None else {"task": int(plan.tasks[step])}
         batch = self.collator(anchors, candidates, **task)
-        return batch if mined is None else replace(batch, drawn=mined)
+        return batch if mined is None else replace(batch, mined_negatives=mined)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plan": None}

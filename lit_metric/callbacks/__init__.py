@@ -5,6 +5,7 @@ from lit_metric.callbacks.collapse import CollapseAlarm
 from lit_metric.callbacks.mining import MiningCallback
 from lit_metric.callbacks.predictions import WriteEmbeddings
 from lit_metric.callbacks.report import RunReport
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BestCheckpoint",
@@ -15,3 +16,5 @@ __all__ = [
     "StopEarly",
     "WriteEmbeddings",
 ]
+
+refuse_old_names(__name__)

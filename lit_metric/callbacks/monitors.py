@@ -9,6 +9,8 @@ from collections.abc import Collection
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from lit_metric.renamed import refused_metric
+
 log = logging.getLogger(__name__)
 
 OURS = ("lit_metric", "lightning", "pytorch_lightning")
@@ -38,7 +40,7 @@ def check_monitors(trainer: Trainer, pl_module: LightningModule, measured: Colle
         ending = f"/{name.rpartition('/')[2]}"
         near = [each for each in known if each == "val/mean" or each.endswith(ending)]
         near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        message = (
+        message = refused_metric(name) or (
             f"{type(callback).__name__} monitors {name!r}, which these data don't have"
             f"{': take ' + ' or '.join(near[:3]) if near else ''}. All that are measured: {', '.join(known)}"
         )

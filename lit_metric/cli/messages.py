@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError
 
@@ -21,6 +22,7 @@ from lit_metric.data import BadRows, DataError
 from lit_metric.data.errors import listed, most_similar
 from lit_metric.mining import TableError
 from lit_metric.mining.supervisor import MiningFailed
+from lit_metric.renamed import refused_argument, refused_name
 
 USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)
 USAGE = ("there is no option", "unrecognized arguments", "the following arguments are required")
@@ -34,6 +36,8 @@ OPTION = re.compile(r"Option '(.*)' is not accepted")
 MODULE = re.compile(r"module '(.*)' has no attribute '(.*)'")
 NAME = re.compile(r"Expected a dot import path string: (.*)")
 TYPE = re.compile(r"Expected a <class '(.*)'>")
+VALUE = re.compile(r".*Got value: (.*)")
+OLD = re.compile(r".* is (called .* now|gone: .*)")
 # What was tried in vain around the one thing that is wrong.
 IN_VAIN = (
     "Does not validate against",
@@ -44,7 +48,7 @@ IN_VAIN = (
     "Expected a path but",
 )
 # The most telling first; what none of them fits comes before the last two.
-TELLING = (OPTION, re.compile("the following arguments are required"), re.compile("Got value"), MODULE)
+TELLING = (OLD, OPTION, re.compile("the following arguments are required"), re.compile("Got value"), MODULE)
 VAGUE = (NAME, TYPE)
 
 
@@ -59,7 +63,7 @@ def essence(message: str) -> str:
         "miner: Miner has no option 'candidate'; nearest are 'candidates'"
     """
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    if not any(line.startswith(IN_VAIN) for line in lines):
+    if not any(line.startswith((*IN_VAIN, "Parser key")) for line in lines):
         return message
     keys = [match[1] for line in lines if (match := KEY.fullmatch(line))]
     classes = [match[1] for line in lines if (match := CLASS.fullmatch(line))]
@@ -69,7 +73,7 @@ def essence(message: str) -> str:
         for line in lines
         if not (line.startswith(IN_VAIN) or KEY.fullmatch(line) or CLASS.fullmatch(line))
     ]
-    reason = _told(min(reasons, key=_rank), classes, given) if reasons else "this value is not accepted"
+    reason = _told(min(reasons, key=_rank), classes, keys, given) if reasons else "this value is not accepted"
     return ": ".join([".".join(keys), reason] if keys else [reason])
 
 
@@ -80,10 +84,16 @@ def _rank(reason: str) -> int:
     return len(TELLING) + max((rank for rank, each in enumerate(VAGUE, 1) if each.search(reason)), default=0)
 
 
-def _told(reason: str, classes: list[str], given: list[str]) -> str:
-    if (match := OPTION.fullmatch(reason)) and classes:
-        name, options = classes[-1].rpartition(".")[2], _options(classes[-1])
-        return f"{name} has no option {match[1]!r}; nearest are {_nearest(match[1], options)}"
+def _told(reason: str, classes: list[str], keys: list[str], given: list[str]) -> str:
+    kind = _found(classes[-1]) if classes else None
+    match = NAME.fullmatch(reason) or VALUE.fullmatch(reason)
+    value = match[1] if match else "".join(given[:1])
+    if old := refused_name(value) or (kind and keys and refused_argument(kind, keys[-1], value)):
+        return old
+    if (match := OPTION.fullmatch(reason)) and kind:
+        if old := refused_argument(kind, match[1]):
+            return old
+        return f"{kind.__name__} has no option {match[1]!r}; nearest are {_nearest(match[1], _options(kind))}"
     if match := MODULE.fullmatch(reason):
         public = [name for name in dir(importlib.import_module(match[1])) if name[:1].isupper()]
         return f"there is no {match[2]!r} in {match[1]}; nearest are {_nearest(match[2], public)}"
@@ -102,11 +112,21 @@ def _classes() -> list[str]:
     return [name for module in modules for name in module.__all__ if inspect.isclass(getattr(module, name))]
 
 
-def _options(path: str) -> list[str]:
-    """The arguments of a class, with those that it passes on to its bases."""
+def _found(path: str) -> type | None:
+    """The class of a path, if there is one."""
     module, _, name = path.rpartition(".")
-    kinds = getattr(importlib.import_module(module), name).__mro__
-    parameters = [each for kind in kinds for each in inspect.signature(kind.__init__).parameters.values()]
+    try:
+        found: type = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found
+
+
+def _options(cls: type) -> list[str]:
+    """The arguments of a class and of its bases."""
+    kinds: tuple[Any, ...] = cls.__mro__
+    signatures = [inspect.signature(kind.__init__) for kind in kinds]
+    parameters = [each for signature in signatures for each in signature.parameters.values()]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [each.name for each in parameters if each.kind in named and each.name != "self"]
 

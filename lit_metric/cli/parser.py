@@ -10,16 +10,7 @@ import jsonargparse._typehints as typehints
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from lit_metric import commands
-
-RENAMED = {
-    ("mine", "--data"): "--data.train",
-    ("mine", "--filter"): "--filters",
-    ("mine", "--config"): "--run",
-    ("mine", "--seed"): "--data.seed",
-    ("mine", "--max-tokens"): "--data.max_tokens",
-    ("search", "--top-k"): "--k",
-}
-"""Options that had another name, by command; hyphens for underscores aside."""
+from lit_metric.renamed import OPTIONS, refusal
 
 
 def keep_nested_values() -> None:
@@ -56,10 +47,10 @@ class Parser(ArgumentParser):
 
     def _unknown(self, option: str) -> str:
         options = [name for name in self._option_string_actions if name.startswith("--")]
-        name = str(self.prog).rpartition(" ")[2]
-        new = RENAMED.get((name, option)) or option.replace("-", "_").replace("__", "--", 1)
-        if new.partition(" ")[0] in options or (name, option) in RENAMED:
-            return f"{option} is called {new} now"
+        renamed = OPTIONS.get(str(self.prog).rpartition(" ")[2], {})
+        new = renamed.get(option) or option.replace("-", "_").replace("__", "--", 1)
+        if new in options or option in renamed:
+            return refusal(option, new)
         return f"there is no option {option}; nearest are {', '.join(_nearest(options, option))}"
 
 

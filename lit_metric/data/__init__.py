@@ -27,6 +27,7 @@ from lit_metric.data.relations import (
 from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.data.vocabulary import Vocabulary
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "BadRows",
@@ -62,3 +63,5 @@ __all__ = [
     "read_table",
     "tokenize",
 ]
+
+refuse_old_names(__name__)

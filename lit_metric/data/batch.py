@@ -30,7 +30,7 @@ class Batch:
         weights: float32 > 0, how much each of ``items.values`` counts in its item, or None.
         skip: ``[U]`` int64, how many leading tokens of each text are kept out of pooling, or None.
         task: the data set of a mixture that the batch comes from.
-        drawn: ``[A, n]`` int64 global ids of the hard negatives that were drawn for each anchor, -1 for none;
+        mined_negatives: ``[A, n]`` int64 global ids of the hard negatives of each anchor, -1 for none;
             None where nothing is mined.
     """
 
@@ -44,7 +44,7 @@ class Batch:
     weights: Tensor | None = None
     skip: Tensor | None = None
     task: int = 0
-    drawn: Tensor | None = None
+    mined_negatives: Tensor | None = None
 
     @property
     def anchor_ids(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,8 @@ from lit_metric.data.delimited import CsvOptions, decoded, read_csv, read_judged
 from lit_metric.data.errors import DataError, Problems, listed, most_similar
 from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, of_rows, part_of, with_names
 from lit_metric.data.table import Part, Table
+from lit_metric.store import PACKAGE, package_path
 
-PACKAGE = "package:"
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
 
 
@@ -90,7 +89,14 @@ def _parts(source: Any, split: str | None, problems: Problems, name: str, csv: C
 
 
 def _named(source: str, split: str | None, problems: Problems, csv: CsvOptions) -> list[Part]:
-    path = _packaged(source) if source.startswith(PACKAGE) else Path(source).expanduser()
+    path = Path(source).expanduser()
+    if source.startswith(PACKAGE):
+        try:
+            path = package_path(source)
+        except FileNotFoundError as error:
+            raise DataError(str(error)) from None
+        if not path.exists():
+            raise DataError(f"{source}: there is no {str(path)!r}{_contents(path.parent, path.name)}")
     if path.is_dir():
         return _folder(path, split, problems, csv)
     if path.is_file():
@@ -109,20 +115,6 @@ def _named(source: str, split: str | None, problems: Problems, csv: CsvOptions) 
     if match and path.suffix.lower() not in READERS:
         return [_hub(match["id"], split or match["split"])]
     raise DataError(f"there is no file {source!r}{_contents(path.parent, path.name)}")
-
-
-def _packaged(source: str) -> Path:
-    """The file ``package:NAME/PATH`` inside an installed package, which is found, not imported."""
-    name, _, inside = source[len(PACKAGE) :].partition("/")
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise DataError(f"{source}: there is no package {name!r} here; install it")
-    path = Path(next(iter(found.submodule_search_locations)), inside)
-    if not path.exists():
-        raise DataError(
-            f"{source}: the package {name!r} has no {inside!r}{_contents(path.parent, path.name)}"
-        )
-    return path
 
 
 def _contents(folder: Path, like: str = "") -> str:

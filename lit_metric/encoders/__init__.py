@@ -15,6 +15,7 @@ from lit_metric.encoders.pooling import (
 )
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import TextTokenizer
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "AttentionPooling",
@@ -33,3 +34,5 @@ __all__ = [
     "TwoTowerEncoder",
     "from_spec",
 ]
+
+refuse_old_names(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 from transformers import logging as hf_logging
 
-log = logging.getLogger(__name__)
+from lit_metric.store import PACKAGE, package_path
 
-PACKAGE = "package:"
+log = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -94,16 +93,9 @@ def locate(source: str) -> str:
     """
     if not source.startswith(PACKAGE):
         return source
-    name, _, folder = source[len(PACKAGE) :].partition("/")
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        distribution = name.replace("_", "-")
-        raise FileNotFoundError(
-            f"{source}: there is no package {name!r} here; try `pip install {distribution}`"
-        )
-    path = Path(next(iter(found.submodule_search_locations)), folder)
+    path = package_path(source)
     if not path.is_dir():
-        raise FileNotFoundError(f"{source}: the package {name!r} has no folder {folder!r}")
+        raise FileNotFoundError(f"{source}: the package has no folder {str(path)!r}")
     return str(path)
 
 

@@ -9,6 +9,7 @@ from lit_metric.index.exact import ExactIndex
 from lit_metric.index.faiss_index import FaissIndex
 from lit_metric.index.representatives import RepresentativeIndex
 from lit_metric.index.scores import padded, similarities, top_k
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "Embeddings",
@@ -24,3 +25,5 @@ __all__ = [
     "similarities",
     "top_k",
 ]
+
+refuse_old_names(__name__)

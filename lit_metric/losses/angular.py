@@ -8,67 +8,31 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Part, Parts, VectorLoss, masked_mean
+from lit_metric.losses.base import Part, Parts, VectorLoss, masked_mean, over_positive_pairs
 from lit_metric.losses.pairs import PairBlock
-from lit_metric.losses.slices import over_positive_pairs
-from lit_metric.losses.tuplet import log_one_plus_sum_exp
-
-
-def angular(anchors: Tensor, candidates: Tensor, pairs: PairBlock, angle: float) -> Part:
-    """``log(1 + Σ_n e^{4 tan²α (x_a + x_p)·x_n − 2 (1 + tan²α) x_a·x_p})`` of every positive pair.
-
-    Memory is ``[r, C]`` and not ``[r, P, C]``.
-
-    Source: Wang, Zhou, Wen, Liu and Lin, "Deep Metric Learning with Angular Loss", ICCV 2017.
-
-    Args:
-        anchors: ``[r, d]``.
-        candidates: ``[C, d]``.
-        pairs: masks ``[r, C]``; the negatives of an anchor stand for those of its positives too. A positive's
-            weight multiplies its term, a negative's weight multiplies its exponential.
-        angle: α, in degrees.
-
-    Returns:
-        The mean over the positive pairs of anchors that have a negative.
-
-    Example:
-        >>> pairs = PairBlock(torch.tensor([[True, False]]), torch.tensor([[False, True]]))
-        >>> anchor, others = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> angular(anchor, others, pairs, 45.0).total, torch.log1p(torch.tensor(-4.0).exp())
-        (tensor(0.0181), tensor(0.0181))
-    """
-    square = math.tan(math.radians(angle)) ** 2
-
-    def some(row: Tensor, column: Tensor) -> tuple[Part]:
-        first, second = anchors.index_select(0, row), candidates.index_select(0, column)
-        together = (first * second).sum(dim=1, keepdim=True)
-        exponents = 4 * square * (first + second) @ candidates.T - 2 * (1 + square) * together
-        weights = None if pairs.weight is None else pairs.weight[row]
-        terms = log_one_plus_sum_exp(exponents, pairs.negative[row], weights)
-        weight = None if weights is None else weights.gather(1, column[:, None])[:, 0]
-        return (masked_mean(terms, torch.ones_like(row, dtype=torch.bool), weight),)
-
-    [loss] = over_positive_pairs(pairs, some)
-    return loss
+from lit_metric.losses.scores import log_one_plus_sum_exp
 
 
 class AngularLoss(VectorLoss):
     """Angular loss: log(1 + Σ_n e^{4 tan²α (x_a + x_p)·x_n − 2(1 + tan²α) x_a·x_p}), the mean over positive
     pairs.
 
-    It bounds the angle at the negative in the triangle of anchor, positive and negative, which doesn't depend
-    on how far apart classes lie. The source adds it to the N-pair loss of the same batch: see ``SumLoss``.
+    It bounds the angle at the negative in the triangle of anchor, positive and negative. That angle doesn't
+    depend on how far apart classes lie. The source adds it to the N-pair loss of the same batch: see
+    ``SumLoss``.
 
     Cost: it compares each positive with all negatives, P × C × d per anchor, in slices: many positives in a
     batch make it slow.
 
+    A positive's weight multiplies its term, a negative's weight multiplies its exponential.
+
     Logs ``angular``.
 
-    Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017.
+    Source: Wang, Zhou, Wen, Liu and Lin, "Deep Metric Learning with Angular Loss", ICCV 2017.
 
     Args:
-        angle: α in degrees, above 0 and below 90: what the angle at the negative is to stay below. Try 30 to
-            55; the smaller, the tighter.
+        angle: α in degrees, above 0 and below 90: the bound on the angle at the negative. Try 30 to 55; the
+            smaller, the tighter.
         distance: ``cosine`` scales embeddings to unit length, as the source does, ``dot`` leaves them raw.
         block_rows: anchors compared with all candidates at a time.
 
@@ -76,9 +40,8 @@ class AngularLoss(VectorLoss):
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
-        >>> same = torch.eye(2, dtype=torch.bool)
-        >>> AngularLoss(45.0)(torch.eye(2), torch.eye(2), DensePairs(same, ~same))["loss"]
+        >>> loss = AngularLoss(45.0)
+        >>> loss(torch.eye(2), torch.eye(2))  # anchors and positives: log(1 + e^-4)
         tensor(0.0181)
     """
 
@@ -93,8 +56,20 @@ class AngularLoss(VectorLoss):
         self.angle = angle
 
     def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
-        """See :func:`angular`."""
-        return {"angular": angular(anchors, candidates, pairs, self.angle)}
+        """See :meth:`VectorLoss.rows`; the negatives of an anchor are also those of its positives."""
+        square = math.tan(math.radians(self.angle)) ** 2
+
+        def of_pairs(row: Tensor, column: Tensor) -> tuple[Part]:
+            first, second = anchors.index_select(0, row), candidates.index_select(0, column)
+            together = (first * second).sum(dim=1, keepdim=True)
+            exponents = 4 * square * (first + second) @ candidates.T - 2 * (1 + square) * together
+            weights = None if pairs.weight is None else pairs.weight[row]
+            terms = log_one_plus_sum_exp(exponents, pairs.negative[row], weights)
+            weight = None if weights is None else weights.gather(1, column[:, None])[:, 0]
+            return (masked_mean(terms, torch.ones_like(row, dtype=torch.bool), weight),)
+
+        [loss] = over_positive_pairs(pairs, of_pairs)
+        return {"angular": loss}
 
     def extra_repr(self) -> str:
         """The settings."""

@@ -1,18 +1,22 @@
-"""What every loss shares: precision, row blocks, the exact mean over ranks, the zero of an empty batch.
+"""What every loss shares: the two ways to call it, precision, row blocks, and the exact mean over ranks.
+
+In a plain loop, ``loss(embeddings, labels=labels)`` or ``loss(anchors, positives)`` returns a scalar. A
+learner knows more about its items: it calls :meth:`Loss.on_pairs`, which also returns what is logged.
 
 A loss is a sum of named parts, each a mean. A part is kept as (sum, number of terms) until the end, because
 sums and numbers of terms can be added up over blocks of rows and over ranks, and means cannot.
 
 Across ranks, anchors are this rank's own and candidates are those of all ranks, gathered with gradient. Each
-rank returns ``world_size * its sum / everybody's number of terms``: the mean of that over ranks, which is
-what DDP takes of the gradients, is the value for the union of the ranks' batches, however unevenly the terms
-are spread.
+rank returns ``world_size * its sum / everybody's number of terms``. DDP takes the mean of the ranks'
+gradients, so training follows the value for the union of the ranks' batches, however unevenly the terms are
+spread.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple, TypeVar
 
@@ -21,12 +25,31 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_metric.configurable import Configurable
-from lit_metric.losses.gather import sum_over_ranks, world_size
-from lit_metric.losses.pairs import PairBlock, Pairs
+from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_over_ranks, world_size
+from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs
 from lit_metric.losses.scores import DISTANCES, Distance, prepare, similarity
 
 LossOutput = dict[str, Tensor]
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss can learn about the training data and the model before the first step.
+
+    Attributes:
+        dimension: of the embeddings.
+        class_counts: ``[classes]`` int64, how many training items each class has, or None where items don't
+            have one class each. If only the number of classes is known, ``torch.ones(number)`` will do.
+        relations: between all items by global id, or None.
+        encode: returns for the hub id or folder of another encoder its vectors ``[N, g]`` of all items, by
+            global id. Every rank must call it.
+    """
+
+    dimension: int
+    class_counts: Tensor | None = None
+    relations: ItemRelations | None = None
+    encode: Callable[[str], Tensor] | None = None
 
 
 class Part(NamedTuple):
@@ -74,46 +97,134 @@ def share(flags: Tensor, mask: Tensor) -> Part:
     return Part((flags & mask).sum(), mask.sum(), logged=True)
 
 
+def over_positive_pairs(
+    pairs: PairBlock, of_pairs: Callable[[Tensor, Tensor], tuple[Part, ...]]
+) -> tuple[Part, ...]:
+    """Add up what ``of_pairs`` returns for the positive pairs of anchors that have a negative.
+
+    It is called for at most r pairs at a time and again in the backward pass, so that memory is ``[r, C]``
+    and not ``[r, P, C]``.
+
+    Args:
+        pairs: masks ``[r, C]``.
+        of_pairs: takes the rows and the columns of k positive pairs, two ``[k]`` int64; k may be 0.
+    """
+    row, column = (pairs.positive & pairs.negative.any(dim=1, keepdim=True)).nonzero(as_tuple=True)
+    at_a_time = max(len(pairs.positive), 1)
+    if len(row) <= at_a_time:
+        return of_pairs(row, column)
+    slices = [
+        checkpoint(of_pairs, *slice_, use_reentrant=False, preserve_rng_state=False)
+        for slice_ in zip(row.split(at_a_time), column.split(at_a_time), strict=True)
+    ]
+    return tuple(reduce(Part.plus, parts) for parts in zip(*slices, strict=True))
+
+
 class Loss(Configurable, nn.Module, ABC):
-    """What a learner calls: a :class:`VectorLoss`, or a combination of losses."""
+    """What a training loop or a learner calls: a :class:`VectorLoss`, or a combination of losses.
 
-    needs_classes: bool = False
-    """Whether :meth:`forward` takes, as ``classes``, the ``[A]`` int64 classes of the anchors, -1 for none.
-    Then :meth:`build` comes before the first call."""
+    Attributes:
+        requires_labels: whether it needs the classes of anchors; :meth:`setup` comes before the first call.
+        requires_scores: whether it compares scores or grades of pairs; a block of pairs then has ``target``.
+    """
 
-    def build(self, class_counts: Tensor, dimension: int) -> None:
-        """Create what depends on the data; does nothing the second time.
+    requires_labels: bool = False
+    requires_scores: bool = False
 
-        Args:
-            class_counts: ``[classes]`` int64, how many training items each class has.
-            dimension: of the embeddings.
-        """
+    def setup(self, context: LossContext) -> None:
+        """Create what depends on the data. A learner calls it before every fit; proxies that exist stay."""
+
+    def after_step(self) -> None:
+        """Update buffers. A learner calls it after each step of the optimizer."""
 
     @abstractmethod
-    def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """See :meth:`VectorLoss.forward`."""
+    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """The loss and what is logged, for pairs that are known already; see :meth:`VectorLoss.on_pairs`."""
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        positives: Tensor | None = None,
+        negatives: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        scores: Tensor | None = None,
+    ) -> Tensor:
+        """The loss in a plain loop.
+
+        With ``labels`` every item is an anchor, and all others are its candidates. With ``positives`` row i
+        of the embeddings is an anchor and row i of the positives belongs to it; the other rows and all
+        ``negatives`` are its negatives. Under a process group candidates are gathered from all ranks, so the
+        gradient that DDP averages is that of the union batch, and every rank must call it.
+
+        Args:
+            embeddings: ``[n, d]``, raw.
+            positives: ``[n, d]``.
+            negatives: ``[m, d]``, or ``[n, k, d]`` for k of each anchor.
+            labels: ``[n]`` int64 classes, -1 for none.
+            scores: how well pairs belong together, for losses that compare scores: ``[n]`` for the positives,
+                or ``[n, 1 + k]`` for an anchor's positive and its k negatives.
+
+        Returns:
+            A differentiable scalar; 0 if there is nothing to learn from.
+
+        Raises:
+            ValueError: if shapes don't fit together, or the loss can't use what is given.
+            TypeError: if ``negatives`` are pairs, which :meth:`on_pairs` takes.
+        """
+        if isinstance(negatives, Pairs):
+            raise TypeError("negatives must be a tensor; with masks, call loss.on_pairs(a, c, pairs)")
+        if (labels is None) == (positives is None):
+            raise ValueError(
+                "call loss(embeddings, labels=labels), or loss(anchors, positives) without labels"
+            )
+        if scores is not None and (positives is None or not self.requires_scores):
+            raise ValueError(f"{type(self).__name__} takes no scores here; only losses of scored pairs do")
+        count, device = len(embeddings), embeddings.device
+        counts = gather_ids(torch.tensor([count], device=device))
+        first, total = int(counts[: rank()].sum()), int(counts.sum())
+        ids = torch.arange(first, first + count, device=device)
+        pairs: Pairs
+        if positives is None:
+            if labels is None or negatives is not None or labels.shape != (count,):
+                raise ValueError(f"give labels [{count}], one for each embedding, and no negatives")
+            every = torch.arange(total, device=device)
+            labels = labels.to(device)
+            pairs = LabelPairs(labels, gather_ids(labels), ids, every)
+            return self.on_pairs(embeddings, gather_with_grad(embeddings), pairs)["loss"]
+        if positives.shape != embeddings.shape or (
+            negatives is not None and negatives.shape[-1] != embeddings.shape[-1]
+        ):
+            shape = None if negatives is None else list(negatives.shape)
+            raise ValueError(
+                f"anchors {list(embeddings.shape)} and positives {list(positives.shape)} must be [n, d], "
+                f"and negatives {shape} [m, d] or [n, k, d]"
+            )
+        others = embeddings[:0] if negatives is None else negatives.reshape(-1, embeddings.shape[1])
+        candidates = gather_with_grad(torch.cat([positives, others]))
+        if scores is not None:
+            pairs = DensePairs.of_scores(scores.to(device), count, len(others), len(candidates))
+        else:  # a negative has the number of no anchor
+            numbers = torch.cat([ids, torch.full((len(others),), total, device=device)])
+            pairs = LabelPairs(ids, gather_ids(numbers))
+        return self.on_pairs(embeddings, candidates, pairs)["loss"]
 
 
 class VectorLoss(Loss):
     """Base of the losses between anchors and candidates under positive and negative masks.
 
-    A subclass implements :meth:`rows` on a block of anchors; one that looks at nothing but similarities is a
-    :class:`MetricLoss`. Unless a loss says otherwise, anchors without a positive or without a negative teach
-    nothing and don't count. In the formulas of losses s is the similarity that goes with ``distance``, p an
-    anchor's positives and n its negatives.
+    A subclass implements :meth:`rows` on a block of anchors; one that needs only similarities is a
+    :class:`MetricLoss`. Unless a loss says otherwise, anchors without a positive or without a negative don't
+    count. In the formulas of losses s is the similarity that goes with ``distance``, p an anchor's positives
+    and n its negatives.
 
     Args:
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
-        block_rows: how many anchors are compared with all candidates at a time. A batch with more is worked
-            through in blocks whose scores are computed again in the backward pass, so that no more than
-            ``[block_rows, C]`` is ever kept.
-
-    Attributes:
-        uses_targets: whether blocks come with ``target``, which a subclass says of itself.
+        block_rows: how many anchors are compared with all candidates at a time. A larger batch is computed in
+            blocks, whose scores are computed again in the backward pass, so that memory is
+            ``[block_rows, C]``.
     """
-
-    uses_targets: bool = False
 
     def __init__(self, distance: Distance, normalize: bool = False, block_rows: int = 1024) -> None:
         super().__init__()
@@ -128,8 +239,8 @@ class VectorLoss(Loss):
         self.block_rows = block_rows
 
     def usable(self, pairs: PairBlock) -> Tensor:
-        """``[r]`` bool, which of a block's anchors teach something: the numerator of ``anchors_used``."""
-        return pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+        """``[r]`` bool, which anchors the loss can learn from; ``anchors_used`` is their share."""
+        return pairs.usable
 
     @abstractmethod
     def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
@@ -140,12 +251,12 @@ class VectorLoss(Loss):
         Args:
             anchors: ``[r, d]``, prepared for ``distance``; r may be 0.
             candidates: ``[C, d]``, likewise, all of them; C is at least 1.
-            pairs: the block's masks ``[r, C]``; pairs of weight 0 are already out of them, and of ``target``,
-                which is there if the class says ``uses_targets``.
+            pairs: the block's masks ``[r, C]``, and its ``target`` if the class says ``requires_scores``.
+                Pairs of weight 0 are out of both already.
         """
 
-    def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """The loss on a batch.
+    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """The loss on a batch, and what is logged.
 
         Args:
             anchors: ``[A, d]`` raw embeddings, this rank's; A may be 0.
@@ -155,10 +266,9 @@ class VectorLoss(Loss):
 
         Returns:
             ``loss``, differentiable, and detached scalars: every part of it by name, ``anchors_used`` (the
-            share of anchors that have a positive and a negative) and what the loss reports besides. All are
-            such that their mean over ranks is the value for the union batch. Without anything to learn from,
-            ``loss`` is 0 and its gradient is 0, but reaches anchors, candidates and parameters, so that no
-            rank waits for another.
+            share of anchors that have a positive and a negative) and other figures of the loss. The mean of
+            each over ranks is the value for the union batch. If there is nothing to learn from, ``loss`` is 0
+            and its gradient is 0, but reaches anchors, candidates and parameters, so that no rank waits.
 
         Raises:
             ValueError: if the shapes of anchors, candidates and masks don't fit together.
@@ -170,7 +280,12 @@ class VectorLoss(Loss):
             )
         with torch.autocast(anchors.device.type, enabled=False):
             parts = self.sum_blocks(anchors, candidates, pairs)
-            means = means_over_ranks(parts)
+            # By name, a scalar whose mean over ranks is the mean over the terms of all ranks.
+            counts = sum_over_ranks(torch.stack([part.number for part in parts.values()])).clamp_min(1)
+            means = {
+                name: world_size() * part.total / count
+                for (name, part), count in zip(parts.items(), counts, strict=True)
+            }
             touched = (anchors, candidates, *self.parameters())
             loss = sum((means[name] for name, part in parts.items() if not part.logged), nothing_of(touched))
         return {"loss": loss, **{name: mean.detach() for name, mean in means.items()}}
@@ -178,7 +293,7 @@ class VectorLoss(Loss):
     def sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
         """All parts of this rank's anchors; for a subclass to override whose blocks don't simply add up.
 
-        Args and raw embeddings as in :meth:`forward`.
+        Args and raw embeddings as in :meth:`on_pairs`.
         """
 
         def work(rows: Tensor, candidates: Tensor, masks: PairBlock) -> Parts:
@@ -188,7 +303,7 @@ class VectorLoss(Loss):
         return {name: reduce(Part.plus, (parts[name] for parts in blocks)) for name in blocks[0]}
 
     def share_used(self, pairs: PairBlock) -> Part:
-        """What ``anchors_used`` is made of."""
+        """The part ``anchors_used`` of a block."""
         usable = self.usable(pairs)
         return share(usable, torch.ones_like(usable))
 
@@ -200,38 +315,52 @@ class VectorLoss(Loss):
         work: Callable[[Tensor, Tensor, PairBlock], Result],
     ) -> list[Result]:
         """``work(prepared anchors [r, d], prepared candidates [C, d], masks)`` of each block of rows, under a
-        checkpoint if there are several; raw embeddings and ``pairs`` as :meth:`forward` gets them."""
+        checkpoint if there are several; raw embeddings and ``pairs`` as in :meth:`on_pairs`."""
         count, width = len(anchors), len(candidates)
         if width == 0:
-            # One zero vector that no mask holds, so that no loss needs to think of reducing over nothing.
+            # One zero vector that no mask holds, so that no loss needs to reduce over nothing.
             candidates = torch.cat([candidates, candidates.new_zeros(1, candidates.shape[1])])
         anchors, candidates = prepare(anchors, candidates, self.distance, self.normalize)
 
         def block(start: int, stop: int) -> Result:
-            # Asked for in here, the masks are built again in the backward pass and never kept for all rows.
+            # The masks are built in here, hence again in the backward pass, and never kept for all rows.
             if start == stop or width == 0:
                 nothing = anchors.new_zeros((stop - start, len(candidates)), dtype=torch.bool)
                 masks = PairBlock(nothing, nothing)
             else:
-                masks = pairs.rows(start, stop)
-                if self.uses_targets:
-                    masks = masks._replace(target=pairs.targets(start, stop))
-                _check_shapes(masks, (stop - start, width))
-            if self.uses_targets and masks.target is None:
+                masks = pairs.rows(start, stop, targets=self.requires_scores)
+                self._check(masks, [stop - start, width])
+            if self.requires_scores and masks.target is None:
                 known = torch.where(masks.positive, 1.0, 0.0)
                 masks = masks._replace(
                     target=known.masked_fill(~(masks.positive | masks.negative), torch.nan)
                 )
-            return work(anchors[start:stop], candidates, _without_zero_weights(masks))
+            if masks.weight is not None:
+                kept = masks.weight > 0
+                masks = masks._replace(
+                    positive=masks.positive & kept,
+                    negative=masks.negative & kept,
+                    target=None if masks.target is None else masks.target.masked_fill(~kept, torch.nan),
+                )
+            return work(anchors[start:stop], candidates, masks)
 
         if count <= self.block_rows:
             return [block(0, count)]
         bounds = [(start, min(start + self.block_rows, count)) for start in range(0, count, self.block_rows)]
         return [checkpoint(block, *bound, use_reentrant=False, preserve_rng_state=False) for bound in bounds]
 
+    def _check(self, masks: PairBlock, shape: list[int]) -> None:
+        for name, mask in masks._asdict().items():
+            if mask is not None and list(mask.shape) != shape:
+                raise ValueError(
+                    f"the {name} mask of these anchors is {list(mask.shape)}; it should be {shape}"
+                )
+        if masks.bias is not None and not isinstance(self, MetricLoss):
+            raise ValueError(f"{type(self).__name__} has no similarities that a bias could be added to")
+
 
 class MetricLoss(VectorLoss):
-    """Base of the losses that look at the similarities of anchors and candidates, and at nothing else.
+    """Base of the losses that need the similarities of anchors and candidates, and nothing else.
 
     A subclass implements :meth:`parts` on a block of scores.
     """
@@ -245,34 +374,14 @@ class MetricLoss(VectorLoss):
             pairs: the block's masks ``[r, C]``.
         """
 
+    def scores(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Tensor:
+        """``[r, C]`` similarities of prepared vectors, with the pairs' bias."""
+        scores = similarity(anchors, candidates, self.distance)
+        return scores if pairs.bias is None else scores + pairs.bias.to(scores.dtype)
+
     def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`parts`."""
-        return self.parts(similarity(anchors, candidates, self.distance), pairs)
-
-
-def _check_shapes(pairs: PairBlock, shape: tuple[int, int]) -> None:
-    for name, mask in pairs._asdict().items():
-        if mask is not None and mask.shape != shape:
-            raise ValueError(
-                f"the {name} mask of these anchors is {list(mask.shape)}; it should be {list(shape)}"
-            )
-
-
-def _without_zero_weights(pairs: PairBlock) -> PairBlock:
-    if pairs.weight is None:
-        return pairs
-    kept = pairs.weight > 0
-    target = None if pairs.target is None else pairs.target.masked_fill(~kept, torch.nan)
-    return PairBlock(pairs.positive & kept, pairs.negative & kept, pairs.weight, target)
-
-
-def means_over_ranks(parts: Parts) -> dict[str, Tensor]:
-    """By name, a scalar whose mean over ranks is the mean over the terms of all ranks."""
-    counts = sum_over_ranks(torch.stack([part.number for part in parts.values()])).clamp_min(1)
-    return {
-        name: world_size() * part.total / count
-        for (name, part), count in zip(parts.items(), counts, strict=True)
-    }
+        return self.parts(self.scores(anchors, candidates, pairs), pairs)
 
 
 def nothing_of(tensors: tuple[Tensor, ...]) -> Tensor:

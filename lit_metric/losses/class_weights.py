@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Loss, LossOutput
+from lit_metric.losses.base import Loss, LossContext, LossOutput
 from lit_metric.losses.combine import CombinedLoss
-from lit_metric.losses.pairs import PairBlock, Pairs
+from lit_metric.losses.pairs import PairBlock, Pairs, PairsWrapper
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
@@ -22,7 +22,7 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     Args:
         class_counts: ``[classes]`` int64, the number n of training items; a class without any gets weight 1
             and has no part in the scale.
-        beta: 0 weighs all alike, towards 1 weights become the inverse of n.
+        beta: with 0 all weigh the same, towards 1 weights become the inverse of n.
 
     Returns:
         ``[classes]`` float32.
@@ -41,42 +41,12 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     return torch.where(occurs, weights * scale, 1.0).float()
 
 
-class WeightedAnchors:
-    """Pairs whose positives weigh as much as their anchor does, besides what they weigh already.
-
-    Args:
-        pairs: of A anchors.
-        weights: ``[A]``, at least 0.
-
-    Example:
-        >>> from lit_metric.losses import DensePairs
-        >>> same = torch.eye(2, dtype=torch.bool)
-        >>> WeightedAnchors(DensePairs(same, ~same), torch.tensor([3.0, 0.5])).rows(0, 2).weight
-        tensor([[3.0000, 1.0000],
-                [1.0000, 0.5000]])
-    """
-
-    def __init__(self, pairs: Pairs, weights: Tensor) -> None:
-        self.pairs = pairs
-        self.weights = weights
-
-    def rows(self, start: int, stop: int) -> PairBlock:
-        """The masks and weights of anchors ``start:stop``."""
-        block = self.pairs.rows(start, stop)
-        weight = torch.where(block.positive, self.weights[start:stop, None], 1.0)
-        return block._replace(weight=weight if block.weight is None else weight * block.weight)
-
-    def targets(self, start: int, stop: int) -> Tensor | None:
-        """The targets of anchors ``start:stop``."""
-        return self.pairs.targets(start, stop)
-
-
 class ClassWeightedLoss(CombinedLoss):
     """Any loss between pairs, with positives weighed by their anchor's class: (1 − β)/(1 − β^n) for a class
     of n training items, scaled to a mean of 1 over classes.
 
-    For long tails whose rare classes matter as much as the common ones; a planner that visits them more often
-    is the other way::
+    For long tails whose rare classes matter as much as the common ones. A planner that visits rare classes
+    more often is the alternative::
 
         model:
           loss:
@@ -93,19 +63,19 @@ class ClassWeightedLoss(CombinedLoss):
     Source: Cui et al., CVPR 2019.
 
     Args:
-        loss: between pairs; losses with learned proxies don't look at pairs, and are refused.
-        beta: β, in [0, 1). The source takes 0.9 to 0.9999; 0 weighs all alike, near 1 by the inverse of n.
+        loss: between pairs; losses with learned proxies don't compare pairs, and are refused.
+        beta: β, in [0, 1). The source takes 0.9 to 0.9999. With 0 all classes weigh the same, near 1 by the
+            inverse of n.
 
     Raises:
-        ValueError: if beta is out of its range, or the loss doesn't look at pairs.
+        ValueError: if beta is out of its range, or the loss doesn't compare pairs.
 
     Example:
-        >>> from lit_metric.losses import DensePairs, InfoNCELoss
+        >>> from lit_metric.losses import InfoNCELoss, LossContext
         >>> loss = ClassWeightedLoss(InfoNCELoss(temperature=1.0), beta=0.5)
-        >>> loss.build(class_counts=torch.tensor([1, 2]), dimension=2)
-        >>> same = torch.tensor([[True, False]])
-        >>> out = loss(torch.tensor([[1.0, 0.0]]), torch.eye(2), DensePairs(same, ~same), torch.tensor([0]))
-        >>> out["loss"]  # 1.2 · log(1 + 1/e)
+        >>> loss.setup(LossContext(dimension=2, class_counts=torch.tensor([1, 2])))
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> loss(embeddings, labels=torch.tensor([0, 0, 1]))  # 1.2 · log(1 + 1/e)
         tensor(0.3759)
     """
 
@@ -115,7 +85,7 @@ class ClassWeightedLoss(CombinedLoss):
         super().__init__()
         if not 0 <= beta < 1:
             raise ValueError(f"beta must be at least 0 and below 1, not {beta}")
-        if loss.needs_classes:
+        if loss.requires_labels:
             raise ValueError(
                 f"{type(loss).__name__} compares anchors with learned proxies and takes no weights of pairs; "
                 "give ClassWeightedLoss a loss between pairs"
@@ -123,36 +93,42 @@ class ClassWeightedLoss(CombinedLoss):
         self.loss = loss
         self.beta = beta
         self.combine([loss])
-        self.needs_classes = True
-        # Made anew from the data, hence not saved.
+        self.requires_labels = True
+        # Computed from the data, hence not saved.
         self.register_buffer("weights", None, persistent=False)
 
-    def build(self, class_counts: Tensor, dimension: int) -> None:
-        """See :meth:`Loss.build`."""
-        super().build(class_counts, dimension)
-        self.weights = effective_number_weights(class_counts, self.beta)
-
-    def forward(
-        self, anchors: Tensor, candidates: Tensor, pairs: Pairs, classes: Tensor | None = None
-    ) -> LossOutput:
-        """See :meth:`VectorLoss.forward`.
-
-        Args:
-            anchors: ``[A, d]`` raw embeddings, this rank's.
-            candidates: ``[C, d]`` raw embeddings, those of all ranks.
-            pairs: which anchor and candidate belong together.
-            classes: ``[A]`` int64 classes of the anchors, -1 for none, which weighs 1.
+    def setup(self, context: LossContext) -> None:
+        """See :meth:`Loss.setup`.
 
         Raises:
-            ValueError: if there are no classes, or :meth:`build` was not called.
+            ValueError: if there are no class counts.
         """
-        if classes is None or self.weights is None:
+        if context.class_counts is None:
+            raise ValueError("ClassWeightedLoss needs class_counts of the LossContext")
+        super().setup(context)
+        self.weights = effective_number_weights(context.class_counts, self.beta)
+
+    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """See :meth:`VectorLoss.on_pairs`; an anchor without a class weighs 1.
+
+        Raises:
+            ValueError: if there are no labels, or :meth:`setup` was not called.
+        """
+        if self.weights is None:
             raise ValueError(
-                "ClassWeightedLoss needs the anchors' classes, and build(class_counts, dimension)"
+                "ClassWeightedLoss has no weights: call setup(LossContext(dimension, class_counts)) first"
             )
-        weights = torch.where(classes < 0, 1.0, self.weights[classes.clamp_min(0)])
-        output: LossOutput = self.loss(anchors, candidates, WeightedAnchors(pairs, weights))
-        return output
+        return self.loss.on_pairs(anchors, candidates, PairsWrapper(pairs, self._weigh))
+
+    def _weigh(self, block: PairBlock, pairs: Pairs, start: int, stop: int) -> PairBlock:
+        if self.weights is None or pairs.anchor_labels is None:
+            raise ValueError(
+                "ClassWeightedLoss needs the anchors' classes: call loss(embeddings, labels=labels)"
+            )
+        labels = pairs.anchor_labels[start:stop]
+        weights = torch.where(labels < 0, 1.0, self.weights[labels.clamp_min(0)])
+        weight = torch.where(block.positive, weights[:, None], 1.0)
+        return block._replace(weight=weight if block.weight is None else weight * block.weight)
 
     def extra_repr(self) -> str:
         """The settings."""

@@ -10,47 +10,16 @@ from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, share
 from lit_metric.losses.pairs import PairBlock
 
 
-def contrastive(distances: Tensor, pairs: PairBlock, margin: float) -> Parts:
-    """``d²`` for each positive pair and ``[margin − d]₊²`` for each negative pair, without Hadsell's factor
-    ½.
-
-    Source: Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006,
-        eq. 4.
-
-    Args:
-        distances: ``[r, C]``, at least 0.
-        pairs: masks ``[r, C]``; a weight multiplies its pair's term.
-        margin: how far negatives are pushed, in units of ``distances``.
-
-    Returns:
-        ``positive`` and ``negative``, each the sum over its pairs and their number, and ``active``, logged:
-        the share of negative pairs within the margin.
-
-    Example:
-        >>> import torch
-        >>> positive = torch.tensor([[True, False, False]])
-        >>> pairs = PairBlock(positive, ~positive)
-        >>> parts = contrastive(torch.tensor([[0.5, 0.25, 3.0]]), pairs, margin=1.0)
-        >>> {name: (part.total.item(), part.number.item()) for name, part in parts.items()}
-        {'positive': (0.25, 1), 'negative': (0.5625, 2), 'active': (1, 2)}
-    """
-    missing = (margin - distances).clamp_min(0)
-    return {
-        "positive": masked_mean(distances.square(), pairs.positive, pairs.weight),
-        "negative": masked_mean(missing.square(), pairs.negative, pairs.weight),
-        "active": share(missing > 0, pairs.negative),
-    }
-
-
 class ContrastiveLoss(MetricLoss):
     """Contrastive loss: d² for positive pairs, [m − d]₊² for negative pairs, each pair by itself: an absolute
     threshold.
 
-    Anchors without a positive, or without a negative, count here.
+    Anchors without a positive, or without a negative, count here. A pair's weight multiplies its term.
 
     Logs ``positive``, ``negative`` and ``active``, the share of negative pairs within the margin.
 
-    Source: Hadsell et al., CVPR 2006, without its factor ½.
+    Source: Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006,
+    eq. 4, without its factor ½.
 
     Args:
         margin: m, above 0; at most 2 where vectors have unit length (``normalize``, or distance ``cosine``),
@@ -63,11 +32,10 @@ class ContrastiveLoss(MetricLoss):
 
     Example:
         >>> import torch
-        >>> from lit_metric.losses import DensePairs
-        >>> same = torch.tensor([[True, False]])
-        >>> loss = ContrastiveLoss(margin=5.0, normalize=False)
-        >>> loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0], [0.0, 3.0]]), DensePairs(same, ~same))["loss"]
-        tensor(5.)
+        >>> loss = ContrastiveLoss(margin=2.0)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, labels=torch.tensor([0, 0, 1]))  # 0.8 + ((2 - √2)² + (2 - √0.4)²) / 2
+        tensor(1.9067)
     """
 
     def __init__(
@@ -91,8 +59,14 @@ class ContrastiveLoss(MetricLoss):
         self.average = average
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
-        """See :func:`contrastive`."""
-        parts = contrastive(1 - scores if self.distance == "cosine" else -scores, pairs, self.margin)
+        """See :meth:`MetricLoss.parts`."""
+        distances = 1 - scores if self.distance == "cosine" else -scores
+        missing = (self.margin - distances).clamp_min(0)
+        parts = {
+            "positive": masked_mean(distances.square(), pairs.positive, pairs.weight),
+            "negative": masked_mean(missing.square(), pairs.negative, pairs.weight),
+            "active": share(missing > 0, pairs.negative),
+        }
         if self.average == "pairs":
             both = parts["positive"].number + parts["negative"].number
             for name in ("positive", "negative"):

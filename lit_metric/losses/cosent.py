@@ -7,11 +7,11 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Part, Parts
+from lit_metric.losses.base import Part, Parts
 from lit_metric.losses.gather import gather_ids, gather_with_grad
 from lit_metric.losses.pairs import PairBlock, Pairs
-from lit_metric.losses.scores import Distance, similarity
-from lit_metric.losses.temperature import check_temperature
+from lit_metric.losses.scores import Distance
+from lit_metric.losses.temperature import TemperatureLoss
 
 
 def cosent(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -37,20 +37,12 @@ def cosent(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Te
     """
     fixed = logits.detach()
     # Logits in the thousands are rounded in float32 by more than the differences that count.
-    value, slope = _value_and_slope(
-        fixed.double(), targets, None if weights is None else weights.double().log()
-    )
-    value, slope = value.to(fixed.dtype), slope.to(fixed.dtype)
-    # Autograd through cumulative sums of exponentials leaves the floating-point range at large scores.
-    return value + (slope * (logits - fixed)).sum()
-
-
-def _value_and_slope(logits: Tensor, targets: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    targets, order = targets.sort()
-    low, high = logits[order], -logits[order]
-    if log_weights is not None:
-        low, high = low + log_weights[order], high + log_weights[order]
-    nothing = logits.new_full((1,), -torch.inf)
+    low, (targets, order) = fixed.double(), targets.sort()
+    low, high = low[order], -low[order]
+    if weights is not None:
+        log_weights = weights.double().log()[order]
+        low, high = low + log_weights, high + log_weights
+    nothing = low.new_full((1,), -torch.inf)
     # log Σ e^{-l_j} over the higher targets of each, and log Σ e^{l_i} over the lower ones.
     above = torch.cat([high.flip(0).logcumsumexp(0).flip(0), nothing])
     below = torch.cat([nothing, low.logcumsumexp(0)])
@@ -59,24 +51,27 @@ def _value_and_slope(logits: Tensor, targets: Tensor, log_weights: Tensor | None
     value = torch.cat([as_low, torch.zeros_like(nothing)]).logsumexp(0)
     # Each share is at most 1, whatever rounding makes of it.
     slope = (as_low - value).clamp_max(0).exp() - (as_high - value).clamp_max(0).exp()
-    return value, torch.empty_like(slope).index_copy(0, order, slope)
+    slope = torch.empty_like(slope).index_copy(0, order, slope)
+    # Autograd through cumulative sums of exponentials leaves the floating-point range at large scores.
+    return value.to(fixed.dtype) + (slope.to(fixed.dtype) * (logits - fixed)).sum()
 
 
-class CoSENTLoss(MetricLoss):
+class CoSENTLoss(TemperatureLoss):
     """CoSENT: log(1 + Σ e^{(s_i − s_j)/τ}) over all pairs i, j of which j has the higher score or grade.
 
     Only the order of scores matters, not their scale. Pairs of different anchors are compared, all of the
-    batch and of all processes; pairs without a score are not, and one that is listed twice counts twice. It
-    needs scores: with class labels alone there is nothing to compare. (Of bare masks, a positive counts as 1
-    and a negative as 0.) Anchors are used that have a score; a pair's weight multiplies the terms that it
-    takes part in.
+    batch and of all processes. Pairs without a score are ignored, and one that is listed twice counts twice.
+    It needs scores: with class labels alone there is nothing to compare. (Without scores, a positive counts
+    as 1 and a negative as 0.) ``anchors_used`` counts the anchors that have a score. A pair's weight
+    multiplies each of its terms.
 
-    Cost: memory is one block of similarities and a few numbers for each pair that has a score, and time that
+    Cost: memory is one block of similarities and a few numbers for each pair that has a score; time is that
     of sorting them.
 
     Logs ``cosent``.
 
-    Source: Huang et al., "CoSENT", TASLP 2024.
+    Source: Huang, Peng, Zou et al., "CoSENT: Consistent Sentence Embedding via Similarity Ranking", IEEE/ACM
+    TASLP 2024.
 
     Args:
         temperature: τ, above 0; sentence-transformers' ``scale`` is 1/τ. The source takes 0.05; try 0.02 to
@@ -86,15 +81,13 @@ class CoSENTLoss(MetricLoss):
         block_rows: anchors compared with all candidates at a time.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
-        >>> neither, nan = torch.zeros(2, 2, dtype=torch.bool), torch.nan
-        >>> pairs = DensePairs(neither, neither, target=torch.tensor([[4.5, nan], [nan, 1.0]]))
-        >>> candidates = torch.tensor([[0.6, 0.8], [0.8, 0.6]])  # cosines 0.6 and 0.6
-        >>> CoSENTLoss()(torch.eye(2), candidates, pairs)["loss"]
+        >>> loss = CoSENTLoss()
+        >>> others = torch.tensor([[0.6, 0.8], [0.8, 0.6]])  # cosines 0.6 and 0.6
+        >>> loss(torch.eye(2), others, scores=torch.tensor([4.5, 1.0]))  # log(1 + e^0)
         tensor(0.6931)
     """
 
-    uses_targets = True
+    requires_scores = True
 
     def __init__(
         self,
@@ -103,9 +96,7 @@ class CoSENTLoss(MetricLoss):
         normalize: bool = False,
         block_rows: int = 1024,
     ) -> None:
-        super().__init__(distance, normalize, block_rows)
-        check_temperature(temperature)
-        self.temperature = temperature
+        super().__init__(temperature, False, distance, normalize, block_rows)
 
     def usable(self, pairs: PairBlock) -> Tensor:
         """Anchors with a known target."""
@@ -120,7 +111,7 @@ class CoSENTLoss(MetricLoss):
 
     def sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
         """The loss of all ranks' pairs, the same on every rank, as if they were one block."""
-        blocks = self.in_blocks(anchors, candidates, pairs, self._judged)
+        blocks = self.in_blocks(anchors, candidates, pairs, self._known_pairs)
         scores, targets, weights, used = zip(*blocks, strict=True)
         # Every rank takes the gradient of the whole: the average over ranks is then that of one process.
         row = gather_with_grad(torch.cat(scores))[None]
@@ -129,16 +120,12 @@ class CoSENTLoss(MetricLoss):
         parts = self.parts(row, PairBlock(neither, neither, weight, known))
         return {**parts, "anchors_used": reduce(Part.plus, used)}
 
-    def _judged(
+    def _known_pairs(
         self, anchors: Tensor, candidates: Tensor, pairs: PairBlock
     ) -> tuple[Tensor, Tensor, Tensor, Part]:
-        """``[p]`` scores, targets and weights of a block's judged pairs."""
+        """``[p]`` scores, targets and weights of a block's pairs that have a target."""
         known = pairs.known
-        scores = similarity(anchors, candidates, self.distance)[known]
+        scores = self.scores(anchors, candidates, pairs)[known]
         targets = pairs.targets[known].double()
         weights = torch.ones_like(targets) if pairs.weight is None else pairs.weight[known].double()
         return scores, targets, weights, self.share_used(pairs)
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"temperature={self.temperature:.4g}, distance={self.distance}, normalize={self.normalize}"

@@ -23,6 +23,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def own_share() -> slice:
+    """This rank's share of rows that all ranks have: every ``world_size()``-th from ``rank()`` on."""
+    return slice(rank(), None, world_size())
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """``values`` of any shape, added up over all ranks, without gradient.
 

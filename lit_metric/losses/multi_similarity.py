@@ -7,64 +7,7 @@ from torch import Tensor
 
 from lit_metric.losses.base import MetricLoss, Parts, masked_mean, share
 from lit_metric.losses.pairs import PairBlock
-from lit_metric.losses.scores import Distance
-from lit_metric.losses.tuplet import log_one_plus_sum_exp
-
-
-def informative(scores: Tensor, pairs: PairBlock, epsilon: float) -> PairBlock:
-    """The pairs that are in question: negatives more similar than the least similar positive less
-    ``epsilon``, positives less similar than the most similar negative plus ``epsilon``.
-
-    Source: Wang et al. (see :func:`multi_similarity`), the mining step.
-
-    Args:
-        scores: ``[r, C]``; no gradient passes through the choice.
-        pairs: masks ``[r, C]``.
-        epsilon: in units of the scores.
-
-    Example:
-        >>> positive = torch.tensor([[True, True, False, False]])
-        >>> kept = informative(torch.tensor([[0.9, 0.5, 0.45, 0.1]]), PairBlock(positive, ~positive), 0.1)
-        >>> kept.positive.tolist(), kept.negative.tolist()
-        ([[False, True, False, False]], [[False, False, True, False]])
-    """
-    weakest = torch.where(pairs.positive, scores, torch.inf).amin(dim=1, keepdim=True)
-    strongest = torch.where(pairs.negative, scores, -torch.inf).amax(dim=1, keepdim=True)
-    return pairs._replace(
-        positive=pairs.positive & (scores - epsilon < strongest),
-        negative=pairs.negative & (scores + epsilon > weakest),
-    )
-
-
-def multi_similarity(
-    scores: Tensor, pairs: PairBlock, alpha: float, beta: float, base: float
-) -> tuple[Tensor, Tensor]:
-    """``1/α · log(1 + Σ_p e^{−α(s_p − λ)})`` and ``1/β · log(1 + Σ_n e^{β(s_n − λ)})``.
-
-    Source: Wang, Han, Huang, Dong and Scott, "Multi-Similarity Loss with General Pair Weighting for Deep
-    Metric Learning", CVPR 2019.
-
-    Args:
-        scores: ``[r, C]``.
-        pairs: masks ``[r, C]``. A weight multiplies its pair's exponential.
-        alpha: α, above 0.
-        beta: β, above 0.
-        base: λ, the similarity that positives should exceed and negatives should not.
-
-    Returns:
-        ``[r]`` of the positives and ``[r]`` of the negatives; 0 where there are none.
-
-    Example:
-        >>> pairs = PairBlock(torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]]))
-        >>> positive, negative = multi_similarity(torch.full((1, 3), 0.5), pairs, 1.0, 2.0, 0.5)
-        >>> positive.exp(), (2 * negative).exp()
-        (tensor([2.]), tensor([3.]))
-    """
-    beyond = scores - base
-    return (
-        log_one_plus_sum_exp(-alpha * beyond, pairs.positive, pairs.weight) / alpha,
-        log_one_plus_sum_exp(beta * beyond, pairs.negative, pairs.weight) / beta,
-    )
+from lit_metric.losses.scores import Distance, log_one_plus_sum_exp
 
 
 class MultiSimilarityLoss(MetricLoss):
@@ -73,16 +16,17 @@ class MultiSimilarityLoss(MetricLoss):
 
     A mining step before it keeps the negatives above the least similar positive less ε and the positives
     below the most similar negative plus ε. A pair's pull depends on how it stands to λ and to the anchor's
-    other pairs of its kind. Take it where classes are many and fine, and batches hold several members of
+    other pairs of its kind. Choose it where classes are many and fine, and batches hold several members of
     each.
 
-    An anchor whose pairs the mining step has all dropped counts as 0, so that the gradient fades as pairs are
-    settled. The mining step looks at all candidates, those of other ranks among them.
+    An anchor whose pairs the mining step has all dropped counts as 0, so the gradient fades as pairs are
+    settled. The mining step sees the candidates of all ranks. A pair's weight multiplies its exponential.
 
     Logs ``positive`` and ``negative``, whose sum is the loss, and ``mined``, the share of pairs that are
     kept.
 
-    Source: Wang et al., CVPR 2019.
+    Source: Wang, Han, Huang, Dong and Scott, "Multi-Similarity Loss with General Pair Weighting for Deep
+    Metric Learning", CVPR 2019.
 
     Args:
         alpha: α, above 0: how sharply it looks at the least similar positives. The source takes 2; try 1 to
@@ -99,10 +43,8 @@ class MultiSimilarityLoss(MetricLoss):
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
-        >>> same = torch.eye(2, dtype=torch.bool)
-        >>> out = MultiSimilarityLoss(epsilon=None)(torch.eye(2), torch.eye(2), DensePairs(same, ~same))
-        >>> out["positive"]  # log(1 + e^(-2 (1 - 0.5))) / 2
+        >>> loss = MultiSimilarityLoss(epsilon=None)
+        >>> loss(torch.eye(2), torch.eye(2))  # log(1 + e^(-2 (1 - 0.5))) / 2, and nearly 0 of the negatives
         tensor(0.1566)
     """
 
@@ -125,10 +67,18 @@ class MultiSimilarityLoss(MetricLoss):
         self.epsilon = epsilon
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
-        """See :func:`informative` and :func:`multi_similarity`."""
-        used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
-        kept = pairs if self.epsilon is None else informative(scores, pairs, self.epsilon)
-        positive, negative = multi_similarity(scores, kept, self.alpha, self.beta, self.base)
+        """See :meth:`MetricLoss.parts`; no gradient passes through the mining step."""
+        used, kept = pairs.usable, pairs
+        if self.epsilon is not None:
+            weakest = torch.where(pairs.positive, scores, torch.inf).amin(dim=1, keepdim=True)
+            strongest = torch.where(pairs.negative, scores, -torch.inf).amax(dim=1, keepdim=True)
+            kept = pairs._replace(
+                positive=pairs.positive & (scores - self.epsilon < strongest),
+                negative=pairs.negative & (scores + self.epsilon > weakest),
+            )
+        beyond = scores - self.base
+        positive = log_one_plus_sum_exp(-self.alpha * beyond, kept.positive, kept.weight) / self.alpha
+        negative = log_one_plus_sum_exp(self.beta * beyond, kept.negative, kept.weight) / self.beta
         given = (pairs.positive | pairs.negative) & used[:, None]
         return {
             "positive": masked_mean(positive, used),

@@ -1,4 +1,4 @@
-"""N-pair loss: every other pair's positive is a negative; raw inner products, norms held by a regulariser."""
+"""The (N+1)-tuplet loss, one positive against N negatives at once, and the N-pair loss made of it."""
 
 from __future__ import annotations
 
@@ -7,40 +7,86 @@ from torch import Tensor
 
 from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
-from lit_metric.losses.tuplet import mean_over_positives, tuplet
+from lit_metric.losses.scores import (
+    Distance,
+    beside_largest,
+    hard_log_sum_exp,
+    mean_over_positives,
+    softplus,
+)
 
 
-def pair_norms(anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
-    """``‖z‖² + ‖z⁺‖²`` of each anchor and its positive, the latter a mean where there are several.
+def tuplet(scores: Tensor, pairs: PairBlock, hardness: float = 0.0) -> tuple[Tensor, Tensor]:
+    """``log(1 + Σ_n exp(s_n − s_p))`` for each positive p of an anchor, averaged over its positives.
+
+    It equals ``−log e^{s_p} / (e^{s_p} + Σ_n e^{s_n})``: the other positives are no part of the denominator.
+
+    Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016, eq. 5.
 
     Args:
-        anchors: ``[r, d]`` raw embeddings.
-        candidates: ``[C, d]`` raw embeddings.
-        pairs: masks ``[r, C]``; weights don't matter.
+        scores: ``[r, C]``.
+        pairs: masks ``[r, C]``. A positive's weight multiplies its term, a negative's weight multiplies its
+            exponential.
+        hardness: see :func:`~lit_metric.losses.scores.hard_log_sum_exp`.
 
     Returns:
-        ``[r]`` squared norms, and ``[r]`` which anchors have a positive and a negative; the others get 0.
+        ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
 
     Example:
-        >>> pairs = PairBlock(torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]]))
-        >>> pair_norms(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0], [9.0, 0.0]]), pairs)
-        (tensor([9.]), tensor([True]))
+        >>> pairs = PairBlock(torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]]))
+        >>> losses, used = tuplet(torch.tensor([[1.0, 0.0, -1.0]]), pairs)
+        >>> losses, torch.log(1 + torch.exp(torch.tensor(-1.0)) + torch.exp(torch.tensor(-2.0)))
+        (tensor([0.4076]), tensor(0.4076))
     """
-    used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
-    squares = candidates.square().sum(dim=1).expand(pairs.positive.shape)
-    of_positives = mean_over_positives(squares, pairs._replace(weight=None), used)
-    return torch.where(used, anchors.square().sum(dim=1), 0.0) + of_positives, used
+    used = pairs.usable
+    scores = beside_largest(scores, pairs.negative)
+    negatives = hard_log_sum_exp(scores, pairs.negative, pairs.weight, hardness)
+    return mean_over_positives(softplus(negatives[:, None] - scores), pairs, used), used
+
+
+class TupletLoss(MetricLoss):
+    """(N+1)-tuplet loss: log(1 + Σ_n e^{s_n − s_p}), the mean over positives, then over anchors.
+
+    It is the N-pair loss without the regulariser, for any ``distance``. On cosines, which differ by 2 at
+    most, it is flat: that is InfoNCE with τ = 1.
+
+    Logs ``tuplet``.
+
+    Source: Sohn, NIPS 2016, eq. 5.
+
+    Args:
+        distance: any of the four; the source takes the inner product of raw embeddings.
+        normalize: scale embeddings to unit length before a Euclidean distance is taken.
+        block_rows: anchors compared with all candidates at a time.
+
+    Example:
+        >>> loss = TupletLoss()
+        >>> anchors, positives = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+        >>> loss(anchors, positives, torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))  # log(1 + e^-1 + e^-2)
+        tensor(0.4076)
+    """
+
+    def __init__(self, distance: Distance = "dot", normalize: bool = False, block_rows: int = 1024) -> None:
+        super().__init__(distance, normalize, block_rows)
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
+        """See :func:`tuplet`."""
+        return {"tuplet": masked_mean(*tuplet(scores, pairs))}
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"distance={self.distance}, normalize={self.normalize}"
 
 
 class NPairLoss(MetricLoss):
     """Multi-class N-pair loss: log(1 + Σ_n e^{z·z_n − z·z_p}) + ``l2`` · (‖z‖² + ‖z_p‖²), means over anchors,
     of inner products of raw embeddings.
 
-    Norms can grow, which acts like a temperature, and the regulariser holds them in place of a normalisation,
-    whose bound on the logit would slow the fit. Embeddings are taken raw also where the encoder says
-    ``normalize``, which only concerns what ``encode`` returns. The batch of the source is two items each of N
-    classes, ``NPairPlanner(classes=N)``; with ``PKPlanner`` batches each of several positives has its turn,
-    and the others leave the denominator.
+    Norms can grow, which acts like a temperature. The regulariser bounds them; a normalisation would bound
+    the logit, too, and slow the fit. Embeddings are raw even if the encoder says ``normalize``, which only
+    concerns what ``encode`` returns. The source's batch is two items each of N classes,
+    ``NPairPlanner(classes=N)``. With ``PKPlanner`` batches each positive has its own term, without the other
+    positives in its denominator.
 
     Logs ``n_pair``, ``l2`` (with its coefficient) and ``squared_norm``, the mean of ‖z‖² + ‖z_p‖².
 
@@ -53,11 +99,9 @@ class NPairLoss(MetricLoss):
         block_rows: anchors compared with all candidates at a time.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
-        >>> same = torch.eye(2, dtype=torch.bool)
-        >>> out = NPairLoss(l2=0.1)(torch.eye(2), torch.eye(2), DensePairs(same, ~same))
-        >>> out["n_pair"], out["l2"], out["loss"]
-        (tensor(0.3133), tensor(0.2000), tensor(0.5133))
+        >>> loss = NPairLoss(l2=0.1)
+        >>> loss(torch.eye(2), torch.eye(2))  # anchors and positives: log(1 + e^-1) + 0.1 · 2
+        tensor(0.5133)
     """
 
     def __init__(self, l2: float = 0.0005, block_rows: int = 1024) -> None:
@@ -67,12 +111,15 @@ class NPairLoss(MetricLoss):
         self.l2 = l2
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
-        """The part that needs only scores, see :func:`~lit_metric.losses.tuplet.tuplet`."""
+        """The part that needs only scores, see :func:`tuplet`."""
         return {"n_pair": masked_mean(*tuplet(scores, pairs))}
 
     def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
-        """Adds the regulariser, which needs the vectors."""
-        norms = masked_mean(*pair_norms(anchors, candidates, pairs))
+        """Adds the regulariser, which needs the vectors; weights don't matter for it."""
+        used = pairs.usable
+        squares = candidates.square().sum(dim=1).expand(pairs.positive.shape)
+        of_positives = mean_over_positives(squares, pairs._replace(weight=None), used)
+        norms = masked_mean(torch.where(used, anchors.square().sum(dim=1), 0.0) + of_positives, used)
         return {
             **super().rows(anchors, candidates, pairs),
             "l2": Part(self.l2 * norms.total, norms.number),

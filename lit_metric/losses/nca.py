@@ -7,9 +7,8 @@ from torch import Tensor
 
 from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
-from lit_metric.losses.scores import Distance, softplus
+from lit_metric.losses.scores import Distance, beside_largest, log_sum_exp, softplus
 from lit_metric.losses.temperature import TemperatureLoss
-from lit_metric.losses.tuplet import beside_largest, log_sum_exp
 
 
 def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
@@ -33,7 +32,7 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
         >>> nca(torch.zeros(1, 3), pairs)[0].exp()
         tensor([1.5000])
     """
-    used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
+    used = pairs.usable
     logits = beside_largest(logits, pairs.positive | pairs.negative)
     positives = log_sum_exp(logits, pairs.positive, pairs.weight)
     negatives = log_sum_exp(logits, pairs.negative, pairs.weight)
@@ -45,9 +44,10 @@ class NCALoss(TemperatureLoss):
     """Neighbourhood components analysis, the soft nearest neighbour loss: −log Σ_p e^{s_p/τ} / (Σ_p e^{s_p/τ}
     + Σ_n e^{s_n/τ}), the mean over anchors.
 
-    It asks that *some* positives are nearer than the negatives, where InfoNCE asks it of each: the nearer a
+    *Some* positives must be nearer than the negatives, while InfoNCE requires it of each: the nearer a
     positive already is, the larger its share of the pull. So a class may stay in several clusters, and a
-    wrong label costs less. With one positive per anchor the two are the same.
+    wrong label costs less. With one positive for each anchor the two are the same. A pair's weight multiplies
+    its exponential.
 
     Logs ``nca`` and, if it is learned, the ``temperature``.
 
@@ -62,10 +62,10 @@ class NCALoss(TemperatureLoss):
         learnable: learn the temperature from there, as its logarithm, within those bounds.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
-        >>> same = torch.eye(2, dtype=torch.bool)
-        >>> NCALoss(temperature=0.5)(torch.eye(2), torch.eye(2), DensePairs(same, ~same))["loss"]
-        tensor(0.1269)
+        >>> loss = NCALoss(temperature=0.5)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, labels=torch.tensor([0, 0, 1]))
+        tensor(0.5881)
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Learned proxies: vectors that stand for the classes, which anchors are compared with instead of each other.
+"""Learned proxies: vectors that represent the classes. Anchors are compared with them, not with each other.
 
 Proxies are parameters, the same on every rank, while anchors are each rank's own. Where a loss is a mean over
 anchors, each rank compares its anchors with all proxies; where it is a mean over proxies, each rank compares
@@ -9,52 +9,27 @@ over ranks that DDP takes of the proxies' gradients is that of one process on th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_metric.losses.base import LossOutput, MetricLoss, nothing_of
-from lit_metric.losses.pairs import PairBlock, Pairs
+from lit_metric.losses.base import LossContext, LossOutput, MetricLoss, nothing_of
+from lit_metric.losses.pairs import LabelPairs, Pairs
 from lit_metric.losses.scores import Distance
-
-
-class SameClass:
-    """Equal classes are positive, different ones negative, and -1 is neither.
-
-    Args:
-        rows: ``[A]`` int64 classes.
-        columns: ``[C]`` int64 classes.
-
-    Example:
-        >>> pairs = SameClass(torch.tensor([1, -1]), torch.tensor([0, 1, -1])).rows(0, 2)
-        >>> pairs.positive.tolist(), pairs.negative.tolist()
-        ([[False, True, False], [False, False, False]], [[True, False, False], [False, False, False]])
-    """
-
-    def __init__(self, rows: Tensor, columns: Tensor) -> None:
-        self.of_rows = rows
-        self.of_columns = columns
-
-    def rows(self, start: int, stop: int) -> PairBlock:
-        """The masks of rows ``start:stop``."""
-        of_rows, of_columns = self.of_rows[start:stop, None], self.of_columns[None]
-        known, same = (of_rows >= 0) & (of_columns >= 0), of_rows == of_columns
-        return PairBlock(known & same, known & ~same)
-
-    def targets(self, start: int, stop: int) -> None:
-        """There are only masks."""
 
 
 class ProxyLoss(MetricLoss):
     """Base of the losses between anchors and learned proxies.
 
     There are proxies for the classes that occur in training, and for no others: a class that is only
-    evaluated would be pushed away without ever being met. Anchors without a class, or of a class without
-    proxies, don't count. Candidates and pairs are not looked at. Where embeddings are shorter than proxies
-    (as in :class:`MatryoshkaLoss`), the first components of the proxies are taken.
+    evaluated would be pushed away and never pulled. Anchors without a class, or of a class without proxies,
+    don't count. Candidates and masks are ignored. For embeddings shorter than the proxies (as in
+    :class:`MatryoshkaLoss`), the first components of the proxies are used.
 
-    Proxies start as random vectors, are the parameter ``proxies`` (``loss.proxies`` in a learner) and stand
-    in checkpoints. They are commonly trained at 10 to 100 times the rate of the encoder.
+    Proxies start as random vectors, are the parameter ``proxies`` (``loss.proxies`` in a learner) and are
+    saved in checkpoints. They are commonly trained at 10 to 100 times the rate of the encoder. :meth:`setup`
+    creates them, so call it before the optimizer is made; loading a state with proxies creates them, too.
 
     Args:
         distance: see :class:`VectorLoss`.
@@ -63,7 +38,7 @@ class ProxyLoss(MetricLoss):
         per_class: how many proxies each class has; those of a class follow each other.
     """
 
-    needs_classes = True
+    requires_labels = True
     proxies: nn.Parameter | None
     numbers: Tensor | None
 
@@ -73,84 +48,76 @@ class ProxyLoss(MetricLoss):
             raise ValueError(f"a class has at least 1 proxy, not {per_class}")
         self.per_class = per_class
         self.register_parameter("proxies", None)
-        # Of each class, its place among those that have proxies; made anew from the data, hence not saved.
+        # The number of each class among those that have proxies; computed from the data, hence not saved.
         self.register_buffer("numbers", None, persistent=False)
 
-    def build(self, class_counts: Tensor, dimension: int) -> None:
-        """See :meth:`Loss.build`.
+    def setup(self, context: LossContext) -> None:
+        """See :meth:`Loss.setup`.
 
         Raises:
-            ValueError: if fewer than two classes occur, or the proxies that are there already don't fit.
+            ValueError: if there are no class counts, fewer than two classes occur, or existing proxies don't
+                fit.
         """
-        occurs = class_counts > 0
+        if context.class_counts is None:
+            raise ValueError(f"{type(self).__name__} needs class_counts of the LossContext")
+        occurs = context.class_counts > 0
         number = int(occurs.sum())
         if number < 2:
             raise ValueError(f"proxies need at least 2 classes in training, and there are {number}")
         self.numbers = torch.where(occurs, occurs.cumsum(0) - 1, -1)
-        shape = (number * self.per_class, dimension)
+        shape = (number * self.per_class, context.dimension)
         if self.proxies is None:
-            self.allocate(shape)
+            self.proxies = nn.Parameter(nn.init.kaiming_normal_(torch.empty(shape), mode="fan_out"))
         elif self.proxies.shape != shape:
             raise ValueError(
                 f"the proxies are {list(self.proxies.shape)}, but this data and encoder need {list(shape)}; "
                 "make a new loss"
             )
 
-    def allocate(self, shape: tuple[int, ...]) -> None:
-        """Create proxies of a shape ``[classes * per_class, dimension]``."""
-        self.proxies = nn.Parameter(nn.init.kaiming_normal_(torch.empty(shape), mode="fan_out"))
+    def make_room(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Create proxies for those that ``state`` has under ``prefix``, unless there are some."""
+        saved = state.get(f"{prefix}proxies")
+        if self.proxies is None and saved is not None:
+            self.proxies = nn.Parameter(torch.empty_like(saved))
 
-    def forward(
-        self, anchors: Tensor, candidates: Tensor, pairs: Pairs, classes: Tensor | None = None
-    ) -> LossOutput:
-        """See :meth:`VectorLoss.forward`.
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *options: Any) -> None:
+        """Load also into a loss that was never set up."""
+        self.make_room(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *options)
 
-        Args:
-            anchors: ``[A, d]`` raw embeddings, this rank's.
-            candidates: not looked at, but reached by the gradient, which is 0.
-            pairs: not looked at.
-            classes: ``[A]`` int64 classes of the anchors, -1 for none.
+    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """See :meth:`VectorLoss.on_pairs`; of the pairs only ``anchor_labels`` count, -1 for no class.
+
+        The gradient reaches the candidates and is 0.
 
         Raises:
-            ValueError: if there are no classes or no proxies.
+            ValueError: if there are no labels or no proxies.
         """
-        if classes is None or classes.shape != anchors.shape[:1]:
-            given = "none" if classes is None else list(classes.shape)
+        labels = pairs.anchor_labels
+        if labels is None or labels.shape != anchors.shape[:1]:
+            given = "none" if labels is None else list(labels.shape)
             raise ValueError(
-                f"{type(self).__name__} needs the classes [{len(anchors)}] of anchors, got {given}"
+                f"{type(self).__name__} needs the classes [{len(anchors)}] of anchors, got {given}; call "
+                "loss(embeddings, labels=labels)"
             )
         if self.proxies is None or self.numbers is None:
-            raise ValueError("there are no proxies: call build(class_counts, dimension) first")
+            raise ValueError("there are no proxies: call setup(LossContext(dimension, class_counts)) first")
         proxies = self.proxies[:, : anchors.shape[1]]
-        numbers = torch.where(classes < 0, -1, self.numbers[classes.clamp_min(0)])
-        output = super().forward(*self.sides(anchors, proxies, numbers))
+        numbers = torch.where(labels < 0, -1, self.numbers[labels.clamp_min(0)])
+        output = super().on_pairs(*self.sides(anchors, proxies, numbers))
         output["loss"] = output["loss"] + nothing_of((anchors, candidates))
         return output
 
     def sides(self, anchors: Tensor, proxies: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Pairs]:
-        """Whose rows are compared with whom: this rank's anchors with all proxies, unless overridden.
+        """The rows and columns of the scores: this rank's anchors and all proxies, unless overridden.
 
         Args:
             anchors: ``[A, d]``, this rank's.
             proxies: ``[P, d]``.
             numbers: ``[A]`` int64, the number of each anchor's class among those that have proxies, or -1.
         """
-        return anchors, proxies, SameClass(numbers, self.numbers_of(proxies))
+        return anchors, proxies, LabelPairs(numbers, self.numbers_of(proxies))
 
     def numbers_of(self, proxies: Tensor) -> Tensor:
         """``[P]`` the number of the class that each of ``proxies [P, d]`` belongs to."""
         return torch.arange(len(proxies), device=proxies.device) // self.per_class
-
-
-def allocate_saved(loss: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Make room for the saved proxies of losses that have none yet, so that the state can be loaded.
-
-    Args:
-        loss: a loss, or a combination of them.
-        state: a state dictionary.
-        prefix: of the names of the loss's parameters there, with its dot.
-    """
-    for name, module in loss.named_modules(prefix=prefix.removesuffix(".")):
-        saved = state.get(f"{name}.proxies" if name else "proxies")
-        if isinstance(module, ProxyLoss) and module.proxies is None and saved is not None:
-            module.allocate(tuple(saved.shape))

@@ -6,51 +6,24 @@ import torch
 from torch import Tensor
 
 from lit_metric.losses.base import Parts, masked_mean
-from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, world_size
-from lit_metric.losses.pairs import PairBlock, Pairs
-from lit_metric.losses.proxies import ProxyLoss, SameClass
-from lit_metric.losses.tuplet import log_one_plus_sum_exp
-
-
-def proxy_anchor(scores: Tensor, pairs: PairBlock, margin: float, scale: float) -> tuple[Tensor, Tensor]:
-    """``log(1 + Σ_p e^{−α(s_p − δ)})`` over the items of a proxy's class, ``log(1 + Σ_n e^{α(s_n + δ)})``
-    over those of the others.
-
-    Source: Kim, Kim, Cho and Kwak, "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020.
-
-    Args:
-        scores: ``[r, N]`` cosines of proxies and items.
-        pairs: masks ``[r, N]``.
-        margin: δ.
-        scale: α.
-
-    Returns:
-        ``[r]`` and ``[r]``; 0 where there are none.
-
-    Example:
-        >>> pairs = PairBlock(torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]]))
-        >>> positive, negative = proxy_anchor(torch.tensor([[0.1, -0.1, -0.1]]), pairs, 0.1, 32.0)
-        >>> positive.exp(), negative.exp()
-        (tensor([2.]), tensor([3.]))
-    """
-    return (
-        log_one_plus_sum_exp(-scale * (scores - margin), pairs.positive),
-        log_one_plus_sum_exp(scale * (scores + margin), pairs.negative),
-    )
+from lit_metric.losses.gather import gather_ids, gather_with_grad, own_share
+from lit_metric.losses.pairs import LabelPairs, PairBlock, Pairs
+from lit_metric.losses.proxies import ProxyLoss
+from lit_metric.losses.scores import log_one_plus_sum_exp
 
 
 class ProxyAnchorLoss(ProxyLoss):
     """Proxy-anchor loss: log(1 + Σ_p e^{−α(s_p − δ)}), the mean over proxies whose class is in the batch,
     plus log(1 + Σ_n e^{α(s_n + δ)}), the mean over all proxies, on cosines.
 
-    Here the proxy is the anchor and the batch's items are its positives p and negatives n, of which the
-    hardest weigh most: it looks at how items lie to each other, which proxy-NCA does not. Proxies are those
-    of ``ProxyNCALoss``. The batch is that of all processes, of which each takes its share of the proxies.
+    Here the proxy is the anchor and the batch's items are its positives p and negatives n. The hardest weigh
+    most, so it depends on how items lie to each other, unlike proxy-NCA. Proxies are those of
+    ``ProxyNCALoss``. The batch is that of all processes, and each process has its share of the proxies.
 
     Logs ``positive`` and ``negative``, whose sum is the loss, and, instead of ``anchors_used``,
     ``proxies_used``, the share of proxies that have items of their class and of others.
 
-    Source: Kim et al., CVPR 2020.
+    Source: Kim, Kim, Cho and Kwak, "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020.
 
     Args:
         margin: δ, at least 0. The source takes 0.1; try 0 to 0.3.
@@ -61,15 +34,12 @@ class ProxyAnchorLoss(ProxyLoss):
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
+        >>> from lit_metric.losses import LossContext
         >>> loss = ProxyAnchorLoss(margin=0.0, scale=1.0)
-        >>> loss.build(class_counts=torch.tensor([3, 5]), dimension=2)
-        >>> with torch.no_grad():
-        ...     _ = loss.proxies.copy_(torch.eye(2))
-        >>> nothing = DensePairs(torch.zeros(1, 0, dtype=torch.bool), torch.zeros(1, 0, dtype=torch.bool))
-        >>> out = loss(torch.tensor([[3.0, 0.0]]), torch.zeros(0, 2), nothing, classes=torch.tensor([0]))
-        >>> out["positive"], out["negative"]  # log(1 + e^-1), log(1 + e^0) / 2
-        (tensor(0.3133), tensor(0.3466))
+        >>> loss.setup(LossContext(dimension=2, class_counts=torch.tensor([3, 5])))  # before the optimizer
+        >>> _ = loss.proxies.data.copy_(torch.eye(2))
+        >>> loss(torch.tensor([[3.0, 0.0]]), labels=torch.tensor([0])).item()  # log(1 + e^-1) + log(2) / 2
+        0.6598...
     """
 
     def __init__(self, margin: float = 0.1, scale: float = 32.0, block_rows: int = 1024) -> None:
@@ -83,9 +53,8 @@ class ProxyAnchorLoss(ProxyLoss):
 
     def sides(self, anchors: Tensor, proxies: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Pairs]:
         """This rank's share of the proxies with the anchors of all ranks."""
-        share = slice(rank(), None, world_size())
-        pairs = SameClass(self.numbers_of(proxies)[share], gather_ids(numbers))
-        return proxies[share], gather_with_grad(anchors), pairs
+        pairs = LabelPairs(self.numbers_of(proxies)[own_share()], gather_ids(numbers))
+        return proxies[own_share()], gather_with_grad(anchors), pairs
 
     def sum_blocks(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> Parts:
         """See :meth:`VectorLoss.sum_blocks`; the rows are proxies."""
@@ -94,8 +63,9 @@ class ProxyAnchorLoss(ProxyLoss):
         return parts
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
-        """See :func:`proxy_anchor`."""
-        positive, negative = proxy_anchor(scores, pairs, self.margin, self.scale)
+        """See :meth:`MetricLoss.parts`; the rows are proxies."""
+        positive = log_one_plus_sum_exp(-self.scale * (scores - self.margin), pairs.positive)
+        negative = log_one_plus_sum_exp(self.scale * (scores + self.margin), pairs.negative)
         return {
             "positive": masked_mean(positive, pairs.positive.any(dim=1)),
             "negative": masked_mean(negative, torch.ones_like(negative, dtype=torch.bool)),

@@ -1,4 +1,5 @@
-"""Scores between anchors and candidates, as similarities: the larger, the closer, whatever the distance.
+"""Scores between anchors and candidates, as similarities: the larger, the closer, whatever the distance; and
+the softmax sums over them.
 
 All of it is computed in float32 at least, and stays finite, gradients included, for zero and identical
 vectors.
@@ -13,17 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_metric.losses.pairs import PairBlock
+
 Distance = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 _CANCELLED = 2**13
-"""Below this number of roundings of the squared lengths, squared distances have lost a thousandth or all."""
+"""Squared distances below this many roundings of the squared lengths may be wrong by a thousandth or more."""
 DISTANCES: tuple[Distance, ...] = ("cosine", "dot", "euclidean", "squared_euclidean")
-
-
-def in_scores_dtype(anchors: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides in float64 if one of them is, else in float32."""
-    double = torch.float64 in (anchors.dtype, candidates.dtype)
-    dtype = torch.float64 if double else torch.float32
-    return anchors.to(dtype), candidates.to(dtype)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -48,19 +44,22 @@ def unit(vectors: Tensor) -> Tensor:
 def prepare(
     anchors: Tensor, candidates: Tensor, distance: Distance, normalize: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What is done once per batch, before scores are taken block by block.
+    """Prepare both sides once for each batch, before scores are computed block by block.
 
-    Casts both sides, scales to unit length where asked (always for cosine), and for the Euclidean distances
-    moves the origin to the candidates' mean: distances do not change, and the cancellation in
-    ``|a|² + |c|² − 2a·c`` no longer eats those between vectors that share a large offset.
+    Casts both to float64 if one of them is, else to float32. Scales to unit length for the cosine, or with
+    ``normalize``. For Euclidean distances it moves the origin to the candidates' mean: distances stay, and
+    those between vectors with a large common offset don't cancel in ``|a|² + |c|² − 2a·c``.
 
     Args:
         anchors: ``[A, d]``.
         candidates: ``[C, d]``, C at least 1.
-        distance: which distance will be asked for.
-        normalize: scale to unit length although the distance doesn't need it.
+        distance: which distance follows.
+        normalize: scale to unit length also for a Euclidean distance.
     """
-    anchors, candidates = in_scores_dtype(anchors, candidates)
+    double = torch.float64 in (anchors.dtype, candidates.dtype)
+    anchors, candidates = (
+        side.to(torch.float64 if double else torch.float32) for side in (anchors, candidates)
+    )
     if normalize or distance == "cosine":
         anchors, candidates = unit(anchors), unit(candidates)
     if distance in ("euclidean", "squared_euclidean"):
@@ -98,16 +97,16 @@ def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tenso
 
 @torch.no_grad()
 def restore_near(squares: Tensor, norms: Tensor, differences: Callable[[Tensor], Tensor]) -> None:
-    """Put squared distances right, in place, that cancellation in ``|a|² + |c|² − 2a·c`` has spoilt: those of
-    vectors that are near each other, beside their length.
+    """Correct squared distances in place where ``|a|² + |c|² − 2a·c`` cancels: those of vectors that are near
+    each other compared with their length.
 
-    The gradient of that formula is as it should be.
+    The gradient of that formula is right without a correction.
 
     Args:
         squares: the formula's results, contiguous.
         norms: ``|a|² + |c|²``, of the same shape or one that goes with it.
-        differences: takes places ``[n]`` in the flat ``squares``, and gives ``a − c [n, d]`` of these pairs.
-            Called for a few at a time, so that no more numbers are made than ``squares`` has.
+        differences: takes places ``[n]`` in the flat ``squares``, and returns ``a − c [n, d]``. It is called
+            for a few at a time, so that it never returns more numbers than ``squares`` has.
     """
     flat = squares.detach().view(-1)
     near = (squares < _CANCELLED * torch.finfo(squares.dtype).eps * norms).view(-1).nonzero()[:, 0]
@@ -128,3 +127,69 @@ def safe_sqrt(squares: Tensor) -> Tensor:
 def softplus(x: Tensor) -> Tensor:
     """``log(1 + eˣ)``, exact at any magnitude (``F.softplus`` is cut off at 20)."""
     return -F.logsigmoid(-x)
+
+
+def beside_largest(scores: Tensor, mask: Tensor) -> Tensor:
+    """``scores [r, C]`` minus the largest of their row under ``mask``, through which no gradient passes.
+
+    For losses in which only differences matter. Scores in the thousands would be rounded by the logarithm of
+    a sum of their exponentials.
+
+    Example:
+        >>> beside_largest(torch.tensor([[8.0, 5.0, 9.0]]), torch.tensor([[True, True, False]]))
+        tensor([[ 0., -3.,  1.]])
+    """
+    largest = torch.where(mask, scores.detach(), -torch.inf).amax(dim=1, keepdim=True)
+    return scores - torch.where(largest.isfinite(), largest, 0.0)
+
+
+def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``[r]``: ``log Σ weight · eˢ`` over the ``mask [r, C]``; 0 for rows without any."""
+    if weight is not None:
+        # The logarithm of 0 must not enter even the branch that is not taken.
+        scores = scores + torch.where(weight > 0, weight, 1.0).to(scores.dtype).log()
+    some = mask.any(dim=1, keepdim=True)
+    held = torch.where(mask, scores, torch.where(some, -torch.inf, 0.0))
+    # The gradient is exp(s − result). For large scores the result would be rounded, and the gradient's shares
+    # wouldn't add up to 1.
+    largest = held.detach().amax(dim=1, keepdim=True)
+    largest = torch.where(largest.isfinite(), largest, 0.0)
+    return ((held - largest).logsumexp(dim=1) + largest[:, 0]) * some[:, 0]
+
+
+def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardness: float) -> Tensor:
+    """:func:`log_sum_exp` with each term multiplied by ``e^{β s}``, scaled to a mean of 1.
+
+    Source: Robinson, Chuang, Sra and Jegelka, "Contrastive Learning with Hard Negative Samples", ICLR 2021.
+
+    Args:
+        scores: ``[r, C]``.
+        mask: ``[r, C]`` bool.
+        weight: ``[r, C]`` or None; the mean is taken under it.
+        hardness: β; 0 leaves the sum as it is.
+
+    Example:
+        >>> mask = torch.tensor([[True, True]])
+        >>> scores = torch.tensor([[2.0, 1.0]]).log()
+        >>> hard_log_sum_exp(scores, mask, None, 1.0).exp()  # 4/3 · 2 + 2/3 · 1
+        tensor([3.3333])
+    """
+    if hardness == 0:
+        return log_sum_exp(scores, mask, weight)
+    harder, shares, number = (
+        log_sum_exp(power * scores, mask, weight) for power in (1 + hardness, hardness, 0.0)
+    )
+    return harder - shares + number
+
+
+def log_one_plus_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``[r]``: ``log(1 + Σ weight · eˢ)`` over the ``mask [r, C]``; 0 for rows without any."""
+    return torch.where(mask.any(dim=1), softplus(log_sum_exp(scores, mask, weight)), 0.0)
+
+
+def mean_over_positives(terms: Tensor, pairs: PairBlock, used: Tensor) -> Tensor:
+    """``[r]``: the weighted mean of ``terms [r, C]`` over each row's positives; 0 for rows not ``used``."""
+    if pairs.weight is not None:
+        terms = terms * pairs.weight.to(terms.dtype)
+    sums = torch.where(pairs.positive & used[:, None], terms, 0.0).sum(dim=1)
+    return sums / pairs.positive.sum(dim=1).clamp_min(1)

@@ -12,44 +12,10 @@ from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.scores import restore_near, safe_sqrt
 
 
-def soft_triple(
-    scores: Tensor, pairs: PairBlock, centres: int, scale: float, gamma: float, margin: float
-) -> tuple[Tensor, Tensor]:
-    """``−log e^{λ(S_own − δ)} / (e^{λ(S_own − δ)} + Σ e^{λ S_other})`` with the mean ``S = Σ_k q_k s_k`` of a
-    class's centres, weighed by ``q = softmax(s / γ)``.
-
-    Source: Qian, Shang, Sun, Hu, Li and Jin, "SoftTriple Loss: Deep Metric Learning Without Triplet
-    Sampling", ICCV 2019.
-
-    Args:
-        scores: ``[r, P]`` cosines of anchors and centres; those of a class follow each other.
-        pairs: masks ``[r, P]``, positives being the centres of an anchor's class.
-        centres: how many each class has.
-        scale: λ.
-        gamma: γ.
-        margin: δ.
-
-    Returns:
-        ``[r]`` losses, and ``[r]`` which anchors have centres and others to tell them from; the loss of the
-        rest is 0.
-
-    Example:
-        >>> own = torch.tensor([[True, True, False, False]])
-        >>> scores = torch.full((1, 4), 0.5)
-        >>> losses, _ = soft_triple(scores, PairBlock(own, ~own), 2, scale=20.0, gamma=0.1, margin=0.0)
-        >>> losses.exp()
-        tensor([2.])
-    """
-    by_class = scores.unflatten(1, (-1, centres))
-    similarity = ((by_class / gamma).softmax(dim=2) * by_class).sum(dim=2)
-    of_classes = PairBlock(pairs.positive[:, ::centres], pairs.negative[:, ::centres])
-    return nca(scale * (similarity - margin * of_classes.positive), of_classes)
-
-
 def spread(centres: Tensor) -> Tensor:
     """``Σ_{s<t} ‖w_s − w_t‖ / (C K (K − 1))`` of unit vectors ``[C, K, d]``; merged centres make it small.
 
-    Source: Qian et al. (see :func:`soft_triple`), the regulariser.
+    Source: Qian et al. (see :class:`SoftTripleLoss`), the regulariser.
 
     Example:
         >>> spread(torch.eye(2)[None]), 2 ** 0.5 / 2
@@ -68,16 +34,17 @@ def spread(centres: Tensor) -> Tensor:
 
 
 class SoftTripleLoss(ProxyLoss):
-    """SoftTriple loss: a softmax over classes that have several learned centres each, of which softly the
-    nearest counts: −log of e^{λ(S_own − δ)} against Σ e^{λ S}, S = Σ_k softmax(s_k/γ) s_k on cosines, the
-    mean over anchors.
+    """SoftTriple loss: a softmax over classes with several learned centres each, of which mostly the nearest
+    counts: −log e^{λ(S_own − δ)} / (e^{λ(S_own − δ)} + Σ e^{λ S_other}), S = Σ_k softmax(s_k/γ) s_k on
+    cosines, the mean over anchors.
 
-    A term is added that merges centres which a class doesn't need. For classes of several clusters. Centres
-    are the proxies of ``ProxyNCALoss``.
+    For classes of several clusters. A second term merges centres that a class doesn't need. Centres are
+    proxies as in ``ProxyNCALoss``.
 
     Logs ``soft_triple`` and ``spread``, that term with its coefficient.
 
-    Source: Qian et al., ICCV 2019.
+    Source: Qian, Shang, Sun, Hu, Li and Jin, "SoftTriple Loss: Deep Metric Learning Without Triplet
+    Sampling", ICCV 2019.
 
     Args:
         centres: for each class, at least 1. The source takes 10, or 2 where classes have few members.
@@ -91,15 +58,12 @@ class SoftTripleLoss(ProxyLoss):
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
+        >>> from lit_metric.losses import LossContext
         >>> loss = SoftTripleLoss(centres=1, scale=0.5, margin=0.0)
-        >>> loss.build(class_counts=torch.tensor([3, 5]), dimension=2)
-        >>> with torch.no_grad():
-        ...     _ = loss.proxies.copy_(torch.eye(2))
-        >>> nothing = DensePairs(torch.zeros(1, 0, dtype=torch.bool), torch.zeros(1, 0, dtype=torch.bool))
-        >>> out = loss(torch.tensor([[3.0, 0.0]]), torch.zeros(0, 2), nothing, classes=torch.tensor([0]))
-        >>> out["soft_triple"]  # log(1 + e^-0.5)
-        tensor(0.4741)
+        >>> loss.setup(LossContext(dimension=2, class_counts=torch.tensor([3, 5])))  # before the optimizer
+        >>> _ = loss.proxies.data.copy_(torch.eye(2))
+        >>> loss(torch.tensor([[3.0, 0.0]]), labels=torch.tensor([0])).item()  # log(1 + e^-0.5)
+        0.4740...
     """
 
     def __init__(
@@ -122,14 +86,17 @@ class SoftTripleLoss(ProxyLoss):
         self.tau = tau
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
-        """The part that needs only scores, see :func:`soft_triple`."""
-        settings = (self.per_class, self.scale, self.gamma, self.margin)
-        return {"soft_triple": masked_mean(*soft_triple(scores, pairs, *settings))}
+        """The part that needs only scores; the centres of a class follow each other."""
+        by_class = scores.unflatten(1, (-1, self.per_class))
+        similarity = ((by_class / self.gamma).softmax(dim=2) * by_class).sum(dim=2)
+        own, others = (mask[:, :: self.per_class] for mask in (pairs.positive, pairs.negative))
+        logits = self.scale * (similarity - self.margin * own)
+        return {"soft_triple": masked_mean(*nca(logits, PairBlock(own, others)))}
 
     def rows(self, anchors: Tensor, candidates: Tensor, pairs: PairBlock) -> Parts:
         """Adds the regulariser, which needs the centres."""
         parts = super().rows(anchors, candidates, pairs)
-        # As many times as there are anchors: a batch that teaches nothing leaves the centres where they are.
+        # Once for each anchor: a batch without a usable anchor leaves the centres where they are.
         times = parts["soft_triple"].number
         regulariser = self.tau * spread(candidates.unflatten(0, (-1, self.per_class)))
         return {**parts, "spread": Part(regulariser * times, times)}

@@ -1,4 +1,4 @@
-"""What the losses share that divide scores by a temperature."""
+"""Base of the losses that divide scores by a temperature."""
 
 from __future__ import annotations
 
@@ -14,18 +14,6 @@ from lit_metric.losses.scores import Distance
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 
-def check_temperature(temperature: float, learnable: bool = False) -> None:
-    """Refuse a temperature that scores can't be divided by, or learned from.
-
-    Raises:
-        ValueError: says within which bounds it should be.
-    """
-    low, high = (MIN_TEMPERATURE, MAX_TEMPERATURE) if learnable else (0.0, math.inf)
-    if not (low <= temperature <= high and 0 < temperature < math.inf):
-        bound = f"between {low} and {high} to be learned" if learnable else "above 0 and finite"
-        raise ValueError(f"temperature must be {bound}, not {temperature}")
-
-
 class TemperatureLoss(MetricLoss):
     """Base of the losses of scores divided by a temperature, fixed or learned.
 
@@ -37,13 +25,19 @@ class TemperatureLoss(MetricLoss):
         distance: see :class:`VectorLoss`.
         normalize: see :class:`VectorLoss`.
         block_rows: see :class:`VectorLoss`.
+
+    Raises:
+        ValueError: if the temperature is out of its range.
     """
 
     def __init__(
         self, temperature: float, learnable: bool, distance: Distance, normalize: bool, block_rows: int
     ) -> None:
         super().__init__(distance, normalize, block_rows)
-        check_temperature(temperature, learnable)
+        low, high = (MIN_TEMPERATURE, MAX_TEMPERATURE) if learnable else (0.0, math.inf)
+        if not (low <= temperature <= high and 0 < temperature < math.inf):
+            bound = f"between {low} and {high} to be learned" if learnable else "above 0 and finite"
+            raise ValueError(f"temperature must be {bound}, not {temperature}")
         self.fixed_temperature = temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learnable else None
 
@@ -52,15 +46,15 @@ class TemperatureLoss(MetricLoss):
         """The temperature now; a scalar tensor with gradient if it is learned."""
         return self.fixed_temperature if self.log_temperature is None else self.log_temperature.exp()
 
-    def forward(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """See :meth:`VectorLoss.forward`."""
+    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """See :meth:`VectorLoss.on_pairs`."""
         if self.log_temperature is None:
-            return super().forward(anchors, candidates, pairs)
-        # The parameter itself is held, not its use: beyond the bound a clamp in the graph would stop its
-        # gradient and it could never come back.
+            return super().on_pairs(anchors, candidates, pairs)
+        # The parameter itself is clamped: beyond the bound a clamp in the graph would stop its gradient, and
+        # it could never come back.
         with torch.no_grad():
             self.log_temperature.clamp_(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
-        output = super().forward(anchors, candidates, pairs)
+        output = super().on_pairs(anchors, candidates, pairs)
         output["temperature"] = self.log_temperature.detach().exp()
         return output
 

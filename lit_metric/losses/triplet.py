@@ -3,172 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, share
+from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, over_positive_pairs, share
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.scores import Distance, softplus
-from lit_metric.losses.slices import over_positive_pairs
 
 Margin = float | Literal["soft"]
 Mining = Literal["all", "semi_hard", "hard"]
 
 
-def violation(positive: Tensor, negative: Tensor, margin: Margin) -> tuple[Tensor, Tensor]:
-    """The loss of triplets whose scores are ``positive`` and ``negative``, and which of them are active.
-
-    Args:
-        positive: similarity of anchor and positive.
-        negative: similarity of anchor and negative, of a shape that goes with ``positive``.
-        margin: m gives ``[m + s_n − s_p]₊``, ``"soft"`` gives ``log(1 + exp(s_n − s_p))``.
-
-    Returns:
-        The losses, and which triplets break the margin; with the soft margin, whose loss is never 0, those
-        whose negative is the closer.
-
-    Example:
-        >>> violation(torch.tensor(0.75), torch.tensor([0.0, 0.5]), margin=0.5)
-        (tensor([0.0000, 0.2500]), tensor([False,  True]))
-    """
-    if margin == "soft":
-        return softplus(negative - positive), negative > positive
-    excess = margin + negative - positive
-    return excess.relu(), excess > 0
-
-
-def batch_hard(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[Part, Part]:
-    """One triplet per anchor: its least similar positive and its most similar negative.
-
-    Source: Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification",
-    arXiv 1703.07737, eq. 5, there with the (non-squared) Euclidean distance and the soft margin.
-
-    Args:
-        scores: ``[r, C]`` similarities.
-        pairs: masks ``[r, C]``; the triplet's term is multiplied by its two pairs' weights, which don't
-            influence the choice.
-        margin: see :func:`violation`.
-
-    Returns:
-        The loss and the share of active triplets, over anchors that have a positive and a negative.
-
-    Example:
-        >>> positive = torch.tensor([[True, True, False, False]])
-        >>> pairs = PairBlock(positive, ~positive)
-        >>> loss, active = batch_hard(torch.tensor([[0.75, 0.5, 0.25, 0.0]]), pairs, margin=0.5)
-        >>> loss.total.item(), loss.number.item(), active.total.item()
-        (0.25, 1, 1)
-    """
-    used = pairs.positive.any(dim=1) & pairs.negative.any(dim=1)
-    hardest_positive = torch.where(pairs.positive, scores, torch.inf).argmin(dim=1, keepdim=True)
-    hardest_negative = torch.where(pairs.negative, scores, -torch.inf).argmax(dim=1, keepdim=True)
-    terms, active = violation(scores.gather(1, hardest_positive), scores.gather(1, hardest_negative), margin)
-    weight = None
-    if pairs.weight is not None:
-        weight = (pairs.weight.gather(1, hardest_positive) * pairs.weight.gather(1, hardest_negative))[:, 0]
-    return masked_mean(terms[:, 0], used, weight), share(active[:, 0], used)
-
-
-def batch_semi_hard(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[Part, Part]:
-    """One triplet per positive pair: the most similar negative among those less similar than the positive.
-
-    Where there is none, the least similar negative: TensorFlow's rule, which keeps a collapsed batch visible.
-
-    Source: Schroff, Kalenichenko and Philbin, "FaceNet", CVPR 2015, section 3.2.
-
-    Args and returns are those of :func:`batch_hard`, over positive pairs whose anchor has a negative.
-
-    Example:
-        >>> positive = torch.tensor([[True, False, False, False]])
-        >>> pairs = PairBlock(positive, ~positive)
-        >>> loss, _ = batch_semi_hard(torch.tensor([[0.5, 0.75, 0.25, 0.0]]), pairs, margin=0.5)
-        >>> loss.total.item()  # 0.75 is too hard
-        0.25
-    """
-
-    used = pairs.positive & pairs.negative.any(dim=1, keepdim=True)
-    keys, order = _closest_first(scores, pairs.negative)
-    place = torch.searchsorted(keys, -scores.detach(), right=True)
-    further = place < pairs.negative.sum(dim=1, keepdim=True)
-    easiest = torch.where(pairs.negative, scores, torch.inf).argmin(dim=1, keepdim=True)
-    chosen = torch.where(further, order.gather(1, place.clamp(max=keys.shape[1] - 1)), easiest)
-    terms, active = violation(scores, scores.gather(1, chosen), margin)
-    weight = None if pairs.weight is None else pairs.weight * pairs.weight.gather(1, chosen)
-    return masked_mean(terms, used, weight), share(active, used)
-
-
-def batch_all(scores: Tensor, pairs: PairBlock, margin: Margin) -> tuple[Part, Part]:
-    """Every triplet of an anchor, one of its positives and one of its negatives.
-
-    Memory is ``[r, C]`` and not ``[r, P, C]``. The hinge is a straight line as long as a triplet is active,
-    so the negatives that are active with a positive are a prefix of the sorted ones, and sums over prefixes
-    say what they come to, without a look at each triplet; with the soft margin each is looked at.
-
-    Args and returns are those of :func:`batch_hard`, over triplets.
-
-    Example:
-        >>> positive = torch.tensor([[True, True, False, False]])
-        >>> pairs = PairBlock(positive, ~positive)
-        >>> loss, active = batch_all(torch.tensor([[0.75, 0.5, 0.25, 0.0]]), pairs, margin=0.5)
-        >>> loss.total.item(), loss.number.item(), active.total.item()
-        (0.25, 4, 1)
-    """
-
-    if margin == "soft":
-        return _all_softly(scores, pairs)
-    negative = pairs.negative
-    keys, order = _closest_first(scores, negative)
-    weight = torch.ones_like(scores) if pairs.weight is None else pairs.weight.to(scores.dtype)
-    # -s_n < m - s_p: how many of the negatives are active with each positive.
-    count = torch.searchsorted(keys, margin - scores.detach())
-
-    def over_active(values: Tensor) -> Tensor:
-        sums = torch.where(negative, values, 0.0).gather(1, order).cumsum(dim=1)
-        return torch.where(count > 0, sums.gather(1, (count - 1).clamp(min=0)), 0.0)
-
-    terms = weight * ((margin - scores) * over_active(weight) + over_active(weight * scores))
-    total = torch.where(pairs.positive, terms, 0.0).sum()
-    number = (pairs.positive.sum(dim=1) * negative.sum(dim=1)).sum()
-    active = torch.where(pairs.positive, count, 0).sum()
-    return Part(total, number), Part(active, number, logged=True)
-
-
-def _closest_first(scores: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Minus the scores of each row's negatives, rising, with infinity behind them, and their columns."""
-    return torch.where(negative, -scores.detach(), torch.inf).sort(dim=1, stable=True)
-
-
-def _all_softly(scores: Tensor, pairs: PairBlock) -> tuple[Part, Part]:
-    """All triplets with the soft margin, some positive pairs at a time."""
-
-    def some(row: Tensor, column: Tensor) -> tuple[Part, Part]:
-        of_anchor, negative = scores.index_select(0, row), pairs.negative[row]
-        terms, active = violation(of_anchor.gather(1, column[:, None]), of_anchor, "soft")
-        weight = None
-        if pairs.weight is not None:
-            weights = pairs.weight[row]
-            weight = weights * weights.gather(1, column[:, None])
-        return masked_mean(terms, negative, weight), share(active, negative)
-
-    loss, active = over_positive_pairs(pairs, some)
-    return loss, active
-
-
 class TripletLoss(MetricLoss):
     """Triplet loss: [m + s_n − s_p]₊, or softly log(1 + e^{s_n − s_p}), over triplets of one anchor.
 
-    On cosines it is the similarity hinge, on squared Euclidean distances FaceNet's [d_p² − d_n² + m]₊
-    (Schroff et al., CVPR 2015), and with ``distance: euclidean``, ``margin: soft`` and ``mining: hard`` that
-    of "In Defense of the Triplet Loss" (Hermans et al., arXiv 1703.07737). On unit vectors d² = 2 − 2s, so
-    that margin m on the cosine is margin 2m on squared distances, at half the loss.
+    On cosines it is the similarity hinge. On squared Euclidean distances it is FaceNet's [d_p² − d_n² + m]₊
+    (Schroff et al., CVPR 2015, whose section 3.2 is ``semi_hard``). With ``distance: euclidean``, ``margin:
+    soft`` and ``mining: hard`` it is that of "In Defense of the Triplet Loss" (Hermans et al., arXiv
+    1703.07737). On unit vectors d² = 2 − 2s, so that margin m on the cosine is margin 2m on squared
+    distances, at half the loss.
 
-    Batch-hard triplets may collapse the embeddings to a point, the more easily the larger the batch and the
-    smaller the dimension (arXiv 2210.11173): the loss then stays at m, or at log 2 = 0.693 with the soft
-    margin, and the alarm on collapse goes off. A smaller learning rate, a longer warm-up or ``semi_hard``
-    helps.
+    Batch-hard triplets may collapse the embeddings to a point, more easily in larger batches and smaller
+    dimensions (arXiv 2210.11173). The loss then stays at m, or at log 2 = 0.693 with the soft margin, and the
+    alarm on collapse goes off. A smaller learning rate, a longer warm-up or ``semi_hard`` helps.
 
     Cost: ``all`` and ``semi_hard`` sort each anchor's negatives, C log C; ``all`` with the soft margin
     compares each positive with all negatives, P × C per anchor, in slices whose memory is ``[r, C]``;
@@ -193,12 +52,10 @@ class TripletLoss(MetricLoss):
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> from lit_metric.losses import DensePairs
-        >>> same = torch.tensor([[True, False, False]])
         >>> loss = TripletLoss(margin=0.5)
-        >>> candidates = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
-        >>> loss(torch.tensor([[1.0, 0.0]]), candidates, DensePairs(same, ~same))["loss"]
-        tensor(0.0500)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, labels=torch.tensor([0, 0, 1]))  # triplets of 0 and 0.7
+        tensor(0.3500)
     """
 
     def __init__(
@@ -211,8 +68,8 @@ class TripletLoss(MetricLoss):
         block_rows: int = 1024,
     ) -> None:
         super().__init__(distance, normalize, block_rows)
-        if mining not in MINING:
-            raise ValueError(f"mining {mining!r} is none of {', '.join(MINING)}")
+        if mining not in get_args(Mining):
+            raise ValueError(f"mining {mining!r} is none of {', '.join(get_args(Mining))}")
         if average not in ("all", "active"):
             raise ValueError(f"average {average!r} is none of all, active")
         if margin == "soft":
@@ -228,11 +85,84 @@ class TripletLoss(MetricLoss):
         self.average = average
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
-        """See :func:`batch_all`, :func:`batch_semi_hard` and :func:`batch_hard`."""
-        loss, active = MINING[self.mining](scores, pairs, self.margin)
+        """See :meth:`MetricLoss.parts`."""
+        find = {"all": self._all, "semi_hard": self._semi_hard, "hard": self._hard}[self.mining]
+        loss, active = find(scores, pairs)
         if self.average == "active":
             loss = loss._replace(number=active.total)
         return {"triplet": loss, "active": active}
+
+    def _terms(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses of triplets with these scores, and which of them are active."""
+        if self.margin == "soft":
+            return softplus(negative - positive), negative > positive
+        excess = self.margin + negative - positive
+        return excess.relu(), excess > 0
+
+    def _hard(self, scores: Tensor, pairs: PairBlock) -> tuple[Part, Part]:
+        """One triplet of each anchor: its least similar positive and its most similar negative."""
+        hardest_positive = torch.where(pairs.positive, scores, torch.inf).argmin(dim=1, keepdim=True)
+        hardest_negative = torch.where(pairs.negative, scores, -torch.inf).argmax(dim=1, keepdim=True)
+        terms, active = self._terms(scores.gather(1, hardest_positive), scores.gather(1, hardest_negative))
+        weight = None
+        if pairs.weight is not None:
+            weight = pairs.weight.gather(1, hardest_positive) * pairs.weight.gather(1, hardest_negative)
+            weight = weight[:, 0]
+        return masked_mean(terms[:, 0], pairs.usable, weight), share(active[:, 0], pairs.usable)
+
+    def _semi_hard(self, scores: Tensor, pairs: PairBlock) -> tuple[Part, Part]:
+        """One triplet of each positive pair, with the most similar negative below the positive.
+
+        Where there is none, the least similar negative: TensorFlow's rule, which keeps a collapse visible.
+        """
+        used = pairs.positive & pairs.negative.any(dim=1, keepdim=True)
+        keys, order = self._closest_first(scores, pairs.negative)
+        place = torch.searchsorted(keys, -scores.detach(), right=True)
+        further = place < pairs.negative.sum(dim=1, keepdim=True)
+        easiest = torch.where(pairs.negative, scores, torch.inf).argmin(dim=1, keepdim=True)
+        chosen = torch.where(further, order.gather(1, place.clamp(max=keys.shape[1] - 1)), easiest)
+        terms, active = self._terms(scores, scores.gather(1, chosen))
+        weight = None if pairs.weight is None else pairs.weight * pairs.weight.gather(1, chosen)
+        return masked_mean(terms, used, weight), share(active, used)
+
+    def _all(self, scores: Tensor, pairs: PairBlock) -> tuple[Part, Part]:
+        """Every triplet of an anchor, one of its positives and one of its negatives.
+
+        The hinge is linear while a triplet is active. So the negatives that are active with a positive are
+        the first of the sorted ones, and cumulative sums give their total: memory is ``[r, C]``, not
+        ``[r, P, C]``. The soft margin needs each triplet by itself.
+        """
+        if self.margin == "soft":
+
+            def of_pairs(row: Tensor, column: Tensor) -> tuple[Part, Part]:
+                of_anchor, negative = scores.index_select(0, row), pairs.negative[row]
+                terms, active = self._terms(of_anchor.gather(1, column[:, None]), of_anchor)
+                weights = None if pairs.weight is None else pairs.weight[row]
+                weight = None if weights is None else weights * weights.gather(1, column[:, None])
+                return masked_mean(terms, negative, weight), share(active, negative)
+
+            loss, active = over_positive_pairs(pairs, of_pairs)
+            return loss, active
+        margin, negative = self.margin, pairs.negative
+        keys, order = self._closest_first(scores, negative)
+        weight = torch.ones_like(scores) if pairs.weight is None else pairs.weight.to(scores.dtype)
+        # -s_n < m - s_p: how many of the negatives are active with each positive.
+        count = torch.searchsorted(keys, margin - scores.detach())
+
+        def over_active(values: Tensor) -> Tensor:
+            sums = torch.where(negative, values, 0.0).gather(1, order).cumsum(dim=1)
+            return torch.where(count > 0, sums.gather(1, (count - 1).clamp(min=0)), 0.0)
+
+        terms = weight * ((margin - scores) * over_active(weight) + over_active(weight * scores))
+        total = torch.where(pairs.positive, terms, 0.0).sum()
+        number = (pairs.positive.sum(dim=1) * negative.sum(dim=1)).sum()
+        of_active = torch.where(pairs.positive, count, 0).sum()
+        return Part(total, number), Part(of_active, number, logged=True)
+
+    @staticmethod
+    def _closest_first(scores: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Minus the scores of each row's negatives, rising, with infinity behind them, and their columns."""
+        return torch.where(negative, -scores.detach(), torch.inf).sort(dim=1, stable=True)
 
     def extra_repr(self) -> str:
         """The settings."""
@@ -240,10 +170,3 @@ class TripletLoss(MetricLoss):
             f"margin={self.margin}, mining={self.mining}, average={self.average}, "
             f"distance={self.distance}, normalize={self.normalize}"
         )
-
-
-MINING: dict[Mining, Callable[[Tensor, PairBlock, Margin], tuple[Part, Part]]] = {
-    "all": batch_all,
-    "semi_hard": batch_semi_hard,
-    "hard": batch_hard,
-}

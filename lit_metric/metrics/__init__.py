@@ -5,6 +5,7 @@ from lit_metric.metrics.functional import collapse_reason
 from lit_metric.metrics.given import PairMetrics, TripletMetrics
 from lit_metric.metrics.neighbours import NeighbourMetrics
 from lit_metric.metrics.space import SpaceMetrics
+from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "CollapseMonitor",
@@ -14,3 +15,5 @@ __all__ = [
     "TripletMetrics",
     "collapse_reason",
 ]
+
+refuse_old_names(__name__)

@@ -23,6 +23,7 @@ from lit_metric.mining.published import TableVectors
 from lit_metric.mining.source import TableNegatives
 from lit_metric.mining.table import NegativeTable
 from lit_metric.mining.texts import give_texts, write_texts
+from lit_metric.renamed import refuse_old_names
 from lit_metric.store import collect_versions, versions
 
 __all__ = [
@@ -64,3 +65,5 @@ __all__ = [
     "versions",
     "write_texts",
 ]
+
+refuse_old_names(__name__)

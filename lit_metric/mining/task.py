@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_metric import store
-from lit_metric.data import Items, Relations, Tokens
-from lit_metric.mining.arrays import Arrays, build, check_importable, describe
+from lit_metric.configurable import Arrays, build, check_importable, spec
+from lit_metric.data import Items, Ragged, Relations, Tokens
+from lit_metric.data.relations.lookup import Memo, PairSet
 from lit_metric.mining.miner import Miner
 from lit_metric.mining.snapshot import Snapshot, trained, untouched
 
@@ -27,6 +28,9 @@ INITIAL = "initial.safetensors"
 PROBE = "probe"
 PROBED = 8
 FORMAT = 1
+
+WRITTEN = (Relations, Items, Ragged, PairSet, Memo)
+"""What is written down with arrays."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,7 @@ class Task:
                 build it again.
         """
         task = cls(encoder=encoder.spec(), miner=miner.spec(), **parts)
-        check_importable([task.encoder, task.miner])
-        task._described({})
+        check_importable(task._described({}))
         return task
 
     def _described(self, arrays: Arrays) -> dict[str, Any]:
@@ -111,8 +114,8 @@ class Task:
             "encoder": self.encoder,
             "miner": self.miner,
             "tokens": str(self.tokens.path.resolve()),
-            "skip": describe(self.tokens.skip, "skip", arrays),
-            **{name: describe(value, name, arrays) for name, value in given.items()},
+            "skip": spec(self.tokens.skip, "skip", arrays, WRITTEN),
+            **{name: spec(value, name, arrays, WRITTEN) for name, value in given.items()},
             "settings": asdict(self.settings),
         }
 
@@ -163,9 +166,9 @@ class Task:
         return cls(
             encoder=described["encoder"],
             miner=described["miner"],
-            tokens=Tokens(described["tokens"], build(described["skip"], arrays)),
+            tokens=Tokens(described["tokens"], build(described["skip"], WRITTEN, True, arrays)),
             settings=Settings(**described["settings"]),
-            **{name: build(described[name], arrays) for name in _ARRAYS},
+            **{name: build(described[name], WRITTEN, True, arrays) for name in _ARRAYS},
         )
 
 

@@ -22,7 +22,6 @@ from lit_metric.encoders.description import (
     encoder_in,
     read_checkpoint,
 )
-from lit_metric.losses import allocate_saved
 from lit_metric.mining import Miner
 from lit_metric.modules.tasks import TaskLosses
 
@@ -114,7 +113,6 @@ class LoadableModule(LightningModule):
                 )
             arguments["loss"] = build(described["loss"], trust_remote_code=trust_remote_code)
         learner = cls(**{**described.get("settings", {}), **arguments})
-        allocate_saved(learner.loss, content["state_dict"], "loss.")
         learner.load_state_dict(content["state_dict"])
         return learner if map_location is None else learner.to(map_location)
 

@@ -1,4 +1,4 @@
-"""What a guide makes of the items of a data module."""
+"""All items of a data module, encoded by another model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lit_metric.losses.gather import gather_ids, rank, world_size
 from lit_metric.mining.texts import text_of_items
 
 
-def guide_vectors(encoder: str, data: MetricDataModule, device: torch.device) -> Tensor:
+def encode_items(encoder: str, data: MetricDataModule, device: torch.device) -> Tensor:
     """``[N, g]`` float32 vectors of all items, by their global id, on ``device``.
 
     Every rank must call it: each encodes its share of the distinct texts, and all get the same vectors.

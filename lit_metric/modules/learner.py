@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,15 @@ from lit_metric.evaluation import (
 )
 from lit_metric.losses import (
     CoSENTLoss,
-    GuidedLoss,
     InfoNCELoss,
     Loss,
+    LossContext,
     RelationPairs,
     gather_ids,
     gather_with_grad,
     sum_over_ranks,
 )
-from lit_metric.modules.guide import guide_vectors
+from lit_metric.modules.guide import encode_items
 from lit_metric.modules.precision import warn_of_slow_bfloat16
 from lit_metric.modules.resumable import ResumableModule
 from lit_metric.modules.schedule import Schedule
@@ -119,7 +120,7 @@ class MetricLearner(ResumableModule):
         return self.encoder.encode(items, **options)
 
     def setup(self, stage: str) -> None:
-        """Take the relations of the data, and let a loss that learns proxies know its classes.
+        """Take the relations of the data, and set up the losses.
 
         Raises:
             TypeError: if the loss needs one class for each item and the data have none.
@@ -127,7 +128,7 @@ class MetricLearner(ResumableModule):
         """
         data = self.data
         self.relations = data.relations
-        self.certain: Relations | None = None
+        self.labelled_relations: Relations | None = None
         if self.loss is None:
             self._choose_loss()
         if isinstance(self.loss, TaskLosses):
@@ -135,7 +136,7 @@ class MetricLearner(ResumableModule):
         if stage == "fit":
             self.check_saved(data.miner, data.refresh.mode == "inline")
             for task in range(max(1, len(data.mixture))):
-                self._build(task)
+                self._set_up_loss(task)
                 self._check_scored(task)
             if "validation" in data.splits and self.trainer.limit_val_batches:
                 check_monitors(self.trainer, self, self.evaluation("validation").names())
@@ -155,23 +156,27 @@ class MetricLearner(ResumableModule):
             names = dict.fromkeys(type(each).__name__ for each in chosen.values())
             log.info("The loss is %s, as none is given", " and ".join(names))
 
-    def _build(self, task: int) -> None:
-        """Let the loss of a data set know its classes, if it wants to."""
+    def _set_up_loss(self, task: int) -> None:
+        """Set up the loss of a data set; one that a mixture shares is set up once, and knows no classes."""
         loss, relations = self._loss_of(task), self._relations_of(task)[0]
-        if not loss.needs_classes:
-            return
-        if not isinstance(relations, LabelRelations):
+        shared = bool(self.data.mixture) and not isinstance(self.loss, TaskLosses)
+        if loss.requires_labels and not isinstance(relations, LabelRelations):
             raise TypeError(
                 f"{type(loss).__name__} needs one class for each item, and there are "
                 f"{type(relations).__name__}; take a loss between pairs, such as InfoNCELoss"
             )
-        if self.data.mixture and not isinstance(self.loss, TaskLosses):
+        if loss.requires_labels and shared:
             raise TypeError(
                 f"{type(loss).__name__} learns the classes of one data set, and data.mixture has "
                 f"{len(self.data.mixture)}: give each its own loss"
             )
+        if shared and task > 0:
+            return
         part = [*self.data.parts.values()][task] if self.data.mixture else self.data
-        loss.build(part.class_counts, self.encoder.dimension)
+        counts = part.class_counts if isinstance(relations, LabelRelations) and not shared else None
+        device = self.trainer.strategy.root_device
+        encode = partial(encode_items, data=self.data, device=device)
+        loss.setup(LossContext(self.encoder.dimension, counts, self.relations, encode))
 
     def _check_scored(self, task: int) -> None:
         """Refuse a loss of scores that finds none, and say it if batches hold only one of an anchor's."""
@@ -193,7 +198,7 @@ class MetricLearner(ResumableModule):
         return self.relations, 0
 
     def on_fit_start(self) -> None:
-        """Bring the relations to the device, loaded modules out of evaluation mode, and guides to work."""
+        """Bring the relations to the device, and loaded modules out of evaluation mode."""
         trainer: Any = self.trainer
         steps = math.ceil(batches_of_epoch(trainer, self.data) / trainer.accumulate_grad_batches)
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # once in an epoch, at least
@@ -210,10 +215,7 @@ class MetricLearner(ResumableModule):
             )
         self.train()
         self.relations = self.data.relations.to(self.device)
-        self.certain = self.relations.labelled_only()
-        for loss in self.loss.modules():
-            if isinstance(loss, GuidedLoss):
-                loss.take(guide_vectors(loss.encoder, self.data, self.device))
+        self.labelled_relations = self.relations.labelled_only()
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs: mining, the alarm on collapse, and a place for predictions.
@@ -246,13 +248,14 @@ class MetricLearner(ResumableModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss of this rank's anchors against the candidates of all ranks."""
-        if self.certain is None:  # a search for the learning rate comes before on_fit_start
+        if self.labelled_relations is None:  # a search for the learning rate comes before on_fit_start
             self._start_training()
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
         ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
-        pairs = RelationPairs(self.relations, *ids, self.certain, batch.drawn)
-        parts = self._loss_of(batch.task)(anchors, candidates, pairs, **self._classes(batch))
+        known = self.labelled_relations, batch.mined_negatives
+        pairs = RelationPairs(self.relations, *ids, *known, *self._labels(batch.task, *ids))
+        parts = self._loss_of(batch.task).on_pairs(anchors, candidates, pairs)
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
@@ -292,12 +295,19 @@ class MetricLearner(ResumableModule):
         if count:
             self.log("train/loss_epoch", total / count, batch_size=1)
 
-    def _classes(self, batch: Batch) -> dict[str, Tensor]:
-        """What a loss that needs classes wants besides."""
-        relations, start = self._relations_of(batch.task)
-        if not (self._loss_of(batch.task).needs_classes and isinstance(relations, LabelRelations)):
-            return {}
-        return {"classes": relations.labels[batch.anchor_ids - start]}
+    def _labels(self, task: int, anchors: Tensor, others: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The classes of anchors and of candidates, for a loss that requires them."""
+        relations, start = self._relations_of(task)
+        if not (self._loss_of(task).requires_labels and isinstance(relations, LabelRelations)):
+            return None, None
+        return relations.labels[anchors - start], relations.labels[others - start]
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Step, then let losses update their buffers."""
+        super().optimizer_step(*arguments, **options)
+        for loss in self.loss.modules():
+            if isinstance(loss, Loss):
+                loss.after_step()
 
     def _start_evaluation(self, split: str) -> None:
         self._evaluation = self.evaluation(split).to(self.device)

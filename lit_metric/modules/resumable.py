@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.losses import Loss, allocate_saved
+from lit_metric.losses import Loss, ProxyLoss
 from lit_metric.modules.checkpoint import LoadableModule
 from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, options_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
@@ -77,7 +77,9 @@ class ResumableModule(LoadableModule):
         Raises:
             ValueError: says what doesn't fit, and how many.
         """
-        allocate_saved(self.loss, checkpoint["state_dict"], "loss.")
+        for name, module in self.loss.named_modules(prefix="loss"):
+            if isinstance(module, ProxyLoss):
+                module.make_room(checkpoint["state_dict"], f"{name}.")
         saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:

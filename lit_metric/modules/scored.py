@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_metric.batching import BatchPlanner, ScoredPairPlanner
 from lit_metric.data import DataError, LabelRelations, PairRelations, Relations
-from lit_metric.losses import DistillationKLLoss, Loss, MarginMSELoss
+from lit_metric.losses import CombinedLoss, DistillationKLLoss, Loss, MarginMSELoss
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ def check_scores(loss: Loss, planner: BatchPlanner, ids: Tensor, relations: Rela
     Raises:
         DataError: says what to do.
     """
-    name = next((type(each).__name__ for each in loss.modules() if getattr(each, "uses_targets", False)), "")
+    named = (each for each in loss.modules() if isinstance(each, Loss) and not isinstance(each, CombinedLoss))
+    name = next((type(each).__name__ for each in named if each.requires_scores), "")
     if name and isinstance(relations, LabelRelations | PairRelations):
         scores = relations.judgements(ids)[2] if isinstance(relations, PairRelations) else ids[:0]
         if len(scores.unique()) < 2:

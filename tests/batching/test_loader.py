@@ -100,7 +100,7 @@ def test_ranks_together_see_the_batch_of_a_single_process(data, planner, world_s
         anchors, candidates = ids_of(alone[1, step, 2])
         parts = [ids_of(rank[1, step, 2]) for rank in ranks]
         assert [item for part, _ in parts for item in part] == anchors
-        drawn = torch.cat([rank[1, step, 2].drawn for rank in ranks])
+        drawn = torch.cat([rank[1, step, 2].mined_negatives for rank in ranks])
         assert torch.equal(drawn, negatives(torch.tensor(anchors), 5, 1, step, 2))
         together = [item for _, part in parts for item in part]
         assert len(together) == len(candidates)
@@ -125,7 +125,7 @@ def test_drawn_negatives_become_candidates_once(data):
         anchors, candidates = plan.anchors[step], plan.candidates[step].tolist()
         drawn = negatives(anchors, 1, 2, step, 9).flatten().tolist()
         got = dataset[2, step, 9].candidate_ids.tolist()
-        assert torch.equal(dataset[2, step, 9].drawn, negatives(anchors, 1, 2, step, 9))
+        assert torch.equal(dataset[2, step, 9].mined_negatives, negatives(anchors, 1, 2, step, 9))
         assert got[: len(candidates)] == candidates
         extra = got[len(candidates) :]
         assert len(extra) == len(set(extra))
@@ -138,8 +138,8 @@ def test_a_source_that_draws_nothing_changes_nothing(data):
 
     batch = dataset_of(data, negatives=nothing)[0, 0, 0]
     assert ids_of(batch) == ids_of(dataset_of(data)[0, 0, 0])
-    assert batch.candidates.dtype == batch.drawn.dtype == torch.int64
-    assert dataset_of(data)[0, 0, 0].drawn is None
+    assert batch.candidates.dtype == batch.mined_negatives.dtype == torch.int64
+    assert dataset_of(data)[0, 0, 0].mined_negatives is None
 
 
 def test_a_plan_is_made_once_an_epoch(data):

@@ -241,6 +241,18 @@ def test_a_column_missing_from_one_file_names_that_file(tmp_path):
         table.column("label")
 
 
+def test_files_of_installed_packages(tmp_path, monkeypatch):
+    (tmp_path / "carrier").mkdir()
+    (tmp_path / "carrier" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "carrier" / "rows.csv").write_text("text\na\nb\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(read_table("package:carrier/rows.csv")) == 2
+    with pytest.raises(DataError, match=r"there is no '.*carrier/row\.csv'.*holds 'rows\.csv'"):
+        read_table("package:carrier/row.csv")
+    with pytest.raises(DataError, match="no package 'nowhere_at_all' here; try `pip install nowhere-at-all`"):
+        read_table("package:nowhere_at_all/rows.csv")
+
+
 @pytest.mark.skipif(
     "LIT_METRIC_DATA" not in os.environ, reason="LIT_METRIC_DATA does not name a folder of real data"
 )

@@ -24,7 +24,7 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(tmp_path)
     assert locate("package:carrier/inner/model") == str(tmp_path / "carrier" / "inner" / "model")
     assert "carrier" not in sys.modules
-    with pytest.raises(FileNotFoundError, match="no folder 'inner/other'"):
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*carrier/inner/other'"):
         locate("package:carrier/inner/other")
     with pytest.raises(FileNotFoundError, match="pip install some-carrier"):
         locate("package:some_carrier/model")

@@ -30,6 +30,7 @@ from lit_metric.losses import (
     ProxyNCALoss,
     SoftTripleLoss,
     SumLoss,
+    SymmetricLoss,
     TripletLoss,
     TupletLoss,
     VectorLoss,
@@ -56,7 +57,7 @@ LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "info-nce-learned": partial(InfoNCELoss, temperature=0.2, learnable=True),
     "info-nce-euclidean": partial(InfoNCELoss, temperature=1.0, distance="euclidean", normalize=True),
     "info-nce-hard": partial(InfoNCELoss, temperature=0.5, hardness=0.7),
-    "sup-con-hard": partial(InfoNCELoss, temperature=0.5, hardness=0.7, other_positives="in"),
+    "sup-con-hard": partial(InfoNCELoss, temperature=0.5, hardness=0.7, positives_in_denominator=True),
     "nca": partial(NCALoss, temperature=0.2),
     "nca-learned": partial(NCALoss, temperature=0.2, learnable=True),
     "nca-squared": partial(NCALoss, temperature=1.0, distance="squared_euclidean"),
@@ -76,7 +77,7 @@ LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "pair-logistic-ranks": partial(PairLogisticLoss, "reciprocal_rank", temperature=0.3),
     "angular": partial(AngularLoss, angle=36.0),
     "angular-dot": partial(AngularLoss, angle=20.0, distance="dot"),
-    "sup-con": partial(InfoNCELoss, temperature=0.2, other_positives="in"),
+    "sup-con": partial(InfoNCELoss, temperature=0.2, positives_in_denominator=True),
 }
 
 # Losses that need classes and not pairs; they are tested alike, by test_proxies.py and over ranks.
@@ -95,16 +96,17 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
     if name == "class-weighted":
         return ClassWeightedLoss(near, beta=0.5)
     if name == "guided":
-        guided = GuidedLoss(near, "not loaded here", threshold=0.6)
-        guided.take(torch.randn(14, 3, generator=torch.Generator().manual_seed(0)))
-        return guided
+        return GuidedLoss(near, "not loaded here", threshold=0.6)
+    if name == "symmetric":
+        return SymmetricLoss(near)
+    if name == "symmetric-guided":
+        return SymmetricLoss(GuidedLoss(ClassWeightedLoss(near, beta=0.5), "not loaded here", None, 0.1))
     both = SumLoss({"near": near, "own": proxies}, {"own": 0.5})
     return both if name == "sum" else MatryoshkaLoss(both, [4, 2], [1.0, 0.3])
 
 
-COMBINATIONS: dict[str, Callable[..., Loss]] = {
-    name: partial(combination, name) for name in ("sum", "matryoshka", "class-weighted", "guided")
-}
+COMBINED = "sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmetric-guided"
+COMBINATIONS: dict[str, Callable[..., Loss]] = {name: partial(combination, name) for name in COMBINED}
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.
 WEIGHED_WITHOUT_GRADIENT = ("circle",)

@@ -32,7 +32,7 @@ def test_against_a_naive_loop(weighted: bool, distance: str) -> None:
     anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
     weight = random_weights(pairs) + 0.1 if weighted else torch.ones(7, 12, dtype=torch.float64)
     given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
-    loss = AngularLoss(36.0, distance)(anchors, candidates, given)["loss"]
+    loss = AngularLoss(36.0, distance).on_pairs(anchors, candidates, given)["loss"]
     if distance == "cosine":
         anchors, candidates = (torch.nn.functional.normalize(side) for side in (anchors, candidates))
     torch.testing.assert_close(loss, naive(anchors, candidates, pairs, weight, 36.0))
@@ -42,7 +42,7 @@ def test_pytorch_metric_learning() -> None:
     # It scales anchors and positives to unit length and forgets the negatives, so it gets unit vectors.
     embeddings, labels, pairs = labelled_batch([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
     embeddings = torch.nn.functional.normalize(embeddings)
-    ours = AngularLoss(40.0)(embeddings, embeddings, pairs)["loss"]
+    ours = AngularLoss(40.0).on_pairs(embeddings, embeddings, pairs)["loss"]
     assert not torch.isclose(PeerLoss(40)(3 * embeddings, labels), ours, rtol=1e-2)
     # It keeps its angle in the default precision.
     torch.testing.assert_close(ours, PeerLoss(40)(embeddings, labels), rtol=1e-6, atol=0)
@@ -56,7 +56,7 @@ def test_the_exponent_is_the_angle_s_condition() -> None:
     square = math.tan(math.radians(30)) ** 2
     condition = (a - p).square().sum() - 4 * square * (n - (a + p) / 2).square().sum()
     constant = 2 - 6 * square  # of 2 − 2 a·p − 4 tan²α (1 + (1 + a·p)/2 − n·(a + p))
-    loss = AngularLoss(30.0)(a[None], torch.stack([p, n]), DensePairs(same, ~same))["loss"]
+    loss = AngularLoss(30.0).on_pairs(a[None], torch.stack([p, n]), DensePairs(same, ~same))["loss"]
     torch.testing.assert_close(loss, torch.log1p(torch.exp(condition - constant)))
 
 

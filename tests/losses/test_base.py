@@ -31,7 +31,7 @@ def value_and_gradients(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     anchors, candidates = anchors.clone().requires_grad_(), candidates.clone().requires_grad_()
     loss.zero_grad()
-    output = loss(anchors, candidates, pairs)
+    output = loss.on_pairs(anchors, candidates, pairs)
     output["loss"].backward()
     return output, [anchors.grad, candidates.grad, *(weight.grad.clone() for weight in loss.parameters())]
 
@@ -53,7 +53,7 @@ def test_gradients(name: str, weighted: bool) -> None:
         pairs = DensePairs(pairs.positive, pairs.negative, random_weights(pairs))
 
     def of(anchors: Tensor, candidates: Tensor, *_: Tensor) -> Tensor:
-        return loss(anchors, candidates, pairs)["loss"]
+        return loss.on_pairs(anchors, candidates, pairs)["loss"]
 
     inputs = (anchors.requires_grad_(), candidates.requires_grad_(), *loss.parameters())
     assert torch.autograd.gradcheck(of, inputs)
@@ -117,8 +117,8 @@ def test_order_does_not_matter(name: str) -> None:
     loss = LOSSES[name]().double()
     shuffled = DensePairs(pairs.positive[rows][:, columns], pairs.negative[rows][:, columns])
     torch.testing.assert_close(
-        loss(anchors[rows], candidates[columns], shuffled),
-        loss(anchors, candidates, pairs),
+        loss.on_pairs(anchors[rows], candidates[columns], shuffled),
+        loss.on_pairs(anchors, candidates, pairs),
         rtol=1e-12,
         atol=0,
     )
@@ -128,14 +128,17 @@ def test_order_does_not_matter(name: str) -> None:
 def test_weight_one_is_no_weight_and_weight_zero_is_no_pair(name: str) -> None:
     anchors, candidates, pairs = random_batch()
     loss = LOSSES[name]().double()
-    plain = loss(anchors, candidates, pairs)
+    plain = loss.on_pairs(anchors, candidates, pairs)
     ones = torch.ones(pairs.positive.shape)
     torch.testing.assert_close(
-        loss(anchors, candidates, DensePairs(pairs.positive, pairs.negative, ones)), plain, rtol=1e-12, atol=0
+        loss.on_pairs(anchors, candidates, DensePairs(pairs.positive, pairs.negative, ones)),
+        plain,
+        rtol=1e-12,
+        atol=0,
     )
     kept = random_weights(pairs) > 0
-    fewer = loss(anchors, candidates, DensePairs(pairs.positive & kept, pairs.negative & kept))
-    weighted = loss(anchors, candidates, DensePairs(pairs.positive, pairs.negative, kept.double()))
+    fewer = loss.on_pairs(anchors, candidates, DensePairs(pairs.positive & kept, pairs.negative & kept))
+    weighted = loss.on_pairs(anchors, candidates, DensePairs(pairs.positive, pairs.negative, kept.double()))
     torch.testing.assert_close(weighted, fewer, rtol=1e-12, atol=0)
     assert fewer["loss"] != plain["loss"]
 
@@ -193,7 +196,7 @@ def test_autocast_does_not_reach_the_scores(name: str, block_rows: int) -> None:
     plain, gradients = value_and_gradients(loss, anchors, candidates, pairs)
     anchors.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        cast = loss(anchors, candidates, pairs)
+        cast = loss.on_pairs(anchors, candidates, pairs)
     assert cast["loss"].dtype == torch.float32
     torch.testing.assert_close(cast, plain, rtol=0, atol=0)
     cast["loss"].backward()
@@ -213,19 +216,19 @@ def test_half_precision_embeddings_are_compared_in_single(name: str) -> None:
 @every_loss
 def test_double_precision_is_kept(name: str) -> None:
     anchors, candidates, pairs = random_batch()
-    assert LOSSES[name]().double()(anchors, candidates, pairs)["loss"].dtype == torch.float64
+    assert LOSSES[name]().double().on_pairs(anchors, candidates, pairs)["loss"].dtype == torch.float64
 
 
 @every_loss
 def test_loss_is_the_sum_of_its_parts_and_only_it_has_a_gradient(name: str) -> None:
     anchors, candidates, pairs = random_batch()
-    output = LOSSES[name]()(anchors.float().requires_grad_(), candidates.float(), pairs)
+    output = LOSSES[name]().on_pairs(anchors.float().requires_grad_(), candidates.float(), pairs)
     reported = {"loss", "active", "anchors_used", "squared_norm", "temperature", "mined"}
     parts = [value for part, value in output.items() if part not in reported]
     torch.testing.assert_close(output["loss"], torch.stack(parts).sum())
     assert [part for part, value in output.items() if value.requires_grad] == ["loss"]
     # Anchor 0 has no positive, 1 no negative, 2 neither.
-    if not LOSSES[name]().uses_targets:
+    if not LOSSES[name]().requires_scores:
         assert output["anchors_used"].item() == pytest.approx(3 / 6)
 
 
@@ -235,9 +238,9 @@ def test_masks_of_another_shape_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"positive mask of these anchors is \[6, 9\]; it should be \[6, 8\]"
     ):
-        loss(anchors, candidates[:8], pairs)
+        loss.on_pairs(anchors, candidates[:8], pairs)
     with pytest.raises(ValueError, match=r"anchors \[6, 4\] and candidates \[9, 3\] must be"):
-        loss(anchors, candidates[:, :3], pairs)
+        loss.on_pairs(anchors, candidates[:, :3], pairs)
 
 
 class Counting(MetricLoss):
@@ -250,7 +253,9 @@ class Counting(MetricLoss):
 def test_a_loss_of_ones_own_is_a_method() -> None:
     anchors, candidates, pairs = random_batch()
     expected = (anchors @ candidates.T)[pairs.positive].mean()
-    torch.testing.assert_close(Counting("dot", block_rows=2)(anchors, candidates, pairs)["loss"], expected)
+    torch.testing.assert_close(
+        Counting("dot", block_rows=2).on_pairs(anchors, candidates, pairs)["loss"], expected
+    )
 
 
 class Crossing(VectorLoss):
@@ -268,7 +273,7 @@ def test_a_loss_of_vectors_needs_no_method_of_scores() -> None:
         [(anchors[i] + candidates[j]).pow(2).sum() for i, j in zip(row, column, strict=True)]
     )
     loss = Crossing("dot", block_rows=2)
-    torch.testing.assert_close(loss(anchors, candidates, pairs)["loss"], expected.mean())
+    torch.testing.assert_close(loss.on_pairs(anchors, candidates, pairs)["loss"], expected.mean())
     assert not hasattr(losses.AngularLoss, "parts")
     with pytest.raises(TypeError, match=r"abstract.* rows"):
         VectorLoss("dot")  # type: ignore[abstract]
@@ -323,7 +328,7 @@ def test_settings_that_make_no_sense(arguments: dict[str, Any], message: str) ->
         ("CoSENTLoss", {"temperature": 0.1, "distance": "dot"}),
         ("MarginMSELoss", {"compared": "positives"}),
         ("DistillationKLLoss", {"temperature": 0.5, "teacher_temperature": 2.0}),
-        ("InfoNCELoss", {"temperature": 0.07, "learnable": True, "other_positives": "in"}),
+        ("InfoNCELoss", {"temperature": 0.07, "learnable": True, "positives_in_denominator": True}),
     ],
 )
 def test_configured_from_text(name: str, arguments: dict[str, Any]) -> None:
@@ -341,14 +346,14 @@ def test_configured_from_text(name: str, arguments: dict[str, Any]) -> None:
             assert [parameter for parameter, _ in loss.named_parameters()] == ["log_temperature"]
         else:
             assert getattr(loss, argument) == value
-    assert not math.isnan(loss(*random_batch(dtype=torch.float32))["loss"].item())
+    assert not math.isnan(loss.on_pairs(*random_batch(dtype=torch.float32))["loss"].item())
 
 
 @every_loss
 @pytest.mark.parametrize("double", ["anchors", "candidates"])
 def test_sides_of_two_precisions(name: str, double: str) -> None:
     anchors, candidates, pairs = random_batch(dtype=torch.float32)
-    expected = LOSSES[name]().double()(anchors.double(), candidates.double(), pairs)["loss"]
+    expected = LOSSES[name]().double().on_pairs(anchors.double(), candidates.double(), pairs)["loss"]
     sides = [
         side.double() if which == double else side
         for which, side in (("anchors", anchors), ("candidates", candidates))

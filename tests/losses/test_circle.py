@@ -35,7 +35,7 @@ def test_against_a_naive_loop(weighted: bool) -> None:
     anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
     weight = random_weights(pairs) + 0.1 if weighted else torch.ones(7, 12, dtype=torch.float64)
     given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
-    output = CircleLoss(MARGIN, SCALE)(anchors, candidates, given)
+    output = CircleLoss(MARGIN, SCALE).on_pairs(anchors, candidates, given)
     torch.testing.assert_close(output["loss"], naive(cosines(anchors, candidates), pairs, weight))
 
 
@@ -51,7 +51,7 @@ def test_the_gradient_is_that_of_the_naive_loop_with_weights_held() -> None:
     expected = torch.autograd.grad(held(*inputs), inputs)
     assert torch.autograd.gradcheck(held, inputs)
     torch.testing.assert_close(
-        torch.autograd.grad(CircleLoss(MARGIN, SCALE)(*inputs, pairs)["loss"], inputs), expected
+        torch.autograd.grad(CircleLoss(MARGIN, SCALE).on_pairs(*inputs, pairs)["loss"], inputs), expected
     )
 
 
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_the_naive_loop_with_weights_held() -> None:
 def test_pytorch_metric_learning(labels: list[int]) -> None:
     # It takes the mean over losses that are not 0, which none is but that of an anchor without a positive.
     embeddings, classes, pairs = labelled_batch(labels)
-    ours = CircleLoss(MARGIN, SCALE)(embeddings, embeddings, pairs)["loss"]
+    ours = CircleLoss(MARGIN, SCALE).on_pairs(embeddings, embeddings, pairs)["loss"]
     torch.testing.assert_close(ours, PeerLoss(MARGIN, SCALE)(embeddings, classes))
 
 
@@ -68,7 +68,7 @@ def test_a_pair_beyond_its_optimum_is_left_alone() -> None:
     anchor = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     candidates = torch.tensor([[0.0, 1.0], [-0.6, 0.8]], dtype=torch.float64).requires_grad_()
     same = torch.tensor([[True, False]])
-    output = CircleLoss(0.4, 8.0)(anchor, candidates, DensePairs(same, ~same))
+    output = CircleLoss(0.4, 8.0).on_pairs(anchor, candidates, DensePairs(same, ~same))
     # α_p = 1.4, s_p − 0.6 = −0.6; the negative's exponential is 1.
     assert output["loss"].item() == pytest.approx(math.log1p(math.exp(8 * 1.4 * 0.6)), rel=1e-12)
     output["loss"].backward()
@@ -80,7 +80,7 @@ def test_the_source_s_scale_stays_finite_where_everything_is_wrong() -> None:
     anchor = torch.tensor([[1.0, 0.0]], requires_grad=True)
     candidates = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     same = torch.tensor([[True, False]])
-    loss = CircleLoss(0.25, 256.0)(anchor, candidates, DensePairs(same, ~same))["loss"]
+    loss = CircleLoss(0.25, 256.0).on_pairs(anchor, candidates, DensePairs(same, ~same))["loss"]
     loss.backward()
     # 256 · 2.25 · 1.75 of the positive and 256 · 1.25 · 0.75 of the negative, far beyond e^x in float32.
     assert loss.item() == pytest.approx(256 * (2.25 * 1.75 + 1.25 * 0.75), rel=1e-6)

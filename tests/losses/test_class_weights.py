@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import Tensor
 
 from lit_metric.losses import (
     ClassWeightedLoss,
     DensePairs,
     InfoNCELoss,
+    LossContext,
     ProxyNCALoss,
     TripletLoss,
     effective_number_weights,
@@ -35,6 +39,13 @@ LABELS = [0, 0, 0, 0, 1, 1, 2, 2]
 COUNTS = torch.tensor([90, 9, 2])
 
 
+def labelled(pairs: DensePairs, labels: Tensor) -> DensePairs:
+    """The pairs, with the classes of their anchors."""
+    pairs = copy.copy(pairs)
+    pairs.anchor_labels = labels
+    return pairs
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_each_anchor_s_term_is_multiplied(given: bool) -> None:
     embeddings, labels, pairs = labelled_batch(LABELS)
@@ -42,14 +53,14 @@ def test_each_anchor_s_term_is_multiplied(given: bool) -> None:
         pairs = DensePairs(pairs.positive, pairs.negative, random_weights(pairs) + 0.1)
     weights = effective_number_weights(COUNTS, 0.9).double()
     loss = ClassWeightedLoss(InfoNCELoss(0.3), beta=0.9)
-    loss.build(COUNTS, 5)
+    loss.setup(LossContext(5, COUNTS))
     terms = []
     for row in range(len(LABELS)):
         own = None if pairs.weight is None else pairs.weight[row : row + 1]
         one = DensePairs(pairs.positive[row : row + 1], pairs.negative[row : row + 1], own)
-        alone = InfoNCELoss(0.3)(embeddings[row : row + 1], embeddings, one)["loss"]
+        alone = InfoNCELoss(0.3).on_pairs(embeddings[row : row + 1], embeddings, one)["loss"]
         terms.append(weights[LABELS[row]] * alone)
-    output = loss(embeddings, embeddings, pairs, labels)
+    output = loss.on_pairs(embeddings, embeddings, labelled(pairs, labels))
     torch.testing.assert_close(output["loss"], torch.stack(terms).mean())
     assert weights[2] > weights[1] > weights[0]
 
@@ -59,19 +70,19 @@ def test_blocks_of_rows_and_anchors_without_a_class() -> None:
     labels = torch.where(labels == 1, -1, labels)
     whole, blocked = (ClassWeightedLoss(TripletLoss(0.5, block_rows=rows), beta=0.9) for rows in (99, 3))
     for loss in (whole, blocked):
-        loss.build(COUNTS, 5)
-    expected = whole(embeddings, embeddings, pairs, labels)
-    torch.testing.assert_close(blocked(embeddings, embeddings, pairs, labels), expected)
+        loss.setup(LossContext(5, COUNTS))
+    expected = whole.on_pairs(embeddings, embeddings, labelled(pairs, labels))
+    torch.testing.assert_close(blocked.on_pairs(embeddings, embeddings, labelled(pairs, labels)), expected)
     weights = effective_number_weights(COUNTS, 0.9).double()
     by_class = torch.where(labels < 0, 1.0, weights[labels.clamp_min(0)])[:, None]
     by_hand = DensePairs(pairs.positive, pairs.negative, torch.where(pairs.positive, by_class, 1.0))
-    torch.testing.assert_close(expected, TripletLoss(0.5)(embeddings, embeddings, by_hand))
+    torch.testing.assert_close(expected, TripletLoss(0.5).on_pairs(embeddings, embeddings, by_hand))
 
 
 def test_weights_follow_the_data_and_are_not_saved() -> None:
     loss = ClassWeightedLoss(InfoNCELoss(learnable=True))
-    loss.build(COUNTS, 5)
-    loss.build(torch.tensor([1, 1]), 5)
+    loss.setup(LossContext(5, COUNTS))
+    loss.setup(LossContext(5, torch.tensor([1, 1])))
     assert loss.weights.tolist() == [1, 1]
     assert list(loss.state_dict()) == ["loss.log_temperature"]
 
@@ -83,5 +94,11 @@ def test_settings_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match="ProxyNCALoss compares anchors with learned proxies"):
         ClassWeightedLoss(ProxyNCALoss())
     embeddings, labels, pairs = labelled_batch(LABELS)
-    with pytest.raises(ValueError, match="needs the anchors' classes, and build"):
-        ClassWeightedLoss(InfoNCELoss())(embeddings, embeddings, pairs, labels)
+    loss = ClassWeightedLoss(InfoNCELoss())
+    with pytest.raises(ValueError, match=r"no weights: call setup\(LossContext\(dimension, class_counts"):
+        loss.on_pairs(embeddings, embeddings, labelled(pairs, labels))
+    with pytest.raises(ValueError, match="needs class_counts of the LossContext"):
+        loss.setup(LossContext(5))
+    loss.setup(LossContext(5, COUNTS))
+    with pytest.raises(ValueError, match="needs the anchors' classes: call loss"):
+        loss.on_pairs(embeddings, embeddings, pairs)

@@ -37,7 +37,7 @@ def test_against_a_naive_loop(distance: str, average: str) -> None:
         a, c = (nn.functional.normalize(x) if unit else x for x in (anchors, candidates))
         distances = (a[:, None] - c).norm(dim=-1)
     positives, negatives = naive(distances, pairs, loss.margin, weight)
-    output = loss(anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight))
+    output = loss.on_pairs(anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight))
     both = len(positives) + len(negatives)
     counts = (both, both) if average == "pairs" else (len(positives), len(negatives))
     torch.testing.assert_close(output["positive"], sum(positives) / counts[0])
@@ -52,7 +52,9 @@ def test_hand_computed() -> None:
     # d = 5 to the positive; 1 and 4 to the negatives, of which a margin of 3 moves only the first, by 2.
     anchor, candidates = torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0], [4.0, 0.0]])
     same = torch.tensor([[True, False, False]])
-    output = ContrastiveLoss(margin=3.0, normalize=False)(anchor, candidates, DensePairs(same, ~same))
+    output = ContrastiveLoss(margin=3.0, normalize=False).on_pairs(
+        anchor, candidates, DensePairs(same, ~same)
+    )
     parts = {name: value.item() for name, value in output.items()}
     expected = {"loss": 27, "positive": 25, "negative": 2, "active": 0.5, "anchors_used": 1}
     assert parts == pytest.approx(expected, rel=1e-6)
@@ -63,15 +65,15 @@ def test_positive_part_of_pytorch_metric_learning() -> None:
     embeddings, labels, pairs = labelled_batch([0, 0, 0, 1, 1, 2, 3, 3])
     peer = PeerContrastiveLoss(neg_margin=-1, distance=LpDistance(power=2), reducer=MeanReducer())
     torch.testing.assert_close(
-        ContrastiveLoss()(embeddings, embeddings, pairs)["positive"], peer(embeddings, labels)
+        ContrastiveLoss().on_pairs(embeddings, embeddings, pairs)["positive"], peer(embeddings, labels)
     )
 
 
 def test_positives_alone_and_negatives_alone_teach() -> None:
     anchors, candidates, pairs = random_batch()
     nothing, loss = torch.zeros_like(pairs.positive), ContrastiveLoss(margin=2.0)
-    only_positives = loss(anchors, candidates, DensePairs(pairs.positive, nothing))
-    only_negatives = loss(anchors, candidates, DensePairs(nothing, pairs.negative))
+    only_positives = loss.on_pairs(anchors, candidates, DensePairs(pairs.positive, nothing))
+    only_negatives = loss.on_pairs(anchors, candidates, DensePairs(nothing, pairs.negative))
     assert only_positives["loss"] == only_positives["positive"] > 0
     assert only_negatives["loss"] == only_negatives["negative"] > 0
 
@@ -88,7 +90,7 @@ def test_given_pairs_of_zero_and_one_and_no_others() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(7, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     pairs = RelationPairs(relations, torch.arange(3), torch.arange(3, 7))
-    output = ContrastiveLoss(2.0, "cosine", average="pairs")(vectors[:3], vectors[3:], pairs)
+    output = ContrastiveLoss(2.0, "cosine", average="pairs").on_pairs(vectors[:3], vectors[3:], pairs)
     d = 1 - cosines(vectors[:3], vectors[3:])
     terms = [d[0, 0] ** 2, (2 - d[0, 1]) ** 2, (2 - d[1, 2]) ** 2, d[2, 1] ** 2]
     torch.testing.assert_close(output["loss"], torch.stack(terms).mean())
@@ -99,7 +101,7 @@ def test_given_pairs_of_zero_and_one_and_no_others() -> None:
 def test_no_gradient_beyond_the_margin() -> None:
     candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     same = torch.eye(2, dtype=torch.bool)
-    loss = ContrastiveLoss(margin=1.4)(torch.eye(2), candidates, DensePairs(same, ~same))["loss"]
+    loss = ContrastiveLoss(margin=1.4).on_pairs(torch.eye(2), candidates, DensePairs(same, ~same))["loss"]
     loss.backward()
     assert loss == 0
     assert not candidates.grad.any()

@@ -60,7 +60,7 @@ def test_sentence_transformers_agrees() -> None:
     neither = torch.zeros(12, 12, dtype=torch.bool)
     matrix = torch.full((12, 12), torch.nan, dtype=torch.float64)
     matrix.diagonal().copy_(targets)
-    output = CoSENTLoss()(anchors, candidates, DensePairs(neither, neither, target=matrix))
+    output = CoSENTLoss().on_pairs(anchors, candidates, DensePairs(neither, neither, target=matrix))
     torch.testing.assert_close(output["loss"], expected)
     assert output["anchors_used"] == 1
 
@@ -74,7 +74,7 @@ def test_pairs_of_all_anchors_are_compared(block_rows: int) -> None:
     known = ~targets.isnan()
     logits = cosines(anchors, candidates)[known] / 0.2
     loss = CoSENTLoss(0.2, block_rows=block_rows)
-    output = loss(anchors, candidates, RelationPairs(relations, ids, others))
+    output = loss.on_pairs(anchors, candidates, RelationPairs(relations, ids, others))
     torch.testing.assert_close(output["loss"], naive(logits, targets[known], torch.ones_like(logits)))
     assert output["anchors_used"].item() == pytest.approx(known.any(dim=1).double().mean().item())
 
@@ -85,7 +85,7 @@ def test_masks_alone_count_as_one_and_zero() -> None:
     known = (pairs.positive | pairs.negative) & (weight > 0)
     logits = cosines(anchors, candidates)[known] / 0.05
     expected = naive(logits, pairs.positive[known].double(), weight[known])
-    output = CoSENTLoss()(anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight))
+    output = CoSENTLoss().on_pairs(anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight))
     torch.testing.assert_close(output["loss"], expected)
 
 
@@ -113,8 +113,8 @@ def test_a_loss_that_does_not_ask_gets_no_targets() -> None:
             seen.append(pairs.target)
             return CoSENTLoss().parts(scores, pairs)
 
-    with pytest.raises(ValueError, match="no targets; set uses_targets = True in the class"):
-        Looking("dot")(anchors, candidates, pairs)
+    with pytest.raises(ValueError, match="no targets; set requires_scores = True in the class"):
+        Looking("dot").on_pairs(anchors, candidates, pairs)
     assert seen == [None]
 
 

@@ -39,7 +39,7 @@ def test_against_a_naive_loop(weighted: bool) -> None:
         teacher=2.0,
     )
     assert len(terms) == 4
-    output = DistillationKLLoss(0.8, 2.0)(
+    output = DistillationKLLoss(0.8, 2.0).on_pairs(
         anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight, targets)
     )
     torch.testing.assert_close(output["loss"], torch.stack(terms).mean())
@@ -51,7 +51,7 @@ def test_sentence_transformers_agrees(temperatures: tuple[float, float | None]) 
     pairs, columns, scores = layout(negatives=3)
     peer = DistillKLDivLoss(None, temperature=temperatures[0], teacher_temperature=temperatures[1])
     expected = peer.compute_loss_from_embeddings(columns, scores)
-    output = DistillationKLLoss(*temperatures)(columns[0], torch.cat(columns[1:]), pairs)
+    output = DistillationKLLoss(*temperatures).on_pairs(columns[0], torch.cat(columns[1:]), pairs)
     torch.testing.assert_close(output["loss"], expected)
 
 
@@ -59,7 +59,7 @@ def test_a_share_that_underflows_adds_nothing() -> None:
     neither = torch.zeros(1, 2, dtype=torch.bool)
     pairs = DensePairs(neither, neither, target=torch.tensor([[1000.0, -1000.0]]))
     candidates = torch.tensor([[2.0], [1.0]], requires_grad=True)
-    loss = DistillationKLLoss()(torch.ones(1, 1), candidates, pairs)["loss"]
+    loss = DistillationKLLoss().on_pairs(torch.ones(1, 1), candidates, pairs)["loss"]
     loss.backward()
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
     assert candidates.grad.flatten().tolist() == pytest.approx([-1 / (1 + math.e), 1 / (1 + math.e)])
@@ -83,7 +83,7 @@ def test_a_score_of_minus_infinity_is_no_share() -> None:
     anchors, candidates = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (2, 3))
     neither = torch.zeros(2, 3, dtype=torch.bool)
     anchors.requires_grad_()
-    output = DistillationKLLoss()(anchors, candidates, DensePairs(neither, neither, target=teacher))
+    output = DistillationKLLoss().on_pairs(anchors, candidates, DensePairs(neither, neither, target=teacher))
     logits = (anchors[:1] @ candidates.T).log_softmax(dim=1)
     expected = torch.nn.functional.kl_div(logits, teacher[:1].softmax(dim=1), reduction="sum")
     torch.testing.assert_close(output["loss"], expected)

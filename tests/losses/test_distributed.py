@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lit_metric.losses import (
     Loss,
+    LossContext,
     NPairLoss,
     RelationPairs,
     gather_ids,
@@ -60,13 +61,15 @@ class Step(nn.Module):
         torch.manual_seed(0)
         self.encoder = nn.Linear(6, 4)
         self.loss = loss
-        self.loss.build(torch.bincount(labels), 4)
+        vectors = torch.randn(14, 3, generator=torch.Generator().manual_seed(0))
+        self.loss.setup(LossContext(4, torch.bincount(labels), encode=lambda _: vectors))
 
     def forward(self, features: Tensor, anchor_ids: Tensor, candidate_ids: Tensor, labels: Tensor) -> dict:
         candidates = gather_with_grad(self.encoder(features[candidate_ids]))
-        pairs = RelationPairs(Labels(labels), anchor_ids, gather_ids(candidate_ids))
-        classes = {"classes": labels[anchor_ids]} if self.loss.needs_classes else {}
-        return self.loss(self.encoder(features[anchor_ids]), candidates, pairs, **classes)
+        ids = anchor_ids, gather_ids(candidate_ids)
+        of_items = [labels[each] for each in ids]
+        pairs = RelationPairs(Labels(labels), *ids, anchor_labels=of_items[0], candidate_labels=of_items[1])
+        return self.loss.on_pairs(self.encoder(features[anchor_ids]), candidates, pairs)
 
 
 def share_of(ids: Tensor, counts: tuple[int, int]) -> Tensor:
@@ -225,7 +228,7 @@ def n_pair(of_the_peer: bool) -> tuple[float, list[float]]:
     else:
         candidates = gather_with_grad(vectors)
         pairs = RelationPairs(Labels(labels), ids, gather_ids(ids))
-        value = NPairLoss(l2=0)(vectors, candidates, pairs)["loss"]
+        value = NPairLoss(l2=0).on_pairs(vectors, candidates, pairs)["loss"]
     value.backward()
     return value.item(), encoder.weight.grad.flatten().tolist()
 

@@ -16,8 +16,10 @@ from lit_metric.losses import (
     DensePairs,
     GuidedLoss,
     InfoNCELoss,
+    Loss,
+    LossContext,
     RelationPairs,
-    too_alike,
+    too_similar,
 )
 from tests.losses.cases import Labels
 
@@ -29,11 +31,11 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(("threshold", "margin"), [(0.3, None), (None, 0.1), (None, -0.2), (0.4, 0.2)])
-def test_what_is_too_alike_is_that_of_a_loop(threshold: float | None, margin: float | None) -> None:
+def test_what_is_too_similar_is_that_of_a_loop(threshold: float | None, margin: float | None) -> None:
     scores = draws(9, 12).tanh()
     positive = draws(9, 12, seed=1) > 1
     positive[3] = False
-    found = too_alike(scores, positive, threshold, margin)
+    found = too_similar(scores, positive, threshold, margin)
     for row in range(9):
         own = [float(scores[row, other]) for other in range(12) if positive[row, other]]
         for other in range(12):
@@ -55,12 +57,12 @@ def test_it_is_the_loss_under_masks_without_them(block_rows: int) -> None:
     scores = torch.nn.functional.cosine_similarity(guide[anchor_ids][:, None], guide[candidate_ids], dim=2)
     negative = dense.negative & ~(scores > 0.2)
     assert 0 < negative.sum() < dense.negative.sum()
-    expected_of = DensePairs(dense.positive, negative, target=pairs.targets(0, 5))
+    expected_of = DensePairs(dense.positive, negative, target=pairs.rows(0, 5, targets=True).target)
     for loss in (InfoNCELoss(0.3, block_rows=block_rows), ContrastiveLoss(), CoSENTLoss(0.2)):
         guided = GuidedLoss(loss, "none", threshold=0.2)
-        guided.take(guide * 7)
-        output = guided(vectors[anchor_ids], vectors[candidate_ids], pairs)
-        expected = loss(vectors[anchor_ids], vectors[candidate_ids], expected_of)
+        guided.setup(LossContext(5, encode=lambda _: guide * 7))
+        output = guided.on_pairs(vectors[anchor_ids], vectors[candidate_ids], pairs)
+        expected = loss.on_pairs(vectors[anchor_ids], vectors[candidate_ids], expected_of)
         torch.testing.assert_close(output, expected)
 
 
@@ -94,12 +96,12 @@ def test_with_a_margin_it_is_gist_embed_loss(monkeypatch: pytest.MonkeyPatch, ma
     anchors, candidates = torch.arange(count), torch.arange(count, 2 * count)
     pairs = RelationPairs(Labels(torch.arange(2 * count) % count), anchors, candidates)
     loss = GuidedLoss(InfoNCELoss(0.1), "none", threshold=None, margin=margin)
-    loss.take(guide)
-    output = loss(vectors[:count], vectors[count:], pairs)
+    loss.setup(LossContext(6, encode=lambda _: guide))
+    output = loss.on_pairs(vectors[:count], vectors[count:], pairs)
     # An anchor without any negative left has no loss in either, but here it is not counted.
     found = output["loss"] * output["anchors_used"]
     torch.testing.assert_close(found, expected)
-    unguided = InfoNCELoss(0.1)(vectors[:count], vectors[count:], pairs)["loss"]
+    unguided = InfoNCELoss(0.1).on_pairs(vectors[:count], vectors[count:], pairs)["loss"]
     assert float(found) < float(unguided) - 0.05
 
 
@@ -108,24 +110,38 @@ def test_a_negative_that_is_left_out_leaves_the_sum() -> None:
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     pairs = RelationPairs(Labels(torch.tensor([0, 0, 1, 2])), torch.tensor([0]), torch.tensor([1, 2, 3]))
     loss = GuidedLoss(InfoNCELoss(1.0), "none", threshold=0.5)
-    loss.take(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, -0.8]]))  # item 2: 0.8, item 3: 0.6
-    assert loss(vectors[:1], vectors[1:], pairs)["loss"].item() == 0  # no negative is left
+    guide = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, -0.8]])  # item 2: 0.8, item 3: 0.6
+    loss.setup(LossContext(2, encode=lambda _: guide))
+    assert loss.on_pairs(vectors[:1], vectors[1:], pairs)["loss"].item() == 0  # no negative is left
     loss.threshold = 0.7
-    found = loss(vectors[:1], vectors[1:], pairs)["loss"].item()
+    found = loss.on_pairs(vectors[:1], vectors[1:], pairs)["loss"].item()
     assert found == pytest.approx(math.log(1 + math.exp(0 - 1)))  # 0.3133; with e⁰ for item 2 it were 0.5514
 
 
 def test_what_it_cannot_work_with_is_refused() -> None:
     with pytest.raises(ValueError, match="both None"):
         GuidedLoss(InfoNCELoss(), "none", threshold=None)
-    same = torch.tensor([[True, False]])
-    loss = GuidedLoss(InfoNCELoss(), "none")
-    with pytest.raises(TypeError, match="DensePairs doesn't say"):
-        loss(torch.eye(2)[:1], torch.eye(2), DensePairs(same, ~same))
-    ids = torch.arange(2)
-    with pytest.raises(RuntimeError, match=r"call take\(vectors\) first"):
-        loss(torch.eye(2), torch.eye(2), RelationPairs(Labels(ids), ids, ids))
-    weighted = ClassWeightedLoss(loss)
-    weighted.build(torch.tensor([1, 1]), 2)
-    with pytest.raises(TypeError, match="WeightedAnchors doesn't say: put it around"):
-        weighted(torch.eye(2), torch.eye(2), RelationPairs(Labels(ids), ids, ids), ids)
+    loss, same, ids = GuidedLoss(InfoNCELoss(), "none"), torch.eye(2, dtype=torch.bool), torch.arange(2)
+    with pytest.raises(ValueError, match=r"call setup\(LossContext"):
+        loss.on_pairs(torch.eye(2), torch.eye(2), RelationPairs(Labels(ids), ids, ids))
+    with pytest.raises(ValueError, match="needs encode of the LossContext"):
+        loss.setup(LossContext(2))
+    loss.setup(LossContext(2, encode=lambda _: torch.eye(2)))
+    with pytest.raises(ValueError, match="DensePairs has none; use RelationPairs"):
+        loss.on_pairs(torch.eye(2), torch.eye(2), DensePairs(same, ~same))
+
+
+def test_it_may_stand_inside_a_loss_that_weighs_pairs() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1, 3, 3])
+    ids, vectors, guide = torch.arange(10), draws(10, 5), draws(10, 4, seed=1)
+    pairs = RelationPairs(Labels(labels), ids, ids, anchor_labels=labels, candidate_labels=labels)
+    context = LossContext(5, torch.tensor([9, 3, 2, 1]), encode=lambda _: guide)
+    values = []
+    for order in (0, 1):
+        loss: Loss = InfoNCELoss(0.3)
+        for kind in ("guide", "weights")[:: 1 - 2 * order]:
+            loss = GuidedLoss(loss, "none", 0.2) if kind == "guide" else ClassWeightedLoss(loss, 0.9)
+        loss.setup(context)
+        values.append(loss.on_pairs(vectors, vectors, pairs)["loss"])
+    torch.testing.assert_close(*values)
+    assert not torch.isclose(values[0], InfoNCELoss(0.3).on_pairs(vectors, vectors, pairs)["loss"], rtol=1e-3)

@@ -34,7 +34,7 @@ def test_against_a_naive_loop(compared: str, weighted: bool) -> None:
             margin, wanted = (values[row, first] - values[row, second] for values in (scores, targets))
             terms.append(factor * (margin - wanted) ** 2)
             used.add(row)
-    output = MarginMSELoss(compared)(
+    output = MarginMSELoss(compared).on_pairs(
         anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight, targets)
     )
     torch.testing.assert_close(output["loss"], torch.stack(terms).mean())
@@ -60,7 +60,7 @@ def layout(negatives: int) -> tuple[DensePairs, list[Tensor], Tensor]:
 def test_sentence_transformers_agrees(compared: str, negatives: int) -> None:
     pairs, columns, scores = layout(negatives)
     expected = PeerMarginMSELoss(None).compute_loss_from_embeddings(columns, scores)
-    output = MarginMSELoss(compared)(columns[0], torch.cat(columns[1:]), pairs)
+    output = MarginMSELoss(compared).on_pairs(columns[0], torch.cat(columns[1:]), pairs)
     torch.testing.assert_close(output["loss"], expected)
 
 
@@ -68,7 +68,7 @@ def test_a_teacher_that_differs_by_a_constant_is_met() -> None:
     anchors, candidates, pairs = random_batch()
     neither = torch.zeros_like(pairs.positive)
     shifted = anchors @ candidates.T + torch.arange(6.0)[:, None]
-    loss = MarginMSELoss()(anchors, candidates, DensePairs(neither, neither, target=shifted))["loss"]
+    loss = MarginMSELoss().on_pairs(anchors, candidates, DensePairs(neither, neither, target=shifted))["loss"]
     assert loss.item() == pytest.approx(0, abs=1e-24)
 
 
@@ -86,7 +86,7 @@ def test_a_score_of_minus_infinity_leaves_a_candidate_out(compared: str) -> None
     )
     assert masked.isneginf().any(dim=1).sum() == 5
     values = [
-        MarginMSELoss(compared)(
+        MarginMSELoss(compared).on_pairs(
             anchors, candidates, DensePairs(pairs.positive, pairs.negative, target=target)
         )
         for target in (masked, masked.masked_fill(masked.isneginf(), torch.nan))

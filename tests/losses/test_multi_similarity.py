@@ -40,7 +40,7 @@ def test_against_a_naive_loop(weighted: bool, epsilon: float | None) -> None:
     anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
     weight = random_weights(pairs) + 0.1 if weighted else torch.ones(7, 12, dtype=torch.float64)
     given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
-    output = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon)(anchors, candidates, given)
+    output = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon).on_pairs(anchors, candidates, given)
     expected, kept = naive(cosines(anchors, candidates), pairs, weight, epsilon)
     torch.testing.assert_close(output["loss"], expected)
     of_used = sum(len(p) + len(n) for _, p, n in rows_of(pairs) if p and n)
@@ -54,15 +54,15 @@ def test_pytorch_metric_learning(epsilon: float | None) -> None:
     embeddings, labels, pairs = labelled_batch([0, 0, 0, 1, 1, 2, 2, 2, 2])
     mined = MultiSimilarityMiner(epsilon)(embeddings, labels) if epsilon else None
     theirs = PeerLoss(ALPHA, BETA, BASE)(embeddings, labels, mined)
-    ours = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon)(embeddings, embeddings, pairs)["loss"]
+    ours = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon).on_pairs(embeddings, embeddings, pairs)["loss"]
     torch.testing.assert_close(ours, theirs)
 
 
 def test_an_anchor_without_a_positive_teaches_nothing_unlike_in_the_peer() -> None:
     embeddings, labels, pairs = labelled_batch([0, 0, 1, 1, 2])
-    ours = MultiSimilarityLoss(epsilon=None)(embeddings, embeddings, pairs)["loss"]
+    ours = MultiSimilarityLoss(epsilon=None).on_pairs(embeddings, embeddings, pairs)["loss"]
     without = DensePairs(pairs.positive[:4], pairs.negative[:4])
-    rest = MultiSimilarityLoss(epsilon=None)(embeddings[:4], embeddings, without)["loss"]
+    rest = MultiSimilarityLoss(epsilon=None).on_pairs(embeddings[:4], embeddings, without)["loss"]
     torch.testing.assert_close(ours, rest)
     assert not torch.isclose(PeerLoss()(embeddings, labels), ours)
 
@@ -75,7 +75,7 @@ def test_weights_of_pairs_are_those_of_the_paper() -> None:
     candidates[:, 0] = s
     same = torch.tensor([[True, True, False, False]])
     loss = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon=None, distance="dot")
-    loss(anchor, candidates.requires_grad_(), DensePairs(same, ~same))["loss"].backward()
+    loss.on_pairs(anchor, candidates.requires_grad_(), DensePairs(same, ~same))["loss"].backward()
     e = math.exp
     for place, (others, sign) in enumerate([((0, 1), -ALPHA)] * 2 + [((2, 3), BETA)] * 2):
         own = float(s[place])
@@ -90,14 +90,14 @@ def test_settled_pairs_leave_no_gradient_and_the_anchor_still_counts() -> None:
     positive = torch.tensor([[True, False, False], [False, False, True]])
     negative = torch.tensor([[False, True, False], [True, True, False]])
     pairs = DensePairs(positive, negative)
-    output = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon=0.1)(anchors, candidates, pairs)
+    output = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon=0.1).on_pairs(anchors, candidates, pairs)
     assert output["loss"] == 0  # 1 and 0.8 against −1, and against 0 and 0
     assert output["anchors_used"] == 1
     assert output["mined"] == 0
     output["loss"].backward()
     assert not anchors.grad.any()
     # A wider margin finds the second anchor's pairs with the first candidate; the mean is over both anchors.
-    wider = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon=0.9)(anchors, candidates, pairs)
+    wider = MultiSimilarityLoss(ALPHA, BETA, BASE, epsilon=0.9).on_pairs(anchors, candidates, pairs)
     expected = math.log1p(math.exp(-ALPHA * 0.4)) / ALPHA + math.log1p(2 * math.exp(-BETA * 0.4)) / BETA
     assert wider["loss"].item() == pytest.approx(expected / 2, rel=1e-12)
     assert wider["mined"].item() == pytest.approx(3 / 5)

@@ -26,7 +26,7 @@ def test_the_papers_formula_on_one_pair_per_class() -> None:
         for i in range(N)
     ]
     norms = [z[i] @ z[i] + z_pos[i] @ z_pos[i] for i in range(N)]
-    output = NPairLoss(l2=0.03)(z, z_pos, pairs)
+    output = NPairLoss(l2=0.03).on_pairs(z, z_pos, pairs)
     torch.testing.assert_close(output["n_pair"], sum(terms) / N)
     torch.testing.assert_close(output["squared_norm"], sum(norms) / N)
     torch.testing.assert_close(output["l2"], 0.03 * sum(norms) / N)
@@ -43,7 +43,7 @@ def test_pytorch_metric_learning_on_two_items_per_class() -> None:
     theirs = NPairsLoss()
     theirs.distance.normalize_embeddings = False
     expected = theirs(torch.cat([z, z_pos]), labels, (first, second, nothing, nothing))
-    torch.testing.assert_close(NPairLoss(l2=0)(z, z_pos, pairs)["loss"], expected)
+    torch.testing.assert_close(NPairLoss(l2=0).on_pairs(z, z_pos, pairs)["loss"], expected)
 
 
 def test_several_positives_and_ignored_pairs_against_naive_loops() -> None:
@@ -53,7 +53,7 @@ def test_several_positives_and_ignored_pairs_against_naive_loops() -> None:
         for row, positives, negatives in rows_of(pairs)
         if positives and negatives
     ]
-    output = NPairLoss(l2=0.1)(anchors, candidates, pairs)
+    output = NPairLoss(l2=0.1).on_pairs(anchors, candidates, pairs)
     ones = torch.ones(pairs.positive.shape, dtype=torch.float64)
     torch.testing.assert_close(output["n_pair"], test_tuplet.naive(anchors @ candidates.T, pairs, ones))
     torch.testing.assert_close(output["l2"], 0.1 * sum(norms) / len(norms))
@@ -62,7 +62,7 @@ def test_several_positives_and_ignored_pairs_against_naive_loops() -> None:
 def test_embeddings_are_never_normalised() -> None:
     # Longer vectors satisfy the same angles better, and cost more norm.
     z, _, pairs = one_pair_per_class()
-    short, long = (NPairLoss(l2=0.1)(scale * z, scale * z, pairs) for scale in (1.0, 2.0))
+    short, long = (NPairLoss(l2=0.1).on_pairs(scale * z, scale * z, pairs) for scale in (1.0, 2.0))
     assert long["n_pair"] < short["n_pair"]
     torch.testing.assert_close(long["l2"], 4 * short["l2"])
 
@@ -71,7 +71,7 @@ def test_the_regulariser_shrinks_embeddings() -> None:
     z, z_pos, pairs = one_pair_per_class()
     z.requires_grad_()
     plain, regularised = (
-        torch.autograd.grad(NPairLoss(l2=l2)(z, z_pos, pairs)["loss"], z)[0] for l2 in (0.0, 0.1)
+        torch.autograd.grad(NPairLoss(l2=l2).on_pairs(z, z_pos, pairs)["loss"], z)[0] for l2 in (0.0, 0.1)
     )
     torch.testing.assert_close(regularised - plain, 2 * 0.1 * z.detach() / N)
 

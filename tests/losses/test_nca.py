@@ -29,14 +29,14 @@ def test_against_a_naive_loop(weighted: bool) -> None:
         random_weights(pairs) + 0.1 if weighted else torch.ones(pairs.positive.shape, dtype=torch.float64)
     )
     given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
-    output = NCALoss(temperature=0.3)(anchors, candidates, given)
+    output = NCALoss(temperature=0.3).on_pairs(anchors, candidates, given)
     torch.testing.assert_close(output["loss"], naive(cosines(anchors, candidates) / 0.3, pairs, weight))
 
 
 def test_squared_distances_of_raw_vectors_against_a_naive_loop() -> None:
     anchors, candidates, pairs = random_batch()
     squares = (anchors[:, None] - candidates).square().sum(dim=-1)
-    output = NCALoss(temperature=2.0, distance="squared_euclidean")(anchors, candidates, pairs)
+    output = NCALoss(temperature=2.0, distance="squared_euclidean").on_pairs(anchors, candidates, pairs)
     torch.testing.assert_close(output["loss"], naive(-squares / 2.0, pairs, torch.ones_like(squares)))
 
 
@@ -46,21 +46,21 @@ LABELS = [0, 0, 0, 1, 1, 2, 2, 2, 2]
 def test_nca_of_pytorch_metric_learning() -> None:
     # Its default is the squared distance of unit vectors, and its softmax_scale is 1 / temperature.
     embeddings, labels, pairs = labelled_batch(LABELS)
-    ours = NCALoss(0.5, "squared_euclidean", normalize=True)(embeddings, embeddings, pairs)["loss"]
+    ours = NCALoss(0.5, "squared_euclidean", normalize=True).on_pairs(embeddings, embeddings, pairs)["loss"]
     torch.testing.assert_close(ours, PeerNCALoss(softmax_scale=2)(embeddings, labels))
 
 
 def test_anchors_without_a_positive_or_a_negative_do_not_count() -> None:
     # Both leave out an anchor without a positive.
     embeddings, labels, pairs = labelled_batch([*LABELS, 3])
-    ours = NCALoss(1.0, "squared_euclidean", normalize=True)(embeddings, embeddings, pairs)
+    ours = NCALoss(1.0, "squared_euclidean", normalize=True).on_pairs(embeddings, embeddings, pairs)
     torch.testing.assert_close(ours["loss"], PeerNCALoss()(embeddings, labels))
     assert ours["anchors_used"].item() == pytest.approx(0.9)
     # One without a negative is a term of value 0 there, and none here, where pairs may be ignored.
     pairs.negative[0] = False
-    without = NCALoss(1.0, "squared_euclidean", normalize=True)(embeddings, embeddings, pairs)
+    without = NCALoss(1.0, "squared_euclidean", normalize=True).on_pairs(embeddings, embeddings, pairs)
     kept = DensePairs(pairs.positive[1:], pairs.negative[1:])
-    rest = NCALoss(1.0, "squared_euclidean", normalize=True)(embeddings[1:], embeddings, kept)
+    rest = NCALoss(1.0, "squared_euclidean", normalize=True).on_pairs(embeddings[1:], embeddings, kept)
     torch.testing.assert_close(without["loss"], rest["loss"])
 
 
@@ -70,7 +70,9 @@ def test_an_anchor_far_from_all_its_positives_is_not_lost() -> None:
     embeddings = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 1])
     same, itself = labels[:, None] == labels, torch.eye(4, dtype=torch.bool)
-    output = NCALoss(0.01, "squared_euclidean")(embeddings, embeddings, DensePairs(same & ~itself, ~same))
+    output = NCALoss(0.01, "squared_euclidean").on_pairs(
+        embeddings, embeddings, DensePairs(same & ~itself, ~same)
+    )
     # 4 / 0.01 away from the positive, 0 from one negative.
     assert output["loss"] == 400
     assert output["anchors_used"] == 1
@@ -82,8 +84,8 @@ def test_one_positive_is_info_nce() -> None:
     same = torch.eye(6, dtype=torch.bool)
     pairs = DensePairs(same, ~same)
     torch.testing.assert_close(
-        NCALoss(0.1)(anchors, candidates, pairs)["loss"],
-        InfoNCELoss(0.1)(anchors, candidates, pairs)["loss"],
+        NCALoss(0.1).on_pairs(anchors, candidates, pairs)["loss"],
+        InfoNCELoss(0.1).on_pairs(anchors, candidates, pairs)["loss"],
     )
 
 
@@ -92,11 +94,11 @@ def test_one_near_positive_is_enough_hand_computed() -> None:
     candidates = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     same = torch.tensor([[True, True, False]])
     batch = torch.tensor([[1.0, 0.0]], dtype=torch.float64), candidates, DensePairs(same, ~same)
-    loss = NCALoss(temperature=0.5)(*batch)["loss"]
+    loss = NCALoss(temperature=0.5).on_pairs(*batch)["loss"]
     assert loss.item() == pytest.approx(math.log1p(1 / (math.exp(2) + math.exp(-2))), abs=1e-15)
     # InfoNCE asks for the one opposite as well.
     expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(2))) / 2
-    assert InfoNCELoss(temperature=0.5)(*batch)["loss"].item() == pytest.approx(expected, abs=1e-15)
+    assert InfoNCELoss(temperature=0.5).on_pairs(*batch)["loss"].item() == pytest.approx(expected, abs=1e-15)
 
 
 def test_a_positive_is_pulled_by_its_share_of_the_exponentials() -> None:
@@ -107,7 +109,9 @@ def test_a_positive_is_pulled_by_its_share_of_the_exponentials() -> None:
     candidates = torch.zeros(4, 4, dtype=torch.float64)
     candidates[:, 0] = scores
     same = torch.tensor([[True, True, False, False]])
-    NCALoss(1.0, "dot")(anchor, candidates.requires_grad_(), DensePairs(same, ~same))["loss"].backward()
+    NCALoss(1.0, "dot").on_pairs(anchor, candidates.requires_grad_(), DensePairs(same, ~same))[
+        "loss"
+    ].backward()
     e = scores.exp()
     met = (e[2] + e[3]) / e.sum()
     expected = torch.cat([-met * e[:2] / e[:2].sum(), met * e[2:] / e[2:].sum()])
@@ -116,7 +120,7 @@ def test_a_positive_is_pulled_by_its_share_of_the_exponentials() -> None:
 
 def test_a_collapsed_batch_sits_at_the_logarithm_of_all_over_positives() -> None:
     same = torch.tensor([[True, True, False, False, False]])
-    loss = NCALoss()(torch.ones(1, 3), torch.ones(5, 3), DensePairs(same, ~same))["loss"]
+    loss = NCALoss().on_pairs(torch.ones(1, 3), torch.ones(5, 3), DensePairs(same, ~same))["loss"]
     assert loss.item() == pytest.approx(math.log(5 / 2))
 
 
@@ -126,7 +130,7 @@ def test_logits_far_beyond_the_exponential_s_range(sign: int, expected: float, g
     anchor = torch.tensor([[1e4, 0.0]], requires_grad=True)
     candidates = sign * torch.tensor([[1.0, 0.0], [0.5, 0.0], [-1.0, 0.0]])
     same = torch.tensor([[True, True, False]])
-    loss = NCALoss(1.0, "dot")(anchor, candidates, DensePairs(same, ~same))["loss"]
+    loss = NCALoss(1.0, "dot").on_pairs(anchor, candidates, DensePairs(same, ~same))["loss"]
     loss.backward()
     assert loss == expected
     assert anchor.grad.tolist() == [[gradient, 0]]
@@ -142,14 +146,16 @@ def test_the_loss_of_unused_anchors_is_0() -> None:
 def test_a_small_loss_keeps_its_digits() -> None:
     # In float32, log Σ over all minus log Σ over positives is exactly 0 from a distance of 17 on.
     same = torch.tensor([[True, False]])
-    loss = NCALoss(1.0, "dot")(torch.tensor([[40.0]]), torch.tensor([[1.0], [0.0]]), DensePairs(same, ~same))
+    loss = NCALoss(1.0, "dot").on_pairs(
+        torch.tensor([[40.0]]), torch.tensor([[1.0], [0.0]]), DensePairs(same, ~same)
+    )
     assert loss["loss"].item() == pytest.approx(math.exp(-40), rel=1e-5)
 
 
 def test_a_learned_temperature_moves_down_its_gradient() -> None:
     loss = NCALoss(temperature=0.5, learnable=True)
     same = torch.tensor([[True, False]])
-    output = loss(torch.tensor([[1.0, 0.0]]), torch.eye(2), DensePairs(same, ~same))
+    output = loss.on_pairs(torch.tensor([[1.0, 0.0]]), torch.eye(2), DensePairs(same, ~same))
     output["loss"].backward()
     assert output["temperature"].item() == pytest.approx(0.5)
     # d/dlog τ of log(1 + e^(−1/τ)) is σ(−1/τ) / τ.

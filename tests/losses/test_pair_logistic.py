@@ -41,7 +41,7 @@ def test_against_a_naive_loop(weighted: bool, weighting: str) -> None:
     anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
     weight = random_weights(pairs) + 0.1 if weighted else torch.ones(7, 12, dtype=torch.float64)
     given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
-    output = PairLogisticLoss(weighting, temperature=0.3)(anchors, candidates, given)
+    output = PairLogisticLoss(weighting, temperature=0.3).on_pairs(anchors, candidates, given)
     expected = naive(cosines(anchors, candidates) / 0.3, pairs, weight, weighting != "none")
     torch.testing.assert_close(output["loss"], expected)
 
@@ -52,15 +52,15 @@ def test_the_gradient_is_that_of_the_naive_loop_with_ranks_held() -> None:
     fixed = cosines(anchors, candidates)
     inputs = anchors.requires_grad_(), candidates.requires_grad_()
     held = naive(cosines(*inputs) / 0.3, pairs, ones, True, fixed)
-    loss = PairLogisticLoss("reciprocal_rank", temperature=0.3)(*inputs, pairs)["loss"]
+    loss = PairLogisticLoss("reciprocal_rank", temperature=0.3).on_pairs(*inputs, pairs)["loss"]
     torch.testing.assert_close(torch.autograd.grad(loss, inputs), torch.autograd.grad(held, inputs))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "dot", "squared_euclidean"])
 def test_without_weights_it_is_the_soft_triplet_loss(distance: str) -> None:
     batch = random_batch(anchors=7, candidates=12)
-    ours = PairLogisticLoss(temperature=1.0, distance=distance)(*batch)
-    triplets = TripletLoss("soft", distance=distance)(*batch)
+    ours = PairLogisticLoss(temperature=1.0, distance=distance).on_pairs(*batch)
+    triplets = TripletLoss("soft", distance=distance).on_pairs(*batch)
     torch.testing.assert_close(ours["loss"], triplets["loss"])
     assert ours["active"] == triplets["active"]
 
@@ -70,7 +70,7 @@ def test_the_weight_is_what_the_exchange_changes_in_the_reciprocal_rank_hand_com
     candidates = torch.tensor([[2.0], [3.0], [1.0]], dtype=torch.float64)
     same = torch.tensor([[True, False, False]])
     batch = torch.ones(1, 1, dtype=torch.float64), candidates, DensePairs(same, ~same)
-    loss = PairLogisticLoss("reciprocal_rank", temperature=1.0, distance="dot")(*batch)["loss"]
+    loss = PairLogisticLoss("reciprocal_rank", temperature=1.0, distance="dot").on_pairs(*batch)["loss"]
     expected = (1 - 1 / 2) * math.log1p(math.e) + (1 / 2 - 1 / 3) * math.log1p(math.exp(-1))
     assert loss.item() == pytest.approx(expected, abs=1e-14)
 
@@ -79,11 +79,13 @@ def test_ranks_are_those_among_an_anchor_s_own_pairs() -> None:
     # An ignored candidate above all others takes no place.
     batch = random_batch()
     loss = PairLogisticLoss("reciprocal_rank")
-    before = loss(*batch)["loss"]
+    before = loss.on_pairs(*batch)["loss"]
     anchors, candidates, pairs = batch
     ignored = torch.zeros(len(anchors), 1, dtype=torch.bool)
     wider = DensePairs(torch.cat([pairs.positive, ignored], 1), torch.cat([pairs.negative, ignored], 1))
-    torch.testing.assert_close(loss(anchors, torch.cat([candidates, anchors[3:4]]), wider)["loss"], before)
+    torch.testing.assert_close(
+        loss.on_pairs(anchors, torch.cat([candidates, anchors[3:4]]), wider)["loss"], before
+    )
 
 
 def test_settings_that_make_no_sense() -> None:

@@ -94,13 +94,13 @@ def test_a_guess_is_a_negative_of_those_anchors_that_it_was_drawn_for(seed: int)
 def test_targets_of_the_slice_asked_for() -> None:
     target = torch.tensor([[1.0, 2.0], [3.0, torch.nan], [5.0, 6.0]])
     masks = torch.zeros(3, 2, dtype=torch.bool)
-    assert DensePairs(masks, masks, target=target).targets(0, 1).tolist() == [[1, 2]]
-    assert DensePairs(masks, masks).targets(0, 1) is None
+    assert DensePairs(masks, masks, target=target).rows(0, 1, targets=True).target.tolist() == [[1, 2]]
+    assert DensePairs(masks, masks).rows(0, 1, targets=True).target is None
     with pytest.raises(ValueError, match=r"target \[2, 2\] must have the masks' shape \[3, 2\]"):
         DensePairs(masks, masks, target=target[:2])
     block = PairBlock(masks, masks, target=target)
     assert block.known.tolist() == [[True, True], [True, False], [True, True]]
-    with pytest.raises(ValueError, match="no targets; set uses_targets"):
+    with pytest.raises(ValueError, match="no targets; set requires_scores"):
         _ = PairBlock(masks, masks).known
 
 
@@ -110,12 +110,17 @@ def test_relation_pairs_ask_for_the_targets_of_these_rows() -> None:
         torch.tensor([0, 0, 1]), torch.tensor([2, 3, 3]), torch.tensor([4.5, 0.0, 2.0]), torch.arange(4)
     )
     pairs = RelationPairs(relations, torch.tensor([0, 1]), torch.tensor([3, 2]))
-    torch.testing.assert_close(pairs.targets(0, 1), torch.tensor([[0.0, 4.5]]))
-    torch.testing.assert_close(pairs.targets(1, 2), torch.tensor([[2.0, nan]]), equal_nan=True)
+    torch.testing.assert_close(pairs.rows(0, 1, targets=True).target, torch.tensor([[0.0, 4.5]]))
+    torch.testing.assert_close(
+        pairs.rows(1, 2, targets=True).target, torch.tensor([[2.0, nan]]), equal_nan=True
+    )
 
     class Silent:
-        def positive(self, anchors: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor: ...
+        def positive(self, anchors: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+            return anchors[:, None] == candidates
 
-        def excluded(self, anchors: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor: ...
+        excluded = positive
 
-    assert RelationPairs(Silent(), torch.tensor([0]), torch.tensor([1])).targets(0, 1) is None
+    assert (
+        RelationPairs(Silent(), torch.tensor([0]), torch.tensor([1])).rows(0, 1, targets=True).target is None
+    )

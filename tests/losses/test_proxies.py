@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from lit_metric.losses import (
     CircleLoss,
     DensePairs,
+    LabelPairs,
     Loss,
+    LossContext,
     ProxyAnchorLoss,
     ProxyNCALoss,
     SoftTripleLoss,
-    allocate_saved,
 )
 from tests.losses.cases import CLASS_LOSSES
 
@@ -24,15 +25,15 @@ CLASSES = torch.tensor([0, 2, 2, -1, 3, 0, 1, 2])
 """Of the anchors: one has none, one has a class that doesn't occur in training, none has the last class."""
 
 
-def no_pairs(anchors: int, candidates: int = 3) -> DensePairs:
-    nothing = torch.zeros(anchors, candidates, dtype=torch.bool)
-    return DensePairs(nothing, nothing)
+def of_classes(classes: Tensor, candidates: int = 3) -> LabelPairs:
+    """Pairs of anchors of these classes and candidates without one."""
+    return LabelPairs(classes, torch.full((candidates,), -1))
 
 
 def built(name: str, dimension: int = 4, **options: int) -> Loss:
     torch.manual_seed(0)
     loss = CLASS_LOSSES[name](**options)
-    loss.build(COUNTS, dimension)
+    loss.setup(LossContext(dimension, COUNTS))
     return loss
 
 
@@ -47,7 +48,7 @@ def value_and_gradients(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     anchors, candidates = anchors.clone().requires_grad_(), candidates.clone().requires_grad_()
     loss.zero_grad()
-    output = loss(anchors, candidates, no_pairs(len(anchors), len(candidates)), classes)
+    output = loss.on_pairs(anchors, candidates, of_classes(classes, len(candidates)))
     output["loss"].backward()
     return output, [anchors.grad, candidates.grad, *(weight.grad.clone() for weight in loss.parameters())]
 
@@ -58,7 +59,7 @@ def test_gradients(name: str) -> None:
     anchors, candidates = batch()
 
     def of(anchors: Tensor, candidates: Tensor, *_: Tensor) -> Tensor:
-        return loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)["loss"]
+        return loss.on_pairs(anchors, candidates, of_classes(CLASSES))["loss"]
 
     inputs = (anchors.requires_grad_(), candidates.requires_grad_(), *loss.parameters())
     assert [parameter for parameter, _ in loss.named_parameters()] == ["proxies"]
@@ -122,7 +123,7 @@ def test_autocast_does_not_reach_the_scores_and_half_precision_neither(name: str
     plain, gradients = value_and_gradients(loss, anchors, candidates, CLASSES)
     anchors.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        cast = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+        cast = loss.on_pairs(anchors, candidates, of_classes(CLASSES))
     cast["loss"].backward()
     torch.testing.assert_close((cast, anchors.grad), (plain, gradients[0]), rtol=0, atol=0)
     half, _ = value_and_gradients(loss, *batch(torch.bfloat16), CLASSES)
@@ -144,14 +145,14 @@ def test_shorter_embeddings_meet_the_first_components_of_proxies(name: str) -> N
     long, short = built(name).double(), built(name, dimension=2).double()
     with torch.no_grad():
         short.proxies.copy_(long.proxies[:, :2])
-    cut = anchors[:, :2], candidates[:, :2], no_pairs(len(anchors)), CLASSES
-    torch.testing.assert_close(long(*cut)["loss"], short(*cut)["loss"])
+    cut = anchors[:, :2], candidates[:, :2], of_classes(CLASSES)
+    torch.testing.assert_close(long.on_pairs(*cut)["loss"], short.on_pairs(*cut)["loss"])
 
 
 def test_proxies_are_those_of_the_classes_that_occur() -> None:
     loss = SoftTripleLoss(centres=2)
     assert not list(loss.parameters())
-    loss.build(COUNTS, 3)
+    loss.setup(LossContext(3, COUNTS))
     assert loss.proxies.shape == (4 * 2, 3)
     assert list(loss.state_dict()) == ["proxies"]
     # Class 2 has the second place: only its two centres are of its kind.
@@ -159,35 +160,35 @@ def test_proxies_are_those_of_the_classes_that_occur() -> None:
     assert pairs.rows(0, 1).positive.tolist() == [[False, False, True, True, False, False, False, False]]
 
 
-def test_building_again_keeps_what_was_learned() -> None:
+def test_setting_up_again_keeps_what_was_learned() -> None:
     loss = built("proxy-nca")
     before = loss.proxies
-    loss.build(COUNTS + (COUNTS > 0), 4)
+    loss.setup(LossContext(4, COUNTS + (COUNTS > 0)))
     assert loss.proxies is before
     with pytest.raises(
         ValueError, match=r"the proxies are \[4, 4\], but this data and encoder need \[5, 4\]"
     ):
-        loss.build(COUNTS + 1, 4)
+        loss.setup(LossContext(4, COUNTS + 1))
 
 
 @pytest.mark.parametrize("counts", [[], [0, 0], [0, 9]])
 def test_fewer_than_two_classes_are_refused(counts: list[int]) -> None:
     with pytest.raises(ValueError, match="proxies need at least 2 classes in training"):
-        ProxyNCALoss().build(torch.tensor(counts, dtype=torch.int64), 4)
+        ProxyNCALoss().setup(LossContext(4, torch.tensor(counts, dtype=torch.int64)))
 
 
 def test_classes_and_proxies_are_asked_for() -> None:
     anchors, candidates = batch(torch.float32)
-    loss = ProxyAnchorLoss()
+    loss, nothing = ProxyAnchorLoss(), torch.zeros(8, 3, dtype=torch.bool)
     with pytest.raises(
-        ValueError, match=r"there are no proxies: call build\(class_counts, dimension\) first"
+        ValueError, match=r"there are no proxies: call setup\(LossContext\(dimension, class_counts\)\) first"
     ):
-        loss(anchors, candidates, no_pairs(8), CLASSES)
-    loss.build(COUNTS, 4)
+        loss.on_pairs(anchors, candidates, of_classes(CLASSES))
+    loss.setup(LossContext(4, COUNTS))
     with pytest.raises(ValueError, match=r"ProxyAnchorLoss needs the classes \[8\] of anchors, got none"):
-        loss(anchors, candidates, no_pairs(8))
+        loss.on_pairs(anchors, candidates, DensePairs(nothing, nothing))
     with pytest.raises(ValueError, match=r"needs the classes \[8\] of anchors, got \[7\]"):
-        loss(anchors, candidates, no_pairs(8), CLASSES[:7])
+        loss.on_pairs(anchors, candidates, of_classes(CLASSES[:7]))
 
 
 def test_saved_proxies_find_their_place_wherever_the_loss_stands() -> None:
@@ -198,12 +199,11 @@ def test_saved_proxies_find_their_place_wherever_the_loss_stands() -> None:
     fresh = nn.ModuleDict(
         {"deep": nn.ModuleList([CircleLoss(), SoftTripleLoss(centres=3)]), "flat": ProxyNCALoss()}
     )
-    allocate_saved(fresh, saved, "loss.")
     fresh.load_state_dict({name.removeprefix("loss."): value for name, value in saved.items()})
     assert torch.equal(fresh["deep"][1].proxies, inner.proxies)
     assert torch.equal(fresh["flat"].proxies, other.proxies)
     alone = SoftTripleLoss(centres=3)
-    allocate_saved(alone, inner.state_dict())
+    alone.make_room(inner.state_dict(), "")
     assert alone.proxies.shape == inner.proxies.shape
 
 

@@ -5,9 +5,9 @@ import torch
 from pytorch_metric_learning.losses import ProxyAnchorLoss as PeerLoss
 from torch import Tensor
 
-from lit_metric.losses import ProxyAnchorLoss
+from lit_metric.losses import LossContext, ProxyAnchorLoss
 from tests.losses.cases import cosines
-from tests.losses.test_proxies import CLASSES, COUNTS, batch, no_pairs
+from tests.losses.test_proxies import CLASSES, COUNTS, batch, of_classes
 from tests.losses.test_proxy_nca import PLACES
 
 
@@ -28,10 +28,10 @@ def naive(anchors: Tensor, proxies: Tensor, margin: float, scale: float) -> tupl
 
 def test_against_a_naive_loop() -> None:
     loss = ProxyAnchorLoss(0.15, 8.0)
-    loss.build(COUNTS, 4)
+    loss.setup(LossContext(4, COUNTS))
     loss.double()
     anchors, candidates = batch()
-    output = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+    output = loss.on_pairs(anchors, candidates, of_classes(CLASSES))
     positive, negative = naive(anchors, loss.proxies.detach(), 0.15, 8.0)
     torch.testing.assert_close(output["positive"], positive)
     torch.testing.assert_close(output["negative"], negative)
@@ -44,10 +44,10 @@ def test_pytorch_metric_learning(labels: list[int]) -> None:
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(6, 4, generator=generator, dtype=torch.float64)
     theirs, ours = PeerLoss(3, 4, margin=0.1, alpha=32), ProxyAnchorLoss()
-    ours.build(torch.ones(3, dtype=torch.int64), 4)
+    ours.setup(LossContext(4, torch.ones(3, dtype=torch.int64)))
     ours.double()
     theirs.proxies.data = ours.proxies.data
-    result = ours(embeddings, embeddings, no_pairs(6, 6), torch.tensor(labels))["loss"]
+    result = ours.on_pairs(embeddings, embeddings, of_classes(torch.tensor(labels), 6))["loss"]
     torch.testing.assert_close(result, theirs(embeddings, torch.tensor(labels)))
 
 

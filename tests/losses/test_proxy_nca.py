@@ -7,8 +7,8 @@ import torch
 from pytorch_metric_learning.losses import ProxyNCALoss as PeerLoss
 from torch import Tensor
 
-from lit_metric.losses import ProxyNCALoss
-from tests.losses.test_proxies import CLASSES, COUNTS, batch, no_pairs
+from lit_metric.losses import LossContext, ProxyNCALoss
+from tests.losses.test_proxies import CLASSES, COUNTS, batch, of_classes
 
 PLACES = {0: 0, 2: 1, 3: 2, 4: 3}
 """Of the classes that occur."""
@@ -30,10 +30,10 @@ def naive(anchors: Tensor, proxies: Tensor, temperature: float, all_of_them: boo
 @pytest.mark.parametrize("denominator", ["all", "others"])
 def test_against_a_naive_loop(denominator: str) -> None:
     loss = ProxyNCALoss(0.4, denominator)
-    loss.build(COUNTS, 4)
+    loss.setup(LossContext(4, COUNTS))
     loss.double()
     anchors, candidates = batch()
-    output = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+    output = loss.on_pairs(anchors, candidates, of_classes(CLASSES))
     torch.testing.assert_close(
         output["loss"], naive(anchors, loss.proxies, 0.4, denominator == "all").detach()
     )
@@ -46,19 +46,21 @@ def test_pytorch_metric_learning() -> None:
     labels = torch.arange(9) % 3
     theirs = PeerLoss(3, 4, softmax_scale=2.5)
     ours = ProxyNCALoss(1 / 2.5)
-    ours.build(torch.bincount(labels), 4)
+    ours.setup(LossContext(4, torch.bincount(labels)))
     ours.double()
     theirs.proxies.data = ours.proxies.data
-    result = ours(embeddings, embeddings, no_pairs(9, 9), labels)["loss"]
+    result = ours.on_pairs(embeddings, embeddings, of_classes(labels, 9))["loss"]
     torch.testing.assert_close(result, theirs(embeddings, labels))
 
 
 def test_without_its_own_in_the_denominator_the_loss_falls_below_0_hand_computed() -> None:
     loss = ProxyNCALoss(1.0, "others", distance="cosine")
-    loss.build(torch.tensor([1, 1, 1]), 2)
+    loss.setup(LossContext(2, torch.tensor([1, 1, 1])))
     with torch.no_grad():
         loss.proxies.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
-    value = loss(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2), no_pairs(1, 1), torch.tensor([0]))["loss"]
+    value = loss.on_pairs(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2), of_classes(torch.tensor([0]), 1))[
+        "loss"
+    ]
     assert value.item() == pytest.approx(-1 + math.log(1 + math.exp(-1)), abs=1e-6)
 
 

@@ -5,10 +5,10 @@ import torch
 from pytorch_metric_learning.losses import SoftTripleLoss as PeerLoss
 from torch import Tensor, nn
 
-from lit_metric.losses import ProxyNCALoss, SoftTripleLoss
+from lit_metric.losses import LossContext, ProxyNCALoss, SoftTripleLoss
 from lit_metric.losses.soft_triple import spread
 from tests.losses.cases import cosines
-from tests.losses.test_proxies import CLASSES, COUNTS, batch, no_pairs
+from tests.losses.test_proxies import CLASSES, COUNTS, batch, of_classes
 from tests.losses.test_proxy_nca import PLACES
 
 CENTRES, SCALE, GAMMA, MARGIN, TAU = 3, 5.0, 0.3, 0.05, 0.2
@@ -38,10 +38,10 @@ def naive(anchors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_against_a_naive_loop() -> None:
     loss = SoftTripleLoss(CENTRES, SCALE, GAMMA, MARGIN, TAU)
-    loss.build(COUNTS, 4)
+    loss.setup(LossContext(4, COUNTS))
     loss.double()
     anchors, candidates = batch()
-    output = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+    output = loss.on_pairs(anchors, candidates, of_classes(CLASSES))
     classified, apart = naive(anchors, loss.proxies.detach())
     torch.testing.assert_close(output["soft_triple"], classified)
     torch.testing.assert_close(output["spread"], apart)
@@ -55,33 +55,33 @@ def test_pytorch_metric_learning() -> None:
     labels = torch.tensor([0, 1, 2, 2, 1, 0])
     theirs = PeerLoss(3, 4, centers_per_class=CENTRES, la=SCALE, gamma=GAMMA, margin=MARGIN)
     ours = SoftTripleLoss(CENTRES, SCALE, GAMMA, MARGIN, tau=0.0)
-    ours.build(torch.bincount(labels), 4)
+    ours.setup(LossContext(4, torch.bincount(labels)))
     ours.double()
     theirs.fc.data = ours.proxies.data.T
-    result = ours(embeddings, embeddings, no_pairs(6, 6), labels)["loss"]
+    result = ours.on_pairs(embeddings, embeddings, of_classes(labels, 6))["loss"]
     torch.testing.assert_close(result, theirs(embeddings, labels))
 
 
 def test_one_centre_is_a_normalised_softmax() -> None:
     loss, plain = SoftTripleLoss(1, scale=2.0, margin=0.0), ProxyNCALoss(1 / 2.0, distance="cosine")
     for each in (loss, plain):
-        each.build(COUNTS, 4)
+        each.setup(LossContext(4, COUNTS))
         each.double()
     plain.proxies.data = loss.proxies.data
     anchors, candidates = batch()
-    given = anchors, candidates, no_pairs(len(anchors)), CLASSES
-    output = loss(*given)
-    torch.testing.assert_close(output["loss"], plain(*given)["loss"])
+    given = anchors, candidates, of_classes(CLASSES)
+    output = loss.on_pairs(*given)
+    torch.testing.assert_close(output["loss"], plain.on_pairs(*given)["loss"])
     assert output["spread"] == 0
 
 
 def test_centres_that_have_merged_stay_finite() -> None:
     loss = SoftTripleLoss(CENTRES)
-    loss.build(COUNTS, 4)
+    loss.setup(LossContext(4, COUNTS))
     with torch.no_grad():
         loss.proxies.copy_(loss.proxies[::CENTRES].repeat_interleave(CENTRES, dim=0))
     anchors, candidates = batch(torch.float32)
-    output = loss(anchors, candidates, no_pairs(len(anchors)), CLASSES)
+    output = loss.on_pairs(anchors, candidates, of_classes(CLASSES))
     output["loss"].backward()
     assert output["spread"].item() == pytest.approx(0, abs=1e-3)
     assert loss.proxies.grad.isfinite().all()

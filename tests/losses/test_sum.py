@@ -4,7 +4,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from lit_metric.losses import InfoNCELoss, Loss, NPairLoss, ProxyNCALoss, SumLoss, TripletLoss
+from lit_metric.losses import InfoNCELoss, Loss, LossContext, NPairLoss, ProxyNCALoss, SumLoss, TripletLoss
 from tests.losses.cases import random_batch
 
 CLASSES = torch.tensor([0, 1, 0, 1, -1, 0])
@@ -12,18 +12,19 @@ CLASSES = torch.tensor([0, 1, 0, 1, -1, 0])
 
 def test_value_and_gradient_are_those_of_the_losses_added_up() -> None:
     near, far, own = InfoNCELoss(0.3), TripletLoss(0.5, mining="hard", distance="dot"), ProxyNCALoss()
-    own.build(torch.tensor([3, 2]), 4)
+    own.setup(LossContext(4, torch.tensor([3, 2])))
     own.double()
     anchors, candidates, pairs = random_batch()
+    pairs.anchor_labels = CLASSES
     inputs = anchors.requires_grad_(), candidates.requires_grad_(), own.proxies
     apart = {
-        "near": near(*inputs[:2], pairs),
-        "far": far(*inputs[:2], pairs),
-        "own": own(*inputs[:2], pairs, CLASSES),
+        "near": near.on_pairs(*inputs[:2], pairs),
+        "far": far.on_pairs(*inputs[:2], pairs),
+        "own": own.on_pairs(*inputs[:2], pairs),
     }
     by_hand = apart["near"]["loss"] + 0.25 * apart["far"]["loss"] + 2 * apart["own"]["loss"]
     both = SumLoss({"near": near, "far": far, "own": own}, {"far": 0.25, "own": 2.0})
-    output = both(*inputs[:2], pairs, CLASSES)
+    output = both.on_pairs(*inputs[:2], pairs)
     torch.testing.assert_close(output["loss"], by_hand)
     torch.testing.assert_close(
         torch.autograd.grad(output["loss"], inputs), torch.autograd.grad(by_hand, inputs)
@@ -36,10 +37,10 @@ def test_value_and_gradient_are_those_of_the_losses_added_up() -> None:
 
 
 def test_classes_are_wanted_if_one_of_them_wants_them() -> None:
-    assert not SumLoss({"a": InfoNCELoss(), "b": NPairLoss()}).needs_classes
+    assert not SumLoss({"a": InfoNCELoss(), "b": NPairLoss()}).requires_labels
     deep = SumLoss({"a": InfoNCELoss(), "b": SumLoss({"c": ProxyNCALoss()})})
-    assert deep.needs_classes
-    deep.build(torch.tensor([1, 1, 1]), 5)
+    assert deep.requires_labels
+    deep.setup(LossContext(5, torch.tensor([1, 1, 1])))
     assert {name: tuple(weight.shape) for name, weight in deep.named_parameters()} == {
         "losses.b.losses.c.proxies": (3, 5)
     }
@@ -50,7 +51,7 @@ def test_nothing_to_learn_from_reaches_everything() -> None:
     nothing = torch.zeros_like(pairs.positive)
     loss = SumLoss({"a": InfoNCELoss(learnable=True), "b": NPairLoss()}).double()
     inputs = anchors.requires_grad_(), candidates.requires_grad_(), *loss.parameters()
-    value = loss(*inputs[:2], type(pairs)(nothing, nothing))["loss"]
+    value = loss.on_pairs(*inputs[:2], type(pairs)(nothing, nothing))["loss"]
     assert value == 0
     assert not any(gradient.any() for gradient in torch.autograd.grad(value, inputs))
 
@@ -65,7 +66,7 @@ def test_configured_from_text() -> None:
     loss = parser.instantiate(config).loss
     assert loss.losses["near"].temperature == 0.07
     assert loss.weights == {"near": 1.0, "own": 0.5}
-    assert loss.needs_classes
+    assert loss.requires_labels
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_against_a_naive_loop(
         loss = torch.log1p(excess.exp()) if margin == "soft" else max(margin + excess, torch.tensor(0.0))
         losses.append(weight[a, p] * weight[a, n] * loss)
         active += bool(excess > 0) if margin == "soft" else bool(margin + excess > 0)
-    output = TripletLoss(margin, mining, average, distance)(
+    output = TripletLoss(margin, mining, average, distance).on_pairs(
         anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
     )
     expected = sum(losses) / (active if average == "active" else len(losses))
@@ -84,7 +84,7 @@ def test_all_triplets_of_pytorch_metric_learning(
 ) -> None:
     embeddings, labels, pairs = labelled_batch([0, 0, 0, 1, 1, 2, 3, 3, 3, 3])
     embeddings.requires_grad_()
-    ours = TripletLoss(average=average, **arguments)(embeddings, embeddings, pairs)["loss"]
+    ours = TripletLoss(average=average, **arguments).on_pairs(embeddings, embeddings, pairs)["loss"]
     theirs = TripletMarginLoss(arguments["margin"], distance=peer_distance, reducer=reducer())(
         embeddings, labels
     )
@@ -100,7 +100,7 @@ def test_batch_hard_of_pytorch_metric_learning(margin: float | str, smooth: bool
         0 if smooth else margin, smooth_loss=smooth, distance=distance, reducer=MeanReducer()
     )
     theirs = peer(embeddings, labels, BatchHardMiner(distance=distance)(embeddings, labels))
-    ours = TripletLoss(margin, "hard", distance="euclidean")(embeddings, embeddings, pairs)
+    ours = TripletLoss(margin, "hard", distance="euclidean").on_pairs(embeddings, embeddings, pairs)
     torch.testing.assert_close(ours["loss"], theirs)
 
 
@@ -110,10 +110,10 @@ def test_on_unit_vectors_the_hinge_on_cosines_is_half_that_on_squared_distances_
     # d² = 2 − 2s, so d²(a, p) − d²(a, n) + 2m = 2 (s(a, n) − s(a, p) + m).
     anchors, candidates, pairs = random_batch()
     anchors.requires_grad_()
-    on_cosines = TripletLoss(0.4)(anchors, candidates, pairs)["loss"]
-    on_squares = TripletLoss(0.8, distance="squared_euclidean", normalize=True)(anchors, candidates, pairs)[
-        "loss"
-    ]
+    on_cosines = TripletLoss(0.4).on_pairs(anchors, candidates, pairs)["loss"]
+    on_squares = TripletLoss(0.8, distance="squared_euclidean", normalize=True).on_pairs(
+        anchors, candidates, pairs
+    )["loss"]
     torch.testing.assert_close(on_cosines, on_squares / 2)
     gradients = (torch.autograd.grad(loss, anchors)[0] for loss in (on_cosines, on_squares / 2))
     torch.testing.assert_close(*gradients)
@@ -123,7 +123,7 @@ def test_batch_hard_with_the_soft_margin_takes_distances_and_not_their_squares_h
     # Positives at 1 and 3, negatives at 2 and 10: log(1 + e^(3 − 2)); squares would give log(1 + e^(9 − 4)).
     candidates = torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, -2.0], [10.0, 0.0]])
     same = torch.tensor([[True, True, False, False]])
-    loss = TripletLoss("soft", "hard", distance="euclidean")(
+    loss = TripletLoss("soft", "hard", distance="euclidean").on_pairs(
         torch.zeros(1, 2), candidates, DensePairs(same, ~same)
     )
     assert loss["loss"].item() == pytest.approx(1.3132617)
@@ -133,7 +133,7 @@ def test_batch_hard_with_the_soft_margin_takes_distances_and_not_their_squares_h
 def test_no_gradient_once_the_margin_holds(margin: float) -> None:
     anchors = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     same = torch.eye(2, dtype=torch.bool)
-    output = TripletLoss(margin, distance="dot")(anchors, torch.eye(2), DensePairs(same, ~same))
+    output = TripletLoss(margin, distance="dot").on_pairs(anchors, torch.eye(2), DensePairs(same, ~same))
     output["loss"].backward()
     assert output["loss"] == output["active"] == 0
     assert not anchors.grad.any()
@@ -144,8 +144,10 @@ def test_active_average_does_not_fade_as_triplets_are_satisfied() -> None:
     anchors, same = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, True, False, False]])
     candidates = nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]]))
     pairs = DensePairs(same, ~same)
-    assert TripletLoss(0.3)(anchors, candidates, pairs)["loss"].item() == pytest.approx(0.1 / 4)
-    assert TripletLoss(0.3, average="active")(anchors, candidates, pairs)["loss"].item() == pytest.approx(0.1)
+    assert TripletLoss(0.3).on_pairs(anchors, candidates, pairs)["loss"].item() == pytest.approx(0.1 / 4)
+    assert TripletLoss(0.3, average="active").on_pairs(anchors, candidates, pairs)[
+        "loss"
+    ].item() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean", "squared_euclidean", "dot"])
@@ -156,9 +158,9 @@ def test_a_collapsed_batch_sits_at_the_plateau(
 ) -> None:
     _, _, pairs = random_batch()
     vector = torch.tensor([0.3, -1.1, 0.7])
-    loss = TripletLoss(margin, mining, distance=distance)(vector.expand(6, 3), vector.expand(9, 3), pairs)[
-        "loss"
-    ]
+    loss = TripletLoss(margin, mining, distance=distance).on_pairs(
+        vector.expand(6, 3), vector.expand(9, 3), pairs
+    )["loss"]
     assert loss.item() == pytest.approx(plateau, rel=1e-6)
 
 
@@ -166,9 +168,9 @@ def test_semi_hard_takes_the_easiest_negative_where_all_are_closer_than_the_posi
     # The positive's cosine is 0, the negatives' 0.6 and 1: 0.2 + 0.6 − 0.
     candidates = torch.tensor([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
     same = torch.tensor([[True, False, False]])
-    loss = TripletLoss(0.2, "semi_hard")(torch.tensor([[1.0, 0.0]]), candidates, DensePairs(same, ~same))[
-        "loss"
-    ]
+    loss = TripletLoss(0.2, "semi_hard").on_pairs(
+        torch.tensor([[1.0, 0.0]]), candidates, DensePairs(same, ~same)
+    )["loss"]
     assert loss.item() == pytest.approx(0.8)
 
 

@@ -32,7 +32,7 @@ def test_against_a_naive_loop(distance: str, weighted: bool) -> None:
     )
     scores = anchors @ candidates.T if distance == "dot" else cosines(anchors, candidates)
     given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
-    output = TupletLoss(distance)(anchors, candidates, given)
+    output = TupletLoss(distance).on_pairs(anchors, candidates, given)
     torch.testing.assert_close(output["loss"], naive(scores, pairs, weight))
 
 
@@ -42,20 +42,20 @@ def test_the_misprinted_denominator_is_not_used_hand_computed() -> None:
     candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
     same = torch.tensor([[True, False, False]])
     anchor = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    loss = TupletLoss()(anchor, candidates, DensePairs(same, ~same))["loss"]
+    loss = TupletLoss().on_pairs(anchor, candidates, DensePairs(same, ~same))["loss"]
     assert loss.item() == pytest.approx(0.4076059644443803, abs=1e-15)
 
 
 def test_one_negative_is_the_soft_triplet() -> None:
     anchor, candidates = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 0.5], [0.5, -1.0]])
     same = torch.tensor([[True, False]])
-    loss = TupletLoss()(anchor, candidates, DensePairs(same, ~same))["loss"]
+    loss = TupletLoss().on_pairs(anchor, candidates, DensePairs(same, ~same))["loss"]
     assert loss.item() == pytest.approx(math.log1p(math.exp(0.0 - 2.5)))
 
 
 def test_a_collapsed_batch_sits_at_the_logarithm_of_the_number_of_negatives_and_one() -> None:
     same = torch.tensor([[True, False, False, False]])
-    loss = TupletLoss()(torch.ones(1, 3), torch.ones(4, 3), DensePairs(same, ~same))["loss"]
+    loss = TupletLoss().on_pairs(torch.ones(1, 3), torch.ones(4, 3), DensePairs(same, ~same))["loss"]
     assert loss.item() == pytest.approx(math.log(4))
 
 
@@ -63,7 +63,7 @@ def test_logits_far_beyond_the_exponential_s_range() -> None:
     anchor = torch.tensor([[1e4, 0.0]], requires_grad=True)
     candidates = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     same = torch.tensor([[True, False]])
-    loss = TupletLoss()(anchor, candidates, DensePairs(same, ~same))["loss"]
+    loss = TupletLoss().on_pairs(anchor, candidates, DensePairs(same, ~same))["loss"]
     loss.backward()
     assert loss == 2e4
     assert anchor.grad.tolist() == [[2, 0]]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_metric import TextEncoder
 from lit_metric.data import Items
 from lit_metric.losses import GuidedLoss, InfoNCELoss, Loss, SumLoss
-from lit_metric.modules.guide import guide_vectors
+from lit_metric.modules.guide import encode_items
 from tests.distributed import RankPool
 from tests.small import Small, Watch, questions, trainer
 
@@ -59,7 +59,7 @@ def shared_work(folder: str, texts: list[str]) -> tuple[list[str], Tensor]:
 
     with patch("lit_metric.modules.guide.TextEncoder", Heard):
         data = SimpleNamespace(items=items, vocabulary=vocabulary)
-        return asked, guide_vectors(folder, data, torch.device("cpu"))  # type: ignore[arg-type]
+        return asked, encode_items(folder, data, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_ranks_share_the_encoding_and_have_the_same_vectors(small: Small, tmp_path: Path) -> None:

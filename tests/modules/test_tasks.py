@@ -81,7 +81,7 @@ def test_each_batch_has_the_loss_of_its_data_set(small: Small, tmp_path: Path) -
     part = [*data.parts.values()][task]
     pairs = RelationPairs(part.relations, batch.anchor_ids - offset, batch.candidate_ids - offset)
     loss = [TripletLoss(), InfoNCELoss(0.2)][task]
-    first = loss(vectors[batch.anchors], vectors[batch.candidates], pairs)["loss"]
+    first = loss.on_pairs(vectors[batch.anchors], vectors[batch.candidates], pairs)["loss"]
     assert float(first) == pytest.approx(watch.losses[0], abs=1e-5)
 
 

@@ -41,7 +41,7 @@ ONE_ALONE = Batch(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), torch.tens
 def ours(loss: Any, given: Batch, gradient: bool = False) -> tuple[float, float]:
     """The value, and the largest entry of the gradient."""
     vectors = given.embeddings.clone().requires_grad_()
-    value = loss(vectors, vectors, given.pairs)["loss"]
+    value = loss.on_pairs(vectors, vectors, given.pairs)["loss"]
     value.backward()
     return float(value.detach()), float(vectors.grad.abs().max())
 
@@ -84,7 +84,7 @@ class TestPytorchMetricLearning:
         without = ONE_ALONE.pairs
         without.negative[2] = False  # the same batch, in which that anchor says nothing
         vectors = ONE_ALONE.embeddings
-        rest = float(loss(vectors, vectors, without)["loss"])
+        rest = float(loss.on_pairs(vectors, vectors, without)["loss"])
         assert ours(loss, ONE_ALONE)[0] == pytest.approx(rest)
         assert float(theirs(vectors, ONE_ALONE.labels)) != pytest.approx(rest, rel=1e-2)
 
@@ -135,7 +135,9 @@ class TestOpenMetricLearning:
         assert anchor.grad.isnan().any()
         same = torch.tensor([[True, False]])
         candidates = torch.tensor([[100.0, 0.0], [1.0, 0.0]])
-        found = TripletLoss("soft", distance="euclidean")(anchor, candidates, DensePairs(same, ~same))
+        found = TripletLoss("soft", distance="euclidean").on_pairs(
+            anchor, candidates, DensePairs(same, ~same)
+        )
         assert found["loss"].item() == pytest.approx(99)
 
     def test_average_precision_is_over_what_was_found(self) -> None:

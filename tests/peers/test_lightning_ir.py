@@ -87,7 +87,7 @@ def test_losses(name: str, dtype: torch.dtype, seed: int) -> None:
     agree(
         PEER,
         name.split(",")[0],
-        lambda queries, documents: case.ours(queries, documents, pairs)["loss"],
+        lambda queries, documents: case.ours.on_pairs(queries, documents, pairs)["loss"],
         lambda *vectors: case.theirs.compute_loss(SimpleNamespace(scores=own_products(*vectors)), labels),
         inputs,
     )
@@ -111,7 +111,7 @@ def test_negatives_of_the_batch(seed: int) -> None:
     agree(
         PEER,
         "InfoNCELoss",
-        lambda queries, documents: InfoNCELoss(1.0, distance="dot")(
+        lambda queries, documents: InfoNCELoss(1.0, distance="dot").on_pairs(
             queries, documents, DensePairs(positive, ~positive)
         )["loss"],
         theirs,

@@ -28,6 +28,7 @@ from lit_metric.losses import (
     InfoNCELoss,
     LiftedStructureLoss,
     Loss,
+    LossContext,
     MultiSimilarityLoss,
     NCALoss,
     NPairLoss,
@@ -158,7 +159,7 @@ CASES: dict[str, Case] = {
         by_anchor(peer.NTXentLoss(0.5, distance=RAW, reducer=EACH())),
         without=("large norms",),
     ),
-    "InfoNCELoss, SupCon": Case(InfoNCELoss(0.2, other_positives="in"), peer.SupConLoss(0.2)),
+    "InfoNCELoss, SupCon": Case(InfoNCELoss(0.2, positives_in_denominator=True), peer.SupConLoss(0.2)),
     "NCALoss": Case(NCALoss(0.5, "squared_euclidean", normalize=True), peer.NCALoss(2), without=NO_POSITIVE),
     "NCALoss, cosine": Case(NCALoss(0.1), peer.NCALoss(10, distance=CosineSimilarity()), without=NO_POSITIVE),
     "MultiSimilarityLoss": Case(
@@ -197,7 +198,9 @@ def test_losses(name: str, dtype: torch.dtype, seed: int) -> None:
         agree(
             PEER,
             name.split(",")[0],
-            lambda embeddings, case=case, given=given: case.ours(embeddings, embeddings, given.pairs)["loss"],
+            lambda embeddings, case=case, given=given: case.ours.on_pairs(
+                embeddings, embeddings, given.pairs
+            )["loss"],
             lambda embeddings, case=case, given=given: case.theirs(embeddings, given.labels),
             [given.embeddings],
             gradient=case.gradient and not given.ties,
@@ -255,15 +258,13 @@ def test_losses_with_proxies(name: str, dtype: torch.dtype, seed: int) -> None:
         given = batch(kind, seed, dtype)
         classes = max(int(given.labels.max()) + 1, 2)
         loss, theirs = case.ours(), case.theirs(classes, given.embeddings.shape[1])
-        loss.build(torch.ones(classes, dtype=torch.int64), given.embeddings.shape[1])
+        loss.setup(LossContext(given.embeddings.shape[1], torch.ones(classes, dtype=torch.int64)))
         assert loss.proxies is not None
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(loss.proxies.shape, generator=generator, dtype=torch.float64).to(dtype)
-        nothing = torch.zeros(len(given.labels), 0, dtype=torch.bool)
 
         def ours(embeddings: Tensor, proxies: Tensor, loss: Any = loss, given: Batch = given) -> Tensor:
-            arguments = embeddings, embeddings[:0], DensePairs(nothing, nothing), given.labels  # noqa: B023
-            return functional_call(loss, {"proxies": proxies}, arguments)["loss"]
+            return functional_call(loss, {"proxies": proxies}, (embeddings,), {"labels": given.labels})
 
         def other(embeddings: Tensor, proxies: Tensor, theirs: Any = theirs, given: Batch = given) -> Tensor:
             delattr(theirs, case.name)
@@ -288,7 +289,7 @@ def test_n_pairs(distance: BaseDistance, dtype: torch.dtype, seed: int) -> None:
     agree(
         PEER,
         "NPairLoss",
-        lambda e: loss(e[first], e[second], DensePairs(same, ~same))["loss"],
+        lambda e: loss.on_pairs(e[first], e[second], DensePairs(same, ~same))["loss"],
         lambda e: theirs(e, given.labels, (first, second, nothing, nothing)),
         [given.embeddings],
     )

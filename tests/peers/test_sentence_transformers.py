@@ -89,7 +89,7 @@ def test_losses_of_labels(name: str, dtype: torch.dtype, seed: int) -> None:
         agree(
             PEER,
             "TripletLoss",
-            lambda e, case=case, given=given: case.ours(e, e, given.pairs)["loss"],
+            lambda e, case=case, given=given: case.ours.on_pairs(e, e, given.pairs)["loss"],
             lambda e, case=case, given=given: case.theirs.compute_loss_from_embeddings([e], given.labels),
             [given.embeddings],
             rtol=1e-7 if dtype == torch.float64 else 1e-2,
@@ -225,7 +225,7 @@ def test_losses_of_columns(name: str, dtype: torch.dtype, seed: int) -> None:
             agree(
                 PEER,
                 name.split(",")[0],
-                lambda first, *rest, pairs=pairs: case.ours(first, torch.cat(rest), pairs)["loss"],
+                lambda first, *rest, pairs=pairs: case.ours.on_pairs(first, torch.cat(rest), pairs)["loss"],
                 lambda *vectors, labels=labels: case.theirs.compute_loss_from_embeddings([*vectors], labels),
                 given.vectors,
                 rtol=2e-8 if "dot" in name and dtype == torch.float64 else None,
@@ -249,7 +249,7 @@ def test_losses_of_scored_pairs(dtype: torch.dtype, seed: int) -> None:
                 agree(
                     PEER,
                     "CoSENTLoss",
-                    lambda a, b, pairs=pairs, t=temperature: CoSENTLoss(t)(a, b, pairs)["loss"],
+                    lambda a, b, pairs=pairs, t=temperature: CoSENTLoss(t).on_pairs(a, b, pairs)["loss"],
                     lambda a, b, s=scores, theirs=theirs: theirs.compute_loss_from_embeddings([a, b], s),
                     given.vectors,
                 )
@@ -262,7 +262,7 @@ def test_losses_of_scored_pairs(dtype: torch.dtype, seed: int) -> None:
         agree(
             PEER,
             "ContrastiveLoss",  # there with Hadsell's factor of one half
-            lambda a, b, pairs=pairs, loss=loss: loss(a, b, pairs)["loss"] / 2,
+            lambda a, b, pairs=pairs, loss=loss: loss.on_pairs(a, b, pairs)["loss"] / 2,
             lambda a, b, t=zero_one, theirs=theirs: theirs.compute_loss_from_embeddings([a, b], t),
             given.vectors,
         )
@@ -296,7 +296,7 @@ def test_matryoshka(seed: int) -> None:
         agree(
             PEER,
             "MatryoshkaLoss",
-            lambda first, *rest, pairs=pairs, ours=ours: ours(first, torch.cat(rest), pairs)["loss"],
+            lambda first, *rest, pairs=pairs, ours=ours: ours.on_pairs(first, torch.cat(rest), pairs)["loss"],
             other,
             given.vectors,
         )

@@ -102,7 +102,7 @@ def test_losses(name: str, seed: int) -> None:
         agree(
             PEER,
             name.split(",")[0],
-            lambda e, given=given: case.ours(e, e, given.pairs)["loss"],
+            lambda e, given=given: case.ours.on_pairs(e, e, given.pairs)["loss"],
             theirs,
             [given.embeddings],
             rtol=1e-2 if "euclidean" in name else None,
@@ -117,7 +117,7 @@ def test_two_views(seed: int) -> None:
     agree(
         PEER,
         "InfoNCELoss",  # the peer adds up what the two sides give
-        lambda e: 2 * InfoNCELoss(0.2)(e, e, given.pairs)["loss"],
+        lambda e: 2 * InfoNCELoss(0.2).on_pairs(e, e, given.pairs)["loss"],
         lambda e: FromTensorFlow.apply(e, lambda vectors: loss.call(vectors[:half], vectors[half:])),
         [given.embeddings],
     )

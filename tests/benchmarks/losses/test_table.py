@@ -17,7 +17,14 @@ from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner
 from lit_metric.losses import Loss
 
 # Of scores, or for another end than a better score.
-ELSEWHERE = {"CoSENTLoss", "MarginMSELoss", "DistillationKLLoss", "MatryoshkaLoss", "GuidedLoss"}
+ELSEWHERE = {
+    "CoSENTLoss",
+    "MarginMSELoss",
+    "DistillationKLLoss",
+    "MatryoshkaLoss",
+    "GuidedLoss",
+    "SymmetricLoss",
+}
 
 
 def built(spec: Any) -> Any:

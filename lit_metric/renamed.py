@@ -1,0 +1,189 @@
+"""Names that have changed. Each old name is refused with the new one, in Python, in YAML and in options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+# Each new name is a name, or a sentence that says what to do where nothing took the place of the old one.
+NAMES: dict[str, dict[str, str]] = {
+    "lit_metric": {
+        "described": "lit_metric.configurable",
+    },
+    "lit_metric.batching": {
+        "DataSet": "MixturePart",
+    },
+    "lit_metric.data": {
+        "Content": "Dataset",
+        "Reading": "ReadOptions",
+        "files": "lit_metric.store",
+        "stored": "lit_metric.store",
+    },
+    "lit_metric.mining": {
+        "AbsoluteMax": "MaxScore",
+        "MarginFilter": "AbsoluteMargin",
+        "PercentageFilter": "RelativeMargin",
+        "RankWindow": "RankRange",
+        "collect": "collect_versions",
+    },
+}
+"""Classes, functions and modules, by the package that they were imported from."""
+
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "lit_metric.datamodule.MetricDataModule": {
+        "test_against": "test_corpus",
+        "validate_against": "validation_corpus",
+    },
+    "lit_metric.mining.Miner": {
+        "cold_start": "use data.refresh.first_table: before_training (mine), in_background (in_batch)",
+        "delay": "data.refresh.delay",
+        "device": "data.refresh.device",
+        "free_refresh": "data.refresh.reuse_training_embeddings",
+        "max_staleness": "leave it out; a table is at most every + delay - 1 batches old",
+        "mode": "use data.refresh.mode: inline or scheduled, which takes the place of eager, too",
+        "refresh": "data.refresh.every",
+        "restarts": "data.refresh.restarts",
+        "strict": "data.refresh.strict",
+        "threads": "data.refresh.threads",
+        "timeout": "data.refresh.timeout",
+    },
+}
+"""Arguments by class, function or ``Class.method``. ``name=value`` is one value of an argument."""
+
+METHODS: dict[str, dict[str, str]] = {
+    "lit_metric.data.Relations": {
+        "certain": "labelled_only",
+    },
+}
+"""Methods and attributes by class."""
+
+METRICS: dict[str, str] = {}
+"""Metrics by the name that they were logged under, without ``val/`` or ``test/``."""
+
+OPTIONS: dict[str, dict[str, str]] = {
+    "mine": {
+        "--filter": "--filters",
+        "--max-tokens": "--data.max_tokens",
+        "--seed": "--data.seed",
+    },
+    "search": {
+        "--top-k": "--k",
+    },
+}
+"""Options by command."""
+
+
+def refusal(old: str, new: str) -> str:
+    """The message that refuses an old name.
+
+    Example:
+        >>> refusal("RankWindow", "RankRange")
+        'RankWindow is called RankRange now'
+        >>> refusal("eager", "use scheduled, which repeats bit for bit")
+        'eager is gone: use scheduled, which repeats bit for bit'
+    """
+    return f"{old} is gone: {new}" if " " in new else f"{old} is called {new} now"
+
+
+def refused_name(path: str) -> str | None:
+    """The message that refuses the old name of a class, bare or as a path; None for any other name.
+
+    Example:
+        >>> refused_name("lit_metric.mining.RankWindow")
+        'RankWindow is called RankRange now'
+    """
+    package, _, name = path.rpartition(".")
+    for place, names in NAMES.items():
+        if name in names and (package == place or (not package and name[0].isupper())):
+            return refusal(name, names[name])
+    return None
+
+
+def refused_argument(cls: type, name: str, value: Any = None) -> str | None:
+    """The message that refuses an old argument of a class or its bases, or an old value of an argument."""
+    for each in cls.__mro__:
+        if said := _refused(f"{'.'.join(each.__module__.split('.')[:2])}.{each.__qualname__}", name, value):
+            return said
+    return None
+
+
+def refused_metric(name: str) -> str | None:
+    """The message that refuses the old name of a metric, such as ``val/NAME``."""
+    split, _, metric = name.rpartition("/")
+    return refusal(name, f"{split}/{METRICS[metric]}".strip("/")) if metric in METRICS else None
+
+
+def refuse_old_names(module: str) -> None:
+    """Refuse the old names of a package and the old arguments and methods of what it offers.
+
+    Call it at the end of the package's ``__init__``.
+    """
+    space = vars(sys.modules[module])
+    if module in NAMES and "__getattr__" not in space:
+        space["__getattr__"] = functools.partial(refuse_attribute, module)
+    for path in ARGUMENTS:
+        for owner, name in _offered(module, path):
+            if inspect.isclass(getattr(owner, name)):
+                owner, name = getattr(owner, name), "__init__"
+            setattr(owner, name, _checked(path, getattr(owner, name)))
+    for path, methods in METHODS.items():
+        for owner, name in _offered(module, path):
+            for old, new in methods.items():
+                setattr(getattr(owner, name), old, _OldMethod(refusal(f"{name}.{old}", new)))
+
+
+def refuse_attribute(module: str, name: str) -> NoReturn:
+    """What a package's ``__getattr__`` does with a name that it doesn't know.
+
+    Raises:
+        ImportError: for an old name; ``from package import name`` shows the message of no other error.
+        AttributeError: for any other name.
+    """
+    if name in NAMES.get(module, {}):
+        raise ImportError(f"{module}.{refusal(name, NAMES[module][name])}")
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+class _OldMethod:
+    """Stands on a class in place of a method that has another name now."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(self.message)
+
+
+def _offered(module: str, path: str) -> Iterator[tuple[Any, str]]:
+    """The object that holds what ``path`` names and its name there, if it is in ``module``."""
+    if path.startswith(f"{module}."):
+        *owners, name = path.removeprefix(f"{module}.").split(".")
+        owner: Any = sys.modules[module]
+        for each in owners:
+            owner = getattr(owner, each, None)
+        if name in getattr(owner, "__dict__", {}):
+            yield owner, name
+
+
+def _refused(path: str, name: str, value: Any) -> str | None:
+    old = ARGUMENTS.get(path, {})
+    place = path.rpartition(".")[2]
+    if name in old:
+        return refusal(f"{name} of {place}", old[name])
+    if f"{name}={value}" in old:
+        return refusal(f"{value!r} as {name} of {place}", old[f"{name}={value}"])
+    return None
+
+
+def _checked(path: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        for name, value in named.items():
+            if said := _refused(path, name, value):
+                raise TypeError(said)
+        return function(*arguments, **named)
+
+    return wrapper
