@@ -19,7 +19,9 @@ import argparse
 import csv
 import hashlib
 import json
+import logging
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -262,7 +264,11 @@ def questions(options: Mapping[str, Any]) -> tuple[Rows, dict[str, Any]]:
     rows = pyarrow.csv.read_csv(QUESTIONS).to_pylist()
     frozen = TextEncoder(BACKBONE, freeze=True).encode([row["text"] for row in rows])
     parts, accuracies, seconds = new_labels([row["label"] for row in rows]), [], []
-    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
+    for name in ("lightning.pytorch", "lit_metric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False
+    )
     for hidden in parts:
         is_new = np.asarray([row["label"] in hidden for row in rows])
         new = [row for row, chosen in zip(rows, is_new, strict=True) if chosen]
@@ -270,9 +276,12 @@ def questions(options: Mapping[str, Any]) -> tuple[Rows, dict[str, Any]]:
         seed_everything(0, verbose=False)
         model = MetricLearner(TextEncoder(BACKBONE), lr=1e-4)
         begin = time.perf_counter()
-        trainer = Trainer(**{"max_epochs": 6, **quiet, **options})
-        trainer.fit(model, MetricDataModule(train=known))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = Trainer(**{"max_epochs": 6, **quiet, **options})
+            trainer.fit(model, MetricDataModule(train=known))
         seconds.append(time.perf_counter() - begin)
+        print(f"trained on {len(known)} questions, without those of {', '.join(hidden)}", flush=True)
         texts, labels = [row["text"] for row in new], np.asarray([row["label"] for row in new])
         accuracies.append(
             {
@@ -295,7 +304,7 @@ def show(tables: Mapping[str, Rows], about: Mapping[str, Any], console: Console)
     """
     packages, negatives = about["packages"], about["packages"]["mining"]
     titles = {
-        "similar": f"1. Find packages like this one: {packages['packages']:,} test packages",
+        "similar": f"1. Find packages like this one, among {packages['packages']:,} test packages",
         "unseen": f"2. Tags that training never met: {packages['hidden']:,} packages by hidden tags alone",
         "few": f"3. New labels by {EXAMPLES} examples each, in {len(about['questions']['parts'])} parts of "
         f"{NEW_LABELS}",
