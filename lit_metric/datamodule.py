@@ -43,16 +43,16 @@ from lit_metric.data import (
     read_table,
     tokenize,
 )
-from lit_metric.data.checks import check, say_what_is_cut
+from lit_metric.data.checks import check
 from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.formats import AUTO
-from lit_metric.data.in_memory import TAKEN
+from lit_metric.data.in_memory import SOURCES
 from lit_metric.data.mixture import check_names, union
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.table import log_unused_columns
-from lit_metric.data.tokens import default_cache_dir
+from lit_metric.data.tokens import default_cache_dir, log_truncation
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
 from lit_metric.refresh import Refresh
@@ -229,7 +229,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             if source is not None
         }
         if not tables:
-            raise DataError(f"no data: give train= (and test=), each {TAKEN}")
+            raise DataError(f"no data: give train= (and test=), each {SOURCES}")
         alone = self.against["validation"] != "train"
         reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
         supervision = supervision or guess_supervision(next(iter(tables.values())), self.split)
@@ -281,7 +281,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.read()
         tokens = tokenize(self.vocabulary, tokenizer, self.cache_dir, progress)
         if progress:
-            say_what_is_cut(self.vocabulary, tokens, tokenizer)
+            log_truncation(self.vocabulary, tokens, tokenizer)
         self.collator = Collator(self.items, tokens)
         if self.miner is not None:
             folder = default_cache_dir() if self.cache_dir is None else Path(self.cache_dir)

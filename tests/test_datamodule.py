@@ -351,7 +351,7 @@ def test_texts_that_are_cut_are_counted_once(
         data.prepare(tokenizer, progress=False)
         data.prepare(tokenizer)
     told = [line for line in caplog.messages if "max_length" in line]
-    assert told == ["3 of 5 texts have max_length=64 tokens or more, and are cut there"]
+    assert told == ["3 of 5 texts have max_length=64 tokens or more; tokens beyond that are cut off"]
     assert int(data.collator.tokens.lengths.max()) == 64
 
 

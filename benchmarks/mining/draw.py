@@ -181,7 +181,7 @@ def measure(
 
 
 def _supervision() -> list[str]:
-    fields = {"text": "text", "label": "label", "unlabelled": "candidates"}
+    fields = {"text": "text", "label": "label", "unlabelled": "negatives_if_mined"}
     given = [word for name, value in fields.items() for word in (f"--data.supervision.{name}", value)]
     return ["--data.supervision", "lit_metric.data.Labels", *given]
 

@@ -1,16 +1,11 @@
 """Who meets whom: planners of batches, and the dataset and sampler that serve their plans."""
 
-from lit_metric.batching.hard_pk import HardPKPlanner
+from lit_metric.batching.classes import NPairPlanner, PKPlanner, ShufflePlanner, StratifiedPlanner
+from lit_metric.batching.hard_classes import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
 from lit_metric.batching.loader import ChunkDataset, PlanDataset, PlanSampler, Step, chunks, resume_position
 from lit_metric.batching.mixture import MixturePart, MixturePlanner
-from lit_metric.batching.n_pair import NPairPlanner
-from lit_metric.batching.negative_class import NegativeClassPlanner
-from lit_metric.batching.ngame import NGAMEPlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
-from lit_metric.batching.pk import PKPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan, VectorPlanner
-from lit_metric.batching.shuffle import ShufflePlanner
-from lit_metric.batching.stratified import StratifiedPlanner
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [

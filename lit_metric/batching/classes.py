@@ -1,296 +1,335 @@
-"""Batches made of several classes with several members each: what planners of classes share."""
+"""Planners that draw from classes without a look at vectors: P×K, N-pair, by shares, and plain shuffling."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from lit_metric.batching.plan import BatchPlanner
+from lit_metric.batching.members import (
+    EXPONENTS,
+    ClassWeighting,
+    IntArray,
+    Members,
+    capped_shares,
+    distinct_rows,
+    first_in_batch,
+)
+from lit_metric.batching.plan import BatchPlanner, Plan, even_lengths, random_stream
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
 
 log = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-ClassWeighting = Literal["size", "sqrt", "uniform"]
-
 BATCH = 64
-"""Items in a batch of classes, if nobody chose."""
+"""Items in a batch of classes by default."""
 PER_CLASS = 4
-CLASSES = BATCH // PER_CLASS
-
-EXPONENTS: dict[str, float] = {"size": 1.0, "sqrt": 0.5, "uniform": 0.0}
-ROUNDS_PER_SLOT = 3
 
 
-@dataclass(frozen=True)
-class Members:
-    """Items grouped by class.
+class ClassPlanner(BatchPlanner):
+    """Batches of several members of each of several classes: what planners of such batches share.
 
     Args:
-        ids: ``[n]`` global ids, class after class.
-        sizes: ``[L]`` the number of members of each class, all positive.
-    """
-
-    ids: IntArray
-    sizes: IntArray
-
-    @property
-    def items(self) -> int:
-        """The number of distinct items; one may be a member of several classes."""
-        return len(np.unique(self.ids))
-
-    @property
-    def starts(self) -> IntArray:
-        """``[L]`` where each class begins within ``ids``."""
-        return np.cumsum(self.sizes) - self.sizes
-
-    def shuffled(self, random: np.random.Generator) -> Members:
-        """The same classes with the members of each in random order."""
-        classes = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        return Members(self.ids[np.lexsort((random.random(len(self.ids)), classes))], self.sizes)
-
-
-def check_arguments(
-    classes: int | None,
-    class_weighting: str,
-    batches: int | None,
-    per_class: int | None = 2,
-    smallest_class: int = 1,
-) -> None:
-    """Refuse what no planner of classes can work with; None stands for what the planner chooses."""
-    numbers = {"classes": classes, "per_class": per_class, "smallest_class": smallest_class}
-    for name, value in {**numbers, "batches": batches}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if class_weighting not in EXPONENTS:
-        raise ValueError(f"class_weighting must be one of {', '.join(EXPONENTS)}, not {class_weighting!r}")
-
-
-def members_of(ids: Tensor, relations: Relations, smallest: int = 1, asking: str = "this planner") -> Members:
-    """Group ``ids`` by class; one with several labels is a member of each of its classes.
-
-    Items without a label and classes of fewer than ``smallest`` members are left out.
+        classes: distinct classes per batch, at least 1. None: ``most``, or all if there are fewer.
+        most: see ``classes``.
+        per_class: members per class, at least 1. None: 4, and more where ``classes`` is None and there are
+            few classes, so that a batch has 64 items.
+        class_weighting: how often a class is drawn, see :class:`PKPlanner`.
+        batches: per epoch; by default as many as make the epoch about as large as the data.
+        smallest_class: classes with fewer members than this are left out.
 
     Raises:
-        TypeError: when the relations have no class labels.
+        ValueError: when an argument is out of range.
     """
-    labels = getattr(relations, "labels", None)
-    distinct = ids.unique()
-    if isinstance(labels, Ragged):
-        rows = labels.select(distinct.to(labels.offsets.device))
-        own, distinct = rows.values.numpy(force=True), distinct[rows.segment_ids.to(distinct.device)]
-    elif isinstance(labels, Tensor):
-        own = labels[distinct.to(labels.device)].numpy(force=True)
-    else:
-        raise TypeError(
-            f"{asking} draws classes, and these data have none but pairs ({type(relations).__name__}): take "
-            "planner=PairPlanner(), or planner=ScoredPairPlanner() where pairs have scores, or leave it out; "
-            "if there are labels, name their column by label="
+
+    def __init__(
+        self,
+        classes: int | None,
+        most: int,
+        per_class: int | None,
+        class_weighting: ClassWeighting,
+        batches: int | None,
+        smallest_class: int,
+    ) -> None:
+        numbers = {
+            "classes": classes,
+            "per_class": per_class,
+            "smallest_class": smallest_class,
+            "batches": batches,
+        }
+        for name, value in numbers.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if class_weighting not in EXPONENTS:
+            raise ValueError(
+                f"class_weighting must be one of {', '.join(EXPONENTS)}, not {class_weighting!r}"
+            )
+        self.classes = classes
+        self.most = most
+        self.per_class = per_class
+        self.class_weighting: ClassWeighting = class_weighting
+        self.batches = batches
+        self.smallest_class = smallest_class
+        self._logged = False
+
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        return self._shape(self._members(ids, relations))[0]
+
+    def _members(self, ids: Tensor, relations: Relations) -> Members:
+        return Members.of(ids, relations, type(self).__name__, self.smallest_class)
+
+    def _shape(self, members: Members) -> tuple[int, int, int]:
+        """Batches of an epoch, classes of a batch, and members of each class.
+
+        Raises:
+            DataError: when there are fewer classes than ``classes``, or a single one.
+        """
+        name, count = type(self).__name__, len(members.sizes)
+        demand = name if self.classes is None else f"{name}(classes={self.classes})"
+        members.require(self.classes or 2, self.smallest_class, demand)
+        classes = self.classes or min(self.most, count)
+        # Once, not for each epoch, and not in a loader's worker.
+        if classes < self.most and self.classes is None and not self._logged and get_worker_info() is None:
+            self._logged = True
+            log.info(
+                "%s: all %d classes in each batch (classes: %d or fewer by default)", name, count, self.most
+            )
+        per_class = self.per_class
+        if per_class is None:
+            per_class = PER_CLASS if self.classes is not None else max(PER_CLASS, BATCH // classes)
+        return self.batches or -(-members.items // (classes * per_class)), classes, per_class
+
+    def _random_classes(self, members: Members, random: np.random.Generator) -> IntArray:
+        """The classes of each batch, ``[batches, classes]``."""
+        batches, classes, _ = self._shape(members)
+        return members.draw_classes(batches, classes, self.class_weighting, random)
+
+    def _blocks(self, members: Members, table: IntArray, random: np.random.Generator) -> Plan:
+        """Batches of ``per_class`` members of each class of ``table [batches, classes]``, each item once."""
+        batches, slots = table.shape
+        classes = table.reshape(-1)
+        taken = np.minimum(self._shape(members)[2], members.sizes[classes])
+        dealt = members.shuffled(random).deal(classes, taken)
+        items = distinct_rows(np.arange(batches).repeat(slots).repeat(taken), dealt.values.numpy(), batches)
+        return Plan(anchors=items, candidates=items)
+
+    def _pairs(self, members: Members, table: IntArray, random: np.random.Generator) -> Plan:
+        """Batches of an anchor and a candidate of each class of ``table [batches, classes]``.
+
+        A pair is left out where the batch has one of its items already.
+        """
+        batches, slots = table.shape
+        pairs = members.shuffled(random).deal(table.reshape(-1), np.full(table.size, 2)).values
+        batch_of = np.arange(batches).repeat(slots)
+        kept = first_in_batch(batch_of.repeat(2), pairs.numpy()).reshape(-1, 2).all(1)
+        pairs = pairs.reshape(-1, 2)[torch.from_numpy(kept)]
+        lengths = torch.from_numpy(np.bincount(batch_of[kept], minlength=batches))
+        return Plan(
+            anchors=Ragged.from_lengths(pairs[:, 0].contiguous(), lengths),
+            candidates=Ragged.from_lengths(pairs[:, 1].contiguous(), lengths),
         )
-    known = own >= 0
-    order = np.argsort(own[known], kind="stable")
-    of_item = own[known][order]
-    _, inverse, sizes = np.unique(of_item, return_inverse=True, return_counts=True)
-    kept = sizes >= smallest
-    return Members(distinct.numpy(force=True)[known][order][kept[inverse]], sizes[kept])
 
 
-def require_classes(members: Members, wanted: int, smallest: int, asked: str) -> None:
-    """Refuse to plan batches of more distinct classes than there are."""
-    if len(members.sizes) < wanted:
-        raise DataError(
-            f"{asked} asks for {wanted} different classes in a batch, but the items have only "
-            f"{len(members.sizes)} with {smallest} or more labelled members; lower it to at most "
-            f"{len(members.sizes)}, or give more data"
-        )
+class PKPlanner(ClassPlanner):
+    """Batches of ``classes`` different classes with ``per_class`` different members each.
 
+    Source: P classes and K members of each (Hermans, Beyer and Leibe, arXiv 1703.07737).
 
-def classes_to_take(
-    planner: BatchPlanner, given: int | None, most: int, members: Members, smallest: int
-) -> int:
-    """How many classes a batch has: the number that was given, else as many as there are, up to a limit.
+    Every item of the batch is both an anchor and a candidate. A class with fewer than ``per_class`` members
+    gives all it has. A class with a single member takes part as a negative; as an anchor it has no positive,
+    and losses pass over it. Where most classes are such, leave them out with ``smallest_class=2``. Items
+    without a label are never drawn.
+
+    An item with several labels is a member of each of its classes. It is in a batch once, even where several
+    classes of the batch bring it.
+
+    Within an epoch a class goes through its members in random order, without repeats until all have come.
 
     Args:
-        planner: that asks; what it takes is logged once if it is less than the most.
-        given: the user's number, a demand; or None.
-        most: that are taken if none was given.
-        members: by class.
-        smallest: members of a class that counts.
+        classes: P, distinct classes per batch, at least 1. None: 16, or all if there are fewer.
+        per_class: K, items per class, at least 1. None: 4, and more where ``classes`` is None and there are
+            few classes, so that a batch has 64 items.
+        class_weighting: how often a class is drawn: in proportion to its ``"size"``, to the square root of it
+            (``"sqrt"``), or as often as any other (``"uniform"``). The latter two favour rare classes.
+        batches: batches per epoch; by default as many as make the epoch about as large as the data,
+            ``ceil(items / (classes * per_class))``.
+        smallest_class: classes with fewer members than this are left out.
 
     Raises:
-        DataError: when there are fewer than were given, or a single one.
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when
+            there are fewer classes than ``classes``.
     """
-    name, count = type(planner).__name__, len(members.sizes)
-    require_classes(members, given or 2, smallest, f"{name}(classes={given})" if given else name)
-    if given is None and count < most:
-        say_once(planner, f"{name}: all {count} classes in each batch (classes: {most} or fewer by default)")
-    return given or min(most, count)
+
+    def __init__(
+        self,
+        classes: int | None = None,
+        per_class: int | None = None,
+        class_weighting: ClassWeighting = "size",
+        batches: int | None = None,
+        smallest_class: int = 1,
+    ) -> None:
+        super().__init__(classes, BATCH // PER_CLASS, per_class, class_weighting, batches, smallest_class)
+
+    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        members, random = self._members(ids, relations), random_stream(seed, epoch)
+        return self._blocks(members, self._random_classes(members, random), random)
 
 
-def members_to_take(given: int | None, classes: int, chosen: bool) -> int:
-    """How many members of each class: the number that was given, else ``PER_CLASS``, and more where there are
-    few ``classes`` that nobody has ``chosen``, to make up a batch."""
-    if given is not None:
-        return given
-    return PER_CLASS if chosen else max(PER_CLASS, BATCH // classes)
+class NPairPlanner(ClassPlanner):
+    """Batches of pairs from different classes (Sohn, NIPS 2016, section 3.2.1).
 
+    Each of ``classes`` distinct classes gives two different items: the first is an anchor, the second the
+    candidate at the same place. Classes with fewer than two members, and items without a label, are never
+    drawn.
 
-def say_once(planner: BatchPlanner, message: str) -> None:
-    """Log what a planner chose: not for each epoch, and not in a loader's worker."""
-    if get_worker_info() is None and not getattr(planner, "_said", False):
-        planner._said = True  # type: ignore[attr-defined]
-        log.info(message)
+    An item with several labels is a member of each of its classes. Where two classes of a batch bring the
+    same item, the later pair is left out.
 
-
-def class_rates(sizes: IntArray, slots: int, weighting: ClassWeighting) -> FloatArray:
-    """The share of batches in which each class appears.
-
-    Proportional to ``sizes ** exponent`` with exponent 1, 1/2 or 0, but never above 1; what is cut off there
-    goes to the other classes in proportion.
+    Within an epoch a class goes through its members in random order, without repeats until all have come.
 
     Args:
-        sizes: ``[L]`` members of each class.
-        slots: distinct classes per batch, at most ``L``.
-        weighting: ``"size"`` (every item equally often), ``"sqrt"`` or ``"uniform"`` (every class equally
-            often).
+        classes: N, pairs per batch, at least 2. None: 64, or as many as have two members.
+        class_weighting: how often a class is drawn, as in :class:`PKPlanner`.
+        batches: batches per epoch; by default ``ceil(items / (2 * classes))``.
 
-    Returns:
-        ``[L]`` rates in (0, 1] that sum to ``slots``.
+    Raises:
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when
+            fewer classes than ``classes`` have two members.
     """
-    weights = sizes.astype(np.float64) ** EXPONENTS[weighting]
-    return capped_shares(weights, np.ones(len(sizes)), slots)
+
+    def __init__(
+        self, classes: int | None = None, class_weighting: ClassWeighting = "size", batches: int | None = None
+    ) -> None:
+        super().__init__(classes, BATCH, 2, class_weighting, batches, smallest_class=2)
+        if classes is not None and classes < 2:
+            raise ValueError(f"an N-pair batch needs classes >= 2 to hold any negative, not {classes}")
+
+    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        members, random = self._members(ids, relations), random_stream(seed, epoch)
+        return self._pairs(members, self._random_classes(members, random), random)
 
 
-def capped_shares(weights: FloatArray, caps: FloatArray, total: float) -> FloatArray:
-    """Divide ``total`` in proportion to ``weights``, all positive, but give none more than its cap.
+class StratifiedPlanner(BatchPlanner):
+    """Every batch holds the classes in proportion to a power of their sizes: for long tails.
 
-    What is cut off there goes to the others in proportion. If the caps sum to less, each gets its cap.
+    A class with n members gets a share of each batch in proportion to ``n ** power``, rounded up or down.
+    Over an epoch the rounding evens out to within one. So a large class has many members in a batch, where
+    :class:`PKPlanner` gives each class the same number. The smallest classes are in some batches only, drawn
+    at random in every epoch, so that each class comes. Members come ``together`` at a time, so that those of
+    small classes have a positive beside them. A class with a single member serves as a negative.
+
+    Every item of the batch is both an anchor and a candidate. Items without a label are never drawn. An item
+    with several labels is a member of each of its classes, and is in a batch once. Within an epoch a class
+    goes through its members in random order, without repeats until all have come.
+
+    Args:
+        batch_size: the largest number of items in a batch, at least ``together``.
+        power: at least 0. 1: as in the data; 0: all classes equally; between them, rare classes gain.
+        together: how many members of a class come at a time, at least 1.
+        batches: batches per epoch; by default as many as make the epoch about as large as the data.
+
+    Raises:
+        ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when
+            no item has a label.
 
     Example:
-        >>> capped_shares(np.array([8.0, 3.0, 1.0]), np.array([4.0, 9.0, 9.0]), 12).tolist()
-        [4.0, 6.0, 2.0]
+        >>> from lit_metric.data import LabelRelations
+        >>> labels = torch.tensor([0] * 64 + [1] * 16)  # with roots in the proportion of 2 : 1
+        >>> relations = LabelRelations(labels, ["large", "small"], torch.arange(80))
+        >>> plan = StratifiedPlanner(batch_size=12).plan(torch.arange(80), relations, seed=0, epoch=0)
+        >>> labels[plan.anchors[0]].bincount(), len(plan)
+        (tensor([8, 4]), 7)
     """
-    shares = np.zeros(len(weights))
-    full = np.zeros(len(weights), dtype=bool)
-    while not full.all():
-        free = ~full
-        shares[free] = (total - caps[full].sum()) * weights[free] / weights[free].sum()
-        shares[full] = caps[full]
-        above = free & (shares >= caps)
-        if not above.any():
-            return shares
-        full |= above
-    return caps.astype(np.float64)
+
+    def __init__(
+        self, batch_size: int = 256, power: float = 0.5, together: int = 2, batches: int | None = None
+    ) -> None:
+        if together < 1 or (batches is not None and batches < 1):
+            raise ValueError(f"together={together} must be at least 1, and so must batches={batches}")
+        if batch_size < max(2, together):
+            raise ValueError(f"batch_size={batch_size} must be at least 2, and at least together={together}")
+        if power < 0:
+            raise ValueError(f"power={power}: below 0 the smallest classes would come most; use 0 to 1")
+        self.batch_size = batch_size
+        self.power = power
+        self.together = together
+        self.batches = batches
+
+    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        members = Members.of(ids, relations, "StratifiedPlanner")
+        members.require(1, 1, "StratifiedPlanner")
+        random = random_stream(seed, epoch)
+        batches = self.batches or -(-members.items // self.batch_size)
+        batch_of, classes, groups = self._strata(members.sizes, batches, random)
+        taken = np.minimum(groups * self.together, members.sizes[classes])
+        dealt = members.shuffled(random).deal(classes, taken)
+        items = distinct_rows(batch_of.repeat(taken), dealt.values.numpy(), batches)
+        return Plan(anchors=items, candidates=items)
+
+    def _strata(
+        self, sizes: IntArray, batches: int, random: np.random.Generator
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """Batch, class and number of groups of members, each ``[n]``, by batch.
+
+        Systematic sampling: the classes' shares lie end to end, and a batch takes the classes at points one
+        apart. The points of all batches together are evenly spaced, too.
+        """
+        caps = -(-sizes // self.together)
+        slots = min(self.batch_size // self.together, int(caps.sum()))
+        order = random.permutation(len(sizes))
+        shares = capped_shares(sizes.astype(np.float64) ** self.power, caps.astype(np.float64), slots)
+        ends = np.cumsum(shares[order])
+        first = (random.permutation(batches) + random.random()) / batches
+        points = (first[:, None] + np.arange(slots)).reshape(-1) * (ends[-1] / slots)
+        places = np.minimum(np.searchsorted(ends, points, side="right"), len(order) - 1)
+        keys = np.arange(batches).repeat(slots) * len(sizes) + order[places]
+        keys, groups = np.unique(keys, return_counts=True)
+        return keys // len(sizes), keys % len(sizes), groups
 
 
-def draw_classes(
-    sizes: IntArray, batches: int, slots: int, weighting: ClassWeighting, random: np.random.Generator
-) -> IntArray:
-    """Which classes make up each batch, ``[batches, slots]``, distinct within a batch.
+class ShufflePlanner(BatchPlanner):
+    """Every item once per epoch, in random order.
 
-    Each class appears as often as its rate says (:func:`class_rates`), rounded up or down at random, so an
-    epoch holds no class too often by chance. Subject to that, the classes are mixed over the batches by
-    random swaps, the usual chain over bipartite graphs of given degrees.
-    """
-    counts = round_counts(batches * class_rates(sizes, slots, weighting), batches, batches * slots, random)
-    order = random.permutation(len(sizes))
-    # A class occupies consecutive places, at most `batches` of them, and so never one batch twice.
-    dealt = np.repeat(order, counts[order]).reshape(slots, batches).T
-    table = np.ascontiguousarray(dealt[random.permutation(batches)])
-    _mix(table, random)
-    return table
-
-
-def round_counts(expected: FloatArray, largest: int, total: int, random: np.random.Generator) -> IntArray:
-    """Whole numbers with the given expectations, each rounded up or down, that sum to ``total``."""
-    counts = np.minimum(np.floor(expected).astype(np.int64), largest)
-    extra = total - int(counts.sum())
-    if extra > 0:
-        order = random.permutation(len(expected))
-        ends = np.cumsum((expected - np.floor(expected))[order])
-        points = (random.random() + np.arange(extra)) * (ends[-1] / extra)
-        np.add.at(counts, order[np.minimum(np.searchsorted(ends, points, side="right"), len(order) - 1)], 1)
-        counts = np.minimum(counts, largest)
-        # Nothing is short here except by floating point.
-        room = np.flatnonzero(counts < largest)
-        counts[room[: total - int(counts.sum())]] += 1
-    return counts
-
-
-def _mix(table: IntArray, random: np.random.Generator) -> None:
-    """Swap classes between random pairs of batches, in place, where both stay free of repeats."""
-    batches, slots = table.shape
-    half = batches // 2
-    for _ in range(ROUNDS_PER_SLOT * slots if half else 0):
-        pairs = random.permutation(batches)[: 2 * half].reshape(2, half)
-        places = random.integers(slots, size=(2, half))
-        first, second = table[pairs[0], places[0]], table[pairs[1], places[1]]
-        clash = (table[pairs[0]] == second[:, None]).any(1) | (table[pairs[1]] == first[:, None]).any(1)
-        table[pairs[0], places[0]] = np.where(clash, first, second)
-        table[pairs[1], places[1]] = np.where(clash, second, first)
-
-
-def draw_members(members: Members, table: IntArray, per_class: int) -> Ragged:
-    """The items that each slot of ``table [batches, slots]`` of classes contributes, a row per slot.
-
-    A class hands out its members in their order, ``min(per_class, size)`` at a time, and starts over when it
-    is through; so no member comes twice before every other has come, and never twice in one slot.
-    """
-    classes = table.reshape(-1)
-    return deal(members, classes, np.minimum(per_class, members.sizes[classes]))
-
-
-def deal(members: Members, classes: IntArray, taken: IntArray) -> Ragged:
-    """The items that classes hand out, turn by turn, as :func:`draw_members` describes.
+    Every item of a batch is both an anchor and a candidate. Batches ignore classes, so an item of a small
+    class often meets no positive, and losses pass over it as an anchor. That suits few classes, or losses
+    that learn from negatives alone. Where anchors need positives, take :class:`PKPlanner`. Items without a
+    label are left out; relations without labels use all items.
 
     Args:
-        members: the items of each class in the order in which they come.
-        classes: ``[n]`` whose turn it is.
-        taken: ``[n]`` how many items it gives then, at most its size.
+        batch_size: the largest number of items in a batch, at least 2. An epoch has
+            ``ceil(items / batch_size)`` batches, whose sizes differ by at most one.
 
-    Returns:
-        ``n`` rows of ids.
+    Raises:
+        ValueError: when ``batch_size`` is below 2. ``plan`` raises :class:`~lit_metric.data.DataError` when
+            no item has a label.
+
+    Example:
+        >>> from lit_metric.data import LabelRelations
+        >>> relations = LabelRelations(torch.zeros(7, dtype=torch.int64), ["one"], torch.arange(7))
+        >>> plan = ShufflePlanner(batch_size=3).plan(torch.arange(7), relations, seed=0, epoch=0)
+        >>> plan.anchors.lengths, plan.anchors.values.sort().values
+        (tensor([3, 2, 2]), tensor([0, 1, 2, 3, 4, 5, 6]))
     """
-    order = np.argsort(classes, kind="stable")
-    given = np.cumsum(taken[order]) - taken[order]  # before each turn, over all classes
-    first = np.searchsorted(classes[order], classes[order])
-    before = np.empty(len(classes), dtype=np.int64)
-    before[order] = given - given[first]
-    slots = np.repeat(np.arange(len(classes)), taken)
-    within = np.arange(len(slots)) - np.repeat(np.cumsum(taken) - taken, taken)
-    places = (before[slots] + within) % members.sizes[classes][slots]
-    ids = members.ids[members.starts[classes][slots] + places]
-    return Ragged.from_lengths(torch.from_numpy(ids), torch.from_numpy(taken))
 
+    def __init__(self, batch_size: int = 256) -> None:
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2 for items to meet, not {batch_size}")
+        self.batch_size = batch_size
 
-def first_seen(batch_of: IntArray, ids: IntArray) -> npt.NDArray[np.bool_]:
-    """``[n]`` bool: whether an item is in its batch for the first time; each of its classes may bring it."""
-    kept = np.zeros(len(ids), dtype=bool)
-    keys = batch_of * (int(ids.max(initial=0)) + 1) + ids
-    kept[np.unique(keys, return_index=True)[1]] = True
-    return kept
-
-
-def without_repeats(groups: Ragged, batch_of: IntArray, batches: int) -> Ragged:
-    """A row of distinct items for each batch.
-
-    Args:
-        groups: rows of ids.
-        batch_of: ``[rows]`` the batch that each goes into, rising.
-        batches: how many there are.
-    """
-    ids, of_item = groups.values.numpy(), np.repeat(batch_of, groups.lengths.numpy())
-    kept = first_seen(of_item, ids)
-    return Ragged.from_lengths(
-        torch.from_numpy(ids[kept]), torch.from_numpy(np.bincount(of_item[kept], minlength=batches))
-    )
+    def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
+        distinct = ids.unique().cpu()
+        labels = getattr(relations, "labels", None)
+        if isinstance(labels, Tensor):
+            distinct = distinct[labels.cpu()[distinct] >= 0]
+        elif isinstance(labels, Ragged):
+            distinct = distinct[labels.lengths.cpu()[distinct] > 0]
+        if len(distinct) == 0:
+            raise DataError(f"none of the {len(ids)} items to train on has a label; check the label column")
+        order = torch.from_numpy(random_stream(seed, epoch).permutation(len(distinct)))
+        batches = -(-len(distinct) // self.batch_size)
+        items = Ragged.from_lengths(distinct[order], even_lengths(len(distinct), batches))
+        return Plan(anchors=items, candidates=items)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.batching.classes import IntArray
+from lit_metric.batching.members import IntArray
 from lit_metric.batching.plan import BatchPlanner, Plan, random_stream
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import Supervision
@@ -47,18 +47,17 @@ class MixturePart:
 
 
 class MixturePlanner(BatchPlanner):
-    """Batches of several data sets in turns, each batch from one of them, planned by a planner of its own.
+    """Batches of several data sets in turns. Each batch is of one data set and is planned by its planner.
 
     Args:
         planners: one for each part of the :class:`~lit_metric.data.UnionRelations`, in their order.
         strategy: ``"proportional"``: all batches of all parts, in random order. ``"round_robin"``: one of
-            each part in turn, as often as the part with the fewest has batches. ``"weighted"``: each part has
-            the share of the batches that ``weights`` gives it, as exactly as whole numbers can, in random
-            order.
+            each part in turn, until the part with the fewest batches has none left. ``"weighted"``: batches
+            in proportion to ``weights``, as exactly as whole numbers can be, in random order.
         weights: one positive number for each part, with ``"weighted"``.
-        batches: batches per epoch; by default as many as the parts have together, or as all rounds of a round
-            robin make. A part of which more batches are asked for than one of its epochs has goes on to its
-            next epoch; one of which fewer are, shows others in the mixture's next epoch.
+        batches: batches per epoch; by default all of all parts, or all rounds of a round robin. A part that
+            needs more batches than one of its epochs has goes on to its next epoch. A part that needs fewer
+            continues from there in the mixture's next epoch.
 
     Raises:
         ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when
@@ -113,7 +112,7 @@ class MixturePlanner(BatchPlanner):
         tasks = self._tasks([part.length(epoch) for part in parts], random_stream(seed, epoch))
         counts = np.bincount(tasks, minlength=len(parts)).tolist()
         plans = [part.stretch(count * epoch, count) for part, count in zip(parts, counts, strict=True)]
-        # The plans stand part after part; the j-th time that a part's turn comes, its j-th batch is due.
+        # The plans stand part after part. At the j-th turn of a part, its j-th batch is due.
         rows = torch.from_numpy(np.argsort(np.argsort(tasks, kind="stable")))
         return Plan(
             joined([plan.anchors for plan in plans]).select(rows),
@@ -142,18 +141,32 @@ class MixturePlanner(BatchPlanner):
             if not len(mine):
                 raise DataError(f"data set {number} of the mixture, counted from 0, has no items to train on")
             entropy = np.random.SeedSequence([seed & 0xFFFFFFFFFFFFFFFF, number])
-            lot = int(entropy.generate_state(1, np.uint64)[0])
+            part_seed = int(entropy.generate_state(1, np.uint64)[0])
             start, stop = relations.offsets[number : number + 2].tolist()
             part = vectors.part(start, stop) if vectors is not None and planner.uses_vectors else None
-            parts.append(_Part(planner, mine, own, lot, start, part))
+            parts.append(_Part(planner, mine, own, part_seed, start, part))
         return parts
 
     def _tasks(self, lengths: list[int], random: np.random.Generator) -> IntArray:
-        """``[batches]`` int64, whose turn it is."""
+        """``[batches]`` int64, the data set of each batch."""
         if self.strategy == "round_robin":
             return np.arange(self.batches or len(lengths) * min(lengths), dtype=np.int64) % len(lengths)
-        counts = apportioned(self.batches or sum(lengths), self.weights or lengths)
+        counts = self.apportioned(self.batches or sum(lengths), self.weights or lengths)
         return random.permutation(np.arange(len(lengths), dtype=np.int64).repeat(counts))
+
+    @staticmethod
+    def apportioned(total: int, weights: Sequence[float]) -> list[int]:
+        """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders.
+
+        Example:
+            >>> MixturePlanner.apportioned(10, [3, 3, 1])
+            [4, 4, 2]
+        """
+        exact = total * np.asarray(weights, dtype=np.float64) / sum(weights)
+        counts = np.floor(exact).astype(np.int64)
+        largest = np.argsort(counts - exact, kind="stable")
+        counts[largest[: total - int(counts.sum())]] += 1
+        return counts.tolist()
 
 
 class _Part:
@@ -183,7 +196,7 @@ class _Part:
         return self._plans[epoch]
 
     def length(self, epoch: int) -> int:
-        """Batches of an epoch: the same in each, so it is asked of one that is likely to be needed."""
+        """Batches of an epoch, the same in each. It plans ``epoch``, whose plan is likely to be needed."""
         if self.planner.uses_vectors:
             self._length = self.planner.length(self.ids, self.relations, self.seed)
         else:
@@ -201,20 +214,6 @@ class _Part:
             candidates.append(plan.candidates.select(rows))
             first, count = first + len(rows), count - len(rows)
         return Plan(joined(anchors, self.start), joined(candidates, self.start))
-
-
-def apportioned(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders.
-
-    Example:
-        >>> apportioned(10, [3, 3, 1])
-        [4, 4, 2]
-    """
-    exact = total * np.asarray(weights, dtype=np.float64) / sum(weights)
-    counts = np.floor(exact).astype(np.int64)
-    largest = np.argsort(counts - exact, kind="stable")
-    counts[largest[: total - int(counts.sum())]] += 1
-    return counts.tolist()
 
 
 def joined(parts: list[Ragged], shift: int = 0) -> Ragged:

@@ -1,42 +1,46 @@
-"""Pairs without false negatives, and judged pairs with their scores."""
+"""Planners of given pairs: positive pairs without false negatives, and judged pairs with their scores."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from lit_metric.batching.clashes import meetings, place
 from lit_metric.batching.plan import BatchPlanner, Plan, even_lengths, random_stream
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import PairRelations, Relations
+from lit_metric.data.relations.lookup import PairSet, Sorted
 
 log = logging.getLogger(__name__)
 
 _TURNS = 1 << 62
-"""Stands for an epoch that no run has: the stream that all epochs share."""
+"""Stands for an epoch that no run has: the random stream that all epochs share."""
+_BLOCK = 1 << 22
+"""Entries of a clash table that are in memory together."""
 
 
 class PairPlanner(BatchPlanner):
     """Each anchor with a positive, in batches whose other candidates are true negatives of it.
 
-    Of two pairs with a clash, only one is in a batch: neither's candidate may be a positive of the other's
-    anchor, be ignored by it, or equal it in content, nor may the two candidates be equal. A pair that clashes
-    where it was dealt goes into another batch. One that clashes in every batch with room is left out of this
-    epoch, and how many were is logged: once, and again of an epoch with more than twice as many. With few
-    distinct candidates, smaller or more batches hold more.
+    Two pairs clash if the candidate of one is a positive of the other's anchor, is ignored by it or equals it
+    in content, or if the two candidates are equal. Of two pairs that clash, only one is in a batch: the other
+    goes into another batch. A pair that clashes in every batch with room is left out of this epoch. The
+    number of such pairs is logged once, and again for an epoch with more than twice as many. With few
+    distinct candidates, smaller or more batches hold more pairs.
 
     An anchor with several positives takes another one each epoch, and so all of them in turn.
 
     Args:
         batch_size: the largest number of pairs in a batch, at least 2.
-        negatives: how many of the negatives that were given for an anchor are added to the candidates, drawn
-            anew each epoch; fewer where it has fewer, or where they clash with the batch.
+        negatives: how many given negatives of an anchor are added to the candidates, drawn anew each epoch;
+            fewer where it has fewer, or where they clash with the batch.
         pairs: ``"one"``: each anchor once an epoch; ``"all"``: each positive pair once.
         batches: batches per epoch; by default as many as hold all, ``ceil(pairs / batch_size)``. With fewer,
             other pairs come each epoch; with more, batches are smaller.
@@ -70,65 +74,84 @@ class PairPlanner(BatchPlanner):
         self.negatives = negatives
         self.pairs: Literal["one", "all"] = pairs
         self.batches = batches
-        self._told = 0
+        self._most_logged = 0
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        given = given_pairs(relations, self)
-        anchors, candidates = self._pairs(ids.unique().cpu(), given, seed, epoch)
+        given, ids = pair_relations(relations, self), ids.unique().cpu()
+        anchors, candidates = positive_pairs(ids, given, seed, epoch, self.pairs)
         random = random_stream(seed, epoch)
         batches = min(self.batches or -(-len(anchors) // self.batch_size), len(anchors))
         used = torch.from_numpy(random.permutation(len(anchors)))[: batches * self.batch_size]
         anchors, candidates = anchors[used], candidates[used]
-        own, other = given.contents[anchors], given.contents[candidates]
-        batch_of = place(own, other, given.clashes, even_lengths(len(used), batches), self.batch_size)
-        kept = (batch_of >= 0).nonzero()[:, 0]
-        self._tell(epoch, len(used) - len(kept), len(used))
-        kept = kept[batch_of[kept].argsort(stable=True)]
-        batch_of, anchors, candidates = batch_of[kept], anchors[kept], candidates[kept]
+        placement = Placement(given.contents[anchors], given.contents[candidates], given.clashes)
+        batch_of = placement.batches(even_lengths(len(used), batches), self.batch_size)
+        placed = (batch_of >= 0).nonzero()[:, 0]
+        self._log_left_out(epoch, len(used) - len(placed), len(used))
+        placed = placed[batch_of[placed].argsort(stable=True)]
+        batch_of, anchors, candidates = batch_of[placed], anchors[placed], candidates[placed]
         rows = Ragged.from_lengths(anchors, torch.bincount(batch_of, minlength=batches))
         if not self.negatives:
             return Plan(rows, Ragged.from_lengths(candidates, rows.lengths))
-        of_batch, negatives = _negatives(batch_of, anchors, given, self.negatives, random)
+        of_batch, negatives = self._given_negatives(batch_of, anchors, given, random)
         of_batch, negatives = torch.cat([batch_of, of_batch]), torch.cat([candidates, negatives])
         order = of_batch.argsort(stable=True)
         return Plan(rows, Ragged.from_lengths(negatives[order], torch.bincount(of_batch, minlength=batches)))
 
-    def _tell(self, epoch: int, without: int, pairs: int) -> None:
-        """Say how many have no place: once, as an epoch may be planned again and others leave out about as
-        many, and not in a loader's worker, which doesn't know what was said."""
-        if without <= 2 * self._told or get_worker_info() is not None:
+    def _log_left_out(self, epoch: int, left_out: int, pairs: int) -> None:
+        """Log how many pairs have no place.
+
+        Once, because an epoch may be planned again and other epochs leave out about as many; and not in a
+        loader's worker, which doesn't know what was logged before.
+        """
+        if left_out <= 2 * self._most_logged or get_worker_info() is not None:
             return
-        self._told = without
+        self._most_logged = left_out
         log.info(
             "epoch %d leaves out %d of %d pairs: they share texts or positives with pairs of every batch "
             "that has room; smaller or more batches would hold more of them",
             epoch,
-            without,
+            left_out,
             pairs,
         )
 
-    def _pairs(self, ids: Tensor, relations: PairRelations, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        if self.pairs == "one":
-            return one_positive_each(ids, relations, seed, epoch)
-        anchors, candidates, _ = relations.judgements(ids)
-        positive = relations.positive_pairs(anchors, candidates)
-        anchors, candidates = anchors[positive], candidates[positive]
-        require_positives(anchors, ids)
-        return anchors, candidates
+    def _given_negatives(
+        self, batch_of: Tensor, anchors: Tensor, relations: PairRelations, random: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """At most ``negatives`` given negatives of each anchor that clash with no other anchor of its batch.
+
+        Returns:
+            Batches and ids ``[n]`` of the negatives; contents are distinct within a batch and its candidates.
+        """
+        given = relations.given_negatives(anchors)
+        rows = given.segment_ids
+        contents, size = relations.contents, relations.clashes.size
+        keys, place_of = (batch_of[rows] * size + contents[given.values]).unique(return_inverse=True)
+        # A content equal to another anchor's candidate clashes with that anchor.
+        clash = torch.zeros(len(keys), dtype=torch.bool)
+        for _, met in Placement.meetings(batch_of, contents[anchors], relations.clashes, keys):
+            clash[met] = True
+        order = torch.from_numpy(random.permutation(len(rows)))
+        order = order[~clash[place_of[order]]]
+        order = order[rows[order].argsort(stable=True)]
+        of_anchors = Ragged.from_lengths(order, torch.bincount(rows[order], minlength=len(anchors)))
+        order = order[of_anchors.positions < self.negatives]
+        # A negative that two anchors share is a candidate once.
+        order = order[np.unique(place_of[order].numpy(), return_index=True)[1]]
+        return batch_of[rows[order]], given.values[order]
 
 
 class ScoredPairPlanner(BatchPlanner):
     """All judged pairs in random order, each once per epoch, whatever their grade.
 
-    A batch holds each item once on either side, so a loss may also find judged pairs in it that were dealt to
-    other batches.
+    A batch holds each item once on either side. So a loss may also find judged pairs in a batch that were
+    dealt to other batches.
 
     Args:
         batch_size: the largest number of judged pairs in a batch, at least 1. An epoch has ``ceil(pairs /
             batch_size)`` batches, whose sizes differ by at most one.
         together: whether all judged candidates of an anchor come in one batch, for losses that compare them,
             such as ``MarginMSELoss`` and ``DistillationKLLoss``. Batches then have equal numbers of anchors,
-            and ``batch_size`` is the mean of their pairs.
+            and ``batch_size`` is the mean number of their pairs.
 
     Raises:
         ValueError: when ``batch_size`` is below 1. ``plan`` raises :class:`~lit_metric.data.DataError` when
@@ -149,7 +172,7 @@ class ScoredPairPlanner(BatchPlanner):
         self.together = together
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        given = given_pairs(relations, self)
+        given = pair_relations(relations, self)
         anchors, candidates, _ = given.judgements(ids.unique().cpu())
         if not len(anchors):
             raise DataError(
@@ -163,40 +186,15 @@ class ScoredPairPlanner(BatchPlanner):
         batch_of[order] = torch.arange(batches).repeat_interleave(even_lengths(dealt, batches))
         if self.together:
             batch_of = batch_of[of_anchor]
-        return Plan(
-            _distinct(batch_of, anchors, batches, len(given)),
-            _distinct(batch_of, candidates, batches, len(given)),
-        )
+        rows, size = [], len(given)
+        for side in (anchors, candidates):
+            keys = (batch_of * size + side).unique()
+            rows.append(Ragged.from_lengths(keys % size, torch.bincount(keys // size, minlength=batches)))
+        return Plan(rows[0], rows[1])
 
 
-def one_positive_each(ids: Tensor, relations: PairRelations, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-    """Those of ``ids`` that have positives, and one of these for each, ``[n]``.
-
-    Another one each epoch, and so all of them in turn; with which one that begins, the seed says.
-
-    Raises:
-        DataError: if there are none.
-    """
-    positives = relations.all_positives(ids)
-    counts = positives.lengths
-    anchors, starts, counts = ids[counts > 0], positives.offsets[:-1][counts > 0], counts[counts > 0]
-    first = torch.from_numpy(random_stream(seed, _TURNS).random(len(anchors)))
-    candidates = positives.values[starts + ((first * counts).long() + epoch) % counts]
-    require_positives(anchors, ids)
-    return anchors, candidates
-
-
-def require_positives(anchors: Tensor, ids: Tensor) -> None:
-    """Refuse to plan if there are no ``anchors`` among ``ids``."""
-    if not len(anchors):
-        raise DataError(
-            f"none of the {len(ids)} items to train on has a positive: check the pairs, or from which grade "
-            "on they are positive"
-        )
-
-
-def given_pairs(relations: Relations, planner: BatchPlanner) -> PairRelations:
-    """The relations, if they are made of pairs, on the CPU.
+def pair_relations(relations: Relations, planner: BatchPlanner) -> PairRelations:
+    """The relations on the CPU, if they are made of pairs.
 
     Raises:
         TypeError: when they are not.
@@ -209,33 +207,156 @@ def given_pairs(relations: Relations, planner: BatchPlanner) -> PairRelations:
     return relations.to("cpu")
 
 
-def _distinct(batch_of: Tensor, ids: Tensor, batches: int, size: int) -> Ragged:
-    """The distinct ``ids`` of each batch, ascending."""
-    keys = (batch_of * size + ids).unique()
-    return Ragged.from_lengths(keys % size, torch.bincount(keys // size, minlength=batches))
-
-
-def _negatives(
-    batch_of: Tensor, anchors: Tensor, relations: PairRelations, count: int, random: np.random.Generator
+def positive_pairs(
+    ids: Tensor, relations: PairRelations, seed: int, epoch: int, pairs: Literal["one", "all"] = "one"
 ) -> tuple[Tensor, Tensor]:
-    """Given negatives of each anchor, at most ``count``, that no other anchor of its batch clashes with.
+    """Anchors among ``ids`` and positives of them, ``[n]`` each.
 
-    Returns:
-        Batches and ids ``[n]`` of the negatives; contents are distinct within a batch and its candidates.
+    Args:
+        ids: distinct items.
+        relations: on the CPU.
+        seed: decides which positive of an anchor is first.
+        epoch: from 0. With ``"one"``, an anchor has another positive each epoch, and so all of them in turn.
+        pairs: ``"one"`` positive for each anchor, or ``"all"`` positive pairs.
+
+    Raises:
+        DataError: if no item has a positive.
     """
-    given = relations.given_negatives(anchors)
-    rows = given.segment_ids
-    contents, size = relations.contents, relations.clashes.size
-    keys, place_of = (batch_of[rows] * size + contents[given.values]).unique(return_inverse=True)
-    # A content equal to another anchor's candidate clashes with that anchor.
-    clash = torch.zeros(len(keys), dtype=torch.bool)
-    for _, met in meetings(batch_of, contents[anchors], relations.clashes, keys):
-        clash[met] = True
-    order = torch.from_numpy(random.permutation(len(rows)))
-    order = order[~clash[place_of[order]]]
-    order = order[rows[order].argsort(stable=True)]
-    of_anchors = Ragged.from_lengths(order, torch.bincount(rows[order], minlength=len(anchors)))
-    order = order[of_anchors.positions < count]
-    # What two anchors share is there for both.
-    order = order[np.unique(place_of[order].numpy(), return_index=True)[1]]
-    return batch_of[rows[order]], given.values[order]
+    if pairs == "one":
+        positives = relations.all_positives(ids)
+        counts = positives.lengths
+        anchors, starts, counts = ids[counts > 0], positives.offsets[:-1][counts > 0], counts[counts > 0]
+        first = torch.from_numpy(random_stream(seed, _TURNS).random(len(anchors)))
+        candidates = positives.values[starts + ((first * counts).long() + epoch) % counts]
+    else:
+        anchors, candidates, _ = relations.judgements(ids)
+        positive = relations.positive_pairs(anchors, candidates)
+        anchors, candidates = anchors[positive], candidates[positive]
+    if not len(anchors):
+        raise DataError(
+            f"none of the {len(ids)} items to train on has a positive: check the pairs, or from which grade "
+            "on they are positive"
+        )
+    return anchors, candidates
+
+
+class Placement:
+    """Puts pairs into batches such that no batch holds a false negative.
+
+    Args:
+        own: ``[n]`` contents of the pairs' anchors.
+        other: ``[n]`` contents of their candidates.
+        clashes: which contents must not meet as anchor and candidate of different pairs. It holds each of the
+            pairs, so that pairs with equal candidates clash, too.
+    """
+
+    def __init__(self, own: Tensor, other: Tensor, clashes: PairSet) -> None:
+        self.own = own
+        self.other = other
+        self.clashes = clashes
+
+    def batches(self, lengths: Tensor, capacity: int) -> Tensor:
+        """The batch of each pair, such that no anchor meets another pair's candidate that it clashes with.
+
+        Pairs are dealt out in their order. Of two that clash in a batch the later one leaves it, and goes
+        into the emptiest batch that has room and no pair that it clashes with.
+
+        Args:
+            lengths: ``[batches]`` how many pairs are dealt to each batch; they sum to ``n``.
+            capacity: how many fit into a batch.
+
+        Returns:
+            ``[n]`` int64, -1 for a pair that no batch with room can take.
+        """
+        batch_of = torch.arange(len(lengths)).repeat_interleave(lengths)
+        batch_of[self._late(batch_of)] = -1
+        waiting = (batch_of < 0).nonzero()[:, 0]
+        turned = self.clashes.turned() if len(waiting) else self.clashes
+        while len(waiting):
+            part, waiting = waiting.tensor_split([max(1, 8 * _BLOCK // len(lengths))])
+            batch_of[part], hopeless = self._fill(batch_of, part, turned, len(lengths), capacity)
+            waiting = waiting[~torch.isin(self.other[waiting], hopeless)]
+        return batch_of
+
+    @staticmethod
+    def meetings(
+        batch_of: Tensor, own: Tensor, clashes: PairSet, keys: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where an anchor's batch holds a content that the anchor clashes with.
+
+        Args:
+            batch_of: ``[n]`` the batch of each anchor.
+            own: ``[n]`` contents of the anchors.
+            clashes: see :class:`Placement`.
+            keys: ``[K]`` rising, ``batch * clashes.size + content`` of what the batches hold.
+
+        Yields:
+            Positions of anchors, and of keys, in parts that do not take much memory.
+        """
+        if not len(keys):
+            return
+        sizes = clashes.lengths(own)
+        ends = (sizes.cumsum(0) // _BLOCK).diff().nonzero()[:, 0] + 1
+        for part in torch.arange(len(own)).tensor_split(ends):
+            owners, entries = clashes.entries(own[part])
+            wanted = batch_of[part][owners] * clashes.size + clashes.keys[entries] % clashes.size
+            at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+            found = keys[at] == wanted
+            yield part[owners[found]], at[found]
+
+    def _late(self, batch_of: Tensor) -> Tensor:
+        """``[n]`` bool: the pairs that clash with an earlier one of their batch."""
+        keys, order = (batch_of * self.clashes.size + self.other).sort(stable=True)
+        late = torch.zeros(len(self.own), dtype=torch.bool)
+        late[order[1:][keys[1:] == keys[:-1]]] = True
+        holders = order[~late[order]]  # by key, one for each content that a batch holds
+        rest = (~late).nonzero()[:, 0]
+        held = keys[~late[order]]
+        for anchors, places in self.meetings(batch_of[rest], self.own[rest], self.clashes, held):
+            first, second = rest[anchors], holders[places]
+            clash = first != second
+            late[torch.maximum(first, second)[clash]] = True
+        return late
+
+    def _fill(
+        self, batch_of: Tensor, waiting: Tensor, turned: PairSet, batches: int, capacity: int
+    ) -> tuple[Tensor, Tensor]:
+        """The batch of each waiting pair in their order, or -1; and the candidates that no batch can take."""
+        placed = (batch_of >= 0).nonzero()[:, 0]
+        batch_of = batch_of[placed]
+        room = (capacity - torch.bincount(batch_of, minlength=batches)).numpy()
+        result = torch.full((len(waiting),), -1)
+
+        def closed(pairs: PairSet, contents: Tensor, held: Tensor) -> npt.NDArray[np.bool_]:
+            """``[contents, batches]``: the batches that hold what a content is paired with."""
+            table, held_sorted = torch.zeros(len(contents), batches, dtype=torch.bool), Sorted.of(held)
+            for rows in torch.arange(len(contents)).split(max(1, _BLOCK // batches)):
+                found, where, _ = pairs.join(contents[rows], held_sorted)
+                table[rows[found], batch_of[where]] = True
+            return table.numpy()
+
+        def partners(pairs: PairSet, rows: Tensor, columns: Tensor) -> list[npt.NDArray[np.int64]]:
+            """For each of ``rows``, the places within the sorted ``columns`` of what it is paired with."""
+            owners, places, _ = pairs.join(rows, Sorted.of(columns))
+            counts = torch.bincount(owners, minlength=len(rows))
+            return [part.numpy() for part in places.split(counts.tolist())]
+
+        candidates, columns = self.other[waiting].unique(return_inverse=True)
+        closed_to_candidate = closed(turned, candidates, self.own[placed])
+        # A candidate without a place now never gets one: many pairs with few candidates end here.
+        has_place = np.any(~closed_to_candidate & (room > 0), axis=1)
+        hopeful = np.flatnonzero(has_place[columns.numpy()])
+        anchors, rows = self.own[waiting][hopeful].unique(return_inverse=True)
+        closed_to_anchor = closed(self.clashes, anchors, self.other[placed])
+        anchors_of = partners(turned, candidates, anchors)
+        candidates_of = partners(self.clashes, anchors, candidates)
+        for place, row, column in zip(hopeful, rows.tolist(), columns[hopeful].tolist(), strict=True):
+            left = np.where(closed_to_anchor[row] | closed_to_candidate[column], 0, room)
+            batch = int(left.argmax())
+            if left[batch] <= 0:
+                continue
+            result[place] = batch
+            room[batch] -= 1
+            closed_to_anchor[anchors_of[column], batch] = True
+            closed_to_candidate[candidates_of[row], batch] = True
+        return result, candidates[torch.from_numpy(~has_place)]

@@ -16,9 +16,9 @@ from lit_metric.callbacks.mining_background import Background
 from lit_metric.callbacks.mining_inline import items_to_mine, mine_inline, tokenizer_of
 from lit_metric.callbacks.mining_kept import CheckpointFiles
 from lit_metric.callbacks.mining_task import describe
-from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.data import Batch
 from lit_metric.datamodule import MetricDataModule
+from lit_metric.loggers import run_folder
 from lit_metric.mining import NegativeTable, TableError, TableVectors, collect_versions
 from lit_metric.mining.sample import add_texts
 from lit_metric.mining.snapshot import fingerprint

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from lit_metric.callbacks.run_folder import run_folder
 from lit_metric.datamodule import MetricDataModule
+from lit_metric.loggers import run_folder
 
 log = logging.getLogger(__name__)
 

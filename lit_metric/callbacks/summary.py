@@ -1,11 +1,34 @@
-"""What people read at the end of a fit: before, after and change, and what they may type next."""
+"""The report of a run: the file ``metrics.json``, and the text at the end of a fit."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lit_metric.store import write_json
+
+
+def write_report(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file as a whole; NaN and infinity, which JSON lacks, become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(inner) for key, inner in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    write_json(path, plain(content))
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, ``{}`` if there is none or it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def table(report: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -21,22 +44,22 @@ def table(report: Mapping[str, Any], names: Sequence[str]) -> str:
         test split    before    after   change
         map@r         0.5000   0.6250  +0.1250
     """
-    before, after = report.get("before") or {}, report.get("after") or {}
+
+    def shown(value: float, form: str = ".4f") -> str:
+        return "–" if math.isnan(value) else f"{value:{form}}"
+
+    before, after = (
+        {name: math.nan if value is None else value for name, value in (report.get(when) or {}).items()}
+        for when in ("before", "after")
+    )
     names = [name for name in names if name in before or name in after]
     title = f"{report.get('split', '')} split"
     width = max(map(len, [title, *names])) + 2
     lines = [f"{title:<{width}}{'before':>8}{'after':>9}{'change':>9}"]
     for name in names:
-        old, new = _number(before.get(name)), _number(after.get(name))
-        change = _shown(new - old, "+.4f")
-        lines.append(f"{name:<{width}}{_shown(old):>8}{_shown(new):>9}{change:>9}")
+        old, new = before.get(name, math.nan), after.get(name, math.nan)
+        lines.append(f"{name:<{width}}{shown(old):>8}{shown(new):>9}{shown(new - old, '+.4f'):>9}")
     return "\n".join(lines)
-
-
-def change_of(report: Mapping[str, Any], name: str) -> float:
-    """How much higher a measure is after than before; NaN if one of both is unknown."""
-    before, after = report.get("before") or {}, report.get("after") or {}
-    return _number(after.get(name)) - _number(before.get(name))
 
 
 def next_steps(folder: Path, checkpoint: Path | None, split: str | None) -> str:
@@ -44,7 +67,7 @@ def next_steps(folder: Path, checkpoint: Path | None, split: str | None) -> str:
 
     Args:
         folder: of the run.
-        checkpoint: the one that was measured, if any.
+        checkpoint: the measured one, if any.
         split: "test" if there are test data; None if nothing can be measured.
     """
     python = [
@@ -54,25 +77,15 @@ def next_steps(folder: Path, checkpoint: Path | None, split: str | None) -> str:
     ]
     if not (folder / "config.yaml").is_file():
         return "\n".join(["Next:", *(f"  {line}" for line in python)])
-    shown, measured = _quoted(folder), "test" if split == "test" else "validate"
+
+    def quoted(path: Path) -> str:
+        return f'"{path}"' if " " in str(path) else str(path)
+
+    shown, command = quoted(folder), "test" if split == "test" else "validate"
     steps = [
         f'lit-metric search --model {shown} --corpus TEXTS.csv --query "a text"',
         f"lit-metric export --model {shown} --output FOLDER",
     ]
     if checkpoint is not None and split is not None:
-        place = _quoted(checkpoint)
-        steps.append(f"lit-metric {measured} --config {shown}/config.yaml --ckpt_path {place}")
+        steps.append(f"lit-metric {command} --config {shown}/config.yaml --ckpt_path {quoted(checkpoint)}")
     return "\n".join(["Next:", *(f"  {step}" for step in steps), f"In Python: {python[1]}"])
-
-
-def _quoted(path: Path) -> str:
-    text = str(path)
-    return f'"{text}"' if " " in text else text
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _shown(value: float, form: str = ".4f") -> str:
-    return "–" if math.isnan(value) else f"{value:{form}}"

@@ -14,7 +14,7 @@ from lit_metric.data.formats import (
     Triples,
     guess_supervision,
 )
-from lit_metric.data.items import Items, concatenate
+from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import read_table
 from lit_metric.data.relations import (
@@ -57,7 +57,6 @@ __all__ = [
     "Triples",
     "UnionRelations",
     "Vocabulary",
-    "concatenate",
     "default_cache_dir",
     "guess_supervision",
     "read_table",

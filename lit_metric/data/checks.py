@@ -11,8 +11,6 @@ from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError, listed
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, PairRelations, Relations
-from lit_metric.data.tokens import Tokenizer, Tokens
-from lit_metric.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -35,56 +33,34 @@ def class_counts(relations: Relations, ids: Tensor | None) -> Tensor:
     return torch.bincount(values[values >= 0], minlength=len(relations.classes))
 
 
-def check(content: Dataset, alone: bool) -> None:
+def check(dataset: Dataset, alone: bool) -> None:
     """Refuse training data in which nothing belongs together, and say what evaluations will miss.
 
     Args:
-        content: what was read.
+        dataset: what was read.
         alone: whether validation items search each other.
 
     Raises:
         DataError: when nothing can be learned.
     """
-    train, relations = content.splits.get("train"), content.relations
+    train, relations = dataset.splits.get("train"), dataset.relations
     if train is not None:
         if isinstance(relations, PairRelations):
-            _check_pairs(relations, train, content.planned)
-            _check_scores(content)
+            _check_pairs(relations, train, dataset.planned)
+            _check_scores(dataset)
         elif isinstance(relations, LabelRelations | MultiLabelRelations):
-            _check_classes(content, relations, train)
+            _check_classes(dataset, relations, train)
             for split in ("validation", "test"):
-                if split in content.splits and not (split == "validation" and content.held_out):
-                    _check_common(relations, train, content.splits[split], split)
-    if "validation" in content.splits and alone and isinstance(relations, LabelRelations):
-        _check_validation(relations, content.splits["validation"])
+                if split in dataset.splits and not (split == "validation" and dataset.held_out):
+                    _check_common(relations, train, dataset.splits[split], split)
+    if "validation" in dataset.splits and alone and isinstance(relations, LabelRelations):
+        _check_validation(relations, dataset.splits["validation"])
 
 
-def say_what_is_cut(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer) -> None:
-    """Log once how many texts are cut, for each maximal length that the tokenizer knows of."""
-    limit_of = getattr(tokenizer, "max_length_of", None)
-    if limit_of is None:
-        return
-    cut: dict[int, int] = {}
-    lengths = tokens.lengths
-    roles = vocabulary.roles
-    for number, role in enumerate(vocabulary.role_names) if roles is not None else [(None, None)]:
-        own = lengths if roles is None else lengths[roles == number]
-        limit = int(limit_of(role))
-        cut[limit] = cut.get(limit, 0) + int((own >= limit).sum())
-    for limit, count in cut.items():
-        if count:
-            logger.info(
-                "%d of %d texts have max_length=%d tokens or more, and are cut there",
-                count,
-                len(vocabulary),
-                limit,
-            )
-
-
-def _check_classes(content: Dataset, relations: Classified, train: Tensor) -> None:
+def _check_classes(dataset: Dataset, relations: Classified, train: Tensor) -> None:
     counts = class_counts(relations, train)
     if not bool((counts >= 2).any()):
-        held = len(content.splits["validation"]) if content.held_out else 0
+        held = len(dataset.splits["validation"]) if dataset.held_out else 0
         after = f", after {held} were held out for validation" if held else ""
         raise DataError(
             f"no class of the training items has two members ({len(train)} items, "
@@ -141,8 +117,8 @@ def _check_pairs(relations: PairRelations, train: Tensor, planned: str) -> None:
         )
 
 
-def _check_scores(content: Dataset) -> None:
-    pairs = content.pairs.get("train")
+def _check_scores(dataset: Dataset) -> None:
+    pairs = dataset.pairs.get("train")
     if pairs is not None and len(pairs) > 1 and bool((pairs.targets == pairs.targets[0]).all()):
         logger.warning(
             "all %d scores of the training pairs are %g, and losses that compare scores learn nothing of "

@@ -1,4 +1,8 @@
-"""CSV and TSV files: separator, quotation marks and encoding are found, or can be given."""
+"""CSV and TSV files: separator, quotation marks and encoding are found, or can be given.
+
+The parser is Python's ``csv`` in strict mode. That of pyarrow accepts a quoted field that is never closed, or
+that goes on after its end, so it would lose rows without an error.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,31 +23,30 @@ from lit_metric.data.table import Part
 
 logger = logging.getLogger(__name__)
 
-BETWEEN = "Quote fields that hold the separator."
-QUOTE = "Write \"\" for quotation marks within quoted fields, or give csv.quote='' if fields are not quoted."
 NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-JUDGED = ["query-id", "iteration", "corpus-id", "score"]
+TREC_COLUMNS = ["query-id", "iteration", "corpus-id", "score"]
 TREC_LINE = re.compile(r"\S+[ \t]+Q?0[ \t]+\S+[ \t]+-?\d+[ \t]*")
-MARKS = (  # the longer first: that of UTF-32 begins with that of UTF-16
+BYTE_ORDER_MARKS = (  # the longer first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_LOOKED_AT = 1 << 16  # characters from which the separator is found
+SAMPLE = 1 << 16  # characters in which the separator is searched
 
 
 @dataclass(frozen=True)
 class CsvOptions:
-    """How CSV and TSV files are written. What is None is found in each file, and logged if it is unusual.
+    """How CSV and TSV files are written. An option that is None is found in each file, and logged if it
+    is unusual.
 
     Args:
         separator: the character between fields, such as ``";"``, or ``"\\t"`` for tabs.
-        quote: the character around fields that hold separators or line breaks; ``""`` if there is none, and
-            quotation marks are part of the texts.
+        quote: the character around fields that hold separators or line breaks; ``""`` if quotation marks are
+            part of the texts.
         encoding: such as ``"cp1252"``, which Excel writes in Western Europe. Without it, a file is UTF-8, or
-            what its byte-order mark says.
+            in the encoding of its byte-order mark.
         columns: names of the columns, if the first line is not a header.
 
     Raises:
@@ -77,62 +79,26 @@ class CsvOptions:
                 ) from None
 
 
-def read_csv(path: Path, problems: Problems, options: CsvOptions) -> Part:
-    """All rows of a file.
-
-    Args:
-        path: of the file. One with the suffix ``.tsv`` has tabs unless something else is found in it.
-        problems: where rows that can't be parsed are noted.
-        options: what is known of the file.
-
-    Raises:
-        DataError: when it has no header line that can be read, or a quoted field is never closed.
-    """
-    with _any_length():
-        return _read(path, problems, options)
-
-
-def _read(path: Path, problems: Problems, options: CsvOptions) -> Part:
-    text, found = decoded(path, options.encoding)
-    text, separator = _first_line(text, options.separator)
-    if options.columns is None and _is_trec(text):
-        return _trec(path, text, problems)
-    if separator is None:
-        usual = "\t" if path.suffix.lower() == ".tsv" else ","
-        separator = _separator(text, usual, '"' if options.quote is None else options.quote)
-        found += [f"the separator {NAMES[separator]}"] * (separator != usual)
-    quote = options.quote
-    if quote is None:
-        quote = '"'
-        if separator == "\t" and re.search(r'(?:\A|[\t\r\n])"', text):
-            quote = '"' if _quoted(text) else ""
-            found.append("quotation marks around fields" if quote else "quotation marks as part of the texts")
-    rows, header, broken = _parsed(path, text, separator, quote, options.columns, problems)
-    places = {name: place for place, name in enumerate(header)}
-    return Part(
-        str(path),
-        len(rows),
-        header,
-        lambda name: [row[places[name]] for row in rows],
-        frozenset(broken),
-        ", ".join(found),
-    )
-
-
-def decoded(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
+def decode(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
     """The text of a file, and a note of its encoding if that was found and is not UTF-8.
 
-    Bytes that are no UTF-8 become lone surrogates, which are reported when their column is used.
+    Bytes that are no UTF-8 become lone surrogates, which are an error where their column is used.
 
     Raises:
-        DataError: when the file is not in the encoding that was given, or that its byte-order mark says.
+        DataError: when the file is not in the given encoding, or in that of its byte-order mark.
     """
     data = path.read_bytes()
-    mark = next((name for start, name in MARKS if data.startswith(start)), None)
-    name = encoding or mark or _sixteen(data) or "utf-8"
+    mark = next((name for start, name in BYTE_ORDER_MARKS if data.startswith(start)), None)
+    name = encoding or mark or "utf-8"
+    if not (encoding or mark):  # UTF-16 without a byte-order mark: every other byte is NUL
+        start = data[:4096]
+        even, odd = start[::2].count(0), start[1::2].count(0)
+        for zeros, others, wide in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
+            if zeros > len(start) // 5 and not others:
+                name = wide
     if name == "utf-8":
         text = data.decode(errors="surrogateescape")
-        _say_legacy(path, data, text)
+        _log_legacy_encoding(path, text)
         return text, []
     try:
         text = data.decode(name)
@@ -146,187 +112,194 @@ def decoded(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
     return text.removeprefix("\ufeff"), [] if usual else [f"the encoding {name}"]
 
 
-def _sixteen(data: bytes) -> str | None:
-    """UTF-16 without a byte-order mark: every other byte is NUL."""
-    start = data[:4096]
-    even, odd = start[::2].count(0), start[1::2].count(0)
-    for zeros, others, name in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
-        if zeros > len(start) // 5 and not others:
-            return name
-    return None
-
-
-def _say_legacy(path: Path, data: bytes, text: str) -> None:
-    """Show how a file would read in the encoding of Excel, if it has no character of UTF-8 beside ASCII."""
+def _log_legacy_encoding(path: Path, text: str) -> None:
+    """Show how a file reads in the encoding of Excel, if it has no character of UTF-8 beside ASCII."""
     strange = re.search("[\udc80-\udcff]", text)
     if strange is None or re.search("[^\x00-\x7f\udc80-\udcff]", text):
         return
-    context = re.compile(r"\S*").match
     start = max(map(text[: strange.start()].rfind, " \t\n,;|\"'")) + 1
-    word = context(text, start)
+    word = re.compile(r"\S*").match(text, start)
     assert word is not None
-    shown = word[0].encode(errors="surrogateescape")[:40].decode("cp1252", "replace")
     logger.info(
         "%s is not UTF-8; in the encoding cp1252, which Excel writes in Western Europe, it has %r: give "
         "csv.encoding='cp1252' if that is right, or another",
         path,
-        shown,
+        word[0].encode(errors="surrogateescape")[:40].decode("cp1252", "replace"),
     )
 
 
-def _first_line(text: str, separator: str | None) -> tuple[str, str | None]:
-    """Without the line ``sep=;`` that Excel understands, and the separator, if it is known."""
-    match = re.match(r"sep=(.)\r?\n", text)
-    if match is None:
-        return text, separator
-    return text[match.end() :], separator or match[1]
+class DelimitedFile:
+    """A file of rows and fields: CSV, TSV, or relevance judgements as TREC writes them.
 
-
-def _separator(text: str, usual: str, quote: str) -> str:
-    """The separator by which most rows have as many fields as the header, which are at least two."""
-    sample = text[:_LOOKED_AT]
-    if len(text) > _LOOKED_AT:
-        sample = sample[: sample.rfind("\n") + 1] or sample
-    best, agreed = usual, 0.0
-    for separator in dict.fromkeys([usual, *NAMES]):
-        rows = [row for row in islice(_reader(sample, separator, quote, strict=False), 200) if row]
-        if rows and len(rows[0]) > 1:
-            share = sum(len(row) == len(rows[0]) for row in rows[1:]) / max(1, len(rows) - 1)
-            share = share or 1e-9  # a header alone says something, too
-            if share > agreed:
-                best, agreed = separator, share
-    return best
-
-
-def _quoted(text: str) -> bool:
-    """Whether quotation marks of a tab-separated file are those around fields, as in CSV.
-
-    Files of retrieval collections know no quoting, while spreadsheets quote fields that hold a tab, a line
-    break or a quotation mark. Fewer rows of a wrong length decide. Where both readings have as few, marks are
-    quotes only if the header has them, or all are doubled within, as spreadsheets write them.
-    """
-    lines = [line.split("\t") for line in re.split(r"\r\n|\r|\n", text) if line]
-    if any(field.startswith('"') for field in lines[0]):
-        return True
-    wrong = sum(len(line) != len(lines[0]) for line in lines)
-    try:
-        rows = [row for row in _reader(text, "\t", '"') if row]
-    except csv.Error:
-        return False
-    as_quoted = sum(len(row) != len(lines[0]) for row in rows)
-    if wrong != as_quoted:
-        return as_quoted < wrong
-    fields = [field for line in lines for field in line if field.startswith('"')]
-    whole = [re.fullmatch(r'"(?:[^"]|"")*"', field) for field in fields]
-    return all(whole) and any('""' in field[1:-1] for field in fields)
-
-
-def _reader(text: str, separator: str, quote: str, strict: bool = True) -> Iterator[list[str]]:
-    # Without strict, a quote that is never closed swallows all the rows after it.
-    options: dict[str, Any] = (
-        {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE, "quotechar": None}
-    )
-    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict, **options)
-
-
-@contextmanager
-def _any_length() -> Iterator[None]:
-    """Fields may have any length; the default of ``csv`` refuses texts of more than 128 KiB."""
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parsed(
-    path: Path, text: str, separator: str, quote: str, columns: list[str] | None, problems: Problems
-) -> tuple[list[list[Any]], list[str], set[int]]:
-    """All rows, the names of the columns, and which rows are broken."""
-    reader = _reader(text, separator, quote)
-    try:
-        header = next(reader, []) if columns is None else columns
-    except csv.Error as error:
-        raise DataError(f"{path} has no header line that can be read ({error}); correct it") from error
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated or not header:
-        found = f"the column {listed(repeated)} more than once" if repeated else "no header line"
-        raise DataError(
-            f"{path} has {found}; its first line must name each column once, or give csv.columns="
-        )
-    rows, broken = _rows(reader, header, path, problems)
-    return rows, header, broken
-
-
-def _rows(
-    reader: Iterator[list[str]], header: Sequence[str], path: Path, problems: Problems
-) -> tuple[list[list[Any]], set[int]]:
-    """All rows below the header, and which of them are broken."""
-    rows: list[list[Any]] = []
-    broken: set[int] = set()
-    while True:
-        problem = remedy = ""
-        try:
-            row = next(reader)
-            if not row:  # a blank line
-                continue
-            if len(row) != len(header):
-                fields = f"{len(row)} field{'s' * (len(row) != 1)}"
-                problem, remedy = f"{fields} where the header has {len(header)}", BETWEEN
-        except StopIteration:
-            return rows, broken
-        except csv.Error as error:
-            if "end of data" in str(error):
-                raise DataError(
-                    f"{path}, row {len(rows) + 1}: a quotation mark opens a field that is never closed, so "
-                    'where the row ends is not known; close it, write "" where it belongs to the text, or '
-                    "give csv.quote='' if fields are not quoted"
-                ) from error
-            problem, remedy = f"a quoted field that goes on after its end ({error})", QUOTE
-        if problem:
-            broken.add(len(rows))
-            problems.add((str(path), len(rows) + 1), "", problem, remedy)
-        rows.append([None] * len(header) if problem else row)
-
-
-def _is_trec(text: str) -> bool:
-    """Whether a file holds judgements as TREC writes them: four fields, the second a 0, and no header."""
-    lines = [line for line in text[:_LOOKED_AT].split("\n")[:20] if line.strip()]
-    return bool(lines) and all(TREC_LINE.fullmatch(line.rstrip("\r")) for line in lines[:10])
-
-
-def read_judged(path: Path, problems: Problems, options: CsvOptions) -> Part:
-    """Judgements of TREC.
+    Args:
+        path: of the file. One with the suffix ``.tsv`` has tabs unless another separator is found in it.
+        problems: where rows that can't be parsed are noted.
+        options: as far as the user says how the file is written.
 
     Raises:
-        DataError: when the file holds anything else.
+        DataError: when the file is not in its encoding.
     """
-    text, _ = decoded(path, options.encoding)
-    if not _is_trec(text):
-        raise DataError(
-            f"{path} holds no judgements of TREC, four fields a line, such as '7 0 doc12 1'; give tables the "
-            "suffix .csv, .tsv, .jsonl or .parquet"
+
+    def __init__(self, path: Path, problems: Problems, options: CsvOptions) -> None:
+        self.path = path
+        self.problems = problems
+        self.options = options
+        self.text, self.notes = decode(path, options.encoding)
+        self.separator = options.separator
+        if excel := re.match(r"sep=(.)\r?\n", self.text):  # a line that Excel understands
+            self.text = self.text[excel.end() :]
+            self.separator = self.separator or excel[1]
+
+    def csv_part(self) -> Part:
+        """All rows of a CSV file.
+
+        Raises:
+            DataError: when it has no header line that can be read, or a quoted field is never closed.
+        """
+        if self.options.columns is None and self._is_trec():
+            return self.trec_part()
+        limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 128 KiB
+        try:
+            if self.separator is None:
+                usual = "\t" if self.path.suffix.lower() == ".tsv" else ","
+                self.separator = self._find_separator(usual)
+                self.notes += [f"the separator {NAMES[self.separator]}"] * (self.separator != usual)
+            quote = self.options.quote
+            if quote is None:
+                quote = '"'
+                if self.separator == "\t" and re.search(r'(?:\A|[\t\r\n])"', self.text):
+                    quote = '"' if self._has_quoted_fields() else ""
+                    whose = "around fields" if quote else "as part of the texts"
+                    self.notes.append(f"quotation marks {whose}")
+            return self._parse(self._rows(self.text, self.separator, quote))
+        finally:
+            csv.field_size_limit(limit)
+
+    def _find_separator(self, usual: str) -> str:
+        """The separator by which most rows have as many fields as the header, which has at least two."""
+        sample = self.text[:SAMPLE]
+        if len(self.text) > SAMPLE:
+            sample = sample[: sample.rfind("\n") + 1] or sample
+        quote = '"' if self.options.quote is None else self.options.quote
+        best, agreed = usual, 0.0
+        for separator in dict.fromkeys([usual, *NAMES]):
+            rows = [row for row in islice(self._rows(sample, separator, quote, strict=False), 200) if row]
+            if rows and len(rows[0]) > 1:
+                share = sum(len(row) == len(rows[0]) for row in rows[1:]) / max(1, len(rows) - 1)
+                share = share or 1e-9  # a header alone is a sign, too
+                if share > agreed:
+                    best, agreed = separator, share
+        return best
+
+    def _has_quoted_fields(self) -> bool:
+        """Whether quotation marks of a tab-separated file are those around fields, as in CSV.
+
+        Files of retrieval collections know no quoting, while spreadsheets quote fields that hold a tab, a
+        line break or a quotation mark. The reading with fewer rows of a wrong length is taken. If both have
+        as few, fields are quoted only if the header has marks, or if all marks are doubled within fields, as
+        spreadsheets write them.
+        """
+        lines = [line.split("\t") for line in re.split(r"\r\n|\r|\n", self.text) if line]
+        if any(field.startswith('"') for field in lines[0]):
+            return True
+        wrong = sum(len(line) != len(lines[0]) for line in lines)
+        try:
+            rows = [row for row in self._rows(self.text, "\t", '"') if row]
+        except csv.Error:
+            return False
+        wrong_if_quoted = sum(len(row) != len(lines[0]) for row in rows)
+        if wrong != wrong_if_quoted:
+            return wrong_if_quoted < wrong
+        fields = [field for line in lines for field in line if field.startswith('"')]
+        whole = [re.fullmatch(r'"(?:[^"]|"")*"', field) for field in fields]
+        return all(whole) and any('""' in field[1:-1] for field in fields)
+
+    def _rows(self, text: str, separator: str, quote: str, strict: bool = True) -> Iterator[list[str]]:
+        # Without strict, a quoted field that is never closed swallows all the rows after it.
+        options: dict[str, Any] = (
+            {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE, "quotechar": None}
         )
-    return _trec(path, text, problems)
+        return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict, **options)
 
+    def _parse(self, reader: Iterator[list[str]]) -> Part:
+        """The header, unless it is given, and all rows."""
+        path = self.path
+        try:
+            header = next(reader, []) if self.options.columns is None else self.options.columns
+        except csv.Error as error:
+            raise DataError(f"{path} has no header line that can be read ({error}); correct it") from error
+        repeated = sorted({name for name in header if header.count(name) > 1})
+        if repeated or not header:
+            found = f"the column {listed(repeated)} more than once" if repeated else "no header line"
+            raise DataError(
+                f"{path} has {found}; its first line must name each column once, or give csv.columns="
+            )
+        rows: list[list[Any]] = []
+        broken: set[int] = set()
+        while True:
+            problem = remedy = ""
+            try:
+                row = next(reader)
+                if not row:  # a blank line
+                    continue
+                if len(row) != len(header):
+                    problem = f"{len(row)} field{'s' * (len(row) != 1)} where the header has {len(header)}"
+                    remedy = "Quote fields that hold the separator."
+            except StopIteration:
+                return self._part(rows, header, broken, self.notes)
+            except csv.Error as error:
+                if "end of data" in str(error):
+                    raise DataError(
+                        f"{path}, row {len(rows) + 1}: a quotation mark opens a field that is never closed, "
+                        'so where the row ends is not known; close it, write "" where it belongs to the '
+                        "text, or give csv.quote='' if fields are not quoted"
+                    ) from error
+                problem = f"a quoted field that goes on after its end ({error})"
+                remedy = (
+                    "Write \"\" for quotation marks within quoted fields, or give csv.quote='' if fields are "
+                    "not quoted."
+                )
+            if problem:
+                broken.add(len(rows))
+                self.problems.add((str(path), len(rows) + 1), "", problem, remedy)
+            rows.append([None] * len(header) if problem else row)
 
-def _trec(path: Path, text: str, problems: Problems) -> Part:
-    rows: list[list[Any]] = []
-    broken = set()
-    for line in filter(str.strip, re.split(r"\r\n|\r|\n", text)):
-        row: list[Any] = line.split()
-        if len(row) != len(JUDGED):
-            problem = f"{len(row)} field{'s' * (len(row) != 1)} in place of {len(JUDGED)}"
-            problems.add((str(path), len(rows) + 1), "", problem, f"Each line must be {' '.join(JUDGED)}.")
-            broken.add(len(rows))
-            row = [None] * len(JUDGED)
-        rows.append(row)
-    note = f"{', '.join(JUDGED)} as columns, as TREC writes judgements without a header"
-    return Part(
-        str(path),
-        len(rows),
-        JUDGED,
-        lambda name: [row[JUDGED.index(name)] for row in rows],
-        frozenset(broken),
-        note,
-    )
+    def trec_part(self) -> Part:
+        """All judgements of a file of TREC: four fields a line, and no header.
+
+        Raises:
+            DataError: when the file holds anything else.
+        """
+        if not self._is_trec():
+            raise DataError(
+                f"{self.path} holds no judgements of TREC, four fields a line, such as '7 0 doc12 1'; give "
+                "tables the suffix .csv, .tsv, .jsonl or .parquet"
+            )
+        rows: list[list[Any]] = []
+        broken = set()
+        for line in filter(str.strip, re.split(r"\r\n|\r|\n", self.text)):
+            row: list[Any] = line.split()
+            if len(row) != len(TREC_COLUMNS):
+                problem = f"{len(row)} field{'s' * (len(row) != 1)} in place of {len(TREC_COLUMNS)}"
+                remedy = f"Each line must be {' '.join(TREC_COLUMNS)}."
+                self.problems.add((str(self.path), len(rows) + 1), "", problem, remedy)
+                broken.add(len(rows))
+                row = [None] * len(TREC_COLUMNS)
+            rows.append(row)
+        note = f"{', '.join(TREC_COLUMNS)} as columns, as TREC writes judgements without a header"
+        return self._part(rows, TREC_COLUMNS, broken, [note])
+
+    def _is_trec(self) -> bool:
+        lines = [line for line in self.text[:SAMPLE].split("\n")[:20] if line.strip()]
+        return bool(lines) and all(TREC_LINE.fullmatch(line.rstrip("\r")) for line in lines[:10])
+
+    def _part(self, rows: list[list[Any]], columns: list[str], broken: set[int], notes: list[str]) -> Part:
+        places = {name: place for place, name in enumerate(columns)}
+        return Part(
+            str(self.path),
+            len(rows),
+            columns,
+            lambda name: [row[places[name]] for row in rows],
+            frozenset(broken),
+            ", ".join(notes),
+        )

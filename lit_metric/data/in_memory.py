@@ -1,4 +1,4 @@
-"""Tables that are in memory already: data frames, Arrow tables, ``datasets``, lists and dicts."""
+"""Tables in memory: data frames, Arrow tables, ``datasets``, lists and dicts."""
 
 from __future__ import annotations
 
@@ -13,45 +13,50 @@ import pyarrow as pa
 from lit_metric.data.errors import DataError, Problems, listed
 from lit_metric.data.table import Part
 
-TAKEN = (
+SOURCES = (
     "a path, pattern or hub id, a list of them, a pandas or polars DataFrame, a pyarrow Table, a "
     "datasets.Dataset, a list of dicts, or a dict of lists"
 )
 
 
-def part_of(source: Any, split: str | None, problems: Problems, name: str) -> Part | None:
-    """The rows of an object in memory, None if it is of no kind that is taken.
+def part_of_object(source: Any, split: str | None, problems: Problems, name: str) -> Part | None:
+    """The rows of an object in memory, or None for an object of any other kind.
 
     Args:
         source: see :func:`~lit_metric.data.read_table`.
         split: of a ``datasets.DatasetDict``.
         problems: where rows that are no dicts are noted.
-        name: what errors call it, with its kind behind.
+        name: what errors call it, followed by its kind.
 
     Raises:
-        DataError: when columns have other lengths or one name, or a split must be named.
+        DataError: when columns have different lengths or one name, or a split must be named.
     """
     called = f"{name} ({kind_of(source)})" if name else kind_of(source)
     found: Part | None = None
     # An object of a library that nobody has imported can't be one of its objects.
     datasets, pandas = sys.modules.get("datasets"), sys.modules.get("pandas")
     if datasets is not None and isinstance(source, datasets.Dataset | datasets.DatasetDict):
-        return of_dataset(source, called, split)
+        return part_of_dataset(source, called, split)
     if isinstance(source, pa.RecordBatch):
         source = pa.Table.from_batches([source])
     if pandas is not None and isinstance(source, pandas.DataFrame):
-        columns = [str(column) for column in source.columns]
-        found = Part(called, len(source), columns, lambda column: _series(source, columns.index(column)))
+        found = _part_of_frame(source, called)
     elif isinstance(source, pa.Table) or hasattr(source, "__arrow_c_stream__"):
         try:
             table = source if isinstance(source, pa.Table) else pa.table(source)
         except (pa.ArrowException, TypeError, ValueError):  # a single column also has such a stream
             return None
-        found = of_arrow(table, called)
+        features = class_features(table.schema)
+        found = Part(
+            called,
+            table.num_rows,
+            table.column_names,
+            lambda column: with_class_names(table.column(column).to_pylist(), features.get(column)),
+        )
     elif isinstance(source, Mapping):
-        found = _of_columns(source, called)
+        found = _part_of_columns(source, called)
     elif isinstance(source, Sequence) and source and isinstance(source[0], Mapping):
-        found = of_rows(source, called, problems)
+        found = part_of_rows(source, called, problems)
     if found is not None:
         if split is not None:
             raise DataError(f"split={split!r} was given, but {called} has no splits; leave it out")
@@ -76,18 +81,7 @@ def kind_of(source: Any) -> str:
     return name if library == "builtins" else f"{library}{'.' if library == 'datasets' else ' '}{name}"
 
 
-def of_arrow(table: pa.Table, name: str) -> Part:
-    """The rows of an Arrow table; class numbers that ``datasets`` has names for become those."""
-    features = features_of(table.schema)
-    return Part(
-        name,
-        table.num_rows,
-        table.column_names,
-        lambda column: with_names(table.column(column).to_pylist(), features.get(column)),
-    )
-
-
-def of_rows(rows: Sequence[Any], name: str, problems: Problems) -> Part:
+def part_of_rows(rows: Sequence[Any], name: str, problems: Problems) -> Part:
     """Rows of one dict each; those that lack a column have None there."""
     broken = {row for row, each in enumerate(rows) if not isinstance(each, Mapping)}
     for row in sorted(broken):
@@ -104,14 +98,25 @@ def of_rows(rows: Sequence[Any], name: str, problems: Problems) -> Part:
     )
 
 
-def _of_columns(columns: Mapping[Any, Any], name: str) -> Part:
+def _part_of_frame(frame: Any, name: str) -> Part:
+    columns = [str(column) for column in frame.columns]
+
+    def load(column: str) -> list[Any]:
+        series = frame.iloc[:, columns.index(column)]  # of any type, such as strings or categories
+        missing = series.isna().tolist()
+        return [None if none else _plain(value) for value, none in zip(series.tolist(), missing, strict=True)]
+
+    return Part(name, len(frame), columns, load)
+
+
+def _part_of_columns(columns: Mapping[Any, Any], name: str) -> Part:
     for column, values in columns.items():
         if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
             raise DataError(f"column {column!r} of {name} is {type(values).__name__}, not a list")
     lengths = {column: len(values) for column, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{column!r}: {length}" for column, length in lengths.items())
-        raise DataError(f"the columns of {name} must be of one length, got {told}")
+        found = ", ".join(f"{column!r}: {length}" for column, length in lengths.items())
+        raise DataError(f"the columns of {name} must be of one length, got {found}")
     given = {str(column): values for column, values in columns.items()}
     return Part(
         name,
@@ -121,7 +126,7 @@ def _of_columns(columns: Mapping[Any, Any], name: str) -> Part:
     )
 
 
-def of_dataset(data: Any, name: str, split: str | None, option: str = "") -> Part:
+def part_of_dataset(data: Any, name: str, split: str | None, option: str = "") -> Part:
     """The rows of a ``datasets.Dataset``, or of one split of a ``DatasetDict``.
 
     Args:
@@ -139,14 +144,14 @@ def of_dataset(data: Any, name: str, split: str | None, option: str = "") -> Par
         if split is None and len(data) == 1:
             split = next(iter(data))
         if split not in data:
-            asked = f"no split {split!r}" if split else "several splits"
+            found = f"no split {split!r}" if split else "several splits"
             if not option:
                 example = next(iter(data), "train")
                 raise DataError(
-                    f"{name} has {asked}; give one of its splits {listed([*data])}, as in data[{example!r}]"
+                    f"{name} has {found}; give one of its splits {listed([*data])}, as in data[{example!r}]"
                 )
             raise DataError(
-                f"{name} has {asked}; name one of {listed([option.format(each) for each in data])}"
+                f"{name} has {found}; name one of {listed([option.format(each) for each in data])}"
             )
         name, data = f"{name}:{split}", data[split]
     elif split is not None:
@@ -156,11 +161,11 @@ def of_dataset(data: Any, name: str, split: str | None, option: str = "") -> Par
         name,
         len(data),
         data.column_names,
-        lambda column: with_names(list(data.with_format(None)[column][:]), data.features[column]),
+        lambda column: with_class_names(list(data.with_format(None)[column][:]), data.features[column]),
     )
 
 
-def features_of(schema: pa.Schema) -> Mapping[str, Any]:
+def class_features(schema: pa.Schema) -> Mapping[str, Any]:
     """The features that ``datasets`` wrote into a schema, none if it did not write it."""
     metadata = schema.metadata or {}
     try:
@@ -175,22 +180,15 @@ def features_of(schema: pa.Schema) -> Mapping[str, Any]:
     return features
 
 
-def with_names(values: list[Any], feature: Any) -> list[Any]:
+def with_class_names(values: list[Any], feature: Any) -> list[Any]:
     """Class numbers, or lists of them, as the names of the classes; other values as they are."""
     names = getattr(feature, "names", None)
     if names is not None and hasattr(feature, "int2str"):
         return [None if value is None or value < 0 else names[value] for value in values]
     inner = getattr(feature, "feature", None)
     if inner is not None and hasattr(inner, "int2str"):
-        return [None if value is None else with_names(value, inner) for value in values]
+        return [None if value is None else with_class_names(value, inner) for value in values]
     return values
-
-
-def _series(frame: Any, place: int) -> list[Any]:
-    """The values of a pandas column, whatever its type; missing ones as None."""
-    series = frame.iloc[:, place]
-    missing = series.isna().tolist()
-    return [None if none else _plain(value) for value, none in zip(series.tolist(), missing, strict=True)]
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -88,9 +88,9 @@ class Items:
         for name, given in (("keys", keys), ("roles", roles), ("weights", weights)):
             if given is not None and len(given) != len(rows):
                 raise DataError(f"{len(given)} {name} were given for {len(rows)} items")
-        of_items, of_texts = _roles_of(rows, roles)
+        of_items, of_texts = cls._roles_of(rows, roles)
         if weights is not None:
-            _check_weights(rows, weights)
+            cls._check_weights(rows, weights)
         if kind == "set":
             rows, of_texts, weights = without_repeats(rows, of_texts, weights)
         vocabulary, texts = Vocabulary.encode(rows, of_texts)
@@ -104,7 +104,7 @@ class Items:
         items = cls(
             texts,
             kind,
-            fingerprints_of(texts, vocabulary, kind),
+            cls._fingerprints(texts, vocabulary, kind),
             keys,
             None if of_items is None else numbers_of(of_items, role_names),
             role_names,
@@ -117,33 +117,50 @@ class Items:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @staticmethod
+    def _check_weights(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]) -> None:
+        for row, (texts, given) in enumerate(zip(rows, weights, strict=True)):
+            if len(texts) != len(given):
+                raise DataError(f"item {row} has {len(texts)} texts and {len(given)} weights for them")
+            for text, weight in zip(texts, given, strict=True):
+                if not (math.isfinite(weight) and weight > 0):
+                    raise DataError(
+                        f"item {row}: the weight of {text!r:.60} is {weight}; it has to be above 0"
+                    )
 
-def _check_weights(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]) -> None:
-    for row, (texts, given) in enumerate(zip(rows, weights, strict=True)):
-        if len(texts) != len(given):
-            raise DataError(f"item {row} has {len(texts)} texts and {len(given)} weights for them")
-        for text, weight in zip(texts, given, strict=True):
-            if not (math.isfinite(weight) and weight > 0):
-                raise DataError(f"item {row}: the weight of {text!r:.60} is {weight}; it has to be above 0")
+    @staticmethod
+    def _roles_of(
+        rows: Sequence[Sequence[str]], roles: Sequence[str] | Sequence[Sequence[str]] | None
+    ) -> tuple[list[str] | None, Sequence[Sequence[str]] | None]:
+        """One role for each item, or None; and for each item one for each of its texts, or None."""
+        if roles is None:
+            return None, None
+        of_items = [role for role in roles if isinstance(role, str)]
+        if len(of_items) == len(rows):
+            return of_items, [[role] * len(row) for role, row in zip(of_items, rows, strict=True)]
+        for number, (row, given) in enumerate(zip(rows, roles, strict=True)):
+            if isinstance(given, str):
+                raise TypeError(
+                    f"the roles of item {number} are the string {given!r:.60}; give one for each text"
+                )
+            if len(given) != len(row):
+                raise DataError(f"item {number} has {len(row)} texts and {len(given)} roles for them")
+        return None, list(roles)
 
+    @staticmethod
+    def _fingerprints(texts: Ragged, vocabulary: Vocabulary, kind: Kind) -> Tensor:
+        """``[N]`` int64 content fingerprints of items whose ``texts`` are ids into ``vocabulary``.
 
-def _roles_of(
-    rows: Sequence[Sequence[str]], roles: Sequence[str] | Sequence[Sequence[str]] | None
-) -> tuple[list[str] | None, Sequence[Sequence[str]] | None]:
-    """One role for each item, or None; and for each item one for each of its texts, or None."""
-    if roles is None:
-        return None, None
-    of_items = [role for role in roles if isinstance(role, str)]
-    if len(of_items) == len(rows):
-        return of_items, [[role] * len(row) for role, row in zip(of_items, rows, strict=True)]
-    for number, (row, given) in enumerate(zip(rows, roles, strict=True)):
-        if isinstance(given, str):
-            raise TypeError(
-                f"the roles of item {number} are the string {given!r:.60}; give one for each text"
-            )
-        if len(given) != len(row):
-            raise DataError(f"item {number} has {len(row)} texts and {len(given)} roles for them")
-    return None, list(roles)
+        That of a text is 64 bits of BLAKE2b of its bytes. That of a set is made of its members' sorted
+        distinct fingerprints, so neither order, repetition nor the numbering of the vocabulary matters.
+        """
+        of_texts = vocabulary.fingerprints
+        if kind == "text":
+            return of_texts[texts.values]
+        members = [sorted(set(row)) for row in Ragged(of_texts[texts.values], texts.offsets).tolist()]
+        hashed = (hashlib.blake2b(np.array(row, dtype="<i8").tobytes(), digest_size=8) for row in members)
+        digests = b"".join(state.digest() for state in hashed)
+        return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64))
 
 
 def without_repeats(
@@ -177,39 +194,3 @@ def without_repeats(
         None if roles is None else [[role for role, _ in row] for row in kept],
         None if weights is None else [list(row.values()) for row in kept],
     )
-
-
-def fingerprints_of(texts: Ragged, vocabulary: Vocabulary, kind: Kind) -> Tensor:
-    """``[N]`` int64 content fingerprints of items whose ``texts`` are ids into ``vocabulary``.
-
-    A text's is 64 bits of BLAKE2b of its bytes; a set's is that of its members' sorted distinct fingerprints,
-    so that neither order, repetition nor the numbering of the vocabulary matters.
-    """
-    of_texts = vocabulary.fingerprints
-    if kind == "text":
-        return of_texts[texts.values]
-    members = [sorted(set(row)) for row in Ragged(of_texts[texts.values], texts.offsets).tolist()]
-    hashed = (hashlib.blake2b(np.array(row, dtype="<i8").tobytes(), digest_size=8) for row in members)
-    digests = b"".join(state.digest() for state in hashed)
-    return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64))
-
-
-def concatenate(
-    splits: Mapping[str, Sequence[Sequence[str]]],
-) -> tuple[list[Sequence[str]], dict[str, Tensor]]:
-    """Lay the rows of several splits end to end, in one space of global ids.
-
-    Returns:
-        All rows, and for each split the int64 ids of its rows.
-
-    Example:
-        >>> rows, splits = concatenate({"train": [["a"], ["b"]], "test": [["c"]]})
-        >>> rows, splits["test"].tolist()
-        ([['a'], ['b'], ['c']], [2])
-    """
-    rows: list[Sequence[str]] = []
-    ids: dict[str, Tensor] = {}
-    for name, split in splits.items():
-        ids[name] = torch.arange(len(rows), len(rows) + len(split))
-        rows.extend(split)
-    return rows, ids

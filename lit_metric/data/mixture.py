@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test", "predict")
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names of data sets that don't fit between the slashes of names of metrics and splits.
+    """Refuse names of data sets that cannot stand between the slashes of names of metrics and splits.
 
     Raises:
         DataError: names one, and what to call it.
@@ -45,27 +45,34 @@ def union(parts: Mapping[str, Dataset]) -> Dataset:
     """
     kinds = {name: part.items.kind for name, part in parts.items()}
     if len(set(kinds.values())) > 1:
-        told = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise DataError(f"one encoder takes texts or sets, but the data sets of the mixture are {told}")
-    rows = [row for part in parts.values() for row in _texts(part)]
-    weights = None
-    if any(part.items.weights is not None for part in parts.values()):
-        weights = [row for part in parts.values() for row in _weights(part)]
-    keys = [key for part in parts.values() for key in part.items.keys or [""] * len(part.items)]
+        found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        raise DataError(f"one encoder takes texts or sets, but the data sets of the mixture are {found}")
+    texts: list[list[str]] = []
+    weights: list[list[float]] = []
+    keys: list[str] = []
+    for part in parts.values():
+        names, rows = part.vocabulary.texts, part.items.texts
+        texts += [[names[text] for text in row] for row in rows.tolist()]
+        of_texts = part.items.weights
+        if of_texts is None:
+            of_texts = torch.ones(len(rows.values))
+        weights += Ragged(of_texts, rows.offsets).tolist()  # type: ignore[arg-type]
+        keys += part.items.keys or [""] * len(part.items)
+    weighted = any(part.items.weights is not None for part in parts.values())
     items, vocabulary = Items.encode(
-        rows,
+        texts,
         next(iter(kinds.values())),
         keys if any(keys) else None,
         roles=_roles(parts),
-        weights=weights,
+        weights=weights if weighted else None,
     )
     relations = UnionRelations([part.relations for part in parts.values()])
     splits: dict[str, Tensor] = {}
     for (name, part), start in zip(parts.items(), relations.offsets.tolist(), strict=False):
         splits |= {f"{name}/{split}": ids + start for split, ids in part.splits.items()}
     if any(part.corpus_of("train") for part in parts.values()):
-        mined = [f"{name}/{part.corpus_of('train') or 'train'}" for name, part in parts.items()]
-        splits["train_corpus"] = torch.cat([splits[name] for name in mined if name in splits])
+        corpora = [f"{name}/{part.corpus_of('train') or 'train'}" for name, part in parts.items()]
+        splits["train_corpus"] = torch.cat([splits[name] for name in corpora if name in splits])
     for split in SPLITS:
         own = [splits[f"{name}/{split}"] for name in parts if f"{name}/{split}" in splits]
         if own:
@@ -84,7 +91,7 @@ def union(parts: Mapping[str, Dataset]) -> Dataset:
 
 
 def _rows(parts: Mapping[str, Dataset]) -> tuple[Tensor, dict[str, int]]:
-    """The rows of all items, those of each split as if its sources were one after the other."""
+    """The rows of all items, and of each split, as if its sources were one after the other."""
     rows = [
         torch.full([len(part.items)], -1) if part.rows is None else part.rows.clone()
         for part in parts.values()
@@ -101,39 +108,23 @@ def _rows(parts: Mapping[str, Dataset]) -> tuple[Tensor, dict[str, int]]:
     return torch.cat(rows), counts
 
 
-def _texts(part: Dataset) -> list[list[str]]:
-    texts = part.vocabulary.texts
-    return [[texts[text] for text in row] for row in part.items.texts.tolist()]
-
-
-def _weights(part: Dataset) -> list[list[float]]:
-    items = part.items
-    if items.weights is None:
-        return [[1.0] * length for length in items.texts.lengths.tolist()]
-    rows: list[list[float]] = Ragged(items.weights, items.texts.offsets).tolist()  # type: ignore[assignment]
-    return rows
-
-
 def _roles(parts: Mapping[str, Dataset]) -> list[str] | list[list[str]] | None:
-    """A role for each item where any has one, else for each text where any has one."""
+    """A role for each item if any item has one, or for each text if any text has one, or None."""
     if all(part.vocabulary.roles is None for part in parts.values()):
         return None
-    if any(part.items.roles is not None for part in parts.values()):
-        return [
-            role
-            for part in parts.values()
-            for role in (
-                [""] * len(part.items)
-                if part.items.roles is None
-                else [part.items.role_names[number] for number in part.items.roles.tolist()]
-            )
-        ]
-    rows: list[list[str]] = []
+    of_items: list[str] = []
+    of_texts: list[list[str]] = []
     for part in parts.values():
-        names, roles = part.vocabulary.role_names, part.vocabulary.roles
-        numbers = None if roles is None else roles.tolist()
-        rows += [
-            ["" if numbers is None else names[numbers[text]] for text in row]
-            for row in part.items.texts.tolist()
-        ]
-    return rows
+        items, numbers = part.items, part.vocabulary.roles
+        of_items += (
+            [""] * len(items)
+            if items.roles is None
+            else [items.role_names[number] for number in items.roles.tolist()]
+        )
+        names = (
+            [""] * len(part.vocabulary)
+            if numbers is None
+            else [part.vocabulary.role_names[number] for number in numbers.tolist()]
+        )
+        of_texts += [[names[text] for text in row] for row in items.texts.tolist()]
+    return of_items if any(part.items.roles is not None for part in parts.values()) else of_texts

@@ -1,4 +1,4 @@
-"""Open sources of rows: files, folders, data sets of the hub, and what is in memory."""
+"""Open sources of rows: files, folders, data sets of the hub, and objects in memory."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import glob
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_metric.data.delimited import CsvOptions, decoded, read_csv, read_judged
+from lit_metric.data.delimited import CsvOptions, DelimitedFile, decode
 from lit_metric.data.errors import DataError, Problems, listed, most_similar
-from lit_metric.data.in_memory import TAKEN, features_of, kind_of, of_dataset, of_rows, part_of, with_names
+from lit_metric.data.in_memory import (
+    SOURCES,
+    class_features,
+    kind_of,
+    part_of_dataset,
+    part_of_object,
+    part_of_rows,
+    with_class_names,
+)
 from lit_metric.data.table import Part, Table
 from lit_metric.store import PACKAGE, package_path
 
@@ -38,21 +45,21 @@ def read_table(
     Args:
         source: one of
 
-            - a file ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` (a list of objects); how a CSV
-              file is written is found, see :class:`CsvOptions`; judgements of TREC (``.qrels``, ``.txt``);
+            - a file ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` (a list of objects), or
+              relevance judgements as TREC writes them (``.qrels``, ``.txt``);
             - a pattern such as ``data/*.parquet``, read in sorted order;
             - a folder saved by ``datasets``, or any folder whose files ``datasets`` finds splits in;
             - ``package:NAME/PATH``, a file inside an installed package;
             - the id of a data set on the hub, such as ``PolyAI/banking77:train``;
-            - what is in memory: a pandas or polars DataFrame (anything with ``__arrow_c_stream__``), a
+            - an object in memory: a pandas or polars DataFrame (anything with ``__arrow_c_stream__``), a
               ``pyarrow.Table``, a ``datasets.Dataset``, a list of dicts, or a dict of lists;
-            - a list of any of those, whose rows come one after the other.
+            - a list of any of those; their rows come one after the other.
         split: of a folder, a ``DatasetDict`` or a data set of the hub; may be left out where there is only
             one.
-        problems: where lines that cannot be parsed are noted, to be reported with others later; they are
-            refused at once if None.
+        problems: where lines that cannot be parsed are noted, to be reported with others later. None: they
+            are an error at once.
         name: what errors call rows that come from no file.
-        csv: how CSV and TSV files are written, if that can't be found or was found wrongly.
+        csv: how CSV and TSV files are written; options that are None are found in each file.
 
     Raises:
         TypeError: when the source is of none of these kinds.
@@ -65,178 +72,200 @@ def read_table(
         (['text', 'label'], [1, None], ('list of dicts', 2))
     """
     noted = Problems() if problems is None else problems
-    table = Table(_parts(source, split, noted, name, csv or CsvOptions()))
+    table = Table(SourceReader(noted, csv or CsvOptions()).parts(source, split, name))
     if problems is None:
         noted.refuse()
     table.log_dialects()
     return table
 
 
-def _parts(source: Any, split: str | None, problems: Problems, name: str, csv: CsvOptions) -> list[Part]:
-    if isinstance(source, str | Path):
-        return _named(str(source), split, problems, csv)
-    if isinstance(source, list | tuple) and not source:
-        raise DataError(f"{f'{name}: ' if name else ''}the list of files is empty; name at least one")
-    if (part := part_of(source, split, problems, name)) is not None:
-        return [part]
-    if isinstance(source, list | tuple):
-        return [
-            part
-            for number, entry in enumerate(source, start=1)
-            for part in _parts(entry, split, problems, f"{name or 'list'}[{number}]", csv)
-        ]
-    raise TypeError(f"{name or 'a source of rows'} is {kind_of(source)}; give {TAKEN}")
+class SourceReader:
+    """Reads sources of any kind.
 
+    Args:
+        problems: where rows that cannot be read are noted.
+        csv: how CSV and TSV files are written.
+    """
 
-def _named(source: str, split: str | None, problems: Problems, csv: CsvOptions) -> list[Part]:
-    path = Path(source).expanduser()
-    if source.startswith(PACKAGE):
-        try:
-            path = package_path(source)
-        except FileNotFoundError as error:
-            raise DataError(str(error)) from None
-        if not path.exists():
-            raise DataError(f"{source}: there is no {str(path)!r}{_contents(path.parent, path.name)}")
-    if path.is_dir():
-        return _folder(path, split, problems, csv)
-    if path.is_file():
-        if split is not None:
-            raise DataError(f"split={split!r} was given, but {path} is a single file; leave split out")
-        return [_file(path, problems, csv)]
-    if glob.has_magic(source):
-        found = sorted(glob.glob(str(path), recursive=True))
-        if not found:
-            raise DataError(f"no file matches {source!r}{_contents(path.parent, path.name)}")
-        return [part for name in found for part in _named(name, split, problems, csv)]
-    folder, colon, name = source.rpartition(":")
-    if colon and Path(folder).expanduser().is_dir():
-        return _folder(Path(folder).expanduser(), split or name, problems, csv)
-    match = HUB_ID.fullmatch(source)
-    if match and path.suffix.lower() not in READERS:
-        return [_hub(match["id"], split or match["split"])]
-    raise DataError(f"there is no file {source!r}{_contents(path.parent, path.name)}")
+    def __init__(self, problems: Problems, csv: CsvOptions) -> None:
+        self.problems = problems
+        self.csv = csv
 
+    def parts(self, source: Any, split: str | None, name: str) -> list[Part]:
+        """The parts of a source; see :func:`read_table`."""
+        if isinstance(source, str | Path):
+            return self._named(str(source), split)
+        if isinstance(source, list | tuple) and not source:
+            raise DataError(f"{f'{name}: ' if name else ''}the list of files is empty; name at least one")
+        if (part := part_of_object(source, split, self.problems, name)) is not None:
+            return [part]
+        if isinstance(source, list | tuple):
+            return [
+                part
+                for number, entry in enumerate(source, start=1)
+                for part in self.parts(entry, split, f"{name or 'list'}[{number}]")
+            ]
+        raise TypeError(f"{name or 'a source of rows'} is {kind_of(source)}; give {SOURCES}")
 
-def _contents(folder: Path, like: str = "") -> str:
-    """What lies in a folder, first what is called nearly as ``like``."""
-    if glob.has_magic(str(folder)):
-        return ""
-    if not folder.is_dir():
-        return f"; there is no folder {str(folder)!r} either"
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    return f"; {str(folder)!r} holds {listed(most_similar(names, like), 8)}"
+    def _named(self, source: str, split: str | None) -> list[Part]:
+        path = Path(source).expanduser()
+        if source.startswith(PACKAGE):
+            try:
+                path = package_path(source)
+            except FileNotFoundError as error:
+                raise DataError(str(error)) from None
+            if not path.exists():
+                contents = self._contents(path.parent, path.name)
+                raise DataError(f"{source}: there is no {str(path)!r}{contents}")
+        if path.is_dir():
+            return self._folder(path, split)
+        if path.is_file():
+            if split is not None:
+                raise DataError(f"split={split!r} was given, but {path} is a single file; leave split out")
+            return [self._file(path)]
+        if glob.has_magic(source):
+            found = sorted(glob.glob(str(path), recursive=True))
+            if not found:
+                raise DataError(f"no file matches {source!r}{self._contents(path.parent, path.name)}")
+            return [part for name in found for part in self._named(name, split)]
+        folder, colon, name = source.rpartition(":")
+        if colon and Path(folder).expanduser().is_dir():
+            return self._folder(Path(folder).expanduser(), split or name)
+        match = HUB_ID.fullmatch(source)
+        if match and path.suffix.lower() not in READERS:
+            return [self._hub(match["id"], split or match["split"])]
+        raise DataError(f"there is no file {source!r}{self._contents(path.parent, path.name)}")
 
+    def _contents(self, folder: Path, wanted: str = "") -> str:
+        """The files of a folder for a message; first those whose names are similar to ``wanted``."""
+        if glob.has_magic(str(folder)):
+            return ""
+        if not folder.is_dir():
+            return f"; there is no folder {str(folder)!r} either"
+        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        return f"; {str(folder)!r} holds {listed(most_similar(names, wanted), 8)}"
 
-def _file(path: Path, problems: Problems, csv: CsvOptions) -> Part:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} is of an unknown kind; files that can be read are {listed(list(READERS))}")
-    return reader(path, problems, csv)
+    def _file(self, path: Path) -> Part:
+        read = READERS.get(path.suffix.lower())
+        if read is None:
+            raise DataError(
+                f"{path} is of an unknown kind; files that can be read are {listed(list(READERS))}"
+            )
+        return read(self, path)
 
+    def _parquet(self, path: Path) -> Part:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-def _parquet(path: Path, problems: Problems, csv: CsvOptions) -> Part:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names, rows = file.schema_arrow.names, file.metadata.num_rows
-            features = features_of(file.schema_arrow)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}); write or fetch it anew") from error
-
-    def load(name: str) -> list[Any]:
         try:
             with pq.ParquetFile(path) as file:
-                column = file.read(columns=[name]).column(name)
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
+                names, rows = file.schema_arrow.names, file.metadata.num_rows
+                features = class_features(file.schema_arrow)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{path} is not a readable Parquet file ({error}); write or fetch it anew"
+            ) from error
+
+        def load(name: str) -> list[Any]:
+            try:
+                with pq.ParquetFile(path) as file:
+                    column = file.read(columns=[name]).column(name)
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
+            try:
+                return with_class_names(column.to_pylist(), features.get(name))
+            except UnicodeDecodeError:
+                values = column.cast(pa.large_binary()).to_pylist()
+                return [None if value is None else value.decode(errors="surrogateescape") for value in values]
+
+        return Part(str(path), rows, names, load)
+
+    def _json(self, path: Path) -> Part:
+        """JSON Lines, or one list of objects."""
+        text, notes = decode(path)
+        if text.lstrip().startswith("["):
+            try:
+                return part_of_rows(json.loads(text), str(path), self.problems)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path} begins as a list, but is no valid JSON: {error}") from error
+        rows: list[dict[str, Any]] = []
+        broken = set()
+        for line in filter(str.strip, re.split(r"\r\n|\r|\n", text)):
+            try:
+                row = json.loads(line)
+                problem = "" if isinstance(row, dict) else "no object in braces"
+            except json.JSONDecodeError as error:
+                row, problem = None, f"no valid JSON ({error.msg})"
+            except RecursionError:
+                row, problem = None, "JSON of too many levels"
+            rows.append(row if isinstance(row, dict) else {})
+            if problem:
+                self.problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
+                broken.add(len(rows) - 1)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return Part(
+            str(path),
+            len(rows),
+            names,
+            lambda name: [row.get(name) for row in rows],
+            frozenset(broken),
+            ", ".join(notes),
+        )
+
+    def _csv(self, path: Path) -> Part:
+        return DelimitedFile(path, self.problems, self.csv).csv_part()
+
+    def _trec(self, path: Path) -> Part:
+        return DelimitedFile(path, self.problems, self.csv).trec_part()
+
+    def _folder(self, path: Path, split: str | None) -> list[Part]:
+        """The parts of a folder. Its files are read as by their own names; ``datasets`` reads other kinds."""
+        import datasets
+
+        saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
         try:
-            return with_names(column.to_pylist(), features.get(name))
-        except UnicodeDecodeError:
-            values = column.cast(pa.large_binary()).to_pylist()
-            return [None if value is None else value.decode(errors="surrogateescape") for value in values]
+            if saved:
+                return [part_of_dataset(datasets.load_from_disk(str(path)), str(path), split, f"{path}:{{}}")]
+            files = datasets.load_dataset_builder(str(path)).config.data_files or {}
+            names = {str(name): [Path(file) for file in found] for name, found in files.items()}
+            suffixes = {file.suffix.lower() for each in names.values() for file in each}
+            if not names or not suffixes <= READERS.keys():
+                return [part_of_dataset(datasets.load_dataset(str(path)), str(path), split, f"{path}:{{}}")]
+        except DataError:
+            raise
+        except Exception as error:
+            problem = f"the folder {path} cannot be read as a data set: {error}{self._contents(path)}"
+            raise DataError(problem) from error
+        if split is None and len(names) == 1:
+            split = next(iter(names))
+        if split not in names:
+            found = f"no split {split!r}" if split else "several splits"
+            raise DataError(f"{path} has {found}; name one of {listed([f'{path}:{each}' for each in names])}")
+        return [self._file(file) for file in names[split]]
 
-    return Part(str(path), rows, names, load)
+    def _hub(self, name: str, split: str | None) -> Part:
+        import datasets
 
-
-def _json(path: Path, problems: Problems, csv: CsvOptions) -> Part:
-    """JSON Lines, or one list of objects."""
-    text, found = decoded(path)
-    rows: list[dict[str, Any]] = []
-    broken = set()
-    if text.lstrip().startswith("["):
         try:
-            return of_rows(json.loads(text), str(path), problems)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} begins as a list, but is no valid JSON: {error}") from error
-    for line in filter(str.strip, re.split(r"\r\n|\r|\n", text)):
-        try:
-            row = json.loads(line)
-            problem = "" if isinstance(row, dict) else "no object in braces"
-        except json.JSONDecodeError as error:
-            row, problem = None, f"no valid JSON ({error.msg})"
-        except RecursionError:
-            row, problem = None, "JSON of too many levels"
-        rows.append(row if isinstance(row, dict) else {})
-        if problem:
-            problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
-            broken.add(len(rows) - 1)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    values = partial(_of_rows, rows)
-    return Part(str(path), len(rows), names, values, frozenset(broken), ", ".join(found))
+            data = datasets.load_dataset(name, split=split)
+        except Exception as error:
+            raise DataError(
+                f"{name!r} is neither a file nor a folder here, and no data set of that id could be loaded "
+                f"from the hub (split {split!r}): {type(error).__name__}: {error}"
+            ) from error
+        return part_of_dataset(
+            data, name, None if isinstance(data, datasets.Dataset) else split, f"{name}:{{}}"
+        )
 
 
-def _of_rows(rows: list[dict[str, Any]], name: str) -> list[Any]:
-    return [row.get(name) for row in rows]
-
-
-READERS: dict[str, Callable[[Path, Problems, CsvOptions], Part]] = {
-    ".parquet": _parquet,
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".jsonl": _json,
-    ".ndjson": _json,
-    ".json": _json,
-    ".qrels": read_judged,
-    ".trec": read_judged,
-    ".txt": read_judged,
+READERS: dict[str, Callable[[SourceReader, Path], Part]] = {
+    ".parquet": SourceReader._parquet,
+    ".csv": SourceReader._csv,
+    ".tsv": SourceReader._csv,
+    ".jsonl": SourceReader._json,
+    ".ndjson": SourceReader._json,
+    ".json": SourceReader._json,
+    ".qrels": SourceReader._trec,
+    ".trec": SourceReader._trec,
+    ".txt": SourceReader._trec,
 }
-
-
-def _folder(path: Path, split: str | None, problems: Problems, csv: CsvOptions) -> list[Part]:
-    """A folder; its files are read as they would be by their own names, and other kinds by ``datasets``."""
-    import datasets
-
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    try:
-        if saved:
-            return [of_dataset(datasets.load_from_disk(str(path)), str(path), split, f"{path}:{{}}")]
-        files = datasets.load_dataset_builder(str(path)).config.data_files or {}
-        names = {str(name): [Path(file) for file in found] for name, found in files.items()}
-        if not names or any(file.suffix.lower() not in READERS for each in names.values() for file in each):
-            return [of_dataset(datasets.load_dataset(str(path)), str(path), split, f"{path}:{{}}")]
-    except DataError:
-        raise
-    except Exception as error:
-        problem = f"the folder {path} cannot be read as a data set: {error}{_contents(path)}"
-        raise DataError(problem) from error
-    if split is None and len(names) == 1:
-        split = next(iter(names))
-    if split not in names:
-        asked = f"no split {split!r}" if split else "several splits"
-        raise DataError(f"{path} has {asked}; name one of {listed([f'{path}:{each}' for each in names])}")
-    return [_file(file, problems, csv) for file in names[split]]
-
-
-def _hub(name: str, split: str | None) -> Part:
-    import datasets
-
-    try:
-        data = datasets.load_dataset(name, split=split)
-    except Exception as error:
-        raise DataError(
-            f"{name!r} is neither a file nor a folder here, and no data set of that id could be loaded from "
-            f"the hub (split {split!r}): {type(error).__name__}: {error}"
-        ) from error
-    return of_dataset(data, name, None if isinstance(data, datasets.Dataset) else split, f"{name}:{{}}")

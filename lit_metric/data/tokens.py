@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,15 +25,16 @@ logger = logging.getLogger(__name__)
 LAYOUT = "1"  # part of the key: files of another layout are never opened
 CHUNK = 1024
 
-Chunk = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]  # values, lengths of the rows
+Values = npt.NDArray[np.int32]
+Offsets = npt.NDArray[np.int64]
 
 
 class Tokenizer(Protocol):
-    """What turns texts into token ids."""
+    """Turns texts into token ids."""
 
     @property
     def fingerprint(self) -> str:
-        """Text that differs whenever the token ids would: vocabulary, prompts and lengths by role, ..."""
+        """A string that differs whenever the token ids would: by vocabulary, prompts, lengths by role, ..."""
 
     def tokenize(self, texts: list[str], role: str | None = None) -> list[list[int]]:
         """The token ids of each text, the role's prompt and special tokens included."""
@@ -58,16 +60,27 @@ class Tokens:
     def __init__(self, path: str | Path, skip: Tensor | None = None) -> None:
         self.path: Path | None = Path(path)
         self.skip = skip
-        self.values, self.offsets, self._digest = _open(self.path)
+        self._open(self.path)
 
     @classmethod
     def from_lists(cls, rows: list[list[int]], skip: Tensor | None = None) -> Tokens:
-        """Token ids held in memory, without a file."""
+        """Token ids in memory, without a file."""
         tokens = cls.__new__(cls)
         tokens.path, tokens.skip = None, skip
-        tokens.values, tokens.offsets = _flatten([_chunk_of(rows)])
-        tokens._digest = _digest(tokens.values, tokens.offsets)
+        tokens.values, tokens.offsets = _concatenate([rows])
+        tokens._digest = _digest_of(tokens.values, tokens.offsets)
         return tokens
+
+    def _open(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if reader.schema.names != ["tokens"] or reader.num_record_batches != 1:
+            raise ValueError(f"{path} is not a token file")
+        column = reader.get_batch(0).column(0)
+        if column.type != pa.large_list(pa.int32()):
+            raise ValueError(f"{path} holds {column.type}, not lists of int32")
+        self.values: Values = column.values.to_numpy(zero_copy_only=True)
+        self.offsets: Offsets = column.offsets.to_numpy(zero_copy_only=True)
+        self._digest: bytes = (reader.schema.metadata or {}).get(b"sha256", b"")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -95,7 +108,7 @@ class Tokens:
 
     def verify(self) -> bool:
         """Whether the token ids are those that were written; reads the whole file."""
-        return _digest(self.values, self.offsets) == self._digest
+        return _digest_of(self.values, self.offsets) == self._digest
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__.copy() if self.path is None else {"path": self.path, "skip": self.skip}
@@ -103,18 +116,17 @@ class Tokens:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.path is not None:
-            self.values, self.offsets, self._digest = _open(self.path)
+            self._open(self.path)
 
 
 def tokenize(
     vocabulary: Vocabulary, tokenizer: Tokenizer, cache_dir: str | Path | None = None, progress: bool = True
 ) -> Tokens:
-    """Tokenise each text once in its role, or open the file where that was done before.
+    """Tokenise each text once in its role, or open the file of an earlier call.
 
-    The file's name is a SHA-256 over the texts with their roles and the tokenizer's fingerprint, so that
-    nothing stale is ever read. It is written under another name, synced, then renamed: processes that race
-    each publish a whole file, and a crash publishes none. A damaged file is found by its checksum, reported,
-    and written again.
+    The file's name is a SHA-256 of the texts, their roles and the tokenizer's fingerprint, so no stale file
+    is read. A file is written under another name, synced, then renamed: processes that race each publish a
+    whole file, and a crash publishes none. A damaged file is found by its checksum, logged, and replaced.
 
     Args:
         vocabulary: the distinct texts.
@@ -128,18 +140,46 @@ def tokenize(
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     key = hashlib.sha256("\n".join([LAYOUT, vocabulary.digest, tokenizer.fingerprint]).encode()).hexdigest()
     path = folder / f"tokens-{key[:32]}.arrow"
-    skip = _prompt_tokens(vocabulary, tokenizer)
+    if vocabulary.roles is None:
+        skip = torch.full((len(vocabulary),), tokenizer.prompt_tokens())
+    else:
+        by_role = [tokenizer.prompt_tokens(role) for role in vocabulary.role_names]
+        skip = torch.tensor(by_role, dtype=torch.int64)[vocabulary.roles.long()]
+    prompt = skip if bool(skip.any()) else None
     if path.exists():
         try:
-            tokens = Tokens(path, skip)
+            tokens = Tokens(path, prompt)
             if len(tokens) == len(vocabulary) and tokens.verify():
                 return tokens
             problem = "its checksum is wrong"
         except (ValueError, OSError) as error:
             problem = str(error)
         logger.warning("the token cache %s is damaged (%s) and will be written again", path, problem)
-    _publish(path, *_flatten(_tokenize_chunks(vocabulary, tokenizer, progress)))
-    return Tokens(path, skip)
+    starts = track(range(0, len(vocabulary), CHUNK), "tokenising", f"{CHUNK} texts", progress)
+    values, offsets = _concatenate(_tokenize_chunk(vocabulary, tokenizer, start) for start in starts)
+    _write(path, values, offsets)
+    return Tokens(path, prompt)
+
+
+def log_truncation(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer) -> None:
+    """Log how many texts have as many tokens as fit, for each maximal length that the tokenizer knows."""
+    limit_of = getattr(tokenizer, "max_length_of", None)
+    if limit_of is None:
+        return
+    counts: dict[int, int] = {}
+    lengths, roles = tokens.lengths, vocabulary.roles
+    for number, role in enumerate(vocabulary.role_names) if roles is not None else [(None, None)]:
+        own = lengths if roles is None else lengths[roles == number]
+        limit = int(limit_of(role))
+        counts[limit] = counts.get(limit, 0) + int((own >= limit).sum())
+    for limit, count in counts.items():
+        if count:
+            logger.info(
+                "%d of %d texts have max_length=%d tokens or more; tokens beyond that are cut off",
+                count,
+                len(vocabulary),
+                limit,
+            )
 
 
 def default_cache_dir() -> Path:
@@ -150,78 +190,45 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit-metric"
 
 
-def _prompt_tokens(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tensor | None:
+def _tokenize_chunk(vocabulary: Vocabulary, tokenizer: Tokenizer, start: int) -> list[list[int]]:
+    """The token ids of up to ``CHUNK`` texts, each in its role."""
+
+    def tokenize(texts: list[str], *role: str) -> list[list[int]]:
+        rows = tokenizer.tokenize(texts, *role)
+        if len(rows) != len(texts):
+            raise ValueError(f"the tokenizer returned {len(rows)} rows for {len(texts)} texts")
+        return rows
+
+    texts = vocabulary.texts[start : start + CHUNK]
     if vocabulary.roles is None:
-        skip = torch.full((len(vocabulary),), tokenizer.prompt_tokens())
-    else:
-        of_roles = [tokenizer.prompt_tokens(role) for role in vocabulary.role_names]
-        skip = torch.tensor(of_roles, dtype=torch.int64)[vocabulary.roles.long()]
-    return skip if bool(skip.any()) else None
-
-
-def _tokenize_chunks(vocabulary: Vocabulary, tokenizer: Tokenizer, progress: bool) -> list[Chunk]:
-    chunks, texts = [], vocabulary.texts
-    for start in track(range(0, len(texts), CHUNK), "tokenising", f"{CHUNK} texts", progress):
-        chunk = texts[start : start + CHUNK]
-        if vocabulary.roles is None:
-            rows = _tokenize(chunk, tokenizer)
-        else:
-            roles = vocabulary.roles[start : start + CHUNK]
-            rows = _tokenize_by_role(chunk, roles, vocabulary.role_names, tokenizer)
-        chunks.append(_chunk_of(rows))
-    return chunks
-
-
-def _tokenize(texts: list[str], tokenizer: Tokenizer, *role: str) -> list[list[int]]:
-    rows = tokenizer.tokenize(texts, *role)
-    if len(rows) != len(texts):
-        raise ValueError(f"the tokenizer returned {len(rows)} rows for {len(texts)} texts")
-    return rows
-
-
-def _tokenize_by_role(
-    texts: list[str], roles: Tensor, names: list[str], tokenizer: Tokenizer
-) -> list[list[int]]:
+        return tokenize(texts)
+    roles = vocabulary.roles[start : start + CHUNK]
     rows: list[list[int]] = [[]] * len(texts)
     for number in roles.unique().tolist():
         places = (roles == number).nonzero().squeeze(1).tolist()
-        of_role = _tokenize([texts[place] for place in places], tokenizer, names[number])
-        for place, row in zip(places, of_role, strict=True):
+        found = tokenize([texts[place] for place in places], vocabulary.role_names[number])
+        for place, row in zip(places, found, strict=True):
             rows[place] = row
     return rows
 
 
-def _chunk_of(rows: list[list[int]]) -> Chunk:
-    values = np.array([token for row in rows for token in row], dtype=np.int32)
-    return values, np.array([len(row) for row in rows], dtype=np.int64)
+def _concatenate(chunks: Iterable[list[list[int]]]) -> tuple[Values, Offsets]:
+    """All rows end to end, and where each begins."""
+    values, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(1, dtype=np.int64)]
+    for rows in chunks:
+        values.append(np.array([token for row in rows for token in row], dtype=np.int32))
+        lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
+    return np.concatenate(values), np.cumsum(np.concatenate(lengths))
 
 
-def _flatten(chunks: list[Chunk]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    values = np.concatenate([np.zeros(0, dtype=np.int32), *(values for values, _ in chunks)])
-    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *(lengths for _, lengths in chunks)])
-    return values, np.cumsum(lengths)
-
-
-def _digest(values: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> bytes:
-    state = hashlib.sha256(np.ascontiguousarray(offsets).data)
-    state.update(np.ascontiguousarray(values).data)
-    return state.hexdigest().encode()
-
-
-def _publish(path: Path, values: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> None:
+def _write(path: Path, values: Values, offsets: Offsets) -> None:
     rows = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
-    schema = pa.schema([("tokens", rows.type)], metadata={b"sha256": _digest(values, offsets)})
+    schema = pa.schema([("tokens", rows.type)], metadata={b"sha256": _digest_of(values, offsets)})
     with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), schema) as writer:
         writer.write_batch(pa.record_batch([rows], schema=schema))
 
 
-def _open(path: Path) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], bytes]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    if reader.schema.names != ["tokens"] or reader.num_record_batches != 1:
-        raise ValueError(f"{path} is not a token file")
-    column = reader.get_batch(0).column(0)
-    if column.type != pa.large_list(pa.int32()):
-        raise ValueError(f"{path} holds {column.type}, not lists of int32")
-    values = column.values.to_numpy(zero_copy_only=True)
-    offsets = column.offsets.to_numpy(zero_copy_only=True)
-    return values, offsets, (reader.schema.metadata or {}).get(b"sha256", b"")
+def _digest_of(values: Values, offsets: Offsets) -> bytes:
+    state = hashlib.sha256(np.ascontiguousarray(offsets).data)
+    state.update(np.ascontiguousarray(values).data)
+    return state.hexdigest().encode()

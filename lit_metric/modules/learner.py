@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
+from lit_metric.callbacks.checkpoints import check_monitors, set_aside
 from lit_metric.callbacks.mining import batches_of_epoch
-from lit_metric.callbacks.monitors import check_monitors, set_aside
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
 from lit_metric.evaluation import (

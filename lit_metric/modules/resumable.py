@@ -14,7 +14,7 @@ from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.losses import Loss, ProxyLoss
 from lit_metric.modules.checkpoint import LoadableModule
-from lit_metric.modules.resume import BATCHES, KEY, Options, carry_on, learned, options_of
+from lit_metric.modules.resume import BATCHES, KEY, Options, Resumption, learned, options_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 
 
@@ -93,7 +93,7 @@ class ResumableModule(LoadableModule):
             # Other data matter more than what is told next, so they are refused first.
             self.data.load_state_dict(checkpoint.get(type(self.data).__qualname__, {}))
             plan = self._plan() if self._plans_itself() else None
-            carry_on(checkpoint, self._options(), self._learned_from, self.trainer, plan)
+            Resumption(checkpoint, self._options(), self._learned_from, self.trainer).apply(plan)
 
     def configure_optimizers(self) -> Any:
         """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""

@@ -9,17 +9,12 @@ import pytest
 import torch
 
 from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NPairPlanner, PKPlanner
-from lit_metric.batching.classes import class_rates, members_of
-from lit_metric.batching.hard_classes import (
-    centroids,
-    draw_hard_classes,
-    hardest_together,
-    triplet_violations,
-)
+from lit_metric.batching.hard_classes import hardest_together
+from lit_metric.batching.members import Members
 from lit_metric.batching.plan import VectorPlanner, grid_vectors, random_stream
 from lit_metric.data import DataError, LabelRelations
 from tests.batching.geometry import families, item_vectors, likeness, scattered
-from tests.batching.test_planners import SIZES, relations_of
+from tests.batching.test_planners import SIZES, relations_of, sized
 
 
 def greedy(hardness: np.ndarray, given: int, count: int) -> list[int]:
@@ -49,13 +44,13 @@ def test_violations_are_those_of_a_loop() -> None:
         for other in range(6):
             for anchor, negative in ((one, other), (other, one)):
                 expected[one, other] += max(0, 0.3 + x[anchor] @ y[negative] - x[anchor] @ y[anchor])
-    np.testing.assert_allclose(triplet_violations(x, y, 0.3), expected, atol=1e-12)
+    np.testing.assert_allclose(NegativeClassPlanner(margin=0.3).violations(x, y), expected, atol=1e-12)
 
 
 def test_centroids_are_mean_directions() -> None:
     relations, vectors, _ = families()
-    members = members_of(torch.arange(len(relations)), relations)
-    for label, centre in enumerate(centroids(vectors, members)):
+    members = Members.of(torch.arange(len(relations)), relations, "HardPKPlanner")
+    for label, centre in enumerate(HardPKPlanner.centroids(vectors, members)):
         mean = grid_vectors(vectors, (relations.labels == label).nonzero()[:, 0].numpy()).mean(axis=0)
         # Half a step of the grid.
         np.testing.assert_allclose(centre, mean / np.linalg.norm(mean), atol=0.5 / 2048 + 1e-6)
@@ -64,15 +59,16 @@ def test_centroids_are_mean_directions() -> None:
 @pytest.mark.parametrize("weighting", ["size", "sqrt", "uniform"])
 @pytest.mark.parametrize("shape", SIZES)
 def test_each_class_comes_as_often_as_its_rate_says(shape: str, weighting: str) -> None:
-    sizes = np.array(SIZES[shape])
-    centres = grid_vectors(scattered(len(sizes)), np.arange(len(sizes)))
+    members = sized(SIZES[shape])
+    planner = HardPKPlanner(4, pool=5, class_weighting=weighting, batches=23)  # type: ignore[arg-type]
+    centres = grid_vectors(scattered(len(members.sizes)), np.arange(len(members.sizes)))
     for seed in range(10):
-        table = draw_hard_classes(
-            sizes, 23, 4, 5, weighting, random_stream(seed, 0), lambda own: centres[own] @ centres[own].T
+        table = planner._hard_classes(
+            members, random_stream(seed, 0), lambda own: centres[own] @ centres[own].T
         )
         assert all(len(set(batch)) == 4 for batch in table.tolist())
-        expected = 23 * class_rates(sizes, 4, weighting)
-        assert (np.abs(np.bincount(table.reshape(-1), minlength=len(sizes)) - expected) < 1).all()
+        expected = 23 * members.rates(4, planner.class_weighting)
+        assert (np.abs(np.bincount(table.reshape(-1), minlength=len(expected)) - expected) < 1).all()
 
 
 def test_two_pairs_of_near_classes_make_two_batches() -> None:
@@ -97,7 +93,7 @@ def test_the_class_that_violates_the_most_is_added() -> None:
     planner = NegativeClassPlanner(2, margin=0.2, batches=1)
     x = grid_vectors(vectors, np.array([0, 2, 4]))
     np.testing.assert_allclose(
-        triplet_violations(x, x, 0.2)[np.triu_indices(3, 1)], [2 * (np.cos(np.pi / 6) - 0.8), 0, 0], atol=1e-3
+        planner.violations(x, x)[np.triu_indices(3, 1)], [2 * (np.cos(np.pi / 6) - 0.8), 0, 0], atol=1e-3
     )
     met: Counter[tuple[int, ...]] = Counter()
     for seed in range(300):
@@ -175,9 +171,9 @@ def test_what_cannot_be_planned_is_refused() -> None:
     ids, vectors = torch.arange(12), scattered(12)
     with pytest.raises(ValueError, match=r"HardPKPlanner plans by the items' vectors and got none"):
         HardPKPlanner(2, 2).plan(ids, relations, 0, 0)
-    with pytest.raises(DataError, match=r"NegativeClassPlanner\(classes=3\) asks for 3 .* only 2 with 2"):
+    with pytest.raises(DataError, match=r"NegativeClassPlanner\(classes=3\) needs 3 .* only 2 with 2"):
         NegativeClassPlanner(3).length(ids, relations, 0)
-    with pytest.raises(DataError, match=r"HardPKPlanner\(classes=5\) asks for 5 .* only 4 with 1"):
+    with pytest.raises(DataError, match=r"HardPKPlanner\(classes=5\) needs 5 .* only 4 with 1"):
         HardPKPlanner(5, 2).plan(ids, relations, 0, 0, vectors)
     with pytest.raises(ValueError, match="pool=3 must be at least classes=4"):
         HardPKPlanner(4, pool=3)

@@ -21,7 +21,6 @@ from lit_metric.batching import (
     PlanDataset,
     ShufflePlanner,
 )
-from lit_metric.batching.mixture import apportioned
 from lit_metric.data import DataError, LabelRelations, UnionRelations
 from lit_metric.index import Embeddings
 from tests.batching.geometry import families, scattered
@@ -73,10 +72,10 @@ def test_weighted_mixtures_have_the_shares_asked_for():
 
 def test_whole_numbers_by_largest_remainder():
     # 7 at 2 : 2 : 1 is 2.8, 2.8, 1.4: two and two and one, and the two left over go to the first two.
-    assert apportioned(7, [2, 2, 1]) == [3, 3, 1]
+    assert MixturePlanner.apportioned(7, [2, 2, 1]) == [3, 3, 1]
     # 10 at 5 : 4 : 1 is exact; 4 at 1 : 1 : 1 leaves one over, for the first.
-    assert apportioned(10, [5, 4, 1]) == [5, 4, 1]
-    assert apportioned(4, [1, 1, 1]) == [2, 1, 1]
+    assert MixturePlanner.apportioned(10, [5, 4, 1]) == [5, 4, 1]
+    assert MixturePlanner.apportioned(4, [1, 1, 1]) == [2, 1, 1]
 
 
 @dataclass

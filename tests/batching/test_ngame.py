@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from lit_metric.batching import NGAMEPlanner, Plan, ShufflePlanner
-from lit_metric.batching.classes import Members
-from lit_metric.batching.ngame import partners_of
+from lit_metric.batching.members import Members
 from lit_metric.batching.plan import grid_vectors, random_stream
 from lit_metric.clusters import balanced_clusters
 from lit_metric.data import DataError, LabelRelations, MultiLabelRelations, PairRelations, Ragged
@@ -45,7 +44,7 @@ def test_a_batch_is_clusters_laid_end_to_end() -> None:
     planner = NGAMEPlanner(batch_size=48, cluster_size=12)
     plan = planner.plan(torch.arange(192), relations, 3, 2, vectors)
     random, numbers = random_stream(3, 2), np.arange(192)
-    partners_of(numbers, Members(numbers, np.full(48, 4)), random)  # draws first
+    NGAMEPlanner.partners(numbers, Members(numbers, np.full(48, 4)), random)  # draws first
     clusters = balanced_clusters(lambda rows: grid_vectors(vectors, rows), 192, 12, random)
     order = random.permutation(16)
     for batch, places in zip(plan.anchors.tolist(), order.reshape(4, 4), strict=True):
@@ -99,7 +98,7 @@ def test_an_item_with_several_labels_is_there_once_and_brings_one_of_any() -> No
         plan = NGAMEPlanner(4, 2).plan(torch.arange(5), relations, 0, epoch, scattered(5))
         assert sorted(plan.anchors[0].tolist()) == [0, 1, 2, 4]
         members = Members(np.array([0, 1, 0, 2, 4]), np.array([2, 2, 1]))
-        partners = partners_of(np.array([0, 1, 2, 4]), members, random_stream(0, epoch)).tolist()
+        partners = NGAMEPlanner.partners(np.array([0, 1, 2, 4]), members, random_stream(0, epoch)).tolist()
         assert partners[1:] == [0, 0, -1]
         brought.add(partners[0])
     assert brought == {1, 2}
@@ -108,7 +107,7 @@ def test_an_item_with_several_labels_is_there_once_and_brings_one_of_any() -> No
 def test_partners_are_others_of_the_class_equally_often() -> None:
     members = Members(np.arange(4), np.array([4]))
     random = random_stream(0, 0)
-    drawn = np.stack([partners_of(np.arange(4), members, random) for _ in range(3000)])
+    drawn = np.stack([NGAMEPlanner.partners(np.arange(4), members, random) for _ in range(3000)])
     counts = np.stack([(drawn == item).sum(0) for item in range(4)])
     assert (counts.diagonal() == 0).all()
     # Each of three others a third of 3000 times, within 5 standard deviations.
@@ -125,5 +124,5 @@ def test_arguments_and_data_that_do_not_fit_are_refused() -> None:
     nothing = PairRelations(torch.tensor([0]), torch.tensor([1]), torch.tensor([0.0]), torch.arange(2))
     with pytest.raises(DataError, match="none of the 2 items to train on has a positive"):
         NGAMEPlanner().length(torch.arange(2), nothing, 0)
-    with pytest.raises(DataError, match="NGAMEPlanner asks for 1 different classes"):
+    with pytest.raises(DataError, match="NGAMEPlanner needs 1 different classes"):
         NGAMEPlanner().plan(torch.arange(2), relations_of([], unlabelled=2), 0, 0, scattered(2))

@@ -28,7 +28,7 @@ from lit_metric.batching import (
     ShufflePlanner,
     StratifiedPlanner,
 )
-from lit_metric.batching.classes import class_rates, draw_classes
+from lit_metric.batching.members import Members
 from lit_metric.batching.plan import random_stream
 from lit_metric.data import DataError, LabelRelations, PairRelations, Relations, UnionRelations
 from tests.batching.geometry import scattered
@@ -62,6 +62,11 @@ def by_vectors(planner: BatchPlanner, ids: torch.Tensor, relations: Relations, s
     """A plan, by vectors that don't change if the planner looks at them."""
     given = {"vectors": scattered(len(relations))} if planner.uses_vectors else {}
     return planner.plan(ids, relations, seed, epoch, **given)
+
+
+def sized(sizes: list[int] | np.ndarray) -> Members:
+    """Classes of the given sizes, of items 0, 1, ..."""
+    return Members(np.arange(sum(sizes)), np.array(sizes))
 
 
 def digest(plan: Plan) -> str:
@@ -287,22 +292,22 @@ def test_neighbouring_seeds_and_epochs_do_not_share_random_numbers():
     ],
 )
 def test_rates_follow_the_weighting(weighting, expected):
-    assert class_rates(np.array([60, 30, 10]), 1, weighting) == pytest.approx(expected, abs=5e-4)
+    assert sized([60, 30, 10]).rates(1, weighting) == pytest.approx(expected, abs=5e-4)
 
 
 def test_no_rate_is_above_one_and_the_rest_is_shared():
     # Two slots: the first class would come 1.6 times a batch; what is left goes 3 : 1 to the others.
-    assert class_rates(np.array([80, 15, 5]), 2, "size") == pytest.approx([1, 0.75, 0.25])
-    assert class_rates(np.array([80, 15, 5]), 3, "size").tolist() == [1, 1, 1]
+    assert sized([80, 15, 5]).rates(2, "size") == pytest.approx([1, 0.75, 0.25])
+    assert sized([80, 15, 5]).rates(3, "size").tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("weighting", ["size", "sqrt", "uniform"])
 def test_classes_come_as_often_as_their_rates_say(sizes, weighting):
-    counts = np.array(sizes)
-    expected = 37 * class_rates(counts, 4, weighting)
+    members = sized(sizes)
+    expected = 37 * members.rates(4, weighting)
     total = np.zeros(len(sizes))
     for seed in range(200):
-        table = draw_classes(counts, 37, 4, weighting, random_stream(seed, 0))
+        table = members.draw_classes(37, 4, weighting, random_stream(seed, 0))
         appearances = np.bincount(table.reshape(-1), minlength=len(sizes))
         assert (np.abs(appearances - expected) < 1).all()  # in every epoch, rounded up or down
         total += appearances
@@ -315,7 +320,7 @@ def test_any_two_classes_meet_about_as_often_as_any_others():
     for epoch in range(50):
         present = np.zeros((batches, 20))
         np.put_along_axis(
-            present, draw_classes(np.full(20, 8), batches, 5, "size", random_stream(0, epoch)), 1, axis=1
+            present, sized([8] * 20).draw_classes(batches, 5, "size", random_stream(0, epoch)), 1, axis=1
         )
         together += present.T @ present
     pairs = together[np.triu_indices(20, 1)] / 50
@@ -328,10 +333,10 @@ def test_any_two_classes_meet_about_as_often_as_any_others():
 def test_too_few_classes_are_refused_with_numbers_and_remedy():
     relations = relations_of([5, 5, 1, 1], unlabelled=3)
     with pytest.raises(
-        DataError, match=r"NPairPlanner\(classes=3\) asks for 3 .* only 2 with 2 or .* at most 2"
+        DataError, match=r"NPairPlanner\(classes=3\) needs 3 .* only 2 with 2 or .* at most 2"
     ):
         plan_of(NPairPlanner(3), relations)
-    with pytest.raises(DataError, match=r"PKPlanner\(classes=5\) asks for 5 .* only 4 with 1 or more"):
+    with pytest.raises(DataError, match=r"PKPlanner\(classes=5\) needs 5 .* only 4 with 1 or more"):
         plan_of(PKPlanner(5, 2), relations)
     with pytest.raises(DataError, match=r"only 2 with 2 or more"):
         plan_of(PKPlanner(3, 2, smallest_class=2), relations)
@@ -368,9 +373,7 @@ def test_relations_without_classes_are_refused():
         def __init__(self) -> None: ...
 
     relations: Relations = Pairs()
-    with pytest.raises(
-        TypeError, match=r"PKPlanner draws classes, and these data have none but pairs \(Pairs\)"
-    ):
+    with pytest.raises(TypeError, match=r"PKPlanner draws classes, and these data have pairs only \(Pairs\)"):
         PKPlanner(4, 2).plan(torch.arange(3), relations, 0, 0)
     # A shuffle needs none.
     assert sorted(ShufflePlanner(2).plan(torch.arange(3), relations, 0, 0).anchors.values.tolist()) == [
@@ -418,10 +421,10 @@ def test_by_default_as_many_classes_as_there_are_at_most(
 @pytest.mark.parametrize("kind", [PKPlanner, NPairPlanner, HardPKPlanner, NegativeClassPlanner])
 def test_a_number_of_classes_that_was_given_is_a_demand(kind: type[BatchPlanner]) -> None:
     relations = relations_of([5, 5, 5])
-    told = rf"{kind.__name__}\(classes=4\) asks for 4 .* have only 3 .* lower it to at most 3"
+    told = rf"{kind.__name__}\(classes=4\) needs 4 .* have only 3 .* lower it to at most 3"
     with pytest.raises(DataError, match=told):
         plan_of(kind(classes=4), relations)
-    with pytest.raises(DataError, match=rf"{kind.__name__} asks for 2 .* only 1 "):
+    with pytest.raises(DataError, match=rf"{kind.__name__} needs 2 .* only 1 "):
         plan_of(kind(), relations_of([9]))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lit_metric.batching import NPairPlanner, PKPlanner, ShufflePlanner, StratifiedPlanner
-from lit_metric.batching.classes import members_of
+from lit_metric.batching.members import Members
 from lit_metric.data import LabelRelations, MultiLabelRelations
 from lit_metric.data.ragged import Ragged
 
@@ -27,7 +27,7 @@ def labelled(seed: int, most: int = 3, items: int = 120) -> tuple[list[set[int]]
 def test_an_item_is_a_member_of_each_of_its_classes():
     rows, relations = labelled(0)
     ids = torch.arange(0, 120, 2)
-    members = members_of(ids, relations, smallest=2)
+    members = Members.of(ids, relations, "PKPlanner", smallest=2)
     expected = [[item for item in ids.tolist() if label in rows[item]] for label in range(CLASSES)]
     assert [part.tolist() for part in np.split(members.ids, np.cumsum(members.sizes)[:-1])] == expected
     assert members.items == len({item for row in expected for item in row})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_metric.batching import StratifiedPlanner
-from lit_metric.batching.classes import capped_shares
+from lit_metric.batching.members import capped_shares
 from lit_metric.data import DataError
 from tests.batching.test_planners import SIZES, plan_of, relations_of
 
@@ -97,5 +97,5 @@ def test_what_can_not_be_planned_is_refused():
         StratifiedPlanner(power=-0.5)
     with pytest.raises(ValueError, match="together=0 must be at least 1, and so must batches=None"):
         StratifiedPlanner(together=0)
-    with pytest.raises(DataError, match="StratifiedPlanner asks for 1 different classes"):
+    with pytest.raises(DataError, match="StratifiedPlanner needs 1 different classes"):
         plan_of(StratifiedPlanner(), relations_of([], unlabelled=3))

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import lit_metric
 from lit_metric.callbacks import RunReport, report
-from lit_metric.callbacks.run_folder import read_json, write_report
+from lit_metric.callbacks.summary import read_report, write_report
 from tests.small import Small, distance, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -30,7 +30,7 @@ def test_the_two_evaluations_cost_no_seconds(
     started = time.perf_counter()
     trainer(tmp_path, counted, max_epochs=1).fit(small.learner(), small.data())
     spent = time.perf_counter() - started
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     assert written["before"] == written["after"] == {"map@r": 0.5}
     assert 0 < written["seconds"] < spent - 2 * 0.2
     # Nor does a checkpoint that is written at the very end count them.
@@ -44,7 +44,7 @@ def test_time_goes_on_from_the_checkpoint(small: Small, tmp_path: Path) -> None:
     resumed.load_state_dict({"seconds": 1000.0, "texts": 500})
     write_report(tmp_path / "metrics.json", {"split": "test", "before": {"map@r": 0.25}})
     trainer(tmp_path, resumed, max_epochs=1).fit(small.learner(), small.data())
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     assert written["before"] == {"map@r": 0.25}
     assert 1000 < written["seconds"] < 1010
     assert written["texts"] == 560
@@ -55,7 +55,7 @@ def test_what_was_before_a_resumed_run_is_not_made_up(small: Small, tmp_path: Pa
     resumed = RunReport()
     resumed.load_state_dict({"seconds": 1000.0, "texts": 500})
     trainer(tmp_path, resumed, max_steps=1).fit(small.learner(), small.data())
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     assert "before" not in written
     assert written["after"]
 
@@ -65,7 +65,7 @@ def test_an_old_report_is_no_ones_before(small: Small, tmp_path: Path) -> None:
         tmp_path / "metrics.json", {"split": "test", "before": {"map@r": 0.25}, "after": {"map@r": 1.0}}
     )
     trainer(tmp_path, RunReport(), max_steps=1).fit(small.learner(), small.data())
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     assert written["before"]["map@r"] != 0.25
     assert written["after"]["map@r"] != 1.0
 
@@ -73,7 +73,7 @@ def test_an_old_report_is_no_ones_before(small: Small, tmp_path: Path) -> None:
 def test_without_a_test_split_it_reports_validation(small: Small, tmp_path: Path) -> None:
     fit = trainer(tmp_path, RunReport(before=False))
     fit.fit(small.learner(), small.data(test=None))
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     assert written["split"] == "validation"
     assert "before" not in written
     # Nothing chose a checkpoint, so it is that of the last weights.
@@ -97,7 +97,7 @@ def test_the_module_keeps_its_last_weights_and_the_folder_the_best(small: Small,
     last = torch.load(tmp_path / "newest.ckpt", weights_only=True)
     assert distance(weights(learner), last["state_dict"]) == 0
     assert distance(weights(learner), state["state_dict"]) > 1e-4
-    assert read_json(tmp_path / "metrics.json")["best_checkpoint"] == "best.ckpt"
+    assert read_report(tmp_path / "metrics.json")["best_checkpoint"] == "best.ckpt"
 
 
 @pytest.mark.parametrize(("there", "expected"), [(True, "best.ckpt"), (False, None)])

@@ -25,8 +25,7 @@ from safetensors.torch import load_file
 
 import lit_metric
 from lit_metric.callbacks import RunReport, report
-from lit_metric.callbacks.run_folder import read_json
-from lit_metric.callbacks.summary import next_steps, table
+from lit_metric.callbacks.summary import next_steps, read_report, table
 from lit_metric.encoders import Encoder
 from tests.small import Small, distance, trainer, weights
 
@@ -80,7 +79,7 @@ def test_an_interrupted_run_keeps_the_encoder_of_its_checkpoint(
     with pytest.raises(raised):
         trainer(tmp_path, event, RunReport(), saving, max_epochs=5).fit(small.learner(), small.data())
     signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     assert written["ended"] == ended
     assert written["before"]
     assert "after" not in written
@@ -109,14 +108,14 @@ def test_without_a_checkpoint_a_signal_leaves_the_last_weights(small: Small, tmp
 def test_an_old_after_is_not_that_of_an_interrupted_part(small: Small, tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path / "checkpoints", "kept")
     trainer(tmp_path, RunReport(), saving, max_epochs=1).fit(small.learner(), small.data())
-    whole = read_json(tmp_path / "metrics.json")
+    whole = read_report(tmp_path / "metrics.json")
     assert whole["after"]
     assert whole["ended"] == "max_epochs"
     path = tmp_path / "checkpoints" / "kept.ckpt"
     fit = trainer(tmp_path, At(fail), RunReport(), max_epochs=3)
     with pytest.raises(ZeroDivisionError):
         fit.fit(small.learner(), small.data(), ckpt_path=path)
-    part = read_json(tmp_path / "metrics.json")
+    part = read_report(tmp_path / "metrics.json")
     assert part["before"] == whole["before"]
     assert "after" not in part
 
@@ -146,7 +145,7 @@ def test_a_full_disk_at_the_end_costs_neither_checkpoints_nor_the_report(
             fit.fit(learner, small.data())
     assert "The checkpoints are there: lit_metric.load(" in caplog.text
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
-    assert read_json(tmp_path / "metrics.json")["after"]
+    assert read_report(tmp_path / "metrics.json")["after"]
     assert not list(tmp_path.glob(".model*"))
     if not there:
         assert distance(weights(lit_metric.load(tmp_path)), weights(learner.encoder)) == 0
@@ -169,7 +168,7 @@ def test_a_report_that_cant_be_written_leaves_the_encoder(
     with pytest.raises(OSError, match="No space left"):
         trainer(tmp_path, RunReport()).fit(learner, small.data())
     assert distance(weights(lit_metric.load(tmp_path)), weights(learner.encoder)) == 0
-    assert read_json(tmp_path / "metrics.json")["before"]
+    assert read_report(tmp_path / "metrics.json")["before"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ def test_how_it_ended(
 ) -> None:
     callbacks = [] if callback is None else [callback]
     trainer(tmp_path, *callbacks, RunReport(), **limits).fit(small.learner(), small.data())
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     assert written["ended"] == ended
     assert written["after"]
     lit_metric.load(tmp_path)
@@ -226,14 +225,14 @@ def test_averaged_weights_are_what_is_kept(
         assert kept == {"kept.ckpt": True}
     else:  # the weights to resume from are those that are trained
         assert kept == {"kept.ckpt": False, "averaged.ckpt": True}
-        assert read_json(tmp_path / "metrics.json")["best_checkpoint"] == "checkpoints/averaged.ckpt"
+        assert read_report(tmp_path / "metrics.json")["best_checkpoint"] == "checkpoints/averaged.ckpt"
 
 
 def test_a_fit_ends_with_a_table_and_what_to_do_next(
     small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer(tmp_path, RunReport()).fit(small.learner(), small.data())
-    written = read_json(tmp_path / "metrics.json")
+    written = read_report(tmp_path / "metrics.json")
     lines = capsys.readouterr().out.splitlines()
     [place] = [number for number, line in enumerate(lines) if line.startswith("test split")]
     assert lines[place].split() == ["test", "split", "before", "after", "change"]
@@ -270,14 +269,19 @@ def test_before_is_the_first_point_of_the_curves(small: Small, tmp_path: Path) -
     from lit_metric.loggers import RunLogger
     from tests.end_to_end.command import logged
 
-    fit = trainer(tmp_path, RunReport(), logger=RunLogger("curves", str(tmp_path)), log_every_n_steps=50)
-    learner = small.learner()
-    fit.fit(learner, small.data(test=None))
-    folder = tmp_path / "curves"
-    before = json.loads((folder / "metrics.json").read_text())["before"]
-    curve = logged(folder, "val/map@r")
-    assert sorted(curve) == [0, 4, 9]
-    assert curve[0] == pytest.approx(before["map@r"])
-    # Epochs of five batches are in the curves of training, too.
-    assert sorted(logged(folder, "train/loss")) == sorted(logged(folder, "train/loss_epoch")) == [4, 9]
-    assert sorted(logged(folder, "train/effective_rank")) == [4, 9]
+    first: list[float] = []
+    for split, prefix in (("validation", "val"), ("test", "test")):
+        fit = trainer(tmp_path, RunReport(), logger=RunLogger(split, str(tmp_path)), log_every_n_steps=50)
+        fit.fit(small.learner(), small.data(**({"test": None} if split == "validation" else {})))
+        folder = tmp_path / split
+        report = json.loads((folder / "metrics.json").read_text())
+        assert report["split"] == split
+        assert logged(folder, f"{prefix}/map@r")[0] == pytest.approx(report["before"]["map@r"])
+        # Curves of validation begin before training, whatever the report is about.
+        curve = logged(folder, "val/map@r")
+        assert sorted(curve) == [0, 4, 9]
+        first.append(curve[0])
+        # Epochs of five batches are in the curves of training, too.
+        assert sorted(logged(folder, "train/loss")) == sorted(logged(folder, "train/loss_epoch")) == [4, 9]
+        assert sorted(logged(folder, "train/effective_rank")) == [4, 9]
+    assert first[0] == pytest.approx(first[1])

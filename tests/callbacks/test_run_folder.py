@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from lit_metric.callbacks.run_folder import read_json, run_folder, write_report
-from lit_metric.loggers import RunLogger
+from lit_metric.callbacks.summary import read_report, write_report
+from lit_metric.loggers import RunLogger, run_folder
 
 
 def test_json_there_and_back_and_no_nan(tmp_path: Path) -> None:
@@ -20,16 +20,16 @@ def test_json_there_and_back_and_no_nan(tmp_path: Path) -> None:
     write_report(path, {"after": {"map@r": float("nan"), "mrr": 0.25}, "steps": 3})
     assert json.loads(path.read_text()) == {"after": {"map@r": None, "mrr": 0.25}, "steps": 3}
     write_report(path, {"steps": 4})
-    assert read_json(path) == {"steps": 4}
+    assert read_report(path) == {"steps": 4}
     assert [each.name for each in path.parent.iterdir()] == ["metrics.json"]
 
 
 def test_what_cannot_be_read_is_nothing(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    assert read_json(path) == {}
+    assert read_report(path) == {}
     for text in ("[1]", '{"a": ', ""):
         path.write_text(text)
-        assert read_json(path) == {}
+        assert read_report(path) == {}
 
 
 class Foreign(DummyLogger):

@@ -168,9 +168,9 @@ def test_texts_of_judgements_may_be_in_memory_too() -> None:
 
 def test_no_library_is_imported_for_lists_and_dicts() -> None:
     code = (
-        "import sys; from lit_metric.data.in_memory import part_of;"
+        "import sys; from lit_metric.data.in_memory import part_of_object;"
         "from lit_metric.data.errors import Problems;"
-        "part_of([{'text': 'a'}], None, Problems(), ''); part_of(3, None, Problems(), '');"
+        "part_of_object([{'text': 'a'}], None, Problems(), ''); part_of_object(3, None, Problems(), '');"
         "print(*{'pandas', 'polars', 'datasets'} & {*sys.modules})"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lit_metric.data import DataError, Items, concatenate
+from lit_metric.data import DataError, Items
 
 
 def equal(items: Items) -> list[tuple[int, int]]:
@@ -49,18 +49,6 @@ def test_one_text_each_and_as_many_keys_as_items():
         Items.encode([["a"]], kind="bag")
     with pytest.raises(TypeError, match="item 0 is the string"):
         Items.encode(["ab"], kind="set")
-
-
-def test_splits_share_ids_and_texts():
-    rows, splits = concatenate({"train": [["a"], ["b"]], "validation": [], "test": [["a"], ["c"]]})
-    assert {name: ids.tolist() for name, ids in splits.items()} == {
-        "train": [0, 1],
-        "validation": [],
-        "test": [2, 3],
-    }
-    items, vocabulary = Items.encode(rows)
-    assert len(vocabulary) == 3
-    assert equal(items) == [(2, 0)]
 
 
 def test_a_text_in_two_roles_is_two_texts_of_the_same_content():

@@ -101,7 +101,7 @@ def damage_all(path: Path) -> None:
 
 
 def damage_kind(path: Path) -> None:
-    tokens_module._publish(path, torch.zeros(0).int().numpy(), torch.zeros(1).long().numpy())
+    tokens_module._write(path, torch.zeros(0).int().numpy(), torch.zeros(1).long().numpy())
 
 
 @pytest.mark.parametrize("damage", [damage_end, damage_middle, damage_all, damage_kind])
@@ -131,7 +131,7 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path, vocabulary, monkeypatch)
 
 def test_a_writer_that_loses_the_race_disturbs_nobody(tmp_path, vocabulary):
     first = tokenize(vocabulary, Bytes(), tmp_path)
-    tokens_module._publish(first.path, first.values, first.offsets)
+    tokens_module._write(first.path, first.values, first.offsets)
     assert first.select(torch.tensor([3003])).tolist() == naive([3003])
     assert Tokens(first.path).select(torch.tensor([3003])).tolist() == naive([3003])
     assert len(files(tmp_path)) == 1

@@ -125,9 +125,9 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "a.jsonl",
             lines(*LABELLED, *LABELLED),
             ["--data.planner.classes=64"],
-            "PKPlanner(classes=64) asks for 64 different classes in a batch, but the items have only 2 with "
+            "PKPlanner(classes=64) needs 64 different classes in a batch, but the items have only 2 with "
             "1 or more labelled members; lower it to at most 2, or give more data",
-            id="fewer classes than a batch asks for",
+            id="fewer classes than a batch needs",
         ),
         pytest.param(
             "a.csv",

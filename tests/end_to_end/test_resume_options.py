@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging, Timer
 
 from lit_metric import MetricLearner, Miner, Refresh, TextEncoder
 from lit_metric.batching import PKPlanner
@@ -211,6 +211,20 @@ def test_early_stopping_has_the_patience_of_the_resumed_run(
     go_on(small, tmp_path, path, patient, lr=1e-12)
     assert patient.patience == 50
     assert "patience of EarlyStopping 1 → 50" in caplog.text
+
+
+def test_a_limit_of_time_counts_earlier_parts_and_says_so(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = checkpoint(small, tmp_path, Timer({"hours": 1}))
+    state = torch.load(path, weights_only=True)
+    state["callbacks"]["Timer"]["time_elapsed"]["train"] = 3000.0
+    torch.save(state, path)
+    caplog.set_level(logging.INFO)
+    timer = Timer({"hours": 1})
+    go_on(small, tmp_path, path, timer, epochs=3)
+    assert 3000 < timer.time_elapsed() < 3600
+    assert "max_time counts the earlier parts of this run, too: 0:50:00 of 1:00:00 are used" in caplog.text
 
 
 def test_rates_that_averaging_has_set_stay_or_the_change_is_refused(small: Small, tmp_path: Path) -> None:
