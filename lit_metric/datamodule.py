@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,18 +44,18 @@ from lit_metric.data import (
     tokenize,
 )
 from lit_metric.data.checks import check
+from lit_metric.data.dataset import check_names, union
 from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.formats import AUTO
 from lit_metric.data.in_memory import SOURCES
-from lit_metric.data.mixture import check_names, union
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.table import log_unused_columns
 from lit_metric.data.tokens import default_cache_dir, log_truncation
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableVectors, give_texts
-from lit_metric.refresh import Refresh
+from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
 from lit_metric.renamed import refuse_old_names
 
 log = logging.getLogger(__name__)
@@ -194,9 +194,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.max_tokens = max_tokens
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
-        self.tables: Path | None = None
-        self.version_for: Callable[[int, int], int] = _zero
-        self.planned_for: Callable[[int], int] = _zero
+        self.refresher: Refresher | None = None
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -313,19 +311,55 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """Planned batches of every epoch, all ranks together; known before there is a loader."""
         return self.planner.length(self.splits["train"], self.relations, self.seed)
 
+    def mining_task(self, tables: Path, tokenizer: str) -> MiningTask:
+        """What is mined, into the folder ``tables``, by an encoder whose tokenizer has that fingerprint."""
+        assert self.miner is not None
+        assert self.dataset is not None
+        ids = anchors = self.splits["train"].sort().values
+        among: tuple[Tensor | None, Tensor | None] = (None, None)  # all training items are both
+        if (name := self.dataset.corpus_of("train")) is not None:
+            among = anchors, self.splits[name]
+            ids = torch.cat(among).unique()
+        return MiningTask(
+            self.miner,
+            self.items,
+            self.collator.tokens,
+            self.relations,
+            ids,
+            *among,
+            tables=tables,
+            fingerprint=self.corpus,
+            tokenizer=hashlib.sha256(tokenizer.encode()).hexdigest()[:32],
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            publish_vectors=self.planner.uses_vectors,
+        )
+
+    def start_refresher(self, run: TrainingRun, state: dict[str, Any]) -> Refresher:
+        """Start what keeps the table of negatives fresh, on all ranks; ``state`` is that of a checkpoint."""
+        task = self.mining_task(run.folder / "negatives", run.encoder.tokenizer.fingerprint)
+        ahead = self.num_workers * self.prefetch_factor + 1
+        self.refresher = start_refresher(self.refresh, task, run, ahead, state)
+        return self.refresher
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Planned batches; see :mod:`lit_metric.batching.loader`."""
         if "train" not in self.splits:
             raise DataError("there is nothing to train on: give train=")
         negatives = vectors = None
+        versions: dict[str, Any] = {}
         if self.miner is not None:
-            if self.tables is None:
+            if self.refresher is None:
                 raise RuntimeError("a miner needs MiningCallback, which MetricLearner brings along")
+            refresher, number = self.refresher, self.refresher.timetable.batch
+            versions["before_fn"] = lambda epoch, step: refresher.before_batch(number(epoch, step))
+            versions["version_fn"] = lambda epoch, step: refresher.version(number(epoch, step))
+            tables = refresher.task.tables
             if self.miner.negatives:
                 # Random negatives pass no filter.
-                negatives = self.miner.source(self.tables, self.relations.labelled_only(), self.corpus)
+                negatives = self.miner.source(tables, self.relations.labelled_only(), self.corpus)
             if self.planner.uses_vectors:
-                vectors = TableVectors(self.tables, self.corpus)
+                vectors = TableVectors(tables, self.corpus)
         dataset = PlanDataset(
             self.planner,
             self.splits["train"],
@@ -340,8 +374,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         sampler = PlanSampler(
             len(dataset),
             position_fn=lambda: resume_position(self.trainer),
-            version_fn=lambda epoch, step: self.version_for(epoch, step),
-            planned_fn=None if vectors is None else lambda epoch: self.planned_for(epoch),
+            **versions,
         )
         workers: dict[str, Any] = {}
         if self.num_workers:
@@ -395,11 +428,6 @@ def _planner_for(dataset: Dataset) -> BatchPlanner:
         # Scores of documents for a query come from a teacher, and its losses compare them with each other.
         return ScoredPairPlanner(together=not getattr(dataset.relations, "symmetric", True))
     return PLANNERS[dataset.planned]()
-
-
-def _zero(*place: int) -> int:
-    """The version in use where nothing is mined."""
-    return 0
 
 
 refuse_old_names(__name__)

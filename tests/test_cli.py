@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from lit_metric import cli
 from lit_metric.cli import messages
 from lit_metric.cli.run_name import RUN, name_run
-from lit_metric.mining.supervisor import MiningFailed
+from lit_metric.refresh import MiningFailed
 from tests.end_to_end.command import ROOT, run
 from tests.small import Small
 

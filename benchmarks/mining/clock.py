@@ -86,13 +86,8 @@ class Clock(Callback):
         self._aside += time.perf_counter() - now
 
     def _keep_table(self, trainer: Trainer) -> None:
-        from lit_metric.callbacks import MiningCallback
-        from lit_metric.mining import NegativeTable
-
-        [mining] = [each for each in trainer.callbacks if isinstance(each, MiningCallback)]  # type: ignore[attr-defined]
-        root = trainer.datamodule.tables  # type: ignore[attr-defined]
-        used = mining.uses.at(mining.trained - 1).version
-        table = NegativeTable.open(root, used, verify=False)
+        refresher = trainer.datamodule.refresher  # type: ignore[attr-defined]
+        table = refresher.task.open(refresher.version(refresher.trained - 1), verify=False)
         self.tables[int(table.manifest["step"])] = np.array(table.ids)
 
 

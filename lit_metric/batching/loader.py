@@ -143,10 +143,10 @@ class PlanSampler(DistributedSampler[Step]):
         position_fn: returns the epoch about to be iterated, and how many of its batches have been trained on
             already. By default the epoch of the last ``set_epoch``, and none. It may be called twice for an
             epoch (persistent workers do so), so it must have no effect.
-        version_fn: called with ``(epoch, step)`` just before each batch is handed out, which is the loader's
-            prefetching ahead of its use; by default 0. It may wait.
-        planned_fn: called with ``epoch`` after that, for the version that the epoch is planned by; by default
-            0.
+        before_fn: called with ``(epoch, step)`` just before a batch is handed out, which is the loader's
+            prefetching ahead of its use. It makes the batch's version available, and may wait.
+        version_fn: called with ``(epoch, step)`` after that; returns the version of the table of negatives
+            that a batch uses, by default 0. The version of step 0 is the one that the epoch is planned by.
 
     With Lightning::
 
@@ -157,14 +157,14 @@ class PlanSampler(DistributedSampler[Step]):
         self,
         length: int,
         position_fn: Callable[[], tuple[int, int]] | None = None,
+        before_fn: Callable[[int, int], None] | None = None,
         version_fn: Callable[[int, int], int] | None = None,
-        planned_fn: Callable[[int], int] | None = None,
     ) -> None:
         super().__init__(range(length), num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
         self.length = length
         self.position_fn = position_fn
+        self.before_fn = before_fn
         self.version_fn = version_fn
-        self.planned_fn = planned_fn
 
     def __len__(self) -> int:
         return self.length
@@ -177,8 +177,10 @@ class PlanSampler(DistributedSampler[Step]):
 
     def _steps(self, epoch: int, start: int) -> Iterator[Step]:
         for step in range(start, self.length):
-            version = 0 if self.version_fn is None else self.version_fn(epoch, step)
-            yield Step(epoch, step, version, 0 if self.planned_fn is None else self.planned_fn(epoch))
+            if self.before_fn is not None:
+                self.before_fn(epoch, step)
+            versions = (0, 0) if self.version_fn is None else [self.version_fn(epoch, at) for at in (step, 0)]
+            yield Step(epoch, step, *versions)
 
 
 def resume_position(trainer: Any) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from lit_metric.cli import TRAINING
 from lit_metric.data import BadRows, DataError
 from lit_metric.data.errors import listed, most_similar
 from lit_metric.mining import TableError
-from lit_metric.mining.supervisor import MiningFailed
+from lit_metric.refresh import MiningFailed
 from lit_metric.renamed import refused_argument, refused_name
 
 USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, ValueError, TypeError)

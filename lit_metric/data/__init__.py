@@ -14,7 +14,7 @@ from lit_metric.data.formats import (
     Triples,
     guess_supervision,
 )
-from lit_metric.data.items import Items
+from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import read_table
 from lit_metric.data.relations import (
@@ -26,7 +26,6 @@ from lit_metric.data.relations import (
 )
 from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
-from lit_metric.data.vocabulary import Vocabulary
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What the model sees at a step: distinct texts, distinct items, and who is compared with whom."""
+"""A batch: distinct texts, distinct items, and which items are compared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Batch:
         roles: ``[I]`` int64 numbers of the items' roles, 0 for queries, or None where items have none.
         weights: float32 > 0, how much each of ``items.values`` counts in its item, or None.
         skip: ``[U]`` int64, how many leading tokens of each text are kept out of pooling, or None.
-        task: the data set of a mixture that the batch comes from.
+        task: the number of the batch's data set in a mixture.
         mined_negatives: ``[A, n]`` int64 global ids of the hard negatives of each anchor, -1 for none;
             None where nothing is mined.
     """

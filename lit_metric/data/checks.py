@@ -1,4 +1,4 @@
-"""What must hold of a data set before it is worth training on."""
+"""Checks of a data set before training on it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def class_counts(relations: Relations, ids: Tensor | None) -> Tensor:
 
 
 def check(dataset: Dataset, alone: bool) -> None:
-    """Refuse training data in which nothing belongs together, and say what evaluations will miss.
+    """Refuse training data in which nothing belongs together, and log what evaluations will miss.
 
     Args:
         dataset: what was read.
@@ -46,8 +46,19 @@ def check(dataset: Dataset, alone: bool) -> None:
     train, relations = dataset.splits.get("train"), dataset.relations
     if train is not None:
         if isinstance(relations, PairRelations):
-            _check_pairs(relations, train, dataset.planned)
-            _check_scores(dataset)
+            if dataset.planned == "pairs" and not len(relations.all_positives(train).values):
+                raise DataError(
+                    f"none of the {len(train)} training anchors has a positive, so nothing belongs together; "
+                    "is positive_from= too high, or score= the wrong column?"
+                )
+            pairs = dataset.pairs.get("train")
+            if pairs is not None and len(pairs) > 1 and bool((pairs.targets == pairs.targets[0]).all()):
+                logger.warning(
+                    "all %d scores of the training pairs are %g, and losses that compare scores learn "
+                    "nothing from them: without score=, all pairs belong together",
+                    len(pairs),
+                    float(pairs.targets[0]),
+                )
         elif isinstance(relations, LabelRelations | MultiLabelRelations):
             _check_classes(dataset, relations, train)
             for split in ("validation", "test"):
@@ -79,7 +90,7 @@ def _check_classes(dataset: Dataset, relations: Classified, train: Tensor) -> No
 
 
 def _check_common(relations: Classified, train: Tensor, ids: Tensor, split: str) -> None:
-    """Say how many items of a split have no class in common with the training items."""
+    """Log how many items of a split have no class in common with the training items."""
     known, asked = (class_counts(relations, each) > 0 for each in (train, ids))
     labels = relations.labels
     if isinstance(labels, Ragged):
@@ -107,25 +118,6 @@ def _check_common(relations: Classified, train: Tensor, ids: Tensor, split: str)
         theirs,
         ours,
     )
-
-
-def _check_pairs(relations: PairRelations, train: Tensor, planned: str) -> None:
-    if planned == "pairs" and not len(relations.all_positives(train).values):
-        raise DataError(
-            f"none of the {len(train)} training anchors has a positive, so nothing belongs together; is "
-            "positive_from= too high, or score= the wrong column?"
-        )
-
-
-def _check_scores(dataset: Dataset) -> None:
-    pairs = dataset.pairs.get("train")
-    if pairs is not None and len(pairs) > 1 and bool((pairs.targets == pairs.targets[0]).all()):
-        logger.warning(
-            "all %d scores of the training pairs are %g, and losses that compare scores learn nothing of "
-            "them: without score=, the pairs are those that belong together",
-            len(pairs),
-            float(pairs.targets[0]),
-        )
 
 
 def _check_validation(relations: LabelRelations, ids: Tensor) -> None:

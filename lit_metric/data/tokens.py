@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from lit_metric.data.items import Vocabulary
 from lit_metric.data.progress import track
 from lit_metric.data.ragged import Ragged
-from lit_metric.data.vocabulary import Vocabulary
 from lit_metric.store import replacing
 
 logger = logging.getLogger(__name__)

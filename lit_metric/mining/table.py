@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lit_metric import store
 from lit_metric.index import Similarity
-from lit_metric.mining import faults
 from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
 from lit_metric.mining.files import TableError
 from lit_metric.mining.published import Embedded, size_of, write_vectors
@@ -161,7 +160,6 @@ class NegativeTable:
         for name, array in arrays.items():
             store.write_array(folder / f"{name}.npy", array)
         published = write_vectors(folder, vectors) if vectors else {}
-        faults.reached("write")
         store.write_json(folder / store.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
         whence = {
@@ -171,7 +169,6 @@ class NegativeTable:
             "report": self.report,
             "settings": self.settings,
         }
-        faults.reached("publish")
         store.write_manifest(
             folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **whence}
         )

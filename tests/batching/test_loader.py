@@ -183,31 +183,23 @@ def test_the_position_is_asked_when_iteration_begins_not_at_the_first_batch():
     assert list(steps) == [(1, 0, 0, 0), (1, 1, 0, 0)]
 
 
-def test_versions_are_asked_batch_by_batch():
+def test_each_version_is_made_available_before_its_batch_and_an_epoch_is_planned_by_that_of_its_first():
     current = {"version": 0}
+    calls = []
+
+    def before(epoch: int, step: int) -> None:
+        calls.append((epoch, step))
 
     def version(epoch: int, step: int) -> int:
+        assert calls[-1] in ((epoch, step), (epoch, 1), (epoch, 2))
         return 100 * epoch + 10 * step + current["version"]
 
-    steps = iter(PlanSampler(3, lambda: (1, 0), version_fn=version))
-    assert next(steps) == (1, 0, 100, 0)
+    steps = iter(PlanSampler(3, lambda: (1, 1), before, version))
+    assert next(steps) == (1, 1, 110, 100)
+    assert calls == [(1, 1)]
     current["version"] = 1
-    assert list(steps) == [(1, 1, 111, 0), (1, 2, 121, 0)]
-
-
-def test_what_an_epoch_is_planned_by_is_asked_after_the_version_of_its_first_batch():
-    asked = []
-
-    def version(epoch: int, step: int) -> int:
-        asked.append((epoch, step))
-        return len(asked)
-
-    def planned(epoch: int) -> int:
-        assert asked[-1][0] == epoch
-        return 100 * epoch
-
-    sampler = PlanSampler(3, lambda: (2, 1), version, planned)
-    assert plain(sampler) == [(2, 1, 1, 200), (2, 2, 2, 200)]
+    assert list(steps) == [(1, 2, 121, 101)]
+    assert calls == [(1, 1), (1, 2)]
 
 
 def test_a_plain_loop_tells_the_epoch_by_set_epoch():

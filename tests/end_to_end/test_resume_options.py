@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Stochast
 
 from lit_metric import MetricLearner, Miner, Refresh, TextEncoder
 from lit_metric.batching import PKPlanner
-from lit_metric.callbacks import MiningCallback
 from lit_metric.losses import InfoNCELoss, Loss, TripletLoss
 from tests.small import Small, Watch, trainer
 
@@ -256,8 +255,8 @@ def test_a_miner_starts_anew_where_batches_are_counted_otherwise(small: Small, t
     mining: Any = {"miner": Miner(candidates=5, negatives=2), "refresh": Refresh(mode="inline")}
     trainer(tmp_path, saving, max_epochs=2).fit(learner(small), small.data(**mining))
     data = small.data(**mining, planner=PKPlanner(3, 3))
-    watch, fit, _ = go_on(small, tmp_path, tmp_path / "ckpt" / "kept.ckpt", data=data)
+    watch, _, _ = go_on(small, tmp_path, tmp_path / "ckpt" / "kept.ckpt", data=data)
     assert watch.epochs == [2] * 7 + [3] * 7
-    [callback] = [each for each in fit.callbacks if isinstance(each, MiningCallback)]
-    assert [(use.first, use.taken) for use in callback.uses.uses] == [(21, 21)]
+    assert data.refresher is not None
+    assert [(use.first, use.taken) for use in data.refresher.uses.uses] == [(21, 21)]
     assert all(len(met) > len(own) for own, met in zip(watch.anchors, watch.candidates, strict=True))

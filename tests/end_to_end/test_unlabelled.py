@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.data import Labels
-from lit_metric.mining import NegativeFilter, NegativeTable, RelativeMargin, UniformWindow, WithRandom
+from lit_metric.mining import NegativeFilter, RelativeMargin, UniformWindow, WithRandom
 from tests.small import Small, Watch, questions, trainer, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -64,8 +64,8 @@ def test_a_miner_proposes_those_that_its_filters_let_pass(
     similar = np.asarray(vectors @ vectors.T, dtype=np.float64)
     labels = content.relations.labels[ids].tolist()  # type: ignore[attr-defined]
     known = {text for text, label in zip(texts, labels, strict=True) if label >= 0}
-    assert content.tables is not None
-    table = NegativeTable.open(content.tables, 1)
+    assert content.refresher is not None
+    table = content.refresher.task.open(1)
     proposed = 0
     for row, anchor in enumerate(ids.tolist()):
         found = table.candidates(torch.tensor([anchor])).ids[0]
@@ -97,8 +97,8 @@ def test_those_that_were_mined_are_negatives_of_the_anchors_that_they_were_mined
     labels = content.relations.labels.tolist()  # type: ignore[attr-defined]
     anchors, candidates = watch.anchors[0], watch.candidates[0]
     assert set(candidates) & set(unlabelled.tolist())
-    assert content.tables is not None
-    table = NegativeTable.open(content.tables, 1)
+    assert content.refresher is not None
+    table = content.refresher.task.open(1)
     drawn = miner.draw(table, torch.tensor(anchors), content.relations, content.seed, 0, 0).tolist()
     texts = [[content.texts_of(item)[0] for item in items] for items in (anchors, candidates)]
     encoder = small.learner().encoder

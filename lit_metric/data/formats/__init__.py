@@ -45,6 +45,11 @@ def guess_supervision(table: Table, split: str | None = AUTO) -> Supervision:
         DataError: for triples, and for judgements without files of texts: only the caller can say where the
             texts are.
     """
+
+    def holds_texts(column: str) -> bool:  # not ids, which are single words
+        values = table.peek(column)[:100]
+        return any(" " in value if isinstance(value, str) else isinstance(value, list) for value in values)
+
     needs = "Judgements(queries=..., corpus=...)"
     pair = usual_pair(table)
     if pair is None:
@@ -52,7 +57,7 @@ def guess_supervision(table: Table, split: str | None = AUTO) -> Supervision:
             needs = "Triples(entities=...)"
         elif not (table.guess(QUERY_NAMES) and table.guess(DOCUMENT_NAMES)):
             return Labels(split=split)
-    elif pair[2] or any(_holds_texts(table, column) for column in pair[:2]):
+    elif pair[2] or any(map(holds_texts, pair[:2])):
         return Pairs(symmetric=pair[2], split=split)
     path = Path(table.name)
     folders = (path.parent, path.parent.parent) if path.is_file() and needs.startswith("Judgements") else ()
@@ -68,9 +73,3 @@ def guess_supervision(table: Table, split: str | None = AUTO) -> Supervision:
         f"{table.layout}, ids of texts that stand elsewhere: say where by "
         f"supervision: lit_metric.data.{needs}"
     )
-
-
-def _holds_texts(table: Table, column: str) -> bool:
-    """Whether a column that could be of ids or of texts holds more than single words."""
-    values = table.peek(column)[:100]
-    return any(" " in value if isinstance(value, str) else isinstance(value, list) for value in values)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from lit_metric.data.errors import Problems, listed, listed_rows
+from lit_metric.data.items import surrogate_at
 from lit_metric.data.table import Table
-from lit_metric.data.vocabulary import surrogate_at
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ Unlabelled = Literal["ignored", "negative"]
 class Relations(ABC):
     """Answers, for any lists of global item ids, which pairs are positive and which may be negative.
 
-    Ids are int64 tensors on the same device as the relations. A pair may be neither: duplicates of one text
-    under two labels, or pairs about which nothing is known, teach nothing either way.
+    Ids are int64 tensors on the same device as the relations. A pair may be neither positive nor negative,
+    such as duplicates of one text under two labels, or pairs about which nothing is known.
     """
 
     @abstractmethod
@@ -51,21 +51,21 @@ class Relations(ABC):
     def positives(self, anchors: Tensor, among: Tensor) -> Ragged:
         """The positives of each of ``anchors [A]`` out of the ids ``among [M]``.
 
-        Row ``a`` holds those ids for which :meth:`positive` is true, in the order (and as often) as they
-        stand in ``among``.
+        Row ``a`` holds the ids for which :meth:`positive` is true, in the order of ``among``, repeats
+        included.
         """
 
     def blocks(self, anchors: Tensor, among: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Anchors that share positives, to be compared with those in one matrix product.
+        """Blocks of anchors that share positives, so that one matrix product compares them.
 
         Args:
             anchors: ``[A]`` ids.
-            among: ``[M]`` distinct ids of which positives are asked.
-            size: anchors of a block at most.
+            among: ``[M]`` distinct ids, the possible positives.
+            size: the largest number of anchors of a block.
 
         Yields:
-            Places in ``anchors``, and distinct ids out of ``among`` that hold all positives of these anchors,
-            and others. Anchors without positives may be in no block, all others are in one.
+            Positions in ``anchors``, and distinct ids out of ``among`` that include all positives of these
+            anchors. Each anchor with positives is in one block.
         """
         first = anchors.clone()
         for rows in torch.arange(len(anchors), device=anchors.device).split(size):
@@ -79,10 +79,11 @@ class Relations(ABC):
         """A copy on ``device``."""
 
     def labelled_only(self) -> Relations:
-        """The same without negatives that only a miner's filters make likely, such as items without labels.
+        """The same relations without negatives that only a miner's filters make likely, such as items without
+        labels.
 
-        What is drawn without looking at scores is drawn by these, and in a batch they hold for all pairs that
-        were not drawn for one another.
+        Random negatives are drawn by these relations. In a batch they hold for all pairs but an anchor and
+        the negatives that were mined for it.
         """
         return self
 
@@ -97,8 +98,7 @@ class Relations(ABC):
     def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: how much they belong together, or NaN.
 
-        NaN says that nothing is known. Where nothing finer than :meth:`positive` is known, a positive has 1
-        and all else NaN.
+        NaN means that nothing is known. Relations without grades give 1 to positives, and NaN to all else.
         """
         positive = self.positive(anchors, candidates)
         unknown = torch.full(positive.shape, torch.nan, dtype=torch.float32, device=positive.device)
@@ -109,9 +109,9 @@ Question = Callable[[Relations, Tensor, Tensor], Tensor]
 
 
 class UnionRelations(Relations):
-    """Data sets laid end to end, each with relations of its own; nothing is known across them.
+    """Several data sets end to end, each with relations of its own; nothing is known across them.
 
-    Items of two parts are neither positives nor negatives of one another. Each part numbers its items from 0.
+    Items of two parts are neither positives nor negatives of each other. Each part numbers its items from 0.
 
     Args:
         parts: the parts' relations.
@@ -148,7 +148,7 @@ class UnionRelations(Relations):
         return torch.searchsorted(self.offsets.to(ids.device), ids.contiguous(), right=True) - 1
 
     def own(self, part: int, ids: Tensor) -> Tensor:
-        """Those of ``ids`` that belong to ``part``, as it numbers them."""
+        """The ``ids`` that belong to ``part``, as it numbers them."""
         return ids[self.part_of(ids) == part] - self.offsets[part].to(ids.device)
 
     def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class UnionRelations(Relations):
         return self._matrix(answer, anchors, candidates, lambda part, a, c: part.excluded(a, c))
 
     def targets(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: what the part says, NaN across parts."""
+        """``[A]`` and ``[C]`` ids to a float32 ``[A, C]``: the targets of each part, NaN across parts."""
         answer = torch.full(
             (len(anchors), len(candidates)), torch.nan, dtype=torch.float32, device=anchors.device
         )
@@ -194,7 +194,7 @@ class UnionRelations(Relations):
         return UnionRelations(parts, self.offsets)
 
     def _by_part(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each part, where its ids stand within ``ids [n]``, and those ids as it numbers them."""
+        """For each part, the positions of its ids within ``ids [n]``, and those ids as it numbers them."""
         part_of = self.part_of(ids)
         places = [(part_of == number).nonzero()[:, 0] for number in range(len(self.parts))]
         return [(rows, ids[rows] - start) for rows, start in zip(places, self.offsets.tolist(), strict=False)]

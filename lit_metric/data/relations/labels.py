@@ -40,17 +40,17 @@ class LabelRelations(Relations):
     """One class label per item: equal labels belong together.
 
     An unlabelled item (label -1) is neither a positive nor a negative of anything, since it may belong to any
-    class; ``unlabelled`` can admit it as a negative. Items of equal content are never negatives of one
-    another, whatever their labels.
+    class; ``unlabelled`` can admit it as a negative. Items of equal content are never negatives of each
+    other, whatever their labels.
 
     Args:
         labels: ``[N]`` int64 class of each item, an index into ``classes``, or -1.
         classes: the classes' names.
         fingerprints: ``[N]`` int64, equal for items of equal content.
         unlabelled: what an unlabelled item is to a labelled one: ``"ignored"``, or a ``"negative"``. No class
-            planner puts it into a batch, so it gets there only if a miner proposes it for an anchor and its
-            filters let it pass. It is still nobody's positive, nothing is a negative of it, and neither is it
-            one where a labelled item has equal content.
+            planner puts it into a batch. It gets there only if a miner proposes it for an anchor and its
+            filters accept it. It has no positives and no negatives of its own, and it is no negative if a
+            labelled item has equal content.
 
     Raises:
         ValueError: when ``unlabelled`` is neither.
@@ -178,17 +178,17 @@ class LabelRelations(Relations):
 class MultiLabelRelations(Relations):
     """Any number of class labels per item: items that share some belong together.
 
-    How much two items share is the Jaccard index of their classes, those in common over those in either. Any
-    overlap makes them positive, or one of at least ``overlap`` if that is given; items that overlap less are
-    negatives. An item without labels is neither a positive nor a negative of anything, since it may belong to
-    any class; ``unlabelled`` can admit it as a negative. Items of equal content are never negatives of one
-    another, whatever their labels.
+    The overlap of two items is the Jaccard index of their classes: the number in common over the number in
+    either. Any overlap makes them positive, or an overlap of at least ``overlap`` if that is given; items
+    that overlap less are negatives. An item without labels is neither a positive nor a negative of anything,
+    since it may belong to any class; ``unlabelled`` can admit it as a negative. Items of equal content are
+    never negatives of each other, whatever their labels.
 
     Args:
         labels: ``N`` rows of classes, indices into ``classes``, in any order; repeats count once.
         classes: the classes' names.
         fingerprints: ``[N]`` int64, equal for items of equal content.
-        overlap: the least Jaccard index of a positive pair, in [0, 1]; 0: one class in common will do.
+        overlap: the least Jaccard index of a positive pair, in [0, 1]; 0: one class in common is enough.
         unlabelled: what an item without labels is to one that has some; see
             :class:`~lit_metric.data.LabelRelations`.
 
@@ -268,7 +268,7 @@ class MultiLabelRelations(Relations):
         by_class = self._by_class.of(among, self._group)
         own = self.labels.select(anchors)
         labelled = (own.lengths > 0).nonzero().squeeze(1)
-        # Items whose first class is the same reach many others alike.
+        # Items with the same first class share many other items.
         first = own.values[own.offsets[labelled]]
         for rows in labelled[first.argsort(stable=True)].split(size):
             yield rows, among[by_class.select(own.select(rows).values.unique()).values.unique()]

@@ -1,4 +1,4 @@
-"""Finding pairs among many without ever laying out all that there could be."""
+"""Find pairs among many without a matrix of all possible pairs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Value = TypeVar("Value")
 
 
 class Memo(Generic[Value]):
-    """What was last computed from a tensor, for as long as that same tensor is asked about, unchanged.
+    """The last result computed from a tensor, as long as the same tensor is given again, unchanged.
 
-    A miner asks about its corpus once for each block of anchors; sorting it each time would cost more than
-    the answers. A copy, or what another process is sent, starts without it.
+    A miner needs its corpus sorted for each block of anchors; sorting it each time would cost more than the
+    search. A copy, or an object that is sent to another process, starts empty.
 
     Example:
         >>> memo, ids = Memo[Tensor](), torch.tensor([3, 1])
@@ -30,7 +30,7 @@ class Memo(Generic[Value]):
     _last: tuple[Tensor, int, Value] | None = None
 
     def of(self, tensor: Tensor, compute: Callable[[Tensor], Value]) -> Value:
-        """``compute(tensor)``, or what that gave before."""
+        """``compute(tensor)``, or its result of last time."""
         if tensor.is_inference():  # has no count of its changes
             return compute(tensor)
         last = self._last
@@ -43,7 +43,7 @@ class Memo(Generic[Value]):
 
 
 class Sorted(NamedTuple):
-    """Ids in ascending order, and where each stood."""
+    """Ids in ascending order, and the position of each before sorting."""
 
     values: Tensor
     order: Tensor
@@ -70,11 +70,11 @@ def spread(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PairSet:
-    """Pairs (row, column) of numbers below ``size``, held as sorted keys ``row * size + column``.
+    """Pairs (row, column) of numbers below ``size``, as sorted keys ``row * size + column``.
 
     Args:
         keys: ``[E]`` int64, rising.
-        size: how many rows, and columns, there could be; at most 2³¹.
+        size: the number of possible rows, and of columns; at most 2³¹.
 
     Example:
         >>> pairs = PairSet.of(torch.tensor([2, 0, 2]), torch.tensor([1, 3, 0]), size=4)
@@ -90,7 +90,7 @@ class PairSet:
 
     @classmethod
     def of(cls, rows: Tensor, columns: Tensor, size: int) -> PairSet:
-        """The distinct ones of the pairs ``rows [P]`` and ``columns [P]``, in any order."""
+        """The distinct pairs of ``rows [P]`` and ``columns [P]``, given in any order."""
         return cls((rows * size + columns).unique(), size)
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class PairSet:
     def join(self, rows: Tensor, columns: Sorted) -> tuple[Tensor, Tensor, Tensor]:
         """All pairs between ``rows [A]`` and the ``[C]`` numbers sorted in ``columns``.
 
-        Takes memory for the pairs of those rows, and for those found.
+        Needs memory for the pairs of those rows, and for the result.
 
         Returns:
             Positions within ``rows``, positions within the columns before they were sorted, and positions
@@ -148,13 +148,13 @@ class PairSet:
 
 
 def in_order_of(columns: Tensor, rows: Tensor, count: int, among: Tensor) -> Ragged:
-    """What was found, as rows of ids in the order in which they stand in ``among [M]``.
+    """Pairs as rows of ids in the order of ``among [M]``.
 
     Args:
         columns: ``[E]`` positions within ``among``.
         rows: ``[E]`` row of each, below ``count``.
-        count: how many rows there are.
+        count: the number of rows.
     """
-    # One sort by a number that holds both: the found are few beside all that there could be.
+    # One sort by a number that holds both.
     keys = (rows * max(len(among), 1) + columns).sort().values
     return Ragged.from_lengths(among[keys % max(len(among), 1)], torch.bincount(rows, minlength=count))

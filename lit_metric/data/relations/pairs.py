@@ -1,4 +1,4 @@
-"""Pairs, judgements and triples: what is known about one item and another."""
+"""Relations of judged pairs: pairs, relevance judgements, scores and triples."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class PairRelations(Relations):
     """Judgements of single pairs: questions with answers, graded relevance, scores, 0/1 pairs, graph triples.
 
     A pair judged at least ``positive_from`` is positive; one judged below it is a negative given explicitly.
-    Of a pair that nobody judged, ``unjudged`` says whether it may serve as a negative. Items of equal content
-    never do: neither of one another, nor where either could stand in for an item of a positive or ignored
-    pair. That holds for judged pairs too: who is judged positive in one place and negative in another, under
-    equal texts, is no negative.
+    ``unjudged`` says whether a pair that nobody judged may serve as a negative. Items of equal content are
+    never negatives of each other, and stand in for each other in positive and ignored pairs. That holds for
+    judged pairs, too: a pair that is judged negative is no negative if its texts are judged positive
+    elsewhere.
 
-    Memory is linear in the number of judgements, and questions about ``A × C`` pairs are answered by joining
-    the anchors' judgements with the sorted candidates.
+    Memory is linear in the number of judgements. ``A × C`` pairs are looked up by joining the anchors'
+    judgements with the sorted candidates.
 
     Attributes:
         contents: ``[N]`` int64, numbers the distinct fingerprints.
-        ignores: whether pairs were given as ``ignored``, be they none.
+        ignores: whether ``ignored`` was given, even without pairs.
         clashes: pairs of contents that must not meet as negatives: equal ones, positive and ignored ones.
 
     Args:
@@ -39,8 +39,8 @@ class PairRelations(Relations):
         grades: ``[P]`` grades or scores, or None: then all pairs have grade 1.
         fingerprints: ``[N]`` int64, equal for items of equal content.
         positive_from: the least grade that makes a pair positive; None: any above 0.
-        unjudged: what pairs without a judgement are: a ``"negative"``, or ``"ignored"``, which leaves an
-            anchor those negatives that were given for it and no others.
+        unjudged: what pairs without a judgement are: a ``"negative"``, or ``"ignored"``; then only given
+            negatives are negatives.
         ignored: ids ``[Q]`` and ``[Q]`` of pairs that are neither positive nor negative, such as facts of a
             graph that are known but held out.
         symmetric: whether each judgement holds in both directions.
@@ -93,7 +93,7 @@ class PairRelations(Relations):
         self._sorted = Memo[Sorted]()
 
     def _sort_out(self, ignored: tuple[Tensor, Tensor] | None) -> None:
-        """Tell positives, what clashes, and given negatives apart."""
+        """Find the positives, the pairs that clash, and the given negatives."""
         anchors, candidates = self._judged.pairs()
         limit = self.positive_from
         good = self.grades > 0 if limit is None else self.grades >= limit
@@ -163,10 +163,10 @@ class PairRelations(Relations):
         return anchors[kept], candidates[kept], self.grades[kept]
 
     def clashing(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """Element by element: are equal in content, or known to be positive or ignored.
+        """Element by element: whether two items, or items of equal content, are positive, ignored or equal.
 
-        Known of themselves, or of items of equal content. Shapes are broadcast. That is
-        :meth:`excluded_pairs`, save that nothing is held against pairs that nobody judged.
+        Shapes are broadcast. With ``unjudged="ignored"``, :meth:`excluded_pairs` also holds for all pairs
+        without a judgement.
         """
         return self.clashes.contains(self.contents[anchors], self.contents[candidates])
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lit_metric import MetricDataModule, Miner, Refresh
-from lit_metric.callbacks.mining import fingerprint
 from lit_metric.data import Batch
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable, UniformWindow, versions
+from lit_metric.refresh.snapshot import fingerprint
 from tests.small import Small, Watch, questions, trainer, write_csv
 from tests.test_loggers import rows
 
@@ -35,11 +35,11 @@ class Drawn(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         data: MetricDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert data.miner is not None
-        assert data.tables is not None
+        assert data.refresher is not None
         epoch = trainer.current_epoch
         if batch_idx == 0:
-            self.versions.append(max(versions(data.tables)))
-            self.table = NegativeTable.open(data.tables, self.versions[-1])
+            self.versions.append(max(versions(data.refresher.task.tables)))
+            self.table = data.refresher.task.open(self.versions[-1])
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
         self.planned.append(plan.candidates[batch_idx].tolist())
         assert batch.anchor_ids.tolist() == plan.anchors[batch_idx].tolist()
@@ -123,14 +123,3 @@ def test_mining_is_logged(small: Small, tmp_path: Path) -> None:
         for row in mined
     )
     assert versions(tmp_path / "run" / "negatives") == [1, 2]
-
-
-def test_a_fingerprint_is_of_all_weights() -> None:
-    module = torch.nn.BatchNorm1d(2)  # counts its batches in a tensor without dimensions
-    first = fingerprint(module)
-    assert fingerprint(torch.nn.BatchNorm1d(2)) == first
-    module.num_batches_tracked += 1  # type: ignore[operator]
-    second = fingerprint(module)
-    with torch.no_grad():
-        module.bias[1] += 1e-6
-    assert len({first, second, fingerprint(module)}) == 3

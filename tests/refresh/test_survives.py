@@ -17,11 +17,11 @@ import pytest
 import torch.distributed as dist
 
 from lit_metric.mining import NegativeTable, versions
-from lit_metric.mining.faults import VARIABLE
-from tests.background import children, contents, fit
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
 from tests.end_to_end.command import ROOT, options
+from tests.refresh import faulty
+from tests.refresh.fits import children, contents, fit
 from tests.small import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,15 +29,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def start(small: Small, folder: Path, faults: str = "", **options: Any) -> subprocess.Popen[bytes]:
     """A fit in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", VARIABLE: faults}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", faulty.VARIABLE: faults}
     arguments = [str(small.root), str(folder), json.dumps(options)]
     with (folder / "told").open("wb") as told:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.background", *arguments], cwd=ROOT, env=environment, stderr=told
+            [sys.executable, "-m", "tests.refresh.fits", *arguments], cwd=ROOT, env=environment, stderr=told
         )
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 90.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> Any:
     """The first true answer."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -58,7 +58,7 @@ def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resume
     assert descendants
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(_alive(pid) for pid in descendants), seconds=15)
+    wait_for(lambda: not any(_alive(pid) for pid in descendants))
     negatives = tmp_path / "run" / "negatives"
     assert versions(negatives) == [1]
     rest = fit(small, tmp_path, resume="7.ckpt")
@@ -86,15 +86,15 @@ class Slow(pl.Callback):
 def shared_fit(root: Path, folder: Path, faults: str, options: dict[str, Any]) -> dict[str, Any]:
     """The fit of one of two ranks, of which the second is slow."""
     ranks.quiet()
-    os.environ[VARIABLE] = faults
+    faulty.arm(faults)
     done = fit(Small(root), folder, places=ranks.places(2), callbacks=[Slow()], **options)
     return {
         "weights": done.weights,
         "versions": done.tables.versions,
         "met": done.watch.candidates,
         "drawn": done.tables.drawn,
-        "restarts": 0 if dist.get_rank() else done.mining.background.supervisor.restarted,  # type: ignore[union-attr]
-        "skipped": [each["batch"] for each in done.mining.state_dict()["background"]["skipped"]],
+        "restarts": 0 if dist.get_rank() else done.refresher.client.restarted,
+        "skipped": [each["batch"] for each in done.refresher.state()["background"]["skipped"]],
     }
 
 
@@ -126,41 +126,25 @@ def test_ranks_skip_a_refresh_together(small: Small, tmp_path: Path, pool: RankP
     check(shared)
 
 
-def fit_of_a_machine(root: Path, folder: Path, faults: str, apart: bool, options: dict[str, Any]) -> Any:
+def fit_on_nodes(root: Path, folder: Path, apart: bool) -> Any:
     """The fit of one of two ranks, on one machine or each on its own."""
     ranks.quiet()
-    os.environ[VARIABLE] = faults
+    faulty.arm("")
     places = ranks.machines(2) if apart else ranks.places(2)
-    done = fit(Small(root), folder, places=places, max_tokens=60, epochs=2, **options)
-    told = (folder / "run" / "metrics.csv").read_text().splitlines()
-    rows = [dict(zip(told[0].split(","), row.split(","), strict=True)) for row in told[1:]]
+    done = fit(Small(root), folder, places=places, max_tokens=60, epochs=2)
     tables = [contents(done.negatives / f"v{version:06d}") for version in (1, 2)]
     left = sorted(path.name for path in done.negatives.iterdir() if not path.name.startswith("v0"))
-    shared = [float(row["mining/shared"]) for row in rows if row.get("mining/shared")]
-    return done.weights, done.tables.versions, tables, shared, left
+    return done.weights, done.tables.versions, tables, left
 
 
-def test_machines_share_the_encoding_and_one_makes_up_for_another(
+def test_on_two_machines_the_worker_of_rank_zero_mines_for_all(
     small: Small, tmp_path: Path, pool: RankPool
 ) -> None:
-    def run(name: str, faults: str, apart: bool, **options: Any) -> list[Any]:
-        return pool.run(fit_of_a_machine, small.root, tmp_path / name, faults, apart, options)
-
-    together = run("together", "", False)
+    together = pool.run(fit_on_nodes, small.root, tmp_path / "together", False)
     assert [versions for _, versions, *_ in together] == [[1] * 8 + [2] * 2] * 2
-    assert [shared for *_, shared, _ in together] == [[]] * 2
-    apart = run("apart", "", True)
-    assert [each[:3] for each in apart] == [each[:3] for each in together]
-    for *_, shared, left in apart:
-        assert shared[0] == pytest.approx(0.5, abs=0.2)
-        assert left == ["worker.log", "worker1.log"]
-    # It dies before it hands over what it encoded, and is not started again.
-    mark = tmp_path / "marks"
-    alone = run("alone", f"share:kill:9:{mark}", True, restarts=0)
-    assert mark.read_text()[0] == "."
-    assert [each[:3] for each in alone] == [each[:3] for each in together]
-    assert [shared[0] for *_, shared, _ in alone] == [0.0] * 2
-    assert "is not there yet" in (tmp_path / "alone" / "run" / "negatives" / "worker.log").read_text()
+    apart = pool.run(fit_on_nodes, small.root, tmp_path / "apart", True)
+    assert apart == together
+    assert [left for *_, left in apart] == [["worker.log"]] * 2
 
 
 def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Path) -> None:
@@ -177,15 +161,16 @@ def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Pa
         trainer__accelerator="cpu",
         trainer__max_epochs=2,
     )
+    code = "from tests.refresh import faulty; from lit_metric.cli import main; faulty.arm_as_told(); main()"
     config = f"--config={ROOT / 'configs' / 'banking77.yaml'}"
     done = subprocess.run(
-        [sys.executable, "-m", "lit_metric", "fit", config, *given],
+        [sys.executable, "-c", code, "fit", config, *given],
         cwd=tmp_path,
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
-            VARIABLE: f"encode:kill:9:{tmp_path / 'marks'}",
+            faulty.VARIABLE: f"encode:kill:9:{tmp_path / 'marks'}",
         },
         capture_output=True,
         text=True,

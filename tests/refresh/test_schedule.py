@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lit_metric import Refresh
-from tests.background import DELAY, EPOCH, Fit, fit
+from lit_metric.refresh import InlineRefresher, Refresh
+from tests.refresh.fits import DELAY, EPOCH, Fit, fit
 from tests.small import Small
 from tests.test_loggers import rows
 
@@ -54,7 +54,7 @@ def test_a_process_mines_by_default_and_where_the_loader_leaves_it_no_time_train
         done = fit(small, tmp_path, delay=None, workers=1, prefetch=8)
     assert "Mining stops training each time (inline): a refresh every 5 batches" in caplog.text
     assert "the loader runs 9 ahead" in caplog.text
-    assert done.mining.background is None
+    assert type(done.refresher) is InlineRefresher
     assert done.tables.versions == [1] * 5 + [2] * 5 + [3] * 5
     assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
 

@@ -44,14 +44,15 @@ def times(mode: str) -> Refresh:
 def test_a_miner_reads_texts_wherever_it_runs(small: Small, tmp_path: Path, mode: str) -> None:
     data, learner = small.data(seed=0, miner=miner(small / "backbone"), refresh=times(mode)), small.learner()
     trainer(tmp_path, max_epochs=2).fit(learner, data)
-    assert data.tables is not None
-    assert len(versions(data.tables)) >= 2
+    assert data.refresher is not None
+    tables = data.refresher.task.tables
+    assert len(versions(tables)) >= 2
     guide = small.learner().encoder
     texts = [data.texts_of(item)[0] for item in range(len(data.items))]
     vectors = torch.nn.functional.normalize(torch.from_numpy(guide.encode(texts)), dim=1)
     labels = data.relations.labels
-    for version in versions(data.tables):
-        table = NegativeTable.open(data.tables, version)
+    for version in versions(tables):
+        table = NegativeTable.open(tables, version)
         assert table.report["rejected/GuideFilter"] > 0
         found = 0
         for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
@@ -77,17 +78,18 @@ def test_people_read_the_texts_of_the_sample(
     keyed_data: Any = {"train": str(tmp_path / "keyed.csv"), "text": "text", "label": "label", "key": "name"}
     data = small.data(**keyed_data, miner=Miner(candidates=4), refresh=times(mode), test=None)
     trainer(tmp_path, max_epochs=2).fit(small.learner(), data)
-    assert data.tables is not None
+    assert data.refresher is not None
+    tables = data.refresher.task.tables
     keys = {text: f"row{number}" for number, text in enumerate(row.split(",")[0] for row in rows[1:])}
     shown = 0
-    for version in versions(data.tables):
-        sample = json.loads((data.tables / f"v{version:06d}" / "sample.json").read_text())
+    for version in versions(tables):
+        sample = json.loads((tables / f"v{version:06d}" / "sample.json").read_text())
         for anchor in sample["anchors"]:
             for entry, number in [(anchor, anchor["anchor"]), *((c, c["id"]) for c in anchor["candidates"])]:
                 assert [entry["text"]] == data.texts_of(number)
                 assert entry["key"] == keys[entry["text"]]
                 shown += 1
-        NegativeTable.open(data.tables, version, data.corpus)
+        NegativeTable.open(tables, version, data.corpus)
     assert shown > 0
     told = "From batch 8 on, negatives are those mined with the weights of batch 5, in "
     assert (told in caplog.text) == (mode == "scheduled")

@@ -1,6 +1,6 @@
 """Fits whose negatives are mined by a process of its own; also to be started, and killed, as a process.
 
-python -m tests.background SMALL FOLDER '{"resume": "7.ckpt", "save": 7}'
+python -m tests.refresh.fits SMALL FOLDER '{"resume": "7.ckpt", "save": 7}'
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_metric import MetricDataModule, MetricLearner, Miner, Refresh
-from lit_metric.callbacks.mining import MiningCallback, fingerprint
 from lit_metric.data import Batch
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable
+from lit_metric.refresh.snapshot import fingerprint
+from tests.refresh import faulty
 from tests.small import Small, Watch, trainer
 
 EPOCH = 5
@@ -50,16 +51,15 @@ class Tables(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         data: MetricDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert data.miner is not None
-        assert data.tables is not None
+        assert data.refresher is not None
         epoch = trainer.current_epoch
         number = epoch * EPOCH + batch_idx
         if number % EPOCH == 0:
             self.weights[number] = fingerprint(pl_module.encoder)
             self.states[number] = {name: value.clone() for name, value in pl_module.state_dict().items()}
-        mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
-        version = mining.uses.at(number).version
+        version = data.refresher.version(number)
         if version and version not in self.opened:
-            self.opened[version] = NegativeTable.open(data.tables, version, data.corpus)
+            self.opened[version] = data.refresher.task.open(version)
         self.versions.append(version)
         self.threads.append(torch.get_num_threads())
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
@@ -81,8 +81,7 @@ class Fit:
     watch: Watch
     tables: Tables
     folder: Path
-    mining: MiningCallback
-    checkpoints: list[Path] = field(default_factory=list)
+    refresher: Any
 
     @property
     def negatives(self) -> Path:
@@ -122,8 +121,8 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     usual = {"candidates": 6, "negatives": 2, "delay": DELAY, "reuse_training_embeddings": False}
     miner, refresh = split({**usual, **options})
     data = small.data(miner=miner, refresh=refresh, num_workers=workers, prefetch_factor=prefetch, **encoded)
-    watch, tables, mining = Watch(), Tables(), MiningCallback()
-    callbacks = [mining, watch, tables, *callbacks]
+    watch, tables = Watch(), Tables()
+    callbacks = [watch, tables, *callbacks]
     if save is not None:
         saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}
         callbacks.append(ModelCheckpoint(folder / "checkpoints", "{step}", **saving))
@@ -132,7 +131,7 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     logger = RunLogger("run", str(folder))
     run = trainer(folder, *callbacks, max_epochs=epochs, logger=logger, log_every_n_steps=1, **places)
     run.fit(learner, data, ckpt_path=None if resume is None else folder / "checkpoints" / resume)
-    return Fit(fingerprint(learner), learner, data, watch, tables, folder, mining)
+    return Fit(fingerprint(learner), learner, data, watch, tables, folder, data.refresher)
 
 
 def split(options: dict[str, Any]) -> tuple[Miner, Refresh]:
@@ -169,6 +168,8 @@ def main() -> None:
     """Fit, and write down with which weights it ended."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if faulty.VARIABLE in os.environ:
+        faulty.arm_as_told()
     root, folder, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     done = fit(Small(root), folder, **options)
     (folder / "weights").write_text(done.weights)

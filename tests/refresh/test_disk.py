@@ -14,8 +14,9 @@ import lightning.pytorch as pl
 import pytest
 
 from lit_metric.mining import versions
-from lit_metric.mining.faults import VARIABLE
-from tests.background import EPOCH, fit
+from lit_metric.refresh import client
+from tests.refresh import faulty
+from tests.refresh.fits import EPOCH, fit
 from tests.small import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -65,7 +66,8 @@ def test_training_goes_on_with_the_old_table_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The worker searches when the disk is full already, and has the table yet to write.
-    monkeypatch.setenv(VARIABLE, f"search:3:1:{tmp_path / 'searching'}")
+    monkeypatch.setattr(client, "MODULE", faulty.__name__)
+    monkeypatch.setenv(faulty.VARIABLE, f"search:3:1:{tmp_path / 'searching'}")
     with caplog.at_level(logging.WARNING):
         done = fit(small, tmp_path, callbacks=[Full(disk, (EPOCH, 8))])
     assert done.negatives == disk
@@ -79,4 +81,4 @@ def test_training_goes_on_with_the_old_table_and_says_so(
     [told] = [record.getMessage() for record in caplog.records if "is skipped" in record.getMessage()]
     assert told.startswith("The refresh after batch 5 is skipped and the old table stays in use")
     assert "OSError: [Errno 28] No space left on device" in told
-    assert done.mining.state_dict()["background"]["skipped"][0]["batch"] == 5
+    assert done.refresher.state()["background"]["skipped"][0]["batch"] == 5

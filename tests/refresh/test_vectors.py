@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,15 +15,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
-from lit_metric.callbacks.mining import MiningCallback, fingerprint
-from lit_metric.callbacks.mining_task import describe
 from lit_metric.data import Batch, DataError
 from lit_metric.mining import NegativeTable, TableVectors, versions
-from lit_metric.mining.bank import Bank
-from lit_metric.mining.snapshot import Snapshot, trained
-from lit_metric.mining.worker import Job, Worker
+from lit_metric.refresh import InlineRefresher
 from lit_metric.refresh.schedule import TableUses, Timetable
-from tests.background import split
+from lit_metric.refresh.snapshot import Bank, Snapshot, fingerprint, trained
+from lit_metric.refresh.spec import Job, WorkerSettings
+from lit_metric.refresh.worker import Worker
+from tests.refresh.fits import split
 from tests.small import Small, Watch, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -37,12 +38,11 @@ class Planned(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         data: MetricDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert data.tables is not None
+        assert data.refresher is not None
         epoch = trainer.current_epoch
         if not self.versions or batch_idx == 0:
-            mining = next(each for each in trainer.callbacks if isinstance(each, MiningCallback))
-            self.versions.append(mining.uses.at(EPOCH * epoch).version)
-            vectors = TableVectors(data.tables, data.corpus)(self.versions[-1])
+            self.versions.append(data.refresher.version(EPOCH * epoch))
+            vectors = TableVectors(data.refresher.task.tables, data.corpus)(self.versions[-1])
             self.plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch, vectors)
         assert batch.anchor_ids.tolist() == self.plan.anchors[batch_idx].tolist()
         planned = self.plan.candidates[batch_idx].tolist()
@@ -61,8 +61,8 @@ class Fit:
             miner=miner, refresh=refresh, planner=planner, num_workers=workers, prefetch_factor=1
         )
         self.learner = small.learner(dropout=0.1)
-        self.watch, self.planned, self.mining = Watch(), Planned(), MiningCallback()
-        callbacks: list[Any] = [self.mining, self.watch, self.planned]
+        self.watch, self.planned = Watch(), Planned()
+        callbacks: list[Any] = [self.watch, self.planned]
         if save is not None:
             saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}
             callbacks.append(ModelCheckpoint(folder / "checkpoints", "{step}", **saving))
@@ -92,7 +92,7 @@ def test_an_epoch_is_planned_by_the_version_of_its_first_batch_also_when_resumed
     assert whole.planned.versions == expected
     rest = Fit(small, tmp_path, workers=workers, resume=9, **timed)
     # At batch 9 newer tables were in use than that of batch 5, and the two newest would not have been it.
-    assert rest.planned.versions[0] == expected[1] < rest.mining.uses.at(9).version - 1
+    assert rest.planned.versions[0] == expected[1] < rest.data.refresher.version(9) - 1
     assert rest.watch.anchors == whole.watch.anchors[9:]
     assert rest.watch.candidates == whole.watch.candidates[9:]
     assert rest.watch.losses == whole.watch.losses[9:]
@@ -100,14 +100,17 @@ def test_an_epoch_is_planned_by_the_version_of_its_first_batch_also_when_resumed
 
 
 def test_a_checkpoint_names_the_version_that_its_epoch_is_planned_by() -> None:
-    callback = MiningCallback()
-    callback.uses = TableUses([(0, 1, 0), (4, 2, 2), (6, 3, 4), (8, 4, 6), (10, 5, 8)])
-    callback.clock, callback.trained = Timetable(EPOCH, 2, 2), 9
-    assert callback.state_dict()["uses"] == [[8, 4, 6], [10, 5, 8]]
-    callback._plans = True
-    assert callback.state_dict()["uses"] == [[4, 2, 2], [8, 4, 6], [10, 5, 8]]
-    callback.trained = 10
-    assert callback.state_dict()["uses"] == [[10, 5, 8]]
+    def named(trained: int, publish_vectors: bool) -> list[list[int]]:
+        task: Any = SimpleNamespace(publish_vectors=publish_vectors)
+        refresher = InlineRefresher(task, run, Timetable(EPOCH, 2, 2))
+        refresher.uses = TableUses([(0, 1, 0), (4, 2, 2), (6, 3, 4), (8, 4, 6), (10, 5, 8)])
+        refresher.trained = trained
+        return refresher.state()["uses"]
+
+    run: Any = None
+    assert named(9, publish_vectors=False) == [[8, 4, 6], [10, 5, 8]]
+    assert named(9, publish_vectors=True) == [[4, 2, 2], [8, 4, 6], [10, 5, 8]]
+    assert named(10, publish_vectors=True) == [[10, 5, 8]]
 
 
 @pytest.mark.parametrize("planner", [NegativeClassPlanner(4, pool=6), NGAMEPlanner(12, 4)])
@@ -144,18 +147,19 @@ def test_the_worker_publishes_the_vectors_of_the_bank(small: Small, tmp_path: Pa
     data = small.data(miner=Miner(negatives=0), planner=HardPKPlanner(4, 3))
     learner = small.learner()
     data.prepare(learner.encoder.tokenizer, progress=False)
-    task = describe(trainer(tmp_path), learner, data, tmp_path / "tables")
-    assert task.settings.vectors
-    task.write(tmp_path / "task", learner.encoder, torch.empty(0))
+    task = data.mining_task(tmp_path / "tables", "words")
+    assert task.publish_vectors
+    settings = WorkerSettings(1, "cpu", None, "float32", os.getpid())
+    spec = task.write(tmp_path / "task", learner.encoder, settings, torch.empty(0))
     Snapshot(tmp_path / "weights.safetensors").write(trained(learner.encoder))
     bank = Bank(tmp_path / "bank", task.ids, learner.encoder.dimension, fresh=True)
     known = torch.nn.functional.normalize(torch.randn(20, learner.encoder.dimension), dim=1)
     bank.put(task.ids[:20], 3 * known, step=4)
-    worker = Worker(task, tmp_path / "task")
+    worker = Worker(spec, settings)
     job = Job(5, str(tmp_path / "weights.safetensors"), 5, 1, bank=str(tmp_path / "bank"), fresh_from=4)
     answer = worker.refresh(job)
-    vectors = TableVectors(tmp_path / "tables", data.corpus)(answer["version"])
-    assert answer["report"]["encoded"] == pytest.approx(1 - 20 / len(task.ids))
+    vectors = TableVectors(tmp_path / "tables", data.corpus)(answer.version)
+    assert answer.report["encoded"] == pytest.approx(1 - 20 / len(task.ids))
     np.testing.assert_allclose(vectors.values[:20], known.numpy(), atol=1e-3)
     own = learner.encoder.encode([data.texts_of(item)[0] for item in task.ids[20:].tolist()])
     own /= np.linalg.norm(own, axis=1, keepdims=True)

@@ -15,9 +15,9 @@ from lit_metric import Refresh
 from lit_metric.encoders import MaxPooling
 from lit_metric.evaluation import encode_split
 from lit_metric.mining import Miner, NegativeTable, versions
-from lit_metric.mining.faults import VARIABLE
-from lit_metric.mining.supervisor import MiningFailed
-from tests.background import DELAY, EPOCH, Fit, children, contents, fit, version_at
+from lit_metric.refresh import MiningFailed, client
+from tests.refresh import faulty
+from tests.refresh.fits import DELAY, EPOCH, Fit, children, contents, fit, version_at
 from tests.small import Small
 from tests.test_loggers import rows
 
@@ -32,7 +32,8 @@ def undisturbed(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Fit:
 def arm(monkeypatch: pytest.MonkeyPatch, folder: Path, points: str, action: str, times: int = 1) -> list[str]:
     """Have the worker fail at each of ``points``; names of files that tell how often it did."""
     faults = [f"{point}:{action}:{times}:{folder / point}" for point in points.split()]
-    monkeypatch.setenv(VARIABLE, ";".join(faults))
+    monkeypatch.setenv(faulty.VARIABLE, ";".join(faults))
+    monkeypatch.setattr(client, "MODULE", faulty.__name__)
     return points.split()
 
 
@@ -106,10 +107,8 @@ def test_what_it_cost_is_logged(undisturbed: Fit) -> None:
     ]
     tables = undisturbed.tables.opened
     assert logged(undisturbed, "mining/overlap")[8] == pytest.approx(tables[2].overlap(tables[1]))
-    assert undisturbed.mining.background is not None
     assert not (undisturbed.negatives / "worker").exists()
-    assert undisturbed.mining.background.supervisor is not None
-    assert undisturbed.mining.background.supervisor.process is None
+    assert undisturbed.refresher.client.process is None
 
 
 @pytest.mark.parametrize("points", ["encode write", "search publish"])
@@ -123,9 +122,9 @@ def test_a_killed_worker_changes_nothing(
     assert done.watch.candidates == undisturbed.watch.candidates
     assert logged(done, "mining/restarts") == {8: 2.0, 13: 2.0}
     assert logged(done, "mining/skipped") == {8: 0.0, 13: 0.0}
-    for use in done.mining.uses.uses:
+    for use in done.refresher.uses.uses:
         step = NegativeTable.open(done.negatives, use.version).manifest["step"]
-        same = next(each for each in undisturbed.mining.uses.uses if each.taken == step)
+        same = next(each for each in undisturbed.refresher.uses.uses if each.taken == step)
         theirs = undisturbed.negatives / f"v{same.version:06d}"
         assert contents(done.negatives / f"v{use.version:06d}") == contents(theirs)
 
@@ -151,7 +150,7 @@ def test_a_worker_that_keeps_dying_costs_a_refresh(
     assert logged(done, "mining/skipped") == {8: 1.0, 13: 0.0}
     assert "The refresh after batch 5 is skipped and the old table stays in use" in caplog.text
     assert "the worker died 2 times, the last time by signal 9" in caplog.text
-    assert done.mining.state_dict()["background"]["skipped"][0]["batch"] == 5
+    assert done.refresher.state()["background"]["skipped"][0]["batch"] == 5
 
 
 def test_inline_mining_every_few_batches(small: Small, tmp_path: Path) -> None:
@@ -186,7 +185,7 @@ def test_a_strict_run_stops_and_leaves_no_process(
     arm(monkeypatch, tmp_path, "encode", "60")
     with pytest.raises(MiningFailed, match=r"after batch 5: no table after 1 seconds of waiting"):
         fit(small, tmp_path, strict=True, timeout=1.0)
-    assert not [pid for pid in children(os.getpid()) if b"lit_metric.mining.worker" in _command(pid)]
+    assert not [pid for pid in children(os.getpid()) if faulty.__name__.encode() in _command(pid)]
 
 
 def _command(pid: int) -> bytes:
@@ -202,7 +201,7 @@ def test_what_cannot_be_described_is_mined_inline(
     class Odd(Miner):
         """Defined where no other process finds it."""
 
-    monkeypatch.setattr("tests.background.Miner", Odd)
+    monkeypatch.setattr("tests.refresh.fits.Miner", Odd)
     done = fit(small, tmp_path)
     assert "Mining stops training each time (inline)" in caplog.text
     assert "Odd can't be imported by another process" in caplog.text
@@ -218,7 +217,7 @@ def test_a_changed_encoder_is_mined_inline_from_the_first_switch_on(
     assert "the encoder that its description makes is another one" in caplog.text
     assert done.tables.versions == [1] * 8 + [2] * 2 + [3] * 5
     assert [sorted(met) for met in done.watch.candidates] == done.tables.drawn
-    assert done.mining.background is None
+    assert done.refresher.impossible
 
 
 def test_by_default_only_what_training_has_not_met_is_encoded_also_when_resumed(

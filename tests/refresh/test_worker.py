@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from lit_metric import AttentionPooling, MetricDataModule, Miner, TextEncoder, TwoTowerEncoder
-from lit_metric.callbacks.mining_inline import items_to_mine
 from lit_metric.data import Pairs
 from lit_metric.encoders import MaxPooling
 from lit_metric.index import FaissIndex
@@ -24,48 +23,30 @@ from lit_metric.mining import (
     NeighbourProposer,
     RelativeMargin,
 )
-from lit_metric.mining.snapshot import Snapshot, SnapshotError, fingerprint, trained
-from lit_metric.mining.supervisor import Supervisor
-from lit_metric.mining.task import Settings, Task
-from lit_metric.mining.worker import Job, Worker
+from lit_metric.refresh import MiningTask
+from lit_metric.refresh.client import WorkerClient
+from lit_metric.refresh.snapshot import Bank, Snapshot, SnapshotError, fingerprint, trained
+from lit_metric.refresh.spec import Answer, Job, WorkerSettings
+from lit_metric.refresh.worker import Worker
 from tests.small import Small, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def task_of(small: Small, folder: Path, **settings: Any) -> tuple[Task, Any, Any]:
+SETTINGS = WorkerSettings(1, "cpu", None, "float32", os.getpid())
+
+
+def task_of(small: Small, folder: Path) -> tuple[MiningTask, Any, Any]:
     """The task of mining the many questions by FAISS, the encoder, and the data."""
     # Indexes at two depths that would take more threads than the process may; the filter drops nothing.
     inner = JoinedProposer([NeighbourProposer(FaissIndex("Flat", threads=8)), NeighbourProposer()])
     unlike = DuplicateFilter(2.0, index=FaissIndex("Flat", threads=8))
     miner = Miner(proposer=inner, filters=[RelativeMargin(), unlike], candidates=20)
     encoder = small.learner().encoder
-    data = small.data(train=small / "many_train.csv", test=small / "many_test.csv", validation_share=0.1)
+    sources = {"train": small / "many_train.csv", "test": small / "many_test.csv"}
+    data = small.data(**sources, validation_share=0.1, max_tokens=512, miner=miner)
     data.prepare(encoder.tokenizer, progress=False)
-    given = {
-        "tables": str(folder / "tables"),
-        "corpus": data.corpus,
-        "tokenizer": "words",
-        "seed": 0,
-        "max_tokens": 512,
-        "threads": 1,
-        "device": "cpu",
-        "autocast": None,
-        "dtype": "float32",
-        "parent": os.getpid(),
-    }
-    task = Task.of(
-        encoder,
-        miner,
-        items=data.items,
-        tokens=data.collator.tokens,
-        relations=data.relations,
-        ids=data.splits["train"].sort().values,
-        anchors=None,
-        proposed=None,
-        settings=Settings(**{**given, **settings}),
-    )
-    return task, encoder, data
+    return data.mining_task(folder / "tables", "words"), encoder, data
 
 
 def vectors_of(encoder: Any, data: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -94,56 +75,53 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     task, encoder, data = task_of(small, tmp_path)
-    spec = task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
+    spec = task.write(tmp_path / "worker", encoder, SETTINGS, vectors_of(encoder, data, task.probed))
     with torch.no_grad():
         next(encoder.parameters()).mul_(1.5)
     weights = Snapshot(tmp_path / "worker" / "weights")
     weights.write(trained(encoder))
-    supervisor = Supervisor(spec, 1, tmp_path / "worker.log", restarts=0)
+    client = WorkerClient(spec, 1, tmp_path / "worker.log", restarts=0)
     try:
-        assert supervisor.process is not None
-        ready = supervisor.process.answer(300)
-        assert ready == {"ready": supervisor.process.pid, "threads": {"torch": 1, "faiss": 1}}
-        started = cpu_seconds(supervisor.process.pid)
+        assert client.process is not None
+        assert client.answer(300) == Answer("ready", report={"torch": 1, "faiss": 1})
+        started = cpu_seconds(client.process.pid)
         for number in range(1, 4):
-            supervisor.ask(Job(number, str(weights.path), step=7, epoch=1))
-            answer = supervisor.wait(number, 300)
-            assert answer["version"] == number, answer
-        spent = sorted(cpu_seconds(supervisor.process.pid))
+            client.ask(Job(number, str(weights.path), step=7, epoch=1))
+            answer = client.wait(number, 300)
+            assert answer.version == number, answer
+        spent = sorted(cpu_seconds(client.process.pid))
         assert spent[-1] > max(started)
         assert sum(spent[:-1]) < 0.05 * spent[-1]  # no thread but one did any work
         assert len(spent) == len(started)  # nor was any made to do some
     finally:
-        supervisor.stop()
+        client.stop()
     table = NegativeTable.open(tmp_path / "tables", 1, data.corpus)
     assert table.manifest["weights"] == fingerprint(encoder)
     assert (table.manifest["step"], table.manifest["epoch"]) == (7, 1)
-    assert table.manifest["tokenizer"] == "words"
+    assert table.manifest["tokenizer"] == task.tokenizer
     ids = data.splits["train"].sort().values
     expected = Miner(candidates=20).mine(vectors_of(encoder, data, ids), ids, data.relations)
     assert table.overlap(expected) > 0.99  # but for ties
 
 
 def test_it_encodes_what_the_bank_lacks_and_takes_the_rest(small: Small, tmp_path: Path) -> None:
-    from lit_metric.mining.bank import Bank
-
     task, encoder, data = task_of(small, tmp_path)
-    task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
+    spec = task.write(tmp_path / "worker", encoder, SETTINGS, vectors_of(encoder, data, task.probed))
     weights = Snapshot(tmp_path / "worker" / "weights")
     weights.write(trained(encoder))
-    worker = Worker(Task.read(tmp_path / "worker" / "spec.json"), tmp_path / "worker")
+    worker = Worker(spec, SETTINGS)
     bank = Bank(tmp_path / "bank", task.ids, encoder.dimension, fresh=True)
     marked = torch.randn(200, encoder.dimension)
     bank.put(task.ids[:100], marked[:100], step=4)
     bank.put(task.ids[100:200], marked[100:], step=5)
     job = Job(1, str(weights.path), step=9, epoch=1, bank=str(tmp_path / "bank"), fresh_from=5)
     answer = worker.refresh(job)
-    assert answer["report"]["encoded"] == pytest.approx(1 - 100 / len(task.ids))
+    assert answer.report["encoded"] == pytest.approx(1 - 100 / len(task.ids))
     after = torch.from_numpy(Bank(tmp_path / "bank", task.ids, encoder.dimension).vectors.copy())
     expected = vectors_of(encoder, data, task.ids)
     expected[100:200] = marked[100:]
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
-    found = NegativeTable.open(tmp_path / "tables", answer["version"])
+    found = NegativeTable.open(tmp_path / "tables", answer.version)
     wanted = Miner(candidates=20).mine(expected, task.ids, data.relations)
     assert found.overlap(wanted) > 0.99
 
@@ -154,31 +132,25 @@ def test_queries_are_mined_among_documents_by_two_towers_one_of_them_frozen(
     rows = [(f"w{number} w{number + 1} w30", f"w{number} w{number + 2} w40") for number in range(4, 26)]
     pairs = write_csv(tmp_path / "pairs.csv", rows, header=("anchor", "positive"))
     known = Pairs(anchor="anchor", positive="positive", symmetric=False)
-    data = MetricDataModule(train=pairs, supervision=known, cache_dir=small / "cache", validation_share=0.1)
+    data = MetricDataModule(
+        train=pairs,
+        supervision=known,
+        cache_dir=small / "cache",
+        validation_share=0.1,
+        max_tokens=512,
+        miner=Miner(candidates=5, filters=[]),
+    )
     encoder = TwoTowerEncoder(
         TextEncoder(small / "backbone", dropout=0.0, projection=8),
         TextEncoder(small / "backbone", freeze=True, projection=8, prompts={"document": "w50 "}),
     )
     data.prepare(encoder.tokenizer, progress=False)
-    ids, anchors, corpus = items_to_mine(data)
+    task = data.mining_task(tmp_path / "tables", "words")
+    ids, anchors, corpus = task.ids, task.anchors, task.corpus
     assert anchors is not None
     assert corpus is not None
-    settings = Settings(
-        str(tmp_path / "tables"), data.corpus, "words", 0, 512, 1, "cpu", None, None, os.getpid()
-    )
-    task = Task.of(
-        encoder,
-        Miner(candidates=5, filters=[]),
-        items=data.items,
-        tokens=data.collator.tokens,
-        relations=data.relations,
-        ids=ids,
-        anchors=anchors,
-        proposed=corpus,
-        settings=settings,
-    )
-    task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
-    worker = Worker(Task.read(tmp_path / "worker" / "spec.json"), tmp_path / "worker")
+    spec = task.write(tmp_path / "worker", encoder, SETTINGS, vectors_of(encoder, data, task.probed))
+    worker = Worker(spec, SETTINGS)
     worker.check()
     weights = Snapshot(tmp_path / "weights")
     for number in (1, 2):
@@ -188,7 +160,7 @@ def test_queries_are_mined_among_documents_by_two_towers_one_of_them_frozen(
         weights.write(trained(encoder))
         answer = worker.refresh(Job(number, str(weights.path), step=0, epoch=0))
         assert fingerprint(worker.encoder) == fingerprint(encoder)
-        table = NegativeTable.open(tmp_path / "tables", answer["version"], data.corpus)
+        table = NegativeTable.open(tmp_path / "tables", answer.version, data.corpus)
         assert table.anchors.tolist() == anchors.sort().values.tolist()
         assert set(table.ids[table.ids >= 0].tolist()) <= set(corpus.tolist())
         wanted = Miner(candidates=5, filters=[]).mine(
@@ -207,23 +179,23 @@ def test_an_encoder_that_was_changed_after_it_was_built_is_found_out(
     else:
         encoder.pooling = AttentionPooling()
         encoder.pooling.build(encoder.backbone.hidden_size)
-    task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
-    worker = Worker(Task.read(tmp_path / "worker" / "spec.json"), tmp_path / "worker")
+    spec = task.write(tmp_path / "worker", encoder, SETTINGS, vectors_of(encoder, data, task.probed))
+    worker = Worker(spec, SETTINGS)
     with pytest.raises(SnapshotError, match="changed after it was built"):
         worker.check()
 
 
 def test_an_orphan_ends_even_when_its_input_stays_open(small: Small, tmp_path: Path) -> None:
     task, encoder, data = task_of(small, tmp_path)
-    spec = task.write(tmp_path / "worker", encoder, vectors_of(encoder, data, task.probed))
+    spec = task.write(tmp_path / "worker", encoder, SETTINGS, vectors_of(encoder, data, task.probed))
     # A parent that starts it as a trainer does, hands its input on to another child, and is gone.
     parent = (
         "import json, os, subprocess, sys, time\n"
         f"spec = {str(spec)!r}\n"
-        "told = json.load(open(spec)); told['settings']['parent'] = os.getpid()\n"
+        "told = json.load(open(spec)); told['worker']['parent'] = os.getpid()\n"
         "json.dump(told, open(spec, 'w'))\n"
         "out, into = os.pipe()\n"
-        "worker = subprocess.Popen([sys.executable, '-m', 'lit_metric.mining.worker', spec], stdin=out,"
+        "worker = subprocess.Popen([sys.executable, '-m', 'lit_metric.refresh.worker', spec], stdin=out,"
         " stdout=subprocess.PIPE)\n"
         "heir = subprocess.Popen(['sleep', '600'], pass_fds=[into], stdout=subprocess.DEVNULL)\n"
         "worker.stdout.readline()\n"
@@ -240,7 +212,7 @@ def test_an_orphan_ends_even_when_its_input_stays_open(small: Small, tmp_path: P
     )
     worker, heir = map(int, told.stdout.split())
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 300
         while _alive(worker) and time.monotonic() < until:
             time.sleep(0.05)
         assert not _alive(worker)
