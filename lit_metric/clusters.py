@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.index import Similarity, similarities, top_k
+from lit_metric.renamed import refuse_old_names
 
 _BLOCK = 65536
 _SAMPLED = 4096
@@ -204,3 +205,6 @@ def _order(read: Read, points: NDArray[np.int64], random: np.random.Generator) -
         return np.argsort(vectors @ towards, kind="stable")
     blocks = np.array_split(points, -(-len(points) // _BLOCK))
     return np.argsort(np.concatenate([read(block) @ towards for block in blocks]), kind="stable")
+
+
+refuse_old_names(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ from lit_metric.data.readers import Source
 from lit_metric.data.table import log_unused_columns
 from lit_metric.data.tokens import default_cache_dir, log_truncation
 from lit_metric.loggers import run_folder
-from lit_metric.mining import Miner, TableVectors, give_texts
+from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
 from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
 from lit_metric.renamed import refuse_old_names
 
@@ -66,39 +67,40 @@ PLANNERS = {"classes": PKPlanner, "pairs": PairPlanner}
 class MetricDataModule(EvaluationView, LightningDataModule):
     """Items and what is known about them, the batches to train on, and the splits to evaluate.
 
-    All items of all splits stand in one space of global ids. Tokenisation waits for ``setup``, as it needs
-    the tokenizer of the module's encoder.
+    The items of all splits share one space of global ids. Texts are tokenised in ``setup``, which has the
+    tokenizer of the module's encoder.
 
     Args:
         train: a file, pattern, saved data set, hub id, DataFrame, Arrow table, ``datasets.Dataset``, list of
-            dicts, dict of lists, or a list of files; see :func:`~lit_metric.data.read_table`. What its rows
-            are, ``supervision`` says.
-        validation: likewise; split off ``train`` if None.
-        test: likewise, or None.
-        predict: items to encode by ``lit-metric predict``; those of ``test`` if None. Needs no labels.
+            dicts, dict of lists, or a list of files; see :func:`~lit_metric.data.read_table`. ``supervision``
+            describes the rows.
+        validation: the same for validation; a share of ``train`` is held out if None.
+        test: the same for the test, or None.
+        predict: items that ``lit-metric predict`` encodes; those of ``test`` if None. They need no labels.
         supervision: what is known about items, and in which columns it stands; guessed from the names of the
             columns if None. See :class:`~lit_metric.data.Labels`, ``Pairs``, ``Judgements``, ``Triples``.
-        text: short for the same argument of ``Labels``, as are the next six.
+        text: the column or columns of texts. This argument, ``tags``, ``tag_separator``, ``label``, ``key``
+            and ``normalize_labels`` are those of ``Labels``.
         tags: the column of tags.
-        tag_separator: what stands between tags in a string.
+        tag_separator: between the tags of a string.
         label: the column of class labels.
         key: a column of names to show to people.
         split: a column of ``train`` that says which split each row belongs to: ``train``, ``validation`` or
-            ``test``; there are no other sources then. ``"auto"``: a column ``split``, if it holds
-            nothing else.
+            ``test``; there are no other sources then. ``"auto"``: a column ``split``, if it holds nothing
+            else. None: there is no such column.
         normalize_labels: make one class of labels that differ only in case, blanks or Unicode form.
-        bad_rows: refuse data with bad rows (``"error"``), or leave those out (``"skip"``), and list them in
-            ``rejected.parquet`` in the run's folder.
-        csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; what isn't
-            given is found in each file.
-        validation_share: the share of each class, or of the anchors, that is split off for validation, in
+        bad_rows: refuse data with bad rows (``"error"``), or leave the rows out (``"skip"``), and list them
+            in ``rejected.parquet`` in the run's folder.
+        csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; other
+            options are found in each file.
+        validation_share: the share of each class, or of the anchors, that is held out for validation, in
             (0, 1).
-        planner: who meets whom in a batch; if None, 16 classes with 4 members each where items have labels
-            (or all classes, if there are fewer), 64 pairs where there are pairs.
+        planner: makes the batches. If None, 16 classes with 4 members each for items with labels (or all
+            classes, if there are fewer), and 64 pairs for pairs.
         mixture: several data sets by name, in place of the sources, ``supervision`` and ``planner``. Each
-            batch is of one of them; each is evaluated under its name.
-        strategy: of a mixture: batches in proportion to what the data sets have, in turn, or by weights; see
-            :class:`~lit_metric.batching.MixturePlanner`.
+            batch comes from one of them; each is evaluated under its name.
+        strategy: of a mixture: batches in proportion to the sizes of the data sets, in turn, or by weights;
+            see :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
         refresh: when they are mined anew, and by which process.
         validation_corpus: validation items search each other (``"self"``), the training items (``"train"``),
@@ -108,8 +110,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         num_workers: processes that build training batches.
         prefetch_factor: batches that each worker builds ahead.
         max_tokens: tokens per batch in evaluation and mining.
-        cache_dir: where token ids are kept; see :func:`~lit_metric.data.default_cache_dir`.
-        seed: of plans, splits and draws; that of ``seed_everything`` if None, else 0.
+        cache_dir: of token ids; see :func:`~lit_metric.data.default_cache_dir`.
+        seed: of plans, splits and draws. None: that of ``seed_everything``, or 0.
 
     Raises:
         DataError: when options contradict each other.
@@ -270,7 +272,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             if len(self.problems):
                 log.warning("They are listed in %s", self.problems.write(folder))
             elif stage == "fit":
-                (folder / REJECTED).unlink(missing_ok=True)  # of what was refused there earlier
+                (folder / REJECTED).unlink(missing_ok=True)  # of an earlier run that was refused
         self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
 
@@ -357,9 +359,15 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             tables = refresher.task.tables
             if self.miner.negatives:
                 # Random negatives pass no filter.
-                negatives = self.miner.source(tables, self.relations.labelled_only(), self.corpus)
+                negatives = TableNegatives(
+                    tables,
+                    self.miner.draw,
+                    self.miner.negatives,
+                    self.relations.labelled_only(),
+                    self.corpus,
+                )
             if self.planner.uses_vectors:
-                vectors = TableVectors(tables, self.corpus)
+                vectors = partial(open_vectors, tables, corpus=self.corpus)
         dataset = PlanDataset(
             self.planner,
             self.splits["train"],

@@ -1,4 +1,4 @@
-"""The folder of a run, and a CSV logger that writes into it and goes on where a resumed run left off."""
+"""The folder of a run, and a CSV logger that writes into it and continues the file of a resumed run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder that a run has for itself; the same on all ranks, which must all call this.
+    """The run's own folder; the same on all ranks, which must all call this.
 
-    That of the first logger: its ``log_dir`` where it has one, else ``SAVE_DIR/NAME/VERSION``, in which
-    ``ModelCheckpoint`` makes its folder, too. Without a logger it is the trainer's ``default_root_dir``.
+    With a logger, it is the folder of the first one: its ``log_dir`` if it has one, else
+    ``SAVE_DIR/NAME/VERSION``, in which ``ModelCheckpoint`` makes its folder, too. Without a logger, it is the
+    trainer's ``default_root_dir``.
 
     Returns:
-        None where nothing may be written: under ``fast_dev_run``, and without a logger where nobody chose
-        a ``default_root_dir``.
+        None where nothing may be written: under ``fast_dev_run``, and without a logger if
+        ``default_root_dir`` is the working directory.
     """
     if getattr(trainer, "fast_dev_run", False):
         return None
@@ -43,7 +44,7 @@ class RunLogger(CSVLogger):
     Args:
         name: of the run; ``run`` if None.
         save_dir: folder of all runs.
-        flush_logs_every_n_steps: rows kept back between writes.
+        flush_logs_every_n_steps: the number of steps between writes.
     """
 
     def __init__(

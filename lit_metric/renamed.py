@@ -15,12 +15,29 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "lit_metric.batching": {
         "DataSet": "MixturePart",
+        "resume_epoch": "use resume_position, which gives the epoch and the step",
     },
     "lit_metric.data": {
         "Content": "Dataset",
         "Reading": "ReadOptions",
+        "concatenate": "nothing used it",
         "files": "lit_metric.store",
+        "guessed": "guess_supervision",
+        "labelled_items": "use MetricDataModule, or Labels(...).items(Columns(table, problems))",
         "stored": "lit_metric.store",
+    },
+    "lit_metric.losses": {
+        "GuidedPairs": "PairsWrapper",
+        "SameClass": "LabelPairs",
+        "WeightedAnchors": "PairsWrapper",
+        "allocate_saved": "use load_state_dict, which creates missing proxies",
+        "batch_all": "use TripletLoss with mining",
+        "batch_hard": "use TripletLoss with mining",
+        "batch_semi_hard": "use TripletLoss with mining",
+        "distillation_kl": "use DistillationKLLoss",
+        "informative": "use MultiSimilarityLoss",
+        "pair_norms": "use NPairLoss",
+        "too_alike": "too_similar",
     },
     "lit_metric.mining": {
         "AbsoluteMax": "MaxScore",
@@ -33,9 +50,26 @@ NAMES: dict[str, dict[str, str]] = {
 """Classes, functions and modules, by the package that they were imported from."""
 
 ARGUMENTS: dict[str, dict[str, str]] = {
+    "lit_metric.batching.PlanSampler": {
+        "planned_fn": "use before_fn, which may act, and version_fn, which only looks",
+        "epoch_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
+        "start_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
+    },
+    "lit_metric.clusters.k_means": {"metric": "similarity"},
+    "lit_metric.clusters.nearest_centres": {"metric": "similarity"},
+    "lit_metric.data.Labels": {"unlabelled=candidates": "negatives_if_mined"},
     "lit_metric.datamodule.MetricDataModule": {
         "test_against": "test_corpus",
         "validate_against": "validation_corpus",
+    },
+    "lit_metric.index.ExactIndex": {"metric": "similarity"},
+    "lit_metric.index.FaissIndex": {"metric": "similarity"},
+    "lit_metric.losses.InfoNCELoss": {
+        "other_positives": "use positives_in_denominator: true (in) or false (out)",
+    },
+    "lit_metric.losses.RelationPairs": {
+        "certain": "labelled_relations",
+        "drawn": "mined_negatives",
     },
     "lit_metric.mining.Miner": {
         "cold_start": "use data.refresh.first_table: before_training (mine), in_background (in_batch)",
@@ -54,11 +88,26 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 """Arguments by class, function or ``Class.method``. ``name=value`` is one value of an argument."""
 
 METHODS: dict[str, dict[str, str]] = {
+    "lit_metric.data.Batch": {
+        "drawn": "mined_negatives",
+    },
+    "lit_metric.data.Dataset": {
+        "facts": "judgements",
+    },
     "lit_metric.data.Relations": {
         "certain": "labelled_only",
     },
+    "lit_metric.index.ExactIndex": {
+        "search_own": "search_by_id",
+    },
+    "lit_metric.index.Index": {
+        "leaves_out": "excludes",
+    },
+    "lit_metric.losses.Pairs": {
+        "targets": "use rows(start, stop, targets=True).target",
+    },
 }
-"""Methods and attributes by class."""
+"""Methods and attributes of instances, by class."""
 
 METRICS: dict[str, str] = {}
 """Metrics by the name that they were logged under, without ``val/`` or ``test/``."""
@@ -153,7 +202,9 @@ class _OldMethod:
     def __init__(self, message: str) -> None:
         self.message = message
 
-    def __get__(self, instance: object, owner: type) -> NoReturn:
+    def __get__(self, instance: object, owner: type) -> _OldMethod:
+        if instance is None:  # somebody looks through the attributes of the class
+            return self
         raise AttributeError(self.message)
 
 

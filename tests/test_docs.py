@@ -104,7 +104,7 @@ def base_of(page: Path) -> str:
     return f"configs/{found[1] if found else 'banking77'}.yaml"
 
 
-@named([page for page in GUIDE if blocks(page, "python")])
+@named([page for page in [*GUIDE, ROOT / "CONTRIBUTING.md"] if blocks(page, "python")])
 def test_python_runs(world: Path, page: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for number, block in enumerate(blocks(page, "python")):
@@ -118,6 +118,7 @@ def test_python_runs(world: Path, page: Path) -> None:
             failed, tried = doctest.DocTestRunner(optionflags=flags).run(
                 example, out=report.write, clear_globs=False
             )
+        names |= example.globs  # for the blocks below
         assert tried
         assert not failed, report.getvalue()
 

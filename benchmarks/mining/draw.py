@@ -86,7 +86,7 @@ def hidden_positives(
     drawn = wrong = without = 0
     for step in steps:
         # Nothing here is drawn at random beside the table, so no relations are asked.
-        found = miner.draw(table, anchors, None, seed, 0, step)  # type: ignore[arg-type]
+        found = table.draw(miner.draw, miner.negatives, anchors, None, seed, 0, step)  # type: ignore[arg-type]
         without += int((found[:, 0] < 0).sum())
         for anchor, row in zip(anchors.tolist(), found.tolist(), strict=True):
             own = [other for other in row if other >= 0]

@@ -27,6 +27,7 @@ from benchmarks.mining.corpora import Corpus
 from benchmarks.mining.process import in_process, main_of
 from benchmarks.peer import BACKBONE, read
 from benchmarks.results import BenchmarkError
+from lit_metric.index import Embeddings
 from lit_metric.refresh import Refresh
 
 KS = (1, 10, 50)
@@ -287,7 +288,7 @@ def overlaps(clock: Clock, encoder: Any, data: Any) -> list[dict[str, float]]:
     before, found = clock.tables[first], []
     for step in later:
         _load(encoder, weights[step])
-        anew = data.miner.mine(encoder.encode(texts), ids, data.relations, data.seed).ids
+        anew = data.miner.mine(Embeddings(ids, encoder.encode(texts)), data.relations, data.seed).ids
         row = {"step": float(step)}
         for k in KS:
             row[f"overlap@{k}"] = overlap(clock.tables[step], anew, k)

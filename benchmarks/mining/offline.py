@@ -47,19 +47,20 @@ def ours(texts: list[str], labels: list[str], negatives: int, backbone: str) -> 
     """Encode, mine, draw: seconds, the pairs found, and how many are of one class."""
     from lit_metric import TextEncoder
     from lit_metric.data import LabelRelations
+    from lit_metric.index import Embeddings
     from lit_metric.mining import Miner, RelativeMargin, TopK
 
     encoder = TextEncoder(backbone)
     relations = LabelRelations.from_names(labels, torch.arange(len(labels)))
     ids = torch.arange(len(texts))
     miner = Miner(
-        candidates=CANDIDATES, negatives=negatives, filters=[RelativeMargin(SHARE)], draw=TopK(), sample=0
+        top_k=CANDIDATES, negatives=negatives, filters=[RelativeMargin(1 - SHARE)], draw=TopK(), sample=0
     )
     began = time.perf_counter()
     vectors = encoder.encode(texts)
     encoded = time.perf_counter()
-    table = miner.mine(vectors, ids, relations)
-    drawn = miner.draw(table, ids, relations, 0, 0, 0).numpy()
+    table = miner.mine(Embeddings(ids, vectors), relations)
+    drawn = table.draw(miner.draw, negatives, ids, relations, 0, 0, 0).numpy()
     ended = time.perf_counter()
     pairs = [(anchor, other) for anchor, row in enumerate(drawn.tolist()) for other in row if other >= 0]
     return {

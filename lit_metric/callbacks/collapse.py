@@ -1,4 +1,4 @@
-"""An alarm for embeddings that shrink to a point or a line."""
+"""A warning when embeddings shrink to a point or a line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class CollapseAlarm(Callback):
     ``train/mean_norm``. See :class:`~lit_metric.metrics.CollapseMonitor`.
 
     Args:
-        every: steps between looks; each takes in the vectors of that many batches. An epoch that has fewer is
-            looked at once, after its last batch.
+        every: steps between measurements, each over the vectors of that many batches. An epoch with fewer
+            batches is measured once, after its last batch.
 
     Raises:
         ValueError: if ``every`` is below 1.
@@ -35,13 +35,13 @@ class CollapseAlarm(Callback):
         self._looked = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start to watch."""
+        """Start to collect vectors."""
         self.monitor = CollapseMonitor(pl_module.encoder.dimension).to(pl_module.device)  # type: ignore[union-attr,arg-type]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in a batch; every so many, look."""
+        """Add a batch; after every ``every`` steps, measure."""
         if self.monitor is None or not isinstance(outputs, dict) or "vectors" not in outputs:
             return
         self.monitor.update(outputs["vectors"])
@@ -54,7 +54,7 @@ class CollapseAlarm(Callback):
         self._looked = not trainer.is_last_batch and (self._looked or due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what has come since the last time, which may be all of a short run."""
+        """Measure the batches since the last time, which may be all of a short run."""
         self._warn(trainer)
 
     def _log(self, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Keeps what ``lit-metric predict`` computes."""
+"""Writes the vectors of ``lit-metric predict``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class WriteEmbeddings(BasePredictionWriter):
-    """Writes ``predictions.npy`` into the run folder: float32 ``[n, d]``, row i is row i of the source, NaN
-    where that was left out as a bad row.
+    """Writes ``predictions.npy`` into the run folder: float32 ``[n, d]``.
 
-    Where items are no rows of a source of their own, such as those of a split that is held out or named by a
-    column, vectors stand in the order of items, and ``predictions-rows.npy`` has the row of each, int64, from
-    0; none where items are not rows, such as the queries of judgements. Each rank of several writes
-    ``predictions-RANK.npy`` and ``predictions-RANK-rows.npy`` for its share.
+    - If the items are all rows of a source, row i is row i of the source, and NaN for a bad row that was
+      skipped.
+    - If they are some rows of a source, such as a split that is held out or named by a column, vectors are in
+      the order of items. ``predictions-rows.npy`` has the row of each, int64, from 0.
+    - If they are not rows, such as the queries of judgements, there is no such file.
+
+    With several ranks, each writes ``predictions-RANK.npy`` and ``predictions-RANK-rows.npy`` for its share.
     """
 
     def __init__(self) -> None:
@@ -47,7 +49,7 @@ class WriteEmbeddings(BasePredictionWriter):
         rows, count = data.rows_of(data.predict_split, ids)
         folder = run_folder(trainer)
         if folder is None:
-            log.warning("Nothing is written, as there is no logger and no folder of this run's own")
+            log.warning("Nothing is written, because the run has neither a logger nor a folder of its own")
             return
         folder.mkdir(parents=True, exist_ok=True)
         name, left_out = "predictions", ""
@@ -58,11 +60,11 @@ class WriteEmbeddings(BasePredictionWriter):
         elif rows is not None and count is not None:
             whole = vectors.new_full([count, vectors.shape[1]], torch.nan)
             whole[rows] = vectors
-            left_out = f"; the other {count - len(ids)} rows were left out, and are NaN"
+            left_out = f"; the other {count - len(ids)} rows were skipped, and are NaN"
             left_out *= len(ids) < count
             vectors, rows = whole, None
         np.save(folder / f"{name}.npy", vectors.numpy(), allow_pickle=False)
         if rows is not None:
             np.save(folder / f"{name}-rows.npy", rows.numpy(), allow_pickle=False)
-            left_out = f"; {name}-rows.npy says of which rows"
+            left_out = f"; {name}-rows.npy has their rows"
         log.info("Wrote %d embeddings to %s%s", len(ids), folder / f"{name}.npy", left_out)

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lit_metric.commands.items import (
-    WRITERS,
-    BadRowsOption,
-    Read,
-    check_output,
-    encode_items,
-    read_items,
-    role_of,
-    tower,
-    write_table,
-)
+from lit_metric.commands.items import ENDINGS, BadRowsOption, RoleEncoder, check_output, write_table
 from lit_metric.data import CsvOptions, DataError
 from lit_metric.encoders.base import Precision
 from lit_metric.hub import load
@@ -75,11 +63,9 @@ def encode(
     Example:
         lit-metric encode --model runs/triplet --input questions.csv --output vectors.npy
     """
-    path = check_output(output, [".npy", *WRITERS])
-    encoder = load(model, trust_remote_code)
-    role = role_of(encoder, "--role", role)
-    read = read_items(
-        tower(encoder, role),
+    path = check_output(output, [".npy", *ENDINGS])
+    encoder = RoleEncoder(load(model, trust_remote_code), role, "--role")
+    read = encoder.read(
         input,
         bad_rows,
         path.parent,
@@ -90,28 +76,19 @@ def encode(
         field=field,
         csv=csv,
     )
-    numbered = bad_rows == "skip"
+    numbers = {"row": [row + 1 for row in read.rows]} if bad_rows == "skip" else {}
     if path.suffix != ".npy":
-        _check_names(read, [column, *["row"] * numbered])
-    vectors = encode_items(encoder, read.items, role, max_tokens, precision)
-    _write(path, read, vectors, column, numbered)
-    log.info("Wrote %d embeddings of %d components to %s", *vectors.shape, path)
-
-
-def _write(path: Path, read: Read, vectors: np.ndarray, column: str, numbered: bool) -> None:
-    if path.suffix == ".npy":
+        for name in (column, *numbers):
+            if name in read.table.columns:
+                remedy = "rename it" if name == "row" else "give the vectors another name with --column"
+                raise DataError(f"{read.table.name} has a column {name!r} already; {remedy}")
+    vectors = encoder.encode(read, max_tokens, precision)
+    if path.suffix != ".npy":
+        write_table(path, {**read.columns(), **numbers, column: vectors})
+    else:
         whole = np.full((len(read.table), vectors.shape[1]), np.nan, np.float32)
         whole[read.rows] = vectors
         write_array(path, whole)
         if len(read) < len(whole):
             log.warning("Their vectors are NaN, so that row i of %s is row i of the input", path)
-        return
-    numbers: dict[str, Any] = {"row": [row + 1 for row in read.rows]} if numbered else {}
-    write_table(path, {**read.columns(), **numbers, column: vectors})
-
-
-def _check_names(read: Read, names: list[str]) -> None:
-    for name in names:
-        if name in read.table.columns:
-            remedy = "rename it" if name == "row" else "give the vectors another name with --column"
-            raise DataError(f"{read.table.name} has a column {name!r} already; {remedy}")
+    log.info("Wrote %d embeddings of %d components to %s", *vectors.shape, path)

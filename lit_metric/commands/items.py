@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv as tables
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +29,12 @@ BadRowsOption = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class FileItems:
     """The items of a file.
 
     Args:
         table: the file.
-        rows: ``[n]`` the row of each item, from 0; those that are missing could not be used.
+        rows: ``[n]`` the row of each item, from 0. Rows that could not be used are missing.
         items: ``[n]``.
     """
 
@@ -45,131 +45,127 @@ class Read:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def column(self, name: str) -> list[Any]:
-        """``[n]`` the values of any column of the file."""
-        values = self.table.column(name)
-        return [values[row] for row in self.rows]
-
     def columns(self) -> dict[str, list[Any]]:
-        """All columns of the file."""
-        return {name: self.column(name) for name in self.table.columns}
+        """``[n]`` values of each column of the file."""
+        columns = {name: self.table.column(name) for name in self.table.columns}
+        return {name: [values[row] for row in self.rows] for name, values in columns.items()}
 
-    def contents(self) -> list[Any]:
-        """``[n]`` what makes two items the same for an encoder: equal texts, for sets in any order."""
-        items = self.items
-        if items.kind == "text":
-            return [row[0] for row in items.rows]
-        roles = items.roles or [[""] * len(row) for row in items.rows]
-        weights = items.weights or [[1.0] * len(row) for row in items.rows]
-        return [frozenset(zip(*each, strict=True)) for each in zip(items.rows, roles, weights, strict=True)]
+    def inputs(self) -> list[Any]:
+        """``[n]`` what :meth:`Encoder.encode` takes for the items."""
+        rows = self.items.rows
+        return list(rows) if self.items.kind == "set" else [texts[0] for texts in rows]
 
-    def select(self, places: Sequence[int]) -> Read:
-        """The items at some places."""
-        return Read(self.table, [self.rows[place] for place in places], self.items.select(places))
+    def distinct(self) -> tuple[FileItems, list[int]]:
+        """The first of each group of items that are equal for an encoder, and the size of each group.
+
+        Texts are equal if they are the same text, sets if they hold the same texts in any order.
+        """
+        items, rows = self.items, self.items.rows
+        contents: list[Any] = [row[0] for row in rows]
+        if items.kind == "set":
+            roles = items.roles or [[""] * len(row) for row in rows]
+            weights = items.weights or [[1.0] * len(row) for row in rows]
+            contents = [frozenset(zip(*each, strict=True)) for each in zip(rows, roles, weights, strict=True)]
+        places: dict[Any, list[int]] = {}
+        for place, content in enumerate(contents):
+            places.setdefault(content, []).append(place)
+        firsts = [first for first, *_ in places.values()]
+        kept = FileItems(self.table, [self.rows[place] for place in firsts], items.select(firsts))
+        return kept, [len(group) for group in places.values()]
 
 
-def read_items(
-    encoder: Encoder,
-    source: Any,
-    bad_rows: BadRowsOption = "error",
-    folder: Path | None = None,
-    key: str | None = None,
-    field: Mapping[str, str] | None = None,
-    csv: CsvOptions | None = None,
-    **columns: Any,
-) -> Read:
-    """Items of the kind that the encoder takes: texts, or lists of tags or of the texts of several fields.
+class RoleEncoder:
+    """An encoder in one role: it reads the items of a file, and encodes them.
 
     Args:
-        encoder: says which kind.
-        source: see :func:`~lit_metric.data.read_table`.
-        bad_rows: refuse rows that can't be used, or leave them out and say so.
-        folder: where those that are left out are listed; only some are named if None.
-        key: a column of names.
-        field: the column of each role, if items have fields.
-        csv: how CSV files are written.
-        columns: ``text``, ``tags``, ``tag_separator`` and ``weights`` of :class:`~lit_metric.data.Labels`.
-
-    Raises:
-        DataError: when the source can't be used, holds no items, or holds the other kind.
-    """
-    problems = Problems(bad_rows == "skip", "give --bad_rows skip to leave them out")
-    table = read_table(source, problems=problems, csv=csv)
-    wanted = "set" if isinstance(encoder, SetEncoder) else "text"
-    if wanted == "set" and not (field or columns.get("text") or columns.get("tags")):
-        columns["tags"] = next((name for name in TAG_NAMES if name in table.columns), None)
-    reading = Columns(table, problems)
-    items = Labels(key=key, fields=dict(field) if field else None, **columns).items(reading, labelled=False)
-    problems.refuse()
-    if items.kind != wanted:
-        raise DataError(
-            f"{table.name} gives items of kind {items.kind!r}, but this model encodes {wanted!r}: "
-            + ("name the column with --tags" if wanted == "set" else "name the column with --text")
-        )
-    kept = reading.kept
-    if not kept:
-        raise DataError(f"{table.name} has {len(table)} rows, and none that can be used")
-    if len(problems) and folder is None:
-        log.warning("Left out %s", problems.report())
-    elif len(problems) and folder is not None:
-        log.warning("%d bad rows are left out, and listed in %s", len(problems), problems.write(folder))
-    return Read(table, kept, items.select(kept))
-
-
-def encode_items(
-    encoder: Encoder, items: LabelledItems, role: str | None, max_tokens: int, precision: Precision
-) -> np.ndarray:
-    """``[n, dimension]`` vectors of items read from a file, with a progress bar.
-
-    Raises:
-        ValueError: when a role was asked for, but each text has one from its field.
-    """
-    rows, roles, weights = items.rows, items.roles, items.weights
-    if role is not None and roles is not None:
-        raise ValueError(f"--role {role}: texts have the roles of their --field; leave one of the two out")
-    if roles is None and weights is None:
-        return encoder.encode(inputs(items), max_tokens, progress=True, role=role, precision=precision)
-    kept, roles, weights = without_repeats(rows, roles, weights)  # type: ignore[assignment]
-    return encoder.encode(
-        kept, max_tokens, progress=True, role=roles or role, weights=weights, precision=precision
-    )
-
-
-def inputs(items: LabelledItems) -> list[Any]:
-    """What :meth:`Encoder.encode` takes for these items."""
-    return list(items.rows) if items.kind == "set" else [texts[0] for texts in items.rows]
-
-
-def role_of(encoder: Encoder, option: str, asked: str | None, default: str | None = None) -> str | None:
-    """The role to encode in: the one that is asked for, else the default where the model knows it.
+        encoder: of texts, of sets, or of two towers.
+        role: as a user gave it by ``option``.
+        option: its name, for messages.
+        default: the role where none is given and the model knows this one.
 
     Raises:
         ValueError: when the model doesn't know the role, or needs one.
     """
-    known = encoder.tokenizer.roles
-    if asked is None and default not in known and isinstance(encoder, TwoTowerEncoder):
-        raise ValueError(f"{option} is needed: this model has a tower for queries and one for documents")
-    if asked is None:
-        return default if default in known else None
-    if asked not in known:
-        roles = f"knows {', '.join(known)}" if known else f"has no roles; leave {option} out"
-        raise ValueError(f"{option} {asked}: this model {roles}")
-    return asked
+
+    def __init__(self, encoder: Encoder, role: str | None, option: str, default: str | None = None) -> None:
+        known = encoder.tokenizer.roles
+        if role is None and default not in known and isinstance(encoder, TwoTowerEncoder):
+            raise ValueError(f"{option} is needed: this model has a tower for queries and one for documents")
+        if role is not None and role not in known:
+            roles = f"knows {', '.join(known)}" if known else f"has no roles; leave {option} out"
+            raise ValueError(f"{option} {role}: this model {roles}")
+        self.encoder = encoder
+        self.role = role or (default if default in known else None)
+        tower = encoder.tower(self.role) if isinstance(encoder, TwoTowerEncoder) else encoder
+        self.kind = "set" if isinstance(tower, SetEncoder) else "text"
+
+    def read(
+        self,
+        source: Any,
+        bad_rows: BadRowsOption = "error",
+        folder: Path | None = None,
+        key: str | None = None,
+        field: Mapping[str, str] | None = None,
+        csv: CsvOptions | None = None,
+        **columns: Any,
+    ) -> FileItems:
+        """Items of the kind that the encoder takes: texts, lists of tags, or the texts of several fields.
+
+        Args:
+            source: see :func:`~lit_metric.data.read_table`.
+            bad_rows: refuse rows that can't be used, or leave them out and say so.
+            folder: where the rows that are left out are listed. None: a log line names some of them.
+            key: a column of names.
+            field: the column of each role, if items have fields.
+            csv: how CSV files are written.
+            columns: ``text``, ``tags``, ``tag_separator``, ``weights`` of :class:`~lit_metric.data.Labels`.
+
+        Raises:
+            DataError: when the source can't be used, holds no items, or holds the other kind.
+        """
+        problems = Problems(bad_rows == "skip", "give --bad_rows skip to leave them out")
+        table = read_table(source, problems=problems, csv=csv)
+        if self.kind == "set" and not (field or columns.get("text") or columns.get("tags")):
+            columns["tags"] = next((name for name in TAG_NAMES if name in table.columns), None)
+        reading = Columns(table, problems)
+        labels = Labels(key=key, fields=dict(field) if field else None, **columns)
+        items = labels.items(reading, labelled=False)
+        problems.refuse()
+        if items.kind != self.kind:
+            raise DataError(
+                f"{table.name} gives items of kind {items.kind!r}, but this model encodes {self.kind!r}: "
+                f"name the column with {'--tags' if self.kind == 'set' else '--text'}"
+            )
+        kept = reading.kept
+        if not kept:
+            raise DataError(f"{table.name} has {len(table)} rows, and none that can be used")
+        if len(problems) and folder is None:
+            log.warning("Left out %s", problems.report())
+        elif len(problems) and folder is not None:
+            log.warning("%d bad rows are left out, and listed in %s", len(problems), problems.write(folder))
+        return FileItems(table, kept, items.select(kept))
+
+    def encode(self, read: FileItems, max_tokens: int, precision: Precision) -> np.ndarray:
+        """``[n, dimension]`` vectors of the items of a file, with a progress bar.
+
+        Raises:
+            ValueError: when there is a role, and each text has another one from its field.
+        """
+        items = read.items
+        if self.role is not None and items.roles is not None:
+            raise ValueError(
+                f"--role {self.role}: texts have the roles of their --field; leave one of the two out"
+            )
+        inputs, roles, weights = read.inputs(), items.roles, items.weights
+        if roles is not None or weights is not None:
+            inputs, roles, weights = without_repeats(items.rows, roles, weights)  # type: ignore[assignment]
+        return self.encoder.encode(
+            inputs, max_tokens, progress=True, role=roles or self.role, weights=weights, precision=precision
+        )
 
 
-def tower(encoder: Encoder, role: str | None) -> Encoder:
-    """What encodes items in this role."""
-    return encoder.tower(role) if isinstance(encoder, TwoTowerEncoder) else encoder
-
-
-def write_table(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    """Write columns of equal length by the ending of ``path``: ``.parquet``, ``.csv`` or ``.jsonl``.
-
-    A column that is an array ``[n, d]`` becomes lists of fixed length in Parquet; in CSV, lists and objects
-    stand as JSON, and a missing value is an empty cell.
-    """
-    with replacing(path) as unfinished:
-        WRITERS[path.suffix](unfinished, columns)
+ENDINGS = [".parquet", ".csv", ".jsonl"]
+"""Of the tables that :func:`write_table` writes."""
 
 
 def check_output(output: str, endings: Sequence[str]) -> Path:
@@ -186,9 +182,29 @@ def check_output(output: str, endings: Sequence[str]) -> Path:
     return path
 
 
-def _parquet(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    arrays = {name: _arrow(values) for name, values in columns.items()}
-    pq.write_table(pa.table(arrays), path, compression="zstd")
+def write_table(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+    """Write columns of equal length by the ending of ``path``: ``.parquet``, ``.csv`` or ``.jsonl``.
+
+    A column that is an array ``[n, d]`` becomes lists of fixed length in Parquet. In CSV, lists and objects
+    become JSON, and a missing value becomes an empty cell.
+    """
+    with replacing(path) as unfinished:
+        if path.suffix == ".parquet":
+            table = pa.table({name: _arrow(values) for name, values in columns.items()})
+            pq.write_table(table, unfinished, compression="zstd")
+            return
+        rows = zip(*columns.values(), strict=True)
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".csv":
+                writer = tables.writer(file)
+                writer.writerow(map(_text, columns))
+                writer.writerows(["" if each is None else _text(each) for each in row] for row in rows)
+                return
+            for row in rows:
+                cells = (
+                    f"{json.dumps(name)}: {_json(each)}" for name, each in zip(columns, row, strict=True)
+                )
+                file.write(_text("{" + ", ".join(cells) + "}\n"))
 
 
 def _arrow(values: Sequence[Any] | np.ndarray) -> pa.Array:
@@ -198,41 +214,16 @@ def _arrow(values: Sequence[Any] | np.ndarray) -> pa.Array:
         return pa.array(values)
     except (pa.ArrowException, UnicodeEncodeError, TypeError, ValueError):
         # Values of several types, as JSON Lines may have, or bytes that are no UTF-8.
-        return pa.array([None if each is None else _readable(_cell(each)) for each in values], pa.string())
+        return pa.array([None if each is None else _text(each) for each in values], pa.string())
 
 
-def _csv(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = tables.writer(file)
-        writer.writerow(map(_readable, columns))
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow("" if each is None else _readable(_cell(each)) for each in row)
-
-
-def _json_lines(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in zip(*columns.values(), strict=True):
-            cells = (f"{json.dumps(name)}: {_json(each)}" for name, each in zip(columns, row, strict=True))
-            file.write(_readable("{" + ", ".join(cells) + "}\n"))
-
-
-def _cell(value: Any) -> str:
-    return _json(value) if isinstance(value, (list, dict, tuple, np.ndarray)) else str(value)
+def _text(value: Any) -> str:
+    """A value as text, without the halves of characters that a file in another encoding leaves behind."""
+    text = _json(value) if isinstance(value, (list, dict, tuple, np.ndarray)) else str(value)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _json(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        return f"[{', '.join(map(str, value))}]"  # as short as float32 can be told
+        return f"[{', '.join(map(str, value))}]"  # the shortest digits that give the same float32
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _readable(text: str) -> str:
-    """Without the halves of characters that a file in another encoding leaves behind."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
-    ".parquet": _parquet,
-    ".csv": _csv,
-    ".jsonl": _json_lines,
-}

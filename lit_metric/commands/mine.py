@@ -23,7 +23,7 @@ from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder, SetEncoder
 from lit_metric.evaluation import encode_split
 from lit_metric.hub import load
-from lit_metric.index import Index
+from lit_metric.index import Embeddings, Index
 from lit_metric.mining import Draw, Miner, NegativeFilter
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def mine(
     data: MetricDataModule | None = None,
     run: str | None = None,
     splits: list[str] | None = None,
-    candidates: int | None = None,
+    top_k: int | None = None,
     negatives: int | None = None,
     filters: list[NegativeFilter] | None = None,
     draw: Draw | None = None,
@@ -57,7 +57,7 @@ def mine(
         data: what to mine in, by the options of fit, such as --data.train and --data.label.
         run: run folder, or the YAML of a run, whose data and miner are taken; options behind it go over them.
         splits: whose items get negatives; all of data.train, or the training items of a run.
-        candidates: candidates kept for each anchor (50).
+        top_k: candidates kept for each anchor (50).
         negatives: negatives drawn for each anchor from them (1).
         filters: which candidates are dropped, [] for none (RelativeMargin); repeat
             --filters+=AbsoluteMargin --filters.margin 0.05 for several.
@@ -81,7 +81,7 @@ def mine(
     if data is None:
         data = data_of(run)
     chosen = {
-        "candidates": candidates,
+        "top_k": top_k,
         "negatives": negatives,
         "filters": filters,
         "draw": draw,
@@ -96,7 +96,7 @@ def mine(
     log.info("Wrote %d rows for %d anchors to %s", count, len(mined.anchors), path)
     if left_out:
         log.warning(
-            "%d of %d anchors found fewer than %s and are left out: loosen the filters, raise --candidates, "
+            "%d of %d anchors found fewer than %s and are left out: loosen the filters, raise --top_k, "
             "or let random ones stand in: --draw WithRandom --draw.draw TopK --draw.share 0 --draw.fill true",
             left_out,
             len(mined.anchors),
@@ -203,9 +203,9 @@ def collect(
     ids = torch.cat([anchors, corpus]).unique()
     encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data.prepare(encoder.tokenizer)
-    vectors = encoded(encoder, data, ids)
-    table = data.miner.mine(vectors, ids, data.relations, data.seed, anchors=anchors, corpus=corpus)
-    return collected(table, data, vectors, ids, corpus, positives)
+    embeddings = Embeddings(ids, encoded(encoder, data, ids))
+    table = data.miner.mine(embeddings, data.relations, data.seed, anchors=anchors, corpus=corpus)
+    return collected(table, data, embeddings, corpus, positives)
 
 
 def _splits(data: MetricDataModule, asked: Sequence[str] | None, as_trained: bool) -> list[str]:

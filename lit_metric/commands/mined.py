@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lit_metric.data import PairRelations, Ragged, Relations
 from lit_metric.datamodule import MetricDataModule
+from lit_metric.index import Embeddings
 from lit_metric.mining import NegativeTable
-from lit_metric.mining.vectors import Vectors
 from lit_metric.store import replacing
 
 _BLOCK = 256
@@ -73,8 +73,7 @@ class MiningResult:
 def collected(
     table: NegativeTable,
     data: MetricDataModule,
-    vectors: Tensor,
-    ids: Tensor,
+    embeddings: Embeddings,
     corpus: Tensor,
     positives: int | None,
 ) -> MiningResult:
@@ -83,8 +82,7 @@ def collected(
     Args:
         table: as mined.
         data: with the miner.
-        vectors: ``[M, d]`` of ``ids``.
-        ids: ``[M]`` rising.
+        embeddings: of all items.
         corpus: the ids that positives are taken from.
         positives: how many for each anchor, at random; None: 1 where they follow from labels, all where pairs
             were given.
@@ -97,14 +95,9 @@ def collected(
     if labelled:
         own = _differing(own, anchors, data.items.fingerprints)
     anchors, own = anchors[own.lengths > 0], own.select((own.lengths > 0).nonzero()[:, 0])
-    drawn = data.miner.draw(table, anchors, data.relations.labelled_only(), data.seed, 0, 0)
-    scaled = Vectors(vectors, table.metric)
-
-    def scores(first: Tensor, second: Tensor) -> Tensor:
-        places = [torch.searchsorted(ids, each) for each in (first, second)]
-        parts = zip(*(each.split(1 << 16) for each in places), strict=True)
-        return torch.cat([torch.empty(0), *((scaled[a] * scaled[b]).sum(1) for a, b in parts)])
-
+    miner, relations = data.miner, data.relations.labelled_only()
+    drawn = table.draw(miner.draw, miner.negatives, anchors, relations, data.seed, 0, 0)
+    scores = embeddings.by(table.similarity).pair_scores
     present = drawn >= 0
     negative_scores = torch.full(drawn.shape, -torch.inf)
     negative_scores[present] = scores(anchors[:, None].expand_as(drawn)[present], drawn[present])

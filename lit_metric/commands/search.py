@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lit_metric.commands.items import (
-    WRITERS,
+    ENDINGS,
     BadRowsOption,
-    Read,
+    FileItems,
+    RoleEncoder,
     check_output,
-    encode_items,
-    inputs,
-    read_items,
-    role_of,
-    tower,
     write_table,
 )
 from lit_metric.data import CsvOptions, read_table
-from lit_metric.encoders import Encoder, SetEncoder
 from lit_metric.encoders.base import Precision
 from lit_metric.hub import load
 from lit_metric.index import ExactIndex
@@ -93,78 +87,85 @@ def search(
         raise ValueError(f"-k {k}: at least 1 is needed")
     if not query and queries is None:
         raise ValueError("no query: give --query TEXT, or a file of them with --queries")
-    path = None if output is None else check_output(output, list(WRITERS))
+    path = None if output is None else check_output(output, ENDINGS)
     encoder = load(model, trust_remote_code)
-    role = role_of(encoder, "--role", role, "document")
-    query_role = role_of(encoder, "--query_role", query_role, "query")
+    items = RoleEncoder(encoder, role, "--role", "document")
+    asking = RoleEncoder(encoder, query_role, "--query_role", "query")
     columns: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator}
-    asked = _asked(tower(encoder, query_role), query or [], queries, bad_rows, csv, **columns)
-    read = read_items(
-        tower(encoder, role), corpus, bad_rows, key=key, field=field, weights=weights, csv=csv, **columns
-    )
-    read, copies = _distinct(read)
+    asked = _queries(asking, query or [], queries, bad_rows, csv, **columns)
+    read, copies = items.read(
+        corpus, bad_rows, key=key, field=field, weights=weights, csv=csv, **columns
+    ).distinct()
     index = ExactIndex()
-    index.add(encode_items(encoder, read.items, role, max_tokens, precision), np.arange(len(read)))
-    vectors = encoder.encode([items for items, _ in asked], max_tokens, role=query_role, precision=precision)
-    scores, found = index.search(vectors, min(k, len(read)))
-    results = [
-        [*zip(row, places, strict=True)] for row, places in zip(scores.tolist(), found.tolist(), strict=True)
-    ]
+    index.add(items.encode(read, max_tokens, precision), np.arange(len(read)))
+    vectors = encoder.encode([each for each, _ in asked], max_tokens, role=asking.role, precision=precision)
+    scores, places = (each.tolist() for each in index.search(vectors, min(k, len(read))))
+    names = [name for _, name in asked]
     if path is None:
-        _show(read, [name for _, name in asked], copies, results, key)
-    else:
-        _write(path, read, [name for _, name in asked], copies, results)
+        _show(read, copies, names, scores, places, key)
+        return
+    found = [
+        (query, rank, score, place)
+        for query, *result in zip(names, scores, places, strict=True)
+        for rank, (score, place) in enumerate(zip(*result, strict=True), 1)
+    ]
+    results: dict[str, list[Any]] = {
+        "query": [query for query, _, _, _ in found],
+        "rank": [rank for _, rank, _, _ in found],
+        "cosine": [round(score, 6) for _, _, score, _ in found],
+        "row": [read.rows[place] + 1 for *_, place in found],
+        "copies": [copies[place] for *_, place in found],
+    }
+    for name, values in read.columns().items():
+        results[name if name not in results else f"corpus_{name}"] = [values[place] for *_, place in found]
+    write_table(path, results)
+    log.info("Wrote %d results of %d queries to %s", len(found), len(names), path)
 
 
-def _distinct(read: Read) -> tuple[Read, list[int]]:
-    """The first of each group of equal items, and how many each stands for."""
-    places: dict[Any, list[int]] = {}
-    for place, content in enumerate(read.contents()):
-        places.setdefault(content, []).append(place)
-    return read.select([first for first, *_ in places.values()]), [*map(len, places.values())]
-
-
-def _asked(
-    encoder: Encoder,
+def _queries(
+    encoder: RoleEncoder,
     query: list[str],
     queries: str | None,
     bad_rows: BadRowsOption,
     csv: CsvOptions | None,
     **columns: Any,
 ) -> list[tuple[Any, str]]:
-    """What to encode for each query, and how to call it."""
+    """What to encode for each query, and its name."""
     asked: list[tuple[Any, str]] = [(each, each) for each in query]
-    if isinstance(encoder, SetEncoder):
-        cut = columns["tag_separator"] or ","
-        asked = [
-            (list(dict.fromkeys(tag.strip() for tag in each.split(cut) if tag.strip())), each)
-            for each in query
-        ]
+    if encoder.kind == "set":
+        separator = columns["tag_separator"] or ","
+        tags = [[tag.strip() for tag in each.split(separator) if tag.strip()] for each in query]
+        asked = [(list(dict.fromkeys(each)), name) for each, name in zip(tags, query, strict=True)]
     if not all(items if isinstance(items, list) else items.strip() for items, _ in asked):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     if queries is not None:
         there = read_table(queries, csv=csv).columns
-        own = {
-            name: each if each in there or name == "tag_separator" else None for name, each in columns.items()
-        }
-        read = read_items(encoder, queries, bad_rows, csv=csv, **own)
-        asked += zip(inputs(read.items), map(", ".join, read.items.rows), strict=True)
+        absent = [name for name, each in columns.items() if name != "tag_separator" and each not in there]
+        columns |= dict.fromkeys(absent)
+        read = encoder.read(queries, bad_rows, csv=csv, **columns)
+        asked += zip(read.inputs(), map(", ".join, read.items.rows), strict=True)
     return asked
 
 
 def _show(
-    read: Read, queries: list[str], copies: list[int], results: list[list[tuple[float, int]]], key: str | None
+    read: FileItems,
+    copies: list[int],
+    queries: list[str],
+    scores: list[list[float]],
+    places: list[list[int]],
+    key: str | None,
 ) -> None:
+    """Print a table for each query."""
     console = Console()
-    for query, found in zip(queries, results, strict=True):
-        repeated = any(copies[place] > 1 for _, place in found)
+    for query, near, found in zip(queries, scores, places, strict=True):
+        repeated = any(copies[place] > 1 for place in found)
         table = RichTable(title=Text(f"nearest to: {_line(query)}"), title_justify="left")
         for name in ("cosine", "row", *["copies"] * repeated):
             table.add_column(name, justify="right", no_wrap=True)
         if read.items.keys:
             table.add_column(Text(key or ""), overflow="fold", max_width=24)
         table.add_column("item", overflow="fold")
-        for score, place in found:
+        for score, place in zip(near, found, strict=True):
             cells = [f"{score:.3f}", str(read.rows[place] + 1), *[str(copies[place])] * repeated]
             if read.items.keys:
                 cells.append(_line(read.items.keys[place]))
@@ -177,24 +178,3 @@ def _line(text: str) -> str:
     """A text on one line, without what would steer a terminal, and cut if it is long."""
     plain = "".join(" " if unicodedata.category(each) == "Cc" else each for each in text[: SHOWN + 1])
     return plain if len(plain) <= SHOWN else plain[: SHOWN - 1] + "…"
-
-
-def _write(
-    path: Path, read: Read, queries: list[str], copies: list[int], results: list[list[tuple[float, int]]]
-) -> None:
-    flat = [
-        (query, rank, score, place)
-        for query, found in zip(queries, results, strict=True)
-        for rank, (score, place) in enumerate(found, 1)
-    ]
-    columns: dict[str, list[Any]] = {
-        "query": [query for query, _, _, _ in flat],
-        "rank": [rank for _, rank, _, _ in flat],
-        "cosine": [round(score, 6) for _, _, score, _ in flat],
-        "row": [read.rows[place] + 1 for _, _, _, place in flat],
-        "copies": [copies[place] for _, _, _, place in flat],
-    }
-    for name, values in read.columns().items():
-        columns[name if name not in columns else f"corpus_{name}"] = [values[place] for *_, place in flat]
-    write_table(path, columns)
-    log.info("Wrote %d results of %d queries to %s", len(flat), len(queries), path)

@@ -91,7 +91,7 @@ def _check_classes(dataset: Dataset, relations: Classified, train: Tensor) -> No
 
 def _check_common(relations: Classified, train: Tensor, ids: Tensor, split: str) -> None:
     """Log how many items of a split have no class in common with the training items."""
-    known, asked = (class_counts(relations, each) > 0 for each in (train, ids))
+    known, evaluated = (class_counts(relations, each) > 0 for each in (train, ids))
     labels = relations.labels
     if isinstance(labels, Ragged):
         own = labels.select(ids)
@@ -106,7 +106,7 @@ def _check_common(relations: Classified, train: Tensor, ids: Tensor, split: str)
         return
     theirs, ours = (
         listed([relations.classes[place] for place in mask.nonzero()[:, 0].tolist()], 4)
-        for mask in (asked & ~known, known)
+        for mask in (evaluated & ~known, known)
     )
     logger.warning(
         "%s of the %d %s items %s a class that occurs in training: %s there, %s in training. That is right "

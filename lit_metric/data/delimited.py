@@ -134,7 +134,7 @@ class DelimitedFile:
     Args:
         path: of the file. One with the suffix ``.tsv`` has tabs unless another separator is found in it.
         problems: where rows that can't be parsed are noted.
-        options: as far as the user says how the file is written.
+        options: given by the user; those that are None are found.
 
     Raises:
         DataError: when the file is not in its encoding.

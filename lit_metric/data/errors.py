@@ -97,7 +97,7 @@ class Problems:
     def write(self, folder: Path) -> Path:
         """Write ``rejected.parquet`` into ``folder``, with a row for each problem, and return its path.
 
-        Its columns are those of :meth:`rows`.
+        It has the columns of :meth:`rows`.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq

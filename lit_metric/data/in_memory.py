@@ -141,18 +141,7 @@ def part_of_dataset(data: Any, name: str, split: str | None, option: str = "") -
     import datasets
 
     if isinstance(data, datasets.DatasetDict):
-        if split is None and len(data) == 1:
-            split = next(iter(data))
-        if split not in data:
-            found = f"no split {split!r}" if split else "several splits"
-            if not option:
-                example = next(iter(data), "train")
-                raise DataError(
-                    f"{name} has {found}; give one of its splits {listed([*data])}, as in data[{example!r}]"
-                )
-            raise DataError(
-                f"{name} has {found}; name one of {listed([option.format(each) for each in data])}"
-            )
+        split = choose_split([*data], split, name, option)
         name, data = f"{name}:{split}", data[split]
     elif split is not None:
         raise DataError(f"split={split!r} was given, but {name} has no splits; leave it out")
@@ -163,6 +152,29 @@ def part_of_dataset(data: Any, name: str, split: str | None, option: str = "") -
         data.column_names,
         lambda column: with_class_names(list(data.with_format(None)[column][:]), data.features[column]),
     )
+
+
+def choose_split(splits: list[str], split: str | None, name: str, option: str = "") -> str:
+    """The split that is named, or the only one.
+
+    Args:
+        splits: there are.
+        split: the name, or None.
+        name: what errors call the data.
+        option: how a split is named, with ``{}`` for it; empty for an index of the object.
+
+    Raises:
+        DataError: when there is no such split, or there are several and none is named.
+    """
+    if split is None and len(splits) == 1:
+        return splits[0]
+    if split in splits:
+        return split
+    found = f"no split {split!r}" if split else "several splits"
+    if option:
+        raise DataError(f"{name} has {found}; name one of {listed([option.format(each) for each in splits])}")
+    example = next(iter(splits), "train")
+    raise DataError(f"{name} has {found}; give one of its splits {listed(splits)}, as in data[{example!r}]")
 
 
 def class_features(schema: pa.Schema) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from lit_metric.data.delimited import CsvOptions, DelimitedFile, decode
 from lit_metric.data.errors import DataError, Problems, listed, most_similar
 from lit_metric.data.in_memory import (
     SOURCES,
+    choose_split,
     class_features,
     kind_of,
     part_of_dataset,
@@ -236,12 +237,7 @@ class SourceReader:
         except Exception as error:
             problem = f"the folder {path} cannot be read as a data set: {error}{self._contents(path)}"
             raise DataError(problem) from error
-        if split is None and len(names) == 1:
-            split = next(iter(names))
-        if split not in names:
-            found = f"no split {split!r}" if split else "several splits"
-            raise DataError(f"{path} has {found}; name one of {listed([f'{path}:{each}' for each in names])}")
-        return [self._file(file) for file in names[split]]
+        return [self._file(file) for file in names[choose_split([*names], split, str(path), f"{path}:{{}}")]]
 
     def _hub(self, name: str, split: str | None) -> Part:
         import datasets

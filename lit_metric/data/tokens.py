@@ -107,7 +107,7 @@ class Tokens:
         return Ragged(torch.from_numpy(self.values[places].astype(np.int64)), torch.from_numpy(offsets))
 
     def verify(self) -> bool:
-        """Whether the token ids are those that were written; reads the whole file."""
+        """Whether the checksum of the token ids is right; reads the whole file."""
         return _digest_of(self.values, self.offsets) == self._digest
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.backbone import Backbone
-from lit_metric.encoders.base import Encoder, from_spec
+from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.composed import SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.pooling import (
     AttentionPooling,
@@ -32,7 +32,6 @@ __all__ = [
     "TextEncoder",
     "TextTokenizer",
     "TwoTowerEncoder",
-    "from_spec",
 ]
 
 refuse_old_names(__name__)

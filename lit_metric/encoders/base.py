@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lit_metric.configurable import Configurable, Spec, build
+from lit_metric.configurable import Configurable, build
 from lit_metric.data.ragged import EncoderInput, Ragged
-from lit_metric.encoders.inputs import as_list
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
 from lit_metric.encoders.pretrained import weights_given
@@ -26,6 +25,12 @@ from lit_metric.encoders.tokenizer import TextTokenizer, TowerTokenizers
 CONFIG = "encoder.json"
 WEIGHTS = "encoder.safetensors"
 FORMAT = 1
+
+_TO_LIST = ("to_pylist", "to_list", "tolist")
+"""Of pyarrow's arrays, the Series of pandas and polars, and NumPy's arrays."""
+
+PARTS = {"folder", "encoder"}
+"""Keys of an argument that is saved in a folder beside: ``{"folder": name}``, or ``{"encoder": name}``."""
 
 Roles = str | Sequence[Any] | None
 Weights = Sequence[Sequence[float]] | None
@@ -101,7 +106,7 @@ class Encoder(Configurable, nn.Module, ABC):
         Args:
             items: texts, or lists of texts: a list, an array, or a column (Series) of pandas, polars or
                 pyarrow.
-            max_tokens: texts of similar length run together, at most so many tokens at once.
+            max_tokens: texts of similar length run together, at most this many tokens at once.
             progress: show a progress bar.
             role: what the items are, such as "query" or "document"; one for all, one for each, or, for items
                 of several texts, a list for each with one for each text.
@@ -135,6 +140,19 @@ class Encoder(Configurable, nn.Module, ABC):
                 vectors = unit_rows(vectors)
             return vectors.float().cpu().numpy()
 
+    @staticmethod
+    def roles_of(role: Roles, count: int, what: str = "items") -> Sequence[Any]:
+        """The role of each item, where one may have been given for all.
+
+        Raises:
+            ValueError: if there are more or fewer roles than items.
+        """
+        if role is None or isinstance(role, str):
+            return [role] * count
+        if len(role) != count:
+            raise ValueError(f"{len(role)} roles were given for {count} {what}")
+        return role
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
@@ -167,7 +185,11 @@ class Encoder(Configurable, nn.Module, ABC):
             # What a subclass doesn't take, it has decided itself; but not where its saved parts lie.
             known = {each.name for each in taken}
             left_out = {name: value for name, value in arguments.items() if name not in known}
-            if lost := [name for name, value in left_out.items() if _is_part(value)]:
+            if lost := [
+                name
+                for name, value in left_out.items()
+                if isinstance(value, dict) and len(value) == 1 and value.keys() <= PARTS
+            ]:
                 raise ValueError(
                     f"{type(self).__qualname__} can't be saved: its __init__ has to take {', '.join(lost)}, "
                     "as a saved encoder is built from the parts in its own folder"
@@ -231,7 +253,7 @@ class Encoder(Configurable, nn.Module, ABC):
             kind, part = (
                 next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", "")
             )
-            if kind not in ("folder", "encoder") or not (part == name or (folder / str(part)).is_dir()):
+            if kind not in PARTS or not (part == name or (folder / str(part)).is_dir()):
                 continue
             if kind == "folder":
                 arguments[name] = str(folder / part)
@@ -266,37 +288,62 @@ class Encoder(Configurable, nn.Module, ABC):
         """Prefixes of the names of weights that :meth:`save` writes into subfolders."""
 
 
-def roles_of(role: Roles, count: int, what: str = "items") -> Sequence[Any]:
-    """The role of each item, where one may have been given for all.
-
-    Raises:
-        ValueError: if there are more or fewer roles than items.
-    """
-    if role is None or isinstance(role, str):
-        return [role] * count
-    if len(role) != count:
-        raise ValueError(f"{len(role)} roles were given for {count} {what}")
-    return role
-
-
-def _is_part(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() in ({"folder"}, {"encoder"})
-
-
 def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def from_spec(spec: Spec, trust_remote_code: bool = True) -> Encoder:
-    """The encoder that ``encoder.spec()`` describes, with the weights of its backbone and fresh ones
-    elsewhere.
+def as_list(values: Any, what: str) -> list[Any]:
+    """A sequence of any library as a list.
+
+    Raises:
+        TypeError: if it is one text, a table, or has no order.
+
+    Example:
+        >>> import numpy as np
+        >>> as_list(np.array(["a", "b"]), "items")
+        ['a', 'b']
+    """
+    if isinstance(values, list):
+        return values
+    columns = getattr(values, "column_names", None) or getattr(values, "columns", None)
+    if isinstance(values, Mapping):
+        columns = [*values]
+    if columns is not None:
+        names = [str(name) for name in columns if isinstance(name, str)]
+        example = f"[{names[0]!r}]" if names else "[column]"
+        raise TypeError(
+            f"{what}: a {type(values).__name__} is a table, not a column: pass one of its columns, as in "
+            f"table{example}" + (f"; it has {', '.join(names[:8])}" if names else "")
+        )
+    if isinstance(values, (str, bytes)):
+        raise TypeError(f"{what}: this is one text, not a list of texts: put it into a list, as in [text]")
+    if isinstance(values, (set, frozenset)):
+        raise TypeError(f"{what}: a set has no order in which vectors could be returned: pass a list")
+    for name in _TO_LIST:
+        if callable(convert := getattr(values, name, None)):
+            return list(convert())
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{what}: a {type(values).__name__} is no sequence: pass a list")
+    return list(values)
+
+
+def check_texts(texts: Sequence[Any], name: Callable[[int], str]) -> None:
+    """Check that all are texts.
 
     Args:
-        spec: from the same user; one that came from elsewhere needs ``trust_remote_code=False``.
-        trust_remote_code: allow classes outside lit_metric.
+        texts: all of one call.
+        name: of the text in a row, for messages.
+
+    Raises:
+        TypeError: names the first that is no string, and how many there are.
     """
-    encoder = build(spec, trust_remote_code=trust_remote_code)
-    if not isinstance(encoder, Encoder):
-        raise ValueError(f"{spec['class_path']} is no encoder")
-    return encoder
+    odd = [row for row, text in enumerate(texts) if not isinstance(text, str)]
+    if odd:
+        value = texts[odd[0]]
+        kind = "" if value is None else f", a {type(value).__name__}"
+        more = f" ({len(odd)} of {len(texts)} are no texts)" if len(odd) > 1 else ""
+        raise TypeError(
+            f"{name(odd[0])} is {value!r:.60}{kind}, and a text was expected{more}: leave it out, or put "
+            "a text in its place"
+        )

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.ragged import EncoderInput, Ragged
-from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
-from lit_metric.encoders.inputs import as_list, check_texts
+from lit_metric.encoders.base import Encoder, Roles, Weights, as_list, check_texts
 from lit_metric.encoders.pooling import AttentionPooling, Pooling, Projection, drop_values, unit_rows
 from lit_metric.encoders.segments import take_rows, widen
 from lit_metric.encoders.text import TextEncoder
@@ -124,8 +123,8 @@ class SetEncoder(Encoder):
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         places: dict[tuple[str | None, str], int] = {}
         pairs = [
-            zip(roles_of(given, len(item), "texts"), item, strict=True)
-            for given, item in zip(roles_of(role, len(items)), items, strict=True)
+            zip(self.roles_of(given, len(item), "texts"), item, strict=True)
+            for given, item in zip(self.roles_of(role, len(items)), items, strict=True)
         ]
         sets = Ragged.from_lists([[places.setdefault(pair, len(places)) for pair in row] for row in pairs])
         counts = None
@@ -234,7 +233,7 @@ class TwoTowerEncoder(Encoder):
         self.document.freeze_unused()
 
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
-        roles = roles_of(role, len(items))
+        roles = self.roles_of(role, len(items))
         vectors = torch.empty(len(items), self.dimension)
         for tower in (self.query, self.document):
             rows = [row for row, each in enumerate(roles) if self.tower(each) is tower]

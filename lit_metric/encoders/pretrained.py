@@ -53,6 +53,21 @@ class Missing:
     names: Sequence[str] = ()
     prefix: str = ""
 
+    @classmethod
+    def of(cls, names: Sequence[str], unread: Sequence[str]) -> Missing:
+        """Look for the prefix under which the names of ``unread`` weights have all the missing ``names``.
+
+        Example:
+            >>> unread = ["module.a.weight", "module.b.bias", "head.bias"]
+            >>> Missing.of(["a.weight", "b.bias"], unread).prefix
+            'module.'
+        """
+        for other in unread if names else ():
+            prefix = other.removesuffix(names[0]) if other.endswith(f".{names[0]}") else ""
+            if prefix and all(f"{prefix}{name}" in unread for name in names):
+                return cls(names, prefix)
+        return cls(names)
+
     def refuse(self, source: str, unused: Sequence[str]) -> None:
         """Raise unless no output depends on them.
 
@@ -150,7 +165,13 @@ def load_model(
         kind: Any = AutoModel
         if config.is_encoder_decoder:
             kind = AutoModelForTextEncoding
-            _check_encoder_alone(source, config)
+            known = {each.model_type for each in kind._model_mapping}
+            if config.model_type not in known:
+                raise ValueError(
+                    f"{config.model_type} is an encoder with a decoder, and transformers can't load its "
+                    "encoder alone; take an encoder such as BERT, or one of "
+                    + ", ".join(sorted(each for each in known if "t5" in each))
+                )
         model, found = _build(kind, path, config, options)
     except OSError as error:
         reason = str(error).splitlines()[0]
@@ -163,12 +184,11 @@ def load_model(
         if "trust_remote_code" in str(error):
             reason += " Pass trust_remote_code=True if you trust it"
         raise ValueError(f"the backbone {source!r} could not be loaded: {reason}") from error
-    _check_text_model(source, model)
-    _check_shapes(source, found.get("mismatched_keys", ()))
+    _check(source, model, found.get("mismatched_keys", ()))
     missing, unread = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if unread:
         log.info("%s: weights that the model has no place for are not read: %s", source, shortened(unread))
-    return model, Missing(missing, found_under(missing, unread))
+    return model, Missing.of(missing, unread)
 
 
 def _build(kind: Any, path: str, config: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
@@ -191,17 +211,8 @@ def _build(kind: Any, path: str, config: Any, options: dict[str, Any]) -> tuple[
     return quietly(type(model).from_pretrained, None, state_dict=dict(state), **common)
 
 
-def _check_encoder_alone(source: str, config: Any) -> None:
-    known = {each.model_type for each in AutoModelForTextEncoding._model_mapping}
-    if config.model_type not in known:
-        usable = sorted(kind for kind in known if "t5" in kind)
-        raise ValueError(
-            f"{config.model_type} is an encoder with a decoder, and transformers can't load its encoder "
-            f"alone; take an encoder such as BERT, or one of {', '.join(usable)}"
-        )
-
-
-def _check_text_model(source: str, model: PreTrainedModel) -> None:
+def _check(source: str, model: PreTrainedModel, mismatched: Iterable[Sequence[Any]]) -> None:
+    """Refuse what is no text model, and weights of other shapes, ``(name, in the file, in the model)``."""
     try:
         table = getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:
@@ -211,9 +222,6 @@ def _check_text_model(source: str, model: PreTrainedModel) -> None:
             f"{source}: models of type {model.config.model_type} have no table of token embeddings, so they "
             "don't take the tokens of a text; take a text model"
         )
-
-
-def _check_shapes(source: str, mismatched: Iterable[Sequence[Any]]) -> None:
     odd = [
         f"{name} is {tuple(there)} in the file and {tuple(here)} by config.json"
         for name, there, here in mismatched
@@ -222,20 +230,6 @@ def _check_shapes(source: str, mismatched: Iterable[Sequence[Any]]) -> None:
         raise ValueError(
             f"{source}: the weights are of another model than config.json describes: {shortened(odd)}"
         )
-
-
-def found_under(missing: Sequence[str], unread: Sequence[str]) -> str:
-    """The prefix under which a file has all the missing weights, "" if there is none.
-
-    Example:
-        >>> found_under(["a.weight", "b.bias"], ["module.a.weight", "module.b.bias", "head.bias"])
-        'module.'
-    """
-    for other in unread:
-        prefix = other.removesuffix(missing[0]) if missing and other.endswith(f".{missing[0]}") else ""
-        if prefix and all(f"{prefix}{name}" in unread for name in missing):
-            return prefix
-    return ""
 
 
 def shortened(names: Sequence[str], count: int = 4) -> str:

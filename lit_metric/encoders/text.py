@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.backbone import Backbone, Packing
-from lit_metric.encoders.base import Encoder, Roles, Weights, roles_of
-from lit_metric.encoders.inputs import check_texts, tell_empty
+from lit_metric.encoders.base import Encoder, Roles, Weights, check_texts
 from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
 from lit_metric.encoders.pretrained import locate
-from lit_metric.encoders.recipe import read_recipe
+from lit_metric.encoders.recipe import Recipe
 from lit_metric.encoders.segments import segment_sum, take_rows, widen
 from lit_metric.encoders.tokenizer import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 
 class TextEncoder(Encoder):
@@ -84,7 +86,7 @@ class TextEncoder(Encoder):
         truncate_dim: int | None = None,
     ) -> None:
         super().__init__()
-        recipe = read_recipe(locate(backbone), head=pooling is None)
+        recipe = Recipe.read(locate(backbone), head=pooling is None)
         self.backbone = Backbone.load(
             backbone,
             max_length=recipe.max_length if max_length is None else max_length,
@@ -211,12 +213,19 @@ class TextEncoder(Encoder):
             return f"item {row if places is None else places[row]}"
 
         check_texts(items, name)
-        tell_empty(items, name)
+        empty = [row for row, text in enumerate(items) if not text.strip()]
+        if empty:
+            log.warning(
+                "%d of %d texts are empty, the first is %s: their vector is the same and says nothing",
+                len(empty),
+                len(items),
+                name(empty[0]),
+            )
 
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         if weights is not None:
             raise ValueError("weights are for items of several texts, which need a SetEncoder")
-        rows, skip = self.tokenizer.tokenize_by_role(items, roles_of(role, len(items)))
+        rows, skip = self.tokenizer.tokenize_by_role(items, self.roles_of(role, len(items)))
         vectors = torch.empty(len(rows), self.dimension)
         with tqdm(total=len(rows), desc="encode", unit="text", disable=not progress) as bar:
             for chunk in length_chunks(rows.lengths, max_tokens):

@@ -79,8 +79,8 @@ class Embeddings:
         if not bool(known.all()):
             missing = wanted[~known]
             raise KeyError(
-                f"item {int(missing[0])} has no vector, like {len(missing)} of the {len(wanted)} items "
-                f"requested: there are vectors of {len(self)} items"
+                f"{len(missing)} of the {wanted.numel()} requested items have no vector, the first is item "
+                f"{int(missing[0])}; there are vectors of {len(self)} items"
             )
         return rows if self._order is None else self._order[rows]
 

@@ -70,7 +70,3 @@ class AngularLoss(VectorLoss):
 
         [loss] = over_positive_pairs(pairs, of_pairs)
         return {"angular": loss}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"angle={self.angle}, distance={self.distance}"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_metric.configurable import Configurable
-from lit_metric.losses.gather import gather_ids, gather_with_grad, rank, sum_over_ranks, world_size
+from lit_metric.losses.gather import gather_ids, gather_with_grad, rows_before, sum_over_ranks, world_size
 from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs
 from lit_metric.losses.scores import DISTANCES, Distance, prepare, similarity
 
@@ -53,7 +53,7 @@ class LossContext:
 
 
 class Part(NamedTuple):
-    """A mean in the making.
+    """A mean, kept as a sum and a number of terms.
 
     Attributes:
         total: scalar, the sum of the terms; an integer where they are counted.
@@ -74,8 +74,9 @@ Parts = dict[str, Part]
 
 
 def masked_mean(terms: Tensor, mask: Tensor, weight: Tensor | None = None) -> Part:
-    """The mean of ``weight * terms`` where ``mask`` holds, all of one shape; it divides by the number of
-    terms and not by the sum of weights, so that weights keep their scale.
+    """The mean of ``weight * terms`` where ``mask`` is true, all of one shape.
+
+    It divides by the number of terms and not by the sum of weights, so that weights keep their scale.
 
     Example:
         >>> part = masked_mean(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([True, False, True]))
@@ -88,7 +89,7 @@ def masked_mean(terms: Tensor, mask: Tensor, weight: Tensor | None = None) -> Pa
 
 
 def share(flags: Tensor, mask: Tensor) -> Part:
-    """The share of ``flags`` among those that ``mask`` holds, both bool and of one shape; logged only.
+    """The share of true ``flags`` where ``mask`` is true, both bool and of one shape; logged only.
 
     Example:
         >>> share(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
@@ -133,6 +134,13 @@ class Loss(Configurable, nn.Module, ABC):
 
     def setup(self, context: LossContext) -> None:
         """Create what depends on the data. A learner calls it before every fit; proxies that exist stay."""
+
+    def extra_repr(self) -> str:
+        """The arguments that were given, without the losses among them."""
+        given = self.__dict__.get("_arguments", {}).items()
+        return ", ".join(
+            f"{name}={value}" for name, value in given if not isinstance(value, nn.Module | dict)
+        )
 
     def after_step(self) -> None:
         """Update buffers. A learner calls it after each step of the optimizer."""
@@ -181,8 +189,7 @@ class Loss(Configurable, nn.Module, ABC):
         if scores is not None and (positives is None or not self.requires_scores):
             raise ValueError(f"{type(self).__name__} takes no scores here; only losses of scored pairs do")
         count, device = len(embeddings), embeddings.device
-        counts = gather_ids(torch.tensor([count], device=device))
-        first, total = int(counts[: rank()].sum()), int(counts.sum())
+        first, total = rows_before(count, device)
         ids = torch.arange(first, first + count, device=device)
         pairs: Pairs
         if positives is None:
@@ -318,7 +325,7 @@ class VectorLoss(Loss):
         checkpoint if there are several; raw embeddings and ``pairs`` as in :meth:`on_pairs`."""
         count, width = len(anchors), len(candidates)
         if width == 0:
-            # One zero vector that no mask holds, so that no loss needs to reduce over nothing.
+            # One zero vector outside all masks, so that no loss needs to reduce over nothing.
             candidates = torch.cat([candidates, candidates.new_zeros(1, candidates.shape[1])])
         anchors, candidates = prepare(anchors, candidates, self.distance, self.normalize)
 

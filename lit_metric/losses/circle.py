@@ -55,7 +55,3 @@ class CircleLoss(MetricLoss):
         negatives = log_sum_exp(self.scale * push * (scores - self.margin), pairs.negative, pairs.weight)
         losses = torch.where(pairs.usable, softplus(negatives + positives), 0.0)
         return {"circle": masked_mean(losses, pairs.usable)}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"margin={self.margin}, scale={self.scale}"

@@ -129,7 +129,3 @@ class ClassWeightedLoss(CombinedLoss):
         weights = torch.where(labels < 0, 1.0, self.weights[labels.clamp_min(0)])
         weight = torch.where(block.positive, weights[:, None], 1.0)
         return block._replace(weight=weight if block.weight is None else weight * block.weight)
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"beta={self.beta}"

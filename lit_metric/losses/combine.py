@@ -19,7 +19,7 @@ class CombinedLoss(Loss):
     """Base of the losses made of losses: it requires what any of them does, and sets them all up."""
 
     def combine(self, losses: Iterable[Loss]) -> None:
-        """Say what it is made of, once they are sub-modules."""
+        """Register its losses, once they are sub-modules."""
         self._made_of = tuple(losses)
         self.requires_labels = any(loss.requires_labels for loss in self._made_of)
         self.requires_scores = any(loss.requires_scores for loss in self._made_of)
@@ -101,10 +101,6 @@ class SumLoss(CombinedLoss):
         outputs = {name: loss.on_pairs(anchors, candidates, pairs) for name, loss in named}
         return self.weighted_sum(outputs, self.weights.values())
 
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"weights={self.weights}"
-
 
 class MatryoshkaLoss(CombinedLoss):
     """Any loss, on the first components of the embeddings, for each of several numbers of components, added
@@ -177,13 +173,9 @@ class MatryoshkaLoss(CombinedLoss):
     def _check(self, dimension: int) -> None:
         if max(self.dimensions) > dimension:
             raise ValueError(
-                f"MatryoshkaLoss is to take {max(self.dimensions)} components, but embeddings have "
+                f"MatryoshkaLoss needs {max(self.dimensions)} components, but embeddings have "
                 f"{dimension}; change its dimensions"
             )
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"dimensions={self.dimensions}, weights={self.weights}"
 
 
 class SymmetricLoss(CombinedLoss):
@@ -191,7 +183,7 @@ class SymmetricLoss(CombinedLoss):
     candidates find theirs among the anchors.
 
     For pairs of two kinds, such as queries and documents, where either may be searched for. Around InfoNCE it
-    is the loss of CLIP. Where all items are anchors and candidates alike, both directions are the same::
+    is the loss of CLIP. Where every item is both anchor and candidate, both directions are the same::
 
         model:
           loss:

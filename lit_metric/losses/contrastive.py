@@ -72,10 +72,3 @@ class ContrastiveLoss(MetricLoss):
             for name in ("positive", "negative"):
                 parts[name] = Part(parts[name].total, both)
         return parts
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"margin={self.margin}, distance={self.distance}, normalize={self.normalize}, "
-            f"average={self.average}"
-        )

@@ -80,10 +80,3 @@ class DistillationKLLoss(TemperatureLoss):
             shares = shares * pairs.weight.to(shares.dtype)
         losses = torch.where(known, shares * (log_p - log_q), 0.0).sum(dim=1)
         return {"distillation_kl": masked_mean(losses * self.temperature**2, used)}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"temperature={self.temperature:.4g}, teacher_temperature={self.teacher_temperature:.4g}, "
-            f"distance={self.distance}, normalize={self.normalize}"
-        )

@@ -1,6 +1,6 @@
-"""Rows of all ranks, in rank order, with the gradient carried back to the rank that owns them.
+"""Rows of all ranks in rank order; their gradient goes back to the rank that owns them.
 
-Nothing here needs a process group: without one, there is one rank and every function is the identity.
+Without a process group there is one rank, and every function returns its argument.
 """
 
 from __future__ import annotations
@@ -28,8 +28,16 @@ def own_share() -> slice:
     return slice(rank(), None, world_size())
 
 
+def rows_before(count: int, device: torch.device) -> tuple[int, int]:
+    """How many rows the ranks before this one have together, and how many all have; ``count`` is its own."""
+    if world_size() == 1:
+        return 0, count
+    counts = gather_ids(torch.tensor([count], device=device)).tolist()
+    return sum(counts[: rank()]), sum(counts)
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """``values`` of any shape, added up over all ranks, without gradient.
+    """The sum of ``values`` of any shape over all ranks, without gradient.
 
     Example:
         >>> sum_over_ranks(torch.tensor([3, 4])).tolist()  # a single process
@@ -43,7 +51,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def gather_ids(ids: Tensor) -> Tensor:
-    """``ids [n, ...]`` of every rank, laid end to end in rank order; n may differ between ranks and be 0.
+    """``ids [n, ...]`` of all ranks, concatenated in rank order; n may differ between ranks and be 0.
 
     Every rank must call it. The trailing shape and the dtype must be the same on all ranks.
 
@@ -60,17 +68,17 @@ def gather_ids(ids: Tensor) -> Tensor:
 def gather_with_grad(rows: Tensor) -> Tensor:
     """Embeddings of every rank in rank order, differentiable with respect to this rank's own.
 
-    The gradient of a row is the *sum* over ranks of what each rank's loss asks of it. So when rank r's loss
-    is ``world_size * (its share of the objective)``, the average over ranks that DDP takes is the gradient of
-    the objective on the union of the ranks' batches, exactly.
+    The gradient of a row is the *sum* of the gradients of all ranks' losses. If rank r's loss is
+    ``world_size * (its share of the objective)``, then DDP's average over ranks is exactly the gradient of
+    the objective on the union of the ranks' batches.
 
-    The backward pass is a collective too: every rank's loss must depend on the result, if only by
-    ``result[:0].sum()``, or the other ranks wait for ever. A rank whose own rows need no gradient (it may
-    have none) takes part if any rank's do.
+    The backward pass is a collective, too: every rank's loss must depend on the result, if only by
+    ``result[:0].sum()``, or the other ranks wait forever. A rank whose own rows need no gradient (it may
+    have no rows) takes part if the rows of any rank do.
 
     Args:
         rows: ``[n, d]`` floating point; n may differ between ranks and be 0. Half precision is gathered as
-            float32, so that gradients of many ranks are not added up in half precision.
+            float32, so that the sum of many ranks' gradients is precise.
 
     Returns:
         ``[N, d]``, N the sum of the ranks' n; rank 0's rows first.
@@ -120,7 +128,7 @@ def _exchange_counts(rows: Tensor) -> tuple[list[int], bool]:
 
 
 def _gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
-    # Collectives want equal shapes, so short ranks are filled up and the filling is cut off again.
+    # Collectives need equal shapes, so short ranks are padded, and the padding is cut off again.
     longest = max(counts)
     padded = rows.new_zeros((longest, *rows.shape[1:]))
     padded[: len(rows)] = rows

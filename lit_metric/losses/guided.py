@@ -144,7 +144,3 @@ class GuidedLoss(CombinedLoss):
             scores = own @ others.T
         similar = too_similar(scores, block.positive, self.threshold, self.margin)
         return block._replace(negative=block.negative & ~similar)
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"encoder={self.encoder!r}, threshold={self.threshold}, margin={self.margin}"

@@ -36,12 +36,12 @@ class InfoNCELoss(TemperatureLoss):
     Args:
         temperature: τ, above 0, and between 0.01 and 100 if it is learned. SimCSE (arXiv 2104.08821) takes
             0.05; try 0.02 to 0.2 with ``cosine``. The smaller, the more only the hardest negatives count.
-        learnable: learn the temperature from there, as its logarithm, within those bounds.
+        learnable: learn the temperature from that start, as its logarithm, within those bounds.
         positives_in_denominator: keep an anchor's other positives there, where they are pushed apart like
             negatives.
         hardness: β, at least 0: negatives weigh e^{β s_n/τ}, with a mean of 1 over an anchor's negatives, so
             that the more similar ones weigh more (Robinson et al., "Contrastive Learning with Hard Negative
-            Samples", ICLR 2021, without its debiasing). 0 weighs all alike; try 0.1 to 1.
+            Samples", ICLR 2021, without its debiasing). With 0 all weigh the same; try 0.1 to 1.
         distance: any of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
@@ -81,10 +81,3 @@ class InfoNCELoss(TemperatureLoss):
         everything = torch.logaddexp(log_sum_exp(logits, pairs.positive), negatives)
         losses = mean_over_positives(everything[:, None] - logits, pairs, pairs.usable)
         return {"info_nce": masked_mean(losses, pairs.usable)}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"{super().extra_repr()}, positives_in_denominator={self.positives_in_denominator}, "
-            f"hardness={self.hardness}"
-        )

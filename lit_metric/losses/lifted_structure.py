@@ -27,7 +27,7 @@ class LiftedStructureLoss(MetricLoss):
     Args:
         margin: m, above 0, in units of the distance. Try 0.5 to 2 for raw vectors, less than 2 on unit
             vectors.
-        temperature: τ, above 0; smaller looks at the hardest pairs only. The source has none, that is 1,
+        temperature: τ, above 0; smaller uses the hardest pairs only. The source has none, that is 1,
             which is close to a mean on unit vectors, no two of which are further apart than 2; try 0.05 to
             0.5 there.
         distance: any of the four; the source takes ``euclidean`` on raw embeddings.
@@ -69,10 +69,3 @@ class LiftedStructureLoss(MetricLoss):
             "lifted_structure": masked_mean(losses, pairs.usable),
             "active": share(losses > 0, pairs.usable),
         }
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"margin={self.margin}, temperature={self.temperature}, distance={self.distance}, "
-            f"normalize={self.normalize}"
-        )

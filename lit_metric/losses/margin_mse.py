@@ -94,7 +94,3 @@ class MarginMSELoss(MetricLoss):
         number = first.sum(dim=1) * second.sum(dim=1)
         terms = between + total_n * scatter_p + total_p * scatter_n
         return {"margin_mse": Part(terms.sum(), number.sum())}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"compared={self.compared}, distance={self.distance}, normalize={self.normalize}"

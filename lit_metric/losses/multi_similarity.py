@@ -14,9 +14,9 @@ class MultiSimilarityLoss(MetricLoss):
     """Multi-similarity loss: 1/α log(1 + Σ_p e^{−α(s_p − λ)}) + 1/β log(1 + Σ_n e^{β(s_n − λ)}), the mean
     over anchors.
 
-    A mining step before it keeps the negatives above the least similar positive less ε and the positives
-    below the most similar negative plus ε. A pair's pull depends on how it stands to λ and to the anchor's
-    other pairs of its kind. Choose it where classes are many and fine, and batches hold several members of
+    First, a mining step keeps the negatives above the least similar positive minus ε, and the positives below
+    the most similar negative plus ε. A pair's pull depends on its distance from λ and on the anchor's other
+    pairs of its kind. Choose it where classes are many and fine, and batches hold several members of
     each.
 
     An anchor whose pairs the mining step has all dropped counts as 0, so the gradient fades as pairs are
@@ -29,9 +29,9 @@ class MultiSimilarityLoss(MetricLoss):
     Metric Learning", CVPR 2019.
 
     Args:
-        alpha: α, above 0: how sharply it looks at the least similar positives. The source takes 2; try 1 to
+        alpha: α, above 0: how much the least similar positives dominate. The source takes 2; try 1 to
             10.
-        beta: β, above 0: how sharply it looks at the most similar negatives. The source takes 40 to 50; try
+        beta: β, above 0: how much the most similar negatives dominate. The source takes 40 to 50; try
             10 to 50, smaller for noisy labels.
         base: λ, the similarity that separates your classes. The source takes 0.5 to 1.
         epsilon: ε, the margin of the mining step; None leaves it out. The source takes 0.1; try 0 to 0.3.
@@ -85,10 +85,3 @@ class MultiSimilarityLoss(MetricLoss):
             "negative": masked_mean(negative, used),
             "mined": share(kept.positive | kept.negative, given),
         }
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"alpha={self.alpha}, beta={self.beta}, base={self.base}, epsilon={self.epsilon}, "
-            f"distance={self.distance}, normalize={self.normalize}"
-        )

@@ -73,10 +73,6 @@ class TupletLoss(MetricLoss):
         """See :func:`tuplet`."""
         return {"tuplet": masked_mean(*tuplet(scores, pairs))}
 
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"distance={self.distance}, normalize={self.normalize}"
-
 
 class NPairLoss(MetricLoss):
     """Multi-class N-pair loss: log(1 + Σ_n e^{z·z_n − z·z_p}) + ``l2`` · (‖z‖² + ‖z_p‖²), means over anchors,
@@ -125,7 +121,3 @@ class NPairLoss(MetricLoss):
             "l2": Part(self.l2 * norms.total, norms.number),
             "squared_norm": norms._replace(logged=True),
         }
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"l2={self.l2}"

@@ -1,4 +1,4 @@
-"""Neighbourhood components analysis: an anchor's positives stand for it together, not each by itself."""
+"""Neighbourhood components analysis: the softmax mass of an anchor's positives, taken together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lit_metric.losses.temperature import TemperatureLoss
 def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
     """``−log( Σ_p e^{l_p} / Σ_j e^{l_j} )``, p over an anchor's positives and j over positives and negatives.
 
-    It is the negative logarithm of the chance that a neighbour drawn by its exponential is a positive.
+    It is the negative logarithm of the probability that a neighbour sampled by its exponential is a positive.
 
     Source: Goldberger, Roweis, Hinton and Salakhutdinov, "Neighbourhood Components Analysis", NIPS 2004, the
     objective with the logarithm, the sum of log p_i; with a temperature, Frosst, Papernot and Hinton,
@@ -22,7 +22,7 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: ``[r, C]`` scores divided by the temperature.
-        pairs: masks ``[r, C]``. A weight multiplies its pair's exponential, wherever it stands.
+        pairs: masks ``[r, C]``. A weight multiplies its pair's exponential, in numerator and denominator.
 
     Returns:
         ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
@@ -59,7 +59,7 @@ class NCALoss(TemperatureLoss):
             ``squared_euclidean``.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
-        learnable: learn the temperature from there, as its logarithm, within those bounds.
+        learnable: learn the temperature from that start, as its logarithm, within those bounds.
 
     Example:
         >>> loss = NCALoss(temperature=0.5)

@@ -36,7 +36,7 @@ class PairLogisticLoss(TemperatureLoss):
             mean over anchors, once the model retrieves well.
         temperature: τ, above 0, and between 0.01 and 100 if it is learned. The source has none, that is 1, on
             inner products; try 0.02 to 0.2 with ``cosine``.
-        learnable: learn the temperature from there, as its logarithm, within those bounds.
+        learnable: learn the temperature from that start, as its logarithm, within those bounds.
         distance: any of the four; Euclidean distances enter with a minus sign.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: anchors compared with all candidates at a time.
@@ -68,7 +68,7 @@ class PairLogisticLoss(TemperatureLoss):
         """See :meth:`MetricLoss.parts`; no gradient passes through the ranks."""
         logits, inverse = scores / self.temperature, None
         if self.weighting == "reciprocal_rank":
-            # 1/rank among an anchor's positives and negatives; of equal scores the former stands first.
+            # 1/rank among an anchor's positives and negatives; of equal scores the first ranks higher.
             given = torch.where(pairs.positive | pairs.negative, logits.detach(), -torch.inf)
             order = given.argsort(dim=1, descending=True, stable=True)
             ranks = torch.arange(1, logits.shape[1] + 1, device=logits.device, dtype=logits.dtype)
@@ -88,7 +88,3 @@ class PairLogisticLoss(TemperatureLoss):
         if inverse is not None:
             loss = loss._replace(number=pairs.usable.sum())
         return {"pair_logistic": loss, "active": active}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"weighting={self.weighting}, {super().extra_repr()}"

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lit_metric.losses.gather import gather_ids, own_share, rank
+from lit_metric.losses.gather import gather_ids, own_share, rows_before
 
 
 class PairBlock(NamedTuple):
@@ -168,7 +168,7 @@ class DensePairs(Pairs):
                 f"scores {list(scores.shape)} must be [{anchors}, {1 + each}], one for the positive and for "
                 "each negative of an anchor"
             )
-        first = int(gather_ids(torch.tensor([anchors + negatives], device=scores.device))[: rank()].sum())
+        first, _ = rows_before(anchors + negatives, scores.device)
         rows = torch.arange(anchors, device=scores.device)[:, None]
         own = torch.arange(each, device=scores.device) + anchors + rows * each
         columns = first + torch.cat([rows, own], dim=1)

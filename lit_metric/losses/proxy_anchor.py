@@ -1,4 +1,4 @@
-"""Proxy-anchor loss: each proxy looks at the items of the batch, and at the hardest of them most."""
+"""Proxy-anchor loss: each proxy is compared with the items of the batch, and the hardest weigh most."""
 
 from __future__ import annotations
 
@@ -70,7 +70,3 @@ class ProxyAnchorLoss(ProxyLoss):
             "positive": masked_mean(positive, pairs.positive.any(dim=1)),
             "negative": masked_mean(negative, torch.ones_like(negative, dtype=torch.bool)),
         }
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"margin={self.margin}, scale={self.scale}"

@@ -91,10 +91,3 @@ class ProxyNCALoss(ProxyLoss):
         own, others = log_sum_exp(logits, pairs.positive), log_sum_exp(logits, pairs.negative)
         losses = torch.where(pairs.usable, others - own, 0.0)
         return {"proxy_nca": masked_mean(losses, pairs.usable)}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"temperature={self.temperature}, denominator={self.denominator}, distance={self.distance}, "
-            f"normalize={self.normalize}"
-        )

@@ -49,7 +49,7 @@ class SoftTripleLoss(ProxyLoss):
     Args:
         centres: for each class, at least 1. The source takes 10, or 2 where classes have few members.
         scale: λ, above 0. The source takes 20; try 10 to 40.
-        gamma: γ, above 0; smaller looks at the nearest centre only. The source takes 0.1; try 0.05 to 0.5.
+        gamma: γ, above 0; smaller uses the nearest centre only. The source takes 0.1; try 0.05 to 0.5.
         margin: δ, at least 0. The source takes 0.01; try 0 to 0.1.
         tau: τ, the coefficient of the term that merges, at least 0. The source takes 0.2; 0 for no merging.
         block_rows: anchors compared with all centres at a time.
@@ -100,10 +100,3 @@ class SoftTripleLoss(ProxyLoss):
         times = parts["soft_triple"].number
         regulariser = self.tau * spread(candidates.unflatten(0, (-1, self.per_class)))
         return {**parts, "spread": Part(regulariser * times, times)}
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"centres={self.per_class}, scale={self.scale}, gamma={self.gamma}, margin={self.margin}, "
-            f"tau={self.tau}"
-        )

@@ -57,10 +57,3 @@ class TemperatureLoss(MetricLoss):
         output = super().on_pairs(anchors, candidates, pairs)
         output["temperature"] = self.log_temperature.detach().exp()
         return output
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"temperature={float(self.temperature):.4g}, learnable={self.log_temperature is not None}, "
-            f"distance={self.distance}, normalize={self.normalize}"
-        )

@@ -163,10 +163,3 @@ class TripletLoss(MetricLoss):
     def _closest_first(scores: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the scores of each row's negatives, rising, with infinity behind them, and their columns."""
         return torch.where(negative, -scores.detach(), torch.inf).sort(dim=1, stable=True)
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return (
-            f"margin={self.margin}, mining={self.mining}, average={self.average}, "
-            f"distance={self.distance}, normalize={self.normalize}"
-        )

@@ -1,28 +1,27 @@
 """Hard negatives: propose candidates, filter out those that may be positives, draw some for each batch."""
 
-from lit_metric.mining.candidates import Candidates, PositiveScores
-from lit_metric.mining.draw import Draw, Moment, Pool, SimANS, TopK, UniformWindow, WeightedDraw, WithRandom
-from lit_metric.mining.duplicates import DuplicateFilter
-from lit_metric.mining.files import TableError
+from lit_metric.mining.candidates import Candidates, PositiveScores, positive_scores
+from lit_metric.mining.draw import Draw, DrawContext, SimANS, TopK, UniformWindow, WeightedDraw, WithRandom
 from lit_metric.mining.filters import (
     AbsoluteMargin,
     CeilingFilter,
+    DuplicateFilter,
     MaxScore,
     NegativeFilter,
     RankRange,
     RelativeMargin,
 )
 from lit_metric.mining.guide import CrossEncoderGuide, EncoderGuide, Guide, GuideFilter
-from lit_metric.mining.joined import JoinedProposer
-from lit_metric.mining.lexical import BM25Proposer
 from lit_metric.mining.miner import Miner
-from lit_metric.mining.near_clusters import ClusterProposer
-from lit_metric.mining.positives import positive_scores
-from lit_metric.mining.propose import NeighbourProposer, Proposer, RandomProposer
-from lit_metric.mining.published import TableVectors
-from lit_metric.mining.source import TableNegatives
-from lit_metric.mining.table import NegativeTable
-from lit_metric.mining.texts import give_texts, write_texts
+from lit_metric.mining.propose import (
+    ClusterProposer,
+    JoinedProposer,
+    NeighbourProposer,
+    Proposer,
+    RandomProposer,
+)
+from lit_metric.mining.table import NegativeTable, TableError, TableNegatives, open_vectors
+from lit_metric.mining.texts import BM25Proposer, give_texts, write_texts
 from lit_metric.renamed import refuse_old_names
 from lit_metric.store import collect_versions, versions
 
@@ -34,6 +33,7 @@ __all__ = [
     "ClusterProposer",
     "CrossEncoderGuide",
     "Draw",
+    "DrawContext",
     "DuplicateFilter",
     "EncoderGuide",
     "Guide",
@@ -41,11 +41,9 @@ __all__ = [
     "JoinedProposer",
     "MaxScore",
     "Miner",
-    "Moment",
     "NegativeFilter",
     "NegativeTable",
     "NeighbourProposer",
-    "Pool",
     "PositiveScores",
     "Proposer",
     "RandomProposer",
@@ -54,13 +52,13 @@ __all__ = [
     "SimANS",
     "TableError",
     "TableNegatives",
-    "TableVectors",
     "TopK",
     "UniformWindow",
     "WeightedDraw",
     "WithRandom",
     "collect_versions",
     "give_texts",
+    "open_vectors",
     "positive_scores",
     "versions",
     "write_texts",

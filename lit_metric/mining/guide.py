@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.mining.candidates import Candidates, PositiveScores, Reference, check_reference
+from lit_metric.data.relations import Relations
+from lit_metric.index import Embeddings
+from lit_metric.mining.candidates import Candidates, PositiveScore, PositiveScores, check_positive_score
 from lit_metric.mining.filters import NegativeFilter
 from lit_metric.mining.hashing import hashed
 from lit_metric.mining.texts import ReadsTexts
-from lit_metric.mining.vectors import Vectors
 
-if TYPE_CHECKING:
-    from lit_metric.data.relations import Relations
-
-_PAIRS = 1 << 16
 _BLOCK = 512
 
 
 class Guide(ABC):
-    """Says how alike two items are; it is not trained."""
+    """Scores how similar two items are. It is not trained."""
 
     def prepare(self, ids: Tensor) -> None:  # noqa: B027
-        """Get ready for questions about the items ``ids [M]``; most need not."""
+        """Prepare for the items ``ids [M]``; most guides need not."""
 
     @abstractmethod
     def score(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """``[P]`` float32 for the pairs of ``anchors [P]`` and ``candidates [P]``, the higher the more
-        alike."""
+        """``[P]`` float32 for the pairs of ``anchors [P]`` and ``candidates [P]``; higher is more similar."""
 
 
 class EncoderGuide(ReadsTexts, Guide):
-    """The cosine of the vectors of a frozen encoder, which are computed once in a run and kept in memory.
+    """The cosine of the vectors of a frozen encoder, computed once in a run and held in memory.
 
     Args:
         encoder: hub id or folder, as :class:`~lit_metric.encoders.TextEncoder` takes it.
         device: where it encodes.
-        texts: file of the items' texts; the data module gives its own.
+        texts: file of the items' texts; by default the file of the DataModule.
     """
 
     def __init__(self, encoder: str, device: str = "cpu", texts: str | None = None) -> None:
@@ -48,42 +44,48 @@ class EncoderGuide(ReadsTexts, Guide):
         self.device = device
         self.texts = texts
         self._encoded: str | None = None
-        self._ids = torch.empty(0, dtype=torch.int64)
-        self._vectors = torch.empty(0, 0)
+        self._vectors: Embeddings | None = None
 
     def prepare(self, ids: Tensor) -> None:
         """See :class:`Guide`."""
         wanted = ids.sort().values
-        if self._encoded == self.texts and torch.equal(wanted, self._ids):
+        if (
+            self._encoded == self.texts
+            and self._vectors is not None
+            and torch.equal(wanted, self._vectors.ids)
+        ):
             return
         from lit_metric.encoders import TextEncoder
 
         with torch.random.fork_rng():
             encoder = TextEncoder(self.encoder, freeze=True).to(self.device)
         vectors = torch.from_numpy(encoder.encode(self.texts_of(wanted)))
-        self._encoded, self._ids = self.texts, wanted
-        self._vectors = torch.nn.functional.normalize(vectors, dim=1)
+        self._encoded = self.texts
+        self._vectors = Embeddings(wanted, torch.nn.functional.normalize(vectors, dim=1))
 
     def score(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """See :class:`Guide`."""
-        rows = [torch.searchsorted(self._ids, ids) for ids in (anchors, candidates)]
-        pairs = zip(*(part.split(_PAIRS) for part in rows), strict=True)
-        scores = [(self._vectors[one] * self._vectors[other]).sum(dim=1) for one, other in pairs]
-        return torch.cat([torch.empty(0), *scores])
+        """See :class:`Guide`.
+
+        Raises:
+            RuntimeError: before :meth:`prepare`.
+        """
+        if self._vectors is None:
+            raise RuntimeError("call prepare() first: no item has been encoded")
+        return self._vectors.pair_scores(anchors, candidates)
 
 
 class CrossEncoderGuide(ReadsTexts, Guide):
     """The score of a cross-encoder, which reads both texts at once; by sentence-transformers.
 
-    Much surer than vectors and much slower, as each pair passes through the model: with 50 candidates for
-    each of 10,000 anchors, half a million pairs for every mining, and as many again for what is proposed and
-    dropped before. Put it behind the cheap filters.
+    It is more reliable than vectors and much slower, as each pair passes through the model. With 50
+    candidates for each of 10,000 anchors, every mining takes half a million pairs and more. Put it behind
+    the cheap filters.
 
     Args:
         model: hub id or folder of a cross-encoder with one score.
         batch_size: pairs scored together.
-        device: where; sentence-transformers' choice if None.
-        texts: file of the items' texts; the data module gives its own.
+        device: where it runs; None: sentence-transformers chooses.
+        texts: file of the items' texts; by default the file of the DataModule.
     """
 
     def __init__(
@@ -120,40 +122,40 @@ class CrossEncoderGuide(ReadsTexts, Guide):
 
 
 class GuideFilter(NegativeFilter):
-    """Keeps the candidates that a guide finds less like the anchor than its positives: g⁻ < g⁺ − ``margin``.
+    """Keeps g⁻ < g⁺ − ``margin``: what a guide finds less similar to the anchor than its positives.
 
-    An anchor without positives keeps all. The encoder in training mistakes for negatives what it has not
-    learned yet, and for positives what it has learned wrongly; the guide has not followed it.
+    An anchor without positives keeps all candidates. The trained encoder mistakes items for negatives that it
+    has not learned yet, and for positives that it has learned wrongly. The guide does not change with it.
 
     Source: GISTEmbed (Solatorio, arXiv 2402.16829), for one positive and within the batch, as
     :class:`~lit_metric.losses.GuidedLoss` does.
 
     Args:
         guide: an :class:`EncoderGuide` or a :class:`CrossEncoderGuide`.
-        margin: on the guide's scale; below 0 a candidate may be that much more alike than the positive.
-        reference: which positive g⁺ is, where there are several: ``"best"``, ``"worst"`` or ``"mean"``.
-        positives: so many of an anchor's positives are scored at most, the same ones each time.
+        margin: on the guide's scale; below 0 a candidate may be more similar than the positive by that much.
+        positive_score: which positive g⁺ is, if there are several: ``"best"``, ``"worst"`` or ``"mean"``.
+        positives: at most this number of an anchor's positives are scored, the same ones each time.
 
     Raises:
-        ValueError: if there are to be no positives, or the reference is none.
+        ValueError: if ``positives`` is below 1, or ``positive_score`` is unknown.
     """
 
     def __init__(
-        self, guide: Guide, margin: float = 0.0, reference: Reference = "mean", positives: int = 8
+        self, guide: Guide, margin: float = 0.0, positive_score: PositiveScore = "mean", positives: int = 8
     ) -> None:
-        check_reference(reference)
+        check_positive_score(positive_score)
         if positives < 1:
             raise ValueError(f"positives={positives} must be at least 1")
         self.guide = guide
         self.margin = margin
-        self.reference: Reference = reference
+        self.positive_score: PositiveScore = positive_score
         self.positives = positives
         self._among: tuple[Tensor, Relations] | None = None
 
-    def prepare(self, vectors: Vectors, ids: Tensor, relations: Relations) -> None:
+    def prepare(self, embeddings: Embeddings, relations: Relations) -> None:
         """See :class:`~lit_metric.mining.NegativeFilter`."""
-        self.guide.prepare(ids)
-        self._among = ids, relations
+        self.guide.prepare(embeddings.ids)
+        self._among = embeddings.ids, relations
 
     def keep(self, candidates: Candidates) -> Tensor:
         """See :class:`~lit_metric.mining.NegativeFilter`."""
@@ -161,12 +163,12 @@ class GuideFilter(NegativeFilter):
         anchors = candidates.anchors[:, None].expand_as(present)[present]
         scores = torch.full(present.shape, -torch.inf)
         scores[present] = self.guide.score(anchors, candidates.ids[present])
-        positives = self.positive_scores(candidates.anchors).of(self.reference)
+        positives = self.positive_scores(candidates.anchors).of(self.positive_score)
         # A missing positive (NaN) drops nothing.
         return ~(scores >= (positives - self.margin)[:, None])
 
     def positive_scores(self, anchors: Tensor) -> PositiveScores:
-        """``[A]`` each: how alike the guide finds each of ``anchors [A]`` and its positives.
+        """``[A]`` each: the guide's scores of each of ``anchors [A]`` with its positives.
 
         Raises:
             RuntimeError: before :meth:`prepare`.
@@ -178,7 +180,7 @@ class GuideFilter(NegativeFilter):
         for rows in torch.arange(len(anchors)).split(_BLOCK):
             found = relations.positives(anchors[rows], ids)
             lengths, places = found.lengths[found.segment_ids], found.positions
-            # So many in a row, from a place that depends on the anchor alone.
+            # Consecutive positives from a place that depends on the anchor alone.
             start = torch.from_numpy((hashed(anchors[rows].numpy()) >> np.uint64(1)).astype(np.int64))
             taken = (places - start[found.segment_ids]) % lengths < self.positives
             owners.append(rows[found.segment_ids[taken]])

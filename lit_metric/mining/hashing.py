@@ -1,8 +1,9 @@
-"""Random numbers that are a function of named integers, not of a generator's state.
+"""Random numbers that depend on given integers alone, and on no generator's state.
 
-What is drawn for an anchor may depend on the seed, the epoch, the step and the anchor, and on nothing else:
-not on the rank, the worker or the other anchors of the batch. So every number is a hash of those integers
-(splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+A draw for an anchor may depend on the seed, the epoch, the step and the anchor only, and not on the rank, the
+worker or the other anchors of the batch. So every number is a hash of those integers.
+
+Source: splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -47,22 +48,16 @@ def uniform(*parts: Any) -> NDArray[np.float64]:
     return ((hashed(*parts) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
-def gumbel(*parts: Any) -> NDArray[np.float64]:
-    """:func:`uniform` as standard Gumbel noise: the largest of ``log w + noise`` is a draw with p ∝ w, and
-    the ``n`` largest are ``n`` draws without replacement (Kool et al., ICML 2019)."""
-    return -np.log(-np.log(uniform(*parts)))
-
-
 def permuted(keys: UInts, slots: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Where ``slots`` go under the random permutation of ``0..size-1`` that each key names.
+    """The places of ``slots`` under a random permutation of ``0..size-1``, one permutation for each key.
 
-    A Feistel network on the next even power of two, walked until it falls inside; so the slots of one key are
-    distinct without anything having been remembered.
+    A Feistel network permutes the next even power of two, and is repeated until the result is below ``size``.
+    So the places for one key are distinct, and no table is needed.
 
     Args:
         keys: hashes, broadcast against ``slots``.
         slots: integers in ``0..size-1``.
-        size: how many things are permuted, at least 1.
+        size: number of things to permute, at least 1.
 
     Example:
         >>> sorted(permuted(hashed(7), np.arange(5), 5).tolist())

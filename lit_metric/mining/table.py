@@ -1,4 +1,7 @@
-"""The mined negatives of every training item, in memory or as a memory-mapped version on disk."""
+"""The mined negatives of every training item, in memory or as a memory-mapped version on disk.
+
+Beside a table, a version may hold the items' vectors, for planners that look at them.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric import store
-from lit_metric.index import Similarity
-from lit_metric.mining.candidates import REFERENCES, Candidates, PositiveScores
-from lit_metric.mining.files import TableError
-from lit_metric.mining.published import Embedded, size_of, write_vectors
+from lit_metric.data.relations import Relations
+from lit_metric.index import Embeddings, Similarity
+from lit_metric.mining.candidates import Candidates, PositiveScores
+from lit_metric.mining.draw import Draw, DrawContext
+from lit_metric.store import StoredError
 
 _TYPES: dict[str, type] = {
     "anchors": np.int32,
@@ -24,8 +28,16 @@ _TYPES: dict[str, type] = {
     "scores": np.float16,
     "positives": np.float16,
 }
-_POOL = "pool"
-_BLOCK = 1024
+_POOL, _ITEMS, _VECTORS, _DIMENSION = "pool", "items", "vectors", "dimension"
+_ROWS = 1024
+_VECTOR_ROWS = 16384
+_OPEN = 2
+
+
+class TableError(StoredError):
+    """A stored version is missing, unfinished, damaged, or belongs to something else."""
+
+    remedy = "mine it anew"
 
 
 class NegativeTable:
@@ -36,14 +48,14 @@ class NegativeTable:
         ids: ``[N, K]`` int32 global ids, -1 behind the last.
         scores: ``[N, K]`` float16 similarities, -inf behind the last.
         positives: ``[N, 3]`` float16, the best, worst and mean score over the item's positives; NaN if none.
-        metric: the scale of all scores, ``"cosine"`` or ``"dot"``.
+        similarity: the scale of all scores, ``"cosine"`` or ``"dot"``.
         report: how the mining went: numbers by name.
         settings: the :func:`~lit_metric.configurable.spec` of the miner.
-        sample: a few anchors with what became of each of their candidates.
-        pool: ``[M]`` int32, the global ids that random negatives may be drawn from; None: the anchors.
+        sample: a few anchors with the verdict on each of their candidates.
+        pool: ``[M]`` int32, global ids that random negatives are drawn from; None: the anchors.
 
     Raises:
-        TableError: if types or shapes are others, or anchors do not rise.
+        TableError: if an array has another type or shape, or anchors do not rise.
     """
 
     def __init__(
@@ -52,7 +64,7 @@ class NegativeTable:
         ids: NDArray[Any],
         scores: NDArray[Any],
         positives: NDArray[Any],
-        metric: Similarity = "cosine",
+        similarity: Similarity = "cosine",
         report: dict[str, float] | None = None,
         settings: dict[str, Any] | None = None,
         sample: list[dict[str, Any]] | None = None,
@@ -69,7 +81,7 @@ class NegativeTable:
         if (np.diff(anchors) <= 0).any():
             raise TableError("anchors must rise strictly: sort the rows by item id, and name no item twice")
         self.anchors, self.ids, self.scores, self.positives = anchors, ids, scores, positives
-        self.metric: Similarity = metric
+        self.similarity: Similarity = similarity
         self.report = report or {}
         self.settings = settings or {}
         self.sample = sample or []
@@ -82,21 +94,21 @@ class NegativeTable:
 
     @cached_property
     def pool(self) -> Tensor:
-        """``[M]`` int64, the ids from which random negatives may be drawn."""
+        """``[M]`` int64, the ids that random negatives are drawn from."""
         return torch.from_numpy((self.anchors if self._pool is None else self._pool).astype(np.int64))
 
     def rows(self, anchor_ids: Tensor) -> NDArray[np.int64]:
         """``[A]`` row numbers of items.
 
         Raises:
-            KeyError: names an item that the table has no row for.
+            KeyError: names an item without a row in the table.
         """
         wanted = anchor_ids.cpu().numpy()
         rows = np.searchsorted(self.anchors, wanted).clip(max=len(self) - 1)
         missing = wanted[self.anchors[rows] != wanted]
         if missing.size:
             raise KeyError(
-                f"item {missing[0]} has no row in the table ({missing.size} of {wanted.size} asked for have "
+                f"item {missing[0]} has no row in the table ({missing.size} of {wanted.size} items have "
                 "none): negatives are mined for the training items only"
             )
         return rows.astype(np.int64)
@@ -112,12 +124,39 @@ class NegativeTable:
             PositiveScores(*positives.unbind(1)),
         )
 
+    def draw(
+        self,
+        draw: Draw,
+        count: int,
+        anchor_ids: Tensor,
+        relations: Relations,
+        seed: int,
+        epoch: int,
+        step: int,
+    ) -> Tensor:
+        """The negatives that each anchor meets in one batch.
+
+        Args:
+            draw: chooses among the candidates.
+            count: negatives for each anchor.
+            anchor_ids: ``[A]`` int64 global ids.
+            relations: for random negatives. Those in the table have passed the relations already.
+            seed, epoch, step: the result depends on these and on the anchor's id.
+
+        Returns:
+            ``[A, count]`` int64 distinct global ids for each anchor, -1 at the end where there are too few.
+        """
+        if not len(anchor_ids):
+            return torch.empty(0, count, dtype=torch.int64)
+        context = DrawContext(seed, epoch, step, self.pool, relations)
+        return draw.pick(self.candidates(anchor_ids), count, context)
+
     def overlap(self, other: NegativeTable) -> float:
-        """The share of this table's candidates that stand in the same item's row of ``other``; NaN if neither
-        has a row for the same item."""
+        """The share of this table's candidates that ``other`` has for the same item; NaN if no item is in
+        both."""
         shared = torch.from_numpy(np.intersect1d(self.anchors, other.anchors))
         both = total = 0
-        for anchors in shared.split(_BLOCK):
+        for anchors in shared.split(_ROWS):
             mine, theirs = self.candidates(anchors).ids, other.candidates(anchors).ids
             found = (mine[:, :, None] == theirs[:, None, :]).any(-1) & (mine >= 0)
             both, total = both + int(found.sum()), total + int((mine >= 0).sum())
@@ -132,17 +171,17 @@ class NegativeTable:
         step: int,
         epoch: int,
         tokenizer: str = "",
-        vectors: Embedded | None = None,
+        vectors: Embeddings | None = None,
     ) -> int:
-        """Write the table as a new version under ``root`` and give its number.
+        """Write the table as a new version under ``root`` and return its number.
 
         Args:
             root: folder of all versions.
             corpus: fingerprint of the items and their relations; :meth:`open` compares it.
-            weights: hash of the encoder's weights that it was mined with.
+            weights: hash of the encoder's weights that mined it.
             step, epoch: of training, when it was mined.
             tokenizer: fingerprint of the tokenizer; :meth:`open` compares it.
-            vectors: ids and embeddings to publish beside it, for :class:`TableVectors`; None: none.
+            vectors: of the items, to publish beside the table for :func:`open_vectors`; None: none.
 
         Raises:
             OSError: if the disk has no room for it.
@@ -150,19 +189,21 @@ class NegativeTable:
         """
         arrays = {name: getattr(self, name) for name in _TYPES}
         arrays |= {} if self._pool is None else {_POOL: self._pool}
-        needed = sum(array.nbytes for array in arrays.values()) + (size_of(vectors) if vectors else 0)
+        needed = sum(array.nbytes for array in arrays.values())
+        if vectors is not None:
+            needed += len(vectors) * (4 + 2 * vectors.dimension)
         Path(root).mkdir(parents=True, exist_ok=True)
         store.check_room(Path(root), needed)
         version = store.claim_version(root)
         folder = store.version_folder(root, version)
         pool = None if self._pool is None else len(self._pool)
-        when = {"version": version, "step": step, "epoch": epoch, "metric": self.metric}
+        when = {"version": version, "step": step, "epoch": epoch, "similarity": self.similarity}
         for name, array in arrays.items():
             store.write_array(folder / f"{name}.npy", array)
-        published = write_vectors(folder, vectors) if vectors else {}
+        published = {} if vectors is None else self._write_vectors(folder, vectors)
         store.write_json(folder / store.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
-        whence = {
+        origin = {
             "corpus": corpus,
             "tokenizer": tokenizer,
             "weights": weights,
@@ -170,9 +211,24 @@ class NegativeTable:
             "settings": self.settings,
         }
         store.write_manifest(
-            folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **whence}
+            folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **origin}
         )
         return version
+
+    @staticmethod
+    def _write_vectors(folder: Path, vectors: Embeddings) -> dict[str, int]:
+        """Write the ids (int32, rising) and the unit vectors (float16); return entries of the manifest."""
+        vectors, ids = vectors.by("cosine"), vectors.ids.sort().values
+        store.write_array(folder / f"{_ITEMS}.npy", ids.int().numpy())
+        shape = len(vectors), vectors.dimension
+        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+        # Block by block and not through a memory map, which would end the process where the disk is full.
+        path = folder / f"{_VECTORS}.npy"
+        with store.replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in ids.split(_VECTOR_ROWS):
+                file.write(vectors.of(block).half().cpu().numpy().tobytes())
+        return {_ITEMS: shape[0], _DIMENSION: shape[1]}
 
     @classmethod
     def open(
@@ -186,27 +242,32 @@ class NegativeTable:
         """Map a version into memory.
 
         Args:
-            root, version: which.
-            corpus: fingerprint that it must have been mined for; None accepts any.
+            root: folder of all versions.
+            version: its number.
+            corpus: fingerprint of the expected corpus; None accepts any.
             verify: compare the files with their sha256, which reads them once.
-            tokenizer: fingerprint that it must have been mined with; None accepts any.
+            tokenizer: fingerprint of the expected tokenizer; None accepts any.
 
         Raises:
             TableError: if the version is not there, unfinished, damaged, or of another corpus or tokenizer.
         """
         folder = store.version_folder(root, version)
-        # The sample is for people: texts are added to it later.
+        # The sample has no checksum, as texts are added to it later.
         manifest = store.read_manifest(folder, TableError, [f"{name}.npy" for name in _TYPES], verify)
         try:
-            told, of = manifest["version"], manifest["corpus"]
+            number, of = manifest["version"], manifest["corpus"]
             shapes = _shapes(manifest["rows"], manifest["candidates"])
-            metric, report, settings = manifest["metric"], manifest["report"], manifest["settings"]
+            similarity, report, settings = (manifest[name] for name in ("similarity", "report", "settings"))
         except KeyError as error:
-            raise TableError(f"{folder / store.MANIFEST} does not say {error}; mine it anew") from error
-        if told != version:
-            raise TableError(f"{folder} says that it is version {told}: the folder was renamed or copied")
-        if corpus is not None and of != corpus:
-            raise TableError(f"{folder} was mined for another corpus ({of}, not {corpus}): mine it anew")
+            raise TableError(
+                f"{folder / store.MANIFEST} has no entry {error}: another version of lit-metric wrote it, or "
+                "it is damaged; mine it anew"
+            ) from error
+        if number != version:
+            raise TableError(
+                f"the manifest of {folder} is that of version {number}: the folder was renamed or copied"
+            )
+        _check_corpus(folder, of, corpus)
         if tokenizer is not None and (used := manifest.get("tokenizer")) != tokenizer:
             raise TableError(
                 f"{folder} was mined with another tokenizer ({used}, not {tokenizer}): mine it anew"
@@ -219,9 +280,7 @@ class NegativeTable:
         if (size := manifest.get(_POOL)) is not None:
             store.read_manifest(folder, TableError, [f"{_POOL}.npy"], verify)
             pool = store.read_array(folder, _POOL, np.int32, (size,), TableError, "r")
-        table = cls(
-            anchors, ids, scores, positives, metric=metric, report=report, settings=settings, pool=pool
-        )
+        table = cls(anchors, ids, scores, positives, similarity, report, settings, pool=pool)
         table.manifest = manifest
         table._opened = str(root), version, corpus
         return table
@@ -229,15 +288,86 @@ class NegativeTable:
     def __reduce__(self) -> tuple[Callable[..., NegativeTable], tuple[str, int, str | None]]:
         # A worker process gets the path, not a copy of the arrays.
         if self._opened is None:
-            raise TypeError("a table in memory is not sent to other processes: save() it and open() it there")
+            raise TypeError(
+                "a table in memory can't be sent to other processes: save() it and open() it there"
+            )
         return NegativeTable.open, self._opened
+
+
+class TableNegatives:
+    """Draws the negatives of a batch from the version of the table that the plan names.
+
+    It may be sent to other processes. Each process opens a version at its first use and holds the last two
+    open. So the switch from one version to the next happens at the planned batch, however far ahead a worker
+    of the loader runs.
+
+    Args:
+        root: folder of the versions.
+        draw: chooses among the candidates.
+        negatives: number of negatives for each anchor.
+        relations: for random negatives.
+        corpus: fingerprint of the expected corpus; None accepts any.
+    """
+
+    def __init__(
+        self, root: str | Path, draw: Draw, negatives: int, relations: Relations, corpus: str | None = None
+    ) -> None:
+        self.root = str(root)
+        self.draw = draw
+        self.negatives = negatives
+        self.relations = relations
+        self.corpus = corpus
+        self._tables: dict[int, NegativeTable] = {}
+
+    def __call__(self, anchor_ids: Tensor, seed: int, epoch: int, step: int, version: int) -> Tensor:
+        """``[A, negatives]`` int64 global ids, -1 for none; version 0 stands for no table: none at all.
+
+        Raises:
+            TableError: if the version is missing, unfinished, damaged or of another corpus.
+            KeyError: if an anchor has no row in it.
+        """
+        if version == 0:
+            return torch.full((len(anchor_ids), self.negatives), -1)
+        if version not in self._tables:
+            table = NegativeTable.open(self.root, version, self.corpus)
+            self._tables = {**dict(list(self._tables.items())[1 - _OPEN :]), version: table}
+        return self._tables[version].draw(
+            self.draw, self.negatives, anchor_ids, self.relations, seed, epoch, step
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tables": {}}
+
+
+def open_vectors(root: str | Path, version: int, corpus: str | None = None) -> Embeddings:
+    """The memory-mapped vectors of the items, which were published beside a table, with unit length.
+
+    Args:
+        root: folder of the versions.
+        version: its number.
+        corpus: fingerprint of the expected corpus; None accepts any.
+
+    Raises:
+        TableError: if the version is missing, unfinished, damaged, of another corpus, or was mined without
+            vectors.
+    """
+    folder = store.version_folder(root, version)
+    manifest = store.read_manifest(folder, TableError, [])
+    if manifest.get(_DIMENSION) is None:
+        raise TableError(f"{folder} was mined for a planner that uses no vectors; {TableError.remedy}")
+    _check_corpus(folder, manifest.get("corpus"), corpus)
+    store.read_manifest(folder, TableError, [f"{_ITEMS}.npy", f"{_VECTORS}.npy"])
+    rows, dimension = int(manifest[_ITEMS]), int(manifest[_DIMENSION])
+    ids = store.read_array(folder, _ITEMS, np.int32, (rows,), TableError, "r")
+    values = store.read_array(folder, _VECTORS, np.float16, (rows, dimension), TableError, "r")
+    return Embeddings(torch.from_numpy(ids.astype(np.int64)), values)
 
 
 def half(values: Tensor) -> NDArray[np.float16]:
     """Scores as float16.
 
     Raises:
-        OverflowError: if a finite score has no place among them (beyond ±65,504).
+        OverflowError: if a finite score is beyond ±65,504.
     """
     halved = values.half()
     if bool((halved.isinf() & values.isfinite()).any()):
@@ -253,5 +383,10 @@ def _shapes(rows: int, width: int) -> dict[str, tuple[int, ...]]:
         "anchors": (rows,),
         "ids": (rows, width),
         "scores": (rows, width),
-        "positives": (rows, len(REFERENCES)),
+        "positives": (rows, 3),
     }
+
+
+def _check_corpus(folder: Path, found: str | None, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        raise TableError(f"{folder} was mined for another corpus ({found}, not {expected}): mine it anew")

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from lit_metric.configurable import parts
+from lit_metric.data import Items, Vocabulary
+from lit_metric.index import Embeddings, Similarity, top_k
+from lit_metric.mining.propose import Proposer
 from lit_metric.store import replacing
-
-if TYPE_CHECKING:
-    from lit_metric.data import Items, Vocabulary
 
 _ROWS = 65536
 
 
 class ReadsTexts:
-    """A part of a miner that reads what items say.
+    """A part of a miner that reads the items' texts.
 
     Attributes:
-        texts: path of a file by :func:`write_texts`, which the data module sets where it is None.
+        texts: path of a file by :func:`write_texts`. The DataModule sets it where it is None.
     """
 
     texts: str | None = None
@@ -34,7 +35,7 @@ class ReadsTexts:
         """The texts of the items ``ids [n]``.
 
         Raises:
-            RuntimeError: if nobody said where the texts are.
+            RuntimeError: if the place of the texts is unknown.
         """
         if self._table is None:
             if self.texts is None:
@@ -47,7 +48,7 @@ class ReadsTexts:
         return found
 
     def lend(self, path: str) -> None:
-        """Say where the texts are, unless a file was given as an argument; other data may say it anew."""
+        """Set the place of the texts, unless an argument gave it. Other data may change it later."""
         if self.texts == self._lent and path != self._lent:
             self.texts = self._lent = path
             self._table = None
@@ -57,7 +58,7 @@ class ReadsTexts:
 
 
 def text_of_items(items: Items, vocabulary: Vocabulary, ids: Tensor) -> list[str]:
-    """One text for each of the items ``ids [n]``: its texts in their order with a comma between them.
+    """One text for each of the items ``ids [n]``: its texts in their order, joined by commas.
 
     Example:
         >>> from lit_metric.data import Items
@@ -69,13 +70,12 @@ def text_of_items(items: Items, vocabulary: Vocabulary, ids: Tensor) -> list[str
 
 
 def write_texts(items: Items, vocabulary: Vocabulary, folder: Path) -> Path:
-    """Write one text for each item, see :func:`text_of_items`.
+    """Write one text for each item, as :func:`text_of_items` joins them.
 
     Args:
         items: ``N``.
         vocabulary: of the items.
-        folder: where the file goes; its name depends on the items' content, and one that is there already is
-            left as it is.
+        folder: of the file. The file's name depends on the items' content; an existing file is not rewritten.
 
     Returns:
         The path of an Arrow file.
@@ -87,16 +87,103 @@ def write_texts(items: Items, vocabulary: Vocabulary, folder: Path) -> Path:
     schema = pa.schema([("text", pa.large_string())])
     with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), schema) as writer:
         for rows in torch.arange(len(items)).split(_ROWS):
-            joined = [
-                ", ".join(vocabulary.texts[text] for text in row) for row in items.texts.select(rows).tolist()
-            ]
-            writer.write_table(pa.table({"text": pa.array(joined, pa.large_string())}))
+            texts = pa.array(text_of_items(items, vocabulary, rows), pa.large_string())
+            writer.write_table(pa.table({"text": texts}))
     return path
 
 
 def give_texts(miner: object, items: Items, vocabulary: Vocabulary, folder: Path) -> None:
-    """Let those parts of a miner that read texts know where they are; write nothing if there are none."""
-    if found := [part for part in parts(miner) if isinstance(part, ReadsTexts)]:
+    """Write the items' texts for those parts of a miner that read them; do nothing if there are none."""
+    if readers := [part for part in parts(miner) if isinstance(part, ReadsTexts)]:
         path = str(write_texts(items, vocabulary, folder).resolve())
-        for reader in found:
+        for reader in readers:
             reader.lend(path)
+
+
+class BM25Proposer(ReadsTexts, Proposer):
+    """Items by their BM25 score against the anchor's text, highest first, by the library bm25s.
+
+    It finds items with similar words and another meaning, however the encoder sees them. Every candidate
+    shares a word with the anchor. The scores that filters and draws see are similarities of the vectors, as
+    with any other proposer.
+
+    Install it with ``pip install "lit-metric[bm25]"``.
+
+    Args:
+        k1: saturation of repeated words, above 0: the lower, the sooner repetition stops to count.
+        b: normalisation of the text's length, 0 to 1: the higher, the lower the scores of long texts.
+        stopwords: a language, such as ``"en"``, whose stop words are left out; None keeps all words.
+        similarity: the scale of the scores.
+        texts: file of the items' texts; by default the file of the DataModule.
+
+    Raises:
+        ValueError: if a number is out of range.
+        ModuleNotFoundError: if bm25s is not installed.
+    """
+
+    def __init__(
+        self,
+        k1: float = 1.5,
+        b: float = 0.75,
+        stopwords: str | None = None,
+        similarity: Similarity = "cosine",
+        texts: str | None = None,
+    ) -> None:
+        if k1 <= 0 or not 0 <= b <= 1:
+            raise ValueError(f"k1={k1} must be above 0, b={b} between 0 and 1")
+        self._library()
+        self.k1 = k1
+        self.b = b
+        self.stopwords = stopwords
+        self.similarity = similarity
+        self.texts = texts
+        self._corpus: tuple[Embeddings, Any] | None = None
+
+    def fit(self, corpus: Embeddings, seed: int) -> None:
+        """See :class:`~lit_metric.mining.Proposer`; ``seed`` has no effect."""
+        words = self._words(corpus.ids)
+        index = None
+        if any(words):
+            index = self._library().BM25(k1=self.k1, b=self.b)
+            index.index(words, show_progress=False)
+        self._corpus = corpus, index
+
+    def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """See :class:`~lit_metric.mining.Proposer`."""
+        if self._corpus is None:
+            raise RuntimeError("propose() before fit(): there is no corpus to search")
+        corpus, index = self._corpus
+        ids = torch.full((len(anchors), count), -1)
+        scores = torch.full((len(anchors), count), -torch.inf)
+        if index is None:
+            return scores, ids
+        for row, words in enumerate(self._words(anchors)):
+            known = [word for word in words if word in index.vocab_dict]
+            if not known:
+                continue
+            best, order = top_k(torch.from_numpy(index.get_scores(known))[None], count)
+            found = order[best > 0]
+            ids[row, : len(found)] = corpus.ids[found]
+            scores[row, : len(found)] = (corpus[found] @ vectors[row]).cpu()
+        return scores, ids
+
+    def forget(self) -> None:
+        """See :class:`~lit_metric.mining.Proposer`."""
+        self._corpus = None
+
+    def _words(self, ids: Tensor) -> list[list[str]]:
+        words = self._library().tokenize(
+            self.texts_of(ids), stopwords=self.stopwords or [], return_ids=False, show_progress=False
+        )
+        # bm25s gives a text without words one empty word, which all such texts would share.
+        return [[word for word in row if word] for row in words]
+
+    @staticmethod
+    def _library() -> ModuleType:
+        try:
+            import bm25s
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                'BM25Proposer needs the library bm25s: pip install "lit-metric[bm25]"', name="bm25s"
+            ) from error
+        return bm25s

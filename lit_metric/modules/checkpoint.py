@@ -1,17 +1,23 @@
-"""What a checkpoint holds besides weights, so that it can be loaded by itself."""
+"""What a checkpoint holds of a learner besides weights, and how a learner is loaded or resumed from it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import GradClipAlgorithmType
 
+from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.configurable import build, checked_spec, parameters_of
+from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.encoders.description import (
     FORMAT,
@@ -22,30 +28,63 @@ from lit_metric.encoders.description import (
     encoder_in,
     read_checkpoint,
 )
+from lit_metric.losses import Loss, ProxyLoss
 from lit_metric.mining import Miner
+from lit_metric.modules import resume
+from lit_metric.modules.resume import BATCHES, Options, Resumption, learned, options_of
+from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.tasks import TaskLosses
 
 log = logging.getLogger(__name__)
 
 PARTS = ("encoder", "query", "document", "loss")
-"""Arguments of a learner that are described by themselves."""
+"""Arguments of a learner with a description of their own."""
 
 
-class LoadableModule(LightningModule):
+class CheckpointedModule(LightningModule):
     """A learner whose checkpoints describe its encoder, its loss and its settings.
 
+    A resumed learner applies its own options or refuses them; see :mod:`lit_metric.modules.resume`.
+
     Attributes:
-        encoder: what is trained.
+        encoder: the trained encoder.
+        loss, lr, weight_decay, lr_scale, warmup, schedule: see :class:`~lit_metric.MetricLearner`.
     """
 
     encoder: Encoder
     loss: Any
+    lr: float
+    weight_decay: float
+    lr_scale: dict[str, float]
+    warmup: float
+    schedule: Schedule
     _description: Description | None = None
     _loss_spec: Any = None
+    _steps: int | None = None
+    _batches: int | None = None
+    _loss_options: Options
+    _learned_from: dict[str, float]
+
+    @property
+    def data(self) -> MetricDataModule:
+        """The trainer's data module.
+
+        Raises:
+            TypeError: if it is none of ours.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, MetricDataModule):
+            raise TypeError(f"MetricLearner needs a MetricDataModule, got {type(data).__name__}")
+        return data
+
+    def note_loss(self, loss: Loss | dict[str, Loss]) -> None:
+        """Remember the options of the loss before a temperature is learned or loaded."""
+        self._loss_options = options_of(loss, "loss")
+        self._learned_from = learned(self.loss)
 
     def check_saved(self, miner: Miner | None, inline: bool = False) -> None:
-        """Build encoder, loss and miner from their descriptions: what can't be loaded after training is found
-        before it.
+        """Build encoder, loss and miner from their descriptions, to find before training what can't be loaded
+        after it.
 
         Raises:
             TypeError: if an argument of the encoder or the miner can't be written down.
@@ -69,16 +108,24 @@ class LoadableModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe encoder, loss and settings in JSON types, which need no trust to be read."""
+        """Describe encoder, loss, settings and options of the run in JSON types, which are safe to read."""
         if self._description is None:  # saved without training
             self._description = describe(self.encoder)
             self._describe_loss()
+        settings = {}
+        for name in parameters_of(type(self)):
+            if name not in PARTS and hasattr(self, name):
+                # An object can't be written down; whoever loads the class has to pass it.
+                with contextlib.suppress(TypeError, ValueError):
+                    settings[name] = json.loads(json.dumps(getattr(self, name)))
         checkpoint[KEY] = {
             "format": FORMAT,
             "encoder": self._description,
             "loss": self._loss_spec,
-            "settings": settings_of(self),
+            "settings": settings,
         }
+        if self._trainer is not None and "train" in self.data.splits:
+            checkpoint[resume.KEY] = {"options": self._options(), "learned": self._learned_from}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -94,7 +141,7 @@ class LoadableModule(LightningModule):
             checkpoint_path: a file that a run wrote.
             map_location: the device to bring it to; the CPU if None.
             trust_remote_code: allow classes outside lit_metric and transformers.
-            arguments: of this class, instead of what the checkpoint says.
+            arguments: of this class, instead of those of the checkpoint.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -121,6 +168,83 @@ class LoadableModule(LightningModule):
         """The arguments of this class that stand for its encoder."""
         return {"encoder": encoder}
 
+    def _options(self) -> Options:
+        """The options that a resumed run may change."""
+        names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
+        found = {name: getattr(self, name) for name in names}
+        found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
+        found |= {"planned steps": self._steps, BATCHES: self._batches}
+        found |= {"data.seed": self.data.seed, "data.validation_corpus": self.data.against["validation"]}
+        found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
+        found |= options_of(self.data.refresh, "data.refresh") if self.data.miner is not None else {}
+        trainer = self.trainer
+        found |= {f"trainer.{name}": getattr(trainer, name) for name in ("precision", "gradient_clip_val")}
+        return found
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the weights fit, and apply options that differ from the checkpoint's, or refuse them.
+
+        Raises:
+            ValueError: if the weights are of another model, or an option can't be applied.
+        """
+        for name, module in self.loss.named_modules(prefix="loss"):
+            if isinstance(module, ProxyLoss):
+                module.make_room(checkpoint["state_dict"], f"{name}.")
+        saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:
+            name = odd[0]
+            raise ValueError(
+                f"the checkpoint is of another model: {name} is {saved.get(name, 'missing')} there and "
+                f"{own.get(name, 'missing')} here ({len(odd)} of {len(own)} differ); use the config.yaml "
+                "that lies in the run's folder"
+            )
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            # Other data are the larger mistake, so they are refused first.
+            self.data.load_state_dict(checkpoint.get(type(self.data).__qualname__, {}))
+            plan = self._plan() if self._plans_itself() else None
+            Resumption(checkpoint, self._options(), self._learned_from, self.trainer).apply(plan)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""
+        optimizer, rate = self._plan()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        named = {"scheduler": scheduler, "interval": "step", "name": "lr"}
+        return {"optimizer": optimizer, "lr_scheduler": named}
+
+    def _plan(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+        """A new optimizer, and the factor on its rates at each step."""
+        groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
+        # A fused optimizer unscales in its step, so that nothing could be clipped before.
+        fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
+        self._batches = batches_of_epoch(self.trainer, self.data)
+        self._steps = steps = planned_steps(self.trainer, self.data.batches_per_epoch)
+        return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
+
+    def _plans_itself(self) -> bool:
+        """Whether the optimizer is that of :meth:`configure_optimizers`, and not of a subclass or a user."""
+        own = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
+        return own and "configure_optimizers" not in vars(self)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip under ``bf16-mixed``, too.
+
+        Lightning refuses to clip for a fused optimizer under any autocast, since that unscales the gradients
+        itself; but only those of float16 are scaled.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val is not None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
 
 def loss_spec(loss: Any) -> Any:
     """The description of a loss, or of one for each data set, checked.
@@ -132,15 +256,3 @@ def loss_spec(loss: Any) -> Any:
     if isinstance(loss, TaskLosses):
         return {name: checked_spec(each) for name, each in loss.losses.items()}
     return checked_spec(loss)
-
-
-def settings_of(learner: LightningModule) -> dict[str, Any]:
-    """The other arguments of a learner: those that it keeps under their names, in JSON types."""
-    settings = {}
-    for name in parameters_of(type(learner)):
-        if name not in PARTS and hasattr(learner, name):
-            with contextlib.suppress(
-                TypeError, ValueError
-            ):  # an object, which the class has to be given again
-                settings[name] = json.loads(json.dumps(getattr(learner, name)))
-    return settings

@@ -20,13 +20,7 @@ from lit_metric.callbacks.checkpoints import check_monitors, set_aside
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import (
-    Evaluation,
-    MixtureEvaluation,
-    encode_batch,
-    encode_searched,
-    evaluation_of,
-)
+from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, encode_searched, evaluation_of
 from lit_metric.losses import (
     CoSENTLoss,
     InfoNCELoss,
@@ -37,17 +31,14 @@ from lit_metric.losses import (
     gather_with_grad,
     sum_over_ranks,
 )
-from lit_metric.modules.guide import encode_items
-from lit_metric.modules.precision import warn_of_slow_bfloat16
-from lit_metric.modules.resumable import ResumableModule
+from lit_metric.modules.checkpoint import CheckpointedModule
 from lit_metric.modules.schedule import Schedule
-from lit_metric.modules.scored import check_scores
-from lit_metric.modules.tasks import TaskLosses, TaskMeans
+from lit_metric.modules.tasks import TaskLosses, TaskMeans, check_scores, encode_items
 
 log = logging.getLogger(__name__)
 
 
-class MetricLearner(ResumableModule):
+class MetricLearner(CheckpointedModule):
     """Trains an encoder so that neighbours are of the same kind.
 
     Anchors and candidates pass through the same encoder; under several processes candidates are gathered with
@@ -56,8 +47,7 @@ class MetricLearner(ResumableModule):
     Args:
         encoder: what is trained.
         loss: between anchors and candidates; for a mixture of data sets, one for all or one for each by name.
-            If None, that which suits the data: CoSENTLoss where pairs have scores, else InfoNCELoss with a
-            temperature of 0.05.
+            None: CoSENTLoss where pairs have scores, else InfoNCELoss with a temperature of 0.05.
         lr: peak learning rate of AdamW.
         weight_decay: of matrices; vectors and biases have none.
         lr_scale: factors on ``lr`` by the name of a part, such as ``{"encoder.pooling": 20}``; see
@@ -124,7 +114,7 @@ class MetricLearner(ResumableModule):
 
         Raises:
             TypeError: if the loss needs one class for each item and the data have none.
-            TypeError, ValueError: if what is trained could not be loaded again.
+            TypeError, ValueError: if a checkpoint of this learner could not be loaded.
         """
         data = self.data
         self.relations = data.relations
@@ -146,11 +136,11 @@ class MetricLearner(ResumableModule):
         data = self.data
         assert data.dataset is not None
         known = data.dataset.parts or {"": data.dataset}
-        kinds = {name: "scores" if each.planned == "scores" else "" for name, each in known.items()}
-        chosen: dict[str, Loss] = {
-            name: CoSENTLoss() if kind else InfoNCELoss(0.05) for name, kind in kinds.items()
-        }
-        self.loss = TaskLosses(chosen) if len({*kinds.values()}) > 1 else next(iter(chosen.values()))
+        scored = {name: each.planned == "scores" for name, each in known.items()}
+        chosen: dict[str, Loss] = {}
+        for name, has_scores in scored.items():
+            chosen[name] = CoSENTLoss() if has_scores else InfoNCELoss(0.05)
+        self.loss = TaskLosses(chosen) if len({*scored.values()}) > 1 else next(iter(chosen.values()))
         self.note_loss(chosen if isinstance(self.loss, TaskLosses) else self.loss)
         if self.trainer.is_global_zero:
             names = dict.fromkeys(type(each).__name__ for each in chosen.values())
@@ -179,7 +169,7 @@ class MetricLearner(ResumableModule):
         loss.setup(LossContext(self.encoder.dimension, counts, self.relations, encode))
 
     def _check_scored(self, task: int) -> None:
-        """Refuse a loss of scores that finds none, and say it if batches hold only one of an anchor's."""
+        """See :func:`~lit_metric.modules.tasks.check_scores`."""
         planner, part = self.data.planner, [*self.data.parts.values()]
         if isinstance(planner, MixturePlanner):
             planner = planner.planners[task]
@@ -206,7 +196,14 @@ class MetricLearner(ResumableModule):
 
     def _start_training(self) -> None:
         if self.trainer.is_global_zero:
-            warn_of_slow_bfloat16(str(self.trainer.precision), self.device)
+            # With AVX-512, only some processors multiply bfloat16 in hardware; that is not checked.
+            slow = self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+            if slow and str(self.trainer.precision).startswith("bf16"):
+                log.warning(
+                    "--trainer.precision %s on a processor without bfloat16 in hardware (no avx512_bf16 or "
+                    "amx_bf16 in lscpu) takes several times as long as 32-true",
+                    self.trainer.precision,
+                )
             parameters = [*self.parameters()]
             trained = sum(each.numel() for each in parameters if each.requires_grad)
             whole = sum(each.numel() for each in parameters)
@@ -218,20 +215,17 @@ class MetricLearner(ResumableModule):
         self.labelled_relations = self.relations.labelled_only()
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run needs: mining, the alarm on collapse, and a place for predictions.
+        """Callbacks of every run: mining, the alarm on collapse, and a place for predictions.
 
         Raises:
-            ValueError: if something is to be searched for that can't be.
+            ValueError: if a callback searches for a batch size, or for a learning rate while negatives are
+                mined.
         """
-        self._refuse_finders()
         given = {type(callback) for callback in getattr(self.trainer, "callbacks", [])}
-        return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
-
-    def _refuse_finders(self) -> None:
         for callback in getattr(self.trainer, "callbacks", []):
             if isinstance(callback, BatchSizeFinder):
                 raise ValueError(
-                    "a batch size can't be searched for, since data.planner decides what a batch holds: set "
+                    "a batch size can't be searched for, because data.planner makes the batches: set "
                     "classes and per_class of PKPlanner, or batch_size of the others"
                 )
             if isinstance(callback, LearningRateFinder) and self.data.miner is not None:
@@ -239,12 +233,13 @@ class MetricLearner(ResumableModule):
                     "a learning rate is searched for before negatives are mined: search without data.miner, "
                     "then train with it"
                 )
+        return [kind() for kind in (MiningCallback, CollapseAlarm, WriteEmbeddings) if kind not in given]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the step: checkpoints hold no random state, and a resumed run must not differ."""
-        # The batch counts, too: where gradients are accumulated, several have one step.
+        # Where gradients are accumulated, several batches have one step, so the batch counts, too.
         entropy = [self.data.seed & 0xFFFFFFFFFFFFFFFF, self.global_step, batch_idx, self.global_rank]
-        torch.manual_seed(_mix(entropy))
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss of this rank's anchors against the candidates of all ranks."""
@@ -252,31 +247,43 @@ class MetricLearner(ResumableModule):
             self._start_training()
         vectors = self(batch)
         anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
-        ids = batch.anchor_ids, gather_ids(batch.candidate_ids)
+        pairs = self._pairs(batch, gather_ids(batch.candidate_ids))
+        loss = self._objective(batch.task, anchors, candidates, pairs)
+        texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
+        return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
+
+    def _pairs(self, batch: Batch, candidate_ids: Tensor) -> RelationPairs:
+        """What belongs together among the anchors and candidates; with classes if the loss requires them."""
+        labels: tuple[Tensor | None, Tensor | None] = None, None
+        relations, start = self._relations_of(batch.task)
+        if self._loss_of(batch.task).requires_labels and isinstance(relations, LabelRelations):
+            labels = relations.labels[batch.anchor_ids - start], relations.labels[candidate_ids - start]
         known = self.labelled_relations, batch.mined_negatives
-        pairs = RelationPairs(self.relations, *ids, *known, *self._labels(batch.task, *ids))
-        parts = self._loss_of(batch.task).on_pairs(anchors, candidates, pairs)
+        return RelationPairs(self.relations, batch.anchor_ids, candidate_ids, *known, *labels)
+
+    def _objective(self, task: int, anchors: Tensor, candidates: Tensor, pairs: RelationPairs) -> Tensor:
+        """The loss, to be minimised; it is logged with its parts."""
+        parts = self._loss_of(task).on_pairs(anchors, candidates, pairs)
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=several, batch_size=1)
         value = loss.detach().float()
         self._losses = self._losses.to(self.device) + torch.stack([value, torch.ones_like(value)])
         names = [*self.data.mixture]
-        prefix = f"train/{names[batch.task]}" if names else "train"
-        own = {f"{prefix}/{name}": value for name, value in parts.items()}
+        prefix = f"train/{names[task]}" if names else "train"
+        named = {f"{prefix}/{name}": value for name, value in parts.items()}
         if names:
-            own[f"{prefix}/loss"] = loss.detach()
-            self._logged.add(own)
+            named[f"{prefix}/loss"] = loss.detach()
+            self._logged.add(named)
         # Of a mixture, callbacks see the latest values, and loggers get the means.
-        self.log_dict(own, logger=not names, sync_dist=several, batch_size=1)
+        self.log_dict(named, logger=not names, sync_dist=several, batch_size=1)
         if isinstance(self.loss, TaskLosses):
-            rest = self.loss.untouched(names[batch.task])
+            rest = self.loss.untouched(names[task])
             loss = loss if rest is None else loss + rest
-        texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
-        return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log what the data sets of a mixture came to, each under its name."""
+        """Log the means of each data set of a mixture under its name."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = every and self.global_step % every == 0
         if self._logged and (due or self.trainer.is_last_batch):
@@ -287,20 +294,13 @@ class MetricLearner(ResumableModule):
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch.
 
-        Lightning's own mean would be taken when the first rank's progress bar asks for it, at which the other
-        ranks are elsewhere.
+        Lightning would compute its own mean when the first rank's progress bar reads it, while other ranks
+        are elsewhere.
         """
         total, count = sum_over_ranks(self._losses.to(self.device)).tolist()
         self._losses = torch.zeros(2)
         if count:
             self.log("train/loss_epoch", total / count, batch_size=1)
-
-    def _labels(self, task: int, anchors: Tensor, others: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The classes of anchors and of candidates, for a loss that requires them."""
-        relations, start = self._relations_of(task)
-        if not (self._loss_of(task).requires_labels and isinstance(relations, LabelRelations)):
-            return None, None
-        return relations.labels[anchors - start], relations.labels[others - start]
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step, then let losses update their buffers."""
@@ -314,20 +314,20 @@ class MetricLearner(ResumableModule):
         self._roles = [*self.data.roles(split)]
 
     def _cut(self, split: str) -> bool:
-        """Whether the trainer may leave out some of the items of an evaluation, and its numbers count."""
+        """Whether the trainer may leave out items of an evaluation whose results count."""
         trainer = self.trainer
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
         return not (trainer.sanity_checking or (isinstance(limit, float) and limit == 1.0))
 
     def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
-        """The metrics that this module takes of a split."""
+        """The evaluation of a split, with this module's options."""
         options = {"ks": self.ks, "knn": self.knn, "temperature": self.vote_temperature, "space": self.space}
         return evaluation_of(self.data, split, **options)
 
     def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
         assert self._evaluation is not None
         role = self._roles[loader]
-        if not (role.endswith("corpus") and self._cut(split)):  # it is encoded whole, in the end
+        if not (role.endswith("corpus") and self._cut(split)):  # which is encoded as a whole at the end
             self._evaluation.update(*encode_batch(self.encoder, batch), role)
 
     def _finish_evaluation(self, prefix: str, split: str) -> None:
@@ -340,20 +340,20 @@ class MetricLearner(ResumableModule):
         results = self._evaluation.compute(partial=cut or bool(trainer.sanity_checking))
         self._evaluation = None
         if not trainer.sanity_checking:
-            self._tell_unmeasured({f"{prefix}/{name}" for name in results if math.isnan(results[name])})
-        # Every rank has computed the same from the same; Lightning would rather be told.
+            self._log_unmeasured({f"{prefix}/{name}" for name in results if math.isnan(results[name])})
+        # All ranks have the same results; sync_dist avoids a warning of Lightning.
         several = self.trainer.world_size > 1
         for name, value in results.items():
             shown = prefix == "val" and name == self.data.main_metric
             self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=several)
 
-    def _tell_unmeasured(self, names: set[str]) -> None:
-        """Say once what can't be measured of these data, and keep it from deciding anything."""
+    def _log_unmeasured(self, names: set[str]) -> None:
+        """Log once which metrics these data don't have, and stop callbacks from monitoring them."""
         if new := sorted(names - self._unmeasured):
             changed = set_aside(self.trainer, new) if self.trainer.state.fn == TrainerFn.FITTING else []
             if self.trainer.is_global_zero:
-                told = "".join(f"; {each}" for each in changed)
-                log.warning("can't be measured on these items, and is NaN: %s%s", ", ".join(new), told)
+                changes = "".join(f"; {each}" for each in changed)
+                log.warning("can't be measured on these items, and is NaN: %s%s", ", ".join(new), changes)
         self._unmeasured |= names
 
     def on_validation_epoch_start(self) -> None:
@@ -392,8 +392,3 @@ class MetricLearner(ResumableModule):
         if isinstance(batch, Batch):
             return batch.to(device, non_blocking=True)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-
-def _mix(values: list[int]) -> int:
-    """One 64-bit number that differs whenever ``values`` do, nearly."""
-    return int(np.random.SeedSequence(values).generate_state(1, np.uint64)[0])

@@ -41,8 +41,8 @@ def multiplier(schedule: Schedule, steps: int, warmup: int) -> Callable[[int], f
 def planned_steps(trainer: Trainer, batches: int) -> int:
     """Optimiser steps of a whole fit over epochs of ``batches`` batches, if nothing stops it early.
 
-    Lightning's own ``estimated_stepping_batches`` makes the train loader's iterator, which is too early:
-    neither a checkpoint's counters nor mined negatives are there yet.
+    Lightning's own ``estimated_stepping_batches`` makes the train loader's iterator too early, before a
+    checkpoint's counters are loaded and negatives are mined.
 
     Raises:
         ValueError: if neither epochs nor steps are limited.
@@ -75,9 +75,9 @@ def parameter_groups(
     and single vectors, which have one dimension or less, get no decay; their group is ``PART.no_decay``.
 
     Args:
-        module: whose parameters.
-        lr: of those that no scale names.
-        weight_decay: of those with two dimensions or more.
+        module: with the parameters.
+        lr: of parameters that no scale names.
+        weight_decay: of parameters with two dimensions or more.
         scales: factor on ``lr`` by the name of a part (``encoder.pooling``) or a pattern (``*.query``); the
             last that fits counts.
 
@@ -90,8 +90,12 @@ def parameter_groups(
     named = dict(module.named_parameters())
     for pattern in scales:
         if not any(fits(pattern, name) for name in named):
-            depth = 1 + max(shared(pattern, name) for name in named)
-            near = [name for name in named if shared(pattern, name) == depth - 1]
+            shared = {}
+            for name in named:
+                steps = zip(pattern.split("."), name.split("."), strict=False)
+                shared[name] = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], steps))
+            depth = 1 + max(shared.values())
+            near = [name for name, count in shared.items() if count == depth - 1]
             parts = sorted({".".join(name.split(".")[: max(depth, 2)]) for name in near})
             raise ValueError(f"lr_scale: no parameter is called {pattern!r}; there are {', '.join(parts)}")
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
@@ -115,17 +119,6 @@ def parameter_groups(
     if not groups:
         raise ValueError("every parameter is frozen: there is nothing to train")
     return [*groups.values()]
-
-
-def shared(first: str, second: str) -> int:
-    """How many parts two dotted names have in common from the left.
-
-    Example:
-        >>> shared("encoder.query.pooling", "encoder.query.backbone.x")
-        2
-    """
-    pairs = zip(first.split("."), second.split("."), strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def fits(pattern: str, name: str) -> bool:

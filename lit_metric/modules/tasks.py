@@ -1,14 +1,25 @@
-"""What each data set of a mixture has for itself in training: its loss, and the figures of that."""
+"""The losses of a run: one for each data set of a mixture, their means, and what they need of the data."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from lit_metric.losses import Loss, sum_over_ranks
+from lit_metric.batching import BatchPlanner, ScoredPairPlanner
+from lit_metric.data import DataError, LabelRelations, PairRelations, Relations
+from lit_metric.datamodule import MetricDataModule
+from lit_metric.encoders import TextEncoder
+from lit_metric.losses import CombinedLoss, DistillationKLLoss, Loss, MarginMSELoss, sum_over_ranks
+from lit_metric.losses.gather import gather_ids, rank, world_size
+from lit_metric.mining.texts import text_of_items
+
+log = logging.getLogger(__name__)
+
+CHECKED_BATCHES = 10
 
 
 class TaskLosses(nn.Module):
@@ -38,10 +49,10 @@ class TaskLosses(nn.Module):
         return cast(Loss, self.losses[self._keys[name]])
 
     def check(self, names: Iterable[str]) -> None:
-        """Refuse to go on unless there is one loss for each of the data sets ``names``.
+        """Check that there is one loss for each of the data sets ``names``.
 
         Raises:
-            ValueError: says which are too few or too many.
+            ValueError: if a loss is missing, or is for no data set.
         """
         names = list(names)
         if sorted(names) != sorted(self._keys):
@@ -51,9 +62,10 @@ class TaskLosses(nn.Module):
             )
 
     def untouched(self, name: str) -> Tensor | None:
-        """0, by way of all parameters of the losses other than that of ``name``; None if they have none.
+        """0, computed from all parameters of the losses other than that of ``name``; None if they have none.
 
-        Every process must give every parameter a gradient at every step, or distributed training stops.
+        Added to the loss, it gives each of them a gradient of 0. Distributed training needs a gradient for
+        every parameter at every step.
         """
         others = [
             parameter.sum()
@@ -66,7 +78,7 @@ class TaskLosses(nn.Module):
 
 
 class TaskMeans:
-    """Means of what was logged of each data set since they were last asked for.
+    """Means of the values of each data set since the last call of :meth:`means`.
 
     Lightning logs the values of every n-th step, which may always be of the same data set, and repeats them
     until there are newer ones.
@@ -86,17 +98,91 @@ class TaskMeans:
         return bool(self._values)
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Note the scalars of a batch, whose names say of which data set they are."""
+        """Add the scalars of a batch, whose names hold that of its data set."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value.detach().float())
 
     def means(self, device: torch.device) -> dict[str, float]:
-        """The mean of each value over the batches and all ranks, by name; then start anew.
+        """The mean of each value over the batches and all ranks, by name; then start again.
 
-        All ranks have batches of the same data sets, and must ask together.
+        All ranks have batches of the same data sets, and must call this together.
         """
         sums = torch.stack([torch.stack(values).mean().to(device) for values in self._values.values()])
         means = sum_over_ranks(sums) / sum_over_ranks(torch.ones_like(sums))
         names = [*self._values]
         self._values = {}
         return dict(zip(names, means.tolist(), strict=True))
+
+
+def check_scores(loss: Loss, planner: BatchPlanner, ids: Tensor, relations: Relations, seed: int) -> None:
+    """Check that a loss of scores has scores to compare.
+
+    Warns if half of the anchors or more have a single scored candidate in their batch, from which a loss that
+    compares an anchor's candidates can't learn.
+
+    Args:
+        loss: any.
+        planner: of its batches.
+        ids: int64 ids of the items to train on.
+        relations: of these ids.
+        seed: of the plans.
+
+    Raises:
+        DataError: if there are no scores or all are equal, or if no anchor has two scored candidates to
+            compare; gives the remedy.
+    """
+    named = (each for each in loss.modules() if isinstance(each, Loss) and not isinstance(each, CombinedLoss))
+    name = next((type(each).__name__ for each in named if each.requires_scores), "")
+    if name and isinstance(relations, LabelRelations | PairRelations):
+        scores = relations.judgements(ids)[2] if isinstance(relations, PairRelations) else ids[:0]
+        if len(scores.unique()) < 2:
+            raise DataError(
+                f"{name} learns from differences between scores, and these data have none: take "
+                "loss=InfoNCELoss(), or name the column of scores, score= of Pairs"
+            )
+    compares = isinstance(loss, MarginMSELoss | DistillationKLLoss) and isinstance(planner, ScoredPairPlanner)
+    if not compares or not isinstance(relations, PairRelations):
+        return
+    name = type(loss).__name__
+    counts = relations.judgements(ids)[0].unique(return_counts=True)[1]
+    if not bool((counts > 1).any()):
+        raise DataError(
+            f"{name} compares the scored candidates of an anchor, and none of the {len(counts)} anchors has "
+            "more than one: give several rows for each, or take a loss of single scores, such as CoSENTLoss"
+        )
+    plan = planner.plan(ids, relations, seed, 0)
+    checked = range(min(len(plan), CHECKED_BATCHES))
+    known = [~relations.targets(plan.anchors[batch], plan.candidates[batch]).isnan() for batch in checked]
+    every = sum(map(len, known))
+    alone = sum(int((block.sum(dim=1) < 2).sum()) for block in known)
+    if 2 * alone >= every:
+        log.warning(
+            "%s compares the scored candidates of an anchor, and %d of the %d anchors in the first %d "
+            "batches have only one there, from which it can't learn: set together to true in "
+            "ScoredPairPlanner",
+            name,
+            alone,
+            every,
+            len(checked),
+        )
+
+
+def encode_items(encoder: str, data: MetricDataModule, device: torch.device) -> Tensor:
+    """``[N, g]`` float32 vectors of all items, by their global id, on ``device``.
+
+    Every rank must call it: each encodes its share of the distinct texts, and all get the same vectors.
+
+    Args:
+        encoder: hub id or folder of the guide, which has its own tokenizer.
+        data: after its ``setup``.
+        device: where to encode.
+    """
+    # To load a model draws random numbers, for weights that it then replaces.
+    with torch.random.fork_rng():
+        guide = TextEncoder(encoder, freeze=True).to(device)
+    texts = text_of_items(data.items, data.vocabulary, torch.arange(len(data.items)))
+    distinct = list(dict.fromkeys(texts))
+    shares = [distinct[first :: world_size()] for first in range(world_size())]
+    vectors = gather_ids(torch.from_numpy(guide.encode(shares[rank()])).to(device))
+    rows = {text: row for row, text in enumerate(text for share in shares for text in share)}
+    return vectors[torch.tensor([rows[text] for text in texts], device=device)]

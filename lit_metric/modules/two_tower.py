@@ -33,6 +33,6 @@ class TwoTowerLearner(MetricLearner):
 
     @classmethod
     def encoder_arguments(cls, encoder: Encoder) -> dict[str, Any]:
-        """See :meth:`~lit_metric.modules.checkpoint.LoadableModule.encoder_arguments`."""
+        """See :meth:`~lit_metric.modules.checkpoint.CheckpointedModule.encoder_arguments`."""
         assert isinstance(encoder, TwoTowerEncoder)
         return {"query": encoder.query, "document": encoder.document}

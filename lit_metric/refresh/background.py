@@ -238,7 +238,7 @@ class BackgroundRefresher(InlineRefresher):
         self.client.ask(job)
 
     def _settle(self, pending: PendingRefresh) -> None:
-        """Wait for a table, and take it into use or give it up, on all ranks alike."""
+        """Wait for a table, and take it into use or give it up, on all ranks together."""
         self.pending.remove(pending)
         started, answer = time.perf_counter(), Answer("failed", reason="see what rank zero logs")
         impossible = False
@@ -251,7 +251,7 @@ class BackgroundRefresher(InlineRefresher):
             self.impossible = True
             self.pending = []
             self.close()
-            _log_inline(self.run, f"a process can't be told how; {answer.reason}")
+            _log_inline(self.run, f"no worker can do it; {answer.reason}")
             return
         stalled = time.perf_counter() - started
         delay = float(pending.first - pending.taken)
@@ -380,7 +380,7 @@ def start_refresher(
         try:
             task.describe(run.encoder, {})
         except TypeError as error:
-            _log_inline(run, f"a process can't be told how; {error}")
+            _log_inline(run, f"no worker can do it; {error}")
             inline = True
     refresher: Refresher
     if inline or timetable.period is None:

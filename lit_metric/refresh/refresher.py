@@ -16,8 +16,8 @@ from torch import Tensor
 from lit_metric.data.progress import stage
 from lit_metric.encoders import Encoder
 from lit_metric.losses import gather_with_grad
-from lit_metric.mining import TableError, TableVectors, collect_versions
-from lit_metric.mining.sample import add_texts
+from lit_metric.mining import TableError, collect_versions, open_vectors
+from lit_metric.mining.run import add_texts
 from lit_metric.refresh.schedule import TableUse, TableUses, Timetable
 from lit_metric.refresh.snapshot import CheckpointFiles, fingerprint
 from lit_metric.refresh.spec import MiningTask
@@ -138,7 +138,7 @@ class Refresher(ABC):
             for version in {use.version for use in self.uses.uses if use.version}:
                 self.task.open(version)
                 if self.task.publish_vectors:
-                    TableVectors(self.task.tables, self.task.fingerprint)(version)
+                    open_vectors(self.task.tables, version, self.task.fingerprint)
         except TableError as error:
             log.warning("The checkpoint's table of negatives can't be used, so one is mined: %s", error)
             self.uses = TableUses()

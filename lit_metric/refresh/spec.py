@@ -22,6 +22,7 @@ from lit_metric import store
 from lit_metric.configurable import Arrays, build, check_importable, rebuilt, spec
 from lit_metric.data import Items, Ragged, Relations, Tokens
 from lit_metric.data.relations.lookup import Memo, PairSet
+from lit_metric.index import Embeddings
 from lit_metric.mining import Miner, NegativeTable
 from lit_metric.refresh.snapshot import Snapshot, trained, untouched
 
@@ -94,7 +95,7 @@ class MiningTask:
     def mine(self, vectors: Tensor | NDArray[Any]) -> NegativeTable:
         """The table that follows from the items' ``vectors [M, d]``."""
         among = {"anchors": self.anchors, "corpus": self.corpus}
-        return self.miner.mine(vectors, self.ids, self.relations, self.seed, **among)
+        return self.miner.mine(Embeddings(self.ids, vectors), self.relations, self.seed, **among)
 
     def publish(
         self, table: NegativeTable, vectors: Tensor | NDArray[Any], weights: str, step: int, epoch: int
@@ -117,7 +118,7 @@ class MiningTask:
             weights=weights,
             step=step,
             epoch=epoch,
-            vectors=(self.ids, vectors) if self.publish_vectors else None,
+            vectors=Embeddings(self.ids, vectors) if self.publish_vectors else None,
         )
 
     def open(self, version: int, verify: bool = True) -> NegativeTable:
@@ -188,9 +189,6 @@ class MiningTask:
     @classmethod
     def read(cls, path: Path) -> tuple[MiningTask, Encoder]:
         """The task that :meth:`write` wrote, and an encoder like the one described, with other weights."""
-        # Not at the top of the file: it takes seconds, and a worker watches its parent before that.
-        from lit_metric.encoders.base import from_spec
-
         described = json.loads(path.read_text(encoding="utf-8"))
         arrays = {file.stem: np.load(file, allow_pickle=False) for file in path.parent.glob("*.npy")}
         task = cls(
@@ -200,7 +198,7 @@ class MiningTask:
             **{name: build(described[name], _WRITTEN, True, arrays) for name in _ARRAYS},
             **{name: described[name] for name in _PLAIN},
         )
-        return task, from_spec(described["encoder"])
+        return task, rebuilt(described["encoder"])
 
 
 @dataclass(frozen=True)

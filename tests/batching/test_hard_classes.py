@@ -13,8 +13,7 @@ from lit_metric.batching.hard_classes import hardest_together
 from lit_metric.batching.members import Members
 from lit_metric.batching.plan import VectorPlanner, grid_vectors, random_stream
 from lit_metric.data import DataError, LabelRelations
-from tests.batching.geometry import families, item_vectors, likeness, scattered
-from tests.batching.test_planners import SIZES, relations_of, sized
+from tests.batching.cases import SIZES, families, item_vectors, likeness, relations_of, scattered, sized
 
 
 def greedy(hardness: np.ndarray, given: int, count: int) -> list[int]:
@@ -127,30 +126,6 @@ def test_classes_of_a_batch_are_nearer_than_random_ones(hard: VectorPlanner, pla
     assert np.median(kin) >= 4  # of six classes, where chance gives two
 
 
-def test_batches_are_shaped_as_those_of_random_classes() -> None:
-    relations = relations_of(SIZES["long tail"], unlabelled=9)
-    vectors, ids = scattered(len(relations)), torch.arange(len(relations))
-    for seed in range(4):
-        pk = HardPKPlanner(5, 3).plan(ids, relations, seed, 1, vectors)
-        assert pk.anchors is pk.candidates
-        assert (
-            len(pk)
-            == len(PKPlanner(5, 3).plan(ids, relations, seed, 1))
-            == HardPKPlanner(5, 3).length(ids, relations, seed)
-        )
-        for batch in pk.anchors.tolist():
-            counts = Counter(relations.labels[batch].tolist())
-            assert counts == {label: min(3, SIZES["long tail"][label]) for label in counts}
-            assert len(counts) == 5
-        pairs = NegativeClassPlanner(4).plan(ids, relations, seed, 1, vectors)
-        assert len(pairs) == len(NPairPlanner(4).plan(ids, relations, seed, 1))
-        for anchors, candidates in zip(pairs.anchors.tolist(), pairs.candidates.tolist(), strict=True):
-            labels = relations.labels[anchors].tolist()
-            assert labels == relations.labels[candidates].tolist()
-            assert len(labels) == len(set(labels)) == 4
-            assert not {*anchors} & {*candidates}
-
-
 @pytest.mark.parametrize("planner", [HardPKPlanner(5, 3), NegativeClassPlanner(4)])
 def test_every_item_is_reachable(planner: VectorPlanner) -> None:
     sizes = SIZES["long tail"]
@@ -181,5 +156,5 @@ def test_what_cannot_be_planned_is_refused() -> None:
         NegativeClassPlanner(margin=-0.1)
     with pytest.raises(ValueError, match="classes >= 2"):
         NegativeClassPlanner(1)
-    with pytest.raises(KeyError, match=r"item \d has no vector, like 7 of the 10 items"):
+    with pytest.raises(KeyError, match=r"7 of the 10 requested items have no vector, the first is item \d"):
         HardPKPlanner(2, 2).plan(torch.arange(10), relations_of([5, 5]), 0, 0, scattered(3))

@@ -23,7 +23,7 @@ from lit_metric.batching import (
 )
 from lit_metric.data import DataError, LabelRelations, UnionRelations
 from lit_metric.index import Embeddings
-from tests.batching.geometry import families, scattered
+from tests.batching.cases import families, scattered
 
 
 def one_class(items: int) -> LabelRelations:

@@ -13,9 +13,7 @@ from lit_metric.batching.members import Members
 from lit_metric.batching.plan import grid_vectors, random_stream
 from lit_metric.clusters import balanced_clusters
 from lit_metric.data import DataError, LabelRelations, MultiLabelRelations, PairRelations, Ragged
-from tests.batching.geometry import families, item_vectors, likeness, scattered
-from tests.batching.judgements import judged
-from tests.batching.test_planners import SIZES, relations_of
+from tests.batching.cases import SIZES, families, item_vectors, judged, likeness, relations_of, scattered
 
 
 @pytest.mark.parametrize("shape", SIZES)

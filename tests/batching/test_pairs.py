@@ -16,7 +16,7 @@ from lit_metric.batching.pairs import Placement
 from lit_metric.batching.plan import even_lengths
 from lit_metric.data import DataError, LabelRelations, PairRelations
 from lit_metric.data.relations.lookup import PairSet
-from tests.batching.judgements import clashes, facts, ids_of, judged, pairs_of
+from tests.batching.cases import clashes, facts, ids_of, judged, pairs_of
 
 WORLDS = {
     "few clashes": {"anchors": 60, "candidates": 200, "count": 90, "negatives": 80},

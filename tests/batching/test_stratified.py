@@ -11,7 +11,7 @@ import torch
 from lit_metric.batching import StratifiedPlanner
 from lit_metric.batching.members import capped_shares
 from lit_metric.data import DataError
-from tests.batching.test_planners import SIZES, plan_of, relations_of
+from tests.batching.cases import SIZES, plan_of, relations_of
 
 
 def test_shares_are_proportional_below_their_caps():

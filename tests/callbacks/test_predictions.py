@@ -93,7 +93,7 @@ def test_rows_that_were_left_out_are_nan_in_their_place(
     assert np.isnan(vectors[[1, 3]]).all()
     np.testing.assert_allclose(vectors[[0, 2, 4]], learner.encode(["w5", "w6 w7", "w8"]), atol=1e-5)
     assert "Wrote 3 embeddings" in caplog.text
-    assert "the other 2 rows were left out, and are NaN" in caplog.text
+    assert "the other 2 rows were skipped, and are NaN" in caplog.text
 
 
 def test_rows_of_a_split_by_a_column_are_listed(small: Small, tmp_path: Path) -> None:

@@ -109,9 +109,9 @@ def test_what_each_filter_dropped_is_listed(
 ) -> None:
     texts, labels = labelled(small)
     how = [
-        *["--filters+=AbsoluteMargin", "--filters.margin=0.0", "--filters.reference=mean"],
-        *["--filters+=MaxScore", "--filters.maximum=0.99"],
-        "--candidates",
+        *["--filters+=AbsoluteMargin", "--filters.margin=0.0", "--filters.positive_score=mean"],
+        *["--filters+=MaxScore", "--filters.max_score=0.99"],
+        "--top_k",
         9,
     ]
     mine(
@@ -332,7 +332,7 @@ def test_bad_rows_that_are_skipped_are_listed(
             "--output a.parquet --data.txt text",
             "MetricDataModule has no option 'txt'; nearest are 'text', 'test'",
         ),
-        ("--output a.parquet --candidates 0", "--candidates 0 must be at least 1"),
+        ("--output a.parquet --top_k 0", "--top_k 0 must be at least 1"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_and_leaves_nothing(

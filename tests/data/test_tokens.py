@@ -150,7 +150,7 @@ texts = [f"text {number}" for number in range(5_000)]
 print("ready", flush=True)
 sys.stdin.readline()
 tokens = tokenize(Vocabulary(texts), Bytes(), sys.argv[1], progress=False)
-print(tokens.verify(), len(tokens), bytes(tokens.values[-5:].tolist()).decode())
+print(tokens.verify(), len(tokens), bytes(tokens.values[-4:].tolist()).decode())
 """
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lit_metric.configurable import rebuilt
 from lit_metric.encoders import (
     AttentionPooling,
     Encoder,
@@ -19,7 +20,6 @@ from lit_metric.encoders import (
     Projection,
     SetEncoder,
     TextEncoder,
-    from_spec,
 )
 from tests.encoders.tokens import model_folder
 
@@ -91,7 +91,7 @@ def test_a_saved_set_encoder(tmp_path: Path, tiny: str) -> None:
 
 def test_a_spec_is_json_and_builds_the_same(tiny: str) -> None:
     encoder = SetEncoder(text_encoder(tiny), AttentionPooling(score="dot"))
-    copy = from_spec(json.loads(json.dumps(encoder.spec())))
+    copy = rebuilt(json.loads(json.dumps(encoder.spec())))
     copy.load_state_dict(encoder.state_dict())
     np.testing.assert_array_equal(copy.encode([["w5", "w6"]]), encoder.encode([["w5", "w6"]]))
     assert copy.spec() == encoder.spec()

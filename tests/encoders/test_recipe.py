@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling as Refere
 from torch import nn
 
 from lit_metric.encoders import CLSPooling, TextEncoder
-from lit_metric.encoders.recipe import Recipe, read_recipe
+from lit_metric.encoders.recipe import Recipe
 from tests.encoders.tokens import model_folder
 
 TEXTS = ["w5 w6 w7", "W8 w9", "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19", ""]
@@ -61,7 +61,7 @@ def test_lower_case(tmp_path: Path) -> None:
 
 
 def test_a_plain_folder_says_nothing(tiny: str) -> None:
-    assert read_recipe(tiny) == Recipe()
+    assert Recipe.read(tiny) == Recipe()
 
 
 def change(path: Path, **values: object) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_metric.configurable import rebuilt
 from lit_metric.data import Batch, Collator, Items, tokenize
 from lit_metric.data.items import QUERY
 from lit_metric.data.ragged import EncoderInput, Ragged
@@ -19,7 +20,6 @@ from lit_metric.encoders import (
     SetEncoder,
     TextEncoder,
     TwoTowerEncoder,
-    from_spec,
 )
 from lit_metric.encoders import tokenizer as tokenizer_module
 from tests.encoders.tokens import model_folder
@@ -152,7 +152,7 @@ def test_saved_and_loaded(folders: tuple[str, str], tmp_path: Path) -> None:
     assert isinstance(loaded, TwoTowerEncoder)
     np.testing.assert_array_equal(loaded.encode(TEXTS, role=ROLES), encoder.encode(TEXTS, role=ROLES))
     assert loaded.tokenizer.fingerprint == encoder.tokenizer.fingerprint
-    assert isinstance(from_spec(encoder.spec()), TwoTowerEncoder)
+    assert isinstance(rebuilt(encoder.spec()), TwoTowerEncoder)
 
 
 def test_what_does_not_fit_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:

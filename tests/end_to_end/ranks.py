@@ -40,7 +40,7 @@ def fit(root: Path, folder: Path, ranks: int, resume: Path | None = None, **opti
     hard = {"planner": HardPKPlanner(4, 3, pool=5)} if options.pop("hard", False) else {}
     data = small.data(
         **hard,
-        miner=Miner(candidates=6, negatives=negatives) if negatives else None,
+        miner=Miner(top_k=6, negatives=negatives) if negatives else None,
         refresh=Refresh(mode="inline"),
         max_tokens=options.pop("max_tokens", 60),
     )

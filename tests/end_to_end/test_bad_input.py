@@ -298,7 +298,7 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         (
             {"model__loss__init_args__temprature": 1},
             "--model.loss: InfoNCELoss has no option 'temprature'; nearest are 'temperature', "
-            "'learnable', 'positives_in_denominator'",
+            "'learnable', 'distance'",
         ),
         (
             {"model__encoder__init_args__backbone": "./nowhere"},

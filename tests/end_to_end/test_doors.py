@@ -75,7 +75,7 @@ def test_nothing_is_written_where_nothing_should_be(small: Small, tmp_path: Path
     (tmp_path / "model" / "encoder.json").write_text("mine")
     (tmp_path / "metrics.json").write_text("mine")
     before = files(tmp_path)
-    mining = ["--data.miner=Miner", "--data.miner.candidates=6", "--data.refresh.mode=inline"]
+    mining = ["--data.miner=Miner", "--data.miner.top_k=6", "--data.refresh.mode=inline"]
     run(tmp_path, *given(small, option, *mining))
     assert files(tmp_path) == before
 

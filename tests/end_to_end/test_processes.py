@@ -34,7 +34,7 @@ def arguments(small: Small) -> list[str]:
             data__planner__init_args__classes=4,
             data__planner__init_args__per_class=3,
             data__miner="lit_metric.Miner",
-            data__miner__init_args__candidates=6,
+            data__miner__init_args__top_k=6,
             data__refresh__mode="inline",
             model__encoder__init_args__backbone=small / "backbone",
             trainer__accelerator="cpu",

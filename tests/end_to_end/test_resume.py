@@ -35,7 +35,7 @@ def fit(
     """Three epochs with dropout and a learned temperature; the final weights, and what was seen."""
     learner = small.learner(InfoNCELoss(0.2, learnable=True), dropout=0.1)
     data = small.data(
-        num_workers=workers, miner=Miner(candidates=5, negatives=2) if miner else None, refresh=INLINE
+        num_workers=workers, miner=Miner(top_k=5, negatives=2) if miner else None, refresh=INLINE
     )
     watch = Watch()
     torch.manual_seed(len(str(folder)))  # of no consequence
@@ -161,7 +161,7 @@ def test_a_table_of_other_items_is_not_used(
     fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
     learner = small.learner(InfoNCELoss(0.2, learnable=True))
     data = small.data(
-        train=[small / "train.csv", small / "test.csv"], miner=Miner(candidates=5), refresh=INLINE, test=None
+        train=[small / "train.csv", small / "test.csv"], miner=Miner(top_k=5), refresh=INLINE, test=None
     )
     data.read()
     # Such a resume is refused by what the checkpoint says of its data; here it says nothing.

@@ -252,7 +252,7 @@ def test_without_options_it_goes_on_by_the_order_of_parameters(small: Small, tmp
 
 def test_a_miner_starts_anew_where_batches_are_counted_otherwise(small: Small, tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path / "ckpt", "kept")
-    mining: Any = {"miner": Miner(candidates=5, negatives=2), "refresh": Refresh(mode="inline")}
+    mining: Any = {"miner": Miner(top_k=5, negatives=2), "refresh": Refresh(mode="inline")}
     trainer(tmp_path, saving, max_epochs=2).fit(learner(small), small.data(**mining))
     data = small.data(**mining, planner=PKPlanner(3, 3))
     watch, _, _ = go_on(small, tmp_path, tmp_path / "ckpt" / "kept.ckpt", data=data)

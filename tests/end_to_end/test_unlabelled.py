@@ -55,8 +55,8 @@ def test_without_a_miner_they_are_in_no_batch(small: Small, tmp_path: Path) -> N
 def test_a_miner_proposes_those_that_its_filters_let_pass(
     small: Small, tmp_path: Path, share: float | None
 ) -> None:
-    filters: list[NegativeFilter] = [] if share is None else [RelativeMargin(share)]
-    miner = Miner(candidates=30, negatives=4, filters=filters, draw=UniformWindow(0))
+    filters: list[NegativeFilter] = [] if share is None else [RelativeMargin(1 - share)]
+    miner = Miner(top_k=30, negatives=4, filters=filters, draw=UniformWindow(0))
     content, watch, unlabelled = fit(small, tmp_path, miner=miner)
     ids = content.splits["train"]
     texts = [content.texts_of(item)[0] for item in ids.tolist()]
@@ -92,14 +92,14 @@ def test_a_miner_proposes_those_that_its_filters_let_pass(
 def test_those_that_were_mined_are_negatives_of_the_anchors_that_they_were_mined_for(
     small: Small, tmp_path: Path
 ) -> None:
-    miner = Miner(candidates=30, negatives=4, filters=[], draw=UniformWindow(0))
+    miner = Miner(top_k=30, negatives=4, filters=[], draw=UniformWindow(0))
     content, watch, unlabelled = fit(small, tmp_path, miner=miner)
     labels = content.relations.labels.tolist()  # type: ignore[attr-defined]
     anchors, candidates = watch.anchors[0], watch.candidates[0]
     assert set(candidates) & set(unlabelled.tolist())
     assert content.refresher is not None
     table = content.refresher.task.open(1)
-    drawn = miner.draw(table, torch.tensor(anchors), content.relations, content.seed, 0, 0).tolist()
+    drawn = table.draw(miner.draw, 4, torch.tensor(anchors), content.relations, content.seed, 0, 0).tolist()
     texts = [[content.texts_of(item)[0] for item in items] for items in (anchors, candidates)]
     encoder = small.learner().encoder
     powers = np.exp(encoder.encode(texts[0]) @ encoder.encode(texts[1]).T / 0.2)
@@ -121,7 +121,7 @@ def test_those_that_were_mined_are_negatives_of_the_anchors_that_they_were_mined
 
 
 def test_what_is_drawn_at_random_passes_no_filter_and_has_labels(small: Small, tmp_path: Path) -> None:
-    miner = Miner(candidates=5, negatives=6, draw=WithRandom(share=1.0))
+    miner = Miner(top_k=5, negatives=6, draw=WithRandom(share=1.0))
     _, watch, unlabelled = fit(small, tmp_path, miner=miner)
     assert max(map(len, watch.candidates)) > 12  # random ones were added
     assert met(watch, unlabelled) == set()

@@ -48,9 +48,9 @@ def test_subsets_keep_the_order_and_copy_nothing(tmp_path: Path) -> None:
 
 
 def test_what_has_no_vector_is_named() -> None:
-    with pytest.raises(KeyError, match="item 4 has no vector, like 1 of the 2 items requested"):
+    with pytest.raises(KeyError, match="1 of the 2 requested items have no vector, the first is item 4"):
         Embeddings(IDS, VALUES).of(torch.tensor([5, 4]))
-    with pytest.raises(KeyError, match="item 1 has no vector"):
+    with pytest.raises(KeyError, match="the first is item 1; there are vectors of 0 items"):
         Embeddings(IDS[:0], VALUES[:0]).rows(torch.tensor([1]))
     with pytest.raises(ValueError, match="1 of 2 ids occur twice, the first is 2"):
         Embeddings(torch.tensor([2, 2]), np.eye(2))

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_metric.losses import (
+    InfoNCELoss,
     Loss,
     LossContext,
+    MarginMSELoss,
     NPairLoss,
     RelationPairs,
     gather_ids,
@@ -133,6 +135,33 @@ def test_two_ranks_learn_what_one_process_learns(ranks: RankPool, name: str, cas
     else:
         assert alone["loss"] > 0
         assert any(gradients["encoder.weight"])
+
+
+def plainly(kind: str) -> tuple[float, list[float]]:
+    """The value and the encoder's averaged gradient of a loop without a learner, on this rank's share."""
+    torch.manual_seed(0)
+    encoder = nn.Linear(6, 4).double()
+    module = encoder if world_size() == 1 else DistributedDataParallel(encoder)
+    features = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ids = share_of(torch.arange(8), (5, 3))
+    vectors = module(features[:, ids])
+    if kind == "labels":
+        value = InfoNCELoss(0.3)(vectors[0], labels=(torch.arange(8) % 3)[ids])
+    elif kind == "pairs":
+        value = InfoNCELoss(0.3)(vectors[0], vectors[1], vectors[2])
+    else:
+        scores = torch.arange(16.0, dtype=torch.float64).reshape(8, 2).sin()
+        value = MarginMSELoss()(vectors[0], vectors[1], vectors[2], scores=scores[ids])
+    value.backward()
+    return value.item(), encoder.weight.grad.flatten().tolist()
+
+
+@pytest.mark.parametrize("kind", ["labels", "pairs", "scores"])
+def test_a_plain_loop_learns_on_two_ranks_what_it_learns_on_one(ranks: RankPool, kind: str) -> None:
+    alone, gradient = plainly(kind)
+    shares = ranks.run(plainly, kind)
+    assert sum(value for value, _ in shares) / 2 == pytest.approx(alone, rel=1e-12)
+    assert all(averaged == pytest.approx(gradient, rel=1e-10) for _, averaged in shares)
 
 
 def gather_by_hand() -> tuple[list, list, list]:

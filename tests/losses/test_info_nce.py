@@ -9,7 +9,7 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 
 from lit_metric.losses import DensePairs, InfoNCELoss, NPairLoss
-from tests.losses import test_tuplet
+from tests.losses import test_n_pair
 from tests.losses.cases import cosines, labelled_batch, random_batch, random_weights, rows_of
 
 
@@ -32,7 +32,7 @@ def test_against_a_naive_loop(others: bool, weighted: bool) -> None:
         random_weights(pairs) + 0.1 if weighted else torch.ones(pairs.positive.shape, dtype=torch.float64)
     )
     given = DensePairs(pairs.positive, pairs.negative, weight if weighted else None)
-    naive = naive_sup_con if others else test_tuplet.naive
+    naive = naive_sup_con if others else test_n_pair.naive
     output = InfoNCELoss(temperature=0.3, positives_in_denominator=others).on_pairs(
         anchors, candidates, given
     )
@@ -53,7 +53,7 @@ def test_hardness_against_a_naive_loop(weighted: bool, others: bool) -> None:
         mean = sum(float(weight[row, n] * torch.exp(0.5 * logits[row, n])) for n in negatives)
         for n in negatives:
             harder[row, n] *= torch.exp(0.5 * logits[row, n]) * total / mean
-    naive = naive_sup_con if others else test_tuplet.naive
+    naive = naive_sup_con if others else test_n_pair.naive
     output = InfoNCELoss(0.3, positives_in_denominator=others, hardness=0.5).on_pairs(
         anchors, candidates, given
     )

@@ -12,25 +12,24 @@ from torch import Tensor
 from lit_metric.mining import (
     Candidates,
     Draw,
+    DrawContext,
     Miner,
-    Moment,
-    Pool,
     PositiveScores,
     SimANS,
     TopK,
     UniformWindow,
     WithRandom,
 )
-from lit_metric.mining.draw import random_negatives
 from tests.mining.cases import candidates_of, relations_of
 
 NONE = -math.inf
-NOW = Moment(seed=3, epoch=1, step=17)
+NOW = 3, 1, 17
+"""Seed, epoch and step."""
 
 
-def pool_of(items: int) -> Pool:
-    """Every item of a class of its own."""
-    return Pool(torch.arange(items), relations_of(torch.arange(items)))
+def context_of(items: int, now: tuple[int, int, int] = NOW) -> DrawContext:
+    """Random negatives come from all items, each of a class of its own."""
+    return DrawContext(*now, torch.arange(items), relations_of(torch.arange(items)))
 
 
 def alike(anchors: int, scores: list[float], positive: float, first: int = 0) -> Candidates:
@@ -57,7 +56,7 @@ def expected_in_order(probabilities: list[float]) -> Tensor:
 
 def check_pairs(draw: Draw, candidates: Candidates, probabilities: list[float]) -> None:
     """Chi-square of the ordered pairs that were drawn."""
-    picked = draw.pick(candidates, 2, NOW, pool_of(4))
+    picked = draw.pick(candidates, 2, context_of(4))
     count = len(probabilities)
     seen = torch.bincount(picked[:, 0] * count + picked[:, 1], minlength=count**2).double()
     expected = expected_in_order(probabilities).double().flatten() * len(picked)
@@ -68,8 +67,8 @@ def check_pairs(draw: Draw, candidates: Candidates, probabilities: list[float]) 
 
 def test_top_k_takes_the_most_similar_that_are_there() -> None:
     candidates = candidates_of([[0.3, 0.9, 0.5], [0.9, NONE, NONE]], [1, 1], [1, 1], [1, 1])
-    assert TopK().pick(candidates, 2, NOW, pool_of(3)).tolist() == [[101, 102], [100, -1]]
-    assert TopK().pick(candidates, 4, NOW, pool_of(3)).tolist() == [[101, 102, 100, -1], [100, -1, -1, -1]]
+    assert TopK().pick(candidates, 2, context_of(3)).tolist() == [[101, 102], [100, -1]]
+    assert TopK().pick(candidates, 4, context_of(3)).tolist() == [[101, 102, 100, -1], [100, -1, -1, -1]]
 
 
 def test_simans_probabilities_by_hand() -> None:
@@ -85,9 +84,13 @@ def test_simans_probabilities_by_hand() -> None:
 
 def test_simans_measures_from_the_chosen_positive() -> None:
     candidates = candidates_of([[0.9, 0.5]], best=[0.9], worst=[0.5], mean=[0.7])
-    assert SimANS(a=1, reference="best").log_weights(candidates)[0].tolist() == pytest.approx([0, -0.16])
-    assert SimANS(a=1, reference="worst").log_weights(candidates)[0].tolist() == pytest.approx([-0.16, 0])
-    assert SimANS(a=1, reference="mean").log_weights(candidates)[0].tolist() == pytest.approx([-0.04, -0.04])
+    assert SimANS(a=1, positive_score="best").log_weights(candidates)[0].tolist() == pytest.approx([0, -0.16])
+    assert SimANS(a=1, positive_score="worst").log_weights(candidates)[0].tolist() == pytest.approx(
+        [-0.16, 0]
+    )
+    assert SimANS(a=1, positive_score="mean").log_weights(candidates)[0].tolist() == pytest.approx(
+        [-0.04, -0.04]
+    )
 
 
 def test_simans_without_a_positive_draws_uniformly() -> None:
@@ -97,7 +100,7 @@ def test_simans_without_a_positive_draws_uniformly() -> None:
 def test_window_draws_uniformly_within_and_never_outside() -> None:
     candidates = alike(20_000, [0.9, 0.8, 0.7, 0.6, 0.5], positive=1)
     check_pairs(UniformWindow(1, 4), candidates, [0, 1 / 3, 1 / 3, 1 / 3, 0])
-    short = UniformWindow(3).pick(candidates, 3, NOW, pool_of(5))
+    short = UniformWindow(3).pick(candidates, 3, context_of(5))
     assert short[:, 2].unique().tolist() == [-1]
     assert short[:, :2].sort(dim=1).values.unique(dim=0).tolist() == [[3, 4]]
 
@@ -112,11 +115,10 @@ def test_a_draw_depends_on_the_anchor_and_the_moment_alone(draw: Draw) -> None:
     ids = torch.stack([torch.randperm(200, generator=lots)[:20] + 60 for _ in range(60)])
     same = torch.full((60,), 0.8)
     positives = PositiveScores(same, same, same)
-    pool = pool_of(260)
 
-    def pick(rows: Tensor, moment: Moment = NOW) -> Tensor:
+    def pick(rows: Tensor, now: tuple[int, int, int] = NOW) -> Tensor:
         part = Candidates(rows, ids[rows], scores[rows], positives.select(rows))
-        return draw.pick(part, 5, moment, pool)
+        return draw.pick(part, 5, context_of(260, now))
 
     whole = pick(torch.arange(60))
     order = torch.randperm(60, generator=lots)
@@ -125,14 +127,14 @@ def test_a_draw_depends_on_the_anchor_and_the_moment_alone(draw: Draw) -> None:
     assert torch.equal(torch.cat(ranks), whole)
     assert all(len(set(row)) == 5 and -1 not in row for row in whole.tolist())
     if not isinstance(draw, TopK):
-        for other in (Moment(4, 1, 17), Moment(3, 2, 17), Moment(3, 1, 18)):
+        for other in ((4, 1, 17), (3, 2, 17), (3, 1, 18)):
             assert not torch.equal(pick(torch.arange(60), other), whole)
 
 
 def test_the_share_of_random_items_is_right_on_average() -> None:
     candidates = alike(5000, [0.9, 0.8, 0.7], positive=1, first=10)
-    pool = Pool(torch.arange(3, 10), pool_of(5010).relations)
-    picked = WithRandom(TopK(), share=0.3).pick(candidates, 2, NOW, pool)
+    context = DrawContext(*NOW, torch.arange(3, 10), relations_of(torch.arange(5010)))
+    picked = WithRandom(TopK(), share=0.3).pick(candidates, 2, context)
     at_random = (picked >= 3).sum(1)
     assert at_random.unique().tolist() == [0, 1]
     assert float(at_random.double().mean()) == pytest.approx(0.6, abs=0.03)
@@ -146,10 +148,10 @@ def test_random_items_obey_the_relations_and_are_uniform_otherwise() -> None:
     labels = torch.tensor([0] * 10 + [1] * 20 + [0] * 6000)
     fingerprints = torch.arange(6030)
     fingerprints[29] = fingerprints[30:] = -7
-    pool = Pool(torch.arange(30), relations_of(labels, fingerprints))
+    context = DrawContext(*NOW, torch.arange(30), relations_of(labels, fingerprints))
     anchors = torch.arange(30, 6030)
     taken = torch.full((6000, 1), 12)
-    picked = random_negatives(anchors, torch.full((6000,), 3), taken, NOW, pool)
+    picked = context.random_negatives(anchors, torch.full((6000,), 3), taken)
     assert all(len(set(row)) == 3 for row in picked.tolist())
     allowed = sorted({*range(10, 29)} - {12})
     assert picked.unique().tolist() == allowed
@@ -159,8 +161,8 @@ def test_random_items_obey_the_relations_and_are_uniform_otherwise() -> None:
 def test_random_items_are_found_even_where_nearly_all_are_forbidden() -> None:
     labels = torch.zeros(3000, dtype=torch.int64)
     labels[[1234, 77, 2999]] = torch.tensor([1, 2, 3])
-    pool = Pool(torch.arange(3000), relations_of(labels))
-    picked = random_negatives(torch.tensor([0, 1]), torch.tensor([5, 2]), torch.full((2, 0), -1), NOW, pool)
+    context = DrawContext(*NOW, torch.arange(3000), relations_of(labels))
+    picked = context.random_negatives(torch.tensor([0, 1]), torch.tensor([5, 2]), torch.full((2, 0), -1))
     assert sorted(picked[0].tolist()) == [-1, -1, 77, 1234, 2999]
     assert set(picked[1, :2].tolist()) < {77, 1234, 2999}
     assert picked[1, 2:].tolist() == [-1, -1, -1]
@@ -168,9 +170,9 @@ def test_random_items_are_found_even_where_nearly_all_are_forbidden() -> None:
 
 def test_random_items_fill_in_only_if_asked_to() -> None:
     candidates = candidates_of([[0.9, NONE, NONE, NONE]], [1.0], [1.0], [1.0])
-    pool = pool_of(50)
-    assert WithRandom(share=0.0).pick(candidates, 3, NOW, pool).tolist() == [[100, -1, -1]]
-    filled = WithRandom(share=0.0, fill=True).pick(candidates, 3, NOW, pool)[0].tolist()
+    context = context_of(50)
+    assert WithRandom(share=0.0).pick(candidates, 3, context).tolist() == [[100, -1, -1]]
+    filled = WithRandom(share=0.0, fill=True).pick(candidates, 3, context)[0].tolist()
     assert filled[0] == 100
     assert len({*filled} - {100, 0, -1}) == 2
 
@@ -180,7 +182,7 @@ def test_settings_out_of_range_are_refused() -> None:
         SimANS(a=-1)
     with pytest.raises(ValueError, match="share=2"):
         WithRandom(share=2)
-    with pytest.raises(ValueError, match="ranks -1 to 5"):
+    with pytest.raises(ValueError, match="start=-1 must be at least 0"):
         UniformWindow(-1, 5)
 
 

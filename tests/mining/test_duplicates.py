@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from lit_metric.configurable import rebuilt, spec
-from lit_metric.index import FaissIndex, RepresentativeIndex
+from lit_metric.index import Embeddings, FaissIndex, RepresentativeIndex
 from lit_metric.mining import Candidates, DuplicateFilter, Miner, PositiveScores
-from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import relations_of
 
 
@@ -47,7 +46,7 @@ def test_clusters_are_chains_and_not_single_pairs() -> None:
     # cos 15° = 0.966, cos 30° = 0.866: the ends of the chain are alike through its middle alone.
     vectors, ids = at_angles(0, 15, 30, 90, 200), torch.tensor([7, 3, 9, 1, 4])
     rule = DuplicateFilter(0.95)
-    rule.prepare(Vectors(vectors, "cosine"), ids, relations_of(torch.zeros(10, dtype=torch.int64)))
+    rule.prepare(Embeddings(ids, vectors, "cosine"), relations_of(torch.zeros(10, dtype=torch.int64)))
     assert kept(rule, ids) == [{1, 4}, {1, 4}, {1, 4}, {7, 3, 9, 4}, {7, 3, 9, 1}]
 
 
@@ -60,7 +59,7 @@ def test_clusters_are_those_of_a_loop_by_any_index_and_scale() -> None:
     expected = clusters_by_loop(vectors, 0.97)
     assert 10 < len(expected) < 80
     for rule in (DuplicateFilter(0.97, 20), DuplicateFilter(0.97, 20, FaissIndex("Flat", threads=1))):
-        rule.prepare(Vectors(vectors, "dot"), ids, relations_of(torch.zeros(200, dtype=torch.int64)))
+        rule.prepare(Embeddings(ids, vectors, "dot"), relations_of(torch.zeros(200, dtype=torch.int64)))
         numbers = rule.clusters(ids)
         found = [{row for row in range(90) if numbers[row] == one} for one in numbers.unique()]
         assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
@@ -73,11 +72,11 @@ def test_copies_under_another_label_are_never_mined() -> None:
     labels = torch.arange(80) % 4
     labels[40:] = (labels[:40] + 1) % 4  # Every copy has another label than its original.
     ids = torch.arange(80)
-    alone = Miner(candidates=5, filters=[]).mine(vectors, ids, relations_of(labels))
+    alone = Miner(top_k=5, filters=[]).mine(Embeddings(ids, vectors), relations_of(labels))
     copies = (ids + 40) % 80
     assert (torch.from_numpy(alone.ids[:, 0]).long() == copies).all()
-    miner = rebuilt(spec(Miner(candidates=5, filters=[DuplicateFilter(0.95)])))  # as the worker makes it
-    table = miner.mine(vectors, ids, relations_of(labels))
+    miner = rebuilt(spec(Miner(top_k=5, filters=[DuplicateFilter(0.95)])))  # as the worker makes it
+    table = miner.mine(Embeddings(ids, vectors), relations_of(labels))
     assert not (torch.from_numpy(table.ids).long() == copies[:, None]).any()
     assert (table.ids[:, :4] == alone.ids[:, 1:]).all()
     assert table.report["rejected/DuplicateFilter"] > 0
@@ -90,11 +89,13 @@ def test_representatives_are_proposed_alone_and_nothing_of_the_anchors_own_clust
     labels = torch.arange(120) % 4
     labels[40:80] = (labels[:40] + 1) % 4  # One copy of each has another label than its original.
     ids = torch.arange(120)
-    settings: dict[str, Any] = {"candidates": 8, "sample": 0}
-    alone = Miner(**settings, filters=[DuplicateFilter(0.95)]).mine(vectors, ids, relations_of(labels))
+    settings: dict[str, Any] = {"top_k": 8, "sample": 0}
+    alone = Miner(**settings, filters=[DuplicateFilter(0.95)]).mine(
+        Embeddings(ids, vectors), relations_of(labels)
+    )
     index = RepresentativeIndex(FaissIndex("Flat", threads=1), 0.95)
     miner = rebuilt(spec(Miner(index, **settings, filters=[DuplicateFilter(0.95)])))
-    table = miner.mine(vectors, ids, relations_of(labels))
+    table = miner.mine(Embeddings(ids, vectors), relations_of(labels))
     own, found = ids % 40, torch.from_numpy(table.ids).long()
     assert (found < 40).all()  # the lowest id stands for the three
     assert not (found % 40 == own[:, None]).any()

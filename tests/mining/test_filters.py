@@ -56,7 +56,7 @@ def test_percentage_of_a_score_that_is_not_positive_never_lets_a_nearer_candidat
     # 0.95 * -0.2 = -0.19 would keep the candidate at -0.195, which is nearer than the positive at -0.2.
     scores = [[0.1, -0.195, -0.2, -0.21], [0.1, 0.0, -0.01, NONE]]
     candidates = candidates_of(scores, best=[-0.2, 0.0], worst=[-0.2, 0.0], mean=[-0.2, 0.0])
-    assert kept(RelativeMargin(0.95), candidates) == [[103], [102]]
+    assert kept(RelativeMargin(0.05), candidates) == [[103], [102]]
 
 
 def test_percentage_ceiling_is_continuous_and_rises_with_the_positive() -> None:
@@ -68,14 +68,14 @@ def test_percentage_ceiling_is_continuous_and_rises_with_the_positive() -> None:
         ladder,
         PositiveScores(positives, positives, positives),
     )
-    ceiling = ladder.masked_fill(~RelativeMargin(0.9).keep(candidates), NONE).amax(1)
+    ceiling = ladder.masked_fill(~RelativeMargin(0.1).keep(candidates), NONE).amax(1)
     assert (ceiling < positives + 1e-6).all()
     steps = ceiling.diff()
     assert (steps > -1e-6).all()
     assert steps.max() < 0.0125  # 0.01 between positives and 0.001 between candidates: no jump
 
 
-@pytest.mark.parametrize("rule", [AbsoluteMargin(0.05), RelativeMargin(0.95)])
+@pytest.mark.parametrize("rule", [AbsoluteMargin(0.05), RelativeMargin(0.05)])
 def test_an_anchor_without_positives_keeps_all(rule: NegativeFilter) -> None:
     candidates = candidates_of([[0.9, 0.1], [0.9, 0.1]], [NAN, 0.5], [NAN, 0.5], [NAN, 0.5])
     assert kept(rule, candidates) == [[100, 101], [101]]
@@ -108,7 +108,7 @@ def test_score_filters_agree_with_a_loop_over_ragged_positives(reference: str) -
 
     margin = AbsoluteMargin(0.1, reference)  # type: ignore[arg-type]
     assert kept(margin, candidates) == loop(lambda one: one - 0.1)
-    percentage = RelativeMargin(0.7, reference)  # type: ignore[arg-type]
+    percentage = RelativeMargin(0.3, reference)  # type: ignore[arg-type]
     assert kept(percentage, candidates) == loop(lambda one: min(0.7 * one, one))
 
 
@@ -136,9 +136,9 @@ def test_the_anchor_is_dropped_even_if_the_relations_do_not_say_so() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"share=1\.5"):
-        RelativeMargin(1.5)
+    with pytest.raises(ValueError, match=r"margin=-0\.5 must be at least 0 and below 1"):
+        RelativeMargin(-0.5)
     with pytest.raises(ValueError, match="'median'; use one of 'best', 'worst', 'mean'"):
-        AbsoluteMargin(reference="median")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="ranks 3 to 3"):
+        AbsoluteMargin(positive_score="median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="range_max=3 above it"):
         RankRange(3, 3)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from lit_metric.configurable import rebuilt, spec
 from lit_metric.data import Items, LabelRelations
 from lit_metric.encoders import TextEncoder
+from lit_metric.index import Embeddings
 from lit_metric.mining import (
     Candidates,
     CrossEncoderGuide,
@@ -25,7 +26,6 @@ from lit_metric.mining import (
     PositiveScores,
     write_texts,
 )
-from lit_metric.mining.vectors import Vectors
 from tests.encoders.tokens import model_folder, word_tokenizer
 from tests.mining.cases import blobs, relations_of
 from tests.small import questions
@@ -52,7 +52,7 @@ def candidates_of(anchors: list[int], ids: list[list[int]]) -> Candidates:
 
 
 def kept(rule: GuideFilter, candidates: Candidates, relations: LabelRelations) -> list[list[int]]:
-    rule.prepare(Vectors(torch.eye(len(relations)), "cosine"), torch.arange(len(relations)), relations)
+    rule.prepare(Embeddings(torch.arange(len(relations)), torch.eye(len(relations)), "cosine"), relations)
     left = candidates.without(candidates.present & ~rule.keep(candidates))
     return [[one for one in row if one >= 0] for row in left.ids.tolist()]
 
@@ -90,7 +90,7 @@ def test_reference_scores_are_those_of_a_loop_over_so_many_positives(most: int) 
             return super().score(anchors, candidates)
 
     rule = GuideFilter(Heard(scores), positives=most)
-    rule.prepare(Vectors(torch.eye(60), "cosine"), ids, relations_of(labels))
+    rule.prepare(Embeddings(ids, torch.eye(60), "cosine"), relations_of(labels))
     found = rule.positive_scores(ids)
     first, asked = asked, []
     rule.positive_scores(ids.flip(0))
@@ -172,13 +172,13 @@ def test_a_miner_is_kept_from_false_negatives() -> None:
     assert (truth == blobs(80, 8, spread=0.1)[1]).all()
 
     def false_negatives(miner: Miner) -> float:
-        table = miner.mine(vectors, torch.arange(80), relations)
+        table = miner.mine(Embeddings(torch.arange(80), vectors), relations)
         found = torch.from_numpy(table.ids).long()
         same = truth[found.clamp(min=0)] == truth[torch.from_numpy(table.anchors).long()][:, None]
         return float(same[found >= 0].float().mean())
 
     rule = GuideFilter(Known(unit @ unit.T), margin=0.3)
-    alone, guided = Miner(candidates=3, filters=[]), Miner(candidates=3, filters=[])
+    alone, guided = Miner(top_k=3, filters=[]), Miner(top_k=3, filters=[])
     guided.filters = [rule]
     guided.spec = dict  # type: ignore[method-assign]  # Its guide is a matrix, which no description holds.
     assert false_negatives(alone) > 0.9
@@ -188,7 +188,7 @@ def test_a_miner_is_kept_from_false_negatives() -> None:
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="positives=0"):
         GuideFilter(Known(torch.eye(2)), positives=0)
-    with pytest.raises(ValueError, match="reference='median'"):
-        GuideFilter(Known(torch.eye(2)), reference="median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="positive_score='median'"):
+        GuideFilter(Known(torch.eye(2)), positive_score="median")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="before prepare"):
         GuideFilter(Known(torch.eye(2))).positive_scores(torch.tensor([0]))

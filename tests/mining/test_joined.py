@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_metric.configurable import rebuilt, spec
-from lit_metric.index import ExactIndex
+from lit_metric.index import Embeddings, ExactIndex
 from lit_metric.mining import ClusterProposer, JoinedProposer, NeighbourProposer, Proposer, RandomProposer
-from lit_metric.mining.joined import join
-from lit_metric.mining.vectors import Vectors
+from lit_metric.mining.propose import join
 from tests.mining.cases import blobs
 
 
@@ -44,10 +43,11 @@ def test_joining_is_that_of_a_loop(depth: int, count: int) -> None:
     assert torch.equal(flat[found >= 0], found[found >= 0])
 
 
-def fitted(proposer: Proposer) -> tuple[Proposer, Vectors, Tensor]:
+def fitted(proposer: Proposer) -> tuple[Proposer, Embeddings, Tensor]:
     embeddings, _ = blobs(60, 4)
-    vectors, ids = Vectors(embeddings, "cosine"), torch.arange(60) * 2
-    proposer.fit(vectors, ids, seed=3)
+    ids = torch.arange(60) * 2
+    vectors = Embeddings(ids, embeddings, "cosine")
+    proposer.fit(vectors, seed=3)
     return proposer, vectors, ids
 
 
@@ -86,7 +86,7 @@ def test_sources_of_different_scales_are_refused() -> None:
         JoinedProposer([NeighbourProposer(ExactIndex("dot")), RandomProposer()])
     with pytest.raises(ValueError, match="two or more"):
         JoinedProposer([RandomProposer()])
-    with pytest.raises(ValueError, match="order='best'; use one of 'round_robin', 'reciprocal_rank'"):
+    with pytest.raises(ValueError, match="order='best'; use 'round_robin' or 'reciprocal_rank'"):
         JoinedProposer([RandomProposer(), NeighbourProposer()], "best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="depth=0"):
         JoinedProposer([RandomProposer(), NeighbourProposer()], depth=0)

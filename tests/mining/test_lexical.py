@@ -14,8 +14,8 @@ import torch
 
 from lit_metric.configurable import rebuilt, spec
 from lit_metric.data import Items
+from lit_metric.index import Embeddings
 from lit_metric.mining import BM25Proposer, Miner, write_texts
-from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs, relations_of
 
 
@@ -50,9 +50,9 @@ def test_the_order_is_that_of_the_formula(corpus: tuple[list[str], str]) -> None
     texts, path = corpus
     embeddings = torch.randn(len(texts), 8, generator=torch.Generator().manual_seed(0))
     rows = torch.arange(len(texts))[3:]  # A corpus of some items only, whose row is not their id.
-    vectors = Vectors(embeddings, "cosine")
+    vectors = Embeddings(torch.arange(len(texts)), embeddings, "cosine")
     proposer = rebuilt(spec(BM25Proposer(k1=1.2, b=0.6, texts=path)))
-    proposer.fit(vectors.subset(rows), rows, seed=0)
+    proposer.fit(vectors.subset(rows), seed=0)
     words = [re.findall(r"\w\w+", text.lower()) for text in texts]
     anchors = torch.arange(len(texts))
     scores, found = proposer.propose(anchors, vectors[anchors], 60)
@@ -77,8 +77,8 @@ def test_a_miner_finds_negatives_by_their_words(corpus: tuple[list[str], str]) -
     texts, path = corpus
     embeddings, labels = blobs(len(texts), 3)
     relations, ids = relations_of(labels), torch.arange(len(texts))
-    table = Miner(candidates=4, filters=[], proposer=BM25Proposer(texts=path)).mine(
-        embeddings, ids, relations
+    table = Miner(top_k=4, filters=[], proposer=BM25Proposer(texts=path)).mine(
+        Embeddings(ids, embeddings), relations
     )
     words = [{*re.findall(r"\w\w+", text.lower())} for text in texts]
     pairs = [(one, int(other)) for one, row in enumerate(table.ids) for other in row if other >= 0]
@@ -90,18 +90,18 @@ def test_a_miner_finds_negatives_by_their_words(corpus: tuple[list[str], str]) -
 def test_a_corpus_without_words_has_nothing_to_propose(tmp_path: Path) -> None:
     items, vocabulary = Items.encode([["?"], ["!"]])
     proposer = BM25Proposer(texts=str(write_texts(items, vocabulary, tmp_path)))
-    vectors = Vectors(torch.eye(2), "cosine")
-    proposer.fit(vectors, torch.arange(2), seed=0)
+    vectors = Embeddings(torch.arange(2), torch.eye(2), "cosine")
+    proposer.fit(vectors, seed=0)
     assert proposer.propose(torch.arange(2), torch.eye(2), 3)[1].tolist() == [[-1] * 3] * 2
 
 
 def test_stop_words_find_nothing(tmp_path: Path) -> None:
     items, vocabulary = Items.encode([["this is the card"], ["this is the cash"], ["card lost"]])
     path = str(write_texts(items, vocabulary, tmp_path))
-    vectors = Vectors(torch.eye(3), "cosine")
+    vectors = Embeddings(torch.arange(3), torch.eye(3), "cosine")
     for stopwords, expected in ((None, [[0, 1, 2], [1, 0, -1]]), ("en", [[2, 0, -1], [1, -1, -1]])):
         proposer = BM25Proposer(stopwords=stopwords, texts=path)
-        proposer.fit(vectors, torch.arange(3), seed=0)
+        proposer.fit(vectors, seed=0)
         found = proposer.propose(torch.arange(2), torch.eye(3)[:2], 3)[1]
         assert [{*row} for row in found.tolist()] == [{*row} for row in expected]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_metric.configurable import spec
 from lit_metric.data import PairRelations
-from lit_metric.index import ExactIndex, FaissIndex, Index
+from lit_metric.index import Embeddings, ExactIndex, FaissIndex, Index
 from lit_metric.mining import (
     AbsoluteMargin,
     Candidates,
@@ -59,7 +59,7 @@ def test_table_holds_the_nearest_items_of_other_classes(index: Index) -> None:
     ids = torch.randperm(400, generator=torch.Generator().manual_seed(0))[:200]
     all_labels = torch.zeros(400, dtype=torch.int64)
     all_labels[ids] = labels
-    table = Miner(index, candidates=7, filters=[]).mine(embeddings, ids, relations_of(all_labels))
+    table = Miner(index, top_k=7, filters=[]).mine(Embeddings(ids, embeddings), relations_of(all_labels))
     expected = mined_by_loop(embeddings, ids, all_labels, 7)
     assert table.anchors.tolist() == sorted(expected)
     assert table.ids.tolist() == [expected[one] for one in sorted(expected)]
@@ -88,8 +88,8 @@ def test_queries_are_mined_among_documents(index: Index) -> None:
     embeddings, ids, relations = judged(40, 90, seed=0)
     # Not all queries, nor all documents; positives count wherever they are.
     anchors, corpus = torch.arange(0, 40, 2), torch.arange(45, 130)
-    miner = Miner(index, candidates=6, filters=[])
-    table = miner.mine(embeddings, ids, relations, anchors=anchors, corpus=corpus.flip(0))
+    miner = Miner(index, top_k=6, filters=[])
+    table = miner.mine(Embeddings(ids, embeddings), relations, anchors=anchors, corpus=corpus.flip(0))
     unit = torch.nn.functional.normalize(embeddings.double(), dim=1)
     vector = dict(zip(ids.tolist(), unit, strict=True))
     assert table.anchors.tolist() == anchors.tolist()
@@ -106,13 +106,13 @@ def test_queries_are_mined_among_documents(index: Index) -> None:
 def test_random_negatives_of_queries_are_documents_also_after_a_table_was_saved(tmp_path: Path) -> None:
     embeddings, ids, relations = judged(30, 50, seed=1)
     queries, documents = torch.arange(30), torch.arange(30, 80)
-    miner = Miner(candidates=5, negatives=4, draw=WithRandom(share=1.0), proposer=RandomProposer())
-    table = miner.mine(embeddings, ids, relations, anchors=queries, corpus=documents)
+    miner = Miner(top_k=5, negatives=4, draw=WithRandom(share=1.0), proposer=RandomProposer())
+    table = miner.mine(Embeddings(ids, embeddings), relations, anchors=queries, corpus=documents)
     assert table.save(tmp_path, corpus="c", weights="w", step=0, epoch=0) == 1
     opened = NegativeTable.open(tmp_path, 1)
     assert opened.pool.tolist() == table.pool.tolist() == documents.tolist()
-    drawn = miner.draw(opened, queries, relations, 0, 0, 0)
-    assert torch.equal(drawn, miner.draw(table, queries, relations, 0, 0, 0))
+    drawn = opened.draw(miner.draw, 4, queries, relations, 0, 0, 0)
+    assert torch.equal(drawn, table.draw(miner.draw, 4, queries, relations, 0, 0, 0))
     assert int(drawn.min()) >= 30
     assert not relations.excluded_pairs(queries[:, None].expand_as(drawn), drawn).any()
     assert int(table.ids.min()) >= 30
@@ -124,10 +124,12 @@ def test_random_negatives_of_queries_are_documents_also_after_a_table_was_saved(
 
 def test_anchors_and_corpus_are_among_what_was_embedded() -> None:
     embeddings, ids, relations = judged(30, 50, seed=1)
-    with pytest.raises(ValueError, match="corpus: item 80 has no embedding; give ids out of those 80"):
-        Miner().mine(embeddings, ids, relations, corpus=torch.arange(60, 90))
+    with pytest.raises(
+        ValueError, match="corpus: 10 of the 30 requested items have no vector, the first is item 80"
+    ):
+        Miner().mine(Embeddings(ids, embeddings), relations, corpus=torch.arange(60, 90))
     with pytest.raises(ValueError, match="anchors: no item is named"):
-        Miner().mine(embeddings, ids, relations, anchors=torch.arange(0))
+        Miner().mine(Embeddings(ids, embeddings), relations, anchors=torch.arange(0))
 
 
 def planted() -> tuple[Tensor, Tensor, Tensor]:
@@ -148,12 +150,12 @@ def false_share(table: NegativeTable, truth: Tensor) -> float:
     return int(wrong.sum()) / int(there.sum())
 
 
-@pytest.mark.parametrize("rule", [AbsoluteMargin(0.05), RelativeMargin(0.95), MaxScore(0.5)])
+@pytest.mark.parametrize("rule", [AbsoluteMargin(0.05), RelativeMargin(0.05), MaxScore(0.5)])
 def test_score_filters_keep_planted_false_negatives_out(rule: NegativeFilter) -> None:
     embeddings, shown, truth = planted()
     ids, relations = torch.arange(1200), relations_of(shown)
-    naive = Miner(candidates=10, filters=[]).mine(embeddings, ids, relations)
-    table = Miner(candidates=10, filters=[rule]).mine(embeddings, ids, relations)
+    naive = Miner(top_k=10, filters=[]).mine(Embeddings(ids, embeddings), relations)
+    table = Miner(top_k=10, filters=[rule]).mine(Embeddings(ids, embeddings), relations)
     assert false_share(naive, truth) > 0.9  # Nearly all of the nearest "negatives" are unlabelled positives.
     assert false_share(table, truth) < 0.1
     assert table.report["short"] < 0.25
@@ -164,7 +166,7 @@ def test_equal_texts_under_two_labels_are_never_negatives() -> None:
     embeddings, labels = blobs(60, 3)
     embeddings[30:] = embeddings[:30]  # Item 30 + i is a copy of item i, under any label.
     relations = relations_of(labels, torch.arange(60) % 30)
-    table = Miner(candidates=20, filters=[]).mine(embeddings, torch.arange(60), relations)
+    table = Miner(top_k=20, filters=[]).mine(Embeddings(torch.arange(60), embeddings), relations)
     for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
         assert all(one == -1 or (one % 30 != anchor % 30 and labels[one] != labels[anchor]) for one in row)
         assert -1 not in row
@@ -174,8 +176,10 @@ def test_rejected_shares_add_up_to_what_a_loop_counts() -> None:
     embeddings, labels = blobs(150, 3, spread=1.5)
     ids, relations = torch.arange(150), relations_of(labels)
     filters: list[NegativeFilter] = [MaxScore(0.4), RankRange(2), MaxScore(0.3)]
-    table = Miner(FaissIndex(threads=1), candidates=4, filters=filters).mine(embeddings, ids, relations)
-    exact = Miner(candidates=4, filters=filters).mine(embeddings, ids, relations)
+    table = Miner(FaissIndex(threads=1), top_k=4, filters=filters).mine(
+        Embeddings(ids, embeddings), relations
+    )
+    exact = Miner(top_k=4, filters=filters).mine(Embeddings(ids, embeddings), relations)
     unit = torch.nn.functional.normalize(embeddings, dim=1)
     counts, examined = [0, 0, 0, 0], 0
     for anchor in range(150):
@@ -212,9 +216,9 @@ def test_rejected_shares_add_up_to_what_a_loop_counts() -> None:
 
 def test_the_sample_is_the_same_anchors_whatever_the_embeddings() -> None:
     embeddings, labels = blobs(100, 4)
-    miner, ids, relations = Miner(candidates=5, sample=6), torch.arange(100), relations_of(labels)
-    first = miner.mine(embeddings, ids, relations).sample
-    second = miner.mine(embeddings.flip(0), ids, relations, seed=9).sample
+    miner, ids, relations = Miner(top_k=5, sample=6), torch.arange(100), relations_of(labels)
+    first = miner.mine(Embeddings(ids, embeddings), relations).sample
+    second = miner.mine(Embeddings(ids, embeddings.flip(0)), relations, seed=9).sample
     assert len(first) == 6
     assert [entry["anchor"] for entry in first] == [entry["anchor"] for entry in second]
 
@@ -225,8 +229,8 @@ def test_the_sample_says_why() -> None:
     fingerprints = torch.arange(100)
     fingerprints[99] = fingerprints[98]
     relations = relations_of(labels, fingerprints)
-    miner = Miner(candidates=5, filters=[MaxScore(0.3)], sample=100)
-    sample = miner.mine(embeddings, torch.arange(100), relations).sample
+    miner = Miner(top_k=5, filters=[MaxScore(0.3)], sample=100)
+    sample = miner.mine(Embeddings(torch.arange(100), embeddings), relations).sample
     assert [entry["anchor"] for entry in sample] == list(range(100))
     duplicates = [one["id"] for one in sample[99]["candidates"] if "duplicate" in one["verdict"]]
     assert duplicates == [98]
@@ -274,10 +278,10 @@ class Shy(AbsoluteMargin):
 @pytest.mark.parametrize(
     "rules",
     [
-        [RelativeMargin(0.95)],
+        [RelativeMargin(0.05)],
         [RankRange(2)],
         [AbsoluteMargin(0.05), MaxScore(0.6)],
-        [MaxScore(0.7), RankRange(2), RelativeMargin(0.8, "best")],
+        [MaxScore(0.7), RankRange(2), RelativeMargin(0.2, "best")],
         [Odd(0.9)],
         [Shy(0.1), Odd(0.9)],
     ],
@@ -291,10 +295,10 @@ def test_leaving_out_while_searching_changes_no_table(
     labels[::17] = -1
     fingerprints = torch.arange(400)
     fingerprints[200:230], embeddings[200:230] = fingerprints[:30], embeddings[:30]
-    relations, miner = relations_of(labels, fingerprints), Miner(candidates=30, filters=rules, sample=12)
-    table = miner.mine(embeddings, torch.arange(400), relations)
+    relations, miner = relations_of(labels, fingerprints), Miner(top_k=30, filters=rules, sample=12)
+    table = miner.mine(Embeddings(torch.arange(400), embeddings), relations)
     monkeypatch.setattr(NeighbourProposer, "excluding", lambda self, *_: self)
-    wide = miner.mine(embeddings, torch.arange(400), relations)
+    wide = miner.mine(Embeddings(torch.arange(400), embeddings), relations)
     for name in ("anchors", "ids", "scores", "positives"):
         np.testing.assert_array_equal(getattr(table, name), getattr(wide, name))
     assert table.sample == wide.sample
@@ -310,13 +314,13 @@ def test_an_item_in_the_midst_of_a_large_class_finds_negatives_within_a_small_bo
     embeddings[:150, 0] += 20
     ids, relations = torch.arange(200), relations_of((torch.arange(200) >= 150).long())
     expected = mined_by_loop(embeddings, ids, relations.labels, 6)
-    exact = Miner(candidates=6, filters=[], max_fetch=20).mine(embeddings, ids, relations)
+    exact = Miner(top_k=6, filters=[], max_scanned=20).mine(Embeddings(ids, embeddings), relations)
     assert exact.ids.tolist() == [expected[one] for one in range(200)]
     assert {one["id"] for one in exact.sample[0]["candidates"] if one["verdict"] == "kept"} == set(
         exact.ids[exact.sample[0]["anchor"]].tolist()
     )
-    wide = Miner(FaissIndex(threads=1), candidates=6, filters=[], max_fetch=20)
-    assert (wide.mine(embeddings, ids, relations).ids[:150] == -1).all()
+    wide = Miner(FaissIndex(threads=1), top_k=6, filters=[], max_scanned=20)
+    assert (wide.mine(Embeddings(ids, embeddings), relations).ids[:150] == -1).all()
 
 
 def test_items_without_positives_are_not_mined_and_those_without_negatives_are_warned_of(
@@ -325,34 +329,39 @@ def test_items_without_positives_are_not_mined_and_those_without_negatives_are_w
     embeddings, _ = blobs(40, 2)
     labels = torch.tensor([0] * 19 + [1] * 19 + [2, -1])
     with caplog.at_level(logging.WARNING):
-        table = Miner(candidates=3, filters=[]).mine(embeddings, torch.arange(40), relations_of(labels))
+        table = Miner(top_k=3, filters=[]).mine(
+            Embeddings(torch.arange(40), embeddings), relations_of(labels)
+        )
     assert table.ids[38:].tolist() == [[-1] * 3] * 2
     assert (table.ids[:38] >= 0).all()
     assert np.isnan(table.positives[38:]).all()
     assert table.report["unpaired"] == pytest.approx(2 / 40)
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        Miner(candidates=3, filters=[MaxScore(-1)]).mine(embeddings, torch.arange(40), relations_of(labels))
-    assert "100% of the items found no negative at all among 40 proposals" in caplog.text
+        Miner(top_k=3, filters=[MaxScore(-1)]).mine(
+            Embeddings(torch.arange(40), embeddings), relations_of(labels)
+        )
+    assert "100% of the items found no negative among 40 proposals" in caplog.text
 
 
 @pytest.mark.parametrize("proposer", [None, RandomProposer()])
 def test_a_call_within_autocast_computes_scores_in_full_precision(proposer: RandomProposer | None) -> None:
     embeddings, labels = blobs(200, 4, spread=0.5)
     ids, relations = torch.arange(200), relations_of(labels)
-    miner = Miner(candidates=7, filters=[], proposer=proposer)
-    expected = miner.mine(embeddings, ids, relations)
+    miner = Miner(top_k=7, filters=[], proposer=proposer)
+    expected = miner.mine(Embeddings(ids, embeddings), relations)
     with torch.autocast("cpu", torch.bfloat16):
-        table = miner.mine(embeddings, ids, relations)
+        table = miner.mine(Embeddings(ids, embeddings), relations)
     for name in ("ids", "scores", "positives"):
         np.testing.assert_array_equal(getattr(table, name), getattr(expected, name))
 
 
 def test_random_proposals_make_a_table_in_falling_order() -> None:
     embeddings, labels = blobs(100, 4)
-    miner = Miner(candidates=5, filters=[], proposer=RandomProposer())
+    miner = Miner(top_k=5, filters=[], proposer=RandomProposer())
     tables = [
-        miner.mine(embeddings, torch.arange(100), relations_of(labels), seed=seed) for seed in (0, 0, 1)
+        miner.mine(Embeddings(torch.arange(100), embeddings), relations_of(labels), seed=seed)
+        for seed in (0, 0, 1)
     ]
     assert np.array_equal(tables[0].ids, tables[1].ids)
     assert tables[0].overlap(tables[2]) < 0.2
@@ -367,9 +376,9 @@ def test_random_proposals_make_a_table_in_falling_order() -> None:
 def test_the_table_does_not_depend_on_the_order_of_items() -> None:
     embeddings, labels = blobs(200, 5)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    miner, relations = Miner(candidates=10), relations_of(labels)
-    one = miner.mine(embeddings, torch.arange(200), relations)
-    two = miner.mine(embeddings[order].numpy(), order, relations)
+    miner, relations = Miner(top_k=10), relations_of(labels)
+    one = miner.mine(Embeddings(torch.arange(200), embeddings), relations)
+    two = miner.mine(Embeddings(order, embeddings[order].numpy()), relations)
     for name in ("anchors", "ids", "scores", "positives"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
@@ -383,12 +392,12 @@ def drawn_in_another_process(
 def test_other_processes_draw_the_same_from_the_version_that_the_plan_names(tmp_path: Path) -> None:
     embeddings, labels = blobs(120, 4)
     ids, relations = torch.arange(120), relations_of(labels)
-    miner = Miner(candidates=10, negatives=3, filters=[], draw=WithRandom(SimANS(), 0.5))
-    tables = [miner.mine(embeddings + change, ids, relations) for change in (0.0, 1.0, 3.0)]
+    miner = Miner(top_k=10, negatives=3, filters=[], draw=WithRandom(SimANS(), 0.5))
+    tables = [miner.mine(Embeddings(ids, embeddings + change), relations) for change in (0.0, 1.0, 3.0)]
     numbers = [table.save(tmp_path, corpus="c", weights="w", step=0, epoch=0) for table in tables]
     assert numbers == versions(tmp_path) == [1, 2, 3]
-    source, anchors = miner.source(tmp_path, relations, corpus="c"), torch.tensor([5, 77, 3, 119])
-    expected = [miner.draw(table, anchors, relations, 1, 2, 3).tolist() for table in tables]
+    source, anchors = TableNegatives(tmp_path, miner.draw, 3, relations, "c"), torch.tensor([5, 77, 3, 119])
+    expected = [table.draw(miner.draw, 3, anchors, relations, 1, 2, 3).tolist() for table in tables]
     assert len({str(each) for each in expected}) == 3
     # Back and forth, as workers with batches fetched ahead do around a switch; only two stay open.
     for number in (1, 2, 1, 3, 2, 3, 1):
@@ -407,8 +416,8 @@ def test_other_processes_draw_the_same_from_the_version_that_the_plan_names(tmp_
 def test_fewer_candidates_than_asked_for_are_marked() -> None:
     embeddings, _ = blobs(6, 2)
     labels = torch.tensor([0, 0, 0, 0, 0, 1])
-    table = Miner(candidates=4, filters=[]).mine(embeddings, torch.arange(6), relations_of(labels))
-    drawn = Miner(negatives=3, draw=TopK()).draw(table, torch.tensor([2, 5]), relations_of(labels), 0, 0, 0)
+    table = Miner(top_k=4, filters=[]).mine(Embeddings(torch.arange(6), embeddings), relations_of(labels))
+    drawn = table.draw(TopK(), 3, torch.tensor([2, 5]), relations_of(labels), 0, 0, 0)
     assert drawn[0].tolist() == [5, -1, -1]
     assert drawn[1].tolist() == [-1, -1, -1]
 
@@ -418,13 +427,13 @@ miner:
   index:
     class_path: lit_metric.index.FaissIndex
     init_args: {factory: Flat, similarity: dot}
-  candidates: 20
+  top_k: 20
   negatives: 4
   filters:
     - class_path: lit_metric.mining.AbsoluteMargin
-      init_args: {margin: 0.1, reference: worst}
+      init_args: {margin: 0.1, positive_score: worst}
     - class_path: lit_metric.mining.RankRange
-      init_args: {start: 2}
+      init_args: {range_min: 2}
   draw:
     class_path: lit_metric.mining.WithRandom
     init_args:
@@ -446,13 +455,13 @@ def test_a_miner_is_built_from_yaml_and_from_its_own_spec() -> None:
     miner = miner_from(CONFIG)
     margin, window = miner.filters
     assert isinstance(margin, AbsoluteMargin)
-    assert (margin.margin, margin.reference) == (0.1, "worst")
+    assert (margin.margin, margin.positive_score) == (0.1, "worst")
     assert isinstance(window, RankRange)
-    assert (window.start, window.stop) == (2, None)
-    assert isinstance(miner.drawing, WithRandom)
-    assert isinstance(miner.drawing.draw, SimANS)
-    assert (miner.drawing.share, miner.drawing.draw.a, miner.drawing.draw.b) == (0.25, 50, -0.1)
-    assert (miner.candidates, miner.negatives) == (20, 4)
+    assert (window.range_min, window.range_max) == (2, None)
+    assert isinstance(miner.draw, WithRandom)
+    assert isinstance(miner.draw.draw, SimANS)
+    assert (miner.draw.share, miner.draw.draw.a, miner.draw.draw.b) == (0.25, 50, -0.1)
+    assert (miner.top_k, miner.negatives) == (20, 4)
     told = json.loads(json.dumps(miner.spec()))
     assert told["class_path"] == "lit_metric.mining.Miner"
     again = json.dumps({"miner": told["init_args"]})
@@ -471,14 +480,14 @@ def test_a_spec_refuses_what_it_cannot_describe() -> None:
         spec(Forgetful(3))
     with pytest.raises(TypeError, match="Forgetful"):
         Miner(filters=[Forgetful(3)]).mine(
-            torch.ones(2, 2), torch.arange(2), relations_of(torch.tensor([0, 0]))
+            Embeddings(torch.arange(2), torch.ones(2, 2)), relations_of(torch.tensor([0, 0]))
         )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"candidates": 10, "max_fetch": 9}, "candidates=10 must be at least 1 and at most max_fetch=9"),
+        ({"top_k": 10, "max_scanned": 9}, "top_k=10 must be at least 1 and at most max_scanned=9"),
         ({"negatives": -1}, "negatives=-1"),
         ({"index": ExactIndex(), "proposer": RandomProposer()}, "both index and proposer"),
     ],
@@ -492,10 +501,10 @@ def test_settings_out_of_range_are_refused(arguments: dict[str, Any], message: s
     ("ids", "message"),
     [
         (torch.tensor([0, 1, 1]), "1 of 3 ids occur twice"),
-        (torch.tensor([0, 1]), "expected one id for each"),
-        (torch.tensor([0, 1, 2**31]), "a table holds 0 to"),
+        (torch.tensor([0, 1]), "give a matrix with one row for each id"),
+        (torch.tensor([0, 1, 2**31]), "ids from 0 to 2³¹ − 1"),
     ],
 )
 def test_ids_that_do_not_fit_are_refused(ids: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Miner().mine(torch.ones(3, 2), ids, relations_of(torch.tensor([0, 0, 1])))
+        Miner().mine(Embeddings(ids, torch.ones(3, 2)), relations_of(torch.tensor([0, 0, 1])))

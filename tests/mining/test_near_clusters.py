@@ -7,17 +7,18 @@ import torch
 from scipy import stats
 
 from lit_metric.data import PairRelations
+from lit_metric.index import Embeddings
 from lit_metric.mining import ClusterProposer, Miner
-from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs
 
 
 def test_candidates_are_drawn_uniformly_from_the_nearest_clusters() -> None:
     embeddings, labels = blobs(60, 5, spread=0.05)
     unit = torch.nn.functional.normalize(embeddings, dim=1)
-    vectors, ids = Vectors(embeddings, "cosine"), torch.arange(60) * 3
+    ids = torch.arange(60) * 3
+    vectors = Embeddings(ids, embeddings, "cosine")
     proposer = ClusterProposer(clusters=5, nearest=2)
-    proposer.fit(vectors, ids, seed=1)
+    proposer.fit(vectors, seed=1)
     centres = torch.stack([unit[labels == one].mean(dim=0) for one in range(5)])
     near = (unit @ torch.nn.functional.normalize(centres, dim=1).T).argsort(dim=1, descending=True)[:, :2]
     scores, found = proposer.propose(ids, vectors[torch.arange(60)], 60)
@@ -39,11 +40,12 @@ def test_candidates_are_drawn_uniformly_from_the_nearest_clusters() -> None:
 
 def test_proposals_depend_on_the_seed_and_longer_ones_begin_with_shorter_ones() -> None:
     embeddings, _ = blobs(200, 5)
-    vectors, ids = Vectors(embeddings, "cosine"), torch.arange(200)
+    ids = torch.arange(200)
+    vectors = Embeddings(ids, embeddings, "cosine")
     proposals = []
     for seed in (1, 1, 2):
         proposer = ClusterProposer(clusters=10, nearest=3)
-        proposer.fit(vectors, ids, seed)
+        proposer.fit(vectors, seed)
         proposals.append(proposer.propose(ids, vectors[ids], 12)[1])
         assert torch.equal(proposer.propose(ids, vectors[ids], 4)[1], proposals[-1][:, :4])
     assert torch.equal(proposals[0], proposals[1])
@@ -64,14 +66,14 @@ def test_known_facts_of_the_nearest_clusters_are_not_mined() -> None:
         pairs[0][0], pairs[0][1] + 30, None, torch.arange(90), ignored=(pairs[1][0], pairs[1][1] + 30)
     )
     proposer = ClusterProposer(clusters=4, nearest=1)
-    table = Miner(candidates=20, filters=[], proposer=proposer).mine(
-        embeddings, torch.arange(90), relations, anchors=heads, corpus=tails
+    table = Miner(top_k=20, filters=[], proposer=proposer).mine(
+        Embeddings(torch.arange(90), embeddings), relations, anchors=heads, corpus=tails
     )
     mined = torch.zeros(30, 90, dtype=torch.bool)
     for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
         mined[anchor, [one for one in row if one >= 0]] = True
-    proposer.fit(Vectors(embeddings[tails], "cosine"), tails, seed=0)
-    _, proposed = proposer.propose(heads, Vectors(embeddings, "cosine")[heads], 60)
+    proposer.fit(Embeddings(tails, embeddings[tails], "cosine"), seed=0)
+    _, proposed = proposer.propose(heads, Embeddings(torch.arange(90), embeddings, "cosine")[heads], 60)
     stood_in_the_way = 0
     for head in range(30):
         pool = {one for one in proposed[head].tolist() if one >= 0}

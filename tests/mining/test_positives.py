@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lit_metric.data import LabelRelations, MultiLabelRelations, PairRelations, Relations
 from lit_metric.data.ragged import Ragged
+from lit_metric.index import Embeddings
 from lit_metric.mining import Miner, PositiveScores, positive_scores
-from lit_metric.mining.vectors import Vectors
 from tests.mining.cases import blobs, cosine, relations_of
 
-module = importlib.import_module("lit_metric.mining.positives")
+module = importlib.import_module("lit_metric.mining.candidates")
 
 
 def loop(embeddings: Tensor, ids: list[int], labels: list[int]) -> list[tuple[float, float, float]]:
@@ -49,7 +49,7 @@ def test_agrees_with_the_loop_for_ragged_positives_in_any_blocks(
     shuffle = torch.Generator().manual_seed(1)
     labels = torch.tensor(sizes)[torch.randperm(23, generator=shuffle)]
     ids = torch.randperm(23, generator=shuffle)
-    found = positive_scores(Vectors(embeddings, "cosine"), ids, relations_of(labels), block=block)
+    found = positive_scores(Embeddings(ids, embeddings, "cosine"), relations_of(labels), block=block)
     expected = torch.tensor(loop(embeddings, ids.tolist(), labels.tolist()))
     torch.testing.assert_close(stacked(found), expected, equal_nan=True, rtol=0, atol=1e-6)
 
@@ -58,7 +58,7 @@ def test_each_row_has_its_own_positives_when_counts_differ() -> None:
     # Counts of positives 1, 1, 2, 2, 2, 0: an offset that ran one row behind would shift the numbers below.
     embeddings = torch.tensor([[1.0, 0], [1, 1], [0, 1], [0, 2], [-3, 0], [1, 0]])
     labels = torch.tensor([0, 0, 1, 1, 1, 2])
-    found = stacked(positive_scores(Vectors(embeddings, "cosine"), torch.arange(6), relations_of(labels)))
+    found = stacked(positive_scores(Embeddings(torch.arange(6), embeddings, "cosine"), relations_of(labels)))
     half = math.sqrt(0.5)
     expected = [[half] * 3, [half] * 3, [1, 0, 0.5], [1, 0, 0.5], [0, 0, 0], [math.nan] * 3]
     torch.testing.assert_close(found, torch.tensor(expected), equal_nan=True)
@@ -67,14 +67,16 @@ def test_each_row_has_its_own_positives_when_counts_differ() -> None:
 def test_only_items_that_were_given_count_as_positives() -> None:
     embeddings = torch.tensor([[1.0, 0], [0, 1]])
     found = positive_scores(
-        Vectors(embeddings, "cosine"), torch.tensor([4, 2]), relations_of(torch.tensor([0, 0, 0, 0, 0]))
+        Embeddings(torch.tensor([4, 2]), embeddings, "cosine"), relations_of(torch.tensor([0, 0, 0, 0, 0]))
     )
     assert found.best.tolist() == [0, 0]
 
 
 def test_dot_products_are_not_scaled() -> None:
     embeddings = torch.tensor([[2.0, 0], [3, 1], [0, 5]])
-    found = positive_scores(Vectors(embeddings, "dot"), torch.arange(3), relations_of(torch.tensor([0] * 3)))
+    found = positive_scores(
+        Embeddings(torch.arange(3), embeddings, "dot"), relations_of(torch.tensor([0] * 3))
+    )
     assert stacked(found).tolist() == [[6, 0, 3], [6, 5, 5.5], [5, 0, 2.5]]
 
 
@@ -84,17 +86,17 @@ def test_a_memory_mapped_matrix_in_half_precision_gives_the_same(tmp_path: Path)
     np.save(tmp_path / "e.npy", embeddings.numpy().astype(np.float16))
     mapped = np.load(tmp_path / "e.npy", mmap_mode="r")
     ids, relations = torch.arange(50), relations_of(labels)
-    expected = positive_scores(Vectors(embeddings, "cosine"), ids, relations)
-    found = positive_scores(Vectors(mapped, "cosine"), ids, relations)
+    expected = positive_scores(Embeddings(ids, embeddings, "cosine"), relations)
+    found = positive_scores(Embeddings(ids, mapped, "cosine"), relations)
     torch.testing.assert_close(stacked(found), stacked(expected), equal_nan=True)
 
 
 def test_a_diverged_embedding_is_named() -> None:
     embeddings = torch.ones(4, 2)
     embeddings[2, 1] = torch.nan
-    with pytest.raises(ValueError, match="1 embeddings are not finite, the first in row 2"):
+    with pytest.raises(ValueError, match="1 embeddings are not finite, the first is that of item 2"):
         positive_scores(
-            Vectors(embeddings, "cosine"), torch.arange(4), relations_of(torch.tensor([0, 0, 1, 1]))
+            Embeddings(torch.arange(4), embeddings, "cosine"), relations_of(torch.tensor([0, 0, 1, 1]))
         )
 
 
@@ -110,12 +112,12 @@ def test_blocks_of_anchors_of_which_none_has_a_positive(
     relations = PairRelations(anchors, anchors + queries, grades, everything)
     vectors = torch.randn(len(everything), 4, generator=torch.Generator().manual_seed(0))
     asked = everything if corpus is None else anchors
-    best = positive_scores(Vectors(vectors, "cosine"), everything, relations, asked).best
+    best = positive_scores(Embeddings(everything, vectors, "cosine"), relations, asked).best
     expected = torch.cosine_similarity(vectors[:answered], vectors[queries : queries + answered])
     torch.testing.assert_close(best[:answered], expected)
     assert bool(best[answered:].isnan().all())
     among = {} if corpus is None else {"anchors": anchors, "corpus": torch.arange(queries, len(everything))}
-    mined = Miner(candidates=5, sample=0).mine(vectors, everything, relations, **among)
+    mined = Miner(top_k=5, sample=0).mine(Embeddings(everything, vectors), relations, **among)
     without = np.asarray(mined.anchors) >= answered
     assert len(mined.anchors) == len(asked)
     assert (mined.ids[without] == -1).all()
@@ -131,5 +133,5 @@ def test_blocks_of_anchors_of_which_none_has_a_positive(
     ],
 )
 def test_nothing_belongs_together(relations: Relations) -> None:
-    mined = Miner(sample=0).mine(torch.eye(2), torch.arange(2), relations)
+    mined = Miner(sample=0).mine(Embeddings(torch.arange(2), torch.eye(2)), relations)
     assert (mined.ids == -1).all()

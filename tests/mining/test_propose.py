@@ -18,28 +18,25 @@ from lit_metric.data import (
     Relations,
     UnionRelations,
 )
-from lit_metric.index import ExactIndex, FaissIndex, Index
+from lit_metric.index import Embeddings, ExactIndex, FaissIndex, Index
 from lit_metric.mining import NeighbourProposer, Proposer, RandomProposer
 from lit_metric.mining.filters import allowed
-from lit_metric.mining.propose import BEYOND, EMPTY, KEPT, fetch
-from lit_metric.mining.vectors import Vectors
+from lit_metric.mining.run import BEYOND, EMPTY, KEPT, fetch
 from tests.mining.cases import blobs
 
-module = importlib.import_module("lit_metric.mining.propose")
+module = importlib.import_module("lit_metric.mining.run")
 
 
 @pytest.mark.parametrize("index", [ExactIndex(), FaissIndex("Flat", threads=1)])
 def test_neighbours_are_those_of_pytorch_metric_learning(index: Index) -> None:
     embeddings, _ = blobs(300, 5)
-    vectors, ids = (
-        Vectors(embeddings, "cosine"),
-        torch.randperm(300, generator=torch.Generator().manual_seed(0)),
-    )
+    ids = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    vectors = Embeddings(ids, embeddings, "cosine")
     proposer = NeighbourProposer(index)
     proposer.fit(
-        Vectors(torch.ones(3, 7), "cosine"), torch.arange(3), seed=0
+        Embeddings(torch.arange(3), torch.ones(3, 7), "cosine"), seed=0
     )  # An earlier corpus leaves no trace.
-    proposer.fit(vectors, ids, seed=0)
+    proposer.fit(vectors, seed=0)
     rows = torch.arange(0, 300, 7)
     scores, found = proposer.propose(ids[rows], vectors[rows], 12)
     unit = torch.nn.functional.normalize(embeddings, dim=1)
@@ -53,9 +50,10 @@ def test_neighbours_are_those_of_pytorch_metric_learning(index: Index) -> None:
 
 def test_random_proposals_are_uniform_and_scored_by_the_vectors() -> None:
     embeddings, _ = blobs(12, 2)
-    vectors, ids = Vectors(embeddings, "cosine"), torch.arange(12) * 3
+    ids = torch.arange(12) * 3
+    vectors = Embeddings(ids, embeddings, "cosine")
     proposer = RandomProposer()
-    proposer.fit(vectors, ids, seed=5)
+    proposer.fit(vectors, seed=5)
     anchors = torch.arange(6000)
     scores, found = proposer.propose(anchors, vectors[anchors % 12], 20)
     assert found[:, 12:].unique().tolist() == [-1]
@@ -67,20 +65,24 @@ def test_random_proposals_are_uniform_and_scored_by_the_vectors() -> None:
     torch.testing.assert_close(scores[:, :12], expected, rtol=0, atol=1e-6)
     # A longer proposal begins with the shorter one, and another seed proposes other items.
     assert torch.equal(proposer.propose(anchors, vectors[anchors % 12], 4)[1], found[:, :4])
-    proposer.fit(vectors, ids, seed=6)
+    proposer.fit(vectors, seed=6)
     assert not torch.equal(proposer.propose(anchors, vectors[anchors % 12], 4)[1], found[:, :4])
 
 
+def embedded(values: Tensor) -> Embeddings:
+    """Items 0, 1, ... with these vectors, scaled to unit length."""
+    return Embeddings(torch.arange(len(values)), values, "cosine")
+
+
 def run_fetch(
-    vectors: Vectors, forbidden: Tensor, wanted: int, limit: int
+    vectors: Embeddings, forbidden: Tensor, wanted: int, limit: int
 ) -> tuple[dict[int, list[int]], dict[int, list[int]], list[tuple[int, int]]]:
     """Kept ids and verdicts per anchor, and the shapes in which proposals came.
 
     ``forbidden [M, M]`` is what a filter drops.
     """
     proposer, widths = NeighbourProposer(), []
-    ids = torch.arange(len(vectors))
-    proposer.fit(vectors, ids, seed=0)
+    proposer.fit(vectors, seed=0)
 
     def judge(rows: Tensor, found: Tensor, scores: Tensor) -> Tensor:
         widths.append((len(rows), found.shape[1]))
@@ -89,7 +91,7 @@ def run_fetch(
         return verdicts.masked_fill(found < 0, EMPTY)
 
     kept, verdicts = {}, {}
-    for rows, judged in fetch(proposer, vectors, ids, ids, judge, wanted, limit):
+    for rows, judged in fetch(proposer, vectors, torch.arange(len(vectors)), judge, wanted, limit):
         for row, found, verdict in zip(
             rows.tolist(), judged.kept(wanted)[0].tolist(), judged.verdicts.tolist(), strict=True
         ):
@@ -99,7 +101,7 @@ def run_fetch(
     return kept, verdicts, widths
 
 
-def ranked(vectors: Vectors) -> list[list[int]]:
+def ranked(vectors: Embeddings) -> list[list[int]]:
     everything = vectors[torch.arange(len(vectors))].double()
     return (everything @ everything.T).sort(dim=1, descending=True, stable=True).indices.tolist()
 
@@ -108,7 +110,7 @@ def test_fetching_goes_on_until_large_classes_are_passed() -> None:
     # One class of 150 items lies together: the first 149 neighbours of each are of no use.
     embeddings = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
     embeddings[:150, 0] += 20
-    vectors = Vectors(embeddings, "cosine")
+    vectors = embedded(embeddings)
     forbidden = torch.eye(200, dtype=torch.bool)
     forbidden[:150, :150] = True
     kept, verdicts, shapes = run_fetch(vectors, forbidden, wanted=6, limit=200)
@@ -124,7 +126,7 @@ def test_fetching_goes_on_until_large_classes_are_passed() -> None:
 
 
 def test_the_corpus_may_be_exhausted_and_the_bound_reached() -> None:
-    vectors = Vectors(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), "cosine")
+    vectors = embedded(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)))
     forbidden = torch.eye(40, dtype=torch.bool)
     forbidden[:20, :37] = True
     kept, _, _ = run_fetch(vectors, forbidden, wanted=5, limit=1000)
@@ -140,9 +142,9 @@ def test_proposals_held_at_once_do_not_grow_with_the_corpus(monkeypatch: pytest.
     monkeypatch.setattr(module, "_HELD", 500)
     embeddings, labels = blobs(300, 3)
     forbidden = labels[:, None] == labels[None]
-    kept, _, shapes = run_fetch(Vectors(embeddings, "cosine"), forbidden, wanted=10, limit=300)
+    kept, _, shapes = run_fetch(embedded(embeddings), forbidden, wanted=10, limit=300)
     assert max(rows * width for rows, width in shapes) <= 500
-    order = ranked(Vectors(embeddings, "cosine"))
+    order = ranked(embedded(embeddings))
     assert all(kept[row] == [one for one in order[row] if not forbidden[row, one]][:10] for row in range(300))
 
 
@@ -173,10 +175,9 @@ def known_of_300(kind: str) -> Relations:
     return UnionRelations(parts)
 
 
-def fetched(
-    proposer: Proposer, vectors: Vectors, ids: Tensor, relations: Relations
-) -> tuple[list[Tensor], int]:
+def fetched(proposer: Proposer, vectors: Embeddings, relations: Relations) -> tuple[list[Tensor], int]:
     """Ids and scores ``[M, 9]`` that may be negatives, and how many proposals were looked at."""
+    ids = vectors.ids
     found, looked = [torch.empty(len(ids), 9, dtype=torch.int64), torch.empty(len(ids), 9)], 0
 
     def judge(rows: Tensor, found: Tensor, scores: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ def fetched(
         verdicts[allowed(relations, ids[rows], found)] = KEPT
         return verdicts.masked_fill(found < 0, EMPTY)
 
-    for rows, judged in fetch(proposer, vectors, torch.arange(len(ids)), ids, judge, 9, len(ids)):
+    for rows, judged in fetch(proposer, vectors, torch.arange(len(ids)), judge, 9, len(ids)):
         looked += int((judged.verdicts >= 0).sum())
         for whole, part in zip(found, judged.kept(9), strict=True):
             whole[rows] = part
@@ -197,13 +198,13 @@ def test_what_relations_exclude_is_left_out_of_the_search(kind: str) -> None:
     ids = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     # Copies and few distinct vectors: ties, and whole neighbourhoods of one class.
     embeddings = torch.randn(60, 8, generator=torch.Generator().manual_seed(1)).repeat(5, 1)
-    vectors = Vectors(embeddings, "cosine")
+    vectors = Embeddings(ids, embeddings, "cosine")
     proposer = NeighbourProposer(ExactIndex(query_block=64, vector_block=100))
-    proposer.fit(vectors, ids, seed=0)
+    proposer.fit(vectors, seed=0)
     searching = proposer.excluding(relations)
     assert searching is not proposer
-    (right_ids, right_scores), looked = fetched(proposer, vectors, ids, relations)
-    (found_ids, found_scores), fewer = fetched(searching, vectors, ids, relations)
+    (right_ids, right_scores), looked = fetched(proposer, vectors, relations)
+    (found_ids, found_scores), fewer = fetched(searching, vectors, relations)
     assert torch.equal(found_ids, right_ids)
     assert torch.equal(found_scores, right_scores)
     # Only those that may be negatives were looked at.

@@ -124,12 +124,12 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda manifest: manifest.update(format=2), "has format 2, this library reads format 1"),
-        (lambda manifest: manifest.update(version=7), "says that it is version 7"),
+        (lambda manifest: manifest.update(version=7), "is that of version 7"),
         (
             lambda manifest: manifest.update(candidates=4),
             r"ids.npy holds int32 \[5, 3\], expected int32 \[5, 4\]",
         ),
-        (lambda manifest: manifest.pop("metric"), "does not say 'metric'"),
+        (lambda manifest: manifest.pop("similarity"), "has no entry 'similarity'"),
         (lambda manifest: manifest.pop("files"), r"is damaged \(KeyError\('files'\)\)"),
     ],
 )

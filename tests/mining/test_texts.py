@@ -19,7 +19,7 @@ from lit_metric.mining import (
     give_texts,
     write_texts,
 )
-from lit_metric.mining.lexical import BM25Proposer
+from lit_metric.mining.texts import BM25Proposer
 
 
 def test_texts_of_items_are_what_they_were(tmp_path: Path) -> None:

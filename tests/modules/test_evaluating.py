@@ -257,7 +257,7 @@ def test_searches_that_cannot_be_are_refused_with_what_to_do(small: Small, tmp_p
         lambda: trainer(tmp_path, BatchSizeFinder()).fit(small.learner(), small.data()),
         lambda: Tuner(trainer(tmp_path)).scale_batch_size(small.learner(), datamodule=small.data()),
     ):
-        with pytest.raises(ValueError, match=r"data\.planner decides what a batch holds"):
+        with pytest.raises(ValueError, match=r"data\.planner makes the batches"):
             fit()
     with pytest.raises(ValueError, match=r"search without data\.miner"):
         trainer(tmp_path, LearningRateFinder()).fit(small.learner(), small.data(miner=Miner()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_metric import TextEncoder
 from lit_metric.data import Items
 from lit_metric.losses import GuidedLoss, InfoNCELoss, Loss, SumLoss
-from lit_metric.modules.guide import encode_items
+from lit_metric.modules.tasks import encode_items
 from tests.distributed import RankPool
 from tests.small import Small, Watch, questions, trainer
 
@@ -57,7 +57,7 @@ def shared_work(folder: str, texts: list[str]) -> tuple[list[str], Tensor]:
             asked.extend(items)
             return super().encode(items)
 
-    with patch("lit_metric.modules.guide.TextEncoder", Heard):
+    with patch("lit_metric.modules.tasks.TextEncoder", Heard):
         data = SimpleNamespace(items=items, vocabulary=vocabulary)
         return asked, encode_items(folder, data, torch.device("cpu"))  # type: ignore[arg-type]
 

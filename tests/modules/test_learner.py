@@ -276,7 +276,7 @@ def test_an_odd_name_among_the_scales_is_told_before_training(small: Small, tmp_
 
 def test_mining_changes_the_gradient(small: Small, tmp_path: Path) -> None:
     learners = [small.learner(), small.learner()]
-    for learner, miner in zip(learners, (None, Miner(candidates=4, negatives=2)), strict=True):
+    for learner, miner in zip(learners, (None, Miner(top_k=4, negatives=2)), strict=True):
         data = small.data(miner=miner, refresh=Refresh(mode="inline"))
         trainer(tmp_path, max_steps=2).fit(learner, data)
     assert distance(weights(learners[0]), weights(learners[1])) > 1e-5

@@ -13,6 +13,7 @@ from lit_metric.data import PairRelations
 from lit_metric.losses import (
     ClassWeightedLoss,
     InfoNCELoss,
+    LossContext,
     MatryoshkaLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
@@ -91,6 +92,33 @@ def test_a_sum_and_cuts_of_losses_train_and_log_each_part(small: Small, tmp_path
     trainer(tmp_path).validate(again, small.data(), ckpt_path=saving, verbose=False)
     [name] = [name for name in weights(again) if name.endswith("proxies")]
     assert torch.equal(weights(again)[name], weights(learner)[name])
+
+
+class CountingSteps(InfoNCELoss):
+    """Notes its setup and the steps of the optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__(0.2)
+        self.contexts: list[LossContext] = []
+        self.steps = 0
+
+    def setup(self, context: LossContext) -> None:
+        self.contexts.append(context)
+
+    def after_step(self) -> None:
+        self.steps += 1
+
+
+def test_every_loss_is_set_up_and_told_of_each_step(small: Small, tmp_path: Path) -> None:
+    loss, data = CountingSteps(), small.data()
+    fit = trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)
+    learner = small.learner(SumLoss({"near": loss}))
+    fit.fit(learner, data)
+    assert 0 < loss.steps == fit.global_step < fit.num_training_batches
+    [context] = loss.contexts
+    assert context.dimension == learner.encoder.dimension
+    assert context.class_counts.tolist() == data.class_counts.tolist()
+    assert context.relations is not None
 
 
 def test_data_without_one_class_for_each_item_are_refused(small: Small, tmp_path: Path) -> None:

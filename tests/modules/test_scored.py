@@ -13,7 +13,7 @@ from lit_metric import MetricDataModule, MetricLearner, TextEncoder
 from lit_metric.batching import PairPlanner, ScoredPairPlanner
 from lit_metric.data import DataError, PairRelations, Pairs
 from lit_metric.losses import CoSENTLoss, DistillationKLLoss, MarginMSELoss, SumLoss
-from lit_metric.modules.scored import say_what_is_alone
+from lit_metric.modules.tasks import check_scores
 from tests.small import Small, trainer
 
 IDS = torch.arange(40)
@@ -31,7 +31,7 @@ def test_anchors_with_one_candidate_in_their_batch_are_told(
     caplog: pytest.LogCaptureFixture, loss: MarginMSELoss | DistillationKLLoss
 ) -> None:
     relations, planner = several(3), ScoredPairPlanner(4)
-    say_what_is_alone(loss, planner, IDS, relations, seed=0)
+    check_scores(loss, planner, IDS, relations, seed=0)
     plan = planner.plan(IDS, relations, 0, 0)
     alone = every = 0
     for batch in range(10):
@@ -41,17 +41,17 @@ def test_anchors_with_one_candidate_in_their_batch_are_told(
     assert alone > every / 2
     assert caplog.messages == [
         f"{type(loss).__name__} compares the scored candidates of an anchor, and {alone} of the {every} "
-        "anchors in the first 10 batches have only one there and teach nothing: set together to true in "
-        "ScoredPairPlanner"
+        "anchors in the first 10 batches have only one there, from which it can't learn: set together to "
+        "true in ScoredPairPlanner"
     ]
 
 
 def test_it_is_quiet_where_there_is_nothing_to_say(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        say_what_is_alone(MarginMSELoss(), ScoredPairPlanner(4, together=True), IDS, several(3), seed=0)
-        say_what_is_alone(MarginMSELoss(), ScoredPairPlanner(120), IDS, several(3), seed=0)
-        say_what_is_alone(CoSENTLoss(), ScoredPairPlanner(4), IDS, several(1), seed=0)
-        say_what_is_alone(MarginMSELoss(), PairPlanner(4), IDS, several(1), seed=0)
+        check_scores(MarginMSELoss(), ScoredPairPlanner(4, together=True), IDS, several(3), seed=0)
+        check_scores(MarginMSELoss(), ScoredPairPlanner(120), IDS, several(3), seed=0)
+        check_scores(CoSENTLoss(), ScoredPairPlanner(4), IDS, several(1), seed=0)
+        check_scores(MarginMSELoss(), PairPlanner(4), IDS, several(1), seed=0)
     assert caplog.messages == []
 
 
@@ -59,7 +59,7 @@ def test_an_anchor_needs_two_candidates_somewhere() -> None:
     with pytest.raises(
         DataError, match="none of the 40 anchors has more than one: give several rows for each"
     ):
-        say_what_is_alone(MarginMSELoss(), ScoredPairPlanner(4), IDS, several(1), seed=0)
+        check_scores(MarginMSELoss(), ScoredPairPlanner(4), IDS, several(1), seed=0)
 
 
 def test_the_loss_is_chosen_by_the_data(

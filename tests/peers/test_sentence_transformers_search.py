@@ -20,6 +20,7 @@ from sentence_transformers.util import cos_sim, mine_hard_negatives, pairwise_co
 from torch import Tensor, nn
 
 from lit_metric.data import PairRelations
+from lit_metric.index import Embeddings
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, TripletMetrics
 from lit_metric.mining import AbsoluteMargin, MaxScore, Miner, NegativeFilter, RelativeMargin
 from tests.metrics.items import clustered
@@ -44,11 +45,11 @@ class Model(Stored):
 
 FILTERS: dict[str, tuple[list[NegativeFilter], dict[str, float]]] = {
     "none": ([], {}),
-    "relative margin": ([RelativeMargin(0.95)], {"relative_margin": 0.05}),
+    "relative margin": ([RelativeMargin(0.05)], {"relative_margin": 0.05}),
     "absolute margin": ([AbsoluteMargin(0.1)], {"absolute_margin": 0.1}),
     "largest score": ([MaxScore(0.4)], {"max_score": 0.4}),
     "all": (
-        [MaxScore(0.6), AbsoluteMargin(0.05), RelativeMargin(0.9)],
+        [MaxScore(0.6), AbsoluteMargin(0.05), RelativeMargin(0.1)],
         {"max_score": 0.6, "absolute_margin": 0.05, "relative_margin": 0.1},
     ),
 }
@@ -83,10 +84,9 @@ def test_mining(name: str, seed: int) -> None:
     for row in mined:
         theirs.setdefault(int(row["query"]), []).append(int(row["negative"]))
     relations = PairRelations(asked, found, None, torch.arange(queries + documents))
-    miner = Miner(candidates=wanted, filters=filters)
+    miner = Miner(top_k=wanted, filters=filters)
     table = miner.mine(
-        vectors,
-        torch.arange(queries + documents),
+        Embeddings(torch.arange(queries + documents), vectors),
         relations,
         anchors=asked,
         corpus=torch.arange(queries, queries + documents),
@@ -136,8 +136,8 @@ def test_evaluator_of_search(seed: int) -> None:
     metric.update(vectors[queries:], torch.arange(queries, total), corpus=True)
     found = {name: float(value) for name, value in metric.compute().items()}
     names = {
-        "accuracy": "recall",
-        "recall": "hit_rate",
+        "accuracy": "hit_rate",
+        "recall": "recall",
         "precision": "precision",
         "ndcg": "ndcg",
         "map": "map",

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_metric.data import LabelRelations
+from lit_metric.index import Embeddings
 from lit_metric.mining import (
     AbsoluteMargin,
     Candidates,
     Draw,
+    DrawContext,
     MaxScore,
     Miner,
-    Moment,
     NegativeTable,
-    Pool,
     PositiveScores,
     RankRange,
     RelativeMargin,
@@ -30,12 +30,12 @@ from lit_metric.mining import (
     UniformWindow,
     WithRandom,
 )
-from lit_metric.mining.draw import random_negatives
 from lit_metric.mining.hashing import hashed, permuted, uniform
 from tests.peers.cases import count
 
 NUMBERS = st.integers(-(2**40), 2**40)
-MOMENTS = st.builds(Moment, NUMBERS, st.integers(0, 1000), st.integers(0, 10**6))
+MOMENTS = st.tuples(NUMBERS, st.integers(0, 1000), st.integers(0, 10**6))
+"""Seed, epoch and step."""
 
 
 def found(data: st.DataObject, items: int = 30) -> Candidates:
@@ -52,10 +52,10 @@ def found(data: st.DataObject, items: int = 30) -> Candidates:
     return Candidates(anchors, ids.masked_fill(empty, -1), scores.masked_fill(empty, -math.inf), positives)
 
 
-def pool(items: int = 1100) -> Pool:
-    return Pool(
-        torch.arange(30), LabelRelations(torch.arange(items), [*map(str, range(items))], torch.arange(items))
-    )
+def context(moment: tuple[int, int, int], items: int = 1100) -> DrawContext:
+    """Random negatives come from the first 30 items, each of a class of its own."""
+    relations = LabelRelations(torch.arange(items), [*map(str, range(items))], torch.arange(items))
+    return DrawContext(*moment, torch.arange(30), relations)
 
 
 DRAWS: dict[str, Draw] = {
@@ -76,9 +76,9 @@ def test_draws(name: str, data: st.DataObject) -> None:
     count("property", "draws")
     draw, candidates, moment = DRAWS[name], found(data), data.draw(MOMENTS)
     number = data.draw(st.integers(1, 6))
-    picked = draw.pick(candidates, number, moment, pool())
+    picked = draw.pick(candidates, number, context(moment))
     assert picked.shape == (len(candidates.anchors), number)
-    assert torch.equal(picked, draw.pick(candidates, number, moment, pool()))
+    assert torch.equal(picked, draw.pick(candidates, number, context(moment)))
     row = data.draw(st.integers(0, len(picked) - 1))
     alone = Candidates(
         candidates.anchors[[row]],
@@ -86,7 +86,7 @@ def test_draws(name: str, data: st.DataObject) -> None:
         candidates.scores[[row]],
         candidates.positives.select(torch.tensor([row])),
     )
-    assert draw.pick(alone, number, moment, pool()).tolist() == [picked[row].tolist()]  # in any company
+    assert draw.pick(alone, number, context(moment)).tolist() == [picked[row].tolist()]  # in any company
     for own, some in zip(picked.tolist(), candidates.ids.tolist(), strict=True):
         there = [one for one in own if one >= 0]
         assert own == there + [-1] * (number - len(there))
@@ -115,7 +115,9 @@ def test_random_negatives_never_break_the_relations(data: st.DataObject) -> None
         data.draw(st.lists(st.integers(0, 8), min_size=len(anchors), max_size=len(anchors)))
     )
     taken = torch.tensor([[some[0], -1]] * len(anchors))
-    picked = random_negatives(anchors, counts, taken, data.draw(MOMENTS), Pool(torch.tensor(some), relations))
+    picked = DrawContext(*data.draw(MOMENTS), torch.tensor(some), relations).random_negatives(
+        anchors, counts, taken
+    )
     may = relations.negative(anchors, torch.arange(len(names)))
     for row, (own, number) in enumerate(zip(picked.tolist(), counts.tolist(), strict=True)):
         there = [one for one in own if one >= 0]
@@ -132,7 +134,7 @@ def test_filters_by_score_and_rank(data: st.DataObject) -> None:
     rules = {
         MaxScore(0.3): lambda score, positive: score < 0.3,
         AbsoluteMargin(0.2): lambda score, positive: math.isnan(positive) or score < positive - 0.2,
-        RelativeMargin(0.8): lambda score, positive: (
+        RelativeMargin(0.2): lambda score, positive: (
             math.isnan(positive) or score < min(0.8 * positive, positive)
         ),
     }
@@ -213,8 +215,8 @@ def test_mining_against_a_loop(data: st.DataObject) -> None:
     vectors = torch.nn.functional.normalize(torch.randn(len(names), 6, generator=generator), dim=1)
     wanted, ceiling = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([math.inf, 0.3]))
     filters = [] if math.isinf(ceiling) else [MaxScore(ceiling)]
-    miner = Miner(candidates=wanted, filters=filters)
-    table = miner.mine(vectors, torch.arange(len(names)), relations)
+    miner = Miner(top_k=wanted, filters=filters)
+    table = miner.mine(Embeddings(torch.arange(len(names)), vectors), relations)
     for anchor, row in zip(table.anchors.tolist(), table.ids.tolist(), strict=True):
         expected = nearest(vectors, relations, anchor, ceiling, wanted)
         assert row == expected + [-1] * (len(row) - len(expected)), anchor

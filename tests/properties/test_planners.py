@@ -27,8 +27,7 @@ from lit_metric.batching import (
 )
 from lit_metric.batching.plan import even_lengths, share
 from lit_metric.data import DataError, LabelRelations, Relations, UnionRelations
-from tests.batching.geometry import scattered
-from tests.batching.judgements import clashes, facts, judged, pairs_of
+from tests.batching.cases import clashes, facts, judged, pairs_of, scattered
 from tests.peers.cases import count
 
 SEEDS = st.integers(-(2**40), 2**40)
@@ -49,7 +48,10 @@ def labelled(data: st.DataObject) -> LabelRelations:
 OF_CLASSES: dict[str, Callable[[int, int], BatchPlanner]] = {
     "pk": lambda p, k: PKPlanner(p, k),
     "pk uniform": lambda p, k: PKPlanner(p, k, "uniform"),
+    "pk sqrt": lambda p, k: PKPlanner(p, k, "sqrt"),
     "n-pair": lambda p, k: NPairPlanner(p + 1),
+    "n-pair sqrt": lambda p, k: NPairPlanner(p + 1, "sqrt"),
+    "n-pair uniform": lambda p, k: NPairPlanner(p + 1, "uniform"),
     "shuffle": lambda p, k: ShufflePlanner(p + k),
     "stratified": lambda p, k: StratifiedPlanner(p + k, power=k / 3, together=min(k, 2)),
     "hard pk": lambda p, k: HardPKPlanner(p, k, pool=p + 2),
@@ -110,9 +112,8 @@ def test_classes(name: str, data: st.DataObject) -> None:
     plan = keeps_its_word(data, OF_CLASSES[name](classes, each), relations)
     labels = relations.labels
     sizes = torch.bincount(labels[labels >= 0], minlength=len(relations.classes))
-    enough = {"n-pair": (classes + 1, 2), "negative class": (classes + 1, 2)}.get(name, (1, 1))
-    if "pk" in name:
-        enough = classes, 1
+    in_pairs = name.startswith("n-pair") or name == "negative class"
+    enough = (classes + 1, 2) if in_pairs else (classes, 1) if "pk" in name else (1, 1)
     assert (plan is not None) == (int((sizes >= enough[1]).sum()) >= enough[0])
     if plan is None:
         return
@@ -123,10 +124,16 @@ def test_classes(name: str, data: st.DataObject) -> None:
             held = Counter(labels[anchors].tolist())
             assert held == {label: min(each, int(sizes[label])) for label in held}
             assert len(held) == classes
-        elif name in ("n-pair", "negative class"):
+            assert anchors == candidates
+        elif in_pairs:
             assert labels[anchors].tolist() == labels[candidates].tolist()
             assert len({*labels[anchors].tolist()}) == len(anchors) == classes + 1
             assert not {*anchors} & {*candidates}
+    # As many batches as make an epoch about as large as the data.
+    drawn, size = int(sizes[sizes >= enough[1]].sum()), classes + each
+    if "pk" in name or in_pairs:
+        size = (classes + 1) * 2 if in_pairs else classes * each
+    assert len(plan) == -(-drawn // size)
     if name in ("shuffle", "clusters"):
         assert sorted(plan.anchors.values.tolist()) == (labels >= 0).nonzero()[:, 0].tolist()
 

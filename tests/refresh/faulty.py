@@ -29,7 +29,7 @@ def arm(faults: str) -> None:
     client.MODULE = __name__
 
 
-def arm_as_told() -> None:
+def arm_from_environment() -> None:
     """Have workers come with the faults that the environment names."""
     arm(os.environ[VARIABLE])
 
@@ -46,7 +46,7 @@ def reached(point: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "raise":
-        raise OSError(f"a fault at {point!r}, as {VARIABLE} asks for")
+        raise OSError(f"a fault at {point!r}, by {VARIABLE}")
     time.sleep(float(action))
 
 

@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_metric import MetricDataModule, MetricLearner, Miner, Refresh
+from lit_metric.callbacks import MiningCallback
 from lit_metric.data import Batch
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable
@@ -65,8 +66,14 @@ class Tables(pl.Callback):
         plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
         drawn = torch.empty(0, dtype=torch.int64)
         if version:
-            drawn = data.miner.draw(
-                self.opened[version], batch.anchor_ids, data.relations, data.seed, epoch, batch_idx
+            drawn = self.opened[version].draw(
+                data.miner.draw,
+                data.miner.negatives,
+                batch.anchor_ids,
+                data.relations,
+                data.seed,
+                epoch,
+                batch_idx,
             )
         self.drawn.append(sorted({*plan.candidates[batch_idx].tolist(), *drawn[drawn >= 0].tolist()}))
 
@@ -107,9 +114,9 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     Args:
         small: the small world.
         folder: of the run.
-        options: ``resume`` from this checkpoint, ``save`` after so many steps, ``pause`` at this batch,
-            ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``, ``max_tokens``, and
-            what else is an argument of the miner or of ``Refresh``.
+        options: ``resume`` from this checkpoint, ``save`` after this number of steps, ``pause`` at this
+            batch, ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``,
+            ``max_tokens``, and arguments of the miner and of ``Refresh``.
     """
     resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
     workers, prefetch = options.pop("workers", 0), options.pop("prefetch", 1)
@@ -118,11 +125,11 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
     places = options.pop("places", {})
     encoded = {"max_tokens": options.pop("max_tokens")} if "max_tokens" in options else {}
     learner = options.pop("learner", None) or small.learner(dropout=0.1)
-    usual = {"candidates": 6, "negatives": 2, "delay": DELAY, "reuse_training_embeddings": False}
+    usual = {"top_k": 6, "negatives": 2, "delay": DELAY, "reuse_training_embeddings": False}
     miner, refresh = split({**usual, **options})
     data = small.data(miner=miner, refresh=refresh, num_workers=workers, prefetch_factor=prefetch, **encoded)
     watch, tables = Watch(), Tables()
-    callbacks = [watch, tables, *callbacks]
+    callbacks = [MiningCallback(), watch, tables, *callbacks]  # it sets the threads that Tables notes
     if save is not None:
         saving = {"every_n_train_steps": save, "save_top_k": -1, "auto_insert_metric_name": False}
         callbacks.append(ModelCheckpoint(folder / "checkpoints", "{step}", **saving))
@@ -169,7 +176,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if faulty.VARIABLE in os.environ:
-        faulty.arm_as_told()
+        faulty.arm_from_environment()
     root, folder, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     done = fit(Small(root), folder, **options)
     (folder / "weights").write_text(done.weights)

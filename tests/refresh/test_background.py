@@ -14,6 +14,7 @@ import torch
 from lit_metric import Refresh
 from lit_metric.encoders import MaxPooling
 from lit_metric.evaluation import encode_split
+from lit_metric.index import Embeddings
 from lit_metric.mining import Miner, NegativeTable, versions
 from lit_metric.refresh import MiningFailed, client
 from tests.refresh import faulty
@@ -61,7 +62,7 @@ def mined(small: Small, done: Fit, step: int, half: bool = False) -> NegativeTab
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         parts = [*encode_split(learner.encoder, data, ids)]
     vectors, order = (torch.cat(part) for part in zip(*parts, strict=True))
-    return miner.mine(vectors.float()[order.argsort()], ids, data.relations, data.seed)
+    return miner.mine(Embeddings(ids, vectors.float()[order.argsort()]), data.relations, data.seed)
 
 
 def test_a_table_is_that_of_the_weights_when_they_were_copied(small: Small, undisturbed: Fit) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.data import Batch
+from lit_metric.index import Embeddings
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable, UniformWindow, versions
 from lit_metric.refresh.snapshot import fingerprint
@@ -44,7 +45,15 @@ class Drawn(pl.Callback):
         self.planned.append(plan.candidates[batch_idx].tolist())
         assert batch.anchor_ids.tolist() == plan.anchors[batch_idx].tolist()
         self.negatives.append(
-            data.miner.draw(self.table, batch.anchor_ids, data.relations, data.seed, epoch, batch_idx)
+            self.table.draw(
+                data.miner.draw,
+                data.miner.negatives,
+                batch.anchor_ids,
+                data.relations,
+                data.seed,
+                epoch,
+                batch_idx,
+            )
         )
 
 
@@ -62,7 +71,7 @@ def test_batches_meet_what_was_drawn_for_them_and_nothing_that_is_like_them(
     rows = questions(36, seed=0)
     wrong = [(text, f"intent{(int(label[-1]) + 1) % 6}") for text, label in rows]
     train = write_csv(tmp_path / "train.csv", [*rows, *wrong])
-    miner = Miner(candidates=8, negatives=3, filters=[])
+    miner = Miner(top_k=8, negatives=3, filters=[])
     data, watch, drawn = fit(
         small, tmp_path / "run", miner, train=train, validation=small / "test.csv", num_workers=workers
     )
@@ -83,7 +92,7 @@ def test_batches_meet_what_was_drawn_for_them_and_nothing_that_is_like_them(
 
 
 def test_a_new_table_for_every_epoch(small: Small, tmp_path: Path) -> None:
-    data, _, drawn = fit(small, tmp_path, Miner(candidates=5, draw=UniformWindow(0, 3)))
+    data, _, drawn = fit(small, tmp_path, Miner(top_k=5, draw=UniformWindow(0, 3)))
     folder = tmp_path / "negatives"
     assert versions(folder) == [2, 3]  # the first is collected
     for epoch in (1, 2):
@@ -96,7 +105,7 @@ def test_a_new_table_for_every_epoch(small: Small, tmp_path: Path) -> None:
 def test_a_table_is_of_the_training_items_and_the_weights_of_the_moment(small: Small, tmp_path: Path) -> None:
     learner, data = (
         small.learner(dropout=0.4),
-        small.data(miner=Miner(candidates=5), refresh=Refresh("never")),
+        small.data(miner=Miner(top_k=5), refresh=Refresh("never")),
     )
     untrained = small.learner().encoder
     trainer(tmp_path, max_epochs=3).fit(learner, data)
@@ -104,7 +113,7 @@ def test_a_table_is_of_the_training_items_and_the_weights_of_the_moment(small: S
     ids = data.splits["train"]
     vectors = torch.from_numpy(untrained.encode([data.texts_of(item)[0] for item in ids.tolist()]))
     assert data.miner is not None
-    expected = data.miner.mine(vectors, ids, data.relations, data.seed)
+    expected = data.miner.mine(Embeddings(ids, vectors), data.relations, data.seed)
     table = NegativeTable.open(tmp_path / "negatives", 1, data.corpus)
     assert table.anchors.tolist() == ids.tolist()
     assert table.overlap(expected) > 0.99  # but for ties, the same neighbours
@@ -114,7 +123,7 @@ def test_a_table_is_of_the_training_items_and_the_weights_of_the_moment(small: S
 
 
 def test_mining_is_logged(small: Small, tmp_path: Path) -> None:
-    data = small.data(miner=Miner(candidates=5), refresh=Refresh(mode="inline"))
+    data = small.data(miner=Miner(top_k=5), refresh=Refresh(mode="inline"))
     trainer(tmp_path, logger=RunLogger("run", str(tmp_path))).fit(small.learner(), data)
     mined = [row for row in rows(tmp_path / "run") if "mining/seconds" in row]
     assert [row["step"] for row in mined] == ["0", "5"]

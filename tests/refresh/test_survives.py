@@ -133,7 +133,8 @@ def fit_on_nodes(root: Path, folder: Path, apart: bool) -> Any:
     places = ranks.machines(2) if apart else ranks.places(2)
     done = fit(Small(root), folder, places=places, max_tokens=60, epochs=2)
     tables = [contents(done.negatives / f"v{version:06d}") for version in (1, 2)]
-    left = sorted(path.name for path in done.negatives.iterdir() if not path.name.startswith("v0"))
+    # Rank zero removes the worker's files, maybe after the other rank has come here.
+    left = [] if dist.get_rank() else sorted(path.name for path in done.negatives.glob("[!v]*"))
     return done.weights, done.tables.versions, tables, left
 
 
@@ -144,7 +145,7 @@ def test_on_two_machines_the_worker_of_rank_zero_mines_for_all(
     assert [versions for _, versions, *_ in together] == [[1] * 8 + [2] * 2] * 2
     apart = pool.run(fit_on_nodes, small.root, tmp_path / "apart", True)
     assert apart == together
-    assert [left for *_, left in apart] == [["worker.log"]] * 2
+    assert [left for *_, left in apart] == [["worker.log"], []]
 
 
 def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Path) -> None:
@@ -161,7 +162,8 @@ def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Pa
         trainer__accelerator="cpu",
         trainer__max_epochs=2,
     )
-    code = "from tests.refresh import faulty; from lit_metric.cli import main; faulty.arm_as_told(); main()"
+    imports = "from tests.refresh.faulty import arm_from_environment; from lit_metric.cli import main"
+    code = f"{imports}; arm_from_environment(); main()"
     config = f"--config={ROOT / 'configs' / 'banking77.yaml'}"
     done = subprocess.run(
         [sys.executable, "-c", code, "fit", config, *given],

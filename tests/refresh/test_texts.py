@@ -31,7 +31,7 @@ def miner(guide: str) -> Miner:
     return Miner(
         proposer=JoinedProposer([NeighbourProposer(), BM25Proposer()], "round_robin"),
         filters=[DuplicateFilter(0.999), GuideFilter(EncoderGuide(guide), margin=0.01, positives=100)],
-        candidates=4,
+        top_k=4,
         sample=0,
     )
 
@@ -76,7 +76,7 @@ def test_people_read_the_texts_of_the_sample(
     keyed = [f"{row},row{number}" for number, row in enumerate(rows[1:])]
     (tmp_path / "keyed.csv").write_text("\n".join([f"{rows[0]},name", *keyed]) + "\n")
     keyed_data: Any = {"train": str(tmp_path / "keyed.csv"), "text": "text", "label": "label", "key": "name"}
-    data = small.data(**keyed_data, miner=Miner(candidates=4), refresh=times(mode), test=None)
+    data = small.data(**keyed_data, miner=Miner(top_k=4), refresh=times(mode), test=None)
     trainer(tmp_path, max_epochs=2).fit(small.learner(), data)
     assert data.refresher is not None
     tables = data.refresher.task.tables

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
 from lit_metric.data import Batch, DataError
-from lit_metric.mining import NegativeTable, TableVectors, versions
+from lit_metric.mining import NegativeTable, open_vectors, versions
 from lit_metric.refresh import InlineRefresher
 from lit_metric.refresh.schedule import TableUses, Timetable
 from lit_metric.refresh.snapshot import Bank, Snapshot, fingerprint, trained
@@ -42,7 +42,7 @@ class Planned(pl.Callback):
         epoch = trainer.current_epoch
         if not self.versions or batch_idx == 0:
             self.versions.append(data.refresher.version(EPOCH * epoch))
-            vectors = TableVectors(data.refresher.task.tables, data.corpus)(self.versions[-1])
+            vectors = open_vectors(data.refresher.task.tables, self.versions[-1], data.corpus)
             self.plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch, vectors)
         assert batch.anchor_ids.tolist() == self.plan.anchors[batch_idx].tolist()
         planned = self.plan.candidates[batch_idx].tolist()
@@ -56,7 +56,7 @@ class Fit:
         resume, save, steps = (options.pop(name, None) for name in ("resume", "save", "steps"))
         planner = options.pop("planner", None) or HardPKPlanner(4, 3, pool=5)
         workers = options.pop("workers", 0)
-        miner, refresh = split({"candidates": 6, "negatives": 2, "mode": "inline", **options})
+        miner, refresh = split({"top_k": 6, "negatives": 2, "mode": "inline", **options})
         self.data = small.data(
             miner=miner, refresh=refresh, planner=planner, num_workers=workers, prefetch_factor=1
         )
@@ -134,7 +134,7 @@ def test_vectors_are_those_of_the_weights_of_the_moment(small: Small, tmp_path: 
     done = Fit(small, tmp_path, every="never", steps=1)
     ids = done.data.splits["train"].sort().values
     texts = [done.data.texts_of(item)[0] for item in ids.tolist()]
-    vectors = TableVectors(done.tables, done.data.corpus)(1)
+    vectors = open_vectors(done.tables, 1, done.data.corpus)
     assert vectors.values.dtype == np.float16
     assert isinstance(vectors.values, np.memmap)
     assert vectors.ids.tolist() == ids.tolist()
@@ -158,7 +158,7 @@ def test_the_worker_publishes_the_vectors_of_the_bank(small: Small, tmp_path: Pa
     worker = Worker(spec, settings)
     job = Job(5, str(tmp_path / "weights.safetensors"), 5, 1, bank=str(tmp_path / "bank"), fresh_from=4)
     answer = worker.refresh(job)
-    vectors = TableVectors(tmp_path / "tables", data.corpus)(answer.version)
+    vectors = open_vectors(tmp_path / "tables", answer.version, data.corpus)
     assert answer.report["encoded"] == pytest.approx(1 - 20 / len(task.ids))
     np.testing.assert_allclose(vectors.values[:20], known.numpy(), atol=1e-3)
     own = learner.encoder.encode([data.texts_of(item)[0] for item in task.ids[20:].tolist()])

@@ -15,7 +15,7 @@ import torch
 from lit_metric import AttentionPooling, MetricDataModule, Miner, TextEncoder, TwoTowerEncoder
 from lit_metric.data import Pairs
 from lit_metric.encoders import MaxPooling
-from lit_metric.index import FaissIndex
+from lit_metric.index import Embeddings, FaissIndex
 from lit_metric.mining import (
     DuplicateFilter,
     JoinedProposer,
@@ -41,7 +41,7 @@ def task_of(small: Small, folder: Path) -> tuple[MiningTask, Any, Any]:
     # Indexes at two depths that would take more threads than the process may; the filter drops nothing.
     inner = JoinedProposer([NeighbourProposer(FaissIndex("Flat", threads=8)), NeighbourProposer()])
     unlike = DuplicateFilter(2.0, index=FaissIndex("Flat", threads=8))
-    miner = Miner(proposer=inner, filters=[RelativeMargin(), unlike], candidates=20)
+    miner = Miner(proposer=inner, filters=[RelativeMargin(), unlike], top_k=20)
     encoder = small.learner().encoder
     sources = {"train": small / "many_train.csv", "test": small / "many_test.csv"}
     data = small.data(**sources, validation_share=0.1, max_tokens=512, miner=miner)
@@ -100,7 +100,7 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
     assert (table.manifest["step"], table.manifest["epoch"]) == (7, 1)
     assert table.manifest["tokenizer"] == task.tokenizer
     ids = data.splits["train"].sort().values
-    expected = Miner(candidates=20).mine(vectors_of(encoder, data, ids), ids, data.relations)
+    expected = Miner(top_k=20).mine(Embeddings(ids, vectors_of(encoder, data, ids)), data.relations)
     assert table.overlap(expected) > 0.99  # but for ties
 
 
@@ -122,7 +122,7 @@ def test_it_encodes_what_the_bank_lacks_and_takes_the_rest(small: Small, tmp_pat
     expected[100:200] = marked[100:]
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
     found = NegativeTable.open(tmp_path / "tables", answer.version)
-    wanted = Miner(candidates=20).mine(expected, task.ids, data.relations)
+    wanted = Miner(top_k=20).mine(Embeddings(task.ids, expected), data.relations)
     assert found.overlap(wanted) > 0.99
 
 
@@ -138,7 +138,7 @@ def test_queries_are_mined_among_documents_by_two_towers_one_of_them_frozen(
         cache_dir=small / "cache",
         validation_share=0.1,
         max_tokens=512,
-        miner=Miner(candidates=5, filters=[]),
+        miner=Miner(top_k=5, filters=[]),
     )
     encoder = TwoTowerEncoder(
         TextEncoder(small / "backbone", dropout=0.0, projection=8),
@@ -163,8 +163,8 @@ def test_queries_are_mined_among_documents_by_two_towers_one_of_them_frozen(
         table = NegativeTable.open(tmp_path / "tables", answer.version, data.corpus)
         assert table.anchors.tolist() == anchors.sort().values.tolist()
         assert set(table.ids[table.ids >= 0].tolist()) <= set(corpus.tolist())
-        wanted = Miner(candidates=5, filters=[]).mine(
-            vectors_of(encoder, data, ids), ids, data.relations, anchors=anchors, corpus=corpus
+        wanted = Miner(top_k=5, filters=[]).mine(
+            Embeddings(ids, vectors_of(encoder, data, ids)), data.relations, anchors=anchors, corpus=corpus
         )
         assert table.overlap(wanted) > 0.97
 

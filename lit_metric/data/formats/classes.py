@@ -7,7 +7,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,20 +54,13 @@ class LabelledItems:
 
     def select(self, places: Sequence[int]) -> LabelledItems:
         """The items at the given places."""
-
-        def chosen(given: Sequence | None) -> list | None:
-            return None if given is None else [given[place] for place in places]
-
-        return LabelledItems(
-            [self.rows[place] for place in places],
-            [self.labels[place] for place in places],
-            self.kind,
-            chosen(self.keys),
-            chosen(self.roles),
-            chosen(self.weights),
-            chosen(self.groups),
-            [self.places[place] for place in places],
-        )
+        columns = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
+        chosen: dict[str, Any] = {
+            name: [values[place] for place in places]
+            for name, values in columns.items()
+            if values is not None
+        }
+        return replace(self, **chosen)
 
 
 def unify_names(counts: Mapping[str, int], normalize: bool) -> dict[str, str]:

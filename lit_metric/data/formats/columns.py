@@ -131,7 +131,7 @@ def missing(value: Any) -> bool:
 
 
 def stands_for_missing(value: object) -> bool:
-    """Whether a cell says that its value is missing, as a string.
+    """Whether a cell holds a string such as ``"NaN"`` for a missing value.
 
     Example:
         >>> stands_for_missing(" NaN "), stands_for_missing("none of these")

@@ -101,7 +101,7 @@ class Labels(Supervision):
                 f"label={label!r} and labels={labels!r} were both given; items have one label or several"
             )
         if weights and not tags:
-            raise DataError(f"weights={weights!r} are those of tags; name the column of tags with tags=")
+            raise DataError(f"weights={weights!r} need tags; name the column of tags with tags=")
         if not 0 <= overlap <= 1:
             raise ValueError(f"overlap is a share of labels, in [0, 1], not {overlap}")
         if unlabelled not in ("error", "negatives_if_mined", "ignore"):

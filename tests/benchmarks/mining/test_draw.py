@@ -16,6 +16,7 @@ from benchmarks.mining import draw
 from benchmarks.results import Finished
 from lit_metric.configurable import rebuilt
 from lit_metric.data import LabelRelations
+from lit_metric.index import Embeddings
 from lit_metric.mining import Miner, UniformWindow
 from tests.small import Small
 
@@ -39,8 +40,8 @@ def test_hidden_positives_among_the_drawn_are_counted(tmp_path: Path) -> None:
     vectors = torch.tensor([[1, 0.0], [1, 0.1], [0, 1], [0.1, 1], [1, 0.05], [0.05, 1]])
     shown = ["a", "a", "b", "b", None, None]
     relations = LabelRelations.from_names(shown, torch.arange(6), "negative")  # type: ignore[arg-type]
-    miner = Miner(candidates=3, negatives=1, filters=[], draw=UniformWindow(0, 1))
-    table = miner.mine(vectors, torch.arange(6), relations)
+    miner = Miner(top_k=3, negatives=1, filters=[], draw=UniformWindow(0, 1))
+    table = miner.mine(Embeddings(torch.arange(6), vectors), relations)
     settings = {"corpus": "c", "tokenizer": "t", "weights": "w", "step": 0, "epoch": 0}
     table.save(tmp_path / "negatives", **settings)
     found = draw.hidden_positives(tmp_path, ["a", "a", "b", "b", "a", "b"], seed=0, steps=(0,))

@@ -247,7 +247,7 @@ def test_every_script_survives(tmp_path):
     [
         ({"label": "a", "labels": "b"}, "label='a' and labels='b' were both given"),
         ({"text": "a", "fields": {"t": "b"}}, r"text='a' and fields={'t': 'b'} were both given"),
-        ({"weights": "w"}, "weights='w' are those of tags; name the column of tags with tags="),
+        ({"weights": "w"}, "weights='w' need tags; name the column of tags with tags="),
         ({"overlap": 2.0}, r"overlap is a share of labels, in \[0, 1\], not 2.0"),
         ({"unlabelled": "drop"}, "unlabelled must be 'error', 'negatives_if_mined' or 'ignore', not 'drop'"),
     ],
