@@ -1,10 +1,12 @@
 # Needs Python 3.10 or newer, git and make. Everything is installed into .venv, once for each of the extras used.
 #   make demo PYTHON=python3.12       another interpreter
 #   make test ARGS="tests/losses -x"  arguments for pytest
+#   make test JOBS=0                  tests one after another, so that a debugger can be used
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 ARGS ?=
+JOBS ?= 2
 RUN := $(VENV)/bin/python
 
 .PHONY: help demo test test-peers newcomer lint docs clean \
@@ -49,7 +51,7 @@ bench-attention: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.attention --seeds 3 --out runs/bench-attention $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 newcomer: EMPTY := $(CURDIR)/.newcomer
 newcomer:
