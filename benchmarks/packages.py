@@ -112,7 +112,7 @@ def unseen_scores(
     from benchmarks.neighbours import knn_scores
     from lit_metric import load
 
-    encoder, vote = load(folder), vote_temperature(folder)
+    encoder, vote = load(folder), knn_temperature(folder)
     train, tests = only["train"], {"only-unseen": only["test"], "all-tags": everything["test"]}
     corpus = encoder.encode(train.tags)
     scores = {
@@ -135,10 +135,10 @@ def check_saved(folder: Path, scores: Scores, expected: Scores) -> None:
         )
 
 
-def vote_temperature(folder: Path) -> float | None:
+def knn_temperature(folder: Path) -> float | None:
     """How neighbours vote in the evaluations of a run, by its config."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    temperature = config["model"]["init_args"].get("vote_temperature")
+    temperature = config["model"]["init_args"].get("knn_temperature")
     return None if temperature is None else float(temperature)
 
 
@@ -180,7 +180,7 @@ def print_examples(console: Console, folder: Path, expected: Scores) -> None:
     train, test = splits["train"], splits["test"]
     encoder, frozen = load(folder), FrozenTags.of(train, test)
     trained = encoder.encode(train.tags), encoder.encode(test.tags)
-    vote = vote_temperature(folder)
+    vote = knn_temperature(folder)
     check_saved(folder, knn_scores(trained[0], train.sections, trained[1], test.sections, vote), expected)
     console.print("\nTest items drawn at random, and the training items nearest to them:", style="bold")
     for example in examples(train, test, [(frozen.encode(train.tags), frozen.encode(test.tags)), trained]):

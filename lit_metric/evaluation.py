@@ -40,10 +40,10 @@ class Evaluation(nn.Module):
         split: whose items are the queries.
         ks: list lengths of recall and precision.
         knn: numbers of voting neighbours.
-        temperature: of the votes; see :class:`~lit_metric.metrics.NeighbourMetrics`.
-        graded: list lengths of nDCG and its like, where relevance is more than a class.
-        filtered: list lengths of filtered hits, where pairs are to be left out of the ranking.
-        space: whether to measure how the queries lie in their space, too.
+        knn_temperature: of the votes; see :class:`~lit_metric.metrics.NeighbourMetrics`.
+        graded: list lengths of nDCG, MAP and recall, where relevance is more than a class.
+        filtered: list lengths of filtered hits, where relations exclude pairs from the ranking.
+        space: whether to add `SpaceMetrics` of the queries.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Evaluation(nn.Module):
         split: str,
         ks: tuple[int, ...] = (1, 5, 10),
         knn: tuple[int, ...] = (1, 10),
-        temperature: float | None = None,
+        knn_temperature: float | None = None,
         graded: tuple[int, ...] = (10,),
         filtered: tuple[int, ...] = (1, 3, 10),
         space: bool = False,
@@ -68,7 +68,7 @@ class Evaluation(nn.Module):
                 labels if classify else None,
                 ks,
                 knn if classify else (),
-                temperature=temperature,
+                knn_temperature=knn_temperature,
                 class_counts=data.class_counts if classify and one_each else None,
                 graded=() if one_each else graded,
                 filtered=filtered if getattr(data.relations, "ignores", False) else (),
@@ -88,20 +88,24 @@ class Evaluation(nn.Module):
             self.triplets = TripletMetrics(*columns, triplets.groups)
 
     def names(self) -> set[str]:
-        """Everything that :meth:`compute` may return."""
+        """All names that :meth:`compute` may return."""
         each = (self.in_corpus, self.among_queries, self.space, self.pairs, self.triplets)
         return {name for metrics in each if metrics is not None for name in metrics.names()}
 
     def searched(self, role: str) -> str | None:
-        """As what the items of a role are to be given again, all of them, where not all were asked for: as
-        those that are searched. None: nothing searches them."""
+        """The role under which all items of ``role`` are searched, for an evaluation of some queries only.
+
+        None: nothing searches them.
+        """
         if role == "corpus":
             return role
         return None if self.among_queries is None else "others"
 
     def update(self, embeddings: Tensor, ids: Tensor, role: str) -> None:
-        """Add ``embeddings [n, d]`` of the items ``ids [n]``; as ``others``, what queries search that search
-        their own split, of which they may then be a part."""
+        """Add ``embeddings [n, d]`` of the items ``ids [n]``.
+
+        The role ``others`` is for queries that search their own split: all items of it, the queries included.
+        """
         if self.among_queries is not None and role == "others":
             self.among_queries.update(embeddings, ids, corpus=True)
             return
@@ -116,7 +120,7 @@ class Evaluation(nn.Module):
                 given.update(embeddings, ids)
 
     def compute(self, partial: bool = False) -> dict[str, float]:
-        """All values, over all processes; then start anew.
+        """All values, over all processes; then reset.
 
         Args:
             partial: leave out given pairs and triplets of which an item was not given.
@@ -141,7 +145,7 @@ class Evaluation(nn.Module):
 class MixtureEvaluation(nn.Module):
     """The evaluations of a split of several data sets.
 
-    Names of metrics are ``NAME/METRIC``. Besides, there is ``mean``, that of the data sets' main metrics (see
+    Names of metrics are ``NAME/METRIC``. ``mean`` is the mean of the data sets' main metrics (see
     :attr:`~lit_metric.MetricDataModule.main_metric`), without those that can't be measured.
 
     Args:
@@ -160,7 +164,7 @@ class MixtureEvaluation(nn.Module):
         self.main = {name: part.headlines(split)[0] for name, part in parts.items()}
 
     def names(self) -> set[str]:
-        """Everything that :meth:`compute` may return."""
+        """All names that :meth:`compute` may return."""
         parts: list[Any] = [*self.parts]
         each = zip(self.starts, parts, strict=True)
         return {MEAN, *(f"{name}/{metric}" for name, part in each for metric in part.names())}
@@ -191,12 +195,12 @@ class MixtureEvaluation(nn.Module):
 
 
 def evaluation_of(data: EvaluationView, split: str, **options: Any) -> Evaluation | MixtureEvaluation:
-    """What is measured of a split, whether ``data`` is one data set or several."""
+    """The evaluation of a split, of one data set or of several."""
     return (MixtureEvaluation if data.parts else Evaluation)(data, split, **options)
 
 
 def _finish(metrics: Metric | None, **options: bool) -> dict[str, float]:
-    """What a metric comes to, nothing if there is none; it then starts anew."""
+    """The values of a metric, which is then reset; none for None."""
     if metrics is None:
         return {}
     values = {name: float(value) for name, value in metrics.compute(**options).items()}
@@ -234,6 +238,31 @@ def encode_batch(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
     return vectors[batch.anchors], batch.anchor_ids
 
 
+def encode_roles(
+    encoder: Encoder,
+    data: MetricDataModule,
+    split: str,
+    evaluation: Evaluation | MixtureEvaluation,
+    rank: int = 0,
+    world_size: int = 1,
+    shown: str | None = None,
+    searched_only: bool = False,
+) -> None:
+    """Encode the items of each role of ``split`` and give them to its evaluation; all ranks together.
+
+    Args:
+        encoder, data, split, evaluation: what to encode, and for whom.
+        rank, world_size: this process among all.
+        shown: the title of a bar, None for none.
+        searched_only: encode only what queries search, after some of the queries were encoded elsewhere.
+            Queries that search fewer items would get higher values.
+    """
+    for role, name in data.roles(split).items():
+        if (target := evaluation.searched(role) if searched_only else role) is not None:
+            for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size, shown):
+                evaluation.update(vectors, ids, target)
+
+
 def evaluate(
     encoder: Encoder,
     data: MetricDataModule,
@@ -243,31 +272,8 @@ def evaluate(
     world_size: int = 1,
     shown: str | None = None,
 ) -> dict[str, float]:
-    """Encode what the evaluation of ``split`` needs and measure it; all ranks together, if several.
-
-    ``shown`` is the title of a bar.
-    """
+    """Encode what the evaluation of ``split`` needs and measure it; arguments as in `encode_roles`."""
     evaluation.to(encoder.device)
-    for role, name in data.roles(split).items():
-        for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size, shown):
-            evaluation.update(vectors, ids, role)
+    encode_roles(encoder, data, split, evaluation, rank, world_size, shown)
     with stage("searching neighbours", shown is not None and rank == 0):
         return evaluation.compute()
-
-
-def encode_searched(
-    encoder: Encoder,
-    data: MetricDataModule,
-    split: str,
-    evaluation: Evaluation | MixtureEvaluation,
-    rank: int = 0,
-    world_size: int = 1,
-) -> None:
-    """Encode all that queries of ``split`` search, where only some of them were encoded; all ranks together.
-
-    Among fewer items there is less to be mistaken for, so the numbers would rise.
-    """
-    for role, name in data.roles(split).items():
-        if again := evaluation.searched(role):
-            for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size):
-                evaluation.update(vectors, ids, again)

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,11 +18,8 @@ from lit_metric.encoders.description import encoder_in, read_checkpoint
 from lit_metric.encoders.pooling import ACTIVATIONS
 from lit_metric.encoders.pretrained import HUB_ID, locate, quietly
 from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, find_file
-from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY, TextTokenizer
+from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY
 from lit_metric.store import PACKAGE
-
-if TYPE_CHECKING:
-    from sentence_transformers.sentence_transformer.modules import Dense
 
 log = logging.getLogger(__name__)
 
@@ -144,103 +141,83 @@ def export(encoder: Encoder, folder: str | Path) -> None:
     Raises:
         ValueError: for an encoder that sentence-transformers has no modules for.
     """
-    folder = Path(folder)
+    towers = {"": encoder}
     if isinstance(encoder, TwoTowerEncoder):
-        towers = [(_exportable(getattr(encoder, name)), folder / name) for name in TOWERS]
-    else:
-        towers = [(_exportable(encoder), folder)]
-    for tower, place in towers:
-        _export_text(tower, place)
+        towers = {name: getattr(encoder, name) for name in TOWERS}
+    checked = {name: (tower, *_exportable(tower)) for name, tower in towers.items()}
+    for name, (tower, mode, prompts) in checked.items():
+        assert isinstance(tower, TextEncoder)
+        _export_text(tower, mode, prompts, Path(folder, name))
 
 
-def _exportable(encoder: Encoder) -> TextEncoder:
-    """The encoder, if sentence-transformers has modules for all of it."""
+def _exportable(encoder: Encoder) -> tuple[str, dict[str, str] | None]:
+    """The pooling mode and the prompts of an encoder that sentence-transformers has modules for."""
+    lacking = ""
     if not isinstance(encoder, TextEncoder):
+        lacking = f"counterpart of {type(encoder).__name__}"
+    elif type(encoder.pooling) not in POOLINGS.values():
+        lacking = f"{type(encoder.pooling).__name__}, only {', '.join(POOLINGS)}"
+    elif encoder.tokenizer.replacements:
+        lacking = f"counterpart of replacements={encoder.tokenizer.replacements}"
+    if lacking or not isinstance(encoder, TextEncoder):
+        other = ", or export its text tower, encoder.text" if hasattr(encoder, "text") else ""
         raise ValueError(
-            f"sentence-transformers has no counterpart of {type(encoder).__name__}: keep the folder that "
-            "Encoder.save wrote and read it with lit_metric.load"
-            + (", or export its text tower, encoder.text" if hasattr(encoder, "text") else "")
+            f"sentence-transformers has no {lacking}: keep the folder that Encoder.save wrote and read it "
+            f"with lit_metric.load{other}"
         )
-    if type(encoder.pooling) not in POOLINGS.values():
-        raise ValueError(
-            f"sentence-transformers has no {type(encoder.pooling).__name__}, only {', '.join(POOLINGS)}: "
-            "keep the folder that Encoder.save wrote and read it with lit_metric.load"
-        )
-    if encoder.tokenizer.replacements:
-        raise ValueError(
-            f"sentence-transformers has no counterpart of replacements={encoder.tokenizer.replacements}: "
-            "keep the folder that Encoder.save wrote and read it with lit_metric.load"
-        )
-    _prompts(encoder.tokenizer)
-    return encoder
-
-
-def _export_text(encoder: TextEncoder, folder: Path) -> None:
-    # Here, as it takes seconds, and nothing else needs it.
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
-
     tokenizer = encoder.tokenizer
-    encoder.backbone.save(folder, pad=True)
-    transformer = quietly(
-        Transformer, str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
-    )
     mode = next(name for name, pooling in POOLINGS.items() if type(encoder.pooling) is pooling)
-    pooling = ReferencePooling(encoder.backbone.hidden_size, mode, include_prompt=tokenizer.pool_prompt)
-    modules: list[torch.nn.Module] = [transformer, pooling]
-    modules += [_dense(layer) for layer in encoder.projection if isinstance(layer, Projection)]
-    if encoder.normalize:
-        modules.append(Normalize())
-    default = DEFAULT if tokenizer.prompt else None
-    model = quietly(
-        SentenceTransformer,
-        modules=modules,
-        device="cpu",
-        prompts=_prompts(tokenizer),
-        default_prompt_name=default,
-        truncate_dim=encoder.truncate_dim,
-    )
-    quietly(model.save, str(folder))
-    if tokenizer.max_lengths:
-        _add_lengths(folder / "config_sentence_transformers.json", tokenizer)
-
-
-def _prompts(tokenizer: TextTokenizer) -> dict[str, str] | None:
-    """All prompts by name. Those of queries and documents are always said: sentence-transformers takes what
-    isn't said for an empty prompt, and not for the default one."""
     if not tokenizer.prompt and not tokenizer.prompts:
-        return None
+        return mode, None
+    # Always those of queries and documents: where one is missing, sentence-transformers takes an empty prompt
+    # and not the default one.
     prompts = {role: tokenizer.prompt_of(role) for role in TOWERS} | tokenizer.prompts
     if tokenizer.prompt and prompts.setdefault(DEFAULT, tokenizer.prompt) != tokenizer.prompt:
         raise ValueError(
             f"the prompt of the role {DEFAULT!r} differs from that of texts without a role, which an export "
             "gives this name: rename the role"
         )
-    return prompts
+    return mode, prompts
 
 
-def _add_lengths(config: Path, tokenizer: TextTokenizer) -> None:
+def _export_text(encoder: TextEncoder, mode: str, prompts: dict[str, str] | None, folder: Path) -> None:
+    # Here, as it takes seconds, and nothing else needs it.
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    tokenizer = encoder.tokenizer
+    encoder.backbone.save(folder, pad=True)
+    transformer = quietly(
+        Transformer, str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
+    )
+    pooling = Pooling(encoder.backbone.hidden_size, mode, include_prompt=tokenizer.pool_prompt)
+    modules: list[torch.nn.Module] = [transformer, pooling]
+    for layer in encoder.projection:
+        assert isinstance(layer, Projection)
+        activation = ACTIVATIONS[layer.activation]()
+        dense = Dense(layer.linear.in_features, layer.dimension, layer.bias, activation_function=activation)
+        with torch.no_grad():
+            dense.linear.load_state_dict(layer.linear.state_dict())
+        modules.append(dense)
+    if encoder.normalize:
+        modules.append(Normalize())
+    model = quietly(
+        SentenceTransformer,
+        modules=modules,
+        device="cpu",
+        prompts=prompts,
+        default_prompt_name=DEFAULT if tokenizer.prompt else None,
+        truncate_dim=encoder.truncate_dim,
+    )
+    quietly(model.save, str(folder))
+    if not tokenizer.max_lengths:
+        return
+    config = folder / "config_sentence_transformers.json"
     content = json.loads(config.read_text(encoding="utf-8")) | {MAX_LENGTHS: tokenizer.max_lengths}
     config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    lengths = ", ".join(f"{role}: {length}" for role, length in tokenizer.max_lengths.items())
     log.warning(
         "sentence-transformers has one length for all texts and cuts them to %d tokens; the lengths by role "
         "(%s) stay in the export for lit_metric.load",
         tokenizer.max_length,
-        lengths,
+        ", ".join(f"{role}: {length}" for role, length in tokenizer.max_lengths.items()),
     )
-
-
-def _dense(layer: Projection) -> Dense:
-    from sentence_transformers.sentence_transformer.modules import Dense
-
-    dense = Dense(
-        layer.linear.in_features,
-        layer.dimension,
-        layer.bias,
-        activation_function=ACTIVATIONS[layer.activation](),
-    )
-    with torch.no_grad():
-        dense.linear.load_state_dict(layer.linear.state_dict())
-    return dense

@@ -15,6 +15,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "lit_metric.batching": {
         "DataSet": "MixturePart",
+        "ItemVectors": "lit_metric.index.Embeddings",
         "resume_epoch": "use resume_position, which gives the epoch and the step",
     },
     "lit_metric.data": {
@@ -42,8 +43,11 @@ NAMES: dict[str, dict[str, str]] = {
     "lit_metric.mining": {
         "AbsoluteMax": "MaxScore",
         "MarginFilter": "AbsoluteMargin",
+        "Moment": "DrawContext",
         "PercentageFilter": "RelativeMargin",
+        "Pool": "DrawContext",
         "RankWindow": "RankRange",
+        "TableVectors": "use open_vectors, a function",
         "collect": "collect_versions",
     },
 }
@@ -51,19 +55,29 @@ NAMES: dict[str, dict[str, str]] = {
 
 ARGUMENTS: dict[str, dict[str, str]] = {
     "lit_metric.batching.PlanSampler": {
-        "planned_fn": "use before_fn, which may act, and version_fn, which only looks",
         "epoch_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
+        "planned_fn": "use before_fn, which may act, and version_fn, which only looks",
         "start_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
     },
-    "lit_metric.clusters.k_means": {"metric": "similarity"},
-    "lit_metric.clusters.nearest_centres": {"metric": "similarity"},
-    "lit_metric.data.Labels": {"unlabelled=candidates": "negatives_if_mined"},
+    "lit_metric.clusters.k_means": {
+        "metric": "similarity",
+    },
+    "lit_metric.clusters.nearest_centres": {
+        "metric": "similarity",
+    },
+    "lit_metric.data.Labels": {
+        "unlabelled=candidates": "negatives_if_mined",
+    },
     "lit_metric.datamodule.MetricDataModule": {
         "test_against": "test_corpus",
         "validate_against": "validation_corpus",
     },
-    "lit_metric.index.ExactIndex": {"metric": "similarity"},
-    "lit_metric.index.FaissIndex": {"metric": "similarity"},
+    "lit_metric.index.ExactIndex": {
+        "metric": "similarity",
+    },
+    "lit_metric.index.FaissIndex": {
+        "metric": "similarity",
+    },
     "lit_metric.losses.InfoNCELoss": {
         "other_positives": "use positives_in_denominator: true (in) or false (out)",
     },
@@ -71,11 +85,28 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "certain": "labelled_relations",
         "drawn": "mined_negatives",
     },
+    "lit_metric.mining.AbsoluteMargin": {
+        "reference": "positive_score",
+    },
+    "lit_metric.mining.BM25Proposer": {
+        "metric": "similarity",
+    },
+    "lit_metric.mining.ClusterProposer": {
+        "metric": "similarity",
+    },
+    "lit_metric.mining.GuideFilter": {
+        "reference": "positive_score",
+    },
+    "lit_metric.mining.MaxScore": {
+        "maximum": "max_score",
+    },
     "lit_metric.mining.Miner": {
+        "candidates": "top_k",
         "cold_start": "use data.refresh.first_table: before_training (mine), in_background (in_batch)",
         "delay": "data.refresh.delay",
         "device": "data.refresh.device",
         "free_refresh": "data.refresh.reuse_training_embeddings",
+        "max_fetch": "max_scanned",
         "max_staleness": "leave it out; a table is at most every + delay - 1 batches old",
         "mode": "use data.refresh.mode: inline or scheduled, which takes the place of eager, too",
         "refresh": "data.refresh.every",
@@ -84,10 +115,30 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "threads": "data.refresh.threads",
         "timeout": "data.refresh.timeout",
     },
+    "lit_metric.mining.NegativeTable": {
+        "metric": "similarity",
+    },
+    "lit_metric.mining.RandomProposer": {
+        "metric": "similarity",
+    },
+    "lit_metric.mining.RankRange": {
+        "start": "range_min",
+        "stop": "range_max",
+    },
+    "lit_metric.mining.RelativeMargin": {
+        "reference": "positive_score",
+        "share": "use margin: 1 - share, so 0.05 in place of 0.95",
+    },
+    "lit_metric.mining.SimANS": {
+        "reference": "positive_score",
+    },
 }
 """Arguments by class, function or ``Class.method``. ``name=value`` is one value of an argument."""
 
 METHODS: dict[str, dict[str, str]] = {
+    "lit_metric.batching.BatchPlanner": {
+        "plan_by": "use plan(ids, relations, seed, epoch, vectors=...)",
+    },
     "lit_metric.data.Batch": {
         "drawn": "mined_negatives",
     },
@@ -106,6 +157,9 @@ METHODS: dict[str, dict[str, str]] = {
     "lit_metric.losses.Pairs": {
         "targets": "use rows(start, stop, targets=True).target",
     },
+    "lit_metric.mining.Miner": {
+        "source": "use TableNegatives",
+    },
 }
 """Methods and attributes of instances, by class."""
 
@@ -114,6 +168,7 @@ METRICS: dict[str, str] = {}
 
 OPTIONS: dict[str, dict[str, str]] = {
     "mine": {
+        "--candidates": "--top_k",
         "--filter": "--filters",
         "--max-tokens": "--data.max_tokens",
         "--seed": "--data.seed",

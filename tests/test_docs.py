@@ -299,7 +299,7 @@ def test_every_metric_is_explained() -> None:
     assert {"knn10_f1_micro", "ndcg@10", "pair_ap", "tot", "nmi", "filtered_mrr"} < names
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`([\w@]+)`", page))
-    names = {re.sub(r"^(recall|precision|hits)@\d+", r"\1@k", name) for name in names}
+    names = {re.sub(r"^(hit_rate|precision|hits)@\d+", r"\1@k", name) for name in names}
     general = {re.sub(r"knn1_", "knn10_", name) for name in names}
     assert {name for name in general if name not in told} == set()
 

@@ -110,25 +110,22 @@ def with_shipped_configs(given: list[str]) -> list[str]:
     Raises:
         ValueError: when there is neither such a file nor such a config.
     """
-    arguments = list(given)
-    for place, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option not in ("-c", "--config"):
-            continue
-        if equals:
-            arguments[place] = f"{option}={_config(value)}"
-        elif place + 1 < len(arguments):
-            arguments[place + 1] = _config(arguments[place + 1])
-    return arguments
-
-
-def _config(value: str) -> str:
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
-    if Path(value).is_file():
-        return value
-    if value in shipped:
-        return str(shipped[value])
-    near = listed(most_similar(shipped, value)[:3])
-    raise ValueError(
-        f"--config {value}: there is no such file, and no config of that name; nearest are {near}"
-    )
+    arguments = list(given)
+    for place, argument in enumerate(given):
+        option, equals, value = argument.partition("=")
+        if option not in ("-c", "--config") or not (equals or place + 1 < len(given)):
+            continue
+        value = value if equals else given[place + 1]
+        if Path(value).is_file():
+            continue
+        if value not in shipped:
+            near = listed(most_similar(shipped, value)[:3])
+            raise ValueError(
+                f"--config {value}: there is no such file, and no config of that name; nearest are {near}"
+            )
+        if equals:
+            arguments[place] = f"{option}={shipped[value]}"
+        else:
+            arguments[place + 1] = str(shipped[value])
+    return arguments

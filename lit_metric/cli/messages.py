@@ -98,18 +98,16 @@ def _told(reason: str, classes: list[str], keys: list[str], given: list[str]) ->
         public = [name for name in dir(importlib.import_module(match[1])) if name[:1].isupper()]
         return f"there is no {match[2]!r} in {match[1]}; nearest are {_nearest(match[2], public)}"
     if match := NAME.fullmatch(reason):
-        near = _nearest(match[1], _classes())
+        packages = ("batching", "callbacks", "data", "encoders", "index", "losses", "mining", "modules")
+        modules = [importlib.import_module(f"lit_metric.{name}") for name in packages]
+        classes = [
+            name for module in modules for name in module.__all__ if inspect.isclass(getattr(module, name))
+        ]
+        near = _nearest(match[1], classes)
         return f"there is no class {match[1]!r}; nearest are {near}; or give the whole path of your own"
     if TYPE.fullmatch(reason) and given:
         return f"{reason}. Got value: {given[0]}"
     return reason
-
-
-def _classes() -> list[str]:
-    """The names of all public classes."""
-    packages = ("batching", "callbacks", "data", "encoders", "index", "losses", "mining", "modules")
-    modules = [importlib.import_module(f"lit_metric.{name}") for name in packages]
-    return [name for module in modules for name in module.__all__ if inspect.isclass(getattr(module, name))]
 
 
 def _found(path: str) -> type | None:

@@ -51,11 +51,8 @@ class Parser(ArgumentParser):
         new = renamed.get(option) or option.replace("-", "_").replace("__", "--", 1)
         if new in options or option in renamed:
             return refusal(option, new)
-        return f"there is no option {option}; nearest are {', '.join(_nearest(options, option))}"
-
-
-def _nearest(options: Sequence[str], wanted: str) -> list[str]:
-    return sorted(options, key=lambda each: -SequenceMatcher(None, each, wanted).ratio())[:3]
+        near = sorted(options, key=lambda each: -SequenceMatcher(None, each, option).ratio())[:3]
+        return f"there is no option {option}; nearest are {', '.join(near)}"
 
 
 def parser_of(name: str) -> ArgumentParser:

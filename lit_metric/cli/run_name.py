@@ -39,7 +39,10 @@ def name_run(config: Any, fit: bool) -> Path | None:
     Raises:
         ValueError: when names contradict each other or have no effect, or there is no such checkpoint.
     """
-    loggers = _loggers(config.trainer.get("logger"))
+    given = config.trainer.get("logger")
+    arguments = [getattr(each, "init_args", None) for each in (given if isinstance(given, list) else [given])]
+    # Those loggers whose folder is SAVE_DIR/NAME.
+    loggers: list[Any] = [each for each in arguments if each and each.get("save_dir") and "name" in each]
     if not loggers:
         if config.get("name"):
             raise ValueError(f"--name {config.name} has no effect, as no logger has a folder to name")
@@ -123,12 +126,6 @@ def remove_unused(folder: Path) -> None:
             empty.rmdir()
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
-
-
-def _loggers(given: Any) -> list[Any]:
-    """Arguments of those loggers whose folder is ``SAVE_DIR/NAME``."""
-    arguments = [getattr(each, "init_args", None) for each in (given if isinstance(given, list) else [given])]
-    return [each for each in arguments if each is not None and each.get("save_dir") and "name" in each]
 
 
 def _known(folder: Path, keyword: str) -> Path:

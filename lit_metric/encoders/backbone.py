@@ -139,7 +139,7 @@ class Backbone(nn.Module):
             self.model.get_parameter(name).requires_grad_(False)
 
     def forward(self, tokens: Ragged) -> Ragged:
-        """``[T]`` token ids to ``[T, h]`` last hidden states, ragged alike."""
+        """``[T]`` token ids to ``[T, h]`` last hidden states, with the same offsets."""
         states: Tensor
         if self.way == "packed":
             states = packed_forward(self.model, tokens)

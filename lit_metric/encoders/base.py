@@ -80,7 +80,7 @@ class Encoder(Configurable, nn.Module, ABC):
         mode."""
 
     def check_items(self, items: list[Any], places: Sequence[int] | None = None) -> None:
-        """Refuse what this encoder can't encode; everything passes where a class doesn't say.
+        """Check that this encoder can encode them; without a check of the class, all pass.
 
         Args:
             items: to be encoded.
@@ -263,9 +263,9 @@ class Encoder(Configurable, nn.Module, ABC):
                 arguments[name] = Encoder.restore(folder / part, trust_remote_code, own)
         if trust_remote_code and "trust_remote_code" in arguments:
             arguments["trust_remote_code"] = True
-        told = {"class_path": spec["class_path"], "init_args": arguments}
+        described = {"class_path": spec["class_path"], "init_args": arguments}
         with nullcontext() if weights is None else weights_given(given):
-            encoder = build(told, trust_remote_code=trust_remote_code)
+            encoder = build(described, trust_remote_code=trust_remote_code)
         if not isinstance(encoder, Encoder):
             raise ValueError(f"{folder / CONFIG} describes a {type(encoder).__name__}, which is no encoder")
         if weights is not None or not encoder.on_meta:

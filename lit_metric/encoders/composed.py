@@ -85,7 +85,7 @@ class SetEncoder(Encoder):
 
     def pool(self, texts: Tensor, items: Ragged, weights: Tensor | None = None) -> Tensor:
         """``[U, d]`` text vectors and ``I`` rows of positions among them to ``[I, dimension]``; ``weights``
-        say how much each of the positions counts in its row."""
+        are how much each of the positions counts in its row."""
         if self.training and self.tag_dropout > 0:
             places = torch.arange(len(items.values), device=items.values.device)
             kept = drop_values(Ragged(places, items.offsets), self.tag_dropout)
@@ -94,7 +94,7 @@ class SetEncoder(Encoder):
         if self.normalize_texts:
             texts = unit_rows(texts)
         states = Ragged(take_rows(texts, items.values), items.offsets)
-        # Poolings of other people may know nothing of weights.
+        # Poolings from elsewhere may take no weights.
         pooled = self.pooling(states) if weights is None else self.pooling(states, weights)
         return widen(self.projection(pooled))
 

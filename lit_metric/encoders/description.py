@@ -44,7 +44,7 @@ def describe(encoder: Encoder) -> Description:
     with tempfile.TemporaryDirectory() as place:
         encoder.write(Path(place), weights=False)
         files = [path for path in sorted(Path(place).rglob("*")) if path.is_file()]
-        return {path.relative_to(place).as_posix(): _text(path.read_bytes()) for path in files}
+        return {path.relative_to(place).as_posix(): as_text(path.read_bytes()) for path in files}
 
 
 def build_described(
@@ -66,7 +66,7 @@ def build_described(
             if not path.resolve().is_relative_to(Path(place).resolve()):
                 raise ValueError(f"the description of an encoder has a file {name!r} outside of its folder")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(_bytes(content))
+            path.write_bytes(as_bytes(content))
         return Encoder.restore(Path(place), trust_remote_code, weights)
 
 
@@ -88,8 +88,8 @@ def check_rebuildable(encoder: Encoder) -> Description:
         "its __init__, which hands those of its base class on, as in "
         "`def __init__(self, backbone, **options): super().__init__(backbone, **options)`"
     )
-    for cls in {type(module) for module in encoder.modules() if not _installed(type(module))}:
-        if "<locals>" in cls.__qualname__:
+    for cls in {type(module) for module in encoder.modules()}:
+        if "<locals>" in cls.__qualname__ and not cls.__module__.startswith(("torch.", "transformers.")):
             raise ValueError(
                 f"{cls.__module__}.{cls.__qualname__} is defined inside a function, so that a saved encoder "
                 "can't name it: move it to the top of a module"
@@ -102,15 +102,36 @@ def check_rebuildable(encoder: Encoder) -> Description:
             )
     files = describe(encoder)
     try:
-        copy = _copied(files, encoder)
+        try:
+            with torch.device("meta"):
+                copy = build_described(files, trust_remote_code=True)
+        except Exception:  # an encoder may compute with its weights when it is built
+            copy = build_described(files, encoder.state_dict(), trust_remote_code=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(
             f"{name} can't be built again from its description ({type(error).__name__}: {reason}). {advice}"
         ) from error
-    if odd := _differences(encoder, copy):
+    before, after = aspects_of(encoder), aspects_of(copy)
+    if odd := [
+        f"{each} was {before.get(each, 'missing')}, is {after.get(each, 'missing')}"
+        for each in {**before, **after}
+        if before.get(each) != after.get(each)
+    ]:
         raise ValueError(f"{name} differs when it is built again: {shortened(odd)}. {advice}")
     return files
+
+
+def aspects_of(encoder: Encoder) -> dict[str, Any]:
+    """What makes an encoder what it is, but for the values of weights, by names for messages."""
+    aspects: dict[str, Any] = {"dimension": encoder.dimension, "normalize": encoder.normalize}
+    for name, module in encoder.named_modules():
+        aspects[f"the class of {name}"] = type(module).__qualname__
+        if isinstance(module, Backbone):
+            used = module.tokenizer
+            aspects |= {f"{each} of {name}": getattr(used, each) for each in SETTINGS}
+            aspects[f"the tokens of {name}"] = used.tokenize([SAMPLE])
+    return aspects | {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -158,37 +179,8 @@ def encoder_in(checkpoint: Mapping[str, Any], path: str | Path, trust_remote_cod
     return build_described(described["encoder"], weights, trust_remote_code)
 
 
-def _copied(files: Description, encoder: Encoder) -> Encoder:
-    try:
-        with torch.device("meta"):
-            return build_described(files, trust_remote_code=True)
-    except Exception:  # an encoder may compute with its weights when it is built
-        return build_described(files, encoder.state_dict(), trust_remote_code=True)
-
-
-def _differences(encoder: Encoder, copy: Encoder) -> list[str]:
-    """What differs between an encoder and its copy, but for weights."""
-    kept, made = _aspects(encoder), _aspects(copy)
-    names = [name for name in {**kept, **made} if kept.get(name) != made.get(name)]
-    return [f"{name} was {kept.get(name, 'missing')}, is {made.get(name, 'missing')}" for name in names]
-
-
-def _aspects(encoder: Encoder) -> dict[str, Any]:
-    aspects: dict[str, Any] = {"dimension": encoder.dimension, "normalize": encoder.normalize}
-    for name, module in encoder.named_modules():
-        aspects[f"the class of {name}"] = type(module).__qualname__
-        if isinstance(module, Backbone):
-            used = module.tokenizer
-            aspects |= {f"{each} of {name}": getattr(used, each) for each in SETTINGS}
-            aspects[f"the tokens of {name}"] = used.tokenize([SAMPLE])
-    return aspects | {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-
-
-def _installed(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] in {"lit_metric", "torch", "transformers"}
-
-
-def _text(content: bytes) -> str:
+def as_text(content: bytes) -> str:
+    """A file's content as a text: itself, or base64 of what is no UTF-8."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -196,7 +188,6 @@ def _text(content: bytes) -> str:
     return text if not text.startswith(BINARY) else BINARY + base64.b64encode(content).decode()
 
 
-def _bytes(content: str) -> bytes:
-    if content.startswith(BINARY):
-        return base64.b64decode(content.removeprefix(BINARY))
-    return content.encode()
+def as_bytes(text: str) -> bytes:
+    """What :func:`as_text` was given."""
+    return base64.b64decode(text.removeprefix(BINARY)) if text.startswith(BINARY) else text.encode()

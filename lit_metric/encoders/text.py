@@ -116,15 +116,15 @@ class TextEncoder(Encoder):
         freeze_parameters(self.backbone.model, freeze)
 
     @staticmethod
-    def _components(given: int | None, said: int | None, projected: bool, whole: int) -> int | None:
+    def _components(given: int | None, source: int | None, projected: bool, whole: int) -> int | None:
         """The components that are kept, None for all, by the argument, else by the source."""
-        if given is None and said is not None and said < whole:
+        if given is None and source is not None and source < whole:
             if projected:
                 raise ValueError(
-                    f"the source keeps truncate_dim={said} components, and a projection comes after it: give "
-                    "truncate_dim yourself, as many as the projection has to keep all"
+                    f"the source keeps truncate_dim={source} components, and a projection comes after it: "
+                    "give truncate_dim yourself, as many as the projection has to keep all"
                 )
-            return said
+            return source
         if given is not None and not 1 <= given <= whole:
             raise ValueError(f"truncate_dim is {given}; vectors have {whole} components")
         return None if given == whole else given
@@ -298,7 +298,7 @@ def length_chunks(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:
 
 
 class FrozenTable:
-    """One vector per text of a vocabulary, each computed when it is first asked for.
+    """One vector per text of a vocabulary, each computed when it is first needed.
 
     A vocabulary id alone can mislead (another data set has other texts), so each entry also keeps a hash of
     the text's tokens, and of how many of them are kept out of pooling; an id that comes back with others is

@@ -38,19 +38,19 @@ NO_ROLE = (
 TOKENIZE_AT_ONCE = 8192
 
 HUGE = 10**6
-"""Tokenizers that know no limit say so with a number beyond all reason."""
+"""Tokenizers without a limit give a larger number as their limit."""
 
 
 class TextTokenizer:
     """Tokenises whole texts, prompt and special tokens included.
 
-    A text may have a role, such as "query" or "document", with a prompt and a length of its own. A role that
-    nothing is said of is encoded as texts without a role are; as in sentence-transformers, the role
-    "document" also goes by the names "passage" and "corpus".
+    A text may have a role, such as "query" or "document", with a prompt and a length of its own. Roles
+    without a prompt or length of their own use the defaults. As in sentence-transformers, the role "document"
+    also has the names "passage" and "corpus".
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        max_length: texts are cut to so many tokens, special ones included.
+        max_length: texts are cut to this number of tokens, special ones included.
         prompt: put before every text.
         lower_case: lower-case texts, and the prompt, first.
         replacements: strings to be replaced in texts before anything else, one after the other in this order.
@@ -152,11 +152,11 @@ class TextTokenizer:
 
     @property
     def roles(self) -> list[str]:
-        """The roles that something is said of, under all their names."""
-        said = dict.fromkeys([*self.prompts, *self.max_lengths])
-        if any(name in said for name in DOCUMENT_NAMES):
-            said[DOCUMENT_NAMES[0]] = None
-        return list(said)
+        """The roles with a prompt or a length of their own, under all their names."""
+        names = dict.fromkeys([*self.prompts, *self.max_lengths])
+        if any(name in names for name in DOCUMENT_NAMES):
+            names[DOCUMENT_NAMES[0]] = None
+        return list(names)
 
     def tokenize(self, texts: list[str], role: str | None = None) -> list[list[int]]:
         """Token ids of each text, at most ``max_length`` of them, all in one role."""
@@ -172,7 +172,7 @@ class TextTokenizer:
         return self._ids([prompt + text for text in texts], role)
 
     def tokenize_ragged(self, texts: list[str], role: str | None = None) -> Ragged:
-        """See :meth:`tokenize`; compactly, as ``len(texts)`` rows. The log says how many texts are cut."""
+        """See :meth:`tokenize`; here the rows are ragged, and the log says how many texts were cut."""
         ids, lengths, cut = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
         for start in range(0, len(texts), TOKENIZE_AT_ONCE):
             rows, longer = self.tokenize_and_count(texts[start : start + TOKENIZE_AT_ONCE], role)
@@ -213,7 +213,7 @@ class TextTokenizer:
         return joined.select(order), skip[order] if any(counts) else None
 
     def prompt_tokens(self, role: str | None = None) -> int:
-        """How many leading tokens of a text in this role poolings are not to see: those of its prompt, unless
+        """How many leading tokens of a text in this role poolings don't see: those of its prompt, unless
         ``pool_prompt``.
 
         Raises:
@@ -264,7 +264,7 @@ class TextTokenizer:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
             content = json.loads(backend.to_str())
-            # calls change these two, and every call here says what it wants
+            # Calls change these two, and every call here gives them.
             return {key: value for key, value in content.items() if key not in ("truncation", "padding")}
         return [type(self.tokenizer).__name__, self.tokenizer.get_vocab(), repr(self.tokenizer.init_kwargs)]
 
@@ -314,7 +314,7 @@ class TowerTokenizers:
 
     @property
     def roles(self) -> list[str]:
-        """Those of the towers, and what else something is said of."""
+        """Those of the towers, and others with a prompt or a length of their own."""
         return list(dict.fromkeys([QUERY, DOCUMENT_NAMES[0], *self.document.roles]))
 
     @property

@@ -1,19 +1,92 @@
-"""What neighbours say about an embedding: retrieval, k-NN classification, given pairs, collapse."""
+"""How good embeddings are: retrieval, k-NN classification, given pairs, their spread.
 
-from lit_metric.metrics.collapse import CollapseMonitor
-from lit_metric.metrics.functional import collapse_reason
+Each metric is a `torchmetrics.Metric`; the pure functions beneath are here too.
+"""
+
+from lit_metric.metrics.classification import (
+    accuracy_by_frequency,
+    f1_macro,
+    f1_micro,
+    knn_predict,
+    knn_predict_labels,
+    macro_accuracy,
+    prediction_counts,
+)
+from lit_metric.metrics.collapse import (
+    CollapseMonitor,
+    collapse_reason,
+    effective_rank,
+    effective_rank_of_gram,
+    mean_pairwise_cosine,
+    pairwise_spread,
+)
 from lit_metric.metrics.given import PairMetrics, TripletMetrics
 from lit_metric.metrics.neighbours import NeighbourMetrics
-from lit_metric.metrics.space import SpaceMetrics
+from lit_metric.metrics.ranking import (
+    MRR,
+    HitRateAtK,
+    MAPAtK,
+    MAPAtR,
+    NDCGAtK,
+    PrecisionAtK,
+    Ranking,
+    RecallAtK,
+    RetrievalMetric,
+    RPrecision,
+)
+from lit_metric.metrics.retrieval import (
+    filtered_rank,
+    hit_rate_at_k,
+    map_at_k,
+    map_at_r,
+    ndcg_at_k,
+    precision_at_k,
+    r_precision,
+    recall_at_k,
+    reciprocal_rank,
+)
+from lit_metric.metrics.space import SpaceMetrics, alignment, uniformity
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [
+    "MRR",
     "CollapseMonitor",
+    "HitRateAtK",
+    "MAPAtK",
+    "MAPAtR",
+    "NDCGAtK",
     "NeighbourMetrics",
     "PairMetrics",
+    "PrecisionAtK",
+    "RPrecision",
+    "Ranking",
+    "RecallAtK",
+    "RetrievalMetric",
     "SpaceMetrics",
     "TripletMetrics",
+    "accuracy_by_frequency",
+    "alignment",
     "collapse_reason",
+    "effective_rank",
+    "effective_rank_of_gram",
+    "f1_macro",
+    "f1_micro",
+    "filtered_rank",
+    "hit_rate_at_k",
+    "knn_predict",
+    "knn_predict_labels",
+    "macro_accuracy",
+    "map_at_k",
+    "map_at_r",
+    "mean_pairwise_cosine",
+    "ndcg_at_k",
+    "pairwise_spread",
+    "precision_at_k",
+    "prediction_counts",
+    "r_precision",
+    "recall_at_k",
+    "reciprocal_rank",
+    "uniformity",
 ]
 
 refuse_old_names(__name__)

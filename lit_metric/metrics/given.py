@@ -1,26 +1,26 @@
-"""Metrics of pairs and triplets that the data set gives, as they stand and without a search."""
+"""Metrics of the pairs and triplets in a data set, without a search."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from lit_metric.index import Similarity
-from lit_metric.metrics.embeddings import EmbeddingMetric, float32_by_default
-from lit_metric.metrics.functional import average_precision, pearson, spearman, triplet_order
+from lit_metric.metrics.base import EmbeddingMetric, float32_by_default
 
 CHUNK = 2**16
-"""Pairs whose vectors are laid side by side at once."""
+"""Pairs in one block of products."""
 
 
 class GivenMetric(EmbeddingMetric):
-    """Keeps the embeddings of those items that stand in given tuples of ids.
+    """Keeps the embeddings of the items that occur in given tuples of ids.
 
     Args:
-        columns: ids ``[T]`` by the name of what they are.
+        columns: ids ``[T]`` by name.
         similarity: ``"cosine"`` or ``"dot"``.
         kwargs: passed to `torchmetrics.Metric`.
 
@@ -36,23 +36,19 @@ class GivenMetric(EmbeddingMetric):
         if any(shape != shapes[0] or len(shape) != 1 for shape in shapes):
             raise ValueError(f"{', '.join(columns)} must be vectors of one length, got {shapes}")
         self.register_buffer("wanted", torch.cat([*columns.values()]).unique(), persistent=False)
-        self.columns = [*columns]
+        self.tuple_names = [*columns]
         for name, ids in columns.items():
             self.register_buffer(name, ids, persistent=False)
 
     def update(self, embeddings: Tensor, ids: Tensor) -> None:
-        """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``; others than those asked for
-        are not kept.
+        """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``; items that occur in no
+        tuple are not kept.
 
         Raises:
-            ValueError: shapes disagree, with each other or with what was given before.
+            ValueError: shapes disagree, with each other or with earlier ones.
         """
         kept = torch.isin(ids, self.wanted.to(ids.device))
         self._collect(embeddings[kept], ids[kept])
-
-    @abstractmethod
-    def names(self) -> set[str]:
-        """Everything that `compute` may return."""
 
     def _similarity(self, items: tuple[Tensor, Tensor], first: Tensor, second: Tensor) -> Tensor:
         """``[T]`` float64, of the items with the ids ``first [T]`` and ``second [T]``."""
@@ -65,10 +61,10 @@ class GivenMetric(EmbeddingMetric):
         return torch.cat(parts)
 
     def _complete(self, partial: bool) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """All items, as `_items` gives them, and ``[T]`` bool, of which tuples all were given.
+        """All items, as from `_items`, and ``[T]`` bool: the tuples that are complete.
 
         Raises:
-            ValueError: an item was not given, unless a ``partial`` answer is enough, or as `_items`.
+            ValueError: an item is missing and the answer may not be ``partial``, or as `_items`.
         """
         vectors, ids = self._items()
         missing = self.wanted[~torch.isin(self.wanted, ids.to(self.wanted.device))]
@@ -77,16 +73,16 @@ class GivenMetric(EmbeddingMetric):
                 f"{len(missing)} of {len(self.wanted)} items were not given, the first is item "
                 f"{int(missing[0])}; encode the items of all given pairs and triplets"
             )
-        columns = [getattr(self, name) for name in self.columns]
+        columns = [getattr(self, name) for name in self.tuple_names]
         return (vectors, ids), ~torch.stack([torch.isin(column, missing) for column in columns]).any(dim=0)
 
 
 class PairMetrics(GivenMetric):
     """How well the similarities of given pairs agree with their targets.
 
-    `compute` returns scalars: ``spearman`` and ``pearson``, the correlations of similarity and target; and,
-    where the targets are of two values, such as 0 and 1, ``pair_ap``, the average precision of finding the
-    pairs with the higher one by their similarity. They are NaN where they are not defined.
+    `compute` returns scalars: ``spearman`` and ``pearson``, the correlations of similarity and target, NaN
+    where either is constant. If the targets have just two values, such as 0 and 1, there is ``pair_ap`` too:
+    the average precision of finding the pairs with the higher target by their similarity.
 
     Args:
         anchors: ``[P]`` ids.
@@ -139,22 +135,26 @@ class PairMetrics(GivenMetric):
         items, there = self._complete(partial)
         scores = self._similarity(items, self.anchors[there], self.candidates[there])
         targets = self.targets[there].to(scores.device)
-        results = {"spearman": spearman(scores, targets), "pearson": pearson(scores, targets)}
+        of_pairs, wanted = scores.cpu().numpy(), targets.double().cpu().numpy()
+        results = {"spearman": torch.nan, "pearson": torch.nan}
+        if len(scores.unique()) > 1 and len(targets.unique()) > 1:
+            results["spearman"] = spearmanr(of_pairs, wanted).statistic
+            results["pearson"] = pearsonr(of_pairs, wanted).statistic
         if len(targets.unique()) == 2:
-            results["pair_ap"] = average_precision(scores, targets == targets.max())
-        return {name: value.float() for name, value in results.items()}
+            results["pair_ap"] = average_precision_score(wanted == wanted.max(), of_pairs)
+        return {name: scores.new_tensor(float(value)).float() for name, value in results.items()}
 
 
 class TripletMetrics(GivenMetric):
-    """How often two that belong together are nearer to each other than either is to a third.
+    """How often anchor and positive are nearer to each other than either is to the negative.
 
-    `compute` returns ``tot``, the share of such triplets, and ``tot_GROUP`` for each group; see
-    `triplet_order`.
+    `compute` returns ``tot``, the share of such triplets, and ``tot_GROUP`` for each group. It is the
+    text-only test (TOT) of Dumpala et al., "SugarCrepe++ Dataset", NeurIPS 2024 (arXiv 2406.11171).
 
     Args:
         anchors: ``[T]`` ids.
-        positives: ``[T]`` ids of what belongs to the anchors.
-        negatives: ``[T]`` ids of what belongs to neither.
+        positives: ``[T]`` ids of items that belong to the anchors.
+        negatives: ``[T]`` ids of items that belong to neither.
         groups: ``[T]`` names, or None.
         similarity: ``"cosine"`` or ``"dot"``.
         kwargs: passed to `torchmetrics.Metric`.
@@ -204,11 +204,9 @@ class TripletMetrics(GivenMetric):
         """
         items, there = self._complete(partial)
         first, second, third = (ids[there] for ids in (self.anchors, self.positives, self.negatives))
-        right = triplet_order(
-            self._similarity(items, first, second),
-            self._similarity(items, first, third),
-            self._similarity(items, second, third),
-        ).float()
+        together = self._similarity(items, first, second)
+        apart = (self._similarity(items, one, third) for one in (first, second))
+        right = torch.stack([together > other for other in apart]).all(dim=0).float()
         results = {"tot": right.mean()}
         for group in sorted(set(self.groups or [])):
             members = torch.tensor([name == group for name in self.groups or []], device=there.device)

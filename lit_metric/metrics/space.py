@@ -1,4 +1,7 @@
-"""How the embeddings of an evaluation lie in their space."""
+"""How embeddings lie in their space: alignment, uniformity, hubs, clusters.
+
+Distances are taken in float32, sums in float64.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +9,39 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import skew
+from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
 from lit_metric.clusters import k_means, nearest_centres
 from lit_metric.index import padded, similarities, top_k
-from lit_metric.metrics.embeddings import EmbeddingMetric, float32_by_default
-from lit_metric.metrics.functional import (
-    alignment,
-    normalized_mutual_information,
-    occurrence_skewness,
-    uniformity,
-)
-from lit_metric.metrics.neighbours import Relations
+from lit_metric.metrics.base import EmbeddingMetric, Relations, float32_by_default
 
-_ELEMENTS = 2**22
+_ELEMENTS = 2**24
 
 
 class SpaceMetrics(EmbeddingMetric):
     """Numbers that say why neighbours are good or bad, of unit vectors.
 
-    `compute` returns scalars: ``alignment``, the mean squared distance of positives; ``uniformity``, how
-    evenly all are spread (the lower the better, as for alignment); ``hubness``, the skewness of how often an
-    item is among the ``k`` nearest of the others; and with ``labels`` ``nmi``, of the classes and as many
-    clusters by k-means. See `lit_metric.metrics.functional` for the definitions.
+    `compute` returns scalars:
+
+    - ``alignment``: see `alignment`, of all positive pairs. The lower the better.
+    - ``uniformity``: see `uniformity`, of all pairs. The lower the better.
+    - ``hubness``: the skewness of how often each item is among the ``k`` nearest of the others: 0 where all
+    are
+      equally often, large where few hubs are near to everything (Radovanović, Nanopoulos and Ivanović, JMLR
+      2010).
+    - ``nmi``, with ``labels``: the normalised mutual information of the classes and of as many clusters by
+      k-means, 0..1. 1 where each cluster is a class.
 
     All pairs of items are compared, in blocks. In several processes each gives its own share; `compute`
     gathers all, and every process computes the same.
 
     Args:
         relations: ``.positive(anchor_ids [A], candidate_ids [C])`` returns ``[A, C]`` bool.
-        labels: ``[N]`` integers, the class of each global id, negative where unlabelled, which are not
-            clustered.
-        k: neighbours that make hubs.
+        labels: ``[N]`` integers, the class of each global id, negative where unlabelled. Unlabelled items
+            are not clustered.
+        k: number of neighbours for ``hubness``.
         seed: of k-means.
         kwargs: passed to `torchmetrics.Metric`.
 
@@ -67,14 +71,14 @@ class SpaceMetrics(EmbeddingMetric):
         self.register_buffer("labels", labels, persistent=False)
 
     def names(self) -> set[str]:
-        """Everything that `compute` may return."""
+        """All names that `compute` may return."""
         return {"alignment", "uniformity", "hubness", *(() if self.labels is None else ("nmi",))}
 
     def update(self, embeddings: Tensor, ids: Tensor) -> None:
         """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``.
 
         Raises:
-            ValueError: shapes disagree, with each other or with what was given before.
+            ValueError: shapes disagree, with each other or with earlier ones.
         """
         self._collect(embeddings, ids)
 
@@ -89,45 +93,83 @@ class SpaceMetrics(EmbeddingMetric):
         vectors, ids = self._items()
         if not len(ids):
             raise ValueError("no embeddings were given; call update before compute")
+        relations = self._placed(self.relations, ids.device)
         distances, neighbours, everyone = [], [], padded(vectors)
         width = min(self.k, len(ids) - 1)
-        for rows in torch.arange(len(ids), device=ids.device).split(max(1, _ELEMENTS // len(ids))):
+        for rows in torch.arange(len(ids), device=ids.device).split(max(1, _ELEMENTS // 4 // len(ids))):
             scores = similarities(vectors[rows], everyone)[:, : len(ids)]
             scores[torch.arange(len(rows), device=ids.device), rows] = -torch.inf
             if width:
                 neighbours.append(top_k(scores, width)[1])
-            row, column = self._positive(ids[rows], ids).nonzero(as_tuple=True)
-            at_a_time = max(1, _ELEMENTS // vectors.shape[1])
+            row, column = relations.positive(ids[rows], ids).nonzero(as_tuple=True)
+            at_a_time = max(1, _ELEMENTS // 4 // vectors.shape[1])
             for first, second in zip(row.split(at_a_time), column.split(at_a_time), strict=True):
                 if len(first):
                     distance = alignment(vectors[rows[first]], vectors[second])
                     distances.append(torch.stack([distance, distance.new_tensor(len(first))]))
-        values = {"alignment": _mean(distances, ids), "uniformity": uniformity(vectors)}
+        means, numbers = torch.stack(distances).unbind(dim=1) if distances else vectors.new_zeros(2, 1)
+        values = {"alignment": (means * numbers).sum() / numbers.sum(), "uniformity": uniformity(vectors)}
         if neighbours:
-            values["hubness"] = occurrence_skewness(torch.cat(neighbours), len(ids))
+            counts = torch.bincount(torch.cat(neighbours).flatten(), minlength=len(ids)).cpu().double()
+            same = bool((counts == counts[0]).all())
+            values["hubness"] = torch.tensor(0.0 if same else float(skew(counts.numpy())))
         if self.labels is not None:
-            values["nmi"] = self._clustered(vectors, self.labels.to(ids.device)[ids])
+            values["nmi"] = torch.tensor(self._nmi(vectors, self.labels.to(ids.device)[ids]))
         return {name: value.to(ids.device, torch.float32) for name, value in values.items()}
 
-    def _positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
-        relations: Any = self.relations
-        if hasattr(relations, "to"):
-            positive: Tensor = relations.to(anchors.device).positive(anchors, candidates)
-            return positive
-        return self.relations.positive(anchors.cpu(), candidates.cpu()).to(anchors.device)
-
-    def _clustered(self, vectors: Tensor, labels: Tensor) -> Tensor:
+    def _nmi(self, vectors: Tensor, labels: Tensor) -> float:
         known = labels >= 0
         if not bool(known.any()):
-            return torch.full((), torch.nan)
+            return torch.nan
         points = F.normalize(vectors[known], dim=1)
         centres = k_means(points, len(labels[known].unique()), seed=self.seed)
-        return normalized_mutual_information(labels[known].cpu(), nearest_centres(points, centres)[:, 0])
+        clusters = nearest_centres(points, centres)[:, 0]
+        return float(normalized_mutual_info_score(labels[known].cpu().numpy(), clusters.cpu().numpy()))
 
 
-def _mean(parts: list[Tensor], like: Tensor) -> Tensor:
-    """Of ``(mean, number)`` pairs."""
-    if not parts:
-        return torch.full((), torch.nan, device=like.device)
-    means, numbers = torch.stack(parts).unbind(dim=1)
-    return (means * numbers).sum() / numbers.sum()
+def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> Tensor:
+    """Mean of ``‖x − y‖^alpha`` over positive pairs of unit vectors, 0 at best (Wang and Isola,
+    "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
+    ICML 2020).
+
+    Args:
+        first: ``[p, d]`` of length 1.
+        second: ``[p, d]`` their positives.
+        alpha: above 0.
+
+    Returns:
+        Scalar float64, in 0..4 for an ``alpha`` of 2; NaN of no pairs.
+
+    Example:
+        >>> round(alignment(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item(), 5)
+        1.0
+    """
+    return (first - second).norm(dim=1).double().pow(alpha).mean()
+
+
+def uniformity(vectors: Tensor, t: float = 2.0) -> Tensor:
+    """``log mean exp(−t ‖x − y‖²)`` over all pairs of different unit vectors, the lower the more evenly they
+    are spread (Wang and Isola, as `alignment`).
+
+    Args:
+        vectors: ``[n, d]`` of length 1; worked through in blocks.
+        t: above 0.
+
+    Returns:
+        Scalar float64, at most 0; NaN of fewer than two.
+
+    Example:
+        >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).item()  # −2 · 2²
+        -8.0
+    """
+    n = len(vectors)
+    if n < 2:
+        return torch.full((), torch.nan, dtype=torch.float64, device=vectors.device)
+    total = torch.zeros((), dtype=torch.float64, device=vectors.device)
+    for rows in torch.arange(n, device=vectors.device).split(max(1, _ELEMENTS // n)):
+        # Not from products: of close vectors little would be left.
+        squared = torch.cdist(vectors[rows], vectors, compute_mode="donot_use_mm_for_euclid_dist").square()
+        near = (-t * squared).double().exp()
+        near[torch.arange(len(rows), device=rows.device), rows] = 0.0
+        total += near.sum()
+    return (total / (n * (n - 1))).log()

@@ -20,7 +20,7 @@ from lit_metric.callbacks.checkpoints import check_monitors, set_aside
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, encode_searched, evaluation_of
+from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, encode_roles, evaluation_of
 from lit_metric.losses import (
     CoSENTLoss,
     InfoNCELoss,
@@ -56,7 +56,7 @@ class MetricLearner(CheckpointedModule):
         schedule: how it falls after that.
         ks: list lengths of recall and precision in evaluations.
         knn: numbers of voting neighbours in evaluations.
-        vote_temperature: votes weigh ``exp(cosine / vote_temperature)``; None counts them.
+        knn_temperature: votes weigh ``exp(cosine / knn_temperature)``; None counts them.
         space: also measure alignment, uniformity, hubness and NMI in evaluations.
 
     Raises:
@@ -74,7 +74,7 @@ class MetricLearner(CheckpointedModule):
         schedule: Schedule = "linear",
         ks: list[int] | None = None,
         knn: list[int] | None = None,
-        vote_temperature: float | None = None,
+        knn_temperature: float | None = None,
         space: bool = False,
     ) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class MetricLearner(CheckpointedModule):
         self.schedule: Schedule = schedule
         self.ks = tuple(ks or (1, 5, 10))
         self.knn = tuple(knn or (1, 10))
-        self.vote_temperature = vote_temperature
+        self.knn_temperature = knn_temperature
         self.space = space
         self._evaluation: Evaluation | MixtureEvaluation | None = None
         self._roles: list[str] = []
@@ -321,7 +321,12 @@ class MetricLearner(CheckpointedModule):
 
     def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
         """The evaluation of a split, with this module's options."""
-        options = {"ks": self.ks, "knn": self.knn, "temperature": self.vote_temperature, "space": self.space}
+        options = {
+            "ks": self.ks,
+            "knn": self.knn,
+            "knn_temperature": self.knn_temperature,
+            "space": self.space,
+        }
         return evaluation_of(self.data, split, **options)
 
     def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
@@ -336,7 +341,7 @@ class MetricLearner(CheckpointedModule):
         if cut:
             ranks = trainer.global_rank, trainer.world_size
             with trainer.precision_plugin.forward_context():
-                encode_searched(self.encoder, self.data, split, self._evaluation, *ranks)
+                encode_roles(self.encoder, self.data, split, self._evaluation, *ranks, searched_only=True)
         results = self._evaluation.compute(partial=cut or bool(trainer.sanity_checking))
         self._evaluation = None
         if not trainer.sanity_checking:

@@ -146,7 +146,7 @@ def trained(small: Small, tmp_path: Path) -> Path:
     """A run's folder, as far as the benchmark reads it."""
     encoder = SetEncoder(TextEncoder(small / "backbone"))
     encoder.save(tmp_path / "model")
-    config = {"model": {"init_args": {"vote_temperature": 0.1}}}
+    config = {"model": {"init_args": {"knn_temperature": 0.1}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     return tmp_path
 

@@ -13,7 +13,7 @@ import torch
 from lit_metric import MetricLearner, TextEncoder
 from lit_metric.callbacks import CollapseAlarm
 from lit_metric.losses import InfoNCELoss
-from lit_metric.metrics.functional import effective_rank
+from lit_metric.metrics import effective_rank
 from tests.small import Small, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")

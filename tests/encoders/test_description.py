@@ -147,7 +147,7 @@ def test_foreign_classes_and_paths_need_trust(tiny: str) -> None:
 
 
 def test_files_that_are_no_text_survive(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_metric.encoders.description import _bytes, _text
+    from lit_metric.encoders.description import as_bytes, as_text
 
     for content in (b"plain\r\n", b"\x00\xff\xfe", "ä".encode(), b"base64:not", b""):
-        assert _bytes(json.loads(json.dumps(_text(content)))) == content
+        assert as_bytes(json.loads(json.dumps(as_text(content)))) == content

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from lit_metric.metrics import CollapseMonitor
-from lit_metric.metrics.functional import effective_rank, mean_pairwise_cosine, pairwise_spread
+from lit_metric.metrics import CollapseMonitor, effective_rank, mean_pairwise_cosine, pairwise_spread
 from tests.metrics.items import clustered
 
 

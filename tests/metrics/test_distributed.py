@@ -9,7 +9,15 @@ import torch
 
 from lit_metric.data import PairRelations
 from lit_metric.data.ragged import Ragged
-from lit_metric.metrics import CollapseMonitor, NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
+from lit_metric.metrics import (
+    CollapseMonitor,
+    MAPAtR,
+    NDCGAtK,
+    NeighbourMetrics,
+    PairMetrics,
+    SpaceMetrics,
+    TripletMetrics,
+)
 from tests.distributed import RankPool
 from tests.metrics.items import SameClass, clustered
 
@@ -101,6 +109,18 @@ def spread(sizes: list[int]) -> dict[str, float]:
     return {name: value.item() for name, value in monitor.compute().items()}
 
 
+def alone(shares: list[list[int]], numbered: bool) -> dict[str, list[float]]:
+    """Single metrics, by labels with ids or without them, and their values of each query."""
+    embeddings, labels = clustered(N)
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    results = {}
+    for metric in (MAPAtR(), NDCGAtK(5)):
+        ids = torch.tensor(shares[rank], dtype=torch.int64)
+        metric.update(embeddings[ids], ids if numbered else None, labels[ids])
+        results[metric.name] = [metric.compute().item(), *metric.per_query()[metric.name].tolist()]
+    return results
+
+
 ALL = list(range(N))
 QUERIES, REST = ALL[:20], ALL[20:]
 
@@ -144,6 +164,15 @@ def test_what_is_given(ranks: RankPool, measure: Callable, shares: list[list[int
     expected = measure([ALL])
     assert NAMES[measure] <= expected.keys()
     assert ranks.run(measure, shares) == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("shares", "numbered"),
+    [([ALL[::2], [*ALL[1::2], 0, 2]], True), ([ALL[:45], ALL[45:]], False), ([[], ALL], False)],
+)
+def test_a_metric_alone(ranks: RankPool, shares: list[list[int]], numbered: bool) -> None:
+    expected = alone([ALL], numbered)
+    assert ranks.run(alone, shares, numbered) == [expected, expected]
 
 
 def test_collapse(ranks: RankPool) -> None:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from lit_metric.data import PairRelations
-from lit_metric.metrics import NeighbourMetrics
-from lit_metric.metrics.functional import filtered_rank
+from lit_metric.metrics import NeighbourMetrics, filtered_rank
 
-retrieval = importlib.import_module("lit_metric.metrics.functional.retrieval")
+retrieval = importlib.import_module("lit_metric.metrics.retrieval")
 QUERIES, N = 30, 90
 
 

@@ -111,7 +111,7 @@ def tagged() -> tuple[Tensor, Tensor, Ragged]:
 def test_several_labels_are_voted_for(temperature: float | None, block_rows: int | None) -> None:
     embeddings, held, labels = tagged()
     got = search(
-        Overlap(held), embeddings, labels, knn=(1, 5), temperature=temperature, block_rows=block_rows
+        Overlap(held), embeddings, labels, knn=(1, 5), knn_temperature=temperature, block_rows=block_rows
     )
     similar = cosine_similarity(embeddings[:QUERIES].double(), embeddings[QUERIES:].double())
     has, voters = held.numpy()[:QUERIES], held.numpy()[QUERIES:]
@@ -162,7 +162,7 @@ def test_a_gpu_gives_what_the_cpu_gives(knows_devices: bool) -> None:
     relations = MultiLabelRelations(labels, [*"abcdefg"], torch.arange(N)) if knows_devices else Overlap(held)
     results = []
     for device in ("cpu", "cuda"):
-        metric = NeighbourMetrics(relations, labels, temperature=0.2, graded=(5,)).to(device)
+        metric = NeighbourMetrics(relations, labels, knn_temperature=0.2, graded=(5,)).to(device)
         metric.update(embeddings.to(device), torch.arange(N, device=device))
         results.append(values_of(metric))
     assert results[1] == pytest.approx(results[0], rel=1e-5)

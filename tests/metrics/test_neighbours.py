@@ -15,9 +15,15 @@ from torch.nn.functional import normalize
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, PairRelations
-from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
-from lit_metric.metrics.functional import effective_rank
-from lit_metric.metrics.neighbours import Relations, first_relevant_rank
+from lit_metric.metrics import (
+    NeighbourMetrics,
+    PairMetrics,
+    Ranking,
+    SpaceMetrics,
+    TripletMetrics,
+    effective_rank,
+)
+from lit_metric.metrics.base import Relations
 from tests.metrics.items import Overlap, SameClass, clustered
 
 
@@ -131,7 +137,7 @@ def test_classification_is_that_of_scikit_learn(temperature: float | None) -> No
     train, train_labels = clustered(300, classes=6)
     test, test_labels = clustered(120, classes=6, seed=1)
     labels = torch.cat([train_labels, test_labels])
-    metric = NeighbourMetrics(SameClass(labels), labels, knn=(1, 7), temperature=temperature)
+    metric = NeighbourMetrics(SameClass(labels), labels, knn=(1, 7), knn_temperature=temperature)
     metric.update(test, torch.arange(300, 420))
     metric.update(train, torch.arange(300), corpus=True)
     got = values_of(metric)
@@ -155,9 +161,9 @@ def test_classification_is_that_of_scikit_learn(temperature: float | None) -> No
         recalls = dict(enumerate(recall_score(y, predicted, labels=np.arange(6), average=None)))
         present = [c for c in range(6) if (y == c).any()]
         bins = {
-            "rare": [recalls[c] for c in present if counts[c] <= low],
+            "tail": [recalls[c] for c in present if counts[c] <= low],
             "medium": [recalls[c] for c in present if low < counts[c] <= high],
-            "frequent": [recalls[c] for c in present if counts[c] > high],
+            "head": [recalls[c] for c in present if counts[c] > high],
         }
         for name, members in bins.items():
             assert got[f"knn{k}_accuracy_{name}"] == pytest.approx(np.mean(members))
@@ -213,8 +219,8 @@ def test_frequency_bins_can_come_from_a_training_set(own_counts: bool) -> None:
     counts = torch.tensor([1, 10, 100, 1000]) if own_counts else None
     metric = NeighbourMetrics(SameClass(labels), labels, knn=(1,), class_counts=counts)
     metric.update(embeddings + 0.01, torch.arange(8))
-    bins = {name for name in values_of(metric) if name.endswith(("rare", "medium", "frequent"))}
-    names = {"knn1_accuracy_rare", "knn1_accuracy_medium", "knn1_accuracy_frequent"}
+    bins = {name for name in values_of(metric) if name.endswith(("tail", "medium", "head"))}
+    names = {"knn1_accuracy_tail", "knn1_accuracy_medium", "knn1_accuracy_head"}
     assert bins == (names if own_counts else set())
 
 
@@ -271,7 +277,7 @@ def test_the_first_relevant_item_may_be_far_behind_every_list() -> None:
     assert (got["hit_rate@5"], got["map@r"]) == (0.0, 0.0)
 
 
-def test_first_relevant_rank_by_a_sort() -> None:
+def test_the_first_relevant_rank_by_a_sort() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 5, (40, 20), generator=generator).float()
     relevant = torch.rand(40, 20, generator=generator) < 0.15
@@ -280,7 +286,8 @@ def test_first_relevant_rank_by_a_sort() -> None:
         sorted_hits = hits[np.argsort(-row, kind="stable")]
         expected.append(float(sorted_hits.argmax()) + 1 if hits.any() else float("inf"))
     assert float("inf") in expected
-    assert first_relevant_rank(scores, relevant).tolist() == expected
+    for length in (1, 5, 20):
+        assert Ranking(scores, relevant, length).first.tolist() == expected
 
 
 def test_large_classes_among_small_ones() -> None:
@@ -346,7 +353,7 @@ def test_no_query_with_a_relevant_item() -> None:
         ({"ks": (1, 0)}, "every k must be at least 1"),
         ({"knn": (-1,)}, "every k must be at least 1"),
         ({"similarity": "euclidean"}, "use 'cosine' or 'dot'"),
-        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"knn_temperature": 0.0}, "knn_temperature must be above 0"),
         ({"block_rows": 0}, "block_rows must be at least 1"),
     ],
 )
@@ -388,7 +395,7 @@ def test_a_gpu_gives_what_the_cpu_gives(knows_devices: bool) -> None:
     relations = LabelRelations(labels, classes, torch.arange(500)) if knows_devices else SameClass(labels)
     results = []
     for device in ("cpu", "cuda"):
-        metric = NeighbourMetrics(relations, labels, temperature=0.2).to(device)
+        metric = NeighbourMetrics(relations, labels, knn_temperature=0.2).to(device)
         metric.update(embeddings.to(device), torch.arange(500, device=device))
         results.append(values_of(metric))
     assert results[1] == pytest.approx(results[0], rel=1e-5)
@@ -436,7 +443,7 @@ def test_the_default_type_changes_nothing(default: torch.dtype, vectors: torch.d
     )
 
     def measured(dtype: torch.dtype) -> dict[str, float]:
-        labelled = NeighbourMetrics(relations, labels, temperature=0.1)
+        labelled = NeighbourMetrics(relations, labels, knn_temperature=0.1)
         judged = NeighbourMetrics(pairs, graded=(10,), ks=(1,))
         space = SpaceMetrics(relations, labels)
         scored = PairMetrics(torch.arange(20), torch.arange(20) + 30, torch.arange(20).float() / 7)

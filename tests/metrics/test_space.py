@@ -11,16 +11,17 @@ import torch
 from scipy.stats import skew
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor
 
 from lit_metric.clusters import k_means, nearest_centres
-from lit_metric.metrics import SpaceMetrics
+from lit_metric.metrics import SpaceMetrics, alignment, uniformity
 from tests.metrics.items import SameClass, clustered
 from tests.mining.cases import blobs
 
 module = importlib.import_module("lit_metric.metrics.space")
 
 
-@pytest.mark.parametrize("elements", [2**22, 300])
+@pytest.mark.parametrize("elements", [2**24, 300])
 def test_all_pairs_by_a_loop(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     monkeypatch.setattr(module, "_ELEMENTS", elements)
     embeddings, labels = clustered(60)
@@ -79,3 +80,27 @@ def test_what_cannot_be_measured_is_not_a_number() -> None:
     assert all(value.isnan() for value in values.values())
     with pytest.raises(ValueError, match="k must be at least 1"):
         SpaceMetrics(SameClass(labels), k=0)
+
+
+def unit(n: int, d: int = 5, seed: int = 0) -> Tensor:
+    return torch.nn.functional.normalize(
+        torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_alignment_is_the_code_of_the_paper(alpha: float) -> None:
+    x, y = unit(30), unit(30, seed=1)
+    expected = (x - y).norm(p=2, dim=1).pow(alpha).mean()  # align_loss of Wang and Isola, appendix A
+    assert alignment(x, y, alpha).item() == pytest.approx(float(expected), rel=1e-6)
+    assert math.isnan(alignment(x[:0], y[:0]).item())
+
+
+@pytest.mark.parametrize("elements", [2**24, 70])
+def test_uniformity_is_the_code_of_the_paper(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(module, "_ELEMENTS", elements)
+    x = unit(33)
+    expected = torch.pdist(x, p=2).pow(2).mul(-2.0).exp().mean().log()  # uniform_loss, likewise
+    assert uniformity(x).item() == pytest.approx(float(expected), rel=1e-5)
+    assert uniformity(unit(1).expand(9, -1)).item() == pytest.approx(0.0, abs=1e-6)
+    assert math.isnan(uniformity(x[:1]).item())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_metric.losses import InfoNCELoss
-from lit_metric.metrics.functional import alignment, uniformity
+from lit_metric.metrics import alignment, uniformity
 from tests.peers.cases import DTYPES, agree, batch, module, seeds
 
 PEER = "lightly"

@@ -18,7 +18,7 @@ from lit_metric.losses import (
     MarginMSELoss,
     PairLogisticLoss,
 )
-from lit_metric.metrics.functional import ndcg_at_k, reciprocal_rank
+from lit_metric.metrics import ndcg_at_k, reciprocal_rank
 from tests.peers.cases import DTYPES, agree, count, module, seeds
 
 PEER = "lightning-ir"

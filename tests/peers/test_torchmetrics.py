@@ -1,4 +1,4 @@
-"""Measures of torchmetrics, of the same rankings, pairs and clusters."""
+"""Measures of torchmetrics, of the same rankings, pairs and classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 from torchmetrics import AveragePrecision, PearsonCorrCoef, SpearmanCorrCoef
-from torchmetrics.clustering import NormalizedMutualInfoScore
 from torchmetrics.retrieval import (
     RetrievalHitRate,
     RetrievalMAP,
@@ -18,16 +17,7 @@ from torchmetrics.retrieval import (
 )
 
 from lit_metric.data import PairRelations
-from lit_metric.metrics import NeighbourMetrics
-from lit_metric.metrics.functional import (
-    accuracy,
-    average_precision,
-    macro_accuracy,
-    macro_f1,
-    normalized_mutual_information,
-    pearson,
-    spearman,
-)
+from lit_metric.metrics import NeighbourMetrics, PairMetrics, f1_macro, macro_accuracy, prediction_counts
 from tests.peers.cases import count, seeds
 
 PEER = "torchmetrics"
@@ -82,39 +72,45 @@ def test_search(seed: int) -> None:
 def test_pairs(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     size = int(torch.randint(3, 200, (), generator=generator))
-    scores, noise = torch.randn(2, size, generator=generator, dtype=torch.float64)
+    scores, noise = torch.randn(2, size, generator=generator)
     targets = (scores + noise).round(decimals=seed % 3)  # with many ties, some, and hardly any
-    for ours, peer in ((pearson, PearsonCorrCoef()), (spearman, SpearmanCorrCoef())):
-        expected = peer.set_dtype(torch.float64)(scores, targets)
-        assert float(ours(scores, targets)) == pytest.approx(float(expected), abs=1e-6)
+
+    def ours(scores: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Of pairs with item 0, whose products are the scores."""
+        ids = torch.arange(size + 1)
+        metric = PairMetrics(torch.zeros_like(ids[1:]), ids[1:], targets, similarity="dot")
+        metric.update(torch.cat([torch.ones(1), scores])[:, None], ids)
+        return metric.compute()
+
+    for name, peer in (("pearson", PearsonCorrCoef()), ("spearman", SpearmanCorrCoef())):
+        expected = peer.set_dtype(torch.float64)(scores.double(), targets.double())
+        assert float(ours(scores, targets)[name]) == pytest.approx(float(expected), abs=1e-6)
         count(PEER, "correlations")
     together = torch.rand(size, generator=generator) < 0.4
-    together[0] = True
+    together[:2] = torch.tensor([True, False])
     for values in (scores, scores.round(decimals=1)):
         expected = AveragePrecision("binary")(values.sigmoid(), together.long())
-        assert float(average_precision(values.sigmoid(), together)) == pytest.approx(
+        assert float(ours(values.sigmoid(), together.float())["pair_ap"]) == pytest.approx(
             float(expected), abs=1e-5
         )
         count(PEER, "average precision of pairs")
 
 
 @seeds(quick=4)
-def test_classes_and_clusters(seed: int) -> None:
+def test_classes(seed: int) -> None:
     from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
     generator = torch.Generator().manual_seed(seed)
     classes, size = (int(torch.randint(2, high, (), generator=generator)) for high in (9, 300))
     labels, other = torch.randint(classes, (2, size), generator=generator)
     other[::2] = labels[::2]
-    expected = NormalizedMutualInfoScore("arithmetic")(other, labels)
-    assert float(normalized_mutual_information(labels, other)) == pytest.approx(float(expected), abs=1e-5)
-    assert float(accuracy(other, labels)) == pytest.approx(float((labels == other).float().mean()))
+    counts = prediction_counts(other, labels, classes)
     # Only classes that occur count; the peer's mean also leaves out those that neither side has.
     occur = torch.bincount(labels, minlength=classes) > 0
     recalls = multiclass_recall(other, labels, classes, average=None)[occur].mean()
-    assert float(macro_accuracy(other, labels)) == pytest.approx(float(recalls), abs=1e-6)
-    count(PEER, "classification and clusters", 3)
+    assert float(macro_accuracy(counts)) == pytest.approx(float(recalls), abs=1e-6)
+    count(PEER, "classification")
     if bool(occur.all()):
         expected = multiclass_f1_score(other, labels, classes, average="macro")
-        assert float(macro_f1(other, labels)) == pytest.approx(float(expected), abs=1e-6)
-        count(PEER, "classification and clusters")
+        assert float(f1_macro(counts)) == pytest.approx(float(expected), abs=1e-6)
+        count(PEER, "classification")

@@ -1,8 +1,8 @@
-"""Retrieval measures of ranked lists.
+"""Retrieval metrics of ranked lists, as pure functions.
 
-Each takes ``relevant [q, k]`` bool, whether the item at each rank (nearest first, the query itself left
-out) is relevant to the query, and returns one float32 value per query, so that the caller takes the mean
-over the queries that count, or pairs two systems query by query.
+Each takes ``relevant [q, k]`` bool: whether the item at each rank is relevant to the query, nearest first,
+the query itself left out. Each returns one float32 value per query. The caller takes the mean over the
+queries that count, or compares two models query by query.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _ELEMENTS = 2**24
 
 
 def hit_rate_at_k(relevant: Tensor, k: int) -> Tensor:
-    """1 if any of the ``k`` nearest is relevant, else 0.
+    """1 if any of the ``k`` nearest is relevant, else 0; its mean is the hit rate, or success@k.
 
-    This is the Recall@k of deep metric learning (Jégou et al. 2011; Musgrave et al. 2020 call it a hit rate).
-    Recall in information retrieval is instead the share of *all* relevant items found among the first ``k``.
+    Papers on deep metric learning call it Recall@k (Jégou et al. 2011; Musgrave et al. 2020 call it a hit
+    rate). See `recall_at_k` for the recall of information retrieval.
 
     Args:
         relevant: ``[q, k']`` bool; ranks beyond ``k'`` hold nothing relevant.
@@ -109,14 +109,16 @@ def reciprocal_rank(relevant: Tensor) -> Tensor:
     return relevant.any(dim=1).float() / (first + 1)
 
 
-def filtered_rank(scores: Tensor, positive: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
-    """The rank of each positive among what is neither positive nor left out: the filtered setting of link
-    prediction (Bordes et al., NIPS 2013), in which no known fact stands in another's way.
+def filtered_rank(scores: Tensor, positive: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+    """The rank of each positive among the items that are neither positive nor excluded.
+
+    This is the filtered setting of link prediction (Bordes et al., NIPS 2013): no known fact worsens the rank
+    of another.
 
     Args:
         scores: ``[q, n]`` float, the higher the nearer; of equal scores the one further left is nearer.
         positive: ``[q, n]`` bool.
-        left_out: ``[q, n]`` bool; may mark positives, too, which are ranked all the same.
+        excluded: ``[q, n]`` bool; may mark positives, too, which are ranked all the same.
 
     Returns:
         For each positive, by row: its row ``[p]`` int64, and its rank ``[p]`` int64 from 1.
@@ -124,12 +126,12 @@ def filtered_rank(scores: Tensor, positive: Tensor, left_out: Tensor) -> tuple[T
     Example:
         >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
         >>> positive = torch.tensor([[False, True, False, True]])
-        >>> left_out = torch.tensor([[False, False, True, False]])
-        >>> filtered_rank(scores, positive, left_out)  # both after the first alone
+        >>> excluded = torch.tensor([[False, False, True, False]])
+        >>> filtered_rank(scores, positive, excluded)  # both after the first alone
         (tensor([0, 0]), tensor([2, 2]))
     """
     rows, columns = positive.nonzero(as_tuple=True)
-    others = scores.masked_fill(positive | left_out, -torch.inf)
+    others = scores.masked_fill(positive | excluded, -torch.inf)
     place = torch.arange(scores.shape[1], device=scores.device)
     ranks = [torch.empty(0, dtype=torch.int64, device=scores.device)]
     for part in torch.arange(len(rows), device=scores.device).split(
@@ -146,8 +148,8 @@ def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
     """Mean average precision among the first ``k``: ``1/min(R, k) Σ_{i=1..k} P(i)``, with ``P(i)`` as in
     `map_at_r`.
 
-    So it is 1 where the list can't be better. Of the whole ranking it is the average precision. (trec_eval
-    divides by R also where R is above k.)
+    So it is 1 where the list can't be better. With k the size of the corpus it is the average precision.
+    (trec_eval divides by R even where R is above k.)
 
     Args:
         relevant: ``[q, k']`` bool; ranks beyond ``k'`` hold nothing relevant.
@@ -165,7 +167,7 @@ def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
         [0.5555...]
     """
     hits = _first(relevant, k).float()
-    _check_total(relevant, total)
+    _check(relevant, total)
     ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
     precision = hits.cumsum(dim=1) / ranks
     return (precision * hits).sum(dim=1) / total.clamp(max=k).float()
@@ -174,9 +176,7 @@ def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
 def recall_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
     """Share of a query's R relevant items that are among the ``k`` nearest, in whatever order.
 
-    It is the hit rate of the returned set ("Rethinking the Role of Pre-ranking in Large-scale E-Commerce
-    Search", KDD 2023, arXiv 2305.13647, ASH@k), and the recall of information retrieval; see `hit_rate_at_k`
-    for metric learning's.
+    It is the recall of information retrieval; see `hit_rate_at_k` for the Recall@k of deep metric learning.
 
     Arguments, result and errors as in `map_at_k`.
 
@@ -184,7 +184,7 @@ def recall_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
         >>> recall_at_k(torch.tensor([[True, False, True]]), torch.tensor([4]), k=3).tolist()
         [0.5]
     """
-    _check_total(relevant, total)
+    _check(relevant, total)
     return _first(relevant, k).sum(dim=1) / total.float()
 
 
@@ -231,8 +231,7 @@ def _first(relevant: Tensor, k: int) -> Tensor:
 
 def _within_r(relevant: Tensor, total: Tensor) -> Tensor:
     """``[q, k]`` float32: 1 where relevant and at a rank of at most R."""
-    _check(relevant)
-    _check_total(relevant, total)
+    _check(relevant, total)
     if len(total) and int(total.max()) > relevant.shape[1]:
         raise ValueError(
             f"a query has R = {int(total.max())} relevant items, but the lists end at rank "
@@ -242,13 +241,10 @@ def _within_r(relevant: Tensor, total: Tensor) -> Tensor:
     return (relevant & (ranks < total[:, None])).float()
 
 
-def _check(relevant: Tensor) -> None:
+def _check(relevant: Tensor, total: Tensor | None = None) -> None:
     if relevant.ndim != 2 or relevant.dtype != torch.bool:
         raise ValueError(
             f"relevant must be a bool matrix [q, k], got {relevant.dtype} {list(relevant.shape)}"
         )
-
-
-def _check_total(relevant: Tensor, total: Tensor) -> None:
-    if total.shape != relevant.shape[:1]:
+    if total is not None and total.shape != relevant.shape[:1]:
         raise ValueError(f"total must be [{len(relevant)}], one for each query; got {list(total.shape)}")

@@ -7,24 +7,21 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.index import ExactIndex
-from lit_metric.metrics.functional import (
-    accuracy,
+from lit_metric.metrics import (
     accuracy_by_frequency,
-    class_recalls,
+    f1_macro,
     filtered_rank,
-    frequency_edges,
     knn_predict,
     knn_predict_labels,
     macro_accuracy,
-    macro_f1,
+    prediction_counts,
 )
-from lit_metric.metrics.functional.classification import vote_weights
 
 
 def randint(high: int, *shape: int, seed: int = 0) -> Tensor:
@@ -91,67 +88,77 @@ def test_accuracies_are_those_of_scikit_learn() -> None:
     target[target == 5] = 4  # a class that is predicted but never right
     predicted = torch.where(randint(2, 200, seed=2) == 0, target, predicted)
     y, p = target.numpy(), predicted.numpy()
-    assert accuracy(predicted, target).item() == pytest.approx(accuracy_score(y, p))
-    assert macro_accuracy(predicted, target).item() == pytest.approx(
+    counts = prediction_counts(predicted, target, 8)
+    assert macro_accuracy(counts).item() == pytest.approx(
         recall_score(y, p, labels=np.unique(y), average="macro")
     )
-    assert macro_f1(predicted, target).item() == pytest.approx(f1_score(y, p, average="macro"))
-    recalls = class_recalls(predicted, target, 8)
+    assert f1_macro(counts).item() == pytest.approx(f1_score(y, p, average="macro"))
+    recalls = counts[0] / counts[2]
     expected = recall_score(y, p, labels=np.unique(y), average=None)
     assert recalls[torch.tensor(np.unique(y))].tolist() == pytest.approx(expected.tolist())
     assert recalls[[5, 7]].isnan().all()
     same = torch.where(predicted == 5, 4, predicted)
-    assert macro_accuracy(same, target).item() == pytest.approx(balanced_accuracy_score(y, same.numpy()))
+    counts = prediction_counts(same, target, 8)
+    assert macro_accuracy(counts).item() == pytest.approx(balanced_accuracy_score(y, same.numpy()))
 
 
 def test_no_prediction_counts_as_wrong() -> None:
     predicted, target = torch.tensor([-1, 1, 1]), torch.tensor([0, 1, 1])
-    assert accuracy(predicted, target).item() == pytest.approx(2 / 3)
-    assert macro_accuracy(predicted, target).item() == pytest.approx(1 / 2)
-    assert macro_f1(predicted, target).item() == pytest.approx(1 / 2)
+    counts = prediction_counts(predicted, target, 2)
+    assert macro_accuracy(counts).item() == pytest.approx(1 / 2)
+    assert f1_macro(counts).item() == pytest.approx(1 / 2)
     nobody = torch.empty(0, dtype=torch.int64)
-    assert [f(nobody, nobody).isnan().item() for f in (accuracy, macro_accuracy, macro_f1)] == [True] * 3
+    assert [f(prediction_counts(nobody, nobody, 2)).isnan().item() for f in (macro_accuracy, f1_macro)] == [
+        True,
+        True,
+    ]
 
 
-def test_frequency_edges_are_terciles() -> None:
-    counts = randint(50, 30)
-    counts[::4] = 0  # classes that don't occur have no part in it
-    low, high = frequency_edges(counts)
-    present = counts[counts > 0].numpy()
-    assert (low, high) == pytest.approx(tuple(np.quantile(present, [1 / 3, 2 / 3])))
+def bins_of(
+    predicted: Tensor, target: Tensor, frequencies: Tensor, edges: tuple[float, float] | None = None
+) -> dict[str, float]:
+    counts = prediction_counts(predicted, target, len(frequencies))
+    return {name: value.item() for name, value in accuracy_by_frequency(counts, frequencies, edges).items()}
+
+
+def test_the_default_edges_are_terciles() -> None:
+    frequencies = randint(50, 30)
+    frequencies[::4] = 0  # classes that don't occur are not counted
+    target, predicted = randint(30, 500, seed=1), randint(30, 500, seed=2)
+    low, high = np.quantile(frequencies[frequencies > 0].numpy(), [1 / 3, 2 / 3])
+    bins = bins_of(predicted, target, frequencies)
+    assert bins == bins_of(predicted, target, frequencies, (float(low), float(high)))
+    assert len(bins) == 3
 
 
 def test_bins_are_mean_class_recalls() -> None:
     counts = torch.tensor([1, 2, 3, 4, 5, 6])  # terciles at 2 2/3 and 4 1/3
     target = torch.tensor([0, 1, 1, 1, 2, 3, 4, 5, 5])
     predicted = torch.tensor([0, 1, 0, 0, 2, 2, 5, 5, 5])
-    bins = accuracy_by_frequency(predicted, target, counts)
-    assert {name: value.item() for name, value in bins.items()} == {
-        "rare": pytest.approx((1 + 1 / 3) / 2),
+    assert bins_of(predicted, target, counts) == {
+        "tail": pytest.approx((1 + 1 / 3) / 2),
         "medium": pytest.approx((1 + 0) / 2),
-        "frequent": pytest.approx((0 + 1) / 2),
+        "head": pytest.approx((0 + 1) / 2),
     }
-    given = accuracy_by_frequency(predicted, target, counts, edges=(1, 5))
-    assert {name: value.item() for name, value in given.items()} == {
-        "rare": 1.0,
+    assert bins_of(predicted, target, counts, edges=(1, 5)) == {
+        "tail": 1.0,
         "medium": pytest.approx((1 / 3 + 1 + 0 + 0) / 4),
-        "frequent": 1.0,
+        "head": 1.0,
     }
 
 
 def test_tied_classes_share_a_bin_and_empty_bins_are_left_out() -> None:
     target = torch.arange(6)
     long_tail = torch.tensor([1, 1, 1, 1, 50, 60])
-    bins = accuracy_by_frequency(torch.tensor([0, 1, 2, 0, 4, 0]), target, long_tail)
-    assert {name: value.item() for name, value in bins.items()} == {"rare": 0.75, "frequent": 0.5}
+    assert bins_of(torch.tensor([0, 1, 2, 0, 4, 0]), target, long_tail) == {"tail": 0.75, "head": 0.5}
     # A class that has no query doesn't lower its bin's mean.
-    assert accuracy_by_frequency(torch.tensor([0]), torch.tensor([0]), long_tail)["rare"].item() == 1.0
-    assert accuracy_by_frequency(target, target, torch.full((6,), 40)) == {}
-    assert set(accuracy_by_frequency(target, target, torch.full((6,), 40), edges=(10, 30))) == {"frequent"}
-    # Classes that the training set lacks are rare, and have no part in the terciles.
-    assert accuracy_by_frequency(target, target, torch.zeros(6, dtype=torch.int64)) == {}
+    assert bins_of(torch.tensor([0]), torch.tensor([0]), long_tail)["tail"] == 1.0
+    assert bins_of(target, target, torch.full((6,), 40)) == {}
+    assert bins_of(target, target, torch.full((6,), 40), edges=(10, 30)) == {"head": 1.0}
+    # Classes that the training set lacks are of the tail, and not counted in the terciles.
+    assert bins_of(target, target, torch.zeros(6, dtype=torch.int64)) == {}
     unseen = torch.tensor([0, 10, 20, 30, 40, 50])
-    assert accuracy_by_frequency(torch.tensor([1]), torch.tensor([0]), unseen)["rare"].item() == 0.0
+    assert bins_of(torch.tensor([1]), torch.tensor([0]), unseen)["tail"] == 0.0
 
 
 def test_bad_input_is_refused() -> None:
@@ -163,15 +170,13 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"labels must be \[q, k\]"):
         knn_predict(labels[0])
     with pytest.raises(ValueError, match="a target is negative"):
-        accuracy(torch.tensor([0]), torch.tensor([-1]))
+        prediction_counts(torch.tensor([0]), torch.tensor([-1]), 2)
     with pytest.raises(ValueError, match=r"must be \[q\] alike"):
-        macro_f1(torch.tensor([0]), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="class 2 has no count; counts has 2 classes"):
-        accuracy_by_frequency(torch.tensor([0]), torch.tensor([2]), torch.tensor([1, 2]))
+        prediction_counts(torch.tensor([0]), torch.tensor([0, 1]), 2)
+    with pytest.raises(ValueError, match="class 2 has no frequency; there are those of 2 classes"):
+        accuracy_by_frequency(torch.ones(3, 3), torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="frequency edges must rise"):
-        accuracy_by_frequency(torch.tensor([0]), torch.tensor([0]), torch.tensor([1]), edges=(3, 2))
-    with pytest.raises(ValueError, match="no class occurs"):
-        frequency_edges(torch.tensor([0]))
+        accuracy_by_frequency(torch.ones(3, 1), torch.tensor([1]), edges=(3, 2))
 
 
 @pytest.mark.parametrize("temperature", [None, 0.1])
@@ -188,7 +193,7 @@ def test_places_that_an_index_leaves_empty_do_not_vote(temperature: float | None
 
 def test_votes_of_no_neighbours_and_no_classes() -> None:
     nobody = torch.zeros(2, 0, dtype=torch.bool)
-    assert vote_weights(nobody, torch.empty(2, 0), temperature=0.1).shape == (2, 0)
+    assert knn_predict(torch.empty(2, 0, dtype=torch.int64), torch.empty(2, 0), 0.1).tolist() == [-1, -1]
     assert knn_predict_labels(Ragged.from_lists([[], []]), 1, classes=0).shape == (2, 0)
     rows, ranks = filtered_rank(torch.empty(2, 0), nobody, nobody)
     assert len(rows) == len(ranks) == 0

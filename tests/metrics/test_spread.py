@@ -8,7 +8,7 @@ import torch
 from scipy.stats import entropy
 from torch import Tensor
 
-from lit_metric.metrics.functional import (
+from lit_metric.metrics import (
     collapse_reason,
     effective_rank,
     mean_pairwise_cosine,

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import average_precision_score, ndcg_score
 from torch import Tensor
 
-from lit_metric.metrics.functional import (
+from lit_metric.metrics import (
     hit_rate_at_k,
     map_at_k,
     map_at_r,
