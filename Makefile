@@ -1,23 +1,25 @@
 # Needs Python 3.10 or newer, git and make. Everything is installed into .venv, once for each of the extras used.
 #   make demo PYTHON=python3.12       another interpreter
 #   make test ARGS="tests/losses -x"  arguments for pytest
+#   make test JOBS=0                  tests one after another, so that a debugger can be used
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 ARGS ?=
+JOBS ?= 2
 RUN := $(VENV)/bin/python
 
 .PHONY: help demo test test-peers newcomer lint docs clean \
 	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses
 
 help:
-	@echo "make demo               train, measure and compare on the tagged packages that ship with the project"
+	@echo "make demo               train on data that ships with the project, and see what it is good for"
 	@echo "make test               the test suite and the doctests"
 	@echo "make newcomer           first hours of six people, in an empty environment with the wheel"
 	@echo "make test-peers         compare with seven other libraries, many times; they go into .venv-peers"
 	@echo "make lint               ruff check, ruff format, mypy"
 	@echo "make docs               the documentation with its reference, as pages in site/"
-	@echo "make bench-demo         the demo over three seeds"
+	@echo "make bench-demo         tagged packages beside other methods, three seeds"
 	@echo "make bench-banking77    against sentence-transformers; needs LIT_METRIC_DATA"
 	@echo "make bench-supervision  each other kind of supervision, before and after; needs LIT_METRIC_DATA"
 	@echo "make bench-attention    attention pooling of tags against their mean, with noise among them"
@@ -29,7 +31,7 @@ demo: $(VENV)/installed-demo
 	$(RUN) -m benchmarks.demo $(ARGS)
 
 bench-demo: $(VENV)/installed-bench
-	$(RUN) -m benchmarks.demo --seeds 3 --out runs/bench-demo $(ARGS)
+	$(RUN) -m benchmarks.packages --seeds 3 --out runs/bench-demo $(ARGS)
 
 bench-mining: OUT ?= runs/bench-mining
 bench-mining: $(VENV)/installed-bench
@@ -49,7 +51,7 @@ bench-attention: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.attention --seeds 3 --out runs/bench-attention $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 newcomer: EMPTY := $(CURDIR)/.newcomer
 newcomer:

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from benchmarks.demo_report import verdict
+from benchmarks.packages_report import verdict
 from benchmarks.results import (
     REPOSITORY,
     BenchmarkError,

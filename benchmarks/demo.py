@@ -1,249 +1,373 @@
-"""Train on the tagged packages that ship with the project, and compare with what a person would try first.
+"""What an embedding is for, shown in two minutes on data that ships with the project.
 
-    python -m benchmarks.demo                                  # make demo
-    python -m benchmarks.demo --seeds 3 --out runs/bench-demo  # make bench-demo
+    python -m benchmarks.demo   # make demo
 
-Two fits by the command line of the project: on all tags, and on data where a fifth of the tags is hidden
-until the test; seed 1 hides the next fifth, and so on. The runs are OUT/debtags and OUT/debtags-unseen
-(further seeds add theirs to the name) and are replaced when they are trained again. With several seeds, what
-is measured is kept in OUT/demo-seed-N.json, and a second run measures only what is missing or has other
-settings. Options that are not listed here go to both fits: ``--trainer.max_epochs 1``.
+The command line trains an encoder of tagged Debian packages, from which a fifth of the tags is hidden, while
+a worker process mines hard negatives. Three fits in Python train on questions, each without five of the
+labels. Then come three tasks that columns and classifiers do badly or not
+at all: find items like this one, find by tags that training never met, and recognise new classes by three
+examples each. Every row of a table is measured in this run. OUT/demo holds the encoder, the figures
+(``demo.json``) and a picture of the packages before and after training (``map.png``).
+
+For a comparison with classifiers where all classes and tags are known beforehand, run
+``python -m benchmarks.packages``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import hashlib
+import json
+import logging
 import time
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+import numpy as np
+import pyarrow.csv
+import torch
+from numpy.typing import NDArray
 from rich.console import Console
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
 
 from benchmarks import unseen_tags
-from benchmarks.baselines import Scores, baselines, unseen_baselines
-from benchmarks.demo_report import OURS, VARIANTS, over_seeds, print_costs, print_tables, verdict, what_next
+from benchmarks.baselines import words
+from benchmarks.neighbours import BACKBONE, FrozenTags, Vectors
+from benchmarks.packages_report import OURS, verdict
 from benchmarks.results import (
     REPOSITORY,
     BenchmarkError,
     Rows,
-    digest,
     environment,
     fit,
-    kept,
-    plot,
+    score_table,
     short,
-    spread,
     write_json,
 )
 from benchmarks.tagged_items import SHIPPED, TaggedItems, read_splits
+from lit_metric.data import LabelRelations
+from lit_metric.metrics import NeighbourMetrics
 
-CONFIG = "configs/debtags.yaml"
-FROZEN = "frozen encoder 10-NN"
-COSTS = ("seconds", "texts_per_second", "peak_memory")
-SAME = 2e-3
-"""How far a saved encoder may score from what its run reported: ties fall one way or the other."""
+PACKAGES = "configs/debtags.yaml"
+QUESTIONS = REPOSITORY / "data" / "questions.csv"
+EVERY = 60
+"""Batches from one refresh of the hard negatives to the next; an epoch has six."""
+NEW_LABELS = 5
+EXAMPLES = 3
+DRAWS = 50
+"""How often the examples of the new labels are drawn."""
+
+Labels = NDArray[np.str_]
 
 
-def run_name(data: str, seed: int) -> str:
-    """The folder of a run.
+def similar_items(vectors: Vectors, labels: Sequence[str]) -> dict[str, float]:
+    """How many of an item's nearest neighbours are of its kind, the item itself left out.
+
+    Args:
+        vectors: ``[n, d]``; the similarity is the cosine.
+        labels: ``n`` classes. Items that are alone in their class are searched, but don't search.
+
+    Returns:
+        ``MAP@R`` and ``P@10``, means over the items, each between 0 and 1.
 
     Example:
-        >>> run_name("debtags", 0), run_name("debtags-unseen", 2)
-        ('debtags', 'debtags-unseen-seed-2')
+        >>> vectors = np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]], dtype=np.float32)
+        >>> similar_items(vectors, ["a", "a", "b", "b"])["MAP@R"]
+        1.0
     """
-    return data if seed == 0 else f"{data}-seed-{seed}"
+    ids = torch.arange(len(vectors))
+    metrics = NeighbourMetrics(LabelRelations.from_names(labels, ids), ks=(10,))
+    metrics.update(torch.from_numpy(np.asarray(vectors, np.float32)), ids)
+    values = metrics.compute()
+    return {"MAP@R": float(values["map@r"]), "P@10": float(values["precision@10"])}
 
 
-def hidden_part(seed: int) -> int:
-    """Which fifth of the tags a seed hides: which it is matters more than the seed of a fit.
+def nearest_kinds(
+    queries: Vectors, labels: Sequence[str], corpus: Vectors, corpus_labels: Sequence[str]
+) -> dict[str, float]:
+    """``P@1`` and ``P@10``: which share of the nearest in ``corpus [n, d]`` is of a query's kind.
 
     Example:
-        >>> [hidden_part(seed) for seed in range(7)]
-        [0, 1, 2, 3, 4, 0, 1]
+        >>> corpus = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0)
+        >>> nearest_kinds(np.array([[2.0, 1.0]]), ["a"], corpus, ["a"] * 10 + ["b"] * 10)
+        {'P@1': 1.0, 'P@10': 1.0}
     """
-    return seed % unseen_tags.parts()
+    ids = torch.arange(len(corpus) + len(queries))
+    relations = LabelRelations.from_names([*corpus_labels, *labels], ids)
+    metrics = NeighbourMetrics(relations, ks=(1, 10))
+    metrics.update(torch.from_numpy(np.asarray(corpus, np.float32)), ids[: len(corpus)], corpus=True)
+    metrics.update(torch.from_numpy(np.asarray(queries, np.float32)), ids[len(corpus) :])
+    values = metrics.compute()
+    return {"P@1": float(values["precision@1"]), "P@10": float(values["precision@10"])}
 
 
-def measure(seed: int, out: Path, options: Sequence[str]) -> dict[str, Any]:
-    """Both fits of a seed: test accuracies on all tags and on unseen ones, and what the first fit cost."""
-    random = [] if seed == 0 else ["--seed_everything", str(seed)]
-    console = Console()
-    console.rule(f"Training on {short(SHIPPED)}")
-    metrics, finished = fit(CONFIG, out / run_name("debtags", seed), *random, *options)
-    console.rule("Training where a fifth of the tags is hidden")
-    only, everything = unseen_tags.write(out / run_name("unseen-tags", seed), part=hidden_part(seed))
-    folder = out / run_name("debtags-unseen", seed)
-    hidden, _ = fit(CONFIG, folder, "--data.train", short(only, REPOSITORY), *random, *options)
+def spaces_of(train: TaggedItems, frozen: FrozenTags, encoder: Any) -> dict[str, Any]:
+    """By row of the tables, what makes vectors of lists of tags. Weights of columns come from ``train``."""
+    tags = TfidfVectorizer(analyzer=list).fit(train.tags)
+    parts = TfidfVectorizer(analyzer=words).fit(train.tags)
     return {
-        "ours": reported(metrics),
-        "unseen": unseen_scores(folder, reported(hidden), read_splits(only), read_splits(everything)),
-        "seconds": metrics["seconds"],
-        "texts_per_second": metrics["texts_per_second"],
-        "peak_memory": finished.peak_memory,
+        "tags as columns, TF-IDF": lambda items: tags.transform(items).toarray(),
+        "words of tags as columns, TF-IDF": lambda items: parts.transform(items).toarray(),
+        "frozen encoder": frozen.encode,
+        OURS: encoder.encode,
     }
 
 
-def reported(metrics: Mapping[str, Any]) -> Scores:
-    """The accuracies in a run's ``metrics.json``."""
-    after = metrics["after"]
-    return {"macro": after["knn10_accuracy_macro"], "micro": after["knn10_accuracy"]}
+def packages(out: Path, options: Sequence[str]) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Train on packages, then find similar ones; also by tags that training never met.
 
-
-def unseen_scores(
-    folder: Path,
-    only_reported: Scores,
-    only: Mapping[str, TaggedItems],
-    everything: Mapping[str, TaggedItems],
-) -> dict[str, Scores]:
-    """Scores of the test items under their unseen tags alone, and under all their tags.
-
-    Raises:
-        BenchmarkError: the saved encoder does not reach what the run reported.
+    Returns:
+        The rows of both tables, and what is known of the fit and of mining.
     """
-    from benchmarks.neighbours import knn_scores
     from lit_metric import load
 
-    encoder, vote = load(folder), knn_temperature(folder)
-    train, tests = only["train"], {"only-unseen": only["test"], "all-tags": everything["test"]}
-    corpus = encoder.encode(train.tags)
-    scores = {
-        variant: knn_scores(corpus, train.sections, encoder.encode(test.tags), test.sections, vote)
-        for variant, test in tests.items()
-    }
-    check_saved(folder, scores["only-unseen"], only_reported)
-    return scores
-
-
-def check_saved(folder: Path, scores: Scores, expected: Scores) -> None:
-    """Hold the encoder that a run has saved to what the run has reported of it.
-
-    Raises:
-        BenchmarkError: they differ by more than a tie can explain.
-    """
-    if any(abs(scores[name] - expected[name]) > SAME for name in expected):
-        raise BenchmarkError(
-            f"the encoder saved in {folder} scores {scores}, but the run reported {expected}"
-        )
-
-
-def knn_temperature(folder: Path) -> float | None:
-    """How neighbours vote in the evaluations of a run, by its config."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    temperature = config["model"]["init_args"].get("knn_temperature")
-    return None if temperature is None else float(temperature)
-
-
-def references(seeds: int) -> tuple[Rows, dict[str, Rows]]:
-    """The rows to compare with: on all tags, and by variant over those that ``seeds`` seeds hide in turn."""
-    from benchmarks.neighbours import FrozenTags
-
-    splits = read_splits()
+    only, everything = unseen_tags.write(out / "demo-data")
+    folder = out / "demo"
+    mining = ["--data.miner", "Miner", "--data.refresh.every", str(EVERY)]
+    metrics, _ = fit(PACKAGES, folder, "--data.train", short(everything, REPOSITORY), *mining, *options)
+    splits, hidden = read_splits(everything), read_splits(only)
+    train, test, by_hidden = splits["train"], splits["test"], hidden["test"]
     frozen = FrozenTags.of(*splits.values())
-    [scores] = frozen.scores(splits["train"], splits["validation"], [splits["test"]])
-    seen_rows = {FROZEN: scores, **baselines(splits["train"], splits["validation"], splits["test"])}
-    by_part = []
-    for part in sorted({hidden_part(seed) for seed in range(seeds)}):
-        variants, _ = unseen_tags.unseen_splits(splits, part=part)
-        some = variants["only-unseen"]
-        tests = [variants[variant]["test"] for variant in VARIANTS]
-        unseen = frozen.scores(some["train"], some["validation"], tests)
-        others = unseen_baselines(splits, part=part)
-        by_part.append(
-            {variant: {FROZEN: row, **others[variant]} for variant, row in zip(VARIANTS, unseen, strict=True)}
-        )
-    rows = by_part[0]["only-unseen"]
-    unseen_rows: dict[str, Rows] = {
-        variant: {name: dict(over_seeds(by_part, variant, name)) for name in rows} for variant in VARIANTS
+    spaces = spaces_of(train, frozen, load(folder))
+    similar: Rows = {name: similar_items(space(test.tags), test.sections) for name, space in spaces.items()}
+    unseen: Rows = {
+        name: nearest_kinds(space(by_hidden.tags), by_hidden.sections, space(train.tags), train.sections)
+        for name, space in spaces.items()
     }
-    return dict(seen_rows), unseen_rows
+    panels = {"before training": "frozen encoder", "after training": OURS}
+    maps = {panel: spaces[name](test.tags) for panel, name in panels.items()}
+    draw_map(folder / "map.png", maps, test.sections)
+    about = {
+        "packages": len(test.names),
+        "hidden": len(by_hidden.names),
+        "seconds": metrics["seconds"],
+        "mining": mined(folder),
+    }
+    return {"similar": similar, "unseen": unseen}, about
 
 
-def print_examples(console: Console, folder: Path, expected: Scores) -> None:
-    """Some test items and what is nearest to them, before and after the run in ``folder``.
+def mined(folder: Path) -> dict[str, Any]:
+    """What a run says of its hard negatives: tables, seconds, and the newest table's sample."""
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
 
-    Raises:
-        BenchmarkError: the saved encoder does not reach what the run reported.
+    def values(name: str) -> list[float]:
+        return [float(row[f"mining/{name}"]) for row in rows if row.get(f"mining/{name}")]
+
+    samples = sorted((folder / "negatives").glob("v*/sample.json"))
+    anchors = json.loads(samples[-1].read_text(encoding="utf-8"))["anchors"] if samples else []
+    return {
+        "tables": len(samples),
+        "seconds": sum(values("seconds")[1:]),
+        "waited": sum(values("stall_seconds")) + sum(values("snapshot_seconds")),
+        "examples": [
+            {"anchor": anchor["key"], "negative": negative["key"], "score": negative["score"]}
+            for anchor in anchors
+            for negative in [each for each in anchor["candidates"] if each["verdict"] == "kept"][:1]
+        ],
+    }
+
+
+def draw_map(path: Path, spaces: Mapping[str, Vectors], labels: Sequence[str], most: int = 8) -> None:
+    """Draw items in the plane by t-SNE, one panel for each space; the largest classes have colours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    kinds = np.asarray(labels)
+    largest = [label for label, _ in Counter(labels).most_common(most)]
+    size = (6 * len(spaces), 6)
+    figure, axes = plt.subplots(1, len(spaces), figsize=size, layout="constrained", squeeze=False)
+    for axis, (name, vectors) in zip(axes[0], spaces.items(), strict=True):
+        unit = normalize(vectors)
+        reduced = PCA(min(30, *unit.shape), random_state=0).fit_transform(unit)
+        perplexity = min(30.0, (len(unit) - 1) / 3)
+        flat = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(reduced)
+        others = ~np.isin(kinds, largest)
+        axis.scatter(*flat[others].T, s=4, color="0.85", label="other sections")
+        for label in largest:
+            axis.scatter(*flat[kinds == label].T, s=6, label=label)
+        axis.set(title=name, xticks=[], yticks=[])
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, markerscale=3)
+    figure.suptitle("Test packages by section (t-SNE)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def new_labels(labels: Sequence[str], count: int = NEW_LABELS) -> list[list[str]]:
+    """Disjoint parts of the labels, in the order of their sha256, each to be hidden in turn.
+
+    Example:
+        >>> new_labels(["a", "b", "c", "d", "d"], 2)
+        [['d', 'c'], ['b', 'a']]
     """
-    from benchmarks.neighbours import FrozenTags, example_table, examples, knn_scores
-    from lit_metric import load
-
-    splits = read_splits()
-    train, test = splits["train"], splits["test"]
-    encoder, frozen = load(folder), FrozenTags.of(train, test)
-    trained = encoder.encode(train.tags), encoder.encode(test.tags)
-    vote = knn_temperature(folder)
-    check_saved(folder, knn_scores(trained[0], train.sections, trained[1], test.sections, vote), expected)
-    console.print("\nTest items drawn at random, and the training items nearest to them:", style="bold")
-    for example in examples(train, test, [(frozen.encode(train.tags), frozen.encode(test.tags)), trained]):
-        console.print(example_table(example))
+    ranked = sorted(set(labels), key=lambda label: hashlib.sha256(label.encode()).digest())
+    return [ranked[first : first + count] for first in range(0, len(ranked) - count + 1, count)]
 
 
-def results_of(seeds: int, out: Path, options: Sequence[str]) -> list[dict[str, Any]]:
-    """What ``measure`` gives for each seed; with several seeds, what is there already is kept."""
-    results = []
-    for seed in range(seeds):
-        path = out / f"demo-seed-{seed}.json"
-        if seeds == 1:
-            path.unlink(missing_ok=True)
-        settings = {
-            "seed": seed,
-            "options": list(options),
-            "files": digest(SHIPPED, REPOSITORY / CONFIG),
-            "hidden": {"share": unseen_tags.SHARE, "part": hidden_part(seed)},
-            "versions": environment()["versions"],
-        }
-
-        def one(seed: int = seed) -> dict[str, Any]:
-            return measure(seed, out, options)
-
-        results.append(kept(path, settings, one))
-    return results
+def few_examples(vectors: Vectors, labels: Labels, draws: int = DRAWS) -> float:
+    """Accuracy where each class is known by the mean of a few examples, over several draws of these."""
+    unit = normalize(vectors)
+    names = np.unique(labels)
+    shares = []
+    for examples, rest in drawn_examples(labels, draws):
+        means = normalize(np.stack([unit[examples[labels[examples] == name]].mean(0) for name in names]))
+        shares.append((names[(unit[rest] @ means.T).argmax(1)] == labels[rest]).mean())
+    return float(np.mean(shares))
 
 
-def compare(results: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Print the tables, and write ``demo.json`` and, over several seeds, ``demo.png``."""
-    console = Console()
-    console.print("\nFitting what it is compared with ...")
-    seen_rows, unseen_rows = references(len(results))
-    seen: Rows = {**seen_rows, OURS: over_seeds(results, "ours")}
-    unseen: dict[str, Rows] = {
-        variant: {**unseen_rows[variant], OURS: over_seeds(results, "unseen", variant)}
-        for variant in VARIANTS
+@threadpool_limits.wrap(limits=1)
+def few_by_words(texts: Sequence[str], labels: Labels, draws: int = DRAWS) -> float:
+    """The same for logistic regression on the words of the examples."""
+    shares = []
+    for examples, rest in drawn_examples(labels, draws):
+        columns = TfidfVectorizer(sublinear_tf=True).fit([texts[place] for place in examples])
+        model = LogisticRegression(C=10.0, max_iter=1000)
+        model.fit(columns.transform([texts[place] for place in examples]), labels[examples])
+        predicted = model.predict(columns.transform([texts[place] for place in rest]))
+        shares.append((predicted == labels[rest]).mean())
+    return float(np.mean(shares))
+
+
+def drawn_examples(labels: Labels, draws: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """For each draw, the places of ``EXAMPLES`` items of each class, and those of the rest."""
+    found = []
+    for seed in range(draws):
+        generator = np.random.default_rng(seed)
+        classes = [np.flatnonzero(labels == name) for name in np.unique(labels)]
+        examples = np.concatenate([generator.choice(each, EXAMPLES, replace=False) for each in classes])
+        found.append((examples, np.setdiff1d(np.arange(len(labels)), examples)))
+    return found
+
+
+def questions(options: Mapping[str, Any]) -> tuple[Rows, dict[str, Any]]:
+    """Train on the questions of some labels, then recognise the other labels by a few examples.
+
+    Returns:
+        Mean accuracies over the parts of the labels that are hidden in turn, and what is known of the fits.
+    """
+    from lightning.pytorch import Trainer, seed_everything
+
+    from lit_metric import MetricDataModule, MetricLearner, TextEncoder
+
+    rows = pyarrow.csv.read_csv(QUESTIONS).to_pylist()
+    frozen = TextEncoder(BACKBONE, freeze=True).encode([row["text"] for row in rows])
+    parts, accuracies, seconds = new_labels([row["label"] for row in rows]), [], []
+    for name in ("lightning.pytorch", "lit_metric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False
+    )
+    for hidden in parts:
+        is_new = np.asarray([row["label"] in hidden for row in rows])
+        new = [row for row, chosen in zip(rows, is_new, strict=True) if chosen]
+        known = [row for row, chosen in zip(rows, is_new, strict=True) if not chosen]
+        seed_everything(0, verbose=False)
+        model = MetricLearner(TextEncoder(BACKBONE), lr=1e-4)
+        begin = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = Trainer(**{"max_epochs": 6, **quiet, **options})
+            trainer.fit(model, MetricDataModule(train=known))
+        seconds.append(time.perf_counter() - begin)
+        print(f"trained on {len(known)} questions, without those of {', '.join(hidden)}", flush=True)
+        texts, labels = [row["text"] for row in new], np.asarray([row["label"] for row in new])
+        accuracies.append(
+            {
+                "logistic regression on words": few_by_words(texts, labels),
+                "frozen encoder, nearest mean": few_examples(frozen[is_new], labels),
+                OURS: few_examples(model.encode(texts), labels),
+            }
+        )
+    means = {
+        name: {"accuracy": float(np.mean([each[name] for each in accuracies]))} for name in accuracies[0]
     }
-    costs = {key: spread([result[key] for result in results]) for key in COSTS}
-    print_tables(console, seen, unseen)
-    folder = out / run_name("debtags", 0)
-    if folder.exists():
-        print_examples(console, folder, results[0]["ours"])
-    print_costs(console, costs)
-    sentences = {"seen": verdict(seen), **{variant: verdict(unseen[variant]) for variant in VARIANTS}}
-    summary = {"seen": seen, "unseen": unseen, "verdict": sentences, **costs, "environment": environment()}
-    write_json(out / "demo.json", summary)
-    if len(results) > 1:
-        panels = {"all tags seen": seen, **{name: unseen[variant] for variant, name in VARIANTS.items()}}
-        plot(out / "demo.png", "Tagged packages, 10-NN accuracy on test", panels, "accuracy")
+    return means, {"parts": parts, "accuracies": accuracies, "seconds": sum(seconds)}
+
+
+def show(tables: Mapping[str, Rows], about: Mapping[str, Any], console: Console) -> dict[str, str]:
+    """Print the tables, each with the sentence that follows from it, and what was mined.
+
+    Returns:
+        The sentences by table.
+    """
+    packages, negatives = about["packages"], about["packages"]["mining"]
+    titles = {
+        "similar": f"1. Find packages like this one, among {packages['packages']:,} test packages",
+        "unseen": f"2. Tags that training never met: {packages['hidden']:,} packages by hidden tags alone",
+        "few": f"3. New labels by {EXAMPLES} examples each, in {len(about['questions']['parts'])} parts of "
+        f"{NEW_LABELS}",
+    }
+    sentences = {}
+    for name, rows in tables.items():
+        columns = list(rows[OURS])
+        sentences[name] = verdict(rows, measures=columns)
+        console.print(score_table(titles[name], rows, columns))
+        console.print(f"{sentences[name]}\n")
+    console.print("4. Hard negatives, mined while training went on", style="bold")
+    console.print(
+        f"{negatives['tables']} tables, {negatives['seconds']:.0f} s of mining beside training, which waited "
+        f"{negatives['waited']:.1f} s for it. Packages, and the nearest of another section:"
+    )
+    for example in negatives["examples"][:4]:
+        console.print(f"  {example['anchor']} and {example['negative']} (cosine {example['score']:.2f})")
+    return sentences
+
+
+def what_next(out: Path) -> list[str]:
+    """Commands to paste and pages to read."""
+    model, data = short(out / "demo"), short(SHIPPED)
+    command = short(REPOSITORY / ".venv" / "bin" / "lit-metric")
+    query = '"interface::x11, use::gameplaying"'
+    return [
+        f"{command} search --model {model} --corpus {data} --tags tags --key name --query {query}",
+        f"{command} fit --data.train {short(QUESTIONS)}  # or your file with the columns text and label",
+        "docs/index.md starts from what you have; docs/results.md has the figures beside other methods,",
+        "also where a classifier is as good or better: all classes and all tags known beforehand",
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("benchmarks.demo", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--seeds", type=int, default=1, help="how many fits of each kind (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder to write to (%(default)s)")
-    given, options = parser.parse_known_args(arguments)
-    if given.seeds < 1:
-        parser.error(f"--seeds is {given.seeds}; at least 1 is needed")
-    begin, out = time.perf_counter(), given.out.resolve()
+    parser.add_argument(
+        "--epochs", type=int, help="of each fit, for a quick look; the figures are lower then"
+    )
+    given = parser.parse_args(arguments)
+    options = ["--trainer.max_epochs", str(given.epochs)] if given.epochs else []
+    begin, out, console = time.perf_counter(), given.out.resolve(), Console()
     try:
-        compare(results_of(given.seeds, out, options), out)
+        console.rule("Training on tagged packages, with hard negatives mined meanwhile")
+        tables, about = packages(out, options)
+        console.rule("Training on questions")
+        few, about_questions = questions({"max_epochs": given.epochs} if given.epochs else {})
     except BenchmarkError as error:
         raise SystemExit(f"benchmarks.demo: {error}") from error
+    console.rule("What this kind of training is for")
+    tables["few"] = few
+    facts = {"packages": about, "questions": about_questions}
+    sentences = show(tables, facts, console)
+    summary = {**tables, "verdict": sentences, **facts, "environment": environment()}
+    write_json(out / "demo" / "demo.json", summary)
     seconds = time.perf_counter() - begin
-    print(f"Everything took {seconds:.0f} s. The numbers are in {short(out / 'demo.json')}.\n")
-    print("What next:")
-    for line in what_next(out / run_name("debtags", 0), CONFIG):
+    print(
+        f"\nEverything took {seconds:.0f} s. {short(out / 'demo')} holds the encoder, demo.json, and map.png:"
+    )
+    print("the packages in the plane before and after training.\n\nWhat next:")
+    for line in what_next(out):
         print(f"  {line}")
 
 

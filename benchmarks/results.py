@@ -215,12 +215,12 @@ def _end(log: Path | None) -> str:
 
 
 def fit(
-    config: str, folder: Path, *options: str | Path, log: Path | None = None
+    config: str | None, folder: Path, *options: str | Path, log: Path | None = None
 ) -> tuple[dict[str, Any], Finished]:
     """``lit-metric fit`` into ``folder``, and what ``metrics.json`` says afterwards.
 
     Args:
-        config: YAML file, relative to the repository.
+        config: YAML file, relative to the repository; None: no config.
         folder: of the run; see :func:`own_folder`.
         options: more of the command line, such as ``--data.train FILE``.
         log: where the output goes; None shows it.
@@ -229,7 +229,8 @@ def fit(
         BenchmarkError: the fit failed.
     """
     own_folder(folder)
-    words = ["fit", "--config", config, *run_options(config, folder), *map(str, options)]
+    configs = [] if config is None else ["--config", config]
+    words = ["fit", *configs, *run_options(config, folder), *map(str, options)]
     if log is None:
         print(f"$ lit-metric {shlex.join(words)}", flush=True)
     finished = run([sys.executable, "-m", "lit_metric", *words], log=log)
@@ -239,9 +240,9 @@ def fit(
     return metrics, finished
 
 
-def run_options(config: str, folder: Path) -> list[str]:
+def run_options(config: str | None, folder: Path) -> list[str]:
     """What makes ``lit-metric fit`` write to ``folder``; nothing if the config says so itself."""
-    if (REPOSITORY / "runs" / Path(config).stem).resolve() == folder.resolve():
+    if config is not None and (REPOSITORY / "runs" / Path(config).stem).resolve() == folder.resolve():
         return []
     into = {"save_dir": folder.resolve().parent, "name": folder.name}
     return [

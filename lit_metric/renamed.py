@@ -27,6 +27,9 @@ NAMES: dict[str, dict[str, str]] = {
         "labelled_items": "use MetricDataModule, or Labels(...).items(Columns(table, problems))",
         "stored": "lit_metric.store",
     },
+    "lit_metric.encoders": {
+        "from_spec": "lit_metric.configurable.rebuilt",
+    },
     "lit_metric.losses": {
         "GuidedPairs": "PairsWrapper",
         "SameClass": "LabelPairs",
@@ -85,6 +88,9 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "certain": "labelled_relations",
         "drawn": "mined_negatives",
     },
+    "lit_metric.metrics.NeighbourMetrics": {
+        "temperature": "knn_temperature",
+    },
     "lit_metric.mining.AbsoluteMargin": {
         "reference": "positive_score",
     },
@@ -132,6 +138,9 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "lit_metric.mining.SimANS": {
         "reference": "positive_score",
     },
+    "lit_metric.modules.MetricLearner": {
+        "vote_temperature": "knn_temperature",
+    },
 }
 """Arguments by class, function or ``Class.method``. ``name=value`` is one value of an argument."""
 
@@ -163,7 +172,10 @@ METHODS: dict[str, dict[str, str]] = {
 }
 """Methods and attributes of instances, by class."""
 
-METRICS: dict[str, str] = {}
+METRICS: dict[str, str] = {
+    "knn10_accuracy_frequent": "knn10_accuracy_head",
+    "knn10_accuracy_rare": "knn10_accuracy_tail",
+}
 """Metrics by the name that they were logged under, without ``val/`` or ``test/``."""
 
 OPTIONS: dict[str, dict[str, str]] = {

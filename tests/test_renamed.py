@@ -16,9 +16,11 @@ import pytest
 
 import lit_metric
 from lit_metric import renamed
+from lit_metric.callbacks import BestCheckpoint
 from lit_metric.callbacks.checkpoints import check_monitors
 from lit_metric.cli.messages import mistake, with_options
 from lit_metric.cli.parser import Parser, parser_of
+from lit_metric.losses import InfoNCELoss
 from lit_metric.refresh import Refresh
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -112,12 +114,8 @@ def test_methods(place: str, old: str, new: str) -> None:
 
 @pytest.mark.parametrize(("old", "new"), renamed.METRICS.items())
 def test_metrics(old: str, new: str) -> None:
-    trainer: Any = SimpleNamespace(
-        callbacks=[SimpleNamespace(monitor=f"val/{old}")],
-        checkpoint_callbacks=[],
-        early_stopping_callbacks=[],
-    )
-    module: Any = lit_metric
+    trainer: Any = SimpleNamespace(callbacks=[BestCheckpoint(monitor=f"val/{old}")])
+    module: Any = InfoNCELoss()  # any object of the project
     with pytest.raises(ValueError, match=f"val/{old} is "):
         check_monitors(trainer, module, ["map@r"])
     if is_name(new):

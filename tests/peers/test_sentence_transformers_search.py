@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,10 +25,25 @@ from lit_metric.index import Embeddings
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, TripletMetrics
 from lit_metric.mining import AbsoluteMargin, MaxScore, Miner, NegativeFilter, RelativeMargin
 from tests.metrics.items import clustered
-from tests.metrics.test_peers import Stored
 from tests.peers.cases import count, seeds
 
 PEER = "sentence-transformers"
+
+
+class Stored:
+    """The part of a SentenceTransformer that the evaluators use; a text is the number of its embedding."""
+
+    similarity_fn_name = "cosine"
+    model_card_data = Mock()
+
+    def __init__(self, embeddings: Tensor) -> None:
+        self.embeddings = embeddings
+
+    def encode(self, texts: list[str], convert_to_tensor: bool = False, **_: object) -> Tensor | np.ndarray:
+        vectors = self.embeddings[[int(text) for text in texts]]
+        return vectors if convert_to_tensor else vectors.numpy()
+
+    encode_query = encode_document = encode
 
 
 class Model(Stored):

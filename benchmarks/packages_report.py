@@ -1,4 +1,4 @@
-"""What the demo tells: tables, who wins what, what it cost, what to try next."""
+"""What the benchmark of tagged packages prints: tables, who wins what, what it cost, what to try next."""
 
 from __future__ import annotations
 
