@@ -106,14 +106,19 @@ def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[
             )
         values = {key: spec(value, f"{name}.{key}", arrays, kinds) for key, value in thing.items()}
         return values if arrays is None else {"dict": values}
-    cls = type(thing)
+    cls: Any = type(thing)
     if arrays is not None:
         if isinstance(thing, Tensor):
             arrays[name] = thing.detach().cpu().numpy()
             return {"array": name}
         if not isinstance(thing, kinds):
             raise TypeError(f"{name} is a {cls.__name__}, which can't be written as arrays")
-        state = {key: spec(value, f"{name}.{key}", arrays, kinds) for key, value in _state(thing).items()}
+        # The attributes that a copy of it keeps.
+        own = "__getstate__" in {name for base in cls.__mro__[:-1] for name in vars(base)}
+        kept = dict(cls.__getstate__(thing) if own else vars(thing))
+        if is_dataclass(thing):
+            kept = {field.name: getattr(thing, field.name) for field in fields(thing)}
+        state = {key: spec(value, f"{name}.{key}", arrays, kinds) for key, value in kept.items()}
         return {"class_path": class_path(cls), "state": state}
     if is_foreign(thing):
         raise TypeError(
@@ -305,11 +310,3 @@ def find_class(path: str) -> Any:
 def is_foreign(value: object) -> bool:
     """Whether a value is of a package whose objects don't keep their arguments as attributes."""
     return type(value).__module__.split(".")[0] in {"builtins", "torch", "numpy"}
-
-
-def _state(thing: Any) -> dict[str, Any]:
-    """The attributes by which an object is written down: those that a copy of it keeps."""
-    if is_dataclass(thing):
-        return {field.name: getattr(thing, field.name) for field in fields(thing)}
-    own = "__getstate__" in {name for cls in type(thing).__mro__[:-1] for name in vars(cls)}
-    return dict(thing.__getstate__() if own else vars(thing))

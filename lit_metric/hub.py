@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +64,11 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
     if all((place / tower / "modules.json").is_file() for tower in TOWERS):
         query, document = (load(place / tower, trust_remote_code) for tower in TOWERS)
         return TwoTowerEncoder(query, document)
-    for name, checkpoint, content in _checkpoints(place):
+    if found := _run_checkpoint(place):
+        name, checkpoint, content = found
         encoder = encoder_in(content, checkpoint, trust_remote_code)
-        log.info(
-            "There is no %s: loaded the encoder of the %s checkpoint, %s",
-            place / RUN_FOLDER,
-            name,
-            checkpoint,
-        )
+        told = "There is no %s: loaded the encoder of the %s checkpoint, %s"
+        log.info(told, place / RUN_FOLDER, name, checkpoint)
         return encoder
     raise FileNotFoundError(
         f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json "
@@ -80,38 +76,27 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
     )
 
 
-def _checkpoints(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """The checkpoints of a run that can be read: the best by what was monitored, then the latest first."""
+def _run_checkpoint(folder: Path) -> tuple[str, Path, dict[str, Any]] | None:
+    """A run's best checkpoint by what was monitored, else its last: which of the two, its path and content.
+
+    Checkpoints that can't be read are skipped: one was being written when the run ended.
+    """
     contents = {}
     for path in sorted(folder.rglob("*.ckpt")):
-        if (content := _read_or_tell(path)) is not None:
-            contents[path] = content
-    latest = sorted(
-        contents,
-        key=lambda path: (contents[path].get("global_step", 0), path.stat().st_mtime_ns),
-        reverse=True,
-    )
-    best = [
-        path
-        for each in latest[:1]
-        for state in contents[each].get("callbacks", {}).values()
-        if isinstance(state, dict) and state.get("monitor")
-        for path in latest
-        if path.name == Path(state.get("best_model_path") or ".").name
-    ]
-    for path in best[:1]:
-        yield "best", path, contents[path]
-    for path in latest:
-        yield "last", path, contents[path]
-
-
-def _read_or_tell(path: Path) -> dict[str, Any] | None:
-    """A checkpoint, None for one that was being written when the run ended."""
-    try:
-        return read_checkpoint(path)
-    except ValueError as error:
-        log.warning("%s", error)
+        try:
+            contents[path] = read_checkpoint(path)
+        except ValueError as error:  # noqa: PERF203
+            log.warning("%s", error)
+    if not contents:
         return None
+    age = {path: (read.get("global_step", 0), path.stat().st_mtime_ns) for path, read in contents.items()}
+    latest = sorted(contents, key=age.__getitem__, reverse=True)
+    for state in contents[latest[0]].get("callbacks", {}).values():
+        if isinstance(state, dict) and state.get("monitor"):
+            name = Path(state.get("best_model_path") or ".").name
+            if found := [path for path in latest if path.name == name]:
+                return "best", found[0], contents[found[0]]
+    return "last", latest[0], contents[latest[0]]
 
 
 def _from_hub(name: str, trust_remote_code: bool) -> Encoder:

@@ -10,9 +10,7 @@ from typing import Any, NoReturn
 
 # Each new name is a name, or a sentence that says what to do where nothing took the place of the old one.
 NAMES: dict[str, dict[str, str]] = {
-    "lit_metric": {
-        "described": "lit_metric.configurable",
-    },
+    "lit_metric": {"described": "lit_metric.configurable"},
     "lit_metric.batching": {
         "DataSet": "MixturePart",
         "ItemVectors": "lit_metric.index.Embeddings",
@@ -34,9 +32,7 @@ NAMES: dict[str, dict[str, str]] = {
         "rejected": "use Problems.write, a method",
         "stored": "lit_metric.store",
     },
-    "lit_metric.encoders": {
-        "from_spec": "lit_metric.configurable.rebuilt",
-    },
+    "lit_metric.encoders": {"from_spec": "lit_metric.configurable.rebuilt"},
     "lit_metric.losses": {
         "GuidedPairs": "PairsWrapper",
         "SameClass": "LabelPairs",
@@ -64,7 +60,7 @@ NAMES: dict[str, dict[str, str]] = {
         "AbsoluteMax": "MaxScore",
         "MarginFilter": "AbsoluteMargin",
         "Moment": "DrawContext",
-        "PercentageFilter": "RelativeMargin",
+        "PercentageFilter": "use RelativeMargin(margin=0.05) in place of PercentageFilter(0.95)",
         "Pool": "DrawContext",
         "RankWindow": "RankRange",
         "TableVectors": "use open_vectors, a function",
@@ -80,56 +76,27 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "planned_fn": "use before_fn, which may act, and version_fn, which only looks",
         "start_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
     },
-    "lit_metric.clusters.k_means": {
-        "metric": "similarity",
-    },
-    "lit_metric.clusters.nearest_centres": {
-        "metric": "similarity",
-    },
-    "lit_metric.data.Labels": {
-        "unlabelled=candidates": "negatives_if_mined",
-    },
+    "lit_metric.clusters.k_means": {"metric": "similarity"},
+    "lit_metric.clusters.nearest_centres": {"metric": "similarity"},
+    "lit_metric.data.Labels": {"unlabelled=candidates": "negatives_if_mined"},
     "lit_metric.datamodule.MetricDataModule": {
         "test_against": "test_corpus",
         "validate_against": "validation_corpus",
     },
-    "lit_metric.evaluation.Evaluation": {
-        "temperature": "knn_temperature",
-    },
-    "lit_metric.index.ExactIndex": {
-        "metric": "similarity",
-    },
-    "lit_metric.index.FaissIndex": {
-        "metric": "similarity",
-    },
-    "lit_metric.index.Index.search": {
-        "left_out": "exclude",
-    },
+    "lit_metric.evaluation.Evaluation": {"temperature": "knn_temperature"},
+    "lit_metric.index.ExactIndex": {"metric": "similarity"},
+    "lit_metric.index.FaissIndex": {"metric": "similarity"},
+    "lit_metric.index.Index.search": {"left_out": "exclude"},
     "lit_metric.losses.InfoNCELoss": {
-        "other_positives": "use positives_in_denominator: true (in) or false (out)",
+        "other_positives": "use positives_in_denominator: true (in) or false (out)"
     },
-    "lit_metric.losses.RelationPairs": {
-        "certain": "labelled_relations",
-        "drawn": "mined_negatives",
-    },
-    "lit_metric.metrics.NeighbourMetrics": {
-        "temperature": "knn_temperature",
-    },
-    "lit_metric.mining.AbsoluteMargin": {
-        "reference": "positive_score",
-    },
-    "lit_metric.mining.BM25Proposer": {
-        "metric": "similarity",
-    },
-    "lit_metric.mining.ClusterProposer": {
-        "metric": "similarity",
-    },
-    "lit_metric.mining.GuideFilter": {
-        "reference": "positive_score",
-    },
-    "lit_metric.mining.MaxScore": {
-        "maximum": "max_score",
-    },
+    "lit_metric.losses.RelationPairs": {"certain": "labelled_relations", "drawn": "mined_negatives"},
+    "lit_metric.metrics.NeighbourMetrics": {"temperature": "knn_temperature"},
+    "lit_metric.mining.AbsoluteMargin": {"reference": "positive_score"},
+    "lit_metric.mining.BM25Proposer": {"metric": "similarity"},
+    "lit_metric.mining.ClusterProposer": {"metric": "similarity"},
+    "lit_metric.mining.GuideFilter": {"reference": "positive_score"},
+    "lit_metric.mining.MaxScore": {"maximum": "max_score"},
     "lit_metric.mining.Miner": {
         "candidates": "top_k",
         "cold_start": "use data.refresh.first_table: before_training (mine), in_background (in_batch)",
@@ -146,73 +113,39 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "timeout": "data.refresh.timeout",
     },
     "lit_metric.mining.Miner.mine": {
-        "ids": "use mine(Embeddings(ids, vectors), relations), with lit_metric.index.Embeddings",
+        "ids": "use mine(Embeddings(ids, vectors), relations), with lit_metric.index.Embeddings"
     },
-    "lit_metric.mining.NegativeTable": {
-        "metric": "similarity",
-    },
-    "lit_metric.mining.RandomProposer": {
-        "metric": "similarity",
-    },
-    "lit_metric.mining.RankRange": {
-        "start": "range_min",
-        "stop": "range_max",
-    },
+    "lit_metric.mining.NegativeTable": {"metric": "similarity"},
+    "lit_metric.mining.RandomProposer": {"metric": "similarity"},
+    "lit_metric.mining.RankRange": {"start": "range_min", "stop": "range_max"},
     "lit_metric.mining.RelativeMargin": {
         "reference": "positive_score",
         "share": "use margin: 1 - share, so 0.05 in place of 0.95",
     },
-    "lit_metric.mining.SimANS": {
-        "reference": "positive_score",
-    },
-    "lit_metric.modules.MetricLearner": {
-        "vote_temperature": "knn_temperature",
-    },
+    "lit_metric.mining.SimANS": {"reference": "positive_score"},
+    "lit_metric.modules.MetricLearner": {"vote_temperature": "knn_temperature"},
 }
 """Arguments by class, function or ``Class.method``. ``name=value`` is one value of an argument."""
 
 METHODS: dict[str, dict[str, str]] = {
-    "lit_metric.batching.BatchPlanner": {
-        "plan_by": "use plan(ids, relations, seed, epoch, vectors=...)",
-    },
-    "lit_metric.data.Batch": {
-        "drawn": "mined_negatives",
-    },
-    "lit_metric.data.Dataset": {
-        "facts": "judgements",
-    },
-    "lit_metric.data.Relations": {
-        "certain": "labelled_only",
-    },
-    "lit_metric.data.Supervision": {
-        "planned": "use Dataset.planned, which is set when the data are read",
-    },
+    "lit_metric.batching.BatchPlanner": {"plan_by": "use plan(ids, relations, seed, epoch, vectors=...)"},
+    "lit_metric.data.Batch": {"drawn": "mined_negatives"},
+    "lit_metric.data.Dataset": {"facts": "judgements"},
+    "lit_metric.data.Relations": {"certain": "labelled_only"},
+    "lit_metric.data.Supervision": {"planned": "use Dataset.planned, which is set when the data are read"},
     "lit_metric.datamodule.MetricDataModule": {
         "planned_for": "use refresher.version(batch)",
         "tables": "use refresher.task.tables",
         "version_for": "use refresher.version(batch)",
     },
-    "lit_metric.index.ExactIndex": {
-        "search_own": "search_by_id",
-    },
-    "lit_metric.index.Index": {
-        "leaves_out": "excludes",
-        "metric": "use similarity, an attribute",
-    },
-    "lit_metric.losses.Pairs": {
-        "targets": "use rows(start, stop, targets=True).target",
-    },
-    "lit_metric.mining.Miner": {
-        "drawing": "use draw, an attribute",
-        "source": "use TableNegatives",
-    },
+    "lit_metric.index.ExactIndex": {"search_own": "search_by_id"},
+    "lit_metric.index.Index": {"leaves_out": "excludes", "metric": "use similarity, an attribute"},
+    "lit_metric.losses.Pairs": {"targets": "use rows(start, stop, targets=True).target"},
+    "lit_metric.mining.Miner": {"drawing": "use draw, an attribute", "source": "use TableNegatives"},
 }
 """Methods and attributes of instances, by class."""
 
-METRICS: dict[str, str] = {
-    "accuracy_frequent": "accuracy_head",
-    "accuracy_rare": "accuracy_tail",
-}
+METRICS: dict[str, str] = {"accuracy_frequent": "accuracy_head", "accuracy_rare": "accuracy_tail"}
 """Endings of the names of metrics, such as ``val/knn10_accuracy_rare``."""
 
 OPTIONS: dict[str, dict[str, str]] = {
@@ -222,9 +155,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--max-tokens": "--data.max_tokens",
         "--seed": "--data.seed",
     },
-    "search": {
-        "--top-k": "--k",
-    },
+    "search": {"--top-k": "--k"},
 }
 """Options by command."""
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    Checkpoint,
-    EarlyStopping,
-    StochasticWeightAveraging,
-    Timer,
-)
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, StochasticWeightAveraging, Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_metric.callbacks.checkpoints import best_checkpoint, newest_checkpoint
@@ -132,8 +129,9 @@ class RunReport(Callback):
         # Checkpoints may still be written, and are of the last weights.
         pl_module.load_state_dict(last)
         self._report |= {"best_checkpoint": best, "ended": self._limit(trainer), **self._spent(trainer)}
-        if trainer.is_global_zero:
-            self._write()
+        if self._folder is not None and trainer.is_global_zero:
+            with self._failing_later(self._folder / REPORT):
+                write_report(self._folder / REPORT, self._report)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print what changed and what to do next.
@@ -199,36 +197,28 @@ class RunReport(Callback):
             )
 
     def _save(self, pl_module: LightningModule) -> None:
-        """Replace ``model/`` as a whole; a failure is kept for the end, as checkpoints are still to come."""
+        """Replace ``model/`` as a whole."""
         if self._folder is None:
             return
         encoder: Any = pl_module.encoder
         place, unfinished = self._folder / MODEL, self._folder / f".{MODEL}.new"
-        try:
+        hint = f". The checkpoints are there: lit_metric.load({str(self._folder)!r}) reads them"
+        with self._failing_later(place, hint):
             shutil.rmtree(unfinished, ignore_errors=True)
             with stage("saving the encoder"):
                 encoder.save(unfinished)
             shutil.rmtree(place, ignore_errors=True)
             unfinished.replace(place)
-        except Exception as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            self._failed = error
-            log.error(
-                "%s could not be written: %s. The checkpoints are there: lit_metric.load(%r) reads them",
-                place,
-                error,
-                str(self._folder),
-            )
+        shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _write(self) -> None:
-        """Write the report; a failure is kept for the end."""
-        if self._folder is None or self._report is None:
-            return
+    @contextmanager
+    def _failing_later(self, path: Path, hint: str = "") -> Iterator[None]:
+        """Log a failure to write, and raise it when the fit ends: checkpoints are still to come."""
         try:
-            write_report(self._folder / REPORT, self._report)
-        except OSError as error:
+            yield
+        except Exception as error:
             self._failed = self._failed or error
-            log.error("%s could not be written: %s", self._folder / REPORT, error)
+            log.error("%s could not be written: %s%s", path, error, hint)
 
     def _save_averaged(self, trainer: Trainer) -> str | None:
         """Save the module's weights, which are averaged now, beside the checkpoints; their path."""
@@ -238,13 +228,10 @@ class RunReport(Callback):
         if self._folder is None or not folders:
             return None
         path = Path(folders[0]) / AVERAGED
-        try:
+        with self._failing_later(path):
             trainer.save_checkpoint(path, weights_only=True)
-        except OSError as error:
-            self._failed = error
-            log.error("%s could not be written: %s", path, error)
-            return None
-        return self._relative(path)
+            return self._relative(path)
+        return None
 
     def _restore_best(self, trainer: Trainer, pl_module: LightningModule) -> str | None:
         """Load the weights of the best checkpoint, if there is one; returns its path within the run

@@ -36,6 +36,7 @@ example: lit-metric fit --data.train questions.csv
 """
 SIGNALLED = 128
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+NOISE = ("Tip:", "GPU available: False", "TPU available: False", "LOCAL_RANK: 0 - CUDA_VISIBLE_DEVICES")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser"
     )
     # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
-    first = all(os.environ.get(each, "0") == "0" for each in RANKS)
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if is_first() else logging.WARNING, format="%(message)s")
     try:
         if name == "runs":  # which needs no torch
             module.run(name, given[1:])
@@ -81,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if line.startswith(messages.USAGE):
             print(f"usage: lit-metric {name} [options]; lit-metric {name} --help lists them", file=sys.stderr)
         _fail(line, 2, error)
+
+
+def is_first() -> bool:
+    """Whether this process is the first rank of the run."""
+    return all(os.environ.get(each, "0") == "0" for each in RANKS)
 
 
 def _command(given: Sequence[str]) -> str:
@@ -109,7 +114,9 @@ def _fail(line: str, status: int, cause: BaseException | None = None) -> None:
 
 def quiet() -> None:
     """Leave out what other libraries say about themselves at every start, and warnings that err."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(noise in record.getMessage() for noise in NOISE)
+    )
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of each retry, twice
     for name in ("httpx", "sentence_transformers", "datasets", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -125,10 +132,3 @@ def quiet() -> None:
         ".*recommended to use `self.log.*sync_dist=True.*",  # every rank has computed the same
     ):
         warnings.filterwarnings("ignore", pattern)
-
-
-NOISE = ("Tip:", "GPU available: False", "TPU available: False", "LOCAL_RANK: 0 - CUDA_VISIBLE_DEVICES")
-
-
-def _no_tips(record: logging.LogRecord) -> bool:
-    return not any(noise in record.getMessage() for noise in NOISE)

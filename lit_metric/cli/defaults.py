@@ -20,18 +20,13 @@ CONFIGS = Path(str(files("lit_metric"))) / "configs"
 """The configs that ship with the project."""
 
 
-def backbone() -> str:
-    """A small encoder of sentences: that of an installed package, else that of the hub."""
-    return f"package:{PACKAGED}/model" if importlib.util.find_spec(PACKAGED) else HUB
-
-
 def defaults() -> dict[str, Any]:
     """Options by name. A given list, such as that of callbacks, replaces the whole list here."""
+    # A small encoder of sentences: that of an installed package, else that of the hub.
+    backbone = f"package:{PACKAGED}/model" if importlib.util.find_spec(PACKAGED) else HUB
     return {
         "model": _of(
-            "lit_metric.MetricLearner",
-            encoder=_of("lit_metric.TextEncoder", backbone=backbone()),
-            lr=1e-4,
+            "lit_metric.MetricLearner", encoder=_of("lit_metric.TextEncoder", backbone=backbone), lr=1e-4
         ),
         "data": _of("lit_metric.MetricDataModule"),
         "trainer.max_epochs": 10,
@@ -79,10 +74,6 @@ def suit_tags(model: Any, data: Any) -> None:
     )
 
 
-CHECKPOINTS = ("BestCheckpoint", "LastCheckpoint")
-NEED_LOGGER = ("LearningRateMonitor",)
-
-
 def without_what_cannot_be(trainer: Any) -> None:
     """Leave out callbacks of the defaults that the trainer's other options rule out.
 
@@ -92,15 +83,14 @@ def without_what_cannot_be(trainer: Any) -> None:
     callbacks = trainer.get("callbacks")
     if not isinstance(callbacks, list):
         callbacks = [callbacks] if callbacks else []
-    out: tuple[str, ...] = ()
-    if trainer.get("logger") is False:
-        out += (*CHECKPOINTS, *NEED_LOGGER)
-    if trainer.get("enable_checkpointing") is False:
-        out += CHECKPOINTS
+    unlogged = trainer.get("logger") is False
+    out = {"LearningRateMonitor"} if unlogged else set()
+    if unlogged or trainer.get("enable_checkpointing") is False:
+        out |= {"BestCheckpoint", "LastCheckpoint"}
     left = [each for each in callbacks if each.class_path.rpartition(".")[2] not in out]
     trainer["callbacks"] = left
     saving = any(each.class_path.endswith("Checkpoint") for each in left)
-    if trainer.get("logger") is False and trainer.get("enable_checkpointing") is None and not saving:
+    if unlogged and trainer.get("enable_checkpointing") is None and not saving:
         trainer["enable_checkpointing"] = False  # Lightning's own would be written here
 
 

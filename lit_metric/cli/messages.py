@@ -12,12 +12,12 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentError
 
 from lit_metric import commands
 from lit_metric.cli import TRAINING
+from lit_metric.configurable import find_class, parameters_of
 from lit_metric.data import BadRows, DataError
 from lit_metric.data.errors import listed, most_similar
 from lit_metric.mining import TableError
@@ -85,7 +85,9 @@ def _rank(reason: str) -> int:
 
 
 def _told(reason: str, classes: list[str], keys: list[str], given: list[str]) -> str:
-    kind = _found(classes[-1]) if classes else None
+    kind = None
+    with contextlib.suppress(ImportError, ValueError):
+        kind = find_class(classes[-1]) if classes else None
     match = NAME.fullmatch(reason) or VALUE.fullmatch(reason)
     value = match[1] if match else "".join(given[:1])
     if old := refused_name(value) or (kind and keys and refused_argument(kind, keys[-1], value)):
@@ -93,7 +95,8 @@ def _told(reason: str, classes: list[str], keys: list[str], given: list[str]) ->
     if (match := OPTION.fullmatch(reason)) and kind:
         if old := refused_argument(kind, match[1]):
             return old
-        return f"{kind.__name__} has no option {match[1]!r}; nearest are {_nearest(match[1], _options(kind))}"
+        near = _nearest(match[1], parameters_of(kind))
+        return f"{kind.__name__} has no option {match[1]!r}; nearest are {near}"
     if match := MODULE.fullmatch(reason):
         public = [name for name in dir(importlib.import_module(match[1])) if name[:1].isupper()]
         return f"there is no {match[2]!r} in {match[1]}; nearest are {_nearest(match[2], public)}"
@@ -110,38 +113,9 @@ def _told(reason: str, classes: list[str], keys: list[str], given: list[str]) ->
     return reason
 
 
-def _found(path: str) -> type | None:
-    """The class of a path, if there is one."""
-    module, _, name = path.rpartition(".")
-    try:
-        found: type = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return found
-
-
-def _options(cls: type) -> list[str]:
-    """The arguments of a class and of its bases."""
-    kinds: tuple[Any, ...] = cls.__mro__
-    signatures = [inspect.signature(kind.__init__) for kind in kinds]
-    parameters = [each for signature in signatures for each in signature.parameters.values()]
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [each.name for each in parameters if each.kind in named and each.name != "self"]
-
-
 def _nearest(wanted: str, names: Iterable[str]) -> str:
     """The most similar names."""
     return listed(most_similar(dict.fromkeys(names), wanted)[:3])
-
-
-def listed_rows(error: Exception) -> str:
-    """Write all bad rows into a file here, if the message has left some out, and say where they are."""
-    if not (isinstance(error, BadRows) and error.problems.shortened):
-        return ""
-    try:
-        return f" All are listed in {error.problems.write(Path())}."
-    except OSError as denied:
-        return f" They can't be listed in a file here: {denied}."
 
 
 def mistake(error: Exception, command: str = "fit") -> str | None:
@@ -156,7 +130,13 @@ def mistake(error: Exception, command: str = "fit") -> str | None:
         return None
     kind = "DataError" if isinstance(error, DataError) else type(error).__name__
     told = "" if isinstance(error, ArgumentError) else f"{kind}: "
-    return with_options(" ".join(f"{told}{essence(str(error))}{listed_rows(error)}".split()), command)
+    rejected = ""
+    if isinstance(error, BadRows) and error.problems.shortened:
+        try:
+            rejected = f" All are listed in {error.problems.write(Path())}."
+        except OSError as denied:
+            rejected = f" They can't be listed in a file here: {denied}."
+    return with_options(" ".join(f"{told}{essence(str(error))}{rejected}".split()), command)
 
 
 def with_options(message: str, command: str = "fit") -> str:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lit_metric.cli import is_first
 from lit_metric.data.errors import REJECTED
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def name_run(config: Any, fit: bool) -> Path | None:
         if logger.save_dir == former:
             logger["save_dir"] = str(root)
     config["name"] = name
-    return None if _started_by_another() else root / name
+    return root / name if is_first() else None
 
 
 def default_name(config: Any) -> str:
@@ -142,18 +143,13 @@ def _known(folder: Path, keyword: str) -> Path:
 
 
 def _free(root: Path, name: str) -> str:
-    if _started_by_another() and RUN in os.environ:
+    if not is_first() and RUN in os.environ:
         return os.environ[RUN]  # rank zero looked before it wrote anything
     number, candidate = 1, name
     while (root / candidate / "config.yaml").exists():
         number += 1
         candidate = f"{name}-{number}"
-    if candidate != name and not _started_by_another():
+    if candidate != name and is_first():
         log.warning("%s holds a run already; this one writes to %s", root / name, root / candidate)
     os.environ[RUN] = candidate
     return candidate
-
-
-def _started_by_another() -> bool:
-    """Whether this process is another rank than the first."""
-    return any(os.environ.get(each, "0") != "0" for each in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

@@ -188,23 +188,25 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -
     A column that is an array ``[n, d]`` becomes lists of fixed length in Parquet. In CSV, lists and objects
     become JSON, and a missing value becomes an empty cell.
     """
-    with replacing(path) as unfinished:
-        if path.suffix == ".parquet":
-            table = pa.table({name: _arrow(values) for name, values in columns.items()})
-            pq.write_table(table, unfinished, compression="zstd")
+    if path.suffix == ".parquet":
+        save_parquet(pa.table({name: _arrow(values) for name, values in columns.items()}), path)
+        return
+    rows = zip(*columns.values(), strict=True)
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            writer = tables.writer(file)
+            writer.writerow(map(_text, columns))
+            writer.writerows(["" if each is None else _text(each) for each in row] for row in rows)
             return
-        rows = zip(*columns.values(), strict=True)
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                writer = tables.writer(file)
-                writer.writerow(map(_text, columns))
-                writer.writerows(["" if each is None else _text(each) for each in row] for row in rows)
-                return
-            for row in rows:
-                cells = (
-                    f"{json.dumps(name)}: {_json(each)}" for name, each in zip(columns, row, strict=True)
-                )
-                file.write(_text("{" + ", ".join(cells) + "}\n"))
+        for row in rows:
+            cells = (f"{json.dumps(name)}: {_json(each)}" for name, each in zip(columns, row, strict=True))
+            file.write(_text("{" + ", ".join(cells) + "}\n"))
+
+
+def save_parquet(table: pa.Table, path: Path) -> None:
+    """Write an Arrow table as a whole or not at all."""
+    with replacing(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
 
 
 def _arrow(values: Sequence[Any] | np.ndarray) -> pa.Array:

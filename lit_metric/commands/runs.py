@@ -38,13 +38,17 @@ def runs(folder: str = "runs", output: str | None = None) -> None:
     found = [read_run(path.parent) for path in sorted(Path(folder).glob("*/config.yaml"))]
     if not found:
         raise FileNotFoundError(f"there is no run in {folder!r}: no folder in it holds a config.yaml")
+    configs = [run.pop("config") for run in found]
+    every = dict.fromkeys(name for config in configs for name in config)
+    # Each run has its own name and its own folders of loggers.
+    names = [name for name in every if name != "name" and not name.startswith("trainer.logger.")]
+    varied = [name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)]
     rows = [
-        {**run, "config": None, **differing} for run, differing in zip(found, differences(found), strict=True)
+        {**run, **{name: config.get(name) for name in varied}}
+        for run, config in zip(found, configs, strict=True)
     ]
-    for row in rows:
-        del row["config"]
     if output is None:
-        show(rows)
+        show(rows, varied)
     elif output.endswith(".json"):
         Path(output).write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     else:
@@ -102,32 +106,18 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
     return values
 
 
-def differences(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The options in which the configs of runs differ; names of runs and folders of loggers aside."""
-    configs = [run["config"] for run in found]
-    names = list(dict.fromkeys(name for config in configs for name in config))
-    names = [name for name in names if name != "name" and not name.startswith("trainer.logger.")]
-    varied = [name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)]
-    return [{name: config.get(name) for name in varied} for config in configs]
+def show(rows: list[dict[str, Any]], varied: list[str]) -> None:
+    """Print a line for each run, and the whole names of the options in which they differ."""
 
+    def cell(value: Any) -> Text:
+        text = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+        return Text(text if len(text) <= WIDTH else text[: WIDTH - 1] + "…")
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """A line for each run; columns that are the same for all stand in one line above."""
     table = RichTable(box=None, pad_edge=False)
-    varied = [name for name in rows[0] if name not in FIXED]
     for name in ("name", *varied, *FIXED[1:]):
         table.add_column(Text(name.rpartition(".")[2] if name not in FIXED else name), overflow="fold")
     for row in rows:
-        cells = [row["name"], *(row[name] for name in varied), *(row[name] for name in FIXED[1:])]
-        table.add_row(*(Text(cell(value)) for value in cells))
+        table.add_row(*(cell(row[name]) for name in ("name", *varied, *FIXED[1:])))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for name in varied:
         print(f"{name.rpartition('.')[2]} is {name}")
-
-
-def cell(value: Any) -> str:
-    """A value as it is shown."""
-    if value is None:
-        return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

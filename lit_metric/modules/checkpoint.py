@@ -202,7 +202,9 @@ class CheckpointedModule(LightningModule):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             # Other data are the larger mistake, so they are refused first.
             self.data.load_state_dict(checkpoint.get(type(self.data).__qualname__, {}))
-            plan = self._plan() if self._plans_itself() else None
+            # None where a subclass or a user gives another optimizer.
+            own_method = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
+            plan = self._plan() if own_method and "configure_optimizers" not in vars(self) else None
             Resumption(checkpoint, self._options(), self._learned_from, self.trainer).apply(plan)
 
     def configure_optimizers(self) -> Any:
@@ -221,11 +223,6 @@ class CheckpointedModule(LightningModule):
         self._batches = batches_of_epoch(self.trainer, self.data)
         self._steps = steps = planned_steps(self.trainer, self.data.batches_per_epoch)
         return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
-
-    def _plans_itself(self) -> bool:
-        """Whether the optimizer is that of :meth:`configure_optimizers`, and not of a subclass or a user."""
-        own = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
-        return own and "configure_optimizers" not in vars(self)
 
     def configure_gradient_clipping(
         self,

@@ -321,13 +321,8 @@ class MetricLearner(CheckpointedModule):
 
     def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
         """The evaluation of a split, with this module's options."""
-        options = {
-            "ks": self.ks,
-            "knn": self.knn,
-            "knn_temperature": self.knn_temperature,
-            "space": self.space,
-        }
-        return evaluation_of(self.data, split, **options)
+        options = {"ks": self.ks, "knn": self.knn, "knn_temperature": self.knn_temperature}
+        return evaluation_of(self.data, split, **options, space=self.space)
 
     def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
         assert self._evaluation is not None

@@ -88,11 +88,7 @@ class Resumption:
     """
 
     def __init__(
-        self,
-        checkpoint: dict[str, Any],
-        options: Options,
-        initial: Mapping[str, float],
-        trainer: Trainer,
+        self, checkpoint: dict[str, Any], options: Options, initial: Mapping[str, float], trainer: Trainer
     ) -> None:
         saved = checkpoint.get(KEY, {})
         before: Options = saved.get("options", {})
