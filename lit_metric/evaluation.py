@@ -17,6 +17,7 @@ from lit_metric.data.progress import stage, track
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
+from lit_metric.renamed import refuse_old_names
 
 Role = Literal["queries", "corpus"]
 
@@ -277,3 +278,6 @@ def evaluate(
     encode_roles(encoder, data, split, evaluation, rank, world_size, shown)
     with stage("searching neighbours", shown is not None and rank == 0):
         return evaluation.compute()
+
+
+refuse_old_names(__name__)
