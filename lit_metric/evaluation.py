@@ -225,7 +225,7 @@ def encode_split(
     encoder.eval()
     try:
         with torch.no_grad():
-            batches = track(data.chunk_loader(ids), shown or "", shown=shown is not None and rank == 0)
+            batches = track(data.encoding_loader(ids), shown or "", shown=shown is not None and rank == 0)
             for number, batch in enumerate(batches):
                 if number % world_size == rank:
                     yield encode_batch(encoder, batch.to(encoder.device))
