@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -81,6 +82,7 @@ class TextsById:
         columns.among(ids, column, self.rows, name)
 
 
+@dataclass(eq=False)
 class Judgements(Supervision):
     """Relevance judgements: ``train``, ``validation`` and ``test`` are tables of which document answers which
     query, and how well.
@@ -112,39 +114,27 @@ class Judgements(Supervision):
         ValueError: when a number is out of range.
     """
 
-    def __init__(
-        self,
-        queries: Source,
-        corpus: Source,
-        query_id: str | None = None,
-        document_id: str | None = None,
-        relevance: str | None = None,
-        id: str | None = None,
-        text: str | list[str] | None = None,
-        text_separator: str = " ",
-        positive_from: float | None = None,
-        unjudged: Literal["negative", "ignored"] = "negative",
-        folds: int | None = None,
-        fold: int = 0,
-        group: str | None = None,
-    ) -> None:
-        if folds is not None and (folds < 3 or not 0 <= fold < folds):
-            raise ValueError(f"folds={folds} must be at least 3, and fold={fold} within 0..{folds - 1}")
-        if unjudged not in ("negative", "ignored"):
-            raise ValueError(f"unjudged must be 'negative' or 'ignored', not {unjudged!r}")
-        self.queries = queries
-        self.corpus = corpus
-        self.query_id = query_id
-        self.document_id = document_id
-        self.relevance = relevance
-        self.id = id
-        self.text = text
-        self.text_separator = text_separator
-        self.positive_from = positive_from
-        self.unjudged: Literal["negative", "ignored"] = unjudged
-        self.folds = folds
-        self.fold = fold
-        self.group = group
+    queries: Source
+    corpus: Source
+    query_id: str | None = None
+    document_id: str | None = None
+    relevance: str | None = None
+    id: str | None = None
+    text: str | list[str] | None = None
+    text_separator: str = " "
+    positive_from: float | None = None
+    unjudged: Literal["negative", "ignored"] = "negative"
+    folds: int | None = None
+    fold: int = 0
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and (self.folds < 3 or not 0 <= self.fold < self.folds):
+            raise ValueError(
+                f"folds={self.folds} must be at least 3, and fold={self.fold} within 0..{self.folds - 1}"
+            )
+        if self.unjudged not in ("negative", "ignored"):
+            raise ValueError(f"unjudged must be 'negative' or 'ignored', not {self.unjudged!r}")
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         queries, documents = self._texts(reading)
@@ -162,8 +152,7 @@ class Judgements(Supervision):
             (QUERY, DOCUMENT),
             documents.texts,
             graded=graded,
-            positive_from=self.positive_from,
-            unjudged=self.unjudged,
+            relations={"positive_from": self.positive_from, "unjudged": self.unjudged},
         )
         if self.folds is not None:
             rows = self._folds(rows, self.folds)

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ LABELS_NAMES = ("labels", "genres", "categories", "classes", "topics")
 Unlabelled = Literal["error", "negatives_if_mined", "ignore"]
 
 
+@dataclass(eq=False)
 class Labels(Supervision):
     """Items that belong together when they share a class.
 
@@ -75,53 +76,39 @@ class Labels(Supervision):
         ValueError: when a value is out of range.
     """
 
-    def __init__(
-        self,
-        text: str | list[str] | None = None,
-        tags: str | None = None,
-        tag_separator: str | None = None,
-        weights: str | None = None,
-        fields: dict[str, str] | None = None,
-        label: str | None = None,
-        labels: str | None = None,
-        labels_separator: str | None = None,
-        overlap: float = 0.0,
-        key: str | None = None,
-        split: str | None = AUTO,
-        unlabelled: Unlabelled = "error",
-        normalize_labels: bool = False,
-        group: str | None = None,
-    ) -> None:
-        given = {"text": text, "tags": tags, "fields": fields}
+    text: str | list[str] | None = None
+    tags: str | None = None
+    tag_separator: str | None = None
+    weights: str | None = None
+    fields: dict[str, str] | None = None
+    label: str | None = None
+    labels: str | None = None
+    labels_separator: str | None = None
+    overlap: float = 0.0
+    key: str | None = None
+    split: str | None = AUTO
+    unlabelled: Unlabelled = "error"
+    normalize_labels: bool = False
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        given = {"text": self.text, "tags": self.tags, "fields": self.fields}
         if sum(map(bool, given.values())) > 1:
             names = " and ".join(f"{name}={value!r}" for name, value in given.items() if value)
             raise DataError(f"{names} were both given; an item is one or the other")
-        if label and labels:
+        if self.label and self.labels:
             raise DataError(
-                f"label={label!r} and labels={labels!r} were both given; items have one label or several"
+                f"label={self.label!r} and labels={self.labels!r} were both given; items have one label or "
+                "several"
             )
-        if weights and not tags:
-            raise DataError(f"weights={weights!r} need tags; name the column of tags with tags=")
-        if not 0 <= overlap <= 1:
-            raise ValueError(f"overlap is a share of labels, in [0, 1], not {overlap}")
-        if unlabelled not in ("error", "negatives_if_mined", "ignore"):
+        if self.weights and not self.tags:
+            raise DataError(f"weights={self.weights!r} need tags; name the column of tags with tags=")
+        if not 0 <= self.overlap <= 1:
+            raise ValueError(f"overlap is a share of labels, in [0, 1], not {self.overlap}")
+        if self.unlabelled not in get_args(Unlabelled):
             raise ValueError(
-                f"unlabelled must be 'error', 'negatives_if_mined' or 'ignore', not {unlabelled!r}"
+                f"unlabelled must be 'error', 'negatives_if_mined' or 'ignore', not {self.unlabelled!r}"
             )
-        self.text = text
-        self.tags = tags
-        self.tag_separator = tag_separator
-        self.weights = weights
-        self.fields = fields
-        self.label = label
-        self.labels = labels
-        self.labels_separator = labels_separator
-        self.overlap = overlap
-        self.key = key
-        self.split = split
-        self.unlabelled: Unlabelled = unlabelled
-        self.normalize_labels = normalize_labels
-        self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         columns = {name: Columns(table, reading.problems) for name, table in tables.items()}
