@@ -71,6 +71,9 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "lit_metric.data.Labels": {
         "unlabelled=candidates": "negatives_if_mined",
     },
+    "lit_metric.data.UnionRelations": {
+        "offsets": "leave it out; the parts say where each begins",
+    },
     "lit_metric.datamodule.MetricDataModule": {
         "test_against": "test_corpus",
         "validate_against": "validation_corpus",
@@ -156,6 +159,15 @@ METHODS: dict[str, dict[str, str]] = {
     },
     "lit_metric.data.Relations": {
         "certain": "labelled_only",
+    },
+    "lit_metric.datamodule.MetricDataModule": {
+        "chunk_loader": "encoding_loader",
+        "given_pairs": "use dataset.pairs",
+        "given_triplets": "use dataset.triplets",
+    },
+    "lit_metric.encoders.Encoder": {
+        "restore": "load",
+        "write": "save",
     },
     "lit_metric.index.ExactIndex": {
         "search_own": "search_by_id",

@@ -11,7 +11,14 @@ from typing import Literal
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as cells
-from lit_metric.data.formats.base import DOCUMENT, TEXT_NAMES, ReadOptions, Supervision, log_guesses
+from lit_metric.data.formats.base import (
+    DOCUMENT,
+    TEXT_NAMES,
+    ReadOptions,
+    Supervision,
+    guesses_of,
+    log_guesses,
+)
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.judged import JudgedData, JudgedRow, RowsBySplit
 from lit_metric.data.items import QUERY
@@ -54,8 +61,8 @@ class TextsById:
         title = None if text or text_columns == "title" else table.guess(("title",))
         if title:  # as BEIR has them
             text_columns = [title, str(text_columns)]
-        guesses = {"id": None if id else id_column, "text": None if text else text_columns}
-        log_guesses([(table, ", ".join(f"{name}={each!r}" for name, each in guesses.items() if each))])
+        guesses = guesses_of({"id": id, "text": text}, {"id": id_column, "text": text_columns})
+        log_guesses([(table, guesses)])
         ids = self.columns.read(id_column, partial(cells.name, what="id"))
         texts = self.columns.texts(text_columns, separator)
         bad = set(self.columns.bad)
@@ -193,13 +200,8 @@ class Judgements(Supervision):
         queries.check_references(columns, names[0], of_queries)
         documents.check_references(columns, names[1], of_documents)
         relevance = self.relevance or table.guess(RELEVANCE_NAMES)
-        given = {"query_id": self.query_id, "document_id": self.document_id, "relevance": self.relevance}
-        guesses = [
-            f"{option}={column!r}"
-            for (option, own), column in zip(given.items(), [*names, relevance], strict=True)
-            if column and not own
-        ]
-        log_guesses([(table, ", ".join(guesses))])
+        found = {"query_id": names[0], "document_id": names[1], "relevance": relevance}
+        log_guesses([(table, guesses_of(vars(self), found))])
         grades = [1.0] * len(table) if relevance is None else columns.read(relevance, cells.number)
         rows = [
             JudgedRow(

@@ -21,6 +21,7 @@ from lit_metric.data.formats.base import (
     ReadOptions,
     Supervision,
     apart,
+    guesses_of,
     log_guesses,
     rows_by_split,
 )
@@ -237,7 +238,6 @@ class Labels(Supervision):
 
     def _choose_columns(self, table: Table, labelled: bool) -> _Chosen:
         """The columns to read, guessed where no name was given."""
-        guessed = []
         text, tags = self.text, self.tags
         if not (text or tags or self.fields):
             text = table.guess(TEXT_NAMES)
@@ -247,15 +247,14 @@ class Labels(Supervision):
                     "no column of texts or tags has a usual name; name it with text= or tags=. "
                     f"{table.layout}"
                 )
-            guessed.append(f"text={text!r}" if text else f"tags={tags!r}")
         label, labels = self.label or "", self.labels or ""
         if labelled and not (label or labels):
             label, labels = table.guess(LABEL_NAMES) or "", table.guess(LABELS_NAMES) or ""
             if not (label or labels):
                 raise DataError(f"no column of labels has a usual name; name it with label=. {table.layout}")
             labels = "" if label else labels
-            guessed.append(f"label={label!r}" if label else f"labels={labels!r}")
-        return _Chosen(text or "", tags or "", label, labels, ", ".join(guessed))
+        found = {"text": text, "tags": tags, "label": label, "labels": labels}
+        return _Chosen(text or "", tags or "", label, labels, guesses_of(vars(self), found))
 
     def _without_unlabelled(self, items: LabelledItems, split: str) -> LabelledItems:
         """Log how many items have no label, and leave them out if they are to be ignored."""

@@ -11,7 +11,15 @@ from typing import Any
 from lit_metric.data.dataset import Dataset, Plans
 from lit_metric.data.errors import DataError, listed
 from lit_metric.data.formats import columns as cells
-from lit_metric.data.formats.base import AUTO, DOCUMENT, ReadOptions, Supervision, log_guesses, rows_by_split
+from lit_metric.data.formats.base import (
+    AUTO,
+    DOCUMENT,
+    ReadOptions,
+    Supervision,
+    guesses_of,
+    log_guesses,
+    rows_by_split,
+)
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.judged import JudgedData, JudgedRow
 from lit_metric.data.items import QUERY
@@ -130,26 +138,18 @@ class Pairs(Supervision):
         negative = [self.negative] if isinstance(self.negative, str) else self.negative
         score, note = self.score, ""
         if not (self.anchor or self.positive or negative or score):
-            found = [(NEGATIVE.fullmatch(column.lower()), column) for column in table.columns]
-            numbered = [(int(match[4] or 0), column) for match, column in found if match]
+            matches = [(NEGATIVE.fullmatch(column.lower()), column) for column in table.columns]
+            numbered = [(int(match[4] or 0), column) for match, column in matches if match]
             negative = [column for _, column in sorted(numbered, key=lambda each: each[0])] or None
             if not negative:
                 score, note = self._guess_score(table)
         shown = negative[0] if negative and len(negative) == 1 else negative
-        guessed = [
-            f"{option}={column!r}"
-            for option, given, column in (
-                ("anchor", self.anchor, anchor),
-                ("positive", self.positive, positive),
-                ("negative", self.negative, shown),
-                ("score", self.score, score),
-            )
-            if column and not given
-        ]
+        found = {"anchor": anchor, "positive": positive, "negative": shown, "score": score}
+        guessed = guesses_of(vars(self), found)
         if guessed and not self.symmetric:
-            guessed.append("symmetric=False")
+            guessed += ", symmetric=False"
         columns = {"anchor": anchor, "positive": positive, "negative": negative or [], "score": score}
-        return columns, "; ".join(filter(None, [", ".join(guessed), note]))
+        return columns, "; ".join(filter(None, [guessed, note]))
 
     def _guess_score(self, table: Table) -> tuple[str | None, str]:
         """The column that usually holds scores, if its values are scores, and a note for the log.
