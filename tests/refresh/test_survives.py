@@ -37,7 +37,7 @@ def start(small: Small, folder: Path, faults: str = "", **options: Any) -> subpr
         )
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 600.0) -> Any:
     """The first true answer."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -51,7 +51,7 @@ def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resume
     small: Small, tmp_path: Path, undisturbed: Fit
 ) -> None:
     # At batch 7, between the copy at 5 and the switch at 8, with the worker in the middle of its work.
-    process = start(small, tmp_path, faults=f"search:60:1:{tmp_path / 'searching'}", save=1, pause=7)
+    process = start(small, tmp_path, faults=f"search:600:1:{tmp_path / 'searching'}", save=1, pause=7)
     wait_for(lambda: (tmp_path / "paused").exists() and (tmp_path / "searching").exists())
     descendants = children(process.pid)
     assert descendants
@@ -169,7 +169,7 @@ def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Pa
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

@@ -64,6 +64,8 @@ def test_a_miner_reads_texts_wherever_it_runs_and_people_read_those_of_its_sampl
         table = NegativeTable.open(tables, version, data.corpus)
         assert table.report["rejected/GuideFilter"] > 0
         assert candidates_that_the_guide_let_pass(table, vectors, data.relations.labels) > 0
+        if mode == "scheduled" and version > 2:
+            continue  # the last batch asked for it: it may be ready, but training never took it up
         sample = json.loads((tables / f"v{version:06d}" / "sample.json").read_text())
         shown = 0
         for anchor in sample["anchors"]:
