@@ -264,7 +264,6 @@ def collect(
     """
     data.read()
     assert data.miner is not None
-    assert data.dataset is not None
     if not data.miner.negatives:
         raise DataError("the miner of the run has negatives: 0; say how many to mine by --negatives")
     if len(data.problems):
