@@ -22,7 +22,7 @@ from lit_metric.configurable import (
 from lit_metric.data import Items, LabelRelations, Ragged, Relations
 from lit_metric.data.relations import MultiLabelRelations, PairRelations, UnionRelations
 from lit_metric.encoders.pooling import AttentionPooling, MeanPooling
-from lit_metric.refresh.spec import _WRITTEN as WRITTEN
+from lit_metric.refresh.spec import WRITTEN
 
 
 class Base(Configurable):
