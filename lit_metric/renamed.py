@@ -142,7 +142,6 @@ METHODS: dict[str, dict[str, str]] = {
         "tables": "use refresher.task.tables",
         "version_for": "use refresher.version(batch)",
     },
-    "lit_metric.encoders.Encoder": {"restore": "load", "write": "save"},
     "lit_metric.index.ExactIndex": {"search_own": "search_by_id"},
     "lit_metric.index.Index": {"leaves_out": "excludes", "metric": "use similarity, an attribute"},
     "lit_metric.losses.Pairs": {"targets": "use rows(start, stop, targets=True).target"},
