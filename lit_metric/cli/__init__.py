@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     module = importlib.import_module(
         "lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser"
     )
-    # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
+    # Only the first rank logs progress; all ranks warn. Lightning, once imported, uses its own handler.
     first = all(os.environ.get(each, "0") == "0" for each in RANKS)
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     try:
@@ -110,7 +110,7 @@ def _fail(line: str, status: int, cause: BaseException | None = None) -> None:
 def quiet() -> None:
     """Leave out what other libraries say about themselves at every start, and warnings that err."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of each retry, twice
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # logs each retry twice
     for name in ("httpx", "sentence_transformers", "datasets", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (

@@ -1,4 +1,4 @@
-"""What was mined, and the files that trainers read it from."""
+"""The result of mining, and the files for trainers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MiningResult:
     negative_scores: Tensor
 
     def text(self, id: int) -> str:
-        """The text of an item; those of an item of several, with commas between them."""
+        """The text of an item; several texts are joined by commas."""
         items, offsets = self.data.items, self.data.items.texts.offsets
         own = items.texts.values[offsets[id] : offsets[id + 1]].tolist()
         return ", ".join(self.data.vocabulary.texts[number] for number in own)
@@ -115,7 +115,7 @@ def collected(
 def drawn_positives(
     anchors: Tensor, relations: Relations, corpus: Tensor, most: int | None, seed: int
 ) -> Ragged:
-    """At most so many positives of each of ``anchors [A]`` out of ``corpus``, at random; None: all."""
+    """At most ``most`` random positives of each of ``anchors [A]`` in ``corpus``; None: all."""
     draw = np.random.default_rng(seed)
     rows: list[list[int]] = []
     for block in anchors.split(_BLOCK):
@@ -127,7 +127,7 @@ def drawn_positives(
 
 
 def _differing(positives: Ragged, anchors: Tensor, fingerprints: Tensor) -> Ragged:
-    """Without those of the anchor's own content, of which nothing is learned."""
+    """Without items of the anchor's own content, from which nothing can be learned."""
     rows = positives.segment_ids
     keep = fingerprints[positives.values] != fingerprints[anchors[rows]]
     lengths = torch.zeros(len(anchors), dtype=torch.int64).index_add_(0, rows, keep.long())

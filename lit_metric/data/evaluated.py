@@ -1,4 +1,4 @@
-"""What an evaluation asks of a data set."""
+"""The view of a data set that an evaluation uses."""
 
 from __future__ import annotations
 
@@ -207,8 +207,8 @@ class EvaluationView:
         few, alone = (float((sizes < least).double().mean()) for least in (VOTERS, 2))
         return few, alone, float((~torch.isin(given, trained)).double().mean())
 
-    def say_what_was_chosen(self, split: str) -> None:
-        """Log what items of a split are compared with, if nobody chose it and it isn't the split itself."""
+    def log_chosen_corpus(self, split: str) -> None:
+        """Log the corpus of a split, if the user didn't choose it and it isn't the split itself."""
         how = self.compared_with(split)
         if self.against.get(split) or how == "self":
             return

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def guess_supervision(table: Table, split: str | None = AUTO) -> Supervision:
     """The supervision that the usual names of columns suggest: pairs or judgements, or else labels.
 
-    Judgements name texts by their ids. The texts are searched beside the file, or one folder up, as in BEIR:
+    Judgements name texts by their ids. The texts are searched next to the file, or one folder up, as in BEIR:
     ``queries.jsonl`` and ``corpus.jsonl``, or with another suffix.
 
     Args:
