@@ -70,8 +70,7 @@ def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[
     """``thing`` in JSON types; an object becomes ``{"class_path": …, "init_args": {…}}``.
 
     The arguments are those that a :class:`Configurable` remembers. Other objects keep their arguments as
-    attributes of the same names, whose present values count. A class that keeps an argument under another
-    name says so in ``_kept_as``, a mapping of argument to attribute.
+    attributes of the same names, whose present values count.
 
     Args:
         thing: None, bool, int, float, str, an object, or lists, tuples and dicts of such.
@@ -116,7 +115,7 @@ def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[
             raise TypeError(f"{name} is a {cls.__name__}, which can't be written as arrays")
         state = {key: spec(value, f"{name}.{key}", arrays, kinds) for key, value in _state(thing).items()}
         return {"class_path": class_path(cls), "state": state}
-    if _foreign(thing):
+    if is_foreign(thing):
         raise TypeError(
             f"{name} is a {cls.__name__}, which can't be written down: it has to be a number, a string, a "
             "list of such, or an object that keeps its arguments as attributes or derives from Configurable"
@@ -247,7 +246,7 @@ def parts(thing: object) -> Iterator[object]:
     if isinstance(thing, (list, tuple, dict)):
         for value in thing.values() if isinstance(thing, dict) else thing:
             yield from parts(value)
-    elif not _foreign(thing):
+    elif not is_foreign(thing):
         yield thing
         for value in arguments_of(thing).values():
             yield from parts(value)
@@ -257,9 +256,7 @@ def arguments_of(thing: object) -> dict[str, Any]:
     """The arguments that an object remembers, or else those that it keeps as attributes."""
     if isinstance(thing, Configurable):
         return dict(vars(thing).get("_arguments", {}))  # a class may have no __init__ at all
-    kept_as = getattr(thing, "_kept_as", {})
-    names = {name: kept_as.get(name, name) for name in parameters_of(type(thing))}
-    return {name: getattr(thing, kept) for name, kept in names.items() if hasattr(thing, kept)}
+    return {name: getattr(thing, name) for name in parameters_of(type(thing)) if hasattr(thing, name)}
 
 
 def parameters_of(cls: type) -> list[str]:
@@ -305,8 +302,8 @@ def find_class(path: str) -> Any:
     raise ValueError(f"{path} can't be found: there is no module {names[0]!r} that could be imported here")
 
 
-def _foreign(value: object) -> bool:
-    """Whether it is of a kind that doesn't keep its arguments as attributes."""
+def is_foreign(value: object) -> bool:
+    """Whether a value is of a package whose objects don't keep their arguments as attributes."""
     return type(value).__module__.split(".")[0] in {"builtins", "torch", "numpy"}
 
 

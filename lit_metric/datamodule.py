@@ -40,19 +40,15 @@ from lit_metric.data import (
     ReadOptions,
     Supervision,
     Tokenizer,
-    guess_supervision,
-    read_table,
     tokenize,
 )
-from lit_metric.data.checks import check
 from lit_metric.data.dataset import check_names, union
 from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.formats import AUTO
-from lit_metric.data.in_memory import SOURCES
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
-from lit_metric.data.table import log_unused_columns
+from lit_metric.data.sources import read_dataset
 from lit_metric.data.tokens import default_cache_dir, log_truncation
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
@@ -158,14 +154,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
                 f"num_workers={num_workers} must be >= 0, prefetch_factor={prefetch_factor} >= 1"
             )
         self.sources = {"train": train, "validation": validation, "test": test, "predict": predict}
-        short: dict[str, Any] = {
-            "text": text,
-            "tags": tags,
-            "tag_separator": tag_separator,
-            "label": label,
-            "key": key,
-            "normalize_labels": normalize_labels,
-        }
+        short: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator, "label": label}
+        short |= {"key": key, "normalize_labels": normalize_labels}
         given = [f"{name}=" for name, value in short.items() if value] + ["split="] * (split != AUTO)
         if given and supervision is not None:
             names = ", ".join(given)
@@ -206,40 +196,24 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """
         if self.splits:
             return
+        alone = self.against["validation"] != "train"
+
+        def read_one(sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
+            reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
+            return read_dataset(sources, supervision, self.split, reading, self.against)
+
         with without_garbage_collection(), stage("reading the data"):
-            dataset = self._read_all()
+            if self.mixture:
+                parts = {}
+                for name, part in self.mixture.items():
+                    sources = {split: getattr(part, split) for split in self.sources}
+                    parts[name] = read_one(sources, part.supervision)
+                dataset = union(parts)
+            else:
+                dataset = read_one(self.sources, self.supervision)
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
         self.items, self.vocabulary, self.dataset = dataset.items, dataset.vocabulary, dataset
-
-    def _read_all(self) -> Dataset:
-        if not self.mixture:
-            return self._read(self.sources, self.supervision)
-        parts = {}
-        for name, part in self.mixture.items():
-            sources: dict[str, Source | None] = {name: getattr(part, name) for name in self.sources}
-            parts[name] = self._read(sources, part.supervision)
-        return union(parts)
-
-    def _read(self, sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
-        """The data set of some sources, by split."""
-        tables = {
-            name: read_table(source, problems=self.problems, name=name, csv=self.csv)
-            for name, source in sources.items()
-            if source is not None
-        }
-        if not tables:
-            raise DataError(f"no data: give train= (and test=), each {SOURCES}")
-        alone = self.against["validation"] != "train"
-        reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
-        supervision = supervision or guess_supervision(next(iter(tables.values())), self.split)
-        dataset = supervision.read(tables, reading)
-        log_unused_columns([*tables.values(), *reading.opened])
-        view = EvaluationView(dataset, self.against)
-        check(dataset, view.compared_with("validation") != "train")
-        if "validation" in dataset.splits:
-            view.log_chosen_corpus("validation")
-        return dataset
 
     @property
     def planner(self) -> BatchPlanner:
@@ -263,9 +237,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """Read the sources, and tokenise with the tokenizer of the trainer's module."""
         self.read()
         if self.trainer is None:
-            raise RuntimeError(
-                "setup needs a trainer; for use without one, call read() and prepare(tokenizer)"
-            )
+            raise RuntimeError("setup needs a trainer; without one, call read() and prepare(tokenizer)")
         encoder: Any = self.trainer.lightning_module.encoder
         folder = run_folder(self.trainer)
         if folder and self.trainer.is_global_zero:
@@ -358,14 +330,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             versions["version_fn"] = lambda epoch, step: refresher.version(number(epoch, step))
             tables = refresher.task.tables
             if self.miner.negatives:
-                # Random negatives pass no filter.
-                negatives = TableNegatives(
-                    tables,
-                    self.miner.draw,
-                    self.miner.negatives,
-                    self.relations.labelled_only(),
-                    self.corpus,
-                )
+                known = self.relations.labelled_only()  # random negatives pass no filter
+                negatives = TableNegatives(tables, self.miner.draw, self.miner.negatives, known, self.corpus)
             if self.planner.uses_vectors:
                 vectors = partial(open_vectors, tables, corpus=self.corpus)
         dataset = PlanDataset(
@@ -379,11 +345,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             negatives,
             vectors,
         )
-        sampler = PlanSampler(
-            len(dataset),
-            position_fn=lambda: resume_position(self.trainer),
-            **versions,
-        )
+        sampler = PlanSampler(len(dataset), position_fn=lambda: resume_position(self.trainer), **versions)
         workers: dict[str, Any] = {}
         if self.num_workers:
             workers = {"persistent_workers": True, "prefetch_factor": self.prefetch_factor}
@@ -400,11 +362,11 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """The validation items, then the corpus that they search, if any; training works without them."""
         if "validation" not in self.splits and self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             return []
-        return [self.encoding_loader(name) for name in self.roles("validation").values()]
+        return [self.encoding_loader(self.splits[name]) for name in self.roles("validation").values()]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """The test items, then the corpus that they search, if any."""
-        return [self.encoding_loader(name) for name in self.roles("test").values()]
+        return [self.encoding_loader(self.splits[name]) for name in self.roles("test").values()]
 
     @property
     def predict_split(self) -> str:
@@ -413,13 +375,9 @@ class MetricDataModule(EvaluationView, LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The items of :attr:`predict_split`."""
-        return self.encoding_loader(self.predict_split)
+        return self.encoding_loader(self.splits[self.predict_split])
 
-    def encoding_loader(self, split: str) -> DataLoader[Batch]:
-        """Batches that hold each item of a split once, for encoding."""
-        return self.chunk_loader(self.splits[split])
-
-    def chunk_loader(self, ids: Tensor) -> DataLoader[Batch]:
+    def encoding_loader(self, ids: Tensor) -> DataLoader[Batch]:
         """Batches that hold each of the items ``ids`` once, for encoding."""
         parts = chunks(self.items, self.collator.tokens, ids, self.max_tokens)
         if len(parts) < self.world_size:  # each rank needs a batch, and none should idle

@@ -17,6 +17,7 @@ from lit_metric.data.progress import stage, track
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
+from lit_metric.renamed import refuse_old_names
 
 Role = Literal["queries", "corpus"]
 
@@ -224,7 +225,7 @@ def encode_split(
     encoder.eval()
     try:
         with torch.no_grad():
-            batches = track(data.chunk_loader(ids), shown or "", shown=shown is not None and rank == 0)
+            batches = track(data.encoding_loader(ids), shown or "", shown=shown is not None and rank == 0)
             for number, batch in enumerate(batches):
                 if number % world_size == rank:
                     yield encode_batch(encoder, batch.to(encoder.device))
@@ -277,3 +278,6 @@ def evaluate(
     encode_roles(encoder, data, split, evaluation, rank, world_size, shown)
     with stage("searching neighbours", shown is not None and rank == 0):
         return evaluation.compute()
+
+
+refuse_old_names(__name__)

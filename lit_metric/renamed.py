@@ -18,13 +18,20 @@ NAMES: dict[str, dict[str, str]] = {
         "ItemVectors": "lit_metric.index.Embeddings",
         "resume_epoch": "use resume_position, which gives the epoch and the step",
     },
+    "lit_metric.callbacks": {
+        "monitors": "lit_metric.callbacks.checkpoints",
+        "run_folder": "lit_metric.loggers",
+    },
     "lit_metric.data": {
         "Content": "Dataset",
         "Reading": "ReadOptions",
         "concatenate": "nothing used it",
         "files": "lit_metric.store",
+        "given": "lit_metric.data.dataset",
         "guessed": "guess_supervision",
         "labelled_items": "use MetricDataModule, or Labels(...).items(Columns(table, problems))",
+        "memory": "lit_metric.data.progress",
+        "rejected": "use Problems.write, a method",
         "stored": "lit_metric.store",
     },
     "lit_metric.encoders": {
@@ -43,7 +50,17 @@ NAMES: dict[str, dict[str, str]] = {
         "pair_norms": "use NPairLoss",
         "too_alike": "too_similar",
     },
+    "lit_metric.metrics": {
+        "average_precision": "use sklearn.metrics.average_precision_score",
+        "functional": "lit_metric.metrics",
+        "macro_f1": "use f1_macro of prediction_counts",
+        "normalized_mutual_information": "use sklearn.metrics.normalized_mutual_info_score",
+        "occurrence_skewness": "use scipy.stats.skew",
+        "pearson": "use scipy.stats.pearsonr",
+        "spearman": "use scipy.stats.spearmanr",
+    },
     "lit_metric.mining": {
+        **dict.fromkeys(("bank", "snapshot", "supervisor", "timetable", "worker"), "lit_metric.refresh"),
         "AbsoluteMax": "MaxScore",
         "MarginFilter": "AbsoluteMargin",
         "Moment": "DrawContext",
@@ -51,6 +68,7 @@ NAMES: dict[str, dict[str, str]] = {
         "Pool": "DrawContext",
         "RankWindow": "RankRange",
         "TableVectors": "use open_vectors, a function",
+        "arrays": "lit_metric.configurable",
         "collect": "collect_versions",
     },
 }
@@ -75,11 +93,17 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "test_against": "test_corpus",
         "validate_against": "validation_corpus",
     },
+    "lit_metric.evaluation.Evaluation": {
+        "temperature": "knn_temperature",
+    },
     "lit_metric.index.ExactIndex": {
         "metric": "similarity",
     },
     "lit_metric.index.FaissIndex": {
         "metric": "similarity",
+    },
+    "lit_metric.index.Index.search": {
+        "left_out": "exclude",
     },
     "lit_metric.losses.InfoNCELoss": {
         "other_positives": "use positives_in_denominator: true (in) or false (out)",
@@ -121,6 +145,9 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "threads": "data.refresh.threads",
         "timeout": "data.refresh.timeout",
     },
+    "lit_metric.mining.Miner.mine": {
+        "ids": "use mine(Embeddings(ids, vectors), relations), with lit_metric.index.Embeddings",
+    },
     "lit_metric.mining.NegativeTable": {
         "metric": "similarity",
     },
@@ -157,26 +184,36 @@ METHODS: dict[str, dict[str, str]] = {
     "lit_metric.data.Relations": {
         "certain": "labelled_only",
     },
+    "lit_metric.data.Supervision": {
+        "planned": "use Dataset.planned, which is set when the data are read",
+    },
+    "lit_metric.datamodule.MetricDataModule": {
+        "planned_for": "use refresher.version(batch)",
+        "tables": "use refresher.task.tables",
+        "version_for": "use refresher.version(batch)",
+    },
     "lit_metric.index.ExactIndex": {
         "search_own": "search_by_id",
     },
     "lit_metric.index.Index": {
         "leaves_out": "excludes",
+        "metric": "use similarity, an attribute",
     },
     "lit_metric.losses.Pairs": {
         "targets": "use rows(start, stop, targets=True).target",
     },
     "lit_metric.mining.Miner": {
+        "drawing": "use draw, an attribute",
         "source": "use TableNegatives",
     },
 }
 """Methods and attributes of instances, by class."""
 
 METRICS: dict[str, str] = {
-    "knn10_accuracy_frequent": "knn10_accuracy_head",
-    "knn10_accuracy_rare": "knn10_accuracy_tail",
+    "accuracy_frequent": "accuracy_head",
+    "accuracy_rare": "accuracy_tail",
 }
-"""Metrics by the name that they were logged under, without ``val/`` or ``test/``."""
+"""Endings of the names of metrics, such as ``val/knn10_accuracy_rare``."""
 
 OPTIONS: dict[str, dict[str, str]] = {
     "mine": {
@@ -228,8 +265,10 @@ def refused_argument(cls: type, name: str, value: Any = None) -> str | None:
 
 def refused_metric(name: str) -> str | None:
     """The message that refuses the old name of a metric, such as ``val/NAME``."""
-    split, _, metric = name.rpartition("/")
-    return refusal(name, f"{split}/{METRICS[metric]}".strip("/")) if metric in METRICS else None
+    for old, new in METRICS.items():
+        if name.endswith(f"_{old}"):
+            return refusal(name, f"{name.removesuffix(old)}{new}")
+    return None
 
 
 def refuse_old_names(module: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from lit_metric.configurable import (
 from lit_metric.data import Items, LabelRelations, Ragged, Relations
 from lit_metric.data.relations import MultiLabelRelations, PairRelations, UnionRelations
 from lit_metric.encoders.pooling import AttentionPooling, MeanPooling
-from lit_metric.refresh.spec import _WRITTEN as WRITTEN
+from lit_metric.refresh.spec import WRITTEN
 
 
 class Base(Configurable):
@@ -89,13 +89,11 @@ def test_only_this_packages_own_described_classes_are_built() -> None:
 
 def test_what_is_described_by_attributes_says_what_they_are_now() -> None:
     class Plain:
-        _kept_as: ClassVar[dict[str, str]] = {"name": "called"}
-
         def __init__(self, name: str, inner: list[Base]) -> None:
-            self.called, self.inner = name, inner
+            self.name, self.inner = name, inner
 
     plain = Plain("first", [Base(1)])
-    plain.called = "second"
+    plain.name = "second"
     arguments = spec(plain)["init_args"]
     assert arguments == {"name": "second", "inner": [Base(1).spec()]}
     assert rebuilt(arguments)["inner"][0].size == 1

@@ -238,7 +238,7 @@ def test_every_loader_of_an_evaluation_holds_each_item_once(small: Small) -> Non
             seen = torch.cat([batch.anchor_ids for batch in batches]).sort().values
             assert torch.equal(seen, data.splits[name].sort().values)
     # Text w4 .. w59 is token 4 .. 59, between [CLS] and [SEP].
-    batch = next(iter(data.encoding_loader("test")))
+    batch = next(iter(data.encoding_loader(data.splits["test"])))
     row = int(batch.items[int(batch.anchors[0])][0])
     words = data.texts_of(int(batch.anchor_ids[0]))[0].split()
     assert batch.tokens[row].tolist() == [1, *(int(word[1:]) for word in words), 2]

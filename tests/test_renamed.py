@@ -114,12 +114,13 @@ def test_methods(place: str, old: str, new: str) -> None:
 
 @pytest.mark.parametrize(("old", "new"), renamed.METRICS.items())
 def test_metrics(old: str, new: str) -> None:
-    trainer: Any = SimpleNamespace(callbacks=[BestCheckpoint(monitor=f"val/{old}")])
     module: Any = InfoNCELoss()  # any object of the project
-    with pytest.raises(ValueError, match=f"val/{old} is "):
-        check_monitors(trainer, module, ["map@r"])
-    if is_name(new):
-        assert f"`{new}`" in (DOCS / "metrics.md").read_text(encoding="utf-8")
+    for prefix in ("knn1", "knn10"):
+        trainer: Any = SimpleNamespace(callbacks=[BestCheckpoint(monitor=f"val/{prefix}_{old}")])
+        told = f"^val/{prefix}_{old} is called val/{prefix}_{new} now$"
+        with pytest.raises(ValueError, match=told):
+            check_monitors(trainer, module, ["map@r"])
+    assert f"`knn10_{new}`" in (DOCS / "metrics.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("command", "old", "new"), COMMANDS)

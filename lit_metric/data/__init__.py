@@ -12,7 +12,6 @@ from lit_metric.data.formats import (
     ReadOptions,
     Supervision,
     Triples,
-    guess_supervision,
 )
 from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.ragged import Ragged
@@ -24,6 +23,7 @@ from lit_metric.data.relations import (
     Relations,
     UnionRelations,
 )
+from lit_metric.data.sources import guess_supervision
 from lit_metric.data.table import Table
 from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
 from lit_metric.renamed import refuse_old_names

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.data.checks import class_counts
 from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
-from lit_metric.data.relations import PairRelations, Relations
+from lit_metric.data.relations import LabelRelations, MultiLabelRelations, PairRelations, Relations
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +33,22 @@ HEADLINES = {
     "triples": ["filtered_mrr", "hits@1", "hits@3", "hits@10", "mrr"],
 }
 """By what is known of items, the metrics that matter most, the main one first."""
+
+
+def class_counts(relations: Relations, ids: Tensor | None) -> Tensor:
+    """``[classes]`` int64, how many of the items ``ids`` (all if None) each class has.
+
+    Raises:
+        TypeError: when the relations have no classes.
+    """
+    if not isinstance(relations, LabelRelations | MultiLabelRelations):
+        raise TypeError(f"{type(relations).__name__} have no classes to count")
+    labels = relations.labels
+    if isinstance(labels, Ragged):
+        values = labels.values if ids is None else labels.select(ids).values
+    else:
+        values = labels if ids is None else labels[ids]
+    return torch.bincount(values[values >= 0], minlength=len(relations.classes))
 
 
 class EvaluationView:
@@ -160,7 +175,7 @@ class EvaluationView:
             return "several classes" if isinstance(getattr(relations, "labels", None), Ragged) else "classes"
         if relations.ignores:
             return "triples"
-        anchors, candidates, grades = relations.judgements(torch.arange(len(relations)))
+        anchors, candidates, grades = relations.judgements(self.splits[split])
         good = relations.positive_pairs(anchors, candidates)
         return "grades" if len(grades[good].unique()) > 1 else "pairs"
 
@@ -207,7 +222,7 @@ class EvaluationView:
         few, alone = (float((sizes < least).double().mean()) for least in (VOTERS, 2))
         return few, alone, float((~torch.isin(given, trained)).double().mean())
 
-    def log_chosen_corpus(self, split: str) -> None:
+    def log_comparison(self, split: str) -> None:
         """Log the corpus of a split, if the user didn't choose it and it isn't the split itself."""
         how = self.compared_with(split)
         if self.against.get(split) or how == "self":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -148,15 +148,3 @@ class Table:
         """What a message about the row at ``seen_from`` calls ``row``: with its file, if that is another."""
         file, number = self.place(row)
         return f"row {number}" if file == seen_from[0] else f"row {number} of {file}"
-
-
-def log_unused_columns(tables: Iterable[Table]) -> None:
-    """Log one line on the columns that were not read."""
-    found: dict[str, list[str]] = {}
-    for table in tables:
-        unused = [name for name in table.columns if name not in table.used]
-        if unused:
-            found.setdefault(listed(unused, 10), []).append(table.name)
-    if found:
-        columns = [f"{names} of {listed_files(list(dict.fromkeys(files)))}" for names, files in found.items()]
-        logger.info("columns that are not used: %s", "; ".join(columns))

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -45,10 +45,12 @@ class Encoder(Configurable, nn.Module, ABC):
         dimension: components of a vector.
         normalize: whether :meth:`encode` returns vectors of length 1; :meth:`forward` never does that.
         tokenizer: turns texts into the token ids that :meth:`forward` takes.
+        subfolders: names of attributes that are encoders or backbones, each saved in a subfolder of its name.
     """
 
     dimension: int
     normalize: bool
+    subfolders: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -160,80 +162,71 @@ class Encoder(Configurable, nn.Module, ABC):
 
     def freeze_unused(self) -> None:
         """Freeze parameters that no output depends on, again, after something has unfrozen all."""
+        for name in self.subfolders:
+            getattr(self, name).freeze_unused()
 
     def clear_cache(self) -> None:
         """Forget the vectors of texts that a frozen text tower has kept."""
+        for name in self.subfolders:
+            if isinstance(part := getattr(self, name), Encoder):
+                part.clear_cache()
 
-    def save(self, folder: str | Path) -> None:
-        """Write a folder that :meth:`load` can read without the place where the backbone came from."""
-        self.write(Path(folder))
+    def save(self, folder: str | Path, weights: bool = True) -> None:
+        """Write a folder that :meth:`load` can read without the place where the backbone came from.
 
-    def write(self, folder: Path, weights: bool = True) -> None:
-        """See :meth:`save`; without ``weights``, only what is needed to build this encoder, to which
-        :meth:`restore` then gives weights."""
+        Args:
+            folder: is created.
+            weights: without them, there is only what is needed to build this encoder.
+        """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        parts, arguments = self._save_parts(folder, weights)
+        described = self.spec()
+        arguments = described["init_args"] | self._saved_arguments()
+        for name in self.subfolders:
+            part = getattr(self, name)
+            part.save(folder / name, weights)
+            arguments[name] = {"encoder" if isinstance(part, Encoder) else "folder": name}
         if weights:
             own = {
                 name: value.detach().contiguous().cpu()
                 for name, value in self.state_dict().items()
-                if not name.startswith(parts)
+                if name.split(".")[0] not in self.subfolders
             }
             save_file(own, folder / WEIGHTS)
         taken = inspect.signature(type(self)).parameters.values()
         if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in taken):
             # What a subclass doesn't take, it has decided itself; but not where its saved parts lie.
-            known = {each.name for each in taken}
-            left_out = {name: value for name, value in arguments.items() if name not in known}
-            if lost := [
-                name
-                for name, value in left_out.items()
-                if isinstance(value, dict) and len(value) == 1 and value.keys() <= PARTS
-            ]:
+            known = [each.name for each in taken]
+            if lost := [name for name in self.subfolders if name not in known]:
                 raise ValueError(
                     f"{type(self).__qualname__} can't be saved: its __init__ has to take {', '.join(lost)}, "
                     "as a saved encoder is built from the parts in its own folder"
                 )
-            arguments = {each.name: arguments[each.name] for each in taken if each.name in arguments}
-        spec = {"class_path": self.spec()["class_path"], "init_args": arguments}
-        described = {"format": FORMAT, "dimension": self.dimension, **spec}
+            arguments = {name: arguments[name] for name in known if name in arguments}
+        content = {
+            "format": FORMAT,
+            "dimension": self.dimension,
+            "class_path": described["class_path"],
+            "init_args": arguments,
+        }
         (folder / CONFIG).write_text(
-            json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
-    @abstractmethod
-    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Write the parts that have their own format into subfolders, with or without weights.
-
-        Returns:
-            prefixes of the names of weights that are saved by that, and the arguments to build this encoder
-            with; an argument ``{"folder": name}`` is a path, ``{"encoder": name}`` a saved encoder.
-        """
+    def _saved_arguments(self) -> dict[str, Any]:
+        """Arguments that build this encoder as it is now, where they differ from those that it was given."""
+        return {}
 
     @staticmethod
-    def load(folder: str | Path, trust_remote_code: bool = False) -> Encoder:
+    def load(
+        folder: str | Path, trust_remote_code: bool = False, weights: Mapping[str, Tensor] | None = None
+    ) -> Encoder:
         """Read what :meth:`save` wrote.
 
         Args:
             folder: as given to :meth:`save`.
             trust_remote_code: allow encoders, poolings and backbones whose classes lie outside lit_metric and
                 transformers.
-
-        Raises:
-            FileNotFoundError: if the folder holds no encoder.
-            ValueError: if it names classes that aren't trusted, or its weights don't fit.
-        """
-        return Encoder.restore(Path(folder), trust_remote_code)
-
-    @staticmethod
-    def restore(
-        folder: Path, trust_remote_code: bool = False, weights: Mapping[str, Tensor] | None = None
-    ) -> Encoder:
-        """See :meth:`load`; here the weights may come from elsewhere.
-
-        Args:
-            folder: as given to :meth:`write`.
-            trust_remote_code: see :meth:`load`.
             weights: the ``state_dict()`` of the encoder; None reads the folder's files. Under
                 ``torch.device("meta")`` there are names and shapes only.
 
@@ -241,6 +234,7 @@ class Encoder(Configurable, nn.Module, ABC):
             FileNotFoundError: if the folder holds no encoder.
             ValueError: if it names classes that aren't trusted, or the weights don't fit.
         """
+        folder = Path(folder)
         if not (folder / CONFIG).is_file():
             raise FileNotFoundError(f"{folder} holds no {CONFIG}, so no encoder was saved there")
         spec = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -260,7 +254,7 @@ class Encoder(Configurable, nn.Module, ABC):
                 given[arguments[name]] = under(f"{part}.model.", weights or {})
             else:
                 own = None if weights is None else under(f"{part}.", weights)
-                arguments[name] = Encoder.restore(folder / part, trust_remote_code, own)
+                arguments[name] = Encoder.load(folder / part, trust_remote_code, own)
         if trust_remote_code and "trust_remote_code" in arguments:
             arguments["trust_remote_code"] = True
         described = {"class_path": spec["class_path"], "init_args": arguments}
@@ -268,24 +262,15 @@ class Encoder(Configurable, nn.Module, ABC):
             encoder = build(described, trust_remote_code=trust_remote_code)
         if not isinstance(encoder, Encoder):
             raise ValueError(f"{folder / CONFIG} describes a {type(encoder).__name__}, which is no encoder")
-        if weights is not None or not encoder.on_meta:
-            encoder._take(load_file(folder / WEIGHTS) if weights is None else weights, str(folder / WEIGHTS))
+        if weights is not None or encoder.device.type != "meta":
+            state = load_file(folder / WEIGHTS) if weights is None else weights
+            missing, unexpected = encoder.load_state_dict(state, strict=False)
+            missing = [name for name in missing if name.split(".")[0] not in encoder.subfolders]
+            if missing or unexpected:
+                raise ValueError(
+                    f"{folder / WEIGHTS} doesn't fit: missing {missing}, unexpected {unexpected}"
+                )
         return encoder
-
-    def _take(self, weights: Mapping[str, Tensor], source: str) -> None:
-        missing, unexpected = self.load_state_dict(weights, strict=False)
-        missing = [name for name in missing if not name.startswith(self._own_files())]
-        if missing or unexpected:
-            raise ValueError(f"{source} doesn't fit: missing {missing}, unexpected {unexpected}")
-
-    @property
-    def on_meta(self) -> bool:
-        """Whether it has names and shapes only."""
-        return self.device.type == "meta"
-
-    @abstractmethod
-    def _own_files(self) -> tuple[str, ...]:
-        """Prefixes of the names of weights that :meth:`save` writes into subfolders."""
 
 
 def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ two towers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +52,8 @@ class SetEncoder(Encoder):
             init_args: {dimension: 128, dropout: 0.1}
     """
 
+    subfolders = ("text",)
+
     def __init__(
         self,
         text: TextEncoder,
@@ -98,14 +99,6 @@ class SetEncoder(Encoder):
         pooled = self.pooling(states) if weights is None else self.pooling(states, weights)
         return widen(self.projection(pooled))
 
-    def clear_cache(self) -> None:
-        """See :meth:`Encoder.clear_cache`."""
-        self.text.clear_cache()
-
-    def freeze_unused(self) -> None:
-        """See :meth:`Encoder.freeze_unused`."""
-        self.text.freeze_unused()
-
     def check_items(self, items: list[Any], places: Sequence[int] | None = None) -> None:
         """See :meth:`Encoder.check_items`; here each item is a sequence of texts, which becomes a list."""
         for row, item in enumerate(items):
@@ -147,13 +140,6 @@ class SetEncoder(Encoder):
             pooled.append(self.pool(texts, sets.select(chosen).to(self.device), own).float().cpu())
         return torch.cat(pooled)
 
-    def _own_files(self) -> tuple[str, ...]:
-        return ("text.",)
-
-    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.text.write(folder / "text", weights)
-        return self._own_files(), self.spec()["init_args"] | {"text": {"encoder": "text"}}
-
 
 class TwoTowerEncoder(Encoder):
     """Encodes items in the role "query" by one encoder, and items in any other role by another.
@@ -168,6 +154,8 @@ class TwoTowerEncoder(Encoder):
     Raises:
         ValueError: if the towers are the same encoder, or don't agree on the dimension or on normalising.
     """
+
+    subfolders = ("query", "document")
 
     def __init__(self, query: Encoder, document: Encoder) -> None:
         super().__init__()
@@ -222,16 +210,6 @@ class TwoTowerEncoder(Encoder):
         """See :meth:`Encoder.nothing`."""
         return torch.cat([self.query.nothing(), self.document.nothing()])
 
-    def clear_cache(self) -> None:
-        """See :meth:`Encoder.clear_cache`."""
-        self.query.clear_cache()
-        self.document.clear_cache()
-
-    def freeze_unused(self) -> None:
-        """See :meth:`Encoder.freeze_unused`."""
-        self.query.freeze_unused()
-        self.document.freeze_unused()
-
     def _encode(self, items: Any, max_tokens: int, progress: bool, role: Roles, weights: Weights) -> Tensor:
         roles = self.roles_of(role, len(items))
         vectors = torch.empty(len(items), self.dimension)
@@ -248,11 +226,3 @@ class TwoTowerEncoder(Encoder):
                     None if weights is None else [weights[row] for row in rows],
                 )
         return vectors
-
-    def _own_files(self) -> tuple[str, ...]:
-        return ("query.", "document.")
-
-    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.query.write(folder / "query", weights)
-        self.document.write(folder / "document", weights)
-        return self._own_files(), {"query": {"encoder": "query"}, "document": {"encoder": "document"}}

@@ -42,7 +42,7 @@ def describe(encoder: Encoder) -> Description:
         TypeError: if an argument of the encoder can't be written down.
     """
     with tempfile.TemporaryDirectory() as place:
-        encoder.write(Path(place), weights=False)
+        encoder.save(place, weights=False)
         files = [path for path in sorted(Path(place).rglob("*")) if path.is_file()]
         return {path.relative_to(place).as_posix(): as_text(path.read_bytes()) for path in files}
 
@@ -67,7 +67,7 @@ def build_described(
                 raise ValueError(f"the description of an encoder has a file {name!r} outside of its folder")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(as_bytes(content))
-        return Encoder.restore(Path(place), trust_remote_code, weights)
+        return Encoder.load(place, trust_remote_code, weights)
 
 
 def check_rebuildable(encoder: Encoder) -> Description:

@@ -26,7 +26,7 @@ from lit_metric.encoders.segments import (
 )
 
 Activation = Literal["identity", "tanh", "relu", "gelu"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "identity": nn.Identity,
     "tanh": nn.Tanh,
     "relu": nn.ReLU,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from transformers.utils import cached_file
 
 from lit_metric.encoders.pooling import (
-    Activation,
+    ACTIVATIONS,
     CLSPooling,
     LastTokenPooling,
     MaxPooling,
@@ -34,22 +35,8 @@ POOLINGS: dict[str, type[Pooling]] = {
 MAX_LENGTHS = "max_lengths"
 """Where an exported ``config_sentence_transformers.json`` has lengths by role, read here only."""
 
-_OLD_MODES = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-
-ACTIVATION_CLASSES: dict[str, Activation] = {
-    "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.modules.activation.ReLU": "relu",
-    "torch.nn.modules.activation.GELU": "gelu",
-}
-
+ACTIVATION_CLASSES = {f"{cls.__module__}.{cls.__qualname__}": name for name, cls in ACTIVATIONS.items()}
+"""Names of activations by the class paths that sentence-transformers writes."""
 
 IGNORE = "pass pooling=... to use the backbone alone"
 
@@ -203,7 +190,10 @@ class Recipe:
         names = {config.get("module_input_name") or VECTOR, config.get("module_output_name") or VECTOR}
         if kind == "Pooling" and first:
             self.pool_prompt = bool(config.get("include_prompt", True))
-            mode = config.get("pooling_mode") or [name for key, name in _OLD_MODES.items() if config.get(key)]
+            old = [
+                re.match(r"pooling_mode_(\w+?)(_tokens?)?$", key) for key, given in config.items() if given
+            ]
+            mode = config.get("pooling_mode") or [match[1] for match in old if match]
             mode = mode if isinstance(mode, str) else "+".join(mode) or "mean"
             if mode not in POOLINGS:
                 raise ValueError(

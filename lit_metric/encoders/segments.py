@@ -14,13 +14,6 @@ from torch import Tensor
 from lit_metric.data.ragged import Ragged, offsets_of
 
 
-def _sum(values: Tensor, offsets: Tensor, segment_ids: Tensor) -> Tensor:
-    if values.is_cuda and values.is_floating_point():  # index_add adds in any order there
-        return torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True)
-    zeros = values.new_zeros(len(offsets) - 1, *values.shape[1:])
-    return zeros.index_add_(0, segment_ids, values)
-
-
 class SegmentSum(torch.autograd.Function):
     """``[total, ...]`` to ``[n, ...]``."""
 
@@ -28,7 +21,10 @@ class SegmentSum(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, offsets: Tensor, segment_ids: Tensor) -> Tensor:
         """The sum of each segment; 0 for an empty one."""
         ctx.save_for_backward(offsets, segment_ids)
-        return _sum(values, offsets, segment_ids)
+        if values.is_cuda and values.is_floating_point():  # index_add adds in any order there
+            return torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True)
+        zeros = values.new_zeros(len(offsets) - 1, *values.shape[1:])
+        return zeros.index_add_(0, segment_ids, values)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

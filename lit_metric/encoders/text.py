@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +62,8 @@ class TextEncoder(Encoder):
         FileNotFoundError: if there is no such backbone.
         ValueError: if arguments don't fit each other or the backbone.
     """
+
+    subfolders = ("backbone",)
 
     def __init__(
         self,
@@ -150,16 +151,18 @@ class TextEncoder(Encoder):
 
     def features(self, inputs: EncoderInput) -> Tensor:
         """``[U, h]``: the pooled states of each text, before the projection."""
-        tokens, text_ids, skip = inputs.tokens, inputs.text_ids, inputs.skip
-        if not self.frozen:
-            return self._pool(self.backbone(tokens), skip)
-        if any(parameter.requires_grad for parameter in self.pooling.parameters()):
-            return self._pool(self._frozen_states(tokens), skip)
-        if text_ids is None or not self.cache_frozen:
-            return self._frozen_features(tokens, skip)
-        return self.table.look_up(tokens, text_ids, self._weights_state(), self._frozen_features, skip)
+        frozen = self.frozen and not any(each.requires_grad for each in self.pooling.parameters())
+        if not frozen or inputs.text_ids is None or not self.cache_frozen:
+            return self._pool(inputs.tokens, inputs.skip)
+        state = self._weights_state()
+        return self.table.look_up(inputs.tokens, inputs.text_ids, state, self._pool, inputs.skip)
 
-    def _pool(self, states: Ragged, skip: Tensor | None) -> Tensor:
+    def _pool(self, tokens: Ragged, skip: Tensor | None = None) -> Tensor:
+        frozen = self.frozen
+        if frozen:
+            self.backbone.eval()  # it may have been frozen after train() was called
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            states = self.backbone(tokens)
         return self.pooling(states if skip is None else drop_leading(states, skip))
 
     @property
@@ -178,15 +181,6 @@ class TextEncoder(Encoder):
             self.backbone.eval()
         return self
 
-    def _frozen_states(self, tokens: Ragged) -> Ragged:
-        self.backbone.eval()  # it may have been frozen after train() was called
-        with torch.no_grad():
-            return self.backbone(tokens)
-
-    def _frozen_features(self, tokens: Ragged, skip: Tensor | None = None) -> Tensor:
-        with torch.no_grad():
-            return self._pool(self._frozen_states(tokens), skip)
-
     def _weights_state(self) -> tuple[Any, ...]:
         parameters = [*self.backbone.parameters(), *self.pooling.parameters()]
         autocast = (
@@ -201,10 +195,6 @@ class TextEncoder(Encoder):
             parameters[0].device,
             autocast,
         )
-
-    def freeze_unused(self) -> None:
-        """See :meth:`Encoder.freeze_unused`."""
-        self.backbone.freeze_unused()
 
     def check_items(self, items: list[Any], places: Sequence[int] | None = None) -> None:
         """See :meth:`Encoder.check_items`; here each item is a text."""
@@ -234,14 +224,9 @@ class TextEncoder(Encoder):
                 bar.update(len(chunk))
         return vectors
 
-    def _own_files(self) -> tuple[str, ...]:
-        return ("backbone.",)
-
-    def _save_parts(self, folder: Path, weights: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
-        self.backbone.save(folder / "backbone", weights)
+    def _saved_arguments(self) -> dict[str, Any]:
         layers = [layer.spec() for layer in self.projection if isinstance(layer, Projection)]
-        arguments = self.spec()["init_args"] | {
-            "backbone": {"folder": "backbone"},
+        return {
             "pooling": self.pooling.spec(),
             "projection": layers or None,
             "hidden": None,
@@ -257,7 +242,6 @@ class TextEncoder(Encoder):
             "dropout": None,  # the backbone's configuration holds it
             "trust_remote_code": False,
         }
-        return self._own_files(), arguments
 
 
 def freeze_parameters(model: nn.Module, freeze: bool | Sequence[str]) -> None:

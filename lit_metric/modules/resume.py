@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -14,6 +13,8 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
+
+from lit_metric.configurable import arguments_of, is_foreign
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +56,10 @@ def options_of(thing: object, name: str) -> Options:
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 add(item, f"{name}.{key}")
-        elif type(value).__module__.split(".")[0] not in {"builtins", "torch", "numpy"}:
+        elif not is_foreign(value):
             found[name] = type(value).__name__
-            arguments = vars(value).get("_arguments")
-            if arguments is None:  # then it may have attributes of the same names
-                kept_as = getattr(type(value), "_kept_as", {})
-                names = {each: kept_as.get(each, each) for each in inspect.signature(type(value)).parameters}
-                arguments = {
-                    each: getattr(value, kept) for each, kept in names.items() if hasattr(value, kept)
-                }
-            for argument, kept in arguments.items():
-                add(kept, f"{name}.{argument}")
+            for argument, given in arguments_of(value).items():
+                add(given, f"{name}.{argument}")
 
     add(thing, name)
     return found

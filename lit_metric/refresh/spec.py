@@ -33,7 +33,7 @@ SPEC = "spec.json"
 BASE = "untouched.safetensors"
 INITIAL = "initial.safetensors"
 PROBE = "probe"
-_WRITTEN = (Relations, Items, Ragged, PairSet, Memo)
+WRITTEN = (Relations, Items, Ragged, PairSet, Memo)
 """Classes that are written with arrays."""
 _ARRAYS = ("items", "relations", "ids", "anchors", "corpus")
 _PLAIN = ("fingerprint", "tokenizer", "seed", "max_tokens", "publish_vectors")
@@ -148,9 +148,9 @@ class MiningTask:
             "encoder": encoder.spec(),
             "miner": self.miner.spec(),
             "tokens": str(self.tokens.path.resolve()),
-            "skip": spec(self.tokens.skip, "skip", arrays, _WRITTEN),
+            "skip": spec(self.tokens.skip, "skip", arrays, WRITTEN),
             "tables": str(self.tables.resolve()),
-            **{name: spec(value, name, arrays, _WRITTEN) for name, value in given.items()},
+            **{name: spec(value, name, arrays, WRITTEN) for name, value in given.items()},
             **{name: getattr(self, name) for name in _PLAIN},
         }
         check_importable(described)
@@ -193,9 +193,9 @@ class MiningTask:
         arrays = {file.stem: np.load(file, allow_pickle=False) for file in path.parent.glob("*.npy")}
         task = cls(
             miner=rebuilt(described["miner"]),
-            tokens=Tokens(described["tokens"], build(described["skip"], _WRITTEN, True, arrays)),
+            tokens=Tokens(described["tokens"], build(described["skip"], WRITTEN, True, arrays)),
             tables=Path(described["tables"]),
-            **{name: build(described[name], _WRITTEN, True, arrays) for name in _ARRAYS},
+            **{name: build(described[name], WRITTEN, True, arrays) for name in _ARRAYS},
             **{name: described[name] for name in _PLAIN},
         )
         return task, rebuilt(described["encoder"])

@@ -88,3 +88,14 @@ def test_a_mixture_has_the_mean_of_the_main_metrics(small: Small, tmp_path: Path
     data.prepare(encoder.tokenizer)
     results = evaluate(encoder, data, "validation", evaluation_of(data, "validation"))
     assert results["mean"] == pytest.approx((results[f"{name}/map@r"] + results["pairs/mrr"]) / 2)
+
+
+def test_scores_of_training_pairs_decide_nothing_for_a_test_split_without_scores(small: Small) -> None:
+    data = MetricDataModule(
+        train=[{"text1": f"w{n}", "text2": f"w{n} w4", "score": n % 3} for n in range(6, 36)],
+        test=[{"text1": f"w{n} w5", "text2": f"w{n}"} for n in range(6, 12)],
+        validation_share=0.2,
+    )
+    data.read()
+    assert data.headlines("validation")[0] == "spearman"
+    assert data.headlines("test")[0] == "mrr"
