@@ -359,7 +359,7 @@ def start_refresher(
     """The refresher of a run, with its worker started if it has one; called by all ranks.
 
     Args:
-        refresh: when to mine anew.
+        refresh: when to mine again.
         task: what is mined.
         run: for which training.
         ahead: batches that the loader prefetches.
