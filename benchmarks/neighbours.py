@@ -52,7 +52,7 @@ def knn_scores(
     """
     ids = torch.arange(len(train) + len(queries))
     relations = LabelRelations.from_names([*train_labels, *labels], ids)
-    metrics = NeighbourMetrics(relations, relations.labels, ks=(1,), knn=(10,), temperature=temperature)
+    metrics = NeighbourMetrics(relations, relations.labels, ks=(1,), knn=(10,), knn_temperature=temperature)
     metrics.update(torch.from_numpy(train), ids[: len(train)], corpus=True)
     metrics.update(torch.from_numpy(queries), ids[len(train) :])
     values = metrics.compute()

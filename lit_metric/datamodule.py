@@ -213,14 +213,13 @@ class MetricDataModule(EvaluationView, LightningDataModule):
                 dataset = read_one(self.sources, self.supervision)
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
-        self.items, self.vocabulary, self.dataset = dataset.items, dataset.vocabulary, dataset
+        self.items, self.vocabulary, self._dataset = dataset.items, dataset.vocabulary, dataset
 
     @property
     def planner(self) -> BatchPlanner:
         """The given planner, or one that suits the data."""
         if self._planner is None:
             self.read()
-            assert self.dataset is not None
             if self.mixture:
                 parts = self.mixture.values()
                 weights = [part.weight for part in parts] if self.strategy == "weighted" else None
@@ -288,7 +287,6 @@ class MetricDataModule(EvaluationView, LightningDataModule):
     def mining_task(self, tables: Path, tokenizer: str) -> MiningTask:
         """What is mined, into the folder ``tables``, by an encoder whose tokenizer has that fingerprint."""
         assert self.miner is not None
-        assert self.dataset is not None
         ids = anchors = self.splits["train"].sort().values
         among: tuple[Tensor | None, Tensor | None] = (None, None)  # all training items are both
         if (name := self.dataset.corpus_of("train")) is not None:

@@ -73,7 +73,7 @@ class Evaluation(nn.Module):
                 class_counts=data.class_counts if classify and one_each else None,
                 graded=() if one_each else graded,
                 filtered=filtered if getattr(data.relations, "ignores", False) else (),
-                groups=data.groups,
+                groups=data.dataset.groups,
             )
 
         searched = "corpus" in self.roles
@@ -81,7 +81,7 @@ class Evaluation(nn.Module):
         self.among_queries = metrics(labels is not None and not searched) if alone else None
         self.in_corpus = metrics(labels is not None) if searched else None
         self.space = SpaceMetrics(data.relations, labels if one_each else None) if space else None
-        pairs, triplets = data.given_pairs(split), data.given_triplets(split)
+        pairs, triplets = data.dataset.pairs.get(split), data.dataset.triplets.get(split)
         self.pairs = None if pairs is None else PairMetrics(pairs.anchors, pairs.candidates, pairs.targets)
         self.triplets = None
         if triplets is not None:

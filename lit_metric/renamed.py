@@ -89,6 +89,9 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "lit_metric.data.Labels": {
         "unlabelled=candidates": "negatives_if_mined",
     },
+    "lit_metric.data.UnionRelations": {
+        "offsets": "leave it out; the parts say where each begins",
+    },
     "lit_metric.datamodule.MetricDataModule": {
         "test_against": "test_corpus",
         "validate_against": "validation_corpus",
@@ -188,9 +191,16 @@ METHODS: dict[str, dict[str, str]] = {
         "planned": "use Dataset.planned, which is set when the data are read",
     },
     "lit_metric.datamodule.MetricDataModule": {
+        "chunk_loader": "encoding_loader",
+        "given_pairs": "use dataset.pairs",
+        "given_triplets": "use dataset.triplets",
         "planned_for": "use refresher.version(batch)",
         "tables": "use refresher.task.tables",
         "version_for": "use refresher.version(batch)",
+    },
+    "lit_metric.encoders.Encoder": {
+        "restore": "load",
+        "write": "save",
     },
     "lit_metric.index.ExactIndex": {
         "search_own": "search_by_id",

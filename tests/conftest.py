@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from tests.distributed import RankPool
     from tests.small import Small
 
 # The models are tiny, and threads would spend their time waiting for each other. Processes inherit it.
@@ -20,3 +22,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     from tests.small import Small  # all of lit_metric: seconds that most tests need not wait for
 
     return Small.make(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    """Two ranks for all tests that need them: each rank takes seconds to import what it runs."""
+    from tests.distributed import RankPool
+
+    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
+        yield pool

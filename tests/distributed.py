@@ -4,7 +4,8 @@
         of_rank_0, of_rank_1 = pool.run(function, *args)
 
 Ranks are spawned, so the function must be importable: a top-level function of a module that is quick to
-import. Inside it, ``torch.distributed`` has an initialised default group.
+import. Inside it, ``torch.distributed`` has an initialised default group. Each call starts with the same
+environment and the same random state, so the order of tests does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 import torch.distributed as dist
 
 # Ranks take up to 20 s to start on an idle machine, and a multiple of that beside other work.
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 # Whatever a launcher, a scheduler or Lightning may have left behind would be taken for instructions.
 LAUNCHER = ("MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "NODE_RANK", "TORCHELASTIC_", "SLURM_")
 
@@ -126,11 +127,15 @@ def _serve(rank: int, size: int, init_method: str, pipe: Connection) -> None:
     dist.init_process_group(
         "gloo", init_method=init_method, rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT_S)
     )
+    environment = dict(os.environ)
     while True:
         try:
             function, args = pickle.loads(pipe.recv_bytes())
         except EOFError:
             break
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.manual_seed(0)
         try:
             answer = (True, function(*args))
         except Exception:

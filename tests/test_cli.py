@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lit_metric import cli
 from lit_metric.cli import messages
 from lit_metric.cli.run_name import RUN, name_run
+from lit_metric.data import DataError
 from lit_metric.refresh import MiningFailed
 from tests.end_to_end.command import ROOT, run
 from tests.small import Small
@@ -135,18 +136,15 @@ def test_as_a_command(small: Small, tmp_path: Path) -> None:
         "--data.train=nowhere/train.csv",
         f"--model.encoder.init_args.backbone={small / 'backbone'}",
     ]
-    for more in ([], ["--debug"]):
-        command = [sys.executable, "-m", "lit_metric", "fit", *given, *more]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-        line = "DataError: there is no file 'nowhere/train.csv'; there is no folder 'nowhere' either"
-        if more:
-            assert done.returncode == 1
-            assert "Traceback (most recent call last):" in done.stderr
-            assert done.stderr.splitlines()[-1].endswith(line)
-        else:
-            assert done.returncode == 2
-            assert done.stderr.splitlines()[-1] == f"lit-metric: {line}"
-            assert "Traceback" not in done.stderr
+    command = [sys.executable, "-m", "lit_metric", "fit", *given]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    line = "there is no file 'nowhere/train.csv'; there is no folder 'nowhere' either"
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"lit-metric: DataError: {line}"
+    assert "Traceback" not in done.stderr
+    with pytest.raises(DataError) as raised:  # Python shows where, and ends with status 1
+        run(tmp_path, "fit", *given, "--debug")
+    assert str(raised.value) == line
 
 
 def test_debug_shows_where(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

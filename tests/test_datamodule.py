@@ -297,12 +297,12 @@ def test_given_pairs_and_triplets(tmp_path: Path) -> None:
     rows = [("w5", "w6", "w7", "x"), ("w8", "w9", "w4", "y")]
     source = pairs_csv(tmp_path / "t.csv", ("a", "p", "n", "kind"), *rows)
     data = read(test=source, supervision=Pairs("a", "p", "n", group="kind"))
-    triplets = data.given_triplets("test")
+    triplets = data.dataset.triplets.get("test")
     assert triplets is not None
     assert [data.texts_of(int(item))[0] for item in triplets.negatives] == ["w7", "w4"]
     assert triplets.groups == ["x", "y"]
-    assert data.given_pairs("test") is None
-    assert data.given_triplets("validation") is None
+    assert data.dataset.pairs.get("test") is None
+    assert data.dataset.triplets.get("validation") is None
 
 
 def test_pairs_without_any_positive(tmp_path: Path) -> None:

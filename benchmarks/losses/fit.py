@@ -111,7 +111,7 @@ def steps_within(data: MetricDataModule, budget: int) -> int:
 
 def scores(model: MetricLearner, data: MetricDataModule, split: str) -> dict[str, float]:
     """``MEASURES`` of a split."""
-    evaluation = evaluation_of(data, split, ks=(1,), knn=(1, 10), temperature=model.knn_temperature)
+    evaluation = evaluation_of(data, split, ks=(1,), knn=(1, 10), knn_temperature=model.knn_temperature)
     found = evaluate(model.encoder, data, split, evaluation)
     return {name: found[name] for name in MEASURES}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -176,6 +177,12 @@ LOSSES: dict[str, Entry] = {
 """The last two are the ablation of class-composed batches: each of both losses in the other's batches."""
 
 
+@functools.cache
+def _read(config: Path) -> Spec:
+    """A config with all defaults; read once, as that takes as long as a short fit."""
+    return resolved("--config", str(config))
+
+
 def configuration(
     setup: Setup, entry: Entry | None, lr: float, seed: int, precision: str = "32-true"
 ) -> Spec:
@@ -188,14 +195,14 @@ def configuration(
         seed: of weights, batches and validation splits.
         precision: of Lightning's trainer.
     """
-    every = resolved("--config", str(REPOSITORY / setup.config))
-    config: Spec = {name: every[name] for name in ("model", "data", "trainer")}
+    every = _read(REPOSITORY / setup.config)
+    # Copies, as the command line makes objects of what is nested in them.
+    config: Spec = {name: deepcopy(every[name]) for name in ("model", "data", "trainer")}
     model, source = config["model"]["init_args"], config["data"]["init_args"]
     model["lr"] = lr
     train, test = setup.sources()
     source |= {"train": str(train), **({} if test is None else {"test": str(test)}), **setup.data}
     if entry is not None:
-        # Copies, as the command line makes objects of what is nested in them.
         model["loss"], source["planner"] = deepcopy((entry.loss, entry.planner(setup)))
         model["lr_scale"] = {**(model.get("lr_scale") or {}), **entry.lr_scale}
     config["seed_everything"] = seed

@@ -37,7 +37,7 @@ def variants(backbone: str = BACKBONE) -> dict[str, dict[str, Any]]:
         "top-k": {"filters": [], "draw": _of("TopK")},
         "window": {"filters": [], "draw": _of("UniformWindow", start=10, stop=50)},
         "margin": {"filters": [_of("AbsoluteMargin", margin=0.05)], "draw": _of("TopK")},
-        "percentage": {"filters": [_of("RelativeMargin", share=0.95)], "draw": _of("TopK")},
+        "percentage": {"filters": [_of("RelativeMargin", margin=0.05)], "draw": _of("TopK")},
         "SimANS": {"filters": [], "draw": _of("SimANS", a=100.0, b=0.0)},
         "guide": {"filters": [_of("GuideFilter", guide=guide)], "draw": _of("TopK")},
         "default": {},

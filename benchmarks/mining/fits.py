@@ -78,7 +78,7 @@ class Runs(NamedTuple):
         scheduled = {"mode": "scheduled", "timeout": 3600.0, "reuse_training_embeddings": False}
         return {
             "none": {"mode": "inline", "every": "never"},
-            "inline": {"mode": "inline"},
+            "inline": {"mode": "inline", "every": "epoch"},
             "scheduled": scheduled,
             "free": {**scheduled, "reuse_training_embeddings": True, "delay": self.soon},
             "full": {**scheduled, "delay": self.soon},

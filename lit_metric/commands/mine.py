@@ -210,7 +210,7 @@ def collect(
 
 def _splits(data: MetricDataModule, asked: Sequence[str] | None, as_trained: bool) -> list[str]:
     if asked is None:
-        held_out = data.dataset is not None and data.dataset.held_out
+        held_out = data.dataset.held_out
         asked = ["train", "validation"] if held_out and not as_trained else ["train"]
         asked = [name for name in asked if name in data.splits]
     missing = [name for name in asked if name not in data.splits]
@@ -223,7 +223,6 @@ def _splits(data: MetricDataModule, asked: Sequence[str] | None, as_trained: boo
 
 def asked_for(data: MetricDataModule, splits: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Rising ids of the items that get negatives, and of those that may be negatives."""
-    assert data.dataset is not None
     anchors = torch.cat([data.splits[name] for name in splits]).unique()
     corpora = {name: data.dataset.corpus_of(name) or name for name in splits}
     return anchors, torch.cat([data.splits[name] for name in corpora.values()]).unique()

@@ -261,19 +261,16 @@ def _roles(parts: Mapping[str, Dataset]) -> list[str] | list[list[str]] | None:
     """A role for each item if any item has one, or for each text if any text has one, or None."""
     if all(part.vocabulary.roles is None for part in parts.values()):
         return None
+
+    def names(part: Items | Vocabulary) -> list[str]:
+        if part.roles is None:
+            return [""] * len(part)
+        return [part.role_names[number] for number in part.roles.tolist()]
+
     of_items: list[str] = []
     of_texts: list[list[str]] = []
     for part in parts.values():
-        items, numbers = part.items, part.vocabulary.roles
-        of_items += (
-            [""] * len(items)
-            if items.roles is None
-            else [items.role_names[number] for number in items.roles.tolist()]
-        )
-        names = (
-            [""] * len(part.vocabulary)
-            if numbers is None
-            else [part.vocabulary.role_names[number] for number in numbers.tolist()]
-        )
-        of_texts += [[names[text] for text in row] for row in items.texts.tolist()]
+        of_items += names(part.items)
+        of_each = names(part.vocabulary)
+        of_texts += [[of_each[text] for text in row] for row in part.items.texts.tolist()]
     return of_items if any(part.items.roles is not None for part in parts.values()) else of_texts

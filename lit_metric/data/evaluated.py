@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
+from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, PairRelations, Relations
@@ -60,33 +60,39 @@ class EvaluationView:
             :class:`~lit_metric.MetricDataModule`.
     """
 
-    dataset: Dataset | None = None
+    _dataset: Dataset | None = None
     against: dict[str, Against | None]
 
     def __init__(self, dataset: Dataset, against: dict[str, Against | None]) -> None:
-        self.dataset = dataset
+        self._dataset = dataset
         self.against = against
 
-    def _read_dataset(self) -> Dataset:
-        if self.dataset is None:
+    @property
+    def dataset(self) -> Dataset:
+        """What was read.
+
+        Raises:
+            DataError: when nothing has been read yet.
+        """
+        if self._dataset is None:
             raise DataError("nothing has been read yet: call read() first")
-        return self.dataset
+        return self._dataset
 
     @property
     def relations(self) -> Relations:
         """What belongs together."""
-        return self._read_dataset().relations
+        return self.dataset.relations
 
     @property
     def splits(self) -> dict[str, Tensor]:
         """Int64 ids by the name of the split; none before anything is read."""
-        return {} if self.dataset is None else self.dataset.splits
+        return {} if self._dataset is None else self._dataset.splits
 
     @property
     def corpus(self) -> str:
         """Fingerprint of the training items and what is known of them, by which tables of negatives and
         checkpoints are recognised."""
-        return self._read_dataset().digest("train")
+        return self.dataset.digest("train")
 
     @property
     def class_counts(self) -> Tensor:
@@ -97,19 +103,6 @@ class EvaluationView:
             TypeError: when items have no labels.
         """
         return class_counts(self.relations, self.splits.get("train"))
-
-    @property
-    def groups(self) -> list[str | None] | None:
-        """The group of each item, None for none; or None where nothing is measured by groups."""
-        return self._read_dataset().groups
-
-    def given_pairs(self, split: str) -> GivenPairs | None:
-        """The scored pairs of a split, to be measured as they stand."""
-        return self._read_dataset().pairs.get(split)
-
-    def given_triplets(self, split: str) -> GivenTriplets | None:
-        """The triplets of a split, to be measured as they stand."""
-        return self._read_dataset().triplets.get(split)
 
     def rows_of(self, split: str, ids: Tensor) -> tuple[Tensor | None, int | None]:
         """The rows, from 0, in which items of a split stand in its source.
@@ -122,11 +115,10 @@ class EvaluationView:
             ``[n]`` int64, or None where items are not rows; and how many rows the source has, or None where
             the split is not a source of its own.
         """
-        dataset = self._read_dataset()
-        rows = None if dataset.rows is None else dataset.rows[ids]
+        rows = None if self.dataset.rows is None else self.dataset.rows[ids]
         if rows is None or (len(rows) and int(rows.min()) < 0):
             return None, None
-        return rows, dataset.row_counts.get(split)
+        return rows, self.dataset.row_counts.get(split)
 
     def roles(self, split: str) -> dict[str, str]:
         """Which split plays which role when ``split`` is evaluated: ``queries``, and ``corpus`` if there is
@@ -137,18 +129,16 @@ class EvaluationView:
         """
         if split not in self.splits:
             raise DataError(f"there is no {split} split: give {split}=")
-        dataset = self._read_dataset()
-        if dataset.parts:
+        if self.parts:
             return {
                 f"{name}/{role}": f"{name}/{of_role}"
-                for name, part in dataset.parts.items()
+                for name, part in self.parts.items()
                 if split in part.splits
-                for role, of_role in EvaluationView(part, self.against).roles(split).items()
+                for role, of_role in part.roles(split).items()
             }
-        if corpus := dataset.corpus_of(split):
+        if corpus := self.dataset.corpus_of(split):
             return {"queries": split, "corpus": corpus}
-        searched = {"corpus": "train"} if self.compared_with(split) != "self" else {}
-        return {"queries": split, **searched}
+        return {"queries": split} | ({"corpus": "train"} if self.compared_with(split) != "self" else {})
 
     def headlines(self, split: str) -> list[str]:
         """The metrics of a split that matter most, at most five, the main one first.
@@ -159,7 +149,7 @@ class EvaluationView:
             measured = {name: part for name, part in self.parts.items() if split in part.splits}
             return [MEAN, *(f"{name}/{part.headlines(split)[0]}" for name, part in measured.items())][:5]
         names = [*HEADLINES[self._kind(split)]]
-        pairs = self.given_pairs(split)
+        pairs = self.dataset.pairs.get(split)
         if pairs is not None and len(pairs.targets.unique()) != 2:
             names.remove("pair_ap")
         return names
@@ -167,9 +157,9 @@ class EvaluationView:
     def _kind(self, split: str) -> str:
         """What is known of the items of a split: a key of ``HEADLINES``."""
         relations = self.relations
-        if self.given_triplets(split) is not None:
+        if split in self.dataset.triplets:
             return "triplets"
-        if self.given_pairs(split) is not None:
+        if split in self.dataset.pairs:
             return "scores"
         if not isinstance(relations, PairRelations):
             return "several classes" if isinstance(getattr(relations, "labels", None), Ragged) else "classes"
@@ -242,4 +232,4 @@ class EvaluationView:
     @property
     def parts(self) -> dict[str, EvaluationView]:
         """The data sets of a mixture by name, each in ids of its own; none where there is one."""
-        return {name: EvaluationView(part, self.against) for name, part in self._read_dataset().parts.items()}
+        return {name: EvaluationView(part, self.against) for name, part in self.dataset.parts.items()}

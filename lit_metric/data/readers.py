@@ -6,6 +6,7 @@ import glob
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,21 +204,12 @@ class SourceReader:
             if problem:
                 self.problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
                 broken.add(len(rows) - 1)
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        return Part(
-            str(path),
-            len(rows),
-            names,
-            lambda name: [row.get(name) for row in rows],
-            frozenset(broken),
-            ", ".join(notes),
-        )
+        part = part_of_rows(rows, str(path), self.problems)
+        return replace(part, broken=frozenset(broken), dialect=", ".join(notes))
 
-    def _csv(self, path: Path) -> Part:
-        return DelimitedFile(path, self.problems, self.csv).csv_part()
-
-    def _trec(self, path: Path) -> Part:
-        return DelimitedFile(path, self.problems, self.csv).trec_part()
+    def _delimited(self, path: Path) -> Part:
+        file = DelimitedFile(path, self.problems, self.csv)
+        return file.csv_part() if path.suffix.lower() in (".csv", ".tsv") else file.trec_part()
 
     def _folder(self, path: Path, split: str | None) -> list[Part]:
         """The parts of a folder. Its files are read as by their own names; ``datasets`` reads other kinds."""
@@ -256,12 +248,12 @@ class SourceReader:
 
 READERS: dict[str, Callable[[SourceReader, Path], Part]] = {
     ".parquet": SourceReader._parquet,
-    ".csv": SourceReader._csv,
-    ".tsv": SourceReader._csv,
+    ".csv": SourceReader._delimited,
+    ".tsv": SourceReader._delimited,
     ".jsonl": SourceReader._json,
     ".ndjson": SourceReader._json,
     ".json": SourceReader._json,
-    ".qrels": SourceReader._trec,
-    ".trec": SourceReader._trec,
-    ".txt": SourceReader._trec,
+    ".qrels": SourceReader._delimited,
+    ".trec": SourceReader._delimited,
+    ".txt": SourceReader._delimited,
 }

@@ -134,7 +134,6 @@ class MetricLearner(CheckpointedModule):
     def _choose_loss(self) -> None:
         """Take the loss that suits the data, or one for each data set where these differ."""
         data = self.data
-        assert data.dataset is not None
         known = data.dataset.parts or {"": data.dataset}
         scored = {name: each.planned == "scores" for name, each in known.items()}
         chosen: dict[str, Loss] = {}

@@ -242,7 +242,7 @@ def test_two_ranks_share_each_batch_and_resume(tmp_path, whole):
         command = [sys.executable, str(script), str(tmp_path), *resume]
         root = Path(__file__).parents[2]
         environment = {"PYTHONPATH": str(root), "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, cwd=root, env=environment, capture_output=True, timeout=240)
+        subprocess.run(command, check=True, cwd=root, env=environment, capture_output=True, timeout=600)
         suffix = "-resumed" if resume else ""
         ranks = [json.loads((tmp_path / f"rank{rank}{suffix}.txt").read_text()) for rank in (0, 1)]
         return [first + second for first, second in zip(*ranks, strict=True)]

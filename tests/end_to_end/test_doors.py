@@ -164,13 +164,13 @@ def test_a_run_ended_by_a_signal_says_so(small: Small, tmp_path: Path, number: s
         stderr=subprocess.PIPE,
         text=True,
     )
-    limit = time.monotonic() + 300
+    limit = time.monotonic() + 600
     while not (tmp_path / "runs" / "a" / "checkpoints" / "last.ckpt").exists():
         assert time.monotonic() < limit
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(number)
-    _, told = process.communicate(timeout=300)
+    _, told = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     assert told.splitlines()[-1].startswith("lit-metric: ")
     assert "Traceback" not in told

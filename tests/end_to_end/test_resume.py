@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,65 +51,102 @@ def saving(folder: Path, **when: Any) -> ModelCheckpoint:
     )
 
 
-EVERY_STEP = {"every_n_train_steps": 1}
-AFTER_VALIDATION = {"save_on_train_epoch_end": False}
-AFTER_EPOCH = {"save_on_train_epoch_end": True}
+WHEN: dict[str, dict[str, Any]] = {
+    "every step": {"every_n_train_steps": 1},
+    "after validation": {"save_on_train_epoch_end": False},
+    "after an epoch": {"save_on_train_epoch_end": True},
+}
+
+
+@dataclass
+class Whole:
+    """A run that nothing interrupted; ``root`` holds ``checkpoints`` and ``run``, which holds the tables."""
+
+    root: Path
+    weights: dict[str, torch.Tensor]
+    watch: Watch
+
+    def copy(self, folder: Path) -> Path:
+        """The root of a copy, to go on in."""
+        return shutil.copytree(self.root, folder / "whole")
+
+
+@pytest.fixture(scope="module")
+def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Whole]:
+    """Each kind of run is made once, when a test first asks for it."""
+
+    @functools.cache
+    def made(when: str = "every step", workers: int = 0, miner: bool = False) -> Whole:
+        root = tmp_path_factory.mktemp("whole")
+        callback = saving(root, **WHEN[when])
+        return Whole(root, *fit(small, root / "run", callback, workers=workers, miner=miner))
+
+    return made
 
 
 @pytest.mark.parametrize(
     ("when", "step", "workers", "miner"),
     [
-        (EVERY_STEP, 7, 0, False),
-        (EVERY_STEP, 7, 2, False),
-        (EVERY_STEP, 7, 0, True),
-        (EVERY_STEP, 12, 2, True),
-        (EVERY_STEP, 3, 0, True),
-        (EVERY_STEP, 10, 0, True),  # the last of an epoch, before its table is replaced
-        (AFTER_VALIDATION, 5, 0, True),
-        (AFTER_VALIDATION, 10, 2, True),
-        (AFTER_EPOCH, 5, 2, True),
-        (AFTER_EPOCH, 10, 0, False),
+        ("every step", 7, 0, False),
+        ("every step", 7, 2, False),
+        ("every step", 7, 0, True),
+        ("every step", 12, 2, True),
+        ("every step", 3, 0, True),
+        ("every step", 10, 0, True),  # the last of an epoch, before its table is replaced
+        ("after validation", 5, 0, True),
+        ("after validation", 10, 2, True),
+        ("after an epoch", 5, 2, True),
+        ("after an epoch", 10, 0, False),
     ],
 )
 def test_a_resumed_run_ends_like_the_whole_one(
-    small: Small, tmp_path: Path, when: dict[str, Any], step: int, workers: int, miner: bool
+    small: Small,
+    tmp_path: Path,
+    whole: Callable[..., Whole],
+    when: str,
+    step: int,
+    workers: int,
+    miner: bool,
 ) -> None:
-    shared = {"workers": workers, "miner": miner}
-    whole, watch = fit(small, tmp_path / "whole", saving(tmp_path, **when), **shared)
+    first = whole(when, workers, miner)
+    root = first.copy(tmp_path)
     # Tables that were mined after the checkpoint are of no use to the resumed run, nor in its way.
     resumed, rest = fit(
         small,
-        tmp_path / "whole",
-        saving(tmp_path / "again", **when),
-        resume=tmp_path / "checkpoints" / f"{step}.ckpt",
-        **shared,
+        root / "run",
+        saving(tmp_path / "again", **WHEN[when]),
+        resume=root / "checkpoints" / f"{step}.ckpt",
+        workers=workers,
+        miner=miner,
     )
-    assert len(watch.anchors) == 3 * STEPS
-    assert rest.anchors == watch.anchors[step:]
-    assert rest.candidates == watch.candidates[step:]
-    assert rest.rates == watch.rates[step:]
-    assert rest.losses == watch.losses[step:]
-    assert distance(resumed, whole) == 0
+    assert len(first.watch.anchors) == 3 * STEPS
+    assert rest.anchors == first.watch.anchors[step:]
+    assert rest.candidates == first.watch.candidates[step:]
+    assert rest.rates == first.watch.rates[step:]
+    assert rest.losses == first.watch.losses[step:]
+    assert distance(resumed, first.weights) == 0
 
 
-def test_what_stands_in_a_checkpoint_matters(small: Small, tmp_path: Path) -> None:
+def test_what_stands_in_a_checkpoint_matters(
+    small: Small, tmp_path: Path, whole: Callable[..., Whole]
+) -> None:
     """The comparison above would notice: a run from the same place with other noise ends elsewhere."""
-    whole, _ = fit(small, tmp_path / "whole", saving(tmp_path, **EVERY_STEP))
-    state = torch.load(tmp_path / "checkpoints" / "7.ckpt", weights_only=True)
+    first = whole()
+    state = torch.load(first.root / "checkpoints" / "7.ckpt", weights_only=True)
     assert state["global_step"] == 7
     for group in state["optimizer_states"][0]["state"].values():
         group["exp_avg"].zero_()
     torch.save(state, tmp_path / "other.ckpt")
     resumed, _ = fit(small, tmp_path / "resumed", resume=tmp_path / "other.ckpt")
-    assert distance(resumed, whole) > 1e-6
+    assert distance(resumed, first.weights) > 1e-6
 
 
 def test_a_table_that_is_gone_is_mined_again(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small: Small, tmp_path: Path, whole: Callable[..., Whole], caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
-    shutil.rmtree(tmp_path / "negatives")
-    _, rest = fit(small, tmp_path, resume=tmp_path / "checkpoints" / "7.ckpt", miner=True)
+    root = whole(miner=True).copy(tmp_path)
+    shutil.rmtree(root / "run" / "negatives")
+    _, rest = fit(small, root / "run", resume=root / "checkpoints" / "7.ckpt", miner=True)
     assert "The checkpoint's table of negatives can't be used, so one is mined" in caplog.text
     assert len(rest.anchors) == 8
     assert all(len(met) > len(anchors) for anchors, met in zip(rest.anchors, rest.candidates, strict=True))
@@ -139,35 +178,37 @@ def other_tokenizer(folder: Path) -> None:
 def test_a_table_that_is_not_what_it_was_is_refused_and_mined_again(
     small: Small,
     tmp_path: Path,
+    whole: Callable[..., Whole],
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], None],
     reason: str,
 ) -> None:
-    _, watch = fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
-    tables = tmp_path / "negatives"
+    first = whole(miner=True)
+    root = first.copy(tmp_path)
+    tables = root / "run" / "negatives"
     damage(tables / "v000002")
-    _, rest = fit(small, tmp_path, resume=tmp_path / "checkpoints" / "7.ckpt", miner=True)
+    _, rest = fit(small, root / "run", resume=root / "checkpoints" / "7.ckpt", miner=True)
     assert re.search("can't be used, so one is mined: .*" + reason, caplog.text)
     # Mined with the weights of step 7, where the damaged one was of step 5.
     manifest = json.loads((tables / "v000004" / "manifest.json").read_text())
     assert manifest["step"] == 7
-    assert rest.candidates != watch.candidates[7:]
+    assert rest.candidates != first.watch.candidates[7:]
     assert len(rest.anchors) == 8
 
 
 def test_a_table_of_other_items_is_not_used(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small: Small, tmp_path: Path, whole: Callable[..., Whole], caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(small, tmp_path, saving(tmp_path, **EVERY_STEP), miner=True)
+    root = whole(miner=True).copy(tmp_path)
     learner = small.learner(InfoNCELoss(0.2, learnable=True))
     data = small.data(
         train=[small / "train.csv", small / "test.csv"], miner=Miner(top_k=5), refresh=INLINE, test=None
     )
     data.read()
     # Such a resume is refused by what the checkpoint says of its data; here it says nothing.
-    state = torch.load(tmp_path / "checkpoints" / "7.ckpt", weights_only=True)
+    state = torch.load(root / "checkpoints" / "7.ckpt", weights_only=True)
     assert state.pop("MetricDataModule")["corpus"] != data.corpus
     del state["run_options"], state["callbacks"]["MiningCallback"]["times"]
     torch.save(state, tmp_path / "other.ckpt")
-    trainer(tmp_path, max_steps=8).fit(learner, data, ckpt_path=tmp_path / "other.ckpt")
+    trainer(root / "run", max_steps=8).fit(learner, data, ckpt_path=tmp_path / "other.ckpt")
     assert "was mined for another corpus" in caplog.text

@@ -38,6 +38,12 @@ def checkpoint(small: Small, folder: Path, *callbacks: Any, step: int = 10, **op
     return folder / "ckpt" / f"step={step}.ckpt"
 
 
+@pytest.fixture(scope="module")
+def plain(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of each step of one run with the usual options, to read only."""
+    return checkpoint(small, tmp_path_factory.mktemp("plain")).parent
+
+
 def go_on(
     small: Small, folder: Path, path: Path, *callbacks: Any, data: Any = None, epochs: int = 4, **options: Any
 ) -> tuple[Watch, Any, MetricLearner]:
@@ -54,9 +60,9 @@ def fall(steps: int, start: int, peak: float = PEAK) -> list[float]:
 
 
 def test_a_raised_length_goes_on_along_the_new_plan(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small: Small, tmp_path: Path, plain: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = checkpoint(small, tmp_path)
+    path = plain / "step=10.ckpt"
     caplog.set_level(logging.INFO)
     watch, _, _ = go_on(small, tmp_path, path)
     assert [rates[0] for rates in watch.rates] == pytest.approx(fall(20, 10))
@@ -65,9 +71,9 @@ def test_a_raised_length_goes_on_along_the_new_plan(
 
 @pytest.mark.parametrize("step", [7, 10])
 def test_another_rate_decay_and_scale_count_from_the_next_step(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int
+    small: Small, tmp_path: Path, plain: Path, caplog: pytest.LogCaptureFixture, step: int
 ) -> None:
-    path = checkpoint(small, tmp_path, step=step)
+    path = plain / f"step={step}.ckpt"
     caplog.set_level(logging.INFO)
     scales = {"encoder.backbone.model.embeddings": 3.0}
     watch, fit, _ = go_on(small, tmp_path, path, lr=PEAK / 100, weight_decay=0.5, lr_scale=scales)
@@ -88,8 +94,10 @@ def moments(module: MetricLearner, optimizer: torch.optim.Optimizer) -> dict[str
     return {names[parameter]: state["exp_avg"] for parameter, state in optimizer.state.items()}
 
 
-def test_moments_stay_with_their_parameters_when_groups_change(small: Small, tmp_path: Path) -> None:
-    path = checkpoint(small, tmp_path)
+def test_moments_stay_with_their_parameters_when_groups_change(
+    small: Small, tmp_path: Path, plain: Path
+) -> None:
+    path = plain / "step=10.ckpt"
     saved = torch.load(path, weights_only=True)["optimizer_states"][0]
     expected = {
         name: saved["state"][number]["exp_avg"]
@@ -128,9 +136,9 @@ def test_what_is_frozen_may_change(small: Small, tmp_path: Path, caplog: pytest.
 
 
 def test_another_loss_and_dropout_are_applied_and_told(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small: Small, tmp_path: Path, plain: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = checkpoint(small, tmp_path)
+    path = plain / "step=10.ckpt"
     caplog.set_level(logging.INFO)
     _, _, module = go_on(small, tmp_path, path, dropout=0.3)
     assert "encoder.dropout None → 0.3" in caplog.text
@@ -153,8 +161,8 @@ def test_a_learned_temperature_is_the_checkpoints(small: Small, tmp_path: Path) 
         go_on(small, tmp_path, path, loss=InfoNCELoss(0.2))
 
 
-def test_weights_of_another_backbone_are_refused(small: Small, tmp_path: Path) -> None:
-    path = checkpoint(small, tmp_path)
+def test_weights_of_another_backbone_are_refused(small: Small, tmp_path: Path, plain: Path) -> None:
+    path = plain / "step=10.ckpt"
     other = tmp_path / "renamed"
     other.symlink_to(small / "backbone")
     with pytest.raises(ValueError, match=r"encoder.backbone is .*backbone' in .* and .*renamed' here"):
@@ -167,11 +175,10 @@ def test_weights_of_another_backbone_are_refused(small: Small, tmp_path: Path) -
 
 @pytest.mark.parametrize("change", ["planner", "seed"])
 def test_batches_may_change_between_epochs_only(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
+    small: Small, tmp_path: Path, plain: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     options: dict[str, Any] = {"planner": PKPlanner(3, 3)} if change == "planner" else {"seed": 0}
-    whole = checkpoint(small, tmp_path)
-    within = whole.with_name("step=7.ckpt")
+    whole, within = plain / "step=10.ckpt", plain / "step=7.ckpt"
     data = small.data(**options)
     data.read()
     if change == "seed":
@@ -187,9 +194,9 @@ def test_batches_may_change_between_epochs_only(
 
 
 def test_precision_and_its_scaler_are_those_of_the_resumed_run(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small: Small, tmp_path: Path, plain: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = checkpoint(small, tmp_path)
+    path = plain / "step=10.ckpt"
     caplog.set_level(logging.INFO)
     watch, module = Watch(), learner(small)
     fit = trainer(tmp_path, watch, max_epochs=3, precision="bf16-mixed", gradient_clip_val=0.5)
@@ -237,8 +244,10 @@ def test_rates_that_averaging_has_set_stay_or_the_change_is_refused(small: Small
         go_on(small, tmp_path, path, averaging(), lr=1e-5)
 
 
-def test_without_options_it_goes_on_by_the_order_of_parameters(small: Small, tmp_path: Path) -> None:
-    path = checkpoint(small, tmp_path)
+def test_without_options_it_goes_on_by_the_order_of_parameters(
+    small: Small, tmp_path: Path, plain: Path
+) -> None:
+    path = plain / "step=10.ckpt"
     state = torch.load(path, weights_only=True)
     del state["run_options"]
     for group in state["optimizer_states"][0]["param_groups"]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-import torch.distributed as dist
 from pytorch_metric_learning.losses import NPairsLoss
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, nn
@@ -26,7 +24,7 @@ from lit_metric.losses import (
     sum_over_ranks,
     world_size,
 )
-from tests.distributed import RankFailed, RankPool
+from tests.distributed import RankPool
 from tests.losses.cases import CLASS_LOSSES, COMBINATIONS, LEARN_FROM_ONE_KIND, LOSSES, Labels
 
 SHARES = ("active", "anchors_used", "mined", "proxies_used")
@@ -96,28 +94,11 @@ def learn(name: str, case: Case) -> tuple[dict[str, float], dict[str, list[float
     return outputs, {name: weight.grad.flatten().tolist() for name, weight in step.named_parameters()}
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
-        yield pool
-
-
-def fail_on_second() -> None:
-    if dist.get_rank() == 1:
-        raise KeyError("only here")
-
-
-def test_the_pool_names_the_failing_rank_and_recovers(ranks: RankPool) -> None:
-    with pytest.raises(RankFailed, match=r"(?s)on rank 1:.*KeyError: 'only here'"):
-        ranks.run(fail_on_second)
-    assert ranks.run(world_size) == [2, 2]
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("name", EVERY_LOSS)
-def test_two_ranks_learn_what_one_process_learns(ranks: RankPool, name: str, case: Case) -> None:
+def test_two_ranks_learn_what_one_process_learns(pool: RankPool, name: str, case: Case) -> None:
     alone, gradients = learn(name, case)
-    shares = ranks.run(learn, name, case)
+    shares = pool.run(learn, name, case)
     for other, gradients_of_rank in shares:
         assert other.keys() == alone.keys()
         for parameter, gradient in gradients.items():  # DDP leaves the average on every rank
@@ -157,9 +138,9 @@ def plainly(kind: str) -> tuple[float, list[float]]:
 
 
 @pytest.mark.parametrize("kind", ["labels", "pairs", "scores"])
-def test_a_plain_loop_learns_on_two_ranks_what_it_learns_on_one(ranks: RankPool, kind: str) -> None:
+def test_a_plain_loop_learns_on_two_ranks_what_it_learns_on_one(pool: RankPool, kind: str) -> None:
     alone, gradient = plainly(kind)
-    shares = ranks.run(plainly, kind)
+    shares = pool.run(plainly, kind)
     assert sum(value for value, _ in shares) / 2 == pytest.approx(alone, rel=1e-12)
     assert all(averaged == pytest.approx(gradient, rel=1e-10) for _, averaged in shares)
 
@@ -175,8 +156,8 @@ def gather_by_hand() -> tuple[list, list, list]:
     return gathered.tolist(), rows.grad.tolist(), ids.tolist()
 
 
-def test_gather_keeps_rank_order_and_adds_up_gradients(ranks: RankPool) -> None:
-    first, second = ranks.run(gather_by_hand)
+def test_gather_keeps_rank_order_and_adds_up_gradients(pool: RankPool) -> None:
+    first, second = pool.run(gather_by_hand)
     assert first[0] == second[0] == [[0, 1], [2, 3], [10, 11]]
     assert first[1] == [[3, 3], [6, 6]]
     assert second[1] == [[9, 9]]
@@ -191,8 +172,8 @@ def gather_from_one() -> tuple[list, list | None]:
     return gathered.tolist(), None if rows.grad is None else rows.grad.tolist()
 
 
-def test_a_rank_with_no_rows_takes_part_in_the_backward_pass(ranks: RankPool) -> None:
-    first, second = ranks.run(gather_from_one)
+def test_a_rank_with_no_rows_takes_part_in_the_backward_pass(pool: RankPool) -> None:
+    first, second = pool.run(gather_from_one)
     assert first == ([[1, 1]] * 3, [[3, 3]] * 3)
     assert second == ([[1, 1]] * 3, None)
 
@@ -203,16 +184,16 @@ def gather_half_precision() -> tuple[str, list]:
     return str(gathered.dtype), gathered.tolist()
 
 
-def test_half_precision_is_gathered_in_single(ranks: RankPool) -> None:
-    assert ranks.run(gather_half_precision) == [("torch.float32", [[1], [1]])] * 2
+def test_half_precision_is_gathered_in_single(pool: RankPool) -> None:
+    assert pool.run(gather_half_precision) == [("torch.float32", [[1], [1]])] * 2
 
 
 def gather_no_rows() -> list[int]:
     return [*gather_with_grad(torch.empty(0, 3)).shape, *gather_ids(torch.empty(0, dtype=torch.int64)).shape]
 
 
-def test_gathering_nothing(ranks: RankPool) -> None:
-    assert ranks.run(gather_no_rows) == [[0, 3, 0]] * 2
+def test_gathering_nothing(pool: RankPool) -> None:
+    assert pool.run(gather_no_rows) == [[0, 3, 0]] * 2
 
 
 def gather_unlike_widths() -> str:
@@ -221,8 +202,8 @@ def gather_unlike_widths() -> str:
     return str(error.value)
 
 
-def test_rows_of_unlike_width_are_refused_on_every_rank(ranks: RankPool) -> None:
-    messages = ranks.run(gather_unlike_widths)
+def test_rows_of_unlike_width_are_refused_on_every_rank(pool: RankPool) -> None:
+    messages = pool.run(gather_unlike_widths)
     assert messages[0] == messages[1]
     assert "[2, 3] values each on ranks 0 to 1" in messages[0]
 
@@ -232,8 +213,8 @@ def add_up() -> tuple[list, list, int, int]:
     return sum_over_ranks(mine).tolist(), mine.tolist(), rank(), world_size()
 
 
-def test_sum_over_ranks_leaves_its_argument_alone(ranks: RankPool) -> None:
-    assert ranks.run(add_up) == [([3, 30], [1, 10], 0, 2), ([3, 30], [2, 20], 1, 2)]
+def test_sum_over_ranks_leaves_its_argument_alone(pool: RankPool) -> None:
+    assert pool.run(add_up) == [([3, 30], [1, 10], 0, 2), ([3, 30], [2, 20], 1, 2)]
 
 
 def test_without_a_process_group_there_is_one_rank() -> None:
@@ -262,15 +243,15 @@ def n_pair(of_the_peer: bool) -> tuple[float, list[float]]:
     return value.item(), encoder.weight.grad.flatten().tolist()
 
 
-def test_n_pair_is_one_loss_on_all_ranks_unlike_in_pytorch_metric_learning(ranks: RankPool) -> None:
+def test_n_pair_is_one_loss_on_all_ranks_unlike_in_pytorch_metric_learning(pool: RankPool) -> None:
     alone, gradient = n_pair(False)
-    shares = ranks.run(n_pair, False)
+    shares = pool.run(n_pair, False)
     assert sum(value for value, _ in shares) / 2 == pytest.approx(alone, rel=1e-12)
     assert all(averaged == pytest.approx(gradient, rel=1e-10) for _, averaged in shares)
     # The peer takes the first pair of each class, and each rank puts its own items first: so each compares
     # other pairs, none of them across ranks, and nobody is told. It returns its loss times the ranks.
     alone, gradient = n_pair(True)
-    (first, averaged), (second, _) = ranks.run(n_pair, True)
+    (first, averaged), (second, _) = pool.run(n_pair, True)
     assert first / 2 == pytest.approx(alone, rel=1e-6)
     assert abs(second / 2 - alone) > 0.1 * alone
     expected, got = torch.tensor(gradient), torch.tensor(averaged)

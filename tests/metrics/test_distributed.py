@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,12 +22,6 @@ from tests.distributed import RankPool
 from tests.metrics.items import SameClass, clustered
 
 N = 60
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
-        yield pool
 
 
 def neighbours(shares: list[list[int]], corpus: list[list[int]]) -> list[dict[str, float]]:
@@ -135,11 +129,11 @@ QUERIES, REST = ALL[:20], ALL[20:]
         ([[], QUERIES], [REST, []]),
     ],
 )
-def test_neighbours(ranks: RankPool, shares: list[list[int]], corpus: list[list[int]]) -> None:
+def test_neighbours(pool: RankPool, shares: list[list[int]], corpus: list[list[int]]) -> None:
     whole_shares, whole_corpus = sorted({*shares[0], *shares[1]}), corpus[0] + corpus[1]
     expected = neighbours([whole_shares], [whole_corpus])
     assert expected[0] == expected[1]
-    assert ranks.run(neighbours, shares, corpus) == [expected, expected]
+    assert pool.run(neighbours, shares, corpus) == [expected, expected]
 
 
 NAMES = {
@@ -160,21 +154,21 @@ NAMES = {
 
 @pytest.mark.parametrize("shares", [[ALL[:45], ALL[45:]], [ALL[::2], [*ALL[1::2], 0, 2]], [[], ALL]])
 @pytest.mark.parametrize("measure", [several_labels, linked, given, space])
-def test_what_is_given(ranks: RankPool, measure: Callable, shares: list[list[int]]) -> None:
+def test_what_is_given(pool: RankPool, measure: Callable, shares: list[list[int]]) -> None:
     expected = measure([ALL])
     assert NAMES[measure] <= expected.keys()
-    assert ranks.run(measure, shares) == [expected, expected]
+    assert pool.run(measure, shares) == [expected, expected]
 
 
 @pytest.mark.parametrize(
     ("shares", "numbered"),
     [([ALL[::2], [*ALL[1::2], 0, 2]], True), ([ALL[:45], ALL[45:]], False), ([[], ALL], False)],
 )
-def test_a_metric_alone(ranks: RankPool, shares: list[list[int]], numbered: bool) -> None:
+def test_a_metric_alone(pool: RankPool, shares: list[list[int]], numbered: bool) -> None:
     expected = alone([ALL], numbered)
-    assert ranks.run(alone, shares, numbered) == [expected, expected]
+    assert pool.run(alone, shares, numbered) == [expected, expected]
 
 
-def test_collapse(ranks: RankPool) -> None:
+def test_collapse(pool: RankPool) -> None:
     expected = pytest.approx(spread([N]))
-    assert ranks.run(spread, [41, N - 41]) == [expected, expected]
+    assert pool.run(spread, [41, N - 41]) == [expected, expected]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,6 @@ def fit(kind: str, root: Path, folder: Path, ranks: int) -> dict[str, Any]:
     run = trainer(folder, watch, max_epochs=2, limit_val_batches=0, **places(ranks))
     run.fit(module, data(kind, root, folder.parent))
     return {"weights": weights(module), "anchors": watch.anchors, "candidates": watch.candidates}
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
-        yield pool
 
 
 @pytest.mark.parametrize("kind", ["texts", "sets", "towers"])

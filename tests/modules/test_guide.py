@@ -62,19 +62,18 @@ def shared_work(folder: str, texts: list[str]) -> tuple[list[str], Tensor]:
         return asked, encode_items(folder, data, torch.device("cpu"))  # type: ignore[arg-type]
 
 
-def test_ranks_share_the_encoding_and_have_the_same_vectors(small: Small, tmp_path: Path) -> None:
-    with RankPool(2, tmp_path) as pool:
-        for count in (11, 1):
-            texts = [text for text, _ in questions(count, seed=0)]
-            texts += texts[:3]  # Copies are encoded once, or rounding would tell them apart.
-            asked, alone = shared_work(small / "backbone", texts)
-            assert asked == texts[:count]
-            (first, vectors), (second, theirs) = pool.run(shared_work, small / "backbone", texts)
-            assert (len(first), len(second)) == ((count + 1) // 2, count // 2)
-            assert sorted(first + second) == sorted(texts[:count])
-            assert torch.equal(vectors, theirs)
-            assert torch.equal(vectors[: len(texts) - count], vectors[count:])
-            torch.testing.assert_close(vectors, alone, rtol=0, atol=1e-6)
-            encoder = TextEncoder(small / "backbone")
-            by_one = [torch.from_numpy(encoder.encode([text]))[0] for text in texts]
-            torch.testing.assert_close(vectors, torch.stack(by_one), rtol=0, atol=1e-5)
+def test_ranks_share_the_encoding_and_have_the_same_vectors(small: Small, pool: RankPool) -> None:
+    for count in (11, 1):
+        texts = [text for text, _ in questions(count, seed=0)]
+        texts += texts[:3]  # Copies are encoded once, or rounding would tell them apart.
+        asked, alone = shared_work(small / "backbone", texts)
+        assert asked == texts[:count]
+        (first, vectors), (second, theirs) = pool.run(shared_work, small / "backbone", texts)
+        assert (len(first), len(second)) == ((count + 1) // 2, count // 2)
+        assert sorted(first + second) == sorted(texts[:count])
+        assert torch.equal(vectors, theirs)
+        assert torch.equal(vectors[: len(texts) - count], vectors[count:])
+        torch.testing.assert_close(vectors, alone, rtol=0, atol=1e-6)
+        encoder = TextEncoder(small / "backbone")
+        by_one = [torch.from_numpy(encoder.encode([text]))[0] for text in texts]
+        torch.testing.assert_close(vectors, torch.stack(by_one), rtol=0, atol=1e-5)

@@ -127,6 +127,6 @@ def test_data_without_one_class_for_each_item_are_refused(small: Small, tmp_path
     first, second = data.splits["train"].split([30, len(data.splits["train"]) - 30])
     count = min(len(first), len(second))
     relations = PairRelations(first[:count], second[:count], None, data.items.fingerprints)
-    data.dataset = replace(data.dataset, relations=relations)
+    data._dataset = replace(data.dataset, relations=relations)
     with pytest.raises(TypeError, match="needs one class for each item, and there are PairRelations"):
         trainer(tmp_path).fit(small.learner(ProxyNCALoss()), data)

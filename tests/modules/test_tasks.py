@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +157,6 @@ def fit(root: Path, folder: Path, ranks: int) -> dict[str, Any]:
     run.fit(learner, data)
     metrics = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("val/")}
     return {"weights": weights(learner), "metrics": metrics}
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
-        yield pool
 
 
 def test_two_ranks_train_as_one(small: Small, tmp_path: Path, pool: RankPool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +116,6 @@ def fit(root: Path, folder: Path, ranks: int, freeze: bool, uneven: bool) -> dic
     plan.fit(module, content)
     metrics = {name: float(value) for name, value in plan.callback_metrics.items() if name != "train/loss"}
     return {"weights": weights(module), "losses": watch.losses, "metrics": metrics, "anchors": watch.anchors}
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
-        yield pool
 
 
 @pytest.mark.parametrize(("freeze", "uneven"), [(False, False), (True, False), (False, True)])

@@ -105,7 +105,7 @@ class Pause(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         if trainer.current_epoch * EPOCH + batch_idx == self.batch:
             self.mark.touch()
-            time.sleep(60)
+            time.sleep(600)
 
 
 def fit(small: Small, folder: Path, **options: Any) -> Fit:

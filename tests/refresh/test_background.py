@@ -25,11 +25,6 @@ from tests.test_loggers import rows
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    return fit(small, tmp_path_factory.mktemp("undisturbed"), save=5)
-
-
 def arm(monkeypatch: pytest.MonkeyPatch, folder: Path, points: str, action: str, times: int = 1) -> list[str]:
     """Have the worker fail at each of ``points``; names of files that tell how often it did."""
     faults = [f"{point}:{action}:{times}:{folder / point}" for point in points.split()]
@@ -112,16 +107,15 @@ def test_what_it_cost_is_logged(undisturbed: Fit) -> None:
     assert undisturbed.refresher.client.process is None
 
 
-@pytest.mark.parametrize("points", ["encode write", "search publish"])
 def test_a_killed_worker_changes_nothing(
-    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Fit, points: str
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Fit
 ) -> None:
-    marks = [tmp_path / point for point in arm(monkeypatch, tmp_path, points, "kill")]
-    done = fit(small, tmp_path)
-    assert [mark.read_text() for mark in marks] == [".", "."]
+    marks = [tmp_path / point for point in arm(monkeypatch, tmp_path, "encode search write publish", "kill")]
+    done = fit(small, tmp_path, restarts=4)
+    assert [mark.read_text() for mark in marks] == ["."] * 4
     assert done.weights == undisturbed.weights
     assert done.watch.candidates == undisturbed.watch.candidates
-    assert logged(done, "mining/restarts") == {8: 2.0, 13: 2.0}
+    assert logged(done, "mining/restarts") == {8: 4.0, 13: 4.0}
     assert logged(done, "mining/skipped") == {8: 0.0, 13: 0.0}
     for use in done.refresher.uses.uses:
         step = NegativeTable.open(done.negatives, use.version).manifest["step"]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.distributed import RankPool
 from tests.end_to_end import ranks
 from tests.end_to_end.command import ROOT, options
 from tests.refresh import faulty
-from tests.refresh.fits import children, contents, fit
+from tests.refresh.fits import Fit, children, contents, fit
 from tests.small import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -37,7 +37,7 @@ def start(small: Small, folder: Path, faults: str = "", **options: Any) -> subpr
         )
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 600.0) -> Any:
     """The first true answer."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -48,11 +48,10 @@ def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> Any:
 
 
 def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resumes_to_the_same_end(
-    small: Small, tmp_path: Path
+    small: Small, tmp_path: Path, undisturbed: Fit
 ) -> None:
-    whole = fit(small, tmp_path / "whole")
     # At batch 7, between the copy at 5 and the switch at 8, with the worker in the middle of its work.
-    process = start(small, tmp_path, faults=f"search:60:1:{tmp_path / 'searching'}", save=1, pause=7)
+    process = start(small, tmp_path, faults=f"search:600:1:{tmp_path / 'searching'}", save=1, pause=7)
     wait_for(lambda: (tmp_path / "paused").exists() and (tmp_path / "searching").exists())
     descendants = children(process.pid)
     assert descendants
@@ -64,15 +63,9 @@ def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resume
     rest = fit(small, tmp_path, resume="7.ckpt")
     assert rest.tables.versions[0] == 1
     assert rest.tables.versions.index(max(rest.tables.versions) - 1) == 1  # batch 8
-    assert rest.watch.candidates == whole.watch.candidates[7:]
-    assert rest.weights == whole.weights
+    assert rest.watch.candidates == undisturbed.watch.candidates[7:]
+    assert rest.weights == undisturbed.weights
     NegativeTable.open(negatives, max(versions(negatives)), rest.data.corpus)
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
-        yield pool
 
 
 class Slow(pl.Callback):
@@ -176,7 +169,7 @@ def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Pa
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

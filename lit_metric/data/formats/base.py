@@ -181,6 +181,11 @@ def log_guesses(guesses: Iterable[tuple[Table, str]]) -> None:
         logger.info("columns of %s", "; of ".join(found))
 
 
+def guesses_of(given: Mapping[str, object], columns: Mapping[str, object]) -> str:
+    """The columns that were found and not given, by option, as ``OPTION='COLUMN', ...``."""
+    return ", ".join(f"{name}={column!r}" for name, column in columns.items() if column and not given[name])
+
+
 def apart(fingerprints: Tensor, splits: Mapping[str, Tensor]) -> Tensor:
     """Fingerprints by which items of different splits are no duplicates of each other.
 

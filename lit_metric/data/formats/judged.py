@@ -76,6 +76,7 @@ class _Numbered:
         )
 
 
+@dataclass(eq=False)
 class JudgedData:
     """Makes a data set of judged rows.
 
@@ -92,24 +93,14 @@ class JudgedData:
         relations: other arguments of :class:`~lit_metric.data.PairRelations`.
     """
 
-    def __init__(
-        self,
-        columns: Mapping[str, Columns],
-        reading: ReadOptions,
-        roles: tuple[str, str],
-        corpus: Mapping[str, str] | None = None,
-        symmetric: bool = False,
-        graded: Mapping[str, str] | None = None,
-        **relations: Any,
-    ) -> None:
-        self.columns = columns
-        self.reading = reading
-        self.roles = roles
-        self.corpus = corpus
-        self.symmetric = symmetric
-        self.graded = graded or {}
-        self._held_out = False
-        self.relations = relations
+    columns: Mapping[str, Columns]
+    reading: ReadOptions
+    roles: tuple[str, str]
+    corpus: Mapping[str, str] | None = None
+    symmetric: bool = False
+    graded: Mapping[str, str] = field(default_factory=dict)
+    relations: Mapping[str, Any] = field(default_factory=dict)
+    _held_out: bool = field(default=False, init=False)
 
     def hold_out(self, rows: RowsBySplit, least: int = 1) -> None:
         """Move a share of the units from ``train`` to ``validation``, if that is missing.

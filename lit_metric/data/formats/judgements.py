@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as cells
-from lit_metric.data.formats.base import DOCUMENT, TEXT_NAMES, ReadOptions, Supervision, log_guesses
+from lit_metric.data.formats.base import (
+    DOCUMENT,
+    TEXT_NAMES,
+    ReadOptions,
+    Supervision,
+    guesses_of,
+    log_guesses,
+)
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.judged import JudgedData, JudgedRow, RowsBySplit
 from lit_metric.data.items import QUERY
@@ -53,8 +61,8 @@ class TextsById:
         title = None if text or text_columns == "title" else table.guess(("title",))
         if title:  # as BEIR has them
             text_columns = [title, str(text_columns)]
-        guesses = {"id": None if id else id_column, "text": None if text else text_columns}
-        log_guesses([(table, ", ".join(f"{name}={each!r}" for name, each in guesses.items() if each))])
+        guesses = guesses_of({"id": id, "text": text}, {"id": id_column, "text": text_columns})
+        log_guesses([(table, guesses)])
         ids = self.columns.read(id_column, partial(cells.name, what="id"))
         texts = self.columns.texts(text_columns, separator)
         bad = set(self.columns.bad)
@@ -81,6 +89,7 @@ class TextsById:
         columns.among(ids, column, self.rows, name)
 
 
+@dataclass(eq=False)
 class Judgements(Supervision):
     """Relevance judgements: ``train``, ``validation`` and ``test`` are tables of which document answers which
     query, and how well.
@@ -112,39 +121,27 @@ class Judgements(Supervision):
         ValueError: when a number is out of range.
     """
 
-    def __init__(
-        self,
-        queries: Source,
-        corpus: Source,
-        query_id: str | None = None,
-        document_id: str | None = None,
-        relevance: str | None = None,
-        id: str | None = None,
-        text: str | list[str] | None = None,
-        text_separator: str = " ",
-        positive_from: float | None = None,
-        unjudged: Literal["negative", "ignored"] = "negative",
-        folds: int | None = None,
-        fold: int = 0,
-        group: str | None = None,
-    ) -> None:
-        if folds is not None and (folds < 3 or not 0 <= fold < folds):
-            raise ValueError(f"folds={folds} must be at least 3, and fold={fold} within 0..{folds - 1}")
-        if unjudged not in ("negative", "ignored"):
-            raise ValueError(f"unjudged must be 'negative' or 'ignored', not {unjudged!r}")
-        self.queries = queries
-        self.corpus = corpus
-        self.query_id = query_id
-        self.document_id = document_id
-        self.relevance = relevance
-        self.id = id
-        self.text = text
-        self.text_separator = text_separator
-        self.positive_from = positive_from
-        self.unjudged: Literal["negative", "ignored"] = unjudged
-        self.folds = folds
-        self.fold = fold
-        self.group = group
+    queries: Source
+    corpus: Source
+    query_id: str | None = None
+    document_id: str | None = None
+    relevance: str | None = None
+    id: str | None = None
+    text: str | list[str] | None = None
+    text_separator: str = " "
+    positive_from: float | None = None
+    unjudged: Literal["negative", "ignored"] = "negative"
+    folds: int | None = None
+    fold: int = 0
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and (self.folds < 3 or not 0 <= self.fold < self.folds):
+            raise ValueError(
+                f"folds={self.folds} must be at least 3, and fold={self.fold} within 0..{self.folds - 1}"
+            )
+        if self.unjudged not in ("negative", "ignored"):
+            raise ValueError(f"unjudged must be 'negative' or 'ignored', not {self.unjudged!r}")
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         queries, documents = self._texts(reading)
@@ -162,8 +159,7 @@ class Judgements(Supervision):
             (QUERY, DOCUMENT),
             documents.texts,
             graded=graded,
-            positive_from=self.positive_from,
-            unjudged=self.unjudged,
+            relations={"positive_from": self.positive_from, "unjudged": self.unjudged},
         )
         if self.folds is not None:
             rows = self._folds(rows, self.folds)
@@ -204,13 +200,8 @@ class Judgements(Supervision):
         queries.check_references(columns, names[0], of_queries)
         documents.check_references(columns, names[1], of_documents)
         relevance = self.relevance or table.guess(RELEVANCE_NAMES)
-        given = {"query_id": self.query_id, "document_id": self.document_id, "relevance": self.relevance}
-        guesses = [
-            f"{option}={column!r}"
-            for (option, own), column in zip(given.items(), [*names, relevance], strict=True)
-            if column and not own
-        ]
-        log_guesses([(table, ", ".join(guesses))])
+        found = {"query_id": names[0], "document_id": names[1], "relevance": relevance}
+        log_guesses([(table, guesses_of(vars(self), found))])
         grades = [1.0] * len(table) if relevance is None else columns.read(relevance, cells.number)
         rows = [
             JudgedRow(

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from lit_metric.data.formats.base import (
     ReadOptions,
     Supervision,
     apart,
+    guesses_of,
     log_guesses,
     rows_by_split,
 )
@@ -39,6 +40,7 @@ LABELS_NAMES = ("labels", "genres", "categories", "classes", "topics")
 Unlabelled = Literal["error", "negatives_if_mined", "ignore"]
 
 
+@dataclass(eq=False)
 class Labels(Supervision):
     """Items that belong together when they share a class.
 
@@ -75,53 +77,39 @@ class Labels(Supervision):
         ValueError: when a value is out of range.
     """
 
-    def __init__(
-        self,
-        text: str | list[str] | None = None,
-        tags: str | None = None,
-        tag_separator: str | None = None,
-        weights: str | None = None,
-        fields: dict[str, str] | None = None,
-        label: str | None = None,
-        labels: str | None = None,
-        labels_separator: str | None = None,
-        overlap: float = 0.0,
-        key: str | None = None,
-        split: str | None = AUTO,
-        unlabelled: Unlabelled = "error",
-        normalize_labels: bool = False,
-        group: str | None = None,
-    ) -> None:
-        given = {"text": text, "tags": tags, "fields": fields}
+    text: str | list[str] | None = None
+    tags: str | None = None
+    tag_separator: str | None = None
+    weights: str | None = None
+    fields: dict[str, str] | None = None
+    label: str | None = None
+    labels: str | None = None
+    labels_separator: str | None = None
+    overlap: float = 0.0
+    key: str | None = None
+    split: str | None = AUTO
+    unlabelled: Unlabelled = "error"
+    normalize_labels: bool = False
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        given = {"text": self.text, "tags": self.tags, "fields": self.fields}
         if sum(map(bool, given.values())) > 1:
             names = " and ".join(f"{name}={value!r}" for name, value in given.items() if value)
             raise DataError(f"{names} were both given; an item is one or the other")
-        if label and labels:
+        if self.label and self.labels:
             raise DataError(
-                f"label={label!r} and labels={labels!r} were both given; items have one label or several"
+                f"label={self.label!r} and labels={self.labels!r} were both given; items have one label or "
+                "several"
             )
-        if weights and not tags:
-            raise DataError(f"weights={weights!r} need tags; name the column of tags with tags=")
-        if not 0 <= overlap <= 1:
-            raise ValueError(f"overlap is a share of labels, in [0, 1], not {overlap}")
-        if unlabelled not in ("error", "negatives_if_mined", "ignore"):
+        if self.weights and not self.tags:
+            raise DataError(f"weights={self.weights!r} need tags; name the column of tags with tags=")
+        if not 0 <= self.overlap <= 1:
+            raise ValueError(f"overlap is a share of labels, in [0, 1], not {self.overlap}")
+        if self.unlabelled not in get_args(Unlabelled):
             raise ValueError(
-                f"unlabelled must be 'error', 'negatives_if_mined' or 'ignore', not {unlabelled!r}"
+                f"unlabelled must be 'error', 'negatives_if_mined' or 'ignore', not {self.unlabelled!r}"
             )
-        self.text = text
-        self.tags = tags
-        self.tag_separator = tag_separator
-        self.weights = weights
-        self.fields = fields
-        self.label = label
-        self.labels = labels
-        self.labels_separator = labels_separator
-        self.overlap = overlap
-        self.key = key
-        self.split = split
-        self.unlabelled: Unlabelled = unlabelled
-        self.normalize_labels = normalize_labels
-        self.group = group
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         columns = {name: Columns(table, reading.problems) for name, table in tables.items()}
@@ -250,7 +238,6 @@ class Labels(Supervision):
 
     def _choose_columns(self, table: Table, labelled: bool) -> _Chosen:
         """The columns to read, guessed where no name was given."""
-        guessed = []
         text, tags = self.text, self.tags
         if not (text or tags or self.fields):
             text = table.guess(TEXT_NAMES)
@@ -260,15 +247,14 @@ class Labels(Supervision):
                     "no column of texts or tags has a usual name; name it with text= or tags=. "
                     f"{table.layout}"
                 )
-            guessed.append(f"text={text!r}" if text else f"tags={tags!r}")
         label, labels = self.label or "", self.labels or ""
         if labelled and not (label or labels):
             label, labels = table.guess(LABEL_NAMES) or "", table.guess(LABELS_NAMES) or ""
             if not (label or labels):
                 raise DataError(f"no column of labels has a usual name; name it with label=. {table.layout}")
             labels = "" if label else labels
-            guessed.append(f"label={label!r}" if label else f"labels={labels!r}")
-        return _Chosen(text or "", tags or "", label, labels, ", ".join(guessed))
+        found = {"text": text, "tags": tags, "label": label, "labels": labels}
+        return _Chosen(text or "", tags or "", label, labels, guesses_of(vars(self), found))
 
     def _without_unlabelled(self, items: LabelledItems, split: str) -> LabelledItems:
         """Log how many items have no label, and leave them out if they are to be ignored."""

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lit_metric.data.dataset import Dataset, Plans
 from lit_metric.data.errors import DataError, listed
 from lit_metric.data.formats import columns as cells
-from lit_metric.data.formats.base import AUTO, DOCUMENT, ReadOptions, Supervision, log_guesses, rows_by_split
+from lit_metric.data.formats.base import (
+    AUTO,
+    DOCUMENT,
+    ReadOptions,
+    Supervision,
+    guesses_of,
+    log_guesses,
+    rows_by_split,
+)
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.judged import JudgedData, JudgedRow
 from lit_metric.data.items import QUERY
@@ -42,6 +51,7 @@ NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_passages?)?[_-]?(\d*)")
 SCORE_NAMES = ("score", "similarity", "similarity_score", "is_duplicate", "label", "gold_label")
 
 
+@dataclass(eq=False)
 class Pairs(Supervision):
     """Rows of two texts that belong together, or that are scored by how much they do.
 
@@ -71,32 +81,22 @@ class Pairs(Supervision):
         DataError: when options contradict each other.
     """
 
-    def __init__(
-        self,
-        anchor: str | None = None,
-        positive: str | None = None,
-        negative: str | list[str] | None = None,
-        score: str | None = None,
-        group: str | None = None,
-        split: str | None = AUTO,
-        in_batch_negatives: bool = True,
-        symmetric: bool = True,
-        positive_from: float | None = None,
-    ) -> None:
-        if score and negative:
+    anchor: str | None = None
+    positive: str | None = None
+    negative: str | list[str] | None = None
+    score: str | None = None
+    group: str | None = None
+    split: str | None = AUTO
+    in_batch_negatives: bool = True
+    symmetric: bool = True
+    positive_from: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.score and self.negative:
             raise DataError(
-                f"score={score!r} and negative={negative!r} were both given: put negatives among the scored "
-                "pairs, with a low score, or leave the scores out"
+                f"score={self.score!r} and negative={self.negative!r} were both given: put negatives among "
+                "the scored pairs, with a low score, or leave the scores out"
             )
-        self.anchor = anchor
-        self.positive = positive
-        self.negative = [negative] if isinstance(negative, str) else negative
-        self.score = score
-        self.group = group
-        self.split = split
-        self.in_batch_negatives = in_batch_negatives
-        self.symmetric = symmetric
-        self.positive_from = positive_from
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         columns = {
@@ -120,8 +120,10 @@ class Pairs(Supervision):
             ("", "") if self.symmetric else (QUERY, DOCUMENT),
             symmetric=self.symmetric,
             graded=graded,
-            positive_from=self.positive_from,
-            unjudged="negative" if self.in_batch_negatives else "ignored",
+            relations={
+                "positive_from": self.positive_from,
+                "unjudged": "negative" if self.in_batch_negatives else "ignored",
+            },
         )
         data.hold_out(splits, least=2)
         trained = "train" if "train" in columns else next(iter(columns), "")
@@ -133,28 +135,21 @@ class Pairs(Supervision):
         usual = usual_pair(table) or ("", "", True)
         anchor = table.named(self.anchor or usual[0], (), "anchor", "anchors")
         positive = table.named(self.positive or usual[1], (), "positive", "positives")
-        negative, score, note = self.negative, self.score, ""
+        negative = [self.negative] if isinstance(self.negative, str) else self.negative
+        score, note = self.score, ""
         if not (self.anchor or self.positive or negative or score):
-            found = [(NEGATIVE.fullmatch(column.lower()), column) for column in table.columns]
-            numbered = [(int(match[4] or 0), column) for match, column in found if match]
+            matches = [(NEGATIVE.fullmatch(column.lower()), column) for column in table.columns]
+            numbered = [(int(match[4] or 0), column) for match, column in matches if match]
             negative = [column for _, column in sorted(numbered, key=lambda each: each[0])] or None
             if not negative:
                 score, note = self._guess_score(table)
         shown = negative[0] if negative and len(negative) == 1 else negative
-        guessed = [
-            f"{option}={column!r}"
-            for option, given, column in (
-                ("anchor", self.anchor, anchor),
-                ("positive", self.positive, positive),
-                ("negative", self.negative, shown),
-                ("score", self.score, score),
-            )
-            if column and not given
-        ]
+        found = {"anchor": anchor, "positive": positive, "negative": shown, "score": score}
+        guessed = guesses_of(vars(self), found)
         if guessed and not self.symmetric:
-            guessed.append("symmetric=False")
+            guessed += ", symmetric=False"
         columns = {"anchor": anchor, "positive": positive, "negative": negative or [], "score": score}
-        return columns, "; ".join(filter(None, [", ".join(guessed), note]))
+        return columns, "; ".join(filter(None, [guessed, note]))
 
     def _guess_score(self, table: Table) -> tuple[str | None, str]:
         """The column that usually holds scores, if its values are scores, and a note for the log.

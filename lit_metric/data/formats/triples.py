@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -20,6 +21,7 @@ from lit_metric.data.table import Table
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Triples(Supervision):
     """Facts of a graph, such as ``(breathe, hypernym, exhale)``: ``train``, ``validation`` and ``test`` are
     tables of them.
@@ -46,29 +48,19 @@ class Triples(Supervision):
         ValueError: when ``group`` is anything else.
     """
 
-    def __init__(
-        self,
-        entities: Source,
-        head: str = "head",
-        relation: str = "relation",
-        tail: str = "tail",
-        id: str | None = None,
-        text: str | list[str] | None = None,
-        text_separator: str = ": ",
-        inverse: bool = True,
-        group: Literal["relation"] | None = None,
-    ) -> None:
-        if group not in (None, "relation"):
-            raise ValueError(f"group={group!r} must be 'relation' or None")
-        self.entities = entities
-        self.head = head
-        self.relation = relation
-        self.tail = tail
-        self.id = id
-        self.text = text
-        self.text_separator = text_separator
-        self.inverse = inverse
-        self.group = group
+    entities: Source
+    head: str = "head"
+    relation: str = "relation"
+    tail: str = "tail"
+    id: str | None = None
+    text: str | list[str] | None = None
+    text_separator: str = ": "
+    inverse: bool = True
+    group: Literal["relation"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.group not in (None, "relation"):
+            raise ValueError(f"group={self.group!r} must be 'relation' or None")
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         table = reading.open(self.entities)

@@ -9,7 +9,6 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged, offsets_of
 from lit_metric.data.relations.lookup import Memo
 
@@ -115,11 +114,9 @@ class UnionRelations(Relations):
 
     Args:
         parts: the parts' relations.
-        offsets: ``[parts + 1]``, the first id of each part, and the number of all items; None: by the parts'
-            lengths.
 
-    Raises:
-        DataError: when the offsets do not fit the parts.
+    Attributes:
+        offsets: ``[parts + 1]``, the first id of each part, and the number of all items.
 
     Example:
         >>> from lit_metric.data import LabelRelations
@@ -129,15 +126,9 @@ class UnionRelations(Relations):
         ([[False, False, True, False, False, False]], [[False, True, False, False, False, False]])
     """
 
-    def __init__(self, parts: Sequence[Relations], offsets: Tensor | Sequence[int] | None = None) -> None:
+    def __init__(self, parts: Sequence[Relations]) -> None:
         self.parts = list(parts)
-        sizes = torch.tensor([len(part) for part in self.parts], dtype=torch.int64)
-        self.offsets = offsets_of(sizes) if offsets is None else torch.as_tensor(offsets, dtype=torch.int64)
-        if self.offsets.tolist() != offsets_of(sizes).tolist():
-            raise DataError(
-                f"parts of {sizes.tolist()} items laid end to end begin and end at "
-                f"{offsets_of(sizes).tolist()}, not at {self.offsets.tolist()}"
-            )
+        self.offsets = offsets_of(torch.tensor([len(part) for part in self.parts], dtype=torch.int64))
         self._split = Memo[list[tuple[Tensor, Tensor]]]()
 
     def __len__(self) -> int:
@@ -185,13 +176,13 @@ class UnionRelations(Relations):
         return joined.select(torch.cat(rows).argsort())
 
     def to(self, device: torch.device | str) -> UnionRelations:
-        return UnionRelations([part.to(device) for part in self.parts], self.offsets)
+        return UnionRelations([part.to(device) for part in self.parts])
 
     def labelled_only(self) -> UnionRelations:
         parts = [part.labelled_only() for part in self.parts]
         if all(sure is part for sure, part in zip(parts, self.parts, strict=True)):
             return self
-        return UnionRelations(parts, self.offsets)
+        return UnionRelations(parts)
 
     def _by_part(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each part, the positions of its ids within ``ids [n]``, and those ids as it numbers them."""

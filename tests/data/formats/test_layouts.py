@@ -84,9 +84,9 @@ def test_labels_that_are_all_one_are_positive_pairs(caplog: pytest.LogCaptureFix
         data = MetricDataModule(train={**HALVES, "label": [1, 1]}, test={**HALVES, "label": [1, 0]})
         data.read()
     assert isinstance(data.planner, PairPlanner)
-    assert data.given_pairs("train") is None
+    assert data.dataset.pairs.get("train") is None
     # Another split may well have both, and is measured by them.
-    pairs = data.given_pairs("test")
+    pairs = data.dataset.pairs.get("test")
     assert isinstance(pairs, GivenPairs)
     assert pairs.targets.tolist() == [1, 0]
     assert "'label' is 1 in every row, so all pairs belong together" in caplog.text
@@ -122,11 +122,11 @@ def test_what_is_trained_is_decided_by_the_training_table(tmp_path: Path) -> Non
     scored.write_text("sentence1,sentence2,score\nc,z,0.5\nd,w,4\n")
     data = MetricDataModule(train=str(scored), validation=str(plain), test=str(plain))
     assert isinstance(data.planner, ScoredPairPlanner)
-    assert data.given_pairs("test") is None
+    assert data.dataset.pairs.get("test") is None
     data = MetricDataModule(train=str(plain), validation=str(scored), test=str(scored))
     assert isinstance(data.planner, PairPlanner)
-    assert data.given_pairs("train") is None
-    pairs = data.given_pairs("test")
+    assert data.dataset.pairs.get("train") is None
+    pairs = data.dataset.pairs.get("test")
     assert pairs is not None
     assert pairs.targets.tolist() == [0.5, 4.0]
     assert data.headlines("test")[0] == "spearman"
@@ -152,7 +152,7 @@ def test_classes_of_entailment_are_no_scores(labels: list[Any], shown: str) -> N
     # Whoever names the columns knows what they are.
     data = MetricDataModule(train={**HALVES, "label": labels}, supervision=Pairs(*HALVES))
     data.read()
-    assert data.given_pairs("train") is None
+    assert data.dataset.pairs.get("train") is None
 
 
 QUERIES = [{"_id": "q1", "text": "what is ink"}, {"_id": "q2", "text": "who drinks tea"}]
@@ -176,7 +176,6 @@ def test_judgements_find_their_texts_as_beir_lays_them(
     with caplog.at_level(logging.INFO):
         data = MetricDataModule(test=str(tmp_path / "qrels" / name))
         data.read()
-    assert data.dataset is not None
     assert {(query, document) for query, document, _ in known(data.dataset, "test")} == {
         ("what is ink", "Ink is black"),
         ("who drinks tea", "tea and milk"),

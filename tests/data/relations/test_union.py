@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from lit_metric.data import DataError, LabelRelations, MultiLabelRelations, PairRelations, UnionRelations
+from lit_metric.data import LabelRelations, MultiLabelRelations, PairRelations, UnionRelations
 from lit_metric.data.ragged import Ragged
 from tests.data.relations.loops import assert_answers, random_fingerprints, some_ids
 
@@ -25,8 +25,7 @@ def union_of(seed: int) -> UnionRelations:
             LabelRelations.from_names(names, prints[0]),
             MultiLabelRelations(Ragged.from_lists(rows), [*"abcd"], prints[1]),
             PairRelations(pairs[0], pairs[1], None, prints[2]),
-        ],
-        [0, 30, 50, 75],
+        ]
     )
 
 
@@ -71,10 +70,3 @@ def test_ids_are_divided_by_part():
     assert union.part_of(ids).tolist() == [2, 0, 1, 0, 2]
     assert [union.own(part, ids).tolist() for part in range(3)] == [[0, 29], [0], [24, 0]]
     assert UnionRelations(union.parts).offsets.tolist() == [0, 30, 50, 75]
-
-
-def test_offsets_that_do_not_fit_are_refused():
-    with pytest.raises(
-        DataError, match=r"parts of \[30, 20, 25\] items .* \[0, 30, 50, 75\], not at \[0, 1\]"
-    ):
-        UnionRelations(union_of(0).parts, [0, 1])
