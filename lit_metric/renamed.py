@@ -198,10 +198,6 @@ METHODS: dict[str, dict[str, str]] = {
         "tables": "use refresher.task.tables",
         "version_for": "use refresher.version(batch)",
     },
-    "lit_metric.encoders.Encoder": {
-        "restore": "load",
-        "write": "save",
-    },
     "lit_metric.index.ExactIndex": {
         "search_own": "search_by_id",
     },

@@ -322,3 +322,13 @@ def test_messages_are_those_of_the_code() -> None:
         longest = max(pieces, key=len).strip()
         windows = [longest[place : place + most] for place in range(max(1, len(longest) - most + 1))]
         assert any(window in said for window in windows), message
+
+
+def test_the_layers_of_the_architecture_are_those_of_the_imports() -> None:
+    from tests.test_imports import LAYERS
+
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Packages")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [set(re.findall(r"`(\w+)`", row)) for row in rows]
+    assert named == [layer - {"__init__", "__main__"} for layer in LAYERS]

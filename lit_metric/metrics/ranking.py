@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ class Ranking:
         total: ``[q]`` int64, the number R of relevant items in the whole corpus.
         first: ``[q]`` float32, the rank of the nearest relevant item in the whole ranking, from 1; infinity
             if there is none.
+        grades: ``[q, min(length, N)]``, nearest first.
+        ideal: takes k, returns ``[q, min(k, N)]``, the largest grades in the whole corpus, falling.
 
     Example:
         >>> ranking = Ranking(torch.tensor([[0.9, 0.5, 0.7]]), torch.tensor([[False, True, True]]), length=2)
@@ -58,57 +60,58 @@ class Ranking:
         rank = 1.0 + ((rest > best) | ((rest == best) & left)).sum(dim=1)
         self.first[later] = rank.masked_fill(~wanted.any(dim=1), torch.inf)
         grades = relevant.float() if grades is None else grades
-        self._grades = grades.gather(1, nearest)
-        self._ideal = lambda k: grades.topk(min(k, grades.shape[1]), dim=1).values
+        self.grades = grades.gather(1, nearest)
+        self.ideal = lambda k: grades.topk(min(k, grades.shape[1]), dim=1).values
 
     def value(self, name: str) -> Tensor:
-        """``[q]`` float32 of a metric: ``map@r``, ``r_precision``, ``mrr``; or ``hit_rate@k``,
-        ``precision@k``, ``recall@k``, ``map@k``, ``ndcg@k`` with a number for k; NaN where a query has
-        nothing relevant.
+        """``[q]`` float32 of one of `MEASURES`, with a number for k; NaN where nothing is relevant.
 
         Raises:
             ValueError: there is no such metric.
         """
         measure, k = split_name(name)
-        values = {
-            "hit_rate": lambda: hit_rate_at_k(self.relevant, k),
-            "precision": lambda: precision_at_k(self.relevant, k),
-            "recall": lambda: recall_at_k(self.relevant, self.total, k),
-            "map": lambda: map_at_k(self.relevant, self.total, k),
-            "ndcg": lambda: ndcg_at_k(self._grades, self._ideal(k), k),
-            "map@r": lambda: map_at_r(self.relevant, self.total),
-            "r_precision": lambda: r_precision(self.relevant, self.total),
-            "mrr": lambda: 1.0 / self.first,
-        }[measure]()
-        return values.masked_fill(self.total == 0, torch.nan)
+        return MEASURES[measure](self, k).masked_fill(self.total == 0, torch.nan)
+
+
+MEASURES: dict[str, Callable[[Ranking, int], Tensor]] = {
+    "hit_rate@k": lambda ranking, k: hit_rate_at_k(ranking.relevant, k),
+    "precision@k": lambda ranking, k: precision_at_k(ranking.relevant, k),
+    "recall@k": lambda ranking, k: recall_at_k(ranking.relevant, ranking.total, k),
+    "map@k": lambda ranking, k: map_at_k(ranking.relevant, ranking.total, k),
+    "ndcg@k": lambda ranking, k: ndcg_at_k(ranking.grades, ranking.ideal(k), k),
+    "map@r": lambda ranking, _: map_at_r(ranking.relevant, ranking.total),
+    "r_precision": lambda ranking, _: r_precision(ranking.relevant, ranking.total),
+    "mrr": lambda ranking, _: 1.0 / ranking.first,
+}
+"""How each retrieval metric reads a ranking, which is as long as the largest k; a new one joins here."""
+
+UP_TO_R = {"map@r", "r_precision"}  # they need a ranking as long as the largest R
 
 
 def split_name(name: str) -> tuple[str, int]:
-    """The measure of a retrieval metric, and its k, 0 for a measure without one.
+    """The measure of a retrieval metric, a key of `MEASURES`, and its k, 0 for a measure without one.
 
     Raises:
         ValueError: there is no such metric.
 
     Example:
         >>> split_name("recall@10"), split_name("map@r")
-        (('recall', 10), ('map@r', 0))
+        (('recall@k', 10), ('map@r', 0))
     """
-    if name in ("map@r", "r_precision", "mrr"):
+    if name in MEASURES and not name.endswith("@k"):
         return name, 0
     measure, _, k = name.partition("@")
-    if measure not in ("hit_rate", "precision", "recall", "map", "ndcg") or not k.isdigit() or int(k) < 1:
-        raise ValueError(
-            f"there is no retrieval metric {name!r}; use map@r, r_precision, mrr, or hit_rate@k, "
-            "precision@k, recall@k, map@k, ndcg@k with a number >= 1 for k"
-        )
-    return measure, int(k)
+    if f"{measure}@k" not in MEASURES or not k.isdigit() or int(k) < 1:
+        known = ", ".join(MEASURES)
+        raise ValueError(f"there is no retrieval metric {name!r}; use one of {known}, k a number from 1")
+    return f"{measure}@k", int(k)
 
 
 class RankingMetric(EmbeddingMetric):
     """Ranks a corpus for each query, in blocks of queries, and measures some retrieval metrics of each.
 
     Args:
-        names: of metrics, see `Ranking.value`.
+        names: of metrics, those of `MEASURES` with a number for k.
         relations: which items are relevant to which, see `NeighbourMetrics`.
         similarity: ``"cosine"`` or ``"dot"``.
         block_rows: queries in one block; by default 2**24 scores' worth, but at least 64.
@@ -208,7 +211,7 @@ class RankingMetric(EmbeddingMetric):
         """``[b]`` values of each metric, and ``total``, for a block ``[b, N]``."""
         total = relevant.sum(dim=1)
         values: dict[str, Tensor] = {"total": total}
-        needed = total if {"map@r", "r_precision"} & {*self.retrieval} else total * 0
+        needed = total if UP_TO_R & {*self.retrieval} else total * 0
         # R differs widely between classes: rows are grouped by the power of two that covers their R, so
         # that a large class does not make every row's list long.
         depth = torch.ceil(torch.log2(needed.clamp(min=self.length) / self.length)).long()
@@ -255,7 +258,7 @@ class RetrievalMetric(RankingMetric):
         >>> embeddings = torch.tensor([[1.0, 0.1], [0.9, 0.0], [0.0, 1.0], [0.8, 0.1]])
         >>> metric.update(embeddings, labels=torch.tensor([0, 0, 1, 1]))
         >>> metric.compute().item(), metric.per_query()["map@r"].tolist()
-        (0.5, [1.0, 1.0, 0.0, 0.0])
+        (0.5, [0.0, 1.0, 1.0, 0.0])
     """
 
     measure = "map@r"

@@ -125,22 +125,20 @@ def test_order_does_not_matter(name: str) -> None:
 
 
 @every_loss
-def test_weight_one_is_no_weight_and_weight_zero_is_no_pair(name: str) -> None:
+def test_weight_one_is_no_weight_zero_is_no_pair_and_others_count(name: str) -> None:
     anchors, candidates, pairs = random_batch()
     loss = LOSSES[name]().double()
-    plain = loss.on_pairs(anchors, candidates, pairs)
-    ones = torch.ones(pairs.positive.shape)
-    torch.testing.assert_close(
-        loss.on_pairs(anchors, candidates, DensePairs(pairs.positive, pairs.negative, ones)),
-        plain,
-        rtol=1e-12,
-        atol=0,
-    )
-    kept = random_weights(pairs) > 0
+
+    def weighed(weight: Tensor) -> Any:
+        return loss.on_pairs(anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight))
+
+    plain, kept = loss.on_pairs(anchors, candidates, pairs), random_weights(pairs) > 0
     fewer = loss.on_pairs(anchors, candidates, DensePairs(pairs.positive & kept, pairs.negative & kept))
-    weighted = loss.on_pairs(anchors, candidates, DensePairs(pairs.positive, pairs.negative, kept.double()))
-    torch.testing.assert_close(weighted, fewer, rtol=1e-12, atol=0)
+    torch.testing.assert_close(weighed(torch.ones(pairs.positive.shape)), plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(weighed(kept.double()), fewer, rtol=1e-12, atol=0)
     assert fewer["loss"] != plain["loss"]
+    twice = weighed(1.0 + pairs.positive)["loss"]
+    assert twice != plain["loss"], "the loss forgets pairs.weight, so ClassWeightedLoss does nothing to it"
 
 
 @every_loss

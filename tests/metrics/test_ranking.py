@@ -16,6 +16,7 @@ from torchmetrics.retrieval import (
     RetrievalRPrecision,
 )
 
+import lit_metric.metrics as package
 from lit_metric.metrics import (
     MRR,
     HitRateAtK,
@@ -28,7 +29,7 @@ from lit_metric.metrics import (
     RetrievalMetric,
     RPrecision,
 )
-from lit_metric.metrics.ranking import split_name
+from lit_metric.metrics.ranking import MEASURES, split_name
 from tests.metrics.items import SameClass, clustered
 
 N = 80
@@ -38,6 +39,17 @@ def all_metrics(**arguments: object) -> dict[str, RetrievalMetric]:
     at_k = [kind(5, **arguments) for kind in (HitRateAtK, PrecisionAtK, RecallAtK, MAPAtK, NDCGAtK)]  # type: ignore[arg-type]
     metrics = [*at_k, *(kind(**arguments) for kind in (MAPAtR, RPrecision, MRR))]  # type: ignore[arg-type]
     return {metric.name: metric for metric in metrics}
+
+
+def test_each_measure_has_a_class() -> None:
+    exported = [getattr(package, name) for name in package.__all__]
+    classes = [each for each in exported if isinstance(each, type) and issubclass(each, RetrievalMetric)]
+    assert sorted(each.measure for each in classes if each is not RetrievalMetric) == sorted(MEASURES)
+
+
+def test_the_message_on_an_unknown_name_lists_all() -> None:
+    with pytest.raises(ValueError, match="use one of " + ", ".join(MEASURES)):
+        split_name("accuracy@1")
 
 
 def scores_and_relevance() -> tuple[Tensor, Tensor, Tensor]:

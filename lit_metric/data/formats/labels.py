@@ -134,7 +134,7 @@ class Labels(Supervision):
         dataset = self._build(self._unify_labels(parts), reading)
         if parts.keys() <= tables.keys():  # and not by a column
             divided = {"train", "validation"} if dataset.held_out else set()
-            dataset.row_counts.update({name: len(tables[name]) for name in parts.keys() - divided})
+            dataset.row_counts.update({name: len(tables[name]) for name in parts if name not in divided})
         return dataset
 
     def _unify_labels(self, parts: dict[str, LabelledItems]) -> dict[str, LabelledItems]:
