@@ -17,7 +17,7 @@ _SAMPLED = 4096
 _ROUNDS = 6
 GRID = 2048
 """Steps of the grid between 0 and 1. Products of unit vectors on it are whole multiples of ``GRID ** -2``, of
-which float32 holds all below 4, and so the sums on the way to them, in whatever order they are added."""
+which float32 holds all below 4. So sums of them are exact, in any order of addition."""
 
 
 def k_means(
@@ -68,7 +68,7 @@ def k_means(
 
 
 def _far_apart(points: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.float32]:
-    """Points each drawn in proportion to the squared distance to those before; out of a sample, if many."""
+    """Points, each drawn in proportion to its squared distance from those before; from a sample if many."""
     random = np.random.default_rng(np.random.SeedSequence(seed & 0xFFFFFFFFFFFFFFFF))
     some = random.permutation(len(points))[: max(_SAMPLED, 8 * clusters)]
     points = points[some]
@@ -142,7 +142,7 @@ def balanced_clusters(
     gives each centre its half, and takes the halves' mean directions as new centres, a few times over. Halves
     of many points are found by a sample. Sizes and numbers of clusters depend on ``count`` only.
 
-    Memory beside the result is that of a block of vectors.
+    Memory besides the result is that of a block of vectors.
 
     Args:
         read: gives the vectors ``[n, d]`` of points ``[n]`` in ``0..count - 1``, of unit length and on the

@@ -1,7 +1,7 @@
-"""Objects written down in JSON types and built again: class path and arguments, as in a YAML configuration.
+"""Objects described in JSON types and built again: class path and arguments, as in a YAML configuration.
 
-Nothing is pickled. What holds tensors, such as relations, is written down as its attributes, with the tensors
-as arrays by name beside the JSON.
+Nothing is pickled. An object with tensors, such as relations, is described by its attributes. Its tensors
+become named arrays, which are stored next to the JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRUSTED = "lit_metric"
 """The one package whose classes a saved folder may name."""
 
 POSITIONAL = "*"
-"""Where what was given as ``*arguments`` is remembered."""
+"""The key under which ``*arguments`` are remembered."""
 
 
 class Configurable:
@@ -87,7 +87,7 @@ def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[
         ...     def __init__(self, maximum: float = 0.7) -> None:
         ...         self.maximum = maximum
         >>> spec(Rule(0.8))["init_args"]
-        {'maximum': 0.8}
+        {'max_score': 0.8}
         >>> from lit_metric.data import Ragged
         >>> arrays = Arrays()
         >>> described = spec(Ragged.from_lists([[7], [8, 9]]), "rows", arrays, (Ragged,))
@@ -143,7 +143,7 @@ def build(
     trust_remote_code: bool = False,
     arrays: Mapping[str, NDArray[Any]] | None = None,
 ) -> Any:
-    """The object that :func:`spec` describes; lists and dicts of such likewise.
+    """The object that :func:`spec` describes, or a list or dict of such objects.
 
     Args:
         described: descriptions inside are built too; what describes nothing comes back as it is.
@@ -189,27 +189,27 @@ def build(
 
 
 def rebuilt(described: Any) -> Any:
-    """The object that :func:`spec` describes, whatever its class, for a description from the same user.
+    """The object that :func:`spec` describes, of any class; for descriptions that this user wrote.
 
     Example:
         >>> from lit_metric.mining.filters import MaxScore
-        >>> rebuilt(spec(MaxScore(0.8))).maximum
+        >>> rebuilt(spec(MaxScore(0.8))).max_score
         0.8
     """
     return build(described, kind=object, trust_remote_code=True)
 
 
 def checked_spec(thing: object) -> Spec:
-    """The description of an object, from which an equal one has been built to see that it can be.
+    """The description of an object, after a check that an equal object can be built from it.
 
     Raises:
-        TypeError: if an argument was not kept or is nothing that JSON can hold.
+        TypeError: if an argument was not kept or can't be written as JSON.
         ValueError: if nothing, or something else, is built from the description.
 
     Example:
         >>> from lit_metric.mining.filters import MaxScore
         >>> checked_spec(MaxScore(0.8))["init_args"]
-        {'maximum': 0.8}
+        {'max_score': 0.8}
     """
     described: Spec = spec(thing)
     name, arguments = class_path(type(thing)), described["init_args"]

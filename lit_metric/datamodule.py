@@ -98,7 +98,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         strategy: of a mixture: batches in proportion to the sizes of the data sets, in turn, or by weights;
             see :class:`~lit_metric.batching.MixturePlanner`.
         miner: where hard negatives come from; none are added if None.
-        refresh: when they are mined anew, and by which process.
+        refresh: when they are mined again, and by which process.
         validation_corpus: validation items search each other (``"self"``), the training items (``"train"``),
             or the former for retrieval and the latter for classification (``"both"``). None: ``"self"`` where
             classes have 20 validation items or more, else ``"both"``, or ``"train"`` where most have one.
@@ -165,8 +165,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         alone = [planner, supervision, *self.sources.values()]
         if mixture and (split != AUTO or any(each is not None for each in alone)):
             raise DataError(
-                "mixture= names several data sets, so name sources, columns and planners there, and none "
-                "beside it"
+                "mixture= names several data sets, so name sources, columns and planners there, "
+                "and only there"
             )
         check_names(mixture or {})
         self.refresh = refresh or Refresh()
@@ -260,11 +260,11 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.rank, self.world_size = 0, 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must agree with."""
+        """The state that a resumed run must match."""
         return {"corpus": self.corpus} if "train" in self.splits else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with other training data.
+        """Refuse to resume with other training data.
 
         Raises:
             DataError: when the checkpoint's run was trained on something else.
@@ -308,7 +308,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         )
 
     def start_refresher(self, run: TrainingRun, state: dict[str, Any]) -> Refresher:
-        """Start what keeps the table of negatives fresh, on all ranks; ``state`` is that of a checkpoint."""
+        """Start the refresher of the table of negatives, on all ranks; ``state`` is that of a checkpoint."""
         task = self.mining_task(run.folder / "negatives", run.encoder.tokenizer.fingerprint)
         ahead = self.num_workers * self.prefetch_factor + 1
         self.refresher = start_refresher(self.refresh, task, run, ahead, state)
@@ -357,7 +357,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """The validation items, then the corpus that they search, if any; training goes on without them."""
+        """The validation items, then the corpus that they search, if any; training works without them."""
         if "validation" not in self.splits and self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             return []
         return [self.encoding_loader(self.splits[name]) for name in self.roles("validation").values()]
@@ -368,7 +368,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
 
     @property
     def predict_split(self) -> str:
-        """Whose items ``lit-metric predict`` encodes: those of ``predict``, else ``test``, else any other."""
+        """The split that ``lit-metric predict`` encodes: ``predict``, else ``test``, else any other."""
         return next(name for name in ("predict", "test", "train", *self.splits) if name in self.splits)
 
     def predict_dataloader(self) -> DataLoader[Batch]:

@@ -123,7 +123,7 @@ def package_path(source: str) -> Path:
 class StoredError(ValueError):
     """A stored folder is missing, unfinished, damaged, or of another format."""
 
-    remedy = "make it anew"
+    remedy = "make it again"
     """What the reader of the message should do."""
 
 
@@ -175,7 +175,7 @@ def read_manifest(
     if not path.is_file():
         reason = "does not exist"
         if folder.is_dir():
-            reason = f"holds no {MANIFEST}: it was never finished or has been collected"
+            reason = f"holds no {MANIFEST}: it was never finished or was deleted"
         if _version(folder) is not None:
             reason += f"; finished versions: {versions(folder.parent) or 'none'}"
         raise error(f"{folder} {reason}; {error.remedy}")

@@ -109,7 +109,7 @@ def test_validation_items_that_find_nothing_of_their_kind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = of_sizes(tmp_path, a=10, b=10)
-    told = "no validation item has another of its class"
+    told = "no two validation items have the same class"
     read(train=source, validation_share=0.2)
     read(train=source, validation_corpus="train")
     read(train=source)

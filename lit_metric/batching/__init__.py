@@ -1,4 +1,4 @@
-"""Who meets whom: planners of batches, and the dataset and sampler that serve their plans."""
+"""Planners that decide which items share a batch, and the dataset and sampler that serve their plans."""
 
 from lit_metric.batching.classes import NPairPlanner, PKPlanner, ShufflePlanner, StratifiedPlanner
 from lit_metric.batching.hard_classes import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner

@@ -1,4 +1,4 @@
-"""Planners that draw from classes without a look at vectors: P×K, N-pair, by shares, and plain shuffling."""
+"""Planners that need no vectors: P×K, N-pair, classes by shares, and plain shuffling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PER_CLASS = 4
 
 
 class ClassPlanner(BatchPlanner):
-    """Batches of several members of each of several classes: what planners of such batches share.
+    """Base of the planners whose batches have several members of each of several classes.
 
     Args:
         classes: distinct classes per batch, at least 1. None: ``most``, or all if there are fewer.
@@ -220,7 +220,7 @@ class StratifiedPlanner(BatchPlanner):
     Over an epoch the rounding evens out to within one. So a large class has many members in a batch, where
     :class:`PKPlanner` gives each class the same number. The smallest classes are in some batches only, drawn
     at random in every epoch, so that each class comes. Members come ``together`` at a time, so that those of
-    small classes have a positive beside them. A class with a single member serves as a negative.
+    small classes have a positive in the batch. A class with a single member serves as a negative.
 
     Every item of the batch is both an anchor and a candidate. Items without a label are never drawn. An item
     with several labels is a member of each of its classes, and is in a batch once. Within an epoch a class

@@ -233,7 +233,7 @@ class NegativeClassPlanner(HardClassPlanner):
 
         Args:
             anchors: ``[C, d]`` unit vectors.
-            positives: ``[C, d]`` likewise.
+            positives: ``[C, d]`` unit vectors.
 
         Example:
             >>> x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.6, 0.8], [0.0, 1.0]])

@@ -29,11 +29,11 @@ class MixturePart:
     Args:
         train: a file, pattern, hub id, DataFrame, or another source of rows; see
             :func:`~lit_metric.data.read_table`.
-        validation: likewise; split off ``train`` if None.
-        test: likewise, or None.
+        validation: as ``train``; split off ``train`` if None.
+        test: as ``train``, or None.
         predict: items to encode by ``lit-metric predict``, or None. Needs no labels.
         supervision: what its rows say; guessed from the names of the columns if None.
-        planner: who meets whom in its batches; what suits the supervision if None.
+        planner: of its batches; None: one that suits the supervision.
         weight: its share of the batches, relative to the others', above 0; with ``strategy: weighted``.
     """
 
@@ -56,8 +56,8 @@ class MixturePlanner(BatchPlanner):
             in proportion to ``weights``, as exactly as whole numbers can be, in random order.
         weights: one positive number for each part, with ``"weighted"``.
         batches: batches per epoch; by default all of all parts, or all rounds of a round robin. A part that
-            needs more batches than one of its epochs has goes on to its next epoch. A part that needs fewer
-            continues from there in the mixture's next epoch.
+            needs more batches than one of its epochs has continues with its next epoch. A part that needs
+            fewer continues from there in the mixture's next epoch.
 
     Raises:
         ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError` when

@@ -39,7 +39,7 @@ class PairPlanner(BatchPlanner):
 
     Args:
         batch_size: the largest number of pairs in a batch, at least 2.
-        negatives: how many given negatives of an anchor are added to the candidates, drawn anew each epoch;
+        negatives: how many given negatives of an anchor are added to the candidates, drawn again each epoch;
             fewer where it has fewer, or where they clash with the batch.
         pairs: ``"one"``: each anchor once an epoch; ``"all"``: each positive pair once.
         batches: batches per epoch; by default as many as hold all, ``ceil(pairs / batch_size)``. With fewer,
@@ -201,7 +201,7 @@ def pair_relations(relations: Relations, planner: BatchPlanner) -> PairRelations
     """
     if not isinstance(relations, PairRelations):
         raise TypeError(
-            f"{type(planner).__name__} deals out pairs, and {type(relations).__name__} has none; for "
+            f"{type(planner).__name__} plans pairs, and {type(relations).__name__} has none; for "
             "labels take planner=PKPlanner()"
         )
     return relations.to("cpu")

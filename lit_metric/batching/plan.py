@@ -46,7 +46,7 @@ class Plan:
 
 
 class BatchPlanner(ABC):
-    """Decides who meets whom.
+    """Decides which items share a batch.
 
     A plan is a pure function of its arguments and depends neither on the order of the ids
     nor on repeats among them. The number of batches is the same in every epoch.
@@ -77,7 +77,7 @@ class BatchPlanner(ABC):
 class VectorPlanner(BatchPlanner):
     """A planner that looks at the items' vectors.
 
-    The miner of a run publishes the vectors of each version beside its table of negatives. The version in
+    The miner of a run publishes the vectors of each version with its table of negatives. The version in
     use at an epoch's first batch plans the whole epoch.
     """
 
@@ -116,7 +116,7 @@ def grid_vectors(vectors: Embeddings, ids: NDArray[np.int64]) -> NDArray[np.floa
     """``[n, d]`` unit vectors of the items ``ids [n]``, rounded to a grid.
 
     Sums and products of numbers on the grid are exact (:func:`~lit_metric.clusters.on_grid`). All ranks and
-    loader workers therefore make the same plan, whatever their processors and threads.
+    loader workers therefore make the same plan, with any processors and threads.
     """
     return on_grid(vectors.of(ids).numpy())
 

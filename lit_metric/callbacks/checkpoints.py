@@ -201,7 +201,7 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
         for path in (named, Path(callback.dirpath or ".") / named.name):
             if path.is_file():
                 return path
-        log.warning("The best checkpoint, %s, is gone; the last weights are measured and kept", named)
+        log.warning("The best checkpoint, %s, is missing; the last weights are measured and kept", named)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Passes the hooks of training on to what keeps the table of hard negatives fresh."""
+"""Passes the hooks of training to the refresher of the table of hard negatives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lit_metric.refresh import Refresher, TrainingRun
 
 
 class MiningCallback(Callback):
-    """Starts the refresher of the data module before the first batch, tells it of each batch, and ends it.
+    """Starts the refresher of the data module before the first batch, notifies it of each batch, and ends it.
 
     It does nothing where the data module has no miner. Checkpoints hold the refresher's state; see
     :class:`~lit_metric.Refresh` and :class:`~lit_metric.refresh.Refresher`.
@@ -91,7 +91,7 @@ class MiningCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Tell the refresher of the batch."""
+        """Notify the refresher of the batch."""
         if self.refresher is not None:
             number = self.refresher.timetable.batch(trainer.current_epoch, batch_idx)
             self.refresher.after_batch(number, batch.item_ids, outputs["vectors"])
@@ -107,7 +107,7 @@ class MiningCallback(Callback):
             self.refresher.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """End the worker, whatever else failed, and remove its files."""
+        """End the worker, even after a failure, and remove its files."""
         if self.refresher is not None:
             self.refresher.close()
         if self._temporary is not None:
@@ -118,7 +118,7 @@ class MiningCallback(Callback):
         return self._saved if self.refresher is None else self.refresher.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state for the refresher to go on with."""
+        """Keep the state until the refresher can resume from it."""
         self._saved = state_dict
 
     def saved_states(self, trainer: Trainer) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ class RunReport(Callback):
             if before is not None and after is not None and after < before:
                 log.warning(
                     "%s is lower after training than before (by %.4f): lower the learning rate, train for "
-                    "fewer epochs, or check the labels; as it is, the untrained encoder is better",
+                    "fewer epochs, or check the labels; so far the untrained encoder is better",
                     names[0],
                     before - after,
                 )
@@ -164,7 +164,7 @@ class RunReport(Callback):
             print(next_steps(self._folder, checkpoint, report["split"]), flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what can be kept of a run that ends early, without waiting for other processes."""
+        """Save the work of a run that ends early, without waiting for other processes."""
         report, self._report = self._report, None
         self._tick()
         self._started = None
@@ -197,7 +197,7 @@ class RunReport(Callback):
             )
 
     def _save(self, pl_module: LightningModule) -> None:
-        """Replace ``model/`` as a whole."""
+        """Replace ``model/`` in one step."""
         if self._folder is None:
             return
         encoder: Any = pl_module.encoder
@@ -221,7 +221,7 @@ class RunReport(Callback):
             log.error("%s could not be written: %s%s", path, error, hint)
 
     def _save_averaged(self, trainer: Trainer) -> str | None:
-        """Save the module's weights, which are averaged now, beside the checkpoints; their path."""
+        """Save the module's weights, which are averaged now, next to the checkpoints; return their path."""
         folders = [
             folder for each in trainer.checkpoint_callbacks if (folder := getattr(each, "dirpath", None))
         ]

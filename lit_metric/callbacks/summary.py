@@ -12,7 +12,7 @@ from lit_metric.store import write_json
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole; NaN and infinity, which JSON lacks, become null."""
+    """Replace a JSON file in one step; NaN and infinity, which JSON lacks, become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

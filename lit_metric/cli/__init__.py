@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     module = importlib.import_module(
         "lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser"
     )
-    # What a run does is said once; all ranks warn. Lightning, once imported, keeps to its own handler.
+    # Only the first rank logs progress; all ranks warn. Lightning, once imported, uses its own handler.
     logging.basicConfig(level=logging.INFO if is_first() else logging.WARNING, format="%(message)s")
     try:
         if name == "runs":  # which needs no torch
@@ -117,7 +117,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(noise in record.getMessage() for noise in NOISE)
     )
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of each retry, twice
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # logs each retry twice
     for name in ("httpx", "sentence_transformers", "datasets", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (

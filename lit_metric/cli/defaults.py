@@ -1,4 +1,4 @@
-"""What ``fit``, ``validate``, ``test`` and ``predict`` use where neither config nor option says otherwise."""
+"""The defaults of ``fit``, ``validate``, ``test`` and ``predict``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line says of an error, in one line."""
+"""The one line that the command line shows for an error."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ VAGUE = (NAME, TYPE)
 
 
 def essence(message: str) -> str:
-    """The one reason among those that jsonargparse gives for refusing an option, with the option's name and
-    what is there in place of a wrong one; other messages as they are.
+    """The most telling reason of jsonargparse for refusing an option, with the option's name and the nearest
+    names that exist; other messages unchanged.
 
     Example:
-        >>> no = ["Problem with given class_path 'lit_metric.Miner':", "Option 'candidate' is not accepted"]
-        >>> told = essence("\\n".join(['Parser key "miner":', "Errors:", *no]))
-        >>> told.partition(", ")[0]
-        "miner: Miner has no option 'candidate'; nearest are 'candidates'"
+        >>> no = ["Problem with given class_path 'lit_metric.Miner':", "Option 'topk' is not accepted"]
+        >>> message = essence("\\n".join(['Parser key "miner":', "Errors:", *no]))
+        >>> message.partition(", ")[0]
+        "miner: Miner has no option 'topk'; nearest are 'top_k'"
     """
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     if not any(line.startswith((*IN_VAIN, "Parser key")) for line in lines):
@@ -119,8 +119,8 @@ def _nearest(wanted: str, names: Iterable[str]) -> str:
 
 
 def mistake(error: Exception, command: str = "fit") -> str | None:
-    """What to tell of a user's mistake; None if the program is at fault."""
-    # What torch.load says of files that hold something else, nothing, or a checkpoint's beginning.
+    """The message for a user's mistake; None if the program is at fault."""
+    # Errors of torch.load for files that hold something else, nothing, or a checkpoint's beginning.
     torn = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
     if torn or isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in str(error):
         return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
@@ -129,14 +129,14 @@ def mistake(error: Exception, command: str = "fit") -> str | None:
     if not isinstance(error, USER_ERRORS):
         return None
     kind = "DataError" if isinstance(error, DataError) else type(error).__name__
-    told = "" if isinstance(error, ArgumentError) else f"{kind}: "
+    start = "" if isinstance(error, ArgumentError) else f"{kind}: "
     rejected = ""
     if isinstance(error, BadRows) and error.problems.shortened:
         try:
             rejected = f" All are listed in {error.problems.write(Path())}."
         except OSError as denied:
             rejected = f" They can't be listed in a file here: {denied}."
-    return with_options(" ".join(f"{told}{essence(str(error))}{rejected}".split()), command)
+    return with_options(" ".join(f"{start}{essence(str(error))}{rejected}".split()), command)
 
 
 def with_options(message: str, command: str = "fit") -> str:

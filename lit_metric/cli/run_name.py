@@ -1,4 +1,4 @@
-"""The name of a run, the folder that it gets, and the checkpoint that it goes on from."""
+"""The name of a run, the folder that it gets, and the checkpoint that it resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def name_run(config: Any, fit: bool) -> Path | None:
     """Give a run its name and its folder: all loggers of a config get the same.
 
     The name is that of ``--name``, else of a logger, else of the config's file, else of the data's file. A
-    ``fit`` whose ``ckpt_path`` lies in the folder of a run goes on there; another one gets the first of
+    ``fit`` whose ``ckpt_path`` lies in the folder of a run continues there; another one gets the first of
     ``NAME``, ``NAME-2``, … whose folder holds no config yet.
 
     Args:

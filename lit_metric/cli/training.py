@@ -40,18 +40,18 @@ class RunComplete(Exception):
 
 
 class StopComplete(Callback):
-    """Ends the resuming of a complete run once its model and data have been found to be the checkpoint's.
+    """Ends a resumed run that is complete, after a check that model and data are the checkpoint's.
 
     Args:
-        told: what :class:`RunComplete` says.
+        message: of :class:`RunComplete`.
     """
 
-    def __init__(self, told: str) -> None:
-        self.told = told
+    def __init__(self, message: str) -> None:
+        self.message = message
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
-        """Called when these two have been loaded."""
-        raise RunComplete(self.told)
+        """Called after model and data are loaded."""
+        raise RunComplete(self.message)
 
 
 class TrainingParser(Parser, LightningArgumentParser):
@@ -68,7 +68,7 @@ class SaveConfig(SaveConfigCallback):
         self.already_saved = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the loss, too, if it was left to the data."""
+        """Write the loss, too, if the data chose it."""
         model = self.config.get("model")
         loss: Any = getattr(pl_module, "loss", None)
         if (
@@ -100,7 +100,7 @@ class MetricCLI(LightningCLI):
         only: the one subcommand whose parser is needed; all if None.
 
     Raises:
-        RunComplete: when the run that ``fit`` should go on with is at its end; its folder stays as it was.
+        RunComplete: when the run that ``fit`` should resume is complete; its folder stays unchanged.
     """
 
     def __init__(self, *arguments: Any, only: str | None = None, **options: Any) -> None:
@@ -136,7 +136,7 @@ class MetricCLI(LightningCLI):
         parser.set_defaults(defaults())
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        """Without Lightning's warning of arguments beside those of the process."""
+        """As Lightning's, without its warning about arguments in addition to those of the process."""
         self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
@@ -172,7 +172,7 @@ class MetricCLI(LightningCLI):
 
 
 class ParsedCLI(MetricCLI):
-    """The command line up to the point where something would be built."""
+    """The parsed command line, before anything is built."""
 
     def _set_seed(self) -> None: ...
 
@@ -197,10 +197,10 @@ def resolved(*options: str) -> dict[str, Any]:
 
 
 def nothing_left(checkpoint: str | None, max_epochs: int | None, max_steps: int | None) -> str | None:
-    """What to tell of a checkpoint whose run has reached a limit, by which Lightning would train nothing.
+    """A message if a checkpoint's run has reached a limit, where Lightning would train nothing; else None.
 
     Args:
-        checkpoint: a file; of one that can't be read, nothing is said here, and the trainer refuses it.
+        checkpoint: a file. For one that can't be read it returns None, and the trainer refuses it.
         max_epochs, max_steps: the trainer's; None or -1 for no limit.
     """
     if checkpoint is None or not Path(checkpoint).is_file():

@@ -48,8 +48,8 @@ def add_arguments(parser: ArgumentParser, name: str) -> None:
     if "run" in special:
         from lit_metric.commands.mine import TakeData
 
-        told = "run folder, or the YAML of a run, whose data and miner are taken; later options go over them"
-        parser.add_argument("--run", action=TakeData, help=told)
+        text = "take data and miner of this run folder or YAML of a run; later options override them"
+        parser.add_argument("--run", action=TakeData, help=text)
     if "--k" in parser._option_string_actions:
         action = parser._option_string_actions["-k"] = parser._option_string_actions["--k"]
         action.option_strings = ["-k", *action.option_strings]

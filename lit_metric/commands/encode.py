@@ -50,7 +50,7 @@ def encode(
         column: name of the column of vectors.
         csv: how CSV files are written, such as --csv.separator or --csv.encoding; found if not given.
         bad_rows: refuse a file with rows that can't be used, or leave them out: they are listed in
-            rejected.parquet beside the output, tables get a column "row" (from 1, without a header), and in
+            rejected.parquet next to the output, tables get a column "row" (from 1, without a header), and in
             .npy files their vectors are NaN.
         max_tokens: tokens per batch.
         precision: of matrix products.

@@ -1,4 +1,4 @@
-"""Carry a model away."""
+"""Export a model."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def export(
             log.info("Written in the format of lit-metric: %s", str(error).partition(": keep")[0])
         else:
             folders = [folder / "query", folder / "document"] if (folder / "query").is_dir() else [folder]
-            told = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
-            log.info("Wrote %s; use it with %s", folder, told)
+            calls = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
+            log.info("Wrote %s; use it with %s", folder, calls)
             return
     encoder.save(folder)
     log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)

@@ -220,7 +220,7 @@ def _arrow(values: Sequence[Any] | np.ndarray) -> pa.Array:
 
 
 def _text(value: Any) -> str:
-    """A value as text, without the halves of characters that a file in another encoding leaves behind."""
+    """A value as text, without lone surrogates, which a file in another encoding leaves."""
     text = _json(value) if isinstance(value, (list, dict, tuple, np.ndarray)) else str(value)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 

@@ -1,4 +1,4 @@
-"""Mine once, for a trainer of one's own: a file of texts with their positives and hard negatives."""
+"""Mine once, for another trainer: a file of texts with their positives and hard negatives."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def mine(
     """Write hard negatives into a file that other trainers read, too.
 
     Parquet has the columns anchor, positive, negative_1 ... negative_n, for sentence-transformers. JSON Lines
-    have query, pos and neg, for FlagEmbedding. ``fit`` reads both. NAME.details.parquet beside it has ids,
-    scores, and what each filter dropped.
+    have query, pos and neg, for FlagEmbedding. ``fit`` reads both. NAME.details.parquet next to it has ids,
+    scores, and the candidates that each filter dropped.
 
     Args:
         model: run folder, checkpoint, saved encoder, model folder, or hub id.
         output: file to write, .parquet or .jsonl.
         data: what to mine in, by the options of fit, such as --data.train and --data.label.
-        run: run folder, or the YAML of a run, whose data and miner are taken; options behind it go over them.
+        run: run folder, or the YAML of a run, whose data and miner are taken; later options override them.
         splits: whose items get negatives; all of data.train, or the training items of a run.
         top_k: candidates kept for each anchor (50).
         negatives: negatives drawn for each anchor from them (1).
@@ -142,7 +142,7 @@ class MiningResult:
     rows: list[tuple[int, list[int], list[float], list[int], list[float]]]
 
     def text(self, id: int) -> str:
-        """The text of an item; those of an item of several, with commas between them."""
+        """The text of an item; several texts are joined by commas."""
         return ", ".join(self.data.vocabulary.texts[text] for text in self.data.items.texts[id].tolist())
 
     def key(self, id: int) -> str:
@@ -311,7 +311,7 @@ def draw_rows(
         ):
             if most is not None and len(found) > most:
                 found = [found[place] for place in sorted(random.permutation(len(found))[:most])]
-            if labelled:  # nothing is learned from the anchor's own content
+            if labelled:  # nothing can be learned from the anchor's own content
                 found = [each for each in found if contents[each] != contents[anchor]]
             if found:
                 positives[anchor] = found
@@ -370,7 +370,7 @@ def read_data(run: str | None) -> MetricDataModule:
 
 
 class TakeData(argparse.Action):
-    """``--run RUN``: takes the data of a run; options behind it go over that."""
+    """``--run RUN``: takes the data of a run; later options override them."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Called by the parser."""

@@ -59,7 +59,7 @@ def search(
         model: run folder, checkpoint, saved encoder, model folder, or hub id.
         corpus: Parquet, CSV or JSON Lines file, data set folder, or id of a data set on the hub.
         query: a text, or tags with commas between them; several as a list.
-        queries: file of queries, in place of query or beside it.
+        queries: file of queries, instead of query or in addition.
         k: how many results each query gets.
         output: file to write results into, in place of showing them: .parquet, .csv or .jsonl.
         key: column of names to show.

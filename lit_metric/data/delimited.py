@@ -1,7 +1,7 @@
 """CSV and TSV files: separator, quotation marks and encoding are found, or can be given.
 
 The parser is Python's ``csv`` in strict mode. That of pyarrow accepts a quoted field that is never closed, or
-that goes on after its end, so it would lose rows without an error.
+that continues after its end, so it would lose rows without an error.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def decode(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
 
 
 def _log_legacy_encoding(path: Path, text: str) -> None:
-    """Show how a file reads in the encoding of Excel, if it has no character of UTF-8 beside ASCII."""
+    """Show how a file reads in the encoding of Excel, if it has no UTF-8 character besides ASCII."""
     strange = re.search("[\udc80-\udcff]", text)
     if strange is None or re.search("[^\x00-\x7f\udc80-\udcff]", text):
         return
@@ -254,7 +254,7 @@ class DelimitedFile:
                         'so where the row ends is not known; close it, write "" where it belongs to the '
                         "text, or give csv.quote='' if fields are not quoted"
                     ) from error
-                problem = f"a quoted field that goes on after its end ({error})"
+                problem = f"a quoted field that continues after its end ({error})"
                 remedy = (
                     "Write \"\" for quotation marks within quoted fields, or give csv.quote='' if fields are "
                     "not quoted."

@@ -1,4 +1,4 @@
-"""What an evaluation asks of a data set."""
+"""The view of a data set that an evaluation uses."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ class EvaluationView:
         return few, alone, float((~torch.isin(given, trained)).double().mean())
 
     def log_comparison(self, split: str) -> None:
-        """Log what items of a split are compared with, if nobody chose it and it isn't the split itself."""
+        """Log the corpus of a split, if the user didn't choose it and it isn't the split itself."""
         how = self.compared_with(split)
         if self.against.get(split) or how == "self":
             return

@@ -33,7 +33,7 @@ def part_of_object(source: Any, split: str | None, problems: Problems, name: str
     """
     called = f"{name} ({kind_of(source)})" if name else kind_of(source)
     found: Part | None = None
-    # An object of a library that nobody has imported can't be one of its objects.
+    # No object can come from a library that isn't imported.
     datasets, pandas = sys.modules.get("datasets"), sys.modules.get("pandas")
     if datasets is not None and isinstance(source, datasets.Dataset | datasets.DatasetDict):
         return part_of_dataset(source, called, split)

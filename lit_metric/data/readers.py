@@ -165,7 +165,7 @@ class SourceReader:
                 features = class_features(file.schema_arrow)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                f"{path} is not a readable Parquet file ({error}); write or fetch it anew"
+                f"{path} is not a readable Parquet file ({error}); write or fetch it again"
             ) from error
 
         def load(name: str) -> list[Any]:

@@ -70,7 +70,7 @@ def read_dataset(
 def guess_supervision(table: Table, split: str | None = AUTO) -> Supervision:
     """The supervision that the usual names of columns suggest: pairs or judgements, or else labels.
 
-    Judgements name texts by their ids. The texts are searched beside the file, or one folder up, as in BEIR:
+    Judgements name texts by their ids. The texts are searched next to the file, or one folder up, as in BEIR:
     ``queries.jsonl`` and ``corpus.jsonl``, or with another suffix.
 
     Args:
@@ -203,8 +203,8 @@ def _check_validation(relations: LabelRelations, ids: Tensor) -> None:
     counts = torch.bincount(labels[labels >= 0], minlength=1)
     if int(counts.max()) < 2:
         logger.warning(
-            "no validation item has another of its class beside it, so retrieval metrics are NaN: "
+            "no two validation items have the same class, so retrieval metrics are NaN: "
             "raise validation_share=, give validation=, or validation_corpus='train'"
         )
     elif int((counts > 0).sum()) == 1 and len(relations.classes) > 1:
-        logger.warning("all validation items are of one class, so none can be mistaken: give validation=")
+        logger.warning("all validation items are of one class, so every neighbour is right: give validation=")

@@ -1,4 +1,4 @@
-"""Encoders: from texts and sets of texts to vectors, unpadded wherever that is shown to change nothing."""
+"""Encoders: from texts and sets of texts to vectors, without padding where a check finds equal results."""
 
 from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.backbone import Backbone

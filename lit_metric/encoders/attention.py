@@ -81,7 +81,7 @@ def packed(layout: Layout) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PackedMask:
-    """Who may see whom inside a text.
+    """Which tokens see which inside a text.
 
     Args:
         layout: where the texts lie.

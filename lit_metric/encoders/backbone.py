@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         """The way that a model takes; the log says so if it is not the fastest."""
         if verdict.way == "none":
             raise ValueError(
-                f"{name}: the vector of a text depends on the texts beside it in a batch, padded or not "
+                f"{name}: the vector of a text depends on the other texts of its batch, padded or not "
                 f"({verdict.unpadded}): take another model"
             )
         if packing == "always" and not verdict.packed:

@@ -1,4 +1,4 @@
-"""What every encoder is: items in, one vector each out; and how it is written down, saved and loaded."""
+"""The base of all encoders: items in, one vector each out; and how they are described, saved and loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TO_LIST = ("to_pylist", "to_list", "tolist")
 """Of pyarrow's arrays, the Series of pandas and polars, and NumPy's arrays."""
 
 PARTS = {"folder", "encoder"}
-"""Keys of an argument that is saved in a folder beside: ``{"folder": name}``, or ``{"encoder": name}``."""
+"""Keys of an argument that is saved in its own folder: ``{"folder": name}``, or ``{"encoder": name}``."""
 
 Roles = str | Sequence[Any] | None
 Weights = Sequence[Sequence[float]] | None

@@ -36,7 +36,7 @@ SAMPLE = "Where is card 42? Wo ist die Karte?"
 
 
 def describe(encoder: Encoder) -> Description:
-    """All that :meth:`Encoder.save` writes, but for weights.
+    """All that :meth:`Encoder.save` writes, except weights.
 
     Raises:
         TypeError: if an argument of the encoder can't be written down.
@@ -84,8 +84,8 @@ def check_rebuildable(encoder: Encoder) -> Description:
     """
     name = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
     advice = (
-        "The trained encoder could not be loaded again: all that it is has to follow from the arguments of "
-        "its __init__, which hands those of its base class on, as in "
+        "The trained encoder could not be loaded again: it must follow from the arguments of its __init__ "
+        "alone, which passes on those of its base class, as in "
         "`def __init__(self, backbone, **options): super().__init__(backbone, **options)`"
     )
     for cls in {type(module) for module in encoder.modules()}:
@@ -123,7 +123,7 @@ def check_rebuildable(encoder: Encoder) -> Description:
 
 
 def aspects_of(encoder: Encoder) -> dict[str, Any]:
-    """What makes an encoder what it is, but for the values of weights, by names for messages."""
+    """The properties of an encoder except the values of weights, by names for messages."""
     aspects: dict[str, Any] = {"dimension": encoder.dimension, "normalize": encoder.normalize}
     for name, module in encoder.named_modules():
         aspects[f"the class of {name}"] = type(module).__qualname__
@@ -189,5 +189,5 @@ def as_text(content: bytes) -> str:
 
 
 def as_bytes(text: str) -> bytes:
-    """What :func:`as_text` was given."""
+    """The content that :func:`as_text` got."""
     return base64.b64decode(text.removeprefix(BINARY)) if text.startswith(BINARY) else text.encode()

@@ -1,4 +1,4 @@
-"""Run a Hugging Face model on texts laid end to end, once that has been shown to change nothing.
+"""Run a Hugging Face model on texts laid end to end, after a check that this changes nothing.
 
 Packing a model that is not made for it is silent: it returns numbers, wrong ones. So is padding a model that
 ignores the attention mask. So :func:`probe` runs a few texts one by one when a model is loaded, and takes the
@@ -216,7 +216,7 @@ class EachAlone:
         """How another way differs or fails, in words; "" if it doesn't."""
         try:
             return self._compare(forward())
-        except Exception as error:  # whatever a model's own code raises, another way may still work
+        except Exception as error:  # a model's own code may raise anything; another way may still work
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
     def _compare(self, states: Tensor) -> str:

@@ -98,7 +98,7 @@ class AttentionPooling(Pooling):
     slice of ``h / heads`` components, so the result has ``h`` components for any number of heads. ``v`` and
     ``q`` start at zero: before training this *is* mean pooling.
 
-    These scores see one value at a time, and so can't tell what is out of place among the others. With
+    These scores see one value at a time, and so can't find a value that doesn't fit the others. With
     ``context``, ``e_i = v^T tanh(W n_i + U c_i + P (n_i * c_i) + b)``, where ``n_i`` is ``x_i`` with mean 0
     and variance 1 over its components, and ``c_i`` the mean of the *other* values' ``n`` (zero if there are
     none). The order of the values still makes no difference.

@@ -1,4 +1,4 @@
-"""Load a Hugging Face model, and refuse what would give wrong vectors without a word."""
+"""Load a Hugging Face model, and refuse files that would silently give wrong vectors."""
 
 from __future__ import annotations
 

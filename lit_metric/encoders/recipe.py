@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says beyond the backbone: pooling, dense layers, prompt, length."""
+"""Settings of a sentence-transformers folder besides the backbone: pooling, dense layers, prompt, length."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Recipe:
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
     def _read_transformer(self) -> None:
-        """Length and case; whatever else is set there would change the vectors."""
+        """Read length and case; other settings would change the vectors."""
         found = (self._json(self.subfolder, f"sentence_{name}_config.json") for name in _TRANSFORMERS)
         settings: dict[str, Any] = next((each for each in found if each is not None), {})
         self.max_length = settings.get("max_seq_length")

@@ -206,7 +206,7 @@ class TextEncoder(Encoder):
         empty = [row for row, text in enumerate(items) if not text.strip()]
         if empty:
             log.warning(
-                "%d of %d texts are empty, the first is %s: their vector is the same and says nothing",
+                "%d of %d texts are empty, the first is %s: they share one vector, which has no meaning",
                 len(empty),
                 len(items),
                 name(empty[0]),
@@ -285,8 +285,8 @@ class FrozenTable:
     """One vector per text of a vocabulary, each computed when it is first needed.
 
     A vocabulary id alone can mislead (another data set has other texts), so each entry also keeps a hash of
-    the text's tokens, and of how many of them are kept out of pooling; an id that comes back with others is
-    computed anew.
+    the text's tokens, and of how many of them are kept out of pooling; an entry with another hash is
+    computed again.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer as the data part wants it: texts in, lists of token ids out, and a fingerprint."""
+"""A Hugging Face tokenizer as the data part needs it: texts in, lists of token ids out, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 QUERY = "query"
-"""The role of what searches."""
+"""The role of queries."""
 
 DOCUMENT_NAMES = ("document", "passage", "corpus")
 """Names of the role "document", in the order in which they count."""
@@ -97,7 +97,7 @@ class TextTokenizer:
         options: dict[str, Any],
         **settings: Any,
     ) -> TextTokenizer:
-        """Load the tokenizer that lies beside ``model``.
+        """Load the tokenizer that belongs to ``model``.
 
         Args:
             path: a folder or a Hugging Face id.
@@ -135,11 +135,11 @@ class TextTokenizer:
         return cls(tokenizer, max_length, **settings)
 
     def prompt_of(self, role: str | None) -> str:
-        """What is put before a text in this role."""
+        """The prompt before a text in this role."""
         return self._of_role(self.prompts, role, self.prompt)
 
     def max_length_of(self, role: str | None) -> int:
-        """To how many tokens a text in this role is cut."""
+        """The number of tokens to which a text in this role is cut."""
         return self._of_role(self.max_lengths, role, self.max_length)
 
     @staticmethod
@@ -279,8 +279,8 @@ class TextTokenizer:
         return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
     def save(self, folder: Path, pad: bool = False) -> None:
-        """Write the tokenizer's files; with ``pad``, one without a padding token gets one that it has for
-        something else."""
+        """Write the tokenizer's files. With ``pad``, a tokenizer without a padding token uses another of its
+        tokens."""
         tokenizer = self.tokenizer
         if pad and tokenizer.pad_token is None:
             tokenizer = copy.deepcopy(tokenizer)

@@ -1,4 +1,4 @@
-"""What every index does: keep vectors under ids, search them by similarity, be saved and loaded."""
+"""The base of all indexes: vectors under ids, searched by similarity, saved and loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Exclude = Callable[[slice, Tensor, Tensor], Tensor]
 class StoredIndexError(StoredError):
     """A saved index is missing, damaged, or of another format."""
 
-    remedy = "build the index and save it anew"
+    remedy = "build the index and save it again"
 
 
 class Index(ABC):
@@ -138,7 +138,7 @@ class Index(ABC):
         return {"kind": type(self).__name__, "settings": self._settings()}
 
     def _settle(self) -> None:
-        """Build in the vectors that still wait."""
+        """Add the vectors that still wait to the index."""
         if self._waiting:
             self._build(self._waiting)
 

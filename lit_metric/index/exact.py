@@ -23,7 +23,7 @@ _WIDE = 16
 
 
 class ExactIndex(Index):
-    """Exact search as a matrix product, block by block, on whatever device the vectors are.
+    """Exact search as a matrix product, block by block, on the device of the vectors.
 
     Memory beyond the vectors and the results is that of one block of scores, whatever the numbers of queries
     and vectors.
@@ -206,5 +206,7 @@ class ExactIndex(Index):
         vectors = read_array(folder, "vectors", np.float32, shape, StoredIndexError, mode)
         ids = torch.from_numpy(read_array(folder, "ids", np.int64, shape[:1], StoredIndexError))
         if bool((ids.diff() <= 0).any()):
-            raise StoredIndexError(f"{folder / 'ids.npy'}: the ids of an exact index must rise; save it anew")
+            raise StoredIndexError(
+                f"{folder / 'ids.npy'}: the ids of an exact index must rise; save it again"
+            )
         self._vectors, self._ids = torch.from_numpy(vectors).to(self.device), ids.to(self.device)

@@ -140,7 +140,7 @@ class RunningTop:
         self._wait(values, columns + start)
 
     def _add_few(self, passing: Tensor, scores: Tensor, start: int) -> bool:
-        """Add the scores that pass, unless there are so many that sorting the block is no more work."""
+        """Add the passing scores, unless sorting the whole block is as cheap."""
         found = np.flatnonzero(passing.numpy())
         if len(found) > scores.numel() // _MANY:
             return False

@@ -1,4 +1,4 @@
-"""What every loss shares: the two ways to call it, precision, row blocks, and the exact mean over ranks.
+"""The base of all losses: the two ways to call it, precision, row blocks, and the exact mean over ranks.
 
 In a plain loop, ``loss(embeddings, labels=labels)`` or ``loss(anchors, positives)`` returns a scalar. A
 learner knows more about its items: it calls :meth:`Loss.on_pairs`, which also returns what is logged.
@@ -238,7 +238,7 @@ class VectorLoss(Loss):
         if distance not in DISTANCES:
             raise ValueError(f"distance {distance!r} is none of {', '.join(DISTANCES)}")
         if normalize and distance == "dot":
-            raise ValueError("distance 'dot' with normalize is the cosine; ask for distance 'cosine'")
+            raise ValueError("distance 'dot' with normalize is the cosine; use distance 'cosine'")
         if block_rows < 1:
             raise ValueError(f"block_rows must be at least 1, not {block_rows}")
         self.distance: Distance = distance
@@ -257,7 +257,7 @@ class VectorLoss(Loss):
 
         Args:
             anchors: ``[r, d]``, prepared for ``distance``; r may be 0.
-            candidates: ``[C, d]``, likewise, all of them; C is at least 1.
+            candidates: ``[C, d]``, prepared in the same way, of all ranks; C is at least 1.
             pairs: the block's masks ``[r, C]``, and its ``target`` if the class says ``requires_scores``.
                 Pairs of weight 0 are out of both already.
         """
@@ -392,5 +392,5 @@ class MetricLoss(VectorLoss):
 
 
 def nothing_of(tensors: tuple[Tensor, ...]) -> Tensor:
-    """0 with a gradient of 0 to each tensor: the sum of no entries, which is 0 even beside infinities."""
+    """0 with a gradient of 0 to each tensor: the sum of no entries, also if they hold infinities."""
     return torch.cat([tensor.reshape(-1)[:0].to(tensors[0].dtype) for tensor in tensors]).sum()

@@ -42,7 +42,7 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
 
 
 class ClassWeightedLoss(CombinedLoss):
-    """Any loss between pairs, with positives weighed by their anchor's class: (1 − β)/(1 − β^n) for a class
+    """Any loss between pairs, with positives weighted by their anchor's class: (1 − β)/(1 − β^n) for a class
     of n training items, scaled to a mean of 1 over classes.
 
     For long tails whose rare classes matter as much as the common ones. A planner that visits rare classes

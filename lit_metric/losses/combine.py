@@ -43,7 +43,7 @@ class CombinedLoss(Loss):
 class SumLoss(CombinedLoss):
     """A weighted sum of losses between the same anchors and candidates, each with its own ``distance``.
 
-    An example is the angular loss beside N-pair of its source::
+    An example is the angular loss with N-pair, as in its paper::
 
         model:
           loss:
@@ -107,7 +107,7 @@ class MatryoshkaLoss(CombinedLoss):
     up.
 
     Embeddings that were trained this way can be cut to these numbers, for less memory and faster search, at
-    little loss of quality. Each cut is scaled to unit length anew if the loss scales embeddings; learned
+    little loss of quality. Each cut is scaled to unit length again if the loss scales embeddings; learned
     proxies are cut in the same way::
 
         model:

@@ -1,4 +1,4 @@
-"""Multi-similarity loss: positives and negatives weighed by how similar they are, after a mining step."""
+"""Multi-similarity loss: positives and negatives weighted by their similarity, after a mining step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pair logistic loss: each positive above each negative, weighed by what their exchange would cost."""
+"""Pair logistic loss: each positive above each negative, weighted by the cost of their exchange."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PairLogisticLoss(TemperatureLoss):
 
     As in STAR, it is the mean over pairs. As in ADORE, each pair is multiplied by |1/rank_p − 1/rank_n|, the
     change that its exchange would make in the reciprocal rank (LambdaRank), and the pairs of an anchor are
-    added up. For retrieval, after or beside mined negatives, where the first places matter. At τ = 1 without
+    added up. For retrieval with mined negatives, where the first places matter. At τ = 1 without
     weighting it is ``TripletLoss`` with ``margin: soft, mining: all``. A pair's term is multiplied by the
     weights of its positive and its negative.
 

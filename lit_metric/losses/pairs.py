@@ -58,7 +58,7 @@ class PairBlock(NamedTuple):
 class Pairs(ABC):
     """The masks of this rank's A anchors against the C candidates of all ranks.
 
-    A loss asks for the same rows again in the backward pass, so the answer must be the same each time.
+    A loss reads the same rows again in the backward pass, so the answer must be the same each time.
 
     Attributes:
         anchor_ids: ``[A]`` int64 global item ids, or None where they are unknown.

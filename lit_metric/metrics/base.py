@@ -31,7 +31,7 @@ def float32_by_default() -> Iterator[None]:
 
 
 class Relations(Protocol):
-    """What metrics ask relations between items. Optional: ``targets``, ``excluded`` and ``to(device)``."""
+    """What metrics need of relations. Optional: ``targets``, ``excluded`` and ``to(device)``."""
 
     def positive(self, anchors: Tensor, candidates: Tensor) -> Tensor:
         """Whether each candidate id ``[C]`` is relevant to each anchor id ``[A]``: ``[A, C]`` bool."""
@@ -131,7 +131,7 @@ class EmbeddingMetric(Metric):
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors, ids, *others
 
     def _placed(self, relations: Any, device: torch.device) -> Any:
-        """The relations, to be asked with ids on ``device``."""
+        """The relations, which then take ids on ``device``."""
         return relations.to(device) if hasattr(relations, "to") else OnCPU(relations)
 
     def _sync_dist(

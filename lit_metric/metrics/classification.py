@@ -24,7 +24,7 @@ def knn_predict(labels: Tensor, scores: Tensor | None = None, temperature: float
         temperature: > 0 weighs the votes; ``None`` counts them.
 
     Returns:
-        ``[q]`` int64; -1 where nobody votes.
+        ``[q]`` int64; -1 where no item votes.
 
     Raises:
         ValueError: ``temperature`` is not positive or comes without ``scores``, or shapes disagree.
@@ -71,7 +71,7 @@ def _votes(
     if not voting.shape[1]:
         return voting, voting.float()
     logits = (scores.float() / temperature).masked_fill(~voting, -torch.inf)
-    # Relative to the nearest, so that exp cannot overflow; where nobody votes, all weights are 0.
+    # Relative to the nearest, so that exp cannot overflow; where no item votes, all weights are 0.
     return voting, (logits - logits.amax(dim=1, keepdim=True)).exp().nan_to_num(0.0)
 
 
@@ -93,7 +93,7 @@ def knn_predict_labels(
         temperature: as in `knn_predict`.
 
     Returns:
-        ``[q, classes]`` bool; nothing where nobody votes.
+        ``[q, classes]`` bool; all False where no item votes.
 
     Raises:
         ValueError: the number of rows is no multiple of ``k``, or as in `knn_predict`.
@@ -142,7 +142,7 @@ def prediction_counts(predicted: Tensor, target: Tensor, classes: int) -> Tensor
     """
     if predicted.shape != target.shape or target.ndim != 1:
         raise ValueError(
-            f"predicted and target must be [q] alike, got {list(predicted.shape)} and {list(target.shape)}"
+            f"predicted and target must both be [q], got {list(predicted.shape)} and {list(target.shape)}"
         )
     if len(target) and int(target.min()) < 0:
         raise ValueError("a target is negative; leave unlabelled queries out")
@@ -286,7 +286,7 @@ class ClassVotes(Votes):
 
     Args:
         target: ``[Q]`` classes of the queries, negative where unlabelled.
-        voters: ``[N]`` classes of the corpus, likewise.
+        voters: ``[N]`` classes of the corpus, negative where unlabelled.
         among: ``[Q]`` bool, which queries are in the corpus, where they don't vote for themselves.
         knn: numbers of voting neighbours.
         temperature: see `knn_predict`.

@@ -174,7 +174,7 @@ def map_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
 
 
 def recall_at_k(relevant: Tensor, total: Tensor, k: int) -> Tensor:
-    """Share of a query's R relevant items that are among the ``k`` nearest, in whatever order.
+    """Share of a query's R relevant items that are among the ``k`` nearest, in any order.
 
     It is the recall of information retrieval; see `hit_rate_at_k` for the Recall@k of deep metric learning.
 

@@ -1,7 +1,7 @@
-"""Which of an anchor's candidates it meets in a batch.
+"""Draws choose an anchor's negatives for a batch among its candidates.
 
 Every draw is without replacement. It is a pure function of seed, epoch, step, anchor and the anchor's
-candidates, so it is the same on any rank, in any worker, and beside any other anchors.
+candidates, so it is the same on any rank, in any worker, and in any batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A second, frozen model that says which candidates are positives after all."""
+"""A second, frozen model that finds candidates which are really positives."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class GuideFilter(NegativeFilter):
             RuntimeError: before :meth:`prepare`.
         """
         if self._among is None:
-            raise RuntimeError("keep() before prepare(): whose positives?")
+            raise RuntimeError("call prepare() first: the positives of the anchors are unknown")
         ids, relations = self._among
         owners, others = [], []
         for rows in torch.arange(len(anchors)).split(_BLOCK):

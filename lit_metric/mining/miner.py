@@ -106,7 +106,7 @@ class Miner:
         """
         values = embeddings.values
         device = values.device.type if isinstance(values, Tensor) else "cpu"
-        # Scores in half precision would reorder close neighbours, whoever calls this.
+        # Under a caller's autocast, scores in half precision would reorder close neighbours.
         with torch.autocast(device, enabled=False):
             return self._mine(embeddings, relations, seed, anchors, corpus)
 

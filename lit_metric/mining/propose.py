@@ -159,7 +159,7 @@ class NeighbourProposer(Proposer):
 
     def _search(self, vectors: Tensor, count: int, exclude: Exclude | None = None) -> tuple[Tensor, Tensor]:
         if not len(self.index):
-            raise RuntimeError("propose() before fit(): there is no corpus to search")
+            raise RuntimeError("call fit() before propose(): there is no corpus to search")
         scores, ids = self.index.search(vectors, count, exclude)
         return scores.cpu(), ids.cpu()
 
@@ -197,7 +197,7 @@ class _AllowedNeighbours(NeighbourProposer):
 
 
 def _cheap_by_block(relations: Relations) -> bool:
-    """Whether asking about all pairs of a block costs little beside the scores of that block."""
+    """Whether looking up all pairs of a block costs little compared with the scores of that block."""
     if isinstance(relations, UnionRelations):
         return all(_cheap_by_block(part) for part in relations.parts)
     if isinstance(relations, MultiLabelRelations):
@@ -225,7 +225,7 @@ class RandomProposer(Proposer):
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See :class:`Proposer`."""
         if self._corpus is None:
-            raise RuntimeError("propose() before fit(): there is no corpus to draw from")
+            raise RuntimeError("call fit() before propose(): there is no corpus to draw from")
         ids = torch.full((len(anchors), count), -1)
         scores = torch.full((len(anchors), count), -torch.inf)
         drawn = self._draw(self._corpus, hashed(self._seed, anchors.numpy()), vectors, count)

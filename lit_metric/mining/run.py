@@ -73,7 +73,7 @@ def fetch(
             ``[a, k]``, without ``BEYOND``.
         wanted: how many proposals should be kept.
         limit: the most proposals for an anchor.
-        first: how many the first try asks for; None: twice as many as wanted.
+        first: how many the first try fetches; None: twice as many as wanted.
 
     Yields:
         Pairs ``(rows [a], FilteredProposals [a, k])`` that cover every anchor once; ``k`` differs between
@@ -152,7 +152,7 @@ class MiningRun:
             ceilings = Ceilings(self.ids, limits)
         allowed = proposer.excluding(relations, ceilings)
         self.unseen = allowed is not proposer
-        # Where no filter is left to drop any afterwards, the first try asks for no more than are wanted.
+        # Where no filter is left to drop any afterwards, the first try fetches exactly the wanted number.
         exactly = self.unseen and len(by_score) == len(self.filters) - 1
         fetched = partial(fetch, anchors=self.anchors, judge=self.judge, wanted=self.width)
         for part, judged in fetched(
@@ -267,7 +267,7 @@ def _leading(filters: Sequence[NegativeFilter]) -> list[CeilingFilter]:
     """
     found: list[CeilingFilter] = []
     for each in filters:
-        # A filter with a keep() of its own is asked about each candidate.
+        # A filter that overrides keep() judges each candidate.
         if not isinstance(each, CeilingFilter) or type(each).keep is not CeilingFilter.keep:
             break
         found.append(each)

@@ -37,7 +37,7 @@ _OPEN = 2
 class TableError(StoredError):
     """A stored version is missing, unfinished, damaged, or belongs to something else."""
 
-    remedy = "mine it anew"
+    remedy = "mine it again"
 
 
 class NegativeTable:
@@ -181,7 +181,7 @@ class NegativeTable:
             weights: hash of the encoder's weights that mined it.
             step, epoch: of training, when it was mined.
             tokenizer: fingerprint of the tokenizer; :meth:`open` compares it.
-            vectors: of the items, to publish beside the table for :func:`open_vectors`; None: none.
+            vectors: of the items, to publish with the table for :func:`open_vectors`; None: none.
 
         Raises:
             OSError: if the disk has no room for it.
@@ -261,7 +261,7 @@ class NegativeTable:
         except KeyError as error:
             raise TableError(
                 f"{folder / store.MANIFEST} has no entry {error}: another version of lit-metric wrote it, or "
-                "it is damaged; mine it anew"
+                "it is damaged; mine it again"
             ) from error
         if number != version:
             raise TableError(
@@ -270,7 +270,7 @@ class NegativeTable:
         _check_corpus(folder, of, corpus)
         if tokenizer is not None and (used := manifest.get("tokenizer")) != tokenizer:
             raise TableError(
-                f"{folder} was mined with another tokenizer ({used}, not {tokenizer}): mine it anew"
+                f"{folder} was mined with another tokenizer ({used}, not {tokenizer}): mine it again"
             )
         anchors, ids, scores, positives = (
             store.read_array(folder, name, dtype, shapes[name], TableError, "r")
@@ -340,7 +340,7 @@ class TableNegatives:
 
 
 def open_vectors(root: str | Path, version: int, corpus: str | None = None) -> Embeddings:
-    """The memory-mapped vectors of the items, which were published beside a table, with unit length.
+    """The memory-mapped vectors of the items, which were published with a table, with unit length.
 
     Args:
         root: folder of the versions.
@@ -389,4 +389,4 @@ def _shapes(rows: int, width: int) -> dict[str, tuple[int, ...]]:
 
 def _check_corpus(folder: Path, found: str | None, expected: str | None) -> None:
     if expected is not None and found != expected:
-        raise TableError(f"{folder} was mined for another corpus ({found}, not {expected}): mine it anew")
+        raise TableError(f"{folder} was mined for another corpus ({found}, not {expected}): mine it again")

@@ -151,7 +151,7 @@ class BM25Proposer(ReadsTexts, Proposer):
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See :class:`~lit_metric.mining.Proposer`."""
         if self._corpus is None:
-            raise RuntimeError("propose() before fit(): there is no corpus to search")
+            raise RuntimeError("call fit() before propose(): there is no corpus to search")
         corpus, index = self._corpus
         ids = torch.full((len(anchors), count), -1)
         scores = torch.full((len(anchors), count), -torch.inf)

@@ -115,7 +115,7 @@ class CheckpointedModule(LightningModule):
         settings = {}
         for name in parameters_of(type(self)):
             if name not in PARTS and hasattr(self, name):
-                # An object can't be written down; whoever loads the class has to pass it.
+                # An object can't be written as JSON; the caller passes it when loading the class.
                 with contextlib.suppress(TypeError, ValueError):
                     settings[name] = json.loads(json.dumps(getattr(self, name)))
         checkpoint[KEY] = {

@@ -132,7 +132,7 @@ class Resumption:
         if notes and self.trainer.is_global_zero:
             step = self.checkpoint.get("global_step", 0)
             log.info(
-                "Options that differ from the checkpoint's hold from step %d on: %s", step, "; ".join(notes)
+                "Options that differ from the checkpoint's apply from step %d on: %s", step, "; ".join(notes)
             )
         self._log_time()
 
@@ -146,8 +146,8 @@ class Resumption:
         of_loss = [name for name in self.changes if name.split(".")[0] == "loss"]
         if self.relearned and of_loss:
             raise ValueError(
-                f"{difference(of_loss[0])}, but it is where learning begins, and the checkpoint holds "
-                "what was learned since: leave it as in the run's config.yaml, or start a new run without "
+                f"{difference(of_loss[0])}, but it is only the start value, and the checkpoint holds "
+                "the learned one: leave it as in the run's config.yaml, or start a new run without "
                 "ckpt_path"
             )
         for name, (old, new) in self.changes.items():

@@ -1,4 +1,4 @@
-"""When negatives are mined anew: before the first batch, with training stopped, or in a worker process."""
+"""When negatives are mined again: before the first batch, with training stopped, or in a worker process."""
 
 from lit_metric.refresh.background import BackgroundRefresher, start_refresher
 from lit_metric.refresh.client import MiningFailed

@@ -55,8 +55,8 @@ class BackgroundRefresher(InlineRefresher):
     """Copies the weights when a refresh is due, has a worker process mine from them, and takes the table into
     use at the batch of the timetable.
 
-    Rank zero leads: it owns the worker, and tells the other ranks what became of each refresh. All ranks hold
-    the same list of refreshes under way. They meet over a gloo group of their own, so that waiting for a
+    Rank zero owns the worker, and sends the other ranks the outcome of each refresh. All ranks hold
+    the same list of refreshes under way. They communicate over a separate gloo group, so that waiting for a
     table never counts against the time-out of training's collectives. The first table is mined inline, unless
     ``first_table`` says otherwise, and so are all tables once it turns out that no worker can mine.
 
@@ -192,7 +192,7 @@ class BackgroundRefresher(InlineRefresher):
     def _begin(self, done: int) -> None:
         """Begin a refresh with the weights after ``done`` batches."""
         started = time.perf_counter()
-        while len(self.pending) >= SLOTS:  # a loader with another sampler asks for no batch
+        while len(self.pending) >= SLOTS:  # a loader with another sampler requests no batch
             self._settle(self.pending[0])
         if self.impossible:
             return
@@ -202,7 +202,7 @@ class BackgroundRefresher(InlineRefresher):
         self.run.log({"snapshot_seconds": time.perf_counter() - started})
 
     def _copy(self, pending: PendingRefresh) -> None:
-        """Copy weights and vectors for the worker, and ask it."""
+        """Copy weights and vectors for the worker, and send it the job."""
         if self.bank is not None:
             self._meet()  # all ranks have put into their banks what they had
         if self.client is not None:
@@ -359,11 +359,11 @@ def start_refresher(
     """The refresher of a run, with its worker started if it has one; called by all ranks.
 
     Args:
-        refresh: when to mine anew.
+        refresh: when to mine again.
         task: what is mined.
         run: for which training.
         ahead: batches that the loader prefetches.
-        state: of the refresher in the checkpoint to go on from, ``{}`` if there is none.
+        state: of the refresher in the checkpoint to resume, ``{}`` if there is none.
 
     Raises:
         ValueError: if the options can't be kept with this loader.

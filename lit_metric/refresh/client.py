@@ -43,7 +43,7 @@ class WorkerClient:
         self.restarts = restarts
         self.restarted = 0
         self.impossible: str | None = None
-        """Why no worker can do what is asked for."""
+        """Why no worker can do this task; None if one can."""
         self._jobs: dict[int, Job] = {}
         self._outcomes: dict[int, Answer] = {}
         self._deaths: list[str] = []  # since the last job that was done
@@ -153,7 +153,7 @@ class WorkerClient:
         self._outcomes[number] = Answer("failed", number, reason=reason)
 
     def wait(self, number: int, timeout: float) -> Answer:
-        """What became of a refresh: done, or failed, at the latest after ``timeout`` seconds."""
+        """The outcome of a refresh: done, or failed, at the latest after ``timeout`` seconds."""
         until = time.monotonic() + timeout
         self.look()
         while number not in self._outcomes:

@@ -122,7 +122,7 @@ class Refresher(ABC):
         return None
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state` of a checkpoint, as far as its timetable is the same and its tables can be
+        """Resume from :meth:`state` of a checkpoint if its timetable is the same, with the tables that can be
         used."""
         self.uses, self.trained = TableUses(state.get("uses", [])), int(state.get("trained", 0))
         times = [self.timetable.per_epoch, self.timetable.period, self.timetable.delay]

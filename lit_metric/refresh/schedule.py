@@ -1,4 +1,4 @@
-"""When the table of negatives is mined anew, and which batch uses which version of it.
+"""When the table of negatives is mined again, and which batch uses which version of it.
 
 Batches are counted over the whole run: batch 0 is the first of epoch 0. Everything here follows from the
 configuration, so all processes come to the same answers without talking to each other.
@@ -23,7 +23,7 @@ FirstTable = Literal["before_training", "in_background"]
 
 @dataclass(frozen=True)
 class Refresh:
-    """When the table of negatives is mined anew, and by which process; see ``docs/asynchronous-mining.md``.
+    """When the table of negatives is mined again, and by which process; see ``docs/asynchronous-mining.md``.
 
     Args:
         every: mine after each ``"epoch"``, after this number of batches, or ``"never"`` after the first time.
@@ -93,7 +93,7 @@ class Refresh:
             raise ValueError('first_table="in_background" needs a refresh: every="never" starts no worker')
 
     def check_planners(self, planners: Sequence[BatchPlanner | None], miner: Miner | None) -> None:
-        """Refuse a planner that looks at vectors which nobody publishes, and a miner that nobody needs.
+        """Refuse a planner that needs vectors without a miner, and a miner that nothing needs.
 
         Raises:
             DataError: names the planner or the option to change.
@@ -102,8 +102,8 @@ class Refresh:
         if not using:
             if miner is not None and not miner.negatives:
                 raise DataError(
-                    "data.miner has negatives: 0, and data.planner uses no vectors, so nobody would use what "
-                    "it mines: leave it out, or set negatives to 1 or more"
+                    "data.miner has negatives: 0, and data.planner uses no vectors, so nothing would use "
+                    "its negatives: leave it out, or set negatives to 1 or more"
                 )
         elif miner is None:
             raise DataError(
@@ -157,8 +157,8 @@ class Refresh:
         """When to copy weights and switch tables.
 
         An exact search among ``N`` items grows with N², and the batches of an epoch with N, so the search
-        takes a part of an epoch that grows with N: N / 500,000, on one thread beside an encoder of 22 million
-        parameters. A larger encoder needs more time for a batch.
+        takes a part of an epoch that grows with N: N / 500,000, on one thread, next to the
+        training of an encoder with 22 million parameters. A larger encoder needs more time for a batch.
 
         Args:
             per_epoch: batches of an epoch in each process.

@@ -1,4 +1,4 @@
-"""Copies of what is being trained: weights and vectors for the worker to read, and files for checkpoints.
+"""Copies of the weights and vectors in training, for the worker to read, and of files for checkpoints.
 
 A file of weights is laid out as safetensors, so any reader of that format reads it. It is written in place,
 through a memory map, because a new file for each copy would be allocated and thrown away each time.
@@ -184,7 +184,7 @@ class Bank:
     for the row. :meth:`merge` puts the banks together.
 
     Args:
-        path: beside which ``PATH.vectors`` (float32 ``[M, d]``) and ``PATH.steps`` (int64 ``[M]``) are.
+        path: next to which ``PATH.vectors`` (float32 ``[M, d]``) and ``PATH.steps`` (int64 ``[M]``) are.
         ids: ``[M]`` int64 global ids, rising.
         dimension: of the vectors.
         fresh: start without any vectors; otherwise the files must be there.
@@ -253,8 +253,8 @@ class Bank:
 
 
 class CheckpointFiles:
-    """Copies of files that a checkpoint needs beside itself. The name of a copy holds the batch and a part of
-    its sha256.
+    """Copies of files that a checkpoint needs and doesn't contain. The name of a copy holds the batch
+    and a part of its sha256.
 
     Args:
         folder: of the copies.

@@ -1,8 +1,8 @@
-"""What the trainer tells its worker, and what the worker answers.
+"""The messages between the trainer and its worker.
 
 Once in a run the trainer writes a :class:`MiningTask` into a folder: a JSON file, with arrays and weights
-beside it. Then it sends a :class:`Job` for each refresh, and the worker sends an :class:`Answer`, each as one
-line of JSON. Nothing is pickled.
+next to it. Then it sends a :class:`Job` for each refresh, and the worker sends an :class:`Answer`, each as
+one line of JSON. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a job, or of the worker.
+    """The outcome of a job, or the state of the worker.
 
     Args:
         kind: ``"ready"`` when the worker has started, ``"done"`` and ``"failed"`` of a job, ``"impossible"``

@@ -148,7 +148,7 @@ def main() -> None:
             time.sleep(WATCH_S)
         os._exit(1)
 
-    def tell(answer: Answer) -> None:
+    def send(answer: Answer) -> None:
         answers.write(answer.line())
         answers.flush()
 
@@ -163,18 +163,18 @@ def main() -> None:
     try:
         worker.check()
     except SnapshotError as error:
-        tell(Answer("impossible", reason=str(error)))
+        send(Answer("impossible", reason=str(error)))
         return
     threads = {"torch": torch.get_num_threads(), "faiss": faiss.omp_get_max_threads()}
-    tell(Answer("ready", report={name: float(count) for name, count in threads.items()}))
+    send(Answer("ready", report={name: float(count) for name, count in threads.items()}))
     for line in sys.stdin:
         job = Job(**json.loads(line))
         try:
             answer = worker.refresh(job)
-        except Exception as error:  # whatever it is, training must hear of it and go on
+        except Exception as error:  # training must get any error, and continue
             traceback.print_exc()
             answer = Answer("failed", job.number, reason=f"{type(error).__name__}: {error}")
-        tell(answer)
+        send(answer)
 
 
 if __name__ == "__main__":

@@ -320,7 +320,7 @@ def test_nothing_to_plan_is_refused():
     labels = LabelRelations(torch.zeros(3, dtype=torch.int64), ["one"], torch.arange(3))
     with pytest.raises(
         TypeError,
-        match=r"PairPlanner deals out pairs, and LabelRelations has none; for labels take planner=PKPlanner",
+        match=r"PairPlanner plans pairs, and LabelRelations has none; for labels take planner=PKPlanner",
     ):
         PairPlanner().plan(torch.arange(3), labels, 0, 0)
 

@@ -118,4 +118,4 @@ def test_a_best_checkpoint_that_was_moved_or_is_gone(
     measured._folder = tmp_path
     assert measured._restore_best(trainer(tmp_path, best), learner) == expected
     assert distance(weights(learner), weights(other)) == pytest.approx(0 if there else 1)
-    assert ("is gone; the last weights are measured" in caplog.text) != there
+    assert ("is missing; the last weights are measured" in caplog.text) != there

@@ -186,7 +186,7 @@ def test_quotes_within_fields_are_never_guessed_at(tmp_path):
         ['say "hi", please', 'an "odd" one', "two\nlines", None, "c"],
         ["x", "y", "z", None, "v"],
     )
-    with pytest.raises(DataError, match=r"a quoted field that goes on after its end .* in row 4\."):
+    with pytest.raises(DataError, match=r"a quoted field that continues after its end .* in row 4\."):
         read_table(path)
     # Without its end, a quote would make one text of all that follows.
     path.write_text('text,label\na,x\n"b,y\nc,z\n')

@@ -139,7 +139,7 @@ def test_texts_that_change_each_other_in_any_batch_are_refused(
         return output
 
     monkeypatch.setattr(BertModel, "forward", mixing)
-    with pytest.raises(ValueError, match="depends on the texts beside it in a batch, padded or not"):
+    with pytest.raises(ValueError, match="depends on the other texts of its batch, padded or not"):
         TextEncoder(tiny, packing="never")
 
 

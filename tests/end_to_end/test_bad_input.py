@@ -150,7 +150,7 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             "PAR1 torn",
             [],
             "a.parquet is not a readable Parquet file (Parquet magic bytes not found in footer. Either the "
-            "file is corrupted or this is not a parquet file.); write or fetch it anew",
+            "file is corrupted or this is not a parquet file.); write or fetch it again",
             id="an unreadable Parquet file",
         ),
         pytest.param(
@@ -158,8 +158,8 @@ CORPUS = lines({"id": "d", "text": "w4"}, {"id": "e", "text": "w5"})
             'text,label\nw5,a\nw6, w7,a\n"w8" w9,a\nw5\n,\n',
             [],
             f"a.csv: 4 bad rows {COUNTED}: 3 fields where the header has 2 in row 2; 1 field where the "
-            "header has 2 in row 4. Quote fields that hold the separator. A quoted field that goes on after "
-            "its end (',' expected after '\"') in row 3. Write \"\" for quotation marks within quoted "
+            "header has 2 in row 4. Quote fields that hold the separator. A quoted field that continues "
+            "after its end (',' expected after '\"') in row 3. Write \"\" for quotation marks within quoted "
             "fields, or give --data.csv.quote '' if fields are not quoted. Column 'text': empty text in row "
             f"5; column 'label': no label in row 5. {FILL} {SKIP}",
             id="broken lines",
@@ -342,7 +342,7 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         ),
         (
             {"data__planner": "lit_metric.batching.PairPlanner"},
-            "TypeError: PairPlanner deals out pairs, and LabelRelations has none; for labels take "
+            "TypeError: PairPlanner plans pairs, and LabelRelations has none; for labels take "
             "--data.planner PKPlanner",
         ),
         (

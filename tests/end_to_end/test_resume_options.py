@@ -66,7 +66,7 @@ def test_a_raised_length_goes_on_along_the_new_plan(
     caplog.set_level(logging.INFO)
     watch, _, _ = go_on(small, tmp_path, path)
     assert [rates[0] for rates in watch.rates] == pytest.approx(fall(20, 10))
-    assert "differ from the checkpoint's hold from step 10 on: planned steps 10 → 20" in caplog.text
+    assert "differ from the checkpoint's apply from step 10 on: planned steps 10 → 20" in caplog.text
 
 
 @pytest.mark.parametrize("step", [7, 10])
@@ -85,8 +85,8 @@ def test_another_rate_decay_and_scale_count_from_the_next_step(
         assert [rates[place] for rates in watch.rates] == pytest.approx(expected), name
         group = fit.optimizers[0].param_groups[place]
         assert group["weight_decay"] == (0.0 if name.endswith(".no_decay") else 0.5)
-    [line] = [record.getMessage() for record in caplog.records if "hold from step" in record.getMessage()]
-    assert f"hold from step {step} on: lr 0.001 → 1e-05; weight_decay 0.01 → 0.5; lr_scale {{}} → " in line
+    [line] = [record.getMessage() for record in caplog.records if "apply from step" in record.getMessage()]
+    assert f"apply from step {step} on: lr 0.001 → 1e-05; weight_decay 0.01 → 0.5; lr_scale {{}} → " in line
 
 
 def moments(module: MetricLearner, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -300,7 +300,7 @@ def test_every_loss_touches_its_inputs_and_parameters() -> None:
     ("arguments", "message"),
     [
         ({"distance": "manhattan"}, "'manhattan' is none of cosine, dot, euclidean, squared_euclidean"),
-        ({"distance": "dot", "normalize": True}, "ask for distance 'cosine'"),
+        ({"distance": "dot", "normalize": True}, "use distance 'cosine'"),
         ({"distance": "dot", "block_rows": 0}, "block_rows must be at least 1, not 0"),
     ],
 )

@@ -190,5 +190,5 @@ def test_settings_out_of_range_are_refused() -> None:
         GuideFilter(Known(torch.eye(2)), positives=0)
     with pytest.raises(ValueError, match="positive_score='median'"):
         GuideFilter(Known(torch.eye(2)), positive_score="median")  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="before prepare"):
+    with pytest.raises(RuntimeError, match=r"call prepare\(\) first"):
         GuideFilter(Known(torch.eye(2))).positive_scores(torch.tensor([0]))

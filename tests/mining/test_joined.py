@@ -77,7 +77,7 @@ def test_a_longer_proposal_begins_with_the_shorter_one_and_has_every_source(orde
         assert torch.equal(found[:, 0], sources[0][:, 0])
         assert all(one in row[:3] for one, row in zip(sources[1][:, 0].tolist(), found.tolist(), strict=True))
     proposer.forget()
-    with pytest.raises(RuntimeError, match="before fit"):
+    with pytest.raises(RuntimeError, match=r"call fit\(\)"):
         proposer.propose(ids[rows], vectors[rows], 5)
 
 

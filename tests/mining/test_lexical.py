@@ -69,7 +69,7 @@ def test_the_order_is_that_of_the_formula(corpus: tuple[list[str], str]) -> None
     assert found[anchors[-3]].unique().tolist() == [-1]  # an empty text shares no word
     assert torch.equal(proposer.propose(anchors, vectors[anchors], 5)[1], found[:, :5])
     proposer.forget()
-    with pytest.raises(RuntimeError, match="before fit"):
+    with pytest.raises(RuntimeError, match=r"call fit\(\)"):
         proposer.propose(anchors, vectors[anchors], 5)
 
 

@@ -94,5 +94,5 @@ def test_known_facts_of_the_nearest_clusters_are_not_mined() -> None:
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="nearest=4 must be at least 1 and at most clusters=3"):
         ClusterProposer(clusters=3, nearest=4)
-    with pytest.raises(RuntimeError, match="before fit"):
+    with pytest.raises(RuntimeError, match=r"call fit\(\)"):
         ClusterProposer().propose(torch.arange(2), torch.eye(2), 1)

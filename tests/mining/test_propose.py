@@ -44,7 +44,7 @@ def test_neighbours_are_those_of_pytorch_metric_learning(index: Index) -> None:
     assert found.tolist() == ids[neighbours].tolist()
     torch.testing.assert_close(scores, 1 - squared.cpu() / 2, rtol=0, atol=1e-5)
     proposer.forget()
-    with pytest.raises(RuntimeError, match="before fit"):
+    with pytest.raises(RuntimeError, match=r"call fit\(\)"):
         proposer.propose(ids[rows], vectors[rows], 12)
 
 
@@ -234,5 +234,5 @@ def test_only_cheap_questions_are_asked_of_a_block() -> None:
 
 def test_a_search_without_a_corpus_is_refused_there_too() -> None:
     searching = NeighbourProposer().excluding(known_of_300("ignored"))
-    with pytest.raises(RuntimeError, match="before fit"):
+    with pytest.raises(RuntimeError, match=r"call fit\(\)"):
         searching.propose(torch.arange(2), torch.ones(2, 8), 3)

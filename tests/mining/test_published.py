@@ -58,7 +58,7 @@ def test_what_is_not_meant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="v000001 was mined for a planner that uses no vectors; mine it"):
         open_vectors(tmp_path, 1)
     save(tmp_path)
-    with pytest.raises(TableError, match=r"another corpus \(these items, not those\): mine it anew"):
+    with pytest.raises(TableError, match=r"another corpus \(these items, not those\): mine it again"):
         open_vectors(tmp_path, 2, "those")
     with pytest.raises(TableError, match="v000003 does not exist"):
         open_vectors(tmp_path, 3)

@@ -165,7 +165,7 @@ def test_a_folder_without_manifest_is_no_version(tmp_path: Path) -> None:
     save(table_of(), tmp_path)
     (tmp_path / "v000001" / "manifest.json").unlink()
     assert versions(tmp_path) == []
-    with pytest.raises(TableError, match="was never finished or has been collected; finished versions: none"):
+    with pytest.raises(TableError, match="was never finished or was deleted; finished versions: none"):
         NegativeTable.open(tmp_path, 1)
     with pytest.raises(TableError, match="does not exist"):
         NegativeTable.open(tmp_path, 2)

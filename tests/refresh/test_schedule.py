@@ -39,7 +39,7 @@ def test_the_first_table_is_used_from_its_switch_on_also_when_resumed(small: Sma
     first = done.tables.opened[1].manifest
     assert (first["step"], first["weights"]) == (0, done.tables.weights[0])
     assert staleness(done) == dict(enumerate([3, 4, 5, 6, 7, 3, 4, 5, 6, 7, 3, 4], start=DELAY))
-    # At batch 2 the first table is not in use yet; it is mined anew from weights that the checkpoint names.
+    # At batch 2 the first table is not in use yet; it is mined again from weights that the checkpoint names.
     rest = fit(small, tmp_path, first_table="in_background", resume="2.ckpt")
     assert rest.tables.versions[:2] == [0, min(version for version in rest.tables.versions if version)]
     assert rest.watch.candidates == done.watch.candidates[2:]

@@ -194,5 +194,5 @@ def test_a_checkpoint_of_a_run_without_vectors_has_them_mined(
         manifest = version / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"dimension"', '"other"'))
     rest = Fit(small, tmp_path, resume=7, steps=9)
-    assert "was mined for a planner that uses no vectors; mine it anew" in caplog.text
+    assert "was mined for a planner that uses no vectors; mine it again" in caplog.text
     assert len(rest.watch.anchors) == 2

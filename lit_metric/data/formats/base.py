@@ -39,7 +39,7 @@ class ReadOptions:
         seed: of the choice of the share.
         alone: whether validation items search each other, not the training items.
         csv: how CSV files are written; options that are None are found in each file.
-        opened: tables that were opened while reading, beside those of the splits.
+        opened: tables that were opened while reading, besides those of the splits.
     """
 
     problems: Problems = field(default_factory=Problems)
@@ -50,7 +50,7 @@ class ReadOptions:
     opened: list[Table] = field(default_factory=list)
 
     def open(self, source: Source) -> Table:
-        """Open a table beside those of the splits, such as a table of texts; see
+        """Open a table besides those of the splits, such as a table of texts; see
         :func:`~lit_metric.data.read_table`."""
         table = read_table(source, problems=self.problems, csv=self.csv)
         self.opened.append(table)

@@ -20,7 +20,7 @@ class PairRelations(Relations):
     """Judgements of single pairs: questions with answers, graded relevance, scores, 0/1 pairs, graph triples.
 
     A pair judged at least ``positive_from`` is positive; one judged below it is a negative given explicitly.
-    ``unjudged`` says whether a pair that nobody judged may serve as a negative. Items of equal content are
+    ``unjudged`` says whether an unjudged pair may serve as a negative. Items of equal content are
     never negatives of each other, and stand in for each other in positive and ignored pairs. That holds for
     judged pairs, too: a pair that is judged negative is no negative if its texts are judged positive
     elsewhere.
