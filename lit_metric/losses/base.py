@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,14 @@ def over_positive_pairs(
     return tuple(reduce(Part.plus, parts) for parts in zip(*slices, strict=True))
 
 
+OLD_HOOKS = {
+    "build": "setup(self, context)",
+    "needs_classes": "requires_labels",
+    "uses_targets": "requires_scores",
+}
+"""Names that losses outside of this package may still define; nothing would call them."""
+
+
 class Loss(Configurable, nn.Module, ABC):
     """What a training loop or a learner calls: a :class:`VectorLoss`, or a combination of losses.
 
@@ -131,6 +139,12 @@ class Loss(Configurable, nn.Module, ABC):
 
     requires_labels: bool = False
     requires_scores: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        for old, new in OLD_HOOKS.items():
+            if old in cls.__dict__:
+                raise TypeError(f"{cls.__name__}.{old} has another name now: {new}")
+        super().__init_subclass__(**kwargs)
 
     def setup(self, context: LossContext) -> None:
         """Create what depends on the data. A learner calls it before every fit; proxies that exist stay."""

@@ -394,3 +394,12 @@ def test_gradients_from_raw_products_of_thousands(name: str, block_rows: int) ->
     right, got = gradients
     assert right.norm() > 0
     assert float((got - right).norm() / right.norm()) < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("needs_classes", "requires_labels"), ("uses_targets", "requires_scores"), ("build", "setup")],
+)
+def test_a_loss_with_a_hook_of_an_old_name_is_refused(old: str, new: str) -> None:
+    with pytest.raises(TypeError, match=rf"Mine\.{old} has another name now: {new}"):
+        type("Mine", (MetricLoss,), {old: True})
