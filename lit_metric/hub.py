@@ -67,8 +67,8 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
     if found := _run_checkpoint(place):
         name, checkpoint, content = found
         encoder = encoder_in(content, checkpoint, trust_remote_code)
-        told = "There is no %s: loaded the encoder of the %s checkpoint, %s"
-        log.info(told, place / RUN_FOLDER, name, checkpoint)
+        message = "There is no %s: loaded the encoder of the %s checkpoint, %s"
+        log.info(message, place / RUN_FOLDER, name, checkpoint)
         return encoder
     raise FileNotFoundError(
         f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json "

@@ -70,6 +70,13 @@ NAMES: dict[str, dict[str, str]] = {
 }
 """Classes, functions and modules, by the package that they were imported from."""
 
+HOOKS = {
+    "build": "setup(self, context)",
+    "needs_classes": "requires_labels",
+    "uses_targets": "requires_scores",
+}
+"""What a loss of a user's own may still define."""
+
 ARGUMENTS: dict[str, dict[str, str]] = {
     "lit_metric.batching.PlanSampler": {
         "epoch_fn": "use position_fn, which gives the epoch and the number of its batches trained on before",
@@ -204,6 +211,13 @@ def refused_metric(name: str) -> str | None:
         if name.endswith(f"_{old}"):
             return refusal(name, f"{name.removesuffix(old)}{new}")
     return None
+
+
+def refuse_old_hooks(loss: type) -> None:
+    """Raise ``TypeError`` if a loss defines a hook by an old name, which nothing would call."""
+    for old, new in HOOKS.items():
+        if old in loss.__dict__:
+            raise TypeError(f"{loss.__name__}.{old} has another name now: {new}")
 
 
 def refuse_old_names(module: str) -> None:

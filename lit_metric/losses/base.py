@@ -28,6 +28,7 @@ from lit_metric.configurable import Configurable
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rows_before, sum_over_ranks, world_size
 from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs
 from lit_metric.losses.scores import DISTANCES, Distance, prepare, similarity
+from lit_metric.renamed import refuse_old_hooks
 
 LossOutput = dict[str, Tensor]
 Result = TypeVar("Result")
@@ -121,14 +122,6 @@ def over_positive_pairs(
     return tuple(reduce(Part.plus, parts) for parts in zip(*slices, strict=True))
 
 
-OLD_HOOKS = {
-    "build": "setup(self, context)",
-    "needs_classes": "requires_labels",
-    "uses_targets": "requires_scores",
-}
-"""Names that losses outside of this package may still define; nothing would call them."""
-
-
 class Loss(Configurable, nn.Module, ABC):
     """What a training loop or a learner calls: a :class:`VectorLoss`, or a combination of losses.
 
@@ -141,9 +134,7 @@ class Loss(Configurable, nn.Module, ABC):
     requires_scores: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        for old, new in OLD_HOOKS.items():
-            if old in cls.__dict__:
-                raise TypeError(f"{cls.__name__}.{old} has another name now: {new}")
+        refuse_old_hooks(cls)
         super().__init_subclass__(**kwargs)
 
     def setup(self, context: LossContext) -> None:
