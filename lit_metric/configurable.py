@@ -87,7 +87,7 @@ def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[
         ...     def __init__(self, maximum: float = 0.7) -> None:
         ...         self.maximum = maximum
         >>> spec(Rule(0.8))["init_args"]
-        {'max_score': 0.8}
+        {'maximum': 0.8}
         >>> from lit_metric.data import Ragged
         >>> arrays = Arrays()
         >>> described = spec(Ragged.from_lists([[7], [8, 9]]), "rows", arrays, (Ragged,))

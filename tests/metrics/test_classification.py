@@ -171,7 +171,7 @@ def test_bad_input_is_refused() -> None:
         knn_predict(labels[0])
     with pytest.raises(ValueError, match="a target is negative"):
         prediction_counts(torch.tensor([0]), torch.tensor([-1]), 2)
-    with pytest.raises(ValueError, match=r"must be \[q\] alike"):
+    with pytest.raises(ValueError, match=r"must both be \[q\]"):
         prediction_counts(torch.tensor([0]), torch.tensor([0, 1]), 2)
     with pytest.raises(ValueError, match="class 2 has no frequency; there are those of 2 classes"):
         accuracy_by_frequency(torch.ones(3, 3), torch.tensor([1, 2]))
