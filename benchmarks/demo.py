@@ -57,7 +57,9 @@ from lit_metric.metrics import NeighbourMetrics
 
 PACKAGES = "configs/debtags.yaml"
 QUESTIONS = REPOSITORY / "data" / "questions.csv"
-EVERY = 60
+EPOCHS = 30
+"""Of the packages: half of what the config asks for, which is enough to see what happens."""
+EVERY = 30
 """Batches from one refresh of the hard negatives to the next; an epoch has six."""
 NEW_LABELS = 5
 EXAMPLES = 3
@@ -130,8 +132,15 @@ def packages(out: Path, options: Sequence[str]) -> tuple[dict[str, Rows], dict[s
 
     only, everything = unseen_tags.write(out / "demo-data")
     folder = out / "demo"
-    mining = ["--data.miner", "Miner", "--data.refresh.every", str(EVERY)]
-    metrics, _ = fit(PACKAGES, folder, "--data.train", short(everything, REPOSITORY), *mining, *options)
+    settings = [
+        "--trainer.max_epochs",
+        str(EPOCHS),
+        "--data.miner",
+        "Miner",
+        "--data.refresh.every",
+        str(EVERY),
+    ]
+    metrics, _ = fit(PACKAGES, folder, "--data.train", short(everything, REPOSITORY), *settings, *options)
     splits, hidden = read_splits(everything), read_splits(only)
     train, test, by_hidden = splits["train"], splits["test"], hidden["test"]
     frozen = FrozenTags.of(*splits.values())
@@ -161,8 +170,13 @@ def mined(folder: Path) -> dict[str, Any]:
     def values(name: str) -> list[float]:
         return [float(row[f"mining/{name}"]) for row in rows if row.get(f"mining/{name}")]
 
-    samples = sorted((folder / "negatives").glob("v*/sample.json"))
-    anchors = json.loads(samples[-1].read_text(encoding="utf-8"))["anchors"] if samples else []
+    samples = [
+        json.loads(path.read_text(encoding="utf-8"))["anchors"]
+        for path in sorted((folder / "negatives").glob("v*/sample.json"))
+    ]
+    # Names come when a table comes into use, which the last one may not have done.
+    used = [anchors for anchors in samples if all("key" in anchor for anchor in anchors)]
+    anchors = used[-1] if used else []
     return {
         "tables": len(samples),
         "seconds": sum(values("seconds")[1:]),

@@ -77,8 +77,11 @@ def test_what_a_run_says_of_its_negatives(tmp_path: Path) -> None:
         ]
         sample = {"anchors": [{"key": "a", "candidates": candidates}, {"key": "b", "candidates": []}]}
         (folder / "sample.json").write_text(json.dumps(sample))
+    unused = tmp_path / "negatives" / "v000003"
+    unused.mkdir()
+    (unused / "sample.json").write_text(json.dumps({"anchors": [{"anchor": 7, "candidates": []}]}))
     assert demo.mined(tmp_path) == {
-        "tables": 2,
+        "tables": 3,
         "seconds": 3.5,
         "waited": 0.75,
         "examples": [{"anchor": "a", "negative": "n2", "score": 0.5}],
