@@ -336,8 +336,8 @@ class PairsWrapper(Pairs):
 
     Args:
         pairs: of A anchors and C candidates.
-        change: gets a block, the pairs that it is of, and its bounds, and returns another block. For turned
-            pairs it is called with those, so that what it knows of anchors then holds for the candidates.
+        change: takes a block, the pairs that the block belongs to, and the block's bounds. It returns another
+            block. Turned pairs are passed to it turned, so its rules for anchors then hold for candidates.
 
     Example:
         >>> same = torch.eye(2, dtype=torch.bool)
