@@ -21,8 +21,9 @@ from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import Pooling, Projection, drop_values
 from lit_metric.encoders.pretrained import given_weights, load_model, locate, quietly, resolve
 from lit_metric.encoders.recipe import STATIC, Recipe, find_file
+from lit_metric.encoders.recompute import length_chunks
 from lit_metric.encoders.segments import take_rows
-from lit_metric.encoders.text import TextEncoder, length_chunks
+from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import HUGE, TextTokenizer
 
 WEIGHTS = "model.safetensors"
