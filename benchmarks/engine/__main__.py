@@ -27,7 +27,7 @@ from benchmarks.engine.measures import processor
 from benchmarks.engine.show import markdown_table, plot_growth, terminal_table
 from benchmarks.results import BenchmarkError, read_json, short
 
-MODULES = ("training",)
+MODULES = ("training", "encoding", "sets", "losses")
 """The modules of this package that measure, in the order in which they run. Each has
 ``measure(out: Path, quick: bool) -> list[dict[str, Any]]``."""
 
