@@ -7,11 +7,13 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 
@@ -28,10 +30,11 @@ from lit_metric.encoders.description import (
     encoder_in,
     read_checkpoint,
 )
-from lit_metric.losses import Loss, ProxyLoss
+from lit_metric.losses import CandidateBank, Loss, ProxyLoss
 from lit_metric.mining import Miner
 from lit_metric.modules import resume
 from lit_metric.modules.resume import BATCHES, Options, Resumption, learned, options_of
+from lit_metric.modules.row_adamw import ROWS, RowAdamW, dense_gradients, tables_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.tasks import TaskLosses
 
@@ -48,7 +51,8 @@ class CheckpointedModule(LightningModule):
 
     Attributes:
         encoder: the trained encoder.
-        loss, lr, weight_decay, lr_scale, warmup, schedule: see :class:`~lit_metric.MetricLearner`.
+        loss, lr, weight_decay, lr_scale, warmup, schedule, memory: see :class:`~lit_metric.MetricLearner`.
+        bank: candidates from outside the batch, or None.
     """
 
     encoder: Encoder
@@ -58,6 +62,8 @@ class CheckpointedModule(LightningModule):
     lr_scale: dict[str, float]
     warmup: float
     schedule: Schedule
+    memory: int | CandidateBank
+    bank: CandidateBank | None
     _description: Description | None = None
     _loss_spec: Any = None
     _steps: int | None = None
@@ -126,6 +132,8 @@ class CheckpointedModule(LightningModule):
         }
         if self._trainer is not None and "train" in self.data.splits:
             checkpoint[resume.KEY] = {"options": self._options(), "learned": self._learned_from}
+            if self.bank is not None:
+                checkpoint[resume.KEY]["bank"] = self.bank.state_dict()
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -173,6 +181,7 @@ class CheckpointedModule(LightningModule):
         names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
         found = {name: getattr(self, name) for name in names}
         found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
+        found |= options_of(self.memory, "memory") if self.bank is not None else {}
         found |= {"planned steps": self._steps, BATCHES: self._batches}
         found |= {"data.seed": self.data.seed, "data.validation_corpus": self.data.against["validation"]}
         found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
@@ -202,13 +211,29 @@ class CheckpointedModule(LightningModule):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             # Other data are the larger mistake, so they are refused first.
             self.data.load_state_dict(checkpoint.get(type(self.data).__qualname__, {}))
-            # None where a subclass or a user gives another optimizer.
-            own_method = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
-            plan = self._plan() if own_method and "configure_optimizers" not in vars(self) else None
+            plan = self._plan() if self._has_own_optimizer() else None
             Resumption(checkpoint, self._options(), self._learned_from, self.trainer).apply(plan)
+            if self.bank is not None:
+                self.bank.load_state_dict(checkpoint.get(resume.KEY, {}).get("bank", {}))
+
+    def _has_own_optimizer(self) -> bool:
+        """Whether the optimizer is this library's, and not that of a subclass or a user."""
+        own = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
+        return own and "configure_optimizers" not in vars(self)
+
+    def use_sparse_gradients(self) -> None:
+        """Give tables of token vectors sparse gradients where these are faster and can be reduced over ranks:
+        on the CPU, with this library's optimizer. Called before the strategy wraps the module."""
+        strategy = self.trainer.strategy
+        fit = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and strategy.root_device.type == "cpu"
+        for table in tables_of(self):
+            table.sparse = fit and self._has_own_optimizer()
 
     def configure_optimizers(self) -> Any:
-        """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""
+        """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step.
+
+        Tables of token vectors are updated by rows; see :class:`~lit_metric.modules.row_adamw.RowAdamW`.
+        """
         optimizer, rate = self._plan()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         named = {"scheduler": scheduler, "interval": "step", "name": "lr"}
@@ -219,7 +244,8 @@ class CheckpointedModule(LightningModule):
         groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
         # A fused optimizer unscales in its step, so that nothing could be clipped before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
+        kind = RowAdamW if any(group.get(ROWS) for group in groups) else torch.optim.AdamW
+        optimizer = kind(groups, lr=self.lr, fused=fused)
         self._batches = batches_of_epoch(self.trainer, self.data)
         self._steps = steps = planned_steps(self.trainer, self.data.batches_per_epoch)
         return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
@@ -235,6 +261,9 @@ class CheckpointedModule(LightningModule):
         Lightning refuses to clip for a fused optimizer under any autocast, since that unscales the gradients
         itself; but only those of float16 are scaled.
         """
+        if any(table.sparse for table in tables_of(self)):  # torch can't clip sparse gradients
+            parameters = (each for group in optimizer.param_groups for each in group["params"])
+            optimizer = SimpleNamespace(param_groups=[{"params": dense_gradients(parameters)}])
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val is not None:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
