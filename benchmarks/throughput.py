@@ -98,11 +98,11 @@ def peer(
     return step
 
 
-def half(step: Step, device: str = "cpu") -> Step:
-    """The same step under autocast to bfloat16, which few processors multiply in hardware."""
+def half(step: Step, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Step:
+    """The same step under autocast, by default to bfloat16, which few processors multiply in hardware."""
 
     def do(texts: Sequence[str], labels: Tensor) -> None:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, dtype):
             step(texts, labels)
 
     return do

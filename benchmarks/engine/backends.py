@@ -212,11 +212,14 @@ def openvino(file: Path, tokens: Tokens, precision: str, hint: str) -> Encode:
     return encode
 
 
-def sentence_transformers(backbone: str, dtype: torch.dtype, device: str = "cpu") -> Encode:
+def sentence_transformers(
+    backbone: str, dtype: torch.dtype, device: str = "cpu", attention: str = "sdpa"
+) -> Encode:
     """sentence-transformers on torch, which sorts by length itself."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(locate(backbone)), device=device, model_kwargs={"dtype": dtype})
+    options = {"dtype": dtype, "attn_implementation": attention}
+    model = SentenceTransformer(str(locate(backbone)), device=device, model_kwargs=options)
 
     def encode(texts: Sequence[str], size: int) -> Array:
         vectors = model.encode(list(texts), batch_size=size, show_progress_bar=False, convert_to_tensor=True)
