@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -187,6 +188,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.refresher: Refresher | None = None
+        self.predict_loader: Callable[[Tensor], DataLoader[Batch]] = self.encoding_loader  # of item ids
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -373,7 +375,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The items of :attr:`predict_split`."""
-        return self.encoding_loader(self.splits[self.predict_split])
+        return self.predict_loader(self.splits[self.predict_split])
 
     def encoding_loader(self, ids: Tensor) -> DataLoader[Batch]:
         """Batches that hold each of the items ``ids`` once, for encoding."""
