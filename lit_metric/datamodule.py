@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -183,13 +182,12 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self._planner = planner
         self.miner = miner
         self.against: dict[str, Against | None] = {"validation": validation_corpus, "test": test_corpus}
-        self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.max_tokens = max_tokens
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.refresher: Refresher | None = None
-        self.predict_loader: Callable[[Tensor], DataLoader[Batch]] = self.encoding_loader  # of item ids
+        self.predict_loader = self.encoding_loader  # WriteEmbeddings takes another
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.

@@ -219,10 +219,11 @@ class _Job:
             found = self._items(table, problems, survey.labels, absent)
             survey.rows += len(table)
             survey.kept += len(found)
-            content = [found.rows, found.items.rows, found.items.roles, found.items.weights]
             named = found.columns() if self.ending != ".npy" else {}
-            for value in (content, *named.items()):
-                digest.update(repr(value).encode("utf-8", "surrogatepass"))
+            start, items = survey.rows - len(table), found.items
+            given = [each for each in (items.rows, items.roles, items.weights) if each is not None]
+            for row in zip([start + row for row in found.rows], *given, *named.values(), strict=True):
+                digest.update(repr(row).encode("utf-8", "surrogatepass"))
             if self.ending in ("", ".parquet"):
                 for name, values in named.items():
                     survey.columns[name] = _common(survey.columns.get(name), arrow(values).type)
@@ -234,6 +235,7 @@ class _Job:
             raise DataError(f"{source.name} has {survey.rows} rows, and none that can be used")
         source.log_dialects()
         absent.log()
+        digest.update(repr(source.columns).encode("utf-8", "surrogatepass"))
         survey.digest, survey.known = digest.hexdigest(), source.columns
         survey.columns = {name: survey.columns[name] for name in source.columns if name in survey.columns}
         if self.ending != ".npy":

@@ -75,6 +75,8 @@ class Shards:
                 raise FileExistsError(f"{found}; name another folder, or delete this one to start anew")
             log.warning("%s: started anew", found)
             shutil.rmtree(self.folder)
+        for unfinished in self.folder.glob(".*.tmp"):  # of a call that was killed
+            unfinished.unlink()
         digests = self._digests()
         sound = {
             number: digest

@@ -53,11 +53,11 @@ def test_an_interrupted_prediction_continues(
     encoded: list[int] = []
     step = learner.predict_step
 
-    def interrupted(batch: Batch, index: int) -> dict[str, torch.Tensor]:
+    def interrupted(batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         encoded.append(len(batch.anchor_ids))
         if limit and sum(encoded) > limit:
             raise RuntimeError("the power is off")
-        return step(batch, index)
+        return step(batch, batch_idx)
 
     learner.predict_step = interrupted  # type: ignore[method-assign]
     limit = 25

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -293,3 +296,53 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, texts: tuple[Encoder, st
         command = [sys.executable, "-c", MEASURED, texts[1], source, str(tmp_path / f"out{count}{ending}")]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     assert peaks[1] - peaks[0] < 25  # MB; the texts alone take 80,000 * 100 bytes as Python strings
+
+
+def test_the_recipe_for_ray(
+    small: Small, tmp_path: Path, texts: tuple[Encoder, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "encoding.md").read_text("utf-8").split("## Ray Data")[1]
+    [recipe], [call] = (
+        re.findall(rf"^```{kind}\n(.*?)^```$", page, re.M | re.S) for kind in ("python", "py")
+    )
+    pq.write_table(pa.table({"text": WORDS, "id": [*range(23)]}), tmp_path / "questions.parquet")
+    shutil.copytree(texts[1], tmp_path / "runs" / "banking77")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(data=Rows))  # type: ignore[arg-type]
+    names: dict[str, Any] = {}
+    exec(recipe, names)
+    exec(call, names)
+    table = pq.read_table(tmp_path / "vectors")
+    assert table.column("id").to_pylist() == [*range(23)]
+    found = np.stack(table.column("embedding").to_numpy())
+    np.testing.assert_allclose(found, texts[0].encode(WORDS), atol=1e-5)
+
+
+class Rows:
+    """Calls a class as ``ray.data`` does: made once by a worker, then given dicts of NumPy arrays."""
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = batches
+
+    @classmethod
+    def read_parquet(cls, path: str) -> Rows:
+        columns = pq.read_table(path).to_pandas()
+        return cls([{name: values.to_numpy() for name, values in columns.items()}])
+
+    def map_batches(
+        self, made: type, fn_constructor_args: list[Any], batch_size: int, concurrency: int
+    ) -> Rows:
+        assert (batch_size, concurrency) == (4096, 2)
+        worker = made(*fn_constructor_args)
+        halves = [
+            {name: values[part] for name, values in batch.items()}
+            for batch in self.batches
+            for part in (slice(0, 10), slice(10, None))
+        ]
+        return Rows([worker(half) for half in halves])
+
+    def write_parquet(self, path: str) -> None:
+        Path(path).mkdir()
+        for number, batch in enumerate(self.batches):
+            columns = {name: values.tolist() for name, values in batch.items()}
+            pq.write_table(pa.table(columns), f"{path}/{number}.parquet")

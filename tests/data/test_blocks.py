@@ -35,7 +35,7 @@ def sources(folder: Path) -> dict[str, Any]:
         "wide.ndjson": '{"text": "a"}\n{"text": "b"}'.encode("utf-16"),
         "list.jsonl": b' [{"text": "a"}, {"text": "b"}, 3]',
         "list.json": b'[{"text": "a"}, {"text": "b"}]',
-        "judged.txt": b"7 0 d1 1\n7 0 d2 0\n8 0 d1\n",
+        "judged.txt": b"7 0 d1 1\n7 0 d2 0\n8 0 d1 2\n",
     }
     for name, content in write.items():
         (folder / name).write_bytes(content)
