@@ -102,6 +102,8 @@ def encode(
     Example:
         lit-metric encode --model runs/triplet --input questions.csv --output vectors.npy
     """
+    if shard_rows < 1:
+        raise ValueError(f"--shard_rows {shard_rows}: at least 1 is needed")
     path, ending = _check_output(output)
     encoder = RoleEncoder(load(model, trust_remote_code), role, "--role")
     ranks = start_ranks(accelerator, devices, num_nodes)

@@ -175,7 +175,9 @@ class RoleEncoder:
         inputs, roles, weights = read.inputs(), items.roles, items.weights
         if roles is not None or weights is not None:
             inputs, roles, weights = without_repeats(items.rows, roles, weights)  # type: ignore[assignment]
-        return self.encoder.encode(inputs, max_tokens, progress, roles or self.role, weights, precision)
+        return self.encoder.encode(
+            inputs, max_tokens, progress, role=roles or self.role, weights=weights, precision=precision
+        )
 
 
 BAD_ROWS = "give --bad_rows skip to leave them out"

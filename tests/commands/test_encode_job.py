@@ -214,6 +214,8 @@ def test_another_job_is_refused_in_a_folder_and_starts_a_file_anew(
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds no shards"):
         encode(texts[1], source, str(tmp_path / "full"))
+    with pytest.raises(ValueError, match="--shard_rows 0: at least 1 is needed"):
+        encode(texts[1], source, out, shard_rows=0)
     # What is left of a file of another job.
     shards = Shards(tmp_path / "a.npy.shards", {"model": "another"}, 2, ".npy")
     shards.start()
