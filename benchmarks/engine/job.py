@@ -62,11 +62,11 @@ def encoded(count: int, model: str, precision: str, shard_rows: int) -> dict[str
 def measure(out: Path, quick: bool) -> list[dict[str, Any]]:
     """Peak memory and rows a second at each count."""
     counts = (1_000, 4_000) if quick else (20_000, 100_000)
-    settings = {"model": MODEL, "counts": list(counts), "precision": "float32"}
-    settings["shard_rows"] = 500 if quick else 8192
+    shard_rows = 500 if quick else 8192
+    settings = {"model": MODEL, "counts": [*counts], "precision": "float32", "shard_rows": shard_rows}
 
     def work() -> dict[str, Any]:
-        runs = {count: encoded(count, MODEL, "float32", settings["shard_rows"]) for count in counts}
+        runs = {count: encoded(count, MODEL, "float32", shard_rows) for count in counts}
         peaks = {count: run["peak_bytes"] / 2**20 for count, run in runs.items()}
         return {
             "ours": peaks[counts[-1]],
