@@ -187,7 +187,7 @@ class _Job:
         try:
             self._encode(survey, shards, missing[ranks.rank :: ranks.world_size], ranks)
         except BaseException:
-            if self.ending and ranks.world_size == 1:
+            if ranks.world_size == 1:
                 shards.discard(unless_begun=True)
             raise
         ranks.wait()

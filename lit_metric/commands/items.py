@@ -140,7 +140,12 @@ class RoleEncoder:
 
         Raises:
             DataError: when ``table`` has no such column, or one of items of the other kind.
+            ValueError: when there is a role, and each text has another one from its field.
         """
+        if self.role is not None and field:
+            raise ValueError(
+                f"--role {self.role}: texts have the roles of their --field; leave one of the two out"
+            )
         if self.kind == "set" and not (field or columns.get("text") or columns.get("tags")):
             columns["tags"] = next((name for name in TAG_NAMES if name in table.columns), None)
         labels = Labels(key=key, fields=dict(field) if field else None, **columns).named(table)
@@ -162,16 +167,8 @@ class RoleEncoder:
     def encode(
         self, read: FileItems, max_tokens: int, precision: Precision, progress: bool = True
     ) -> np.ndarray:
-        """``[n, dimension]`` vectors of the items of a file.
-
-        Raises:
-            ValueError: when there is a role, and each text has another one from its field.
-        """
+        """``[n, dimension]`` vectors of the items of a file."""
         items = read.items
-        if self.role is not None and items.roles is not None:
-            raise ValueError(
-                f"--role {self.role}: texts have the roles of their --field; leave one of the two out"
-            )
         inputs, roles, weights = read.inputs(), items.roles, items.weights
         if roles is not None or weights is not None:
             inputs, roles, weights = without_repeats(items.rows, roles, weights)  # type: ignore[assignment]
