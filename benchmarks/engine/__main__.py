@@ -8,6 +8,7 @@
 - ``sets``: items a second in training on sets of tags, beside sentence-transformers on joined tags;
 - ``losses``: time and memory of each loss alone, beside pytorch-metric-learning;
 - ``start``: seconds until the first step of a fit is done, and where they go;
+- ``job``: peak memory of ``lit-metric encode`` while rows grow;
 - ``quality``: scores after 300 s of training on Banking77, every setting chosen on validation. It takes
   hours, so it runs only where ``--only`` names it.
 
@@ -33,7 +34,15 @@ from benchmarks.engine.measures import processor
 from benchmarks.engine.show import markdown_table, plot_growth, terminal_table
 from benchmarks.results import BenchmarkError, read_json, short
 
-MODULES = ("training", "encoding", "sets", "losses", "start", "quality")
+MODULES = (
+    "training",
+    "encoding",
+    "sets",
+    "losses",
+    "start",
+    "job",
+    "quality",
+)
 """The modules of this package that measure, in the order in which they run. Each has
 ``measure(out: Path, quick: bool) -> list[dict[str, Any]]``."""
 
