@@ -115,7 +115,7 @@ class Task(NamedTuple):
         yield "BERT-base, random", str(folder)
 
 
-def texts_of(count: int) -> tuple[list[str], list[str]]:
+def texts_of(count: int, classes: int = CLASSES) -> tuple[list[str], list[str]]:
     """Different texts of one to four questions, and a label of each; the same at every call."""
     with QUESTIONS.open(newline="", encoding="utf-8") as file:
         questions = [row["text"] for row in csv.DictReader(file)]
@@ -123,7 +123,7 @@ def texts_of(count: int) -> tuple[list[str], list[str]]:
     texts: dict[str, str] = {}
     while len(texts) < count:
         chosen = draw.sample(range(len(questions)), 1 + draw.randrange(4) if texts else 1)
-        texts.setdefault(" ".join(questions[place] for place in chosen), str(chosen[0] % CLASSES))
+        texts.setdefault(" ".join(questions[place] for place in chosen), str(chosen[0] % classes))
     return [*texts], [*texts.values()]
 
 
@@ -256,7 +256,7 @@ def tests(task: Task) -> dict[str, Any]:
 def mining(task: Task) -> dict[str, Any]:
     """Seconds of an epoch after the first, with mining beside it and without, and the share it waited."""
     count, batch, epochs = (64, 16, 2) if task.quick else (20_000, 128, 3)
-    texts, labels = texts_of(count + count // 10)
+    texts, labels = texts_of(count + count // 10, 8 if task.quick else CLASSES)
     files = [task.folder / f"{name}.parquet" for name in ("train", "test")]
     for file, part in zip(files, (slice(0, count), slice(count, None)), strict=True):
         pq.write_table(pa.table({"text": texts[part], "label": labels[part]}), file)
