@@ -74,7 +74,7 @@ def peer(
     )
     if head_only:
         model.requires_grad_(False)
-        width = model.get_embedding_dimension()
+        width: Any = model.get_embedding_dimension()
         model.append(modules.Dense(width, width).to(device))
     model.train()
     ranking = recipe == "ranking"

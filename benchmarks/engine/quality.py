@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def measure(out: Path, quick: bool) -> list[dict[str, Any]]:
             f"quality-{score.replace('@', '-')}",
             f"{seconds:g} s on Banking77: {title}",
             settings,
-            lambda score=score: work(score),
+            partial(work, score),
         )
         for score, title in TITLES.items()
     ]
