@@ -54,7 +54,8 @@ class Tokens:
     def __init__(self, backbone: str) -> None:
         from transformers import AutoTokenizer
 
-        self.fast = AutoTokenizer.from_pretrained(locate(backbone)).backend_tokenizer
+        tokenizer: Any = AutoTokenizer.from_pretrained(locate(backbone))
+        self.fast = tokenizer.backend_tokenizer
         self.fast.no_padding()
 
     def batches(self, texts: Sequence[str], size: int) -> Iterator[tuple[Array, Inputs]]:
@@ -100,7 +101,7 @@ def export(backbone: str, folder: Path, calibrate: Sequence[str]) -> dict[str, P
     axes = {name: {0: "texts", 1: "tokens"} for name in NAMES}
     with torch.no_grad():
         torch.onnx.export(
-            Pooled(locate(backbone)),
+            Pooled(Path(locate(backbone))),
             (example, example),
             str(files["fp32"]),
             input_names=[*NAMES],
@@ -165,7 +166,7 @@ def onnx_runtime(file: Path, tokens: Tokens, calls: int) -> Encode:
     # Threads that spin after a run would slow the contender whose turn is next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def encode(texts: Sequence[str], size: int) -> Array:
         return collect(tokens.batches(texts, size), lambda inputs: session.run(None, inputs)[0], calls)

@@ -102,7 +102,7 @@ class Task(NamedTuple):
         yield "MiniLM-L6", BACKBONE
         from transformers import AutoTokenizer, BertConfig, BertModel
 
-        small = {
+        small: dict[str, Any] = {
             "num_hidden_layers": 2,
             "hidden_size": 64,
             "num_attention_heads": 2,

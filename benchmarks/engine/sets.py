@@ -102,7 +102,10 @@ def measure(out: Path, quick: bool) -> list[dict[str, Any]]:
         rates: dict[str, list[float]] = {}
         curves: dict[str, dict[int, float]] = {OURS: {}, PEER: {}}
         for count in batches:
-            contenders = {OURS: partial(train, count), PEER: on(peers[chosen], drawn[:count])}
+            contenders: dict[str, Callable[[], None]] = {
+                OURS: partial(train, count),
+                PEER: on(peers[chosen], drawn[:count]),
+            }
             last = count == batches[-1]
             amounts = {OURS: count * items, PEER: count * size}
             for name, seconds in in_turn(contenders, rounds if last else 1).items():
