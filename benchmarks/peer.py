@@ -107,7 +107,7 @@ def ready(
     from datasets import Dataset
     from sentence_transformers.sentence_transformer import losses
 
-    of_labels = {
+    of_labels: dict[str, Any] = {
         "batch-hard": losses.BatchHardSoftMarginTripletLoss,
         "batch-all": losses.BatchAllTripletLoss,
     }
