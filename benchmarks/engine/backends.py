@@ -127,14 +127,8 @@ def export(backbone: str, folder: Path, calibrate: Sequence[str]) -> dict[str, P
         def get_next(self) -> Inputs | None:
             return next((inputs for _, inputs in self.rows), None)
 
-    quantize_static(
-        str(prepared),
-        str(files["int8 static"]),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        **options,
-    )
+    options |= {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8}
+    quantize_static(str(prepared), str(files["int8 static"]), Reader(), **options)
     return files
 
 

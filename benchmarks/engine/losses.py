@@ -143,9 +143,9 @@ def times(name: str, sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
         seconds = in_turn(work, rounds)
         for who, values in seconds.items():
             curves[who][rows] = statistics.median(values)
-    values = {who: [1000 * each for each in seconds[who]] for who in curves}
+    milliseconds = {who: [1000 * each for each in seconds[who]] for who in curves}
     return {
-        **compared(values[OURS], values[PEER], target=1.0, higher=False),
+        **compared(milliseconds[OURS], milliseconds[PEER], target=1.0, higher=False),
         "growth": growth("embeddings", "seconds", curves),
     }
 

@@ -139,13 +139,8 @@ def measure(out: Path, quick: bool) -> list[dict[str, Any]]:
         }
         return {**compared(values["ours"], values["peer"]), **gap, **found}
 
-    return [
-        measured(
-            out,
-            f"quality-{score.replace('@', '-')}",
-            f"{seconds:g} s on Banking77: {title}",
-            settings,
-            partial(work, score),
-        )
-        for score, title in TITLES.items()
-    ]
+    results = []
+    for score, title in TITLES.items():
+        name, title = f"quality-{score.replace('@', '-')}", f"{seconds:g} s on Banking77: {title}"
+        results.append(measured(out, name, title, settings, partial(work, score)))
+    return results
