@@ -208,8 +208,9 @@ def bucket_attention(
 ) -> Tensor:
     """Attention within each text, one padded call per bucket.
 
-    Half precision on a CPU is computed in float32, also under autocast: the backward pass of PyTorch's CPU
-    kernel is far slower in half precision, and costs more time than the other matrix products save.
+    Half precision on a CPU is computed in float32 where a gradient is needed, also under autocast: the
+    backward pass of PyTorch's CPU kernel is far slower in half precision, and costs more time than the other
+    matrix products save.
 
     Args:
         heads: query ``[T, heads, d]``, key and value ``[T, key heads, d]``.
@@ -231,7 +232,8 @@ def bucket_attention(
     for bucket, (allowed, causal), *parts in zip(layout.buckets, masks, *slots, strict=True):
         query, key, value = (p.view(bucket.rows, bucket.length, *p.shape[1:]).transpose(1, 2) for p in parts)
         options = {"dropout_p": dropout, "is_causal": causal, "scale": scaling, "enable_gqa": grouped}
-        if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16):
+        half = query.dtype in (torch.bfloat16, torch.float16)
+        if query.device.type != "cpu" or not half or not torch.is_grad_enabled():
             out = F.scaled_dot_product_attention(query, key, value, allowed, **options)
         else:
             if allowed is not None and allowed.dtype != torch.bool:
