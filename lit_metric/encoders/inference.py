@@ -103,7 +103,7 @@ class HalfCopy:
         some = parameters[:: max(1, len(parameters) // SAMPLED)]
         state = (
             [(each._version, each.data_ptr()) for each in parameters],
-            [float(each.detach().view(-1)[each.numel() // 2]) for each in some if each.numel()],
+            [float(each.detach().reshape(-1)[each.numel() // 2]) for each in some if each.numel()],
         )
         if state == self._state:
             return self._model
@@ -113,7 +113,8 @@ class HalfCopy:
             try:
                 self._model, self._state = half_copy(model), state
                 if not checked:
-                    self._check(model, self._model, tokens.select(torch.arange(min(4, len(tokens)))), run)
+                    filled = tokens.lengths.nonzero().squeeze(1)
+                    self._check(model, self._model, tokens.select(filled[:4]), run)
             except Exception as error:  # a model's own code may raise anything
                 log.info("no copy in bfloat16, but autocast: %s: %s", type(error).__name__, error)
                 self._model, self._state, self._refused = None, None, True
