@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self.way: Way = "padded"
-        self.half = HalfCopy()
+        self.rounded = HalfCopy()
         self.unused: tuple[str, ...] = ()
         if model.device.type == "meta":  # names and shapes only
             return
@@ -160,7 +160,11 @@ class Backbone(nn.Module):
         model = self.model
         if torch.is_grad_enabled() or model.training or tokens.values.device.type != "cpu":
             return Ragged(self._states(model, tokens), tokens.offsets)
-        half = self.half.of(model, tokens, self._states) if self.half.wanted and len(tokens.values) else None
+        half = (
+            self.rounded.of(model, tokens, self._states)
+            if self.rounded.wanted and len(tokens.values)
+            else None
+        )
         with torch.autocast("cpu", enabled=False) if half is not None else nullcontext():
             states = [self._states(half or model, piece) for piece in pieces(tokens)]
         return Ragged(torch.cat(states), tokens.offsets)

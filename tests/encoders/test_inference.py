@@ -76,7 +76,7 @@ def test_half_precision_is_close_in_every_family(family: str) -> None:
     tokens, model = some_texts(), backbone(family)
     expected = model(tokens).values.detach()
     assert apart(half_states(model, tokens), expected) < 0.05
-    assert model.half._refused == (family == "fnet")  # which has no Fourier transform in bfloat16
+    assert model.rounded._refused == (family == "fnet")  # which has no Fourier transform in bfloat16
 
 
 @in_hardware
@@ -84,12 +84,12 @@ def test_the_copy_follows_the_weights() -> None:
     tokens, model = some_texts(), backbone("bert")
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
         assert model(tokens).values.requires_grad
-    assert model.half._model is None
+    assert model.rounded._model is None
     before = half_states(model, tokens)
-    used = model.half._model
+    used = model.rounded._model
     assert used is not None
     assert torch.equal(half_states(model, tokens), before)
-    assert model.half._model is used
+    assert model.rounded._model is used
     assert set(model.state_dict()) == set(backbone("bert").state_dict())
     other = make("bert", hidden_act="gelu")
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_a_copy_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(inference, "half_copy", wrong)
     found = half_states(model, tokens)
-    assert model.half._refused
+    assert model.rounded._refused
     assert apart(found, expected) < 0.05
 
 
@@ -127,8 +127,8 @@ def test_the_copy_is_not_copied_along() -> None:
     tokens, model = some_texts(), backbone("bert")
     states = half_states(model, tokens)
     twin = copy.deepcopy(model)
-    assert isinstance(twin.half, HalfCopy)
-    assert twin.half._model is None
+    assert isinstance(twin.rounded, HalfCopy)
+    assert twin.rounded._model is None
     assert torch.equal(half_states(twin, tokens), states)
 
 
@@ -157,7 +157,7 @@ def test_encoding_in_bfloat16_finds_the_same_neighbours(minilm: str) -> None:
     exact, half = (
         torch.from_numpy(encoder.encode(texts, precision=each)) for each in ("float32", "bfloat16")
     )
-    assert encoder.backbone.half._model is not None
+    assert encoder.backbone.rounded._model is not None
     assert float((exact * half).sum(1).min()) > 0.998
     nearest = [(vectors @ vectors.T).fill_diagonal_(-1).argmax(1) for vectors in (exact, half)]
     assert float((nearest[0] == nearest[1]).float().mean()) > 0.95
