@@ -76,17 +76,17 @@ TASKS = {
 }
 
 
-def data_of(task: str, out: Path, seed: int) -> MetricDataModule:
-    """The data of a task, as its config reads them."""
-    cache = {"cache_dir": str(out / "cache"), "seed": seed}
+def data_of(task: str, out: Path, seed: int, per_class: int = 4) -> MetricDataModule:
+    """The data of a task, as its config reads them; ``per_class`` of the questions are in a batch."""
+    cache: dict[str, Any] = {"cache_dir": str(out / "cache"), "seed": seed}
     if task == "banking77":
         train, test = banking77.files("test", out)
         return MetricDataModule(
-            train=str(train), test=str(test), planner=PKPlanner(64, 4), validation_share=0.1, **cache
+            train=str(train), test=str(test), planner=PKPlanner(64, per_class), validation_share=0.1, **cache
         )
     common: dict[str, Any] = {"validation_corpus": "train", **cache}
     if task == "debtags":
-        columns = {"tags": "tags", "label": "section", "key": "name"}
+        columns: dict[str, Any] = {"tags": "tags", "label": "section", "key": "name"}
         return MetricDataModule(train=str(SHIPPED), planner=ShufflePlanner(1024), **columns, **common)
     _, films = supervision.movies(Path(os.environ["LIT_METRIC_DATA"]), out)
     labels = Labels(fields={"title": "title", "cast": "cast"}, labels="genres", key="title")
@@ -147,8 +147,7 @@ def measure(task: str, source: str, rate: float, seed: int, out: Path, tested: b
 
 def speed(source: str, out: Path, batch: int = 1024, epochs: int = 6) -> dict[str, float]:
     """Texts a second of Banking77: of training by the last epochs of a whole fit, and of encoding."""
-    data = data_of("banking77", out, 0)
-    data.planner = PKPlanner(64, batch // 64)
+    data = data_of("banking77", out, 0, batch // 64)
     encoder = StaticEncoder(source, max_length=64)
     learner = MetricLearner(encoder, InfoNCELoss(0.05), lr=3e-3)
     clock = _Clock()

@@ -289,8 +289,10 @@ class StaticEncoder(TextEncoder):
         if type(pooling) is MeanPooling:
             return table.float().cpu()
         linear = all(each.activation == "identity" and not each.bias for each in layers)
-        plain = type(pooling) is AttentionPooling and pooling.heads == 1 and not pooling.context
-        if not (plain and pooling.empty == "zero" and linear and self.normalize):
+        if not isinstance(pooling, AttentionPooling) or type(pooling) is not AttentionPooling:
+            return None  # a subclass may weigh in another way
+        plain = pooling.heads == 1 and not pooling.context and pooling.empty == "zero"
+        if not (plain and linear and self.normalize):
             return None
         with torch.no_grad():
             scores = pooling.scores(Ragged.from_lengths(table, torch.tensor([len(table)]))).double()
