@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import logging
 import re
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_metric.data.errors import DataError, Problems, listed
-from lit_metric.data.table import Part
+from lit_metric.data.table import PackedRows, Part
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,8 @@ BYTE_ORDER_MARKS = (  # the longer first: that of UTF-32 begins with that of UTF
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+"""A line with its end."""
 SAMPLE = 1 << 16  # characters in which the separator is searched
 
 
@@ -219,7 +220,8 @@ class DelimitedFile:
         options: dict[str, Any] = (
             {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE, "quotechar": None}
         )
-        return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict, **options)
+        lines = (match[0] for match in LINE.finditer(text))  # StringIO would take four bytes a character
+        return csv.reader(lines, delimiter=separator, strict=strict, **options)
 
     def _parse(self, reader: Iterator[list[str]]) -> Part:
         """The header, unless it is given, and all rows."""
@@ -234,7 +236,7 @@ class DelimitedFile:
             raise DataError(
                 f"{path} has {found}; its first line must name each column once, or give csv.columns="
             )
-        rows: list[list[Any]] = []
+        rows = PackedRows(header)
         broken: set[int] = set()
         while True:
             problem = remedy = ""
@@ -246,7 +248,7 @@ class DelimitedFile:
                     problem = f"{len(row)} field{'s' * (len(row) != 1)} where the header has {len(header)}"
                     remedy = "Quote fields that hold the separator."
             except StopIteration:
-                return self._part(rows, header, broken, self.notes)
+                return self._part(rows, broken, self.notes)
             except csv.Error as error:
                 if "end of data" in str(error):
                     raise DataError(
@@ -262,7 +264,7 @@ class DelimitedFile:
             if problem:
                 broken.add(len(rows))
                 self.problems.add((str(path), len(rows) + 1), "", problem, remedy)
-            rows.append([None] * len(header) if problem else row)
+            rows.append({} if problem else dict(zip(header, row, strict=True)))
 
     def trec_part(self) -> Part:
         """All judgements of a file of TREC: four fields a line, and no header.
@@ -275,31 +277,25 @@ class DelimitedFile:
                 f"{self.path} holds no judgements of TREC, four fields a line, such as '7 0 doc12 1'; give "
                 "tables the suffix .csv, .tsv, .jsonl or .parquet"
             )
-        rows: list[list[Any]] = []
+        rows = PackedRows(TREC_COLUMNS)
         broken = set()
-        for line in filter(str.strip, re.split(r"\r\n|\r|\n", self.text)):
-            row: list[Any] = line.split()
+        for line in filter(str.strip, (match[0] for match in LINE.finditer(self.text))):
+            row = line.split()
             if len(row) != len(TREC_COLUMNS):
                 problem = f"{len(row)} field{'s' * (len(row) != 1)} in place of {len(TREC_COLUMNS)}"
                 remedy = f"Each line must be {' '.join(TREC_COLUMNS)}."
                 self.problems.add((str(self.path), len(rows) + 1), "", problem, remedy)
                 broken.add(len(rows))
-                row = [None] * len(TREC_COLUMNS)
-            rows.append(row)
+                row = []
+            rows.append(dict(zip(TREC_COLUMNS, row, strict=False)))
         note = f"{', '.join(TREC_COLUMNS)} as columns, as TREC writes judgements without a header"
-        return self._part(rows, TREC_COLUMNS, broken, [note])
+        return self._part(rows, broken, [note])
 
     def _is_trec(self) -> bool:
         lines = [line for line in self.text[:SAMPLE].split("\n")[:20] if line.strip()]
         return bool(lines) and all(TREC_LINE.fullmatch(line.rstrip("\r")) for line in lines[:10])
 
-    def _part(self, rows: list[list[Any]], columns: list[str], broken: set[int], notes: list[str]) -> Part:
-        places = {name: place for place, name in enumerate(columns)}
-        return Part(
-            str(self.path),
-            len(rows),
-            columns,
-            lambda name: [row[places[name]] for row in rows],
-            frozenset(broken),
-            ", ".join(notes),
+    def _part(self, rows: PackedRows, broken: set[int], notes: list[str]) -> Part:
+        return Part.of_stream(
+            str(self.path), len(rows), rows.columns, rows.stream, frozenset(broken), ", ".join(notes)
         )

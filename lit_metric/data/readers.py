@@ -5,12 +5,11 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_metric.data.delimited import CsvOptions, DelimitedFile, decode
+from lit_metric.data.delimited import LINE, CsvOptions, DelimitedFile, decode
 from lit_metric.data.errors import DataError, Problems, listed, most_similar
 from lit_metric.data.in_memory import (
     SOURCES,
@@ -22,7 +21,7 @@ from lit_metric.data.in_memory import (
     part_of_rows,
     with_class_names,
 )
-from lit_metric.data.table import Part, Table
+from lit_metric.data.table import ROWS_AT_ONCE, PackedRows, Part, Table
 from lit_metric.store import PACKAGE, package_path
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
@@ -168,19 +167,22 @@ class SourceReader:
                 f"{path} is not a readable Parquet file ({error}); write or fetch it again"
             ) from error
 
-        def load(name: str) -> list[Any]:
+        def stream(name: str) -> Iterator[list[Any]]:
             try:
                 with pq.ParquetFile(path) as file:
-                    column = file.read(columns=[name]).column(name)
+                    for batch in file.iter_batches(ROWS_AT_ONCE, columns=[name]):
+                        yield values_of(batch.column(name), name)
             except (pa.ArrowException, OSError, KeyError) as error:
                 raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
+
+        def values_of(column: Any, name: str) -> list[Any]:
             try:
                 return with_class_names(column.to_pylist(), features.get(name))
             except UnicodeDecodeError:
                 values = column.cast(pa.large_binary()).to_pylist()
                 return [None if value is None else value.decode(errors="surrogateescape") for value in values]
 
-        return Part(str(path), rows, names, load)
+        return Part.of_stream(str(path), rows, names, stream)
 
     def _json(self, path: Path) -> Part:
         """JSON Lines, or one list of objects."""
@@ -190,9 +192,9 @@ class SourceReader:
                 return part_of_rows(json.loads(text), str(path), self.problems)
             except json.JSONDecodeError as error:
                 raise DataError(f"{path} begins as a list, but is no valid JSON: {error}") from error
-        rows: list[dict[str, Any]] = []
+        rows = PackedRows()
         broken = set()
-        for line in filter(str.strip, re.split(r"\r\n|\r|\n", text)):
+        for line in filter(str.strip, (match[0] for match in LINE.finditer(text))):
             try:
                 row = json.loads(line)
                 problem = "" if isinstance(row, dict) else "no object in braces"
@@ -204,8 +206,9 @@ class SourceReader:
             if problem:
                 self.problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
                 broken.add(len(rows) - 1)
-        part = part_of_rows(rows, str(path), self.problems)
-        return replace(part, broken=frozenset(broken), dialect=", ".join(notes))
+        return Part.of_stream(
+            str(path), len(rows), rows.columns, rows.stream, frozenset(broken), ", ".join(notes)
+        )
 
     def _delimited(self, path: Path) -> Part:
         file = DelimitedFile(path, self.problems, self.csv)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+
 from lit_metric.data.errors import KINDS, DataError, listed, listed_files
 
 logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 1 << 16
+"""Rows whose values are Python objects at the same time, where a source allows that."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Part:
         load: the values of a column, given its name; missing ones are None.
         broken: rows, from 0, that could not be read and were noted as problems; all their values are None.
         dialect: what was found to be unusual in how the file is written, to be logged.
+        stream: the same as ``load`` in lists of some rows each, where a column need not be in memory at once.
     """
 
     name: str
@@ -33,6 +39,96 @@ class Part:
     load: Callable[[str], list[Any]]
     broken: frozenset[int] = frozenset()
     dialect: str = ""
+    stream: Callable[[str], Iterator[list[Any]]] | None = None
+
+    def blocks(self, name: str) -> Iterator[list[Any]]:
+        """The values of a column, in lists of some rows each."""
+        if self.stream is not None:
+            return self.stream(name)
+        return iter([self.load(name)])
+
+    @classmethod
+    def of_stream(
+        cls,
+        name: str,
+        rows: int,
+        columns: list[str],
+        stream: Callable[[str], Iterator[list[Any]]],
+        broken: frozenset[int] = frozenset(),
+        dialect: str = "",
+    ) -> Part:
+        """A part whose columns come in blocks."""
+        return cls(name, rows, columns, lambda column: [*_chained(stream(column))], broken, dialect, stream)
+
+
+_chained = itertools.chain.from_iterable
+
+
+class PackedRows:
+    """Rows of a file in memory, where texts take little more room than in the file.
+
+    Args:
+        columns: names of the columns; more come with the rows.
+
+    Example:
+        >>> rows = PackedRows()
+        >>> for row in ({"text": "a"}, {"text": None, "tags": ["b"]}):
+        ...     rows.append(row)
+        >>> len(rows), rows.columns, list(rows.stream("text")), list(rows.stream("tags"))
+        (2, ['text', 'tags'], [['a', None]], [[None, ['b']]])
+    """
+
+    def __init__(self, columns: Iterable[str] = ()) -> None:
+        self._columns = dict.fromkeys(columns)
+        self._blocks: list[tuple[int, dict[str, Any]]] = []
+        self._rows: list[Mapping[str, Any]] = []
+        self._packed = 0
+
+    def __len__(self) -> int:
+        return self._packed + len(self._rows)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, by first appearance."""
+        self._pack()
+        return [*self._columns]
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; columns that it lacks are None."""
+        self._rows.append(row)
+        if len(self._rows) == ROWS_AT_ONCE:
+            self._pack()
+
+    def _pack(self) -> None:
+        if not self._rows:
+            return
+        block: dict[str, Any] = {}
+        for name in dict.fromkeys(name for row in self._rows for name in row):
+            values: Any = [row.get(name) for row in self._rows]
+            if all(value is None or type(value) is str for value in values):
+                # Bytes, because a text may hold half a character, which is refused where it is used.
+                data = [None if value is None else value.encode(errors="surrogatepass") for value in values]
+                values = pa.array(data, pa.large_binary())
+            block[name] = values
+        self._columns |= dict.fromkeys(block)
+        self._blocks.append((len(self._rows), block))
+        self._packed += len(self._rows)
+        self._rows = []
+
+    def stream(self, name: str) -> Iterator[list[Any]]:
+        """The values of a column, in lists of some rows each."""
+        self._pack()
+        for count, block in self._blocks:
+            values = block.get(name)
+            if values is None:
+                yield [None] * count
+            elif isinstance(values, list):
+                yield values
+            else:
+                yield [
+                    None if value is None else value.decode(errors="surrogatepass")
+                    for value in values.to_pylist()
+                ]
 
 
 class Table:
@@ -114,17 +210,21 @@ class Table:
         Raises:
             DataError: when a part lacks it; the message lists those it has.
         """
-        self.used.add(name)
-        return self.peek(name)
+        return [*_chained(self.blocks(name))]
 
-    def peek(self, name: str) -> list[Any]:
-        """The same, to look at only: the column doesn't count as used."""
-        values: list[Any] = []
+    def peek(self, name: str, rows: int | None = None) -> list[Any]:
+        """The same, to look at only: the column doesn't count as used. With ``rows``, the first of them."""
+        return [*itertools.islice(_chained(self.blocks(name, used=False)), rows)]
+
+    def blocks(self, name: str, used: bool = True) -> Iterator[list[Any]]:
+        """The same as :meth:`column`, or :meth:`peek`, in lists of some rows each, so that few are in memory
+        together."""
+        if used:
+            self.used.add(name)
         for part in self.parts:
             if name not in part.columns:
                 raise DataError(f"{part.name} has no column {name!r}; it has {listed(part.columns)}")
-            values.extend(part.load(name))
-        return values
+        return _chained(part.blocks(name) for part in self.parts)
 
     @property
     def name(self) -> str:
