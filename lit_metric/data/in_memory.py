@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lit_metric.data.errors import DataError, Problems, listed
-from lit_metric.data.table import ROWS_AT_ONCE, Part
+from lit_metric.data.table import Part
 
 SOURCES = (
     "a path, pattern or hub id, a list of them, a pandas or polars DataFrame, a pyarrow Table, a "
@@ -47,13 +47,13 @@ def part_of_object(source: Any, split: str | None, problems: Problems, name: str
         except (pa.ArrowException, TypeError, ValueError):  # a single column also has such a stream
             return None
         features = class_features(table.schema)
-        found = Part.of_stream(
+        found = Part(
             called,
             table.num_rows,
             table.column_names,
-            lambda column: (
-                with_class_names(batch.column(0).to_pylist(), features.get(column))
-                for batch in table.select([column]).to_batches(ROWS_AT_ONCE)
+            lambda column: with_class_names(table.column(column).to_pylist(), features.get(column)),
+            cut=lambda column, start, stop: with_class_names(
+                table.column(column).slice(start, stop - start).to_pylist(), features.get(column)
             ),
         )
     elif isinstance(source, Mapping):
@@ -148,16 +148,18 @@ def part_of_dataset(data: Any, name: str, split: str | None, option: str = "") -
         name, data = f"{name}:{split}", data[split]
     elif split is not None:
         raise DataError(f"split={split!r} was given, but {name} has no splits; leave it out")
-    # Without a format, which could be tensors.
-    plain = data.with_format(None)
-    return Part.of_stream(
+    plain = data.with_format(None)  # a format could be tensors
+
+    def cut(column: str, start: int, stop: int) -> list[Any]:
+        values = plain.select_columns([column])[start:stop][column]
+        return with_class_names(list(values), data.features[column])
+
+    return Part(
         name,
         len(data),
         data.column_names,
-        lambda column: (
-            with_class_names(list(plain[column][start : start + ROWS_AT_ONCE]), data.features[column])
-            for start in range(0, len(data), ROWS_AT_ONCE)
-        ),
+        lambda column: with_class_names(list(plain[column][:]), data.features[column]),
+        cut=cut,
     )
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
-
-from lit_metric.data.errors import KINDS, DataError, listed, listed_files
+from lit_metric.data.errors import KINDS, DataError, Problems, listed, listed_files
 
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 1 << 16
-"""Rows whose values are Python objects at the same time, where a source allows that."""
+"""Rows of a column that are Python objects together, where a part can be cut."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class Part:
         load: the values of a column, given its name; missing ones are None.
         broken: rows, from 0, that could not be read and were noted as problems; all their values are None.
         dialect: what was found to be unusual in how the file is written, to be logged.
-        stream: the same as ``load`` in lists of some rows each, where a column need not be in memory at once.
+        cut: the values of a column from a row to another, without reading the rest; None: there is no way.
+        start: the number of rows of the same file or split before this part.
     """
 
     name: str
@@ -39,96 +38,28 @@ class Part:
     load: Callable[[str], list[Any]]
     broken: frozenset[int] = frozenset()
     dialect: str = ""
-    stream: Callable[[str], Iterator[list[Any]]] | None = None
-
-    def blocks(self, name: str) -> Iterator[list[Any]]:
-        """The values of a column, in lists of some rows each."""
-        if self.stream is not None:
-            return self.stream(name)
-        return iter([self.load(name)])
-
-    @classmethod
-    def of_stream(
-        cls,
-        name: str,
-        rows: int,
-        columns: list[str],
-        stream: Callable[[str], Iterator[list[Any]]],
-        broken: frozenset[int] = frozenset(),
-        dialect: str = "",
-    ) -> Part:
-        """A part whose columns come in blocks."""
-        return cls(name, rows, columns, lambda column: [*_chained(stream(column))], broken, dialect, stream)
+    cut: Callable[[str, int, int], list[Any]] | None = None
+    start: int = 0
 
 
-_chained = itertools.chain.from_iterable
+Take = Callable[[int], Part | None]
+"""Reads the next rows of a source, at most as many as it is given; None at the end."""
 
 
-class PackedRows:
-    """Rows of a file in memory, where texts take little more room than in the file.
+@dataclass(frozen=True)
+class StreamedPart(Part):
+    """A file that is read from its beginning to its end, so its rows are not counted yet: ``rows`` is 0.
 
     Args:
-        columns: names of the columns; more come with the rows.
-
-    Example:
-        >>> rows = PackedRows()
-        >>> for row in ({"text": "a"}, {"text": None, "tags": ["b"]}):
-        ...     rows.append(row)
-        >>> len(rows), rows.columns, list(rows.stream("text")), list(rows.stream("tags"))
-        (2, ['text', 'tags'], [['a', None]], [[None, ['b']]])
+        open: start to read; problems of rows are noted in what it is given.
     """
 
-    def __init__(self, columns: Iterable[str] = ()) -> None:
-        self._columns = dict.fromkeys(columns)
-        self._blocks: list[tuple[int, dict[str, Any]]] = []
-        self._rows: list[Mapping[str, Any]] = []
-        self._packed = 0
+    open: Callable[[Problems], Take] = field(kw_only=True)
 
-    def __len__(self) -> int:
-        return self._packed + len(self._rows)
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns, by first appearance."""
-        self._pack()
-        return [*self._columns]
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; columns that it lacks are None."""
-        self._rows.append(row)
-        if len(self._rows) == ROWS_AT_ONCE:
-            self._pack()
-
-    def _pack(self) -> None:
-        if not self._rows:
-            return
-        block: dict[str, Any] = {}
-        for name in dict.fromkeys(name for row in self._rows for name in row):
-            values: Any = [row.get(name) for row in self._rows]
-            if all(value is None or type(value) is str for value in values):
-                # Bytes, because a text may hold half a character, which is refused where it is used.
-                data = [None if value is None else value.encode(errors="surrogatepass") for value in values]
-                values = pa.array(data, pa.large_binary())
-            block[name] = values
-        self._columns |= dict.fromkeys(block)
-        self._blocks.append((len(self._rows), block))
-        self._packed += len(self._rows)
-        self._rows = []
-
-    def stream(self, name: str) -> Iterator[list[Any]]:
-        """The values of a column, in lists of some rows each."""
-        self._pack()
-        for count, block in self._blocks:
-            values = block.get(name)
-            if values is None:
-                yield [None] * count
-            elif isinstance(values, list):
-                yield values
-            else:
-                yield [
-                    None if value is None else value.decode(errors="surrogatepass")
-                    for value in values.to_pylist()
-                ]
+def not_loaded(column: str) -> list[Any]:
+    """In place of :attr:`Part.load` of a streamed part."""
+    raise NotImplementedError(f"column {column!r} is read in blocks only")
 
 
 class Table:
@@ -210,11 +141,11 @@ class Table:
         Raises:
             DataError: when a part lacks it; the message lists those it has.
         """
-        return [*_chained(self.blocks(name))]
+        return [*itertools.chain.from_iterable(self.blocks(name))]
 
     def peek(self, name: str, rows: int | None = None) -> list[Any]:
         """The same, to look at only: the column doesn't count as used. With ``rows``, the first of them."""
-        return [*itertools.islice(_chained(self.blocks(name, used=False)), rows)]
+        return [*itertools.islice(itertools.chain.from_iterable(self.blocks(name, used=False)), rows)]
 
     def blocks(self, name: str, used: bool = True) -> Iterator[list[Any]]:
         """The same as :meth:`column`, or :meth:`peek`, in lists of some rows each, so that few are in memory
@@ -224,7 +155,12 @@ class Table:
         for part in self.parts:
             if name not in part.columns:
                 raise DataError(f"{part.name} has no column {name!r}; it has {listed(part.columns)}")
-        return _chained(part.blocks(name) for part in self.parts)
+        for part in self.parts:
+            if part.cut is None:
+                yield part.load(name)
+            else:
+                for start in range(0, part.rows, ROWS_AT_ONCE):
+                    yield part.cut(name, start, min(start + ROWS_AT_ONCE, part.rows))
 
     @property
     def name(self) -> str:
@@ -241,7 +177,7 @@ class Table:
         """The part that row ``row`` (from 0) came from, and its number there, from 1 without header."""
         for part, end in zip(self.parts, self._ends, strict=True):
             if row < end:
-                return part.name, row - (end - part.rows) + 1
+                return part.name, part.start + row - (end - part.rows) + 1
         raise IndexError(f"row {row} of {len(self)}")
 
     def call_row(self, row: int, seen_from: tuple[str, int]) -> str:

@@ -97,7 +97,6 @@ def test_rows_of_one_text_each(tmp_path):
 @pytest.mark.usefixtures("in_blocks")
 def test_data_is_read_alike_from_all_kinds_of_files(tmp_path, monkeypatch):
     monkeypatch.setattr("lit_metric.data.table.ROWS_AT_ONCE", 9)
-    monkeypatch.setattr("lit_metric.data.readers.ROWS_AT_ONCE", 9)
     rows = [{"text": f"a text, {number % 70}", "label": f"c{number % 7}"} for number in range(150)]
     import pandas
 
@@ -116,7 +115,6 @@ def test_data_is_read_alike_from_all_kinds_of_files(tmp_path, monkeypatch):
 
 
 def test_every_bad_row_of_many_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_metric.data.readers.ROWS_AT_ONCE", 4)
     monkeypatch.setattr("lit_metric.data.table.ROWS_AT_ONCE", 4)
     lines = [f'{{"text": "text {number}", "label": "c"}}' for number in range(20)]
     lines[6], lines[13], lines[17] = "no JSON", '{"text": " ", "label": "c"}', '{"text": "a", "label": null}'

@@ -53,7 +53,7 @@ class ReadOptions:
 
     def columns(self, table: Table) -> Columns:
         """The columns of a table, whose problems are noted with the others."""
-        return Columns(table, self.problems, self.cache_dir)
+        return Columns(table, self.problems, folder=self.cache_dir)
 
     def open(self, source: Source) -> Table:
         """Open a table besides those of the splits, such as a table of texts; see

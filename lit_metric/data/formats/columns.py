@@ -27,6 +27,37 @@ SHARED = 1 << 17
 """Distinct strings of a column of which equal ones are one object."""
 
 
+class AbsentTexts:
+    """Texts such as ``"NaN"``, which are read as texts, and of which the log should tell."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, dict[str, None], list[int]]] = {}
+
+    def add(self, table: Table, column: str) -> None:
+        """Search the texts of a column."""
+        for row, value in enumerate(chain.from_iterable(table.blocks(column, used=False))):
+            if stands_for_missing(value):
+                file, number = table.place(row)
+                _, values, rows = self._found.setdefault(column, (file, {}, []))
+                values[value] = None
+                rows.append(number)
+
+    def log(self) -> None:
+        """Log one line for each column that has any."""
+        for column, (file, values, rows) in self._found.items():
+            logger.warning(
+                "%d text%s of column %r of %s say%s %s (%s), and are read as texts; leave cells empty that "
+                "are missing values",
+                len(rows),
+                "s" * (len(rows) > 1),
+                column,
+                file,
+                "s" * (len(rows) == 1),
+                listed(list(values), 3),
+                listed_rows(rows),
+            )
+
+
 class Columns:
     """The columns of one table. A row in which something is wrong is noted, and no longer ``kept``.
 
@@ -34,11 +65,19 @@ class Columns:
         table: with the columns.
         problems: where problems are noted.
         folder: where texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
+        absent: collects texts such as ``"NaN"``; None logs them.
     """
 
-    def __init__(self, table: Table, problems: Problems, folder: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        problems: Problems,
+        absent: AbsentTexts | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
         self.table = table
         self.problems = problems
+        self.absent = absent
         self.folder = folder
         self.bad: set[int] = set(table.broken)
 
@@ -82,8 +121,11 @@ class Columns:
         by ``", "``. Texts such as ``"NaN"`` are logged.
         """
         names = [columns] if isinstance(columns, str) else columns
+        absent = AbsentTexts() if self.absent is None else self.absent
         for column in names:
-            self._log_absent(column)
+            absent.add(self.table, column)
+        if self.absent is None:
+            absent.log()
         join, empty = not isinstance(columns, str), len(names) > 1
         parts = []
         for column in names:
@@ -100,24 +142,6 @@ class Columns:
                 if not whole and row not in self.bad:
                     self.note(row, " + ".join(names), "empty text", FILL)
         return writer.texts
-
-    def _log_absent(self, column: str) -> None:
-        """Log one line on texts that stand for a missing value."""
-        values = chain.from_iterable(self.table.blocks(column, used=False))
-        found = {row: value for row, value in enumerate(values) if stands_for_missing(value)}
-        rows = [*found]
-        if rows:
-            logger.warning(
-                "%d text%s of column %r of %s say%s %s (%s), and are read as texts; leave cells empty that "
-                "are missing values",
-                len(rows),
-                "s" * (len(rows) > 1),
-                column,
-                self.table.place(rows[0])[0],
-                "s" * (len(rows) == 1),
-                listed(list(dict.fromkeys(found.values())), 3),
-                listed_rows([self.table.place(row)[1] for row in rows]),
-            )
 
     def one_type(self, column: str) -> None:
         """Note rows whose value is a number where most are strings, or the other way round."""
