@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lit_metric.configurable import rebuilt
 from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric.encoders.description import check_rebuildable, describe
 from lit_metric.encoders.recompute import length_chunks
 from lit_metric.losses import InfoNCELoss
 from tests.distributed import RankPool
@@ -185,7 +188,7 @@ def test_vectors_are_all_that_is_kept(tiny: str) -> None:
 
     tokens = texts(120)
     chunks = size(recompute="chunks", max_tokens_in_memory=50)
-    assert chunks <= 16 * len(tokens)  # where each row goes
+    assert chunks == 0
     layers, everything = size(recompute="layers"), size()
     assert layers < everything / 2
 
@@ -312,6 +315,33 @@ def test_saved_with_the_encoder(tiny: str, tmp_path: Path) -> None:
     loaded = Encoder.load(tmp_path / "saved")
     assert isinstance(loaded, TextEncoder)
     assert loaded.recompute == "none"
+
+
+def test_described_in_yaml_and_without_weights(tiny: str) -> None:
+    given = {"backbone": tiny, "recompute": "chunks", "max_tokens_in_memory": 11}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(TextEncoder, "encoder")
+    config = {"class_path": "lit_metric.encoders.TextEncoder", "init_args": given}
+    parsed = parser.parse_object({"encoder": config})
+    assert "recompute: chunks\n    max_tokens_in_memory: 11" in parser.dump(parsed)
+    assert parser.instantiate_classes(parsed).encoder.tokens_in_memory == 11
+    with pytest.raises(ArgumentError, match="'layer'"):
+        parser.parse_object({"encoder": {**config, "init_args": {**given, "recompute": "layer"}}})
+    for recompute in ("chunks", "layers"):
+        encoder = TextEncoder(tiny, recompute=recompute)  # type: ignore[arg-type]
+        check_rebuildable(encoder)
+        described = describe(encoder)
+        assert f'"recompute": "{recompute}"' in described["encoder.json"]
+        assert type(rebuilt(encoder.spec())) is TextEncoder  # as the worker of a miner does it
+
+
+def test_sharded_parameters_are_refused(tiny: str) -> None:
+    encoder = build(tiny, recompute="chunks", max_tokens_in_memory=11)
+    next(encoder.parameters())._sharded_size = (1,)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"sharded over processes \(FSDP\)"):
+        encoder(inputs())
+    with torch.no_grad():
+        assert len(encoder(inputs())) == len(LENGTHS)
 
 
 def ranks_step(folder: str, shares: list[list[int]], ddp: dict[str, Any]) -> dict[str, Tensor]:
