@@ -148,9 +148,10 @@ class Chunks(torch.autograd.Function):
 
 def add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
     """The sum of two gradients, in place of the first; None is none."""
-    if total is None or more is None:
-        return more if total is None else total
-    return total.add_(more)
+    if more is None:
+        return total
+    # Two parameters that are added up share one gradient, so the first is copied.
+    return more.clone() if total is None else total.add_(more)
 
 
 def refuse(_: object) -> Tensor:

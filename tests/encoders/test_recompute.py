@@ -15,7 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lit_metric.configurable import rebuilt
 from lit_metric.data.ragged import EncoderInput, Ragged
-from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric.encoders import (
+    AttentionPooling,
+    Encoder,
+    MeanPooling,
+    SetEncoder,
+    TextEncoder,
+    TwoTowerEncoder,
+)
 from lit_metric.encoders.description import check_rebuildable, describe
 from lit_metric.encoders.recompute import length_chunks
 from lit_metric.losses import InfoNCELoss
@@ -118,6 +125,30 @@ def test_a_batch_of_one_chunk_and_one_without_gradient_are_computed_once(tiny: s
     assert all(torch.equal(found[1][name], grad) for name, grad in expected[1].items())
     empty = EncoderInput.of_texts(Ragged.from_lists([]))
     assert encoder(empty).shape == (0, 6)
+
+
+class Shifted(MeanPooling):
+    """Two parameters whose gradients are one tensor."""
+
+    def build(self, dimension: int) -> None:
+        self.one, self.other = (nn.Parameter(torch.zeros(dimension)) for _ in range(2))
+
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
+        return super().forward(states, weights) + (self.one + self.other)
+
+
+def test_parameters_that_share_a_gradient(tiny: str) -> None:
+    expected = step(build_mean(tiny, pooling=Shifted()), inputs())
+    encoder = build_mean(tiny, pooling=Shifted(), recompute="chunks", max_tokens_in_memory=11)
+    assert_same(step(encoder, inputs()), expected)
+
+
+def test_encode_gives_the_same_vectors(tiny: str) -> None:
+    words = [" ".join(f"w{4 + place}" for place in range(length)) for length in LENGTHS]
+    encoder = build_mean(tiny, recompute="chunks", max_tokens_in_memory=11)
+    counted = Counted(encoder.backbone)
+    assert_same(encoder.encode(words), build_mean(tiny).encode(words), 1e-6)
+    assert len(counted.texts) == 9
 
 
 def test_both_passes_see_the_same_dropout(tiny: str) -> None:
