@@ -8,6 +8,7 @@
 - ``sets``: items a second in training on sets of tags, beside sentence-transformers on joined tags;
 - ``losses``: time and memory of each loss alone, beside pytorch-metric-learning;
 - ``start``: seconds until the first step of a fit is done, and where they go;
+- ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss;
 - ``job``: peak memory of ``lit-metric encode`` while rows grow;
 - ``quality``: scores after 300 s of training on Banking77, every setting chosen on validation. It takes
   hours, so it runs only where ``--only`` names it.
@@ -40,6 +41,7 @@ MODULES = (
     "sets",
     "losses",
     "start",
+    "memory",
     "job",
     "quality",
 )
