@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,8 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
 from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.adapter import Adapter
+from lit_metric.encoders.adapter_source import Base, SavedAdapter, adapter_config
 from lit_metric.encoders.attention import PACKED
 from lit_metric.encoders.packing import (
     Verdict,
@@ -21,7 +25,7 @@ from lit_metric.encoders.packing import (
     unpadded_forward,
     use_attention,
 )
-from lit_metric.encoders.pretrained import Missing, load_model, quietly, resolve
+from lit_metric.encoders.pretrained import Missing, given_weights, load_model, quietly, resolve
 from lit_metric.encoders.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ class Backbone(nn.Module):
         packing: "auto" packs if the probe finds no difference, "always" raises if it does, "never" pads.
         name: what to call the model in messages.
         missing: weights that were not loaded.
+        adapter: that is in the model; all else is frozen.
 
     Raises:
         ValueError: if outputs depend on weights that were not loaded, if ``packing`` is "always" and packing
@@ -51,23 +56,31 @@ class Backbone(nn.Module):
         packing: Packing = "auto",
         name: str = "the backbone",
         missing: Missing | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
         if packing not in ("auto", "always", "never"):
             raise ValueError(f"packing is {packing!r}; choose 'auto', 'always' or 'never'")
         self.model = model
         self.tokenizer = tokenizer
+        self.adapter = adapter
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self.way: Way = "padded"
         self.unused: tuple[str, ...] = ()
         if model.device.type == "meta":  # names and shapes only
             return
-        verdict = probe(
-            model, tokenizer.max_length, tokenizer.special_ids, tokenizer.padding_id, pack=packing != "never"
-        )
+        with nullcontext() if adapter is None else adapter.probing():
+            verdict = probe(
+                model,
+                tokenizer.max_length,
+                tokenizer.special_ids,
+                tokenizer.padding_id,
+                pack=packing != "never",
+            )
         self.unused = verdict.unused
         if missing is not None:
-            missing.refuse(name, self.unused)
+            renamed = {} if adapter is None else adapter.renamed
+            missing.refuse(name, [renamed.get(each, each) for each in self.unused])
         self.way = self._choose(verdict, packing, name)
         if self.packed:
             use_attention(model, PACKED)
@@ -110,33 +123,71 @@ class Backbone(nn.Module):
         packing: Packing = "auto",
         trust_remote_code: bool = False,
         subfolder: str = "",
+        adapter: dict[str, Any] | None = None,
         **tokenizing: Any,
     ) -> Backbone:
         """Load model and tokenizer, from safetensors only, in float32.
 
         Args:
-            source: a Hugging Face id, a folder, or ``package:NAME/folder``.
+            source: a Hugging Face id, a folder, or ``package:NAME/folder``, with a model or an adapter.
             max_length: tokens per text including special ones; what the model can take if None.
             dropout: replaces every dropout probability of the model.
             packing: see :class:`Backbone`.
             trust_remote_code: run model code that comes with the weights.
             subfolder: of the source.
+            adapter: to put into the model; see :func:`~lit_metric.encoders.adapter.adapter_config`.
             tokenizing: prompts and the like; see :class:`~lit_metric.encoders.TextTokenizer`.
 
         Raises:
             FileNotFoundError: if there is no such model, or it has no safetensors weights.
-            ValueError: if weights are missing or of other shapes, or the tokenizer is of another model.
+            ImportError: for an adapter without peft.
+            ValueError: if weights are missing or of other shapes, the tokenizer is of another model, or the
+                adapter doesn't fit.
         """
+        saved = SavedAdapter.find(source, subfolder)
+        if saved is not None:
+            if adapter is not None:
+                raise ValueError(
+                    f"{source} holds an adapter already, which is trained further: leave adapter out, or "
+                    f"merge it first by `lit-metric export --model {source} --output FOLDER`"
+                )
+            return cls._with_saved(saved, max_length, dropout, packing, trust_remote_code, tokenizing)
+        config = None if adapter is None else adapter_config(adapter)
         path, options = resolve(source, subfolder)
         options["trust_remote_code"] = trust_remote_code
         model, missing = load_model(source, path, options, dropout)
         tokenizer = TextTokenizer.load(path, model, max_length, options, **tokenizing)
-        return cls(model, tokenizer, packing, source, missing)
+        base = Base(source, subfolder, dropout=dropout)
+        fitted = None if config is None else Adapter(model, config, base)
+        return cls(model, tokenizer, packing, source, missing, fitted)
+
+    @classmethod
+    def _with_saved(
+        cls,
+        saved: SavedAdapter,
+        max_length: int | None,
+        dropout: float | None,
+        packing: Packing,
+        trust_remote_code: bool,
+        tokenizing: dict[str, Any],
+    ) -> Backbone:
+        """The base of a saved adapter with the adapter in it."""
+        config = saved.config()
+        base = saved.base if dropout is None else replace(saved.base, dropout=dropout)
+        model, missing, path, options = base.load(trust_remote_code)
+        words = saved.tokenizer_path(path)
+        if words is not None:
+            path, options = words, options | {"subfolder": ""}
+        tokenizer = TextTokenizer.load(path, model, max_length, options, **tokenizing)
+        adapter = Adapter(model, config, base, saved.weights(), given_weights(saved.source))
+        return cls(model, tokenizer, packing, saved.source, missing, adapter)
 
     def freeze_unused(self) -> None:
-        """Freeze the parameters that no output depends on, for DDP stops at them."""
+        """Freeze the parameters that no output depends on, for DDP stops at them, and an adapter's base."""
         for name in self.unused:
             self.model.get_parameter(name).requires_grad_(False)
+        if self.adapter is not None:
+            self.adapter.freeze_base()
 
     def forward(self, tokens: Ragged) -> Ragged:
         """``[T]`` token ids to ``[T, h]`` last hidden states, with the same offsets."""
@@ -149,16 +200,24 @@ class Backbone(nn.Module):
             states = unpadded_forward(self.model, tokens)
         return Ragged(states, tokens.offsets)
 
-    def save(self, folder: Path, weights: bool = True, pad: bool = False) -> None:
-        """Write an ordinary Hugging Face folder with model (safetensors) and tokenizer.
+    def save(self, folder: Path, weights: bool = True, pad: bool = False, merge: bool = False) -> None:
+        """Write an ordinary Hugging Face folder with model (safetensors) and tokenizer; of a backbone with an
+        adapter, the adapter and a reference to its base instead of the model.
 
         Args:
             folder: is created.
             weights: without them, the folder only describes the model.
             pad: give the tokenizer a padding token if it has none, for libraries that can't do without.
+            merge: write the whole model, with an adapter worked into its weights.
+
+        Raises:
+            ValueError: if an adapter can't be merged, or its base has been trained.
         """
-        if weights:
-            quietly(self.model.save_pretrained, folder)
+        if self.adapter is not None and not merge:
+            self.adapter.save(folder, weights)
+        elif weights:
+            model = self.model if self.adapter is None else self.adapter.merged()
+            quietly(model.save_pretrained, folder)
         else:  # by its configuration, as a model is saved by the first of several processes only
             if getattr(self.model, "_auto_class", None):
                 config: Any = self.model.config

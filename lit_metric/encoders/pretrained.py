@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 from transformers import logging as hf_logging
 
 from lit_metric.store import PACKAGE, package_path
 
 log = logging.getLogger(__name__)
+
+ADAPTER = "adapter_config.json"
+"""The file by which a folder holds an adapter of peft."""
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -97,6 +101,20 @@ def weights_given(weights: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]
         _given.reset(token)
 
 
+def given_weights(path: str) -> Mapping[str, Tensor] | None:
+    """What :func:`weights_given` has for a folder, None outside of such a block."""
+    return (_given.get() or {}).get(path)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """The sha256 of all weights and their names."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def locate(source: str) -> str:
     """Where a backbone is: a Hugging Face id and a folder are left alone, ``package:NAME/folder`` becomes a
     folder.
@@ -119,15 +137,15 @@ def resolve(source: str, subfolder: str = "") -> tuple[str, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such folder, or it holds no model.
-        ValueError: if it holds a PEFT adapter.
+        ValueError: if it holds an adapter of peft.
     """
     path = locate(source)
     if Path(path).is_dir():
         path, subfolder = str(Path(path, subfolder)), ""
-        if Path(path, "adapter_config.json").is_file():
+        if Path(path, ADAPTER).is_file():
             raise ValueError(
-                f"{source} holds a PEFT adapter, which is not applied here: merge it into its model "
-                "(`merge_and_unload`) and save that"
+                f"{source} holds an adapter itself, and an adapter can't be trained on another: merge it "
+                f"into its base first, as by `lit-metric export --model {source} --output FOLDER`"
             )
         if not Path(path, "config.json").is_file():
             raise FileNotFoundError(
@@ -194,7 +212,7 @@ def load_model(
 def _build(kind: Any, path: str, config: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
     trusted = {"trust_remote_code": options.get("trust_remote_code", False)}
     nothing: dict[str, Any] = {"missing_keys": (), "unexpected_keys": ()}
-    state = (_given.get() or {}).get(path)
+    state = given_weights(path)
     common: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,

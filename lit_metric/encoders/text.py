@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import EncoderInput, Ragged
+from lit_metric.encoders.adapter_source import SavedAdapter
 from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder, Roles, Weights, check_texts
 from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
@@ -30,7 +31,8 @@ class TextEncoder(Encoder):
     normalisation, prompt, length, case) is as it says there.
 
     Args:
-        backbone: a Hugging Face id, a folder, or ``package:NAME/folder`` inside an installed package.
+        backbone: a Hugging Face id, a folder, or ``package:NAME/folder`` inside an installed package; also
+            an adapter of peft, whose base is loaded, too.
         pooling: from token states to one vector; if None, what the source says, else the mean. Giving one
             leaves the source's dense layers out.
         projection: components of a linear layer after the pooling, or ready layers; after the source's own.
@@ -57,9 +59,13 @@ class TextEncoder(Encoder):
             sentence-transformers calls ``include_prompt=False``. If None, what the source says, else True.
         truncate_dim: keep this number of leading components of each vector, before it is brought to length 1.
             If None, what the source says, else all; the full number overrides the source.
+        adapter: train an adapter of peft in a backbone that is frozen: ``peft_type`` and fields of its
+            configuration, as in ``{peft_type: LORA, r: 16, target_modules: all-linear}``. Pooling and
+            projection are trained as well.
 
     Raises:
         FileNotFoundError: if there is no such backbone.
+        ImportError: for an adapter without peft.
         ValueError: if arguments don't fit each other or the backbone.
     """
 
@@ -85,9 +91,14 @@ class TextEncoder(Encoder):
         max_lengths: dict[str, int] | None = None,
         pool_prompt: bool | None = None,
         truncate_dim: int | None = None,
+        adapter: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        recipe = Recipe.read(locate(backbone), head=pooling is None)
+        if adapter is not None and freeze is True:
+            raise ValueError("freeze: true leaves nothing of the adapter to train: leave out one of the two")
+        saved = SavedAdapter.find(backbone)
+        settings = locate(backbone) if saved is None else saved.recipe_source
+        recipe = Recipe.read(settings, head=pooling is None)
         self.backbone = Backbone.load(
             backbone,
             max_length=recipe.max_length if max_length is None else max_length,
@@ -101,6 +112,7 @@ class TextEncoder(Encoder):
             packing=packing,
             trust_remote_code=trust_remote_code,
             subfolder=recipe.subfolder,
+            adapter=adapter,
         )
         self.pooling = pooling or recipe.pooling or MeanPooling()
         self.pooling.build(self.backbone.hidden_size)
@@ -239,7 +251,8 @@ class TextEncoder(Encoder):
             "pool_prompt": self.tokenizer.pool_prompt,
             "normalize": self.normalize,
             "truncate_dim": self.truncate_dim,
-            "dropout": None,  # the backbone's configuration holds it
+            "dropout": None,  # the backbone's configuration or the reference to its base holds it
+            "adapter": None,  # it lies in the backbone's folder
             "trust_remote_code": False,
         }
 

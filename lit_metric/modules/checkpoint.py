@@ -19,6 +19,7 @@ from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.configurable import build, checked_spec, parameters_of
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
+from lit_metric.encoders.adapter import referenced
 from lit_metric.encoders.description import (
     FORMAT,
     KEY,
@@ -108,7 +109,10 @@ class CheckpointedModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe encoder, loss, settings and options of the run in JSON types, which are safe to read."""
+        """Describe encoder, loss, settings and options of the run in JSON types, which are safe to read; and
+        leave out the weights of an adapter's base, which the description names."""
+        for name in referenced(self):
+            checkpoint["state_dict"].pop(name, None)
         if self._description is None:  # saved without training
             self._description = describe(self.encoder)
             self._describe_loss()
@@ -160,7 +164,7 @@ class CheckpointedModule(LightningModule):
                 )
             arguments["loss"] = build(described["loss"], trust_remote_code=trust_remote_code)
         learner = cls(**{**described.get("settings", {}), **arguments})
-        learner.load_state_dict(content["state_dict"])
+        learner.load_state_dict({**referenced(learner), **content["state_dict"]})
         return learner if map_location is None else learner.to(map_location)
 
     @classmethod
@@ -190,6 +194,7 @@ class CheckpointedModule(LightningModule):
         for name, module in self.loss.named_modules(prefix="loss"):
             if isinstance(module, ProxyLoss):
                 module.make_room(checkpoint["state_dict"], f"{name}.")
+        checkpoint["state_dict"] = {**referenced(self), **checkpoint["state_dict"]}
         saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:
