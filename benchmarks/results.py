@@ -142,14 +142,14 @@ def digest(*paths: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
-def environment() -> dict[str, Any]:
-    """What numbers of time depend on: versions, processor, cores, threads."""
+def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """What numbers of time depend on: processor, cores, threads, and the versions of ``packages``."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in packages},
     }
 
 

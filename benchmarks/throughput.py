@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peer import DIRECTIONS
 from benchmarks.results import Spread, spread
 from lit_metric import TextEncoder
 from lit_metric.data.ragged import EncoderInput
@@ -22,53 +23,80 @@ from lit_metric.losses import DensePairs, InfoNCELoss
 Step = Callable[[Sequence[str], Tensor], Any]
 
 
-def ours(options: Mapping[str, Any]) -> Step:
+def ours(options: Mapping[str, Any], device: str = "cpu") -> Step:
     """A training step of a text encoder with these arguments: tokens to updated weights.
 
     Tokens are made within the step, though a run makes them only once, as the peer makes them at each step.
     """
-    encoder = TextEncoder(**options)
+    encoder = TextEncoder(**options).to(device)
     encoder.train()
     loss = InfoNCELoss()
     optimizer = adamw(encoder)
 
     def step(texts: Sequence[str], labels: Tensor) -> None:
         tokens = encoder.tokenizer.tokenize_ragged(list(texts))
-        vectors = encoder(EncoderInput.of_texts(tokens))
-        same = labels[:, None] == labels
-        pairs = DensePairs(same & ~torch.eye(len(texts), dtype=torch.bool), ~same)
+        vectors = encoder(EncoderInput.of_texts(tokens).to(device))
+        same = (labels[:, None] == labels).to(device)
+        pairs = DensePairs(same & ~torch.eye(len(texts), dtype=torch.bool, device=device), ~same)
         update(loss.on_pairs(vectors, vectors, pairs)["loss"], optimizer)
 
     return step
 
 
-def peer(backbone: str, attention: str = "sdpa") -> Step:
-    """The same by sentence-transformers, with its loss for labelled batches.
+def peer(
+    backbone: str,
+    attention: str = "sdpa",
+    recipe: str = "batch-hard",
+    dropout: float | None = None,
+    device: str = "cpu",
+) -> Step:
+    """The same by sentence-transformers.
 
     Args:
         backbone: a pretrained text encoder.
         attention: which of transformers' implementations; ``sdpa`` is its default.
+        recipe: ``batch-hard``, its loss for labelled batches, or ``ranking``, InfoNCE over all texts of a
+            batch, whose first half are anchors and whose second half are their positives.
+        dropout: replaces every dropout probability of BERT's configuration; None keeps them.
+        device: to train on.
     """
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import BatchHardSoftMarginTripletLoss
+    from sentence_transformers.sentence_transformer import losses
 
-    kind = {"attn_implementation": attention}
-    model = SentenceTransformer(str(locate(backbone)), device="cpu", model_kwargs=kind)
+    names = () if dropout is None else ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    model = SentenceTransformer(
+        str(locate(backbone)),
+        device=device,
+        model_kwargs={"attn_implementation": attention},
+        config_kwargs=dict.fromkeys(names, dropout),
+    )
     model.train()
-    loss = BatchHardSoftMarginTripletLoss(model)
+    ranking = recipe == "ranking"
+    loss = (
+        losses.MultipleNegativesRankingLoss(model, directions=DIRECTIONS)
+        if ranking
+        else losses.BatchHardSoftMarginTripletLoss(model)
+    )
     optimizer = adamw(model)
 
     def step(texts: Sequence[str], labels: Tensor) -> None:
-        update(loss([model.preprocess(list(texts))], labels), optimizer)
+        middle = len(texts) // 2
+        columns = [texts[:middle], texts[middle:]] if ranking else [texts]
+        inputs = [model.preprocess(list(column)) for column in columns]
+        moved = [
+            {name: value.to(device) if isinstance(value, Tensor) else value for name, value in each.items()}
+            for each in inputs
+        ]
+        update(loss(moved, labels.to(device)), optimizer)
 
     return step
 
 
-def half(step: Step) -> Step:
+def half(step: Step, device: str = "cpu") -> Step:
     """The same step under autocast to bfloat16, which few processors multiply in hardware."""
 
     def do(texts: Sequence[str], labels: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             step(texts, labels)
 
     return do

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.base import Encoder, Roles, Weights, as_list, check_texts
 from lit_metric.encoders.pooling import AttentionPooling, Pooling, Projection, drop_values, unit_rows
+from lit_metric.encoders.recompute import in_chunks
 from lit_metric.encoders.segments import take_rows, widen
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import NO_ROLE, QUERY, TextTokenizer, TowerTokenizers
@@ -82,7 +83,15 @@ class SetEncoder(Encoder):
 
     def forward(self, inputs: EncoderInput) -> Tensor:
         """See :meth:`Encoder.forward`."""
-        return self.pool(self.text.embed(inputs), inputs.items, inputs.weights)
+        texts, items, weights = self.text.embed(inputs), inputs.items, inputs.weights
+        if self.text.recompute != "chunks":
+            return self.pool(texts, items, weights)
+
+        def pool(rows: Tensor) -> Tensor:
+            own = None if weights is None else Ragged(weights, items.offsets).select(rows).values
+            return self.pool(texts, items.select(rows), own)
+
+        return in_chunks(pool, items.lengths, self.text.tokens_in_memory)
 
     def pool(self, texts: Tensor, items: Ragged, weights: Tensor | None = None) -> Tensor:
         """``[U, d]`` text vectors and ``I`` rows of positions among them to ``[I, dimension]``; ``weights``

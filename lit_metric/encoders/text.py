@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,13 @@ from lit_metric.encoders.base import Encoder, Roles, Weights, check_texts
 from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
 from lit_metric.encoders.pretrained import locate
 from lit_metric.encoders.recipe import Recipe
+from lit_metric.encoders.recompute import (
+    Recompute,
+    in_chunks,
+    length_chunks,
+    recompute_layers,
+    tokens_in_memory,
+)
 from lit_metric.encoders.segments import segment_sum, take_rows, widen
 from lit_metric.encoders.tokenizer import TextTokenizer
 
@@ -59,6 +66,12 @@ class TextEncoder(Encoder):
             sentence-transformers calls ``include_prompt=False``. If None, what the source says, else True.
         truncate_dim: keep this number of leading components of each vector, before it is brought to length 1.
             If None, what the source says, else all; the full number overrides the source.
+        recompute: what is computed again in the backward pass, to save memory. "chunks" encodes a batch chunk
+            by chunk and keeps the vectors only, so a batch may be as large as its vectors and its loss allow;
+            it takes up to 1.35 times as long. "layers" keeps what enters each layer, for texts so long that
+            few fit; models without gradient checkpointing have no such way. "none" keeps everything.
+        max_tokens_in_memory: tokens whose activations are held at once, with ``recompute="chunks"``; 8192 if
+            None. A text with more is held alone.
         adapter: train an adapter of peft in a backbone that is frozen: ``peft_type`` and fields of its
             configuration, as in ``{peft_type: LORA, r: 16, target_modules: all-linear}``. Pooling and
             projection are trained as well.
@@ -91,9 +104,13 @@ class TextEncoder(Encoder):
         max_lengths: dict[str, int] | None = None,
         pool_prompt: bool | None = None,
         truncate_dim: int | None = None,
+        recompute: Recompute = "none",
+        max_tokens_in_memory: int | None = None,
         adapter: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.recompute: Recompute = recompute
+        self.tokens_in_memory = tokens_in_memory(recompute, max_tokens_in_memory)
         if adapter is not None and freeze is True:
             raise ValueError("freeze: true leaves nothing of the adapter to train: leave out one of the two")
         saved = SavedAdapter.find(backbone)
@@ -127,6 +144,8 @@ class TextEncoder(Encoder):
         self.cache_frozen = cache_frozen
         self.table = FrozenTable()
         freeze_parameters(self.backbone.model, freeze)
+        if recompute == "layers":
+            recompute_layers(self.backbone.model)
 
     @staticmethod
     def _components(given: int | None, source: int | None, projected: bool, whole: int) -> int | None:
@@ -159,15 +178,31 @@ class TextEncoder(Encoder):
 
     def embed(self, inputs: EncoderInput) -> Tensor:
         """``[U, dimension]``: one vector per text, whatever the items."""
-        return widen(self.projection(self.features(inputs))[:, : self.dimension])
+        if self.recompute != "chunks":
+            return self._project(self.features(inputs))
+        lengths = inputs.tokens.lengths
+
+        def features(rows: Tensor) -> Tensor:
+            ids, skip = (None if each is None else each[rows] for each in (inputs.text_ids, inputs.skip))
+            return self.features(EncoderInput.of_texts(inputs.tokens.select(rows), ids, skip))
+
+        if self._features_frozen:  # the backward pass doesn't need them again
+            return self._project(in_chunks(features, lengths, self.tokens_in_memory))
+        return in_chunks(lambda rows: self._project(features(rows)), lengths, self.tokens_in_memory)
+
+    def _project(self, features: Tensor) -> Tensor:
+        return widen(self.projection(features)[:, : self.dimension])
 
     def features(self, inputs: EncoderInput) -> Tensor:
         """``[U, h]``: the pooled states of each text, before the projection."""
-        frozen = self.frozen and not any(each.requires_grad for each in self.pooling.parameters())
-        if not frozen or inputs.text_ids is None or not self.cache_frozen:
+        if not self._features_frozen or inputs.text_ids is None or not self.cache_frozen:
             return self._pool(inputs.tokens, inputs.skip)
         state = self._weights_state()
         return self.table.look_up(inputs.tokens, inputs.text_ids, state, self._pool, inputs.skip)
+
+    @property
+    def _features_frozen(self) -> bool:
+        return self.frozen and not any(each.requires_grad for each in self.pooling.parameters())
 
     def _pool(self, tokens: Ragged, skip: Tensor | None = None) -> Tensor:
         frozen = self.frozen
@@ -279,19 +314,6 @@ def freeze_parameters(model: nn.Module, freeze: bool | Sequence[str]) -> None:
             )
         for name in chosen:
             names[name].requires_grad_(False)
-
-
-def length_chunks(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:
-    """Cut rows into chunks of similar length, longest first, of at most ``max_tokens`` tokens or one row."""
-    order = lengths.argsort(descending=True, stable=True)
-    used = lengths[order].cumsum(0).tolist()
-    start, before = 0, 0
-    for place, total in enumerate(used):
-        if total - before > max_tokens and place > start:
-            yield order[start:place]
-            start, before = place, used[place - 1]
-    if start < len(order):
-        yield order[start:]
 
 
 class FrozenTable:

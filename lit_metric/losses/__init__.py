@@ -23,6 +23,7 @@ from lit_metric.losses.guided import GuidedLoss, too_similar
 from lit_metric.losses.info_nce import InfoNCELoss
 from lit_metric.losses.lifted_structure import LiftedStructureLoss
 from lit_metric.losses.margin_mse import MarginMSELoss
+from lit_metric.losses.memory import CandidateBank, CandidateMemory
 from lit_metric.losses.multi_similarity import MultiSimilarityLoss
 from lit_metric.losses.n_pair import NPairLoss, TupletLoss, tuplet
 from lit_metric.losses.nca import NCALoss, nca
@@ -46,6 +47,8 @@ from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "AngularLoss",
+    "CandidateBank",
+    "CandidateMemory",
     "CircleLoss",
     "ClassWeightedLoss",
     "CoSENTLoss",

@@ -29,7 +29,7 @@ from lit_metric.encoders.description import (
     encoder_in,
     read_checkpoint,
 )
-from lit_metric.losses import Loss, ProxyLoss
+from lit_metric.losses import CandidateBank, Loss, ProxyLoss
 from lit_metric.mining import Miner
 from lit_metric.modules import resume
 from lit_metric.modules.resume import BATCHES, Options, Resumption, learned, options_of
@@ -49,7 +49,8 @@ class CheckpointedModule(LightningModule):
 
     Attributes:
         encoder: the trained encoder.
-        loss, lr, weight_decay, lr_scale, warmup, schedule: see :class:`~lit_metric.MetricLearner`.
+        loss, lr, weight_decay, lr_scale, warmup, schedule, memory: see :class:`~lit_metric.MetricLearner`.
+        bank: candidates from outside the batch, or None.
     """
 
     encoder: Encoder
@@ -59,6 +60,8 @@ class CheckpointedModule(LightningModule):
     lr_scale: dict[str, float]
     warmup: float
     schedule: Schedule
+    memory: int | CandidateBank
+    bank: CandidateBank | None
     _description: Description | None = None
     _loss_spec: Any = None
     _steps: int | None = None
@@ -130,6 +133,8 @@ class CheckpointedModule(LightningModule):
         }
         if self._trainer is not None and "train" in self.data.splits:
             checkpoint[resume.KEY] = {"options": self._options(), "learned": self._learned_from}
+            if self.bank is not None:
+                checkpoint[resume.KEY]["bank"] = self.bank.state_dict()
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -177,6 +182,7 @@ class CheckpointedModule(LightningModule):
         names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
         found = {name: getattr(self, name) for name in names}
         found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
+        found |= options_of(self.memory, "memory") if self.bank is not None else {}
         found |= {"planned steps": self._steps, BATCHES: self._batches}
         found |= {"data.seed": self.data.seed, "data.validation_corpus": self.data.against["validation"]}
         found |= options_of(self.data.planner, "data.planner") | options_of(self.data.miner, "data.miner")
@@ -211,6 +217,8 @@ class CheckpointedModule(LightningModule):
             own_method = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
             plan = self._plan() if own_method and "configure_optimizers" not in vars(self) else None
             Resumption(checkpoint, self._options(), self._learned_from, self.trainer).apply(plan)
+            if self.bank is not None:
+                self.bank.load_state_dict(checkpoint.get(resume.KEY, {}).get("bank", {}))
 
     def configure_optimizers(self) -> Any:
         """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""

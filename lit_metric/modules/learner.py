@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
-from lit_metric.callbacks.checkpoints import check_monitors, set_aside
+from lit_metric.callbacks.checkpoints import check_monitors
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
-from lit_metric.evaluation import Evaluation, MixtureEvaluation, encode_batch, encode_roles, evaluation_of
+from lit_metric.evaluation import encode_batch
 from lit_metric.losses import (
+    CandidateBank,
+    CandidateMemory,
     CoSENTLoss,
     InfoNCELoss,
     Loss,
@@ -31,14 +32,15 @@ from lit_metric.losses import (
     gather_with_grad,
     sum_over_ranks,
 )
-from lit_metric.modules.checkpoint import CheckpointedModule
+from lit_metric.losses.memory import compares_candidates
+from lit_metric.modules.evaluated import EvaluatedModule
 from lit_metric.modules.schedule import Schedule
 from lit_metric.modules.tasks import TaskLosses, TaskMeans, check_scores, encode_items
 
 log = logging.getLogger(__name__)
 
 
-class MetricLearner(CheckpointedModule):
+class MetricLearner(EvaluatedModule):
     """Trains an encoder so that neighbours are of the same kind.
 
     Anchors and candidates pass through the same encoder; under several processes candidates are gathered with
@@ -58,6 +60,8 @@ class MetricLearner(CheckpointedModule):
         knn: numbers of voting neighbours in evaluations.
         knn_temperature: votes weigh ``exp(cosine / knn_temperature)``; None counts them.
         space: also measure alignment, uniformity, hubness and NMI in evaluations.
+        memory: how many vectors of the latest batches are candidates of a batch, too, without gradient; 0 for
+            none. Or a :class:`~lit_metric.losses.CandidateBank` of your own.
 
     Raises:
         ValueError: when a number is out of range.
@@ -76,8 +80,9 @@ class MetricLearner(CheckpointedModule):
         knn: list[int] | None = None,
         knn_temperature: float | None = None,
         space: bool = False,
+        memory: int | CandidateBank = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(ks, knn, knn_temperature, space)
         if lr <= 0 or weight_decay < 0 or not 0 <= warmup < 1:
             raise ValueError(
                 f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)"
@@ -89,13 +94,10 @@ class MetricLearner(CheckpointedModule):
         self.lr_scale = lr_scale or {}
         self.warmup = warmup
         self.schedule: Schedule = schedule
-        self.ks = tuple(ks or (1, 5, 10))
-        self.knn = tuple(knn or (1, 10))
-        self.knn_temperature = knn_temperature
-        self.space = space
-        self._evaluation: Evaluation | MixtureEvaluation | None = None
-        self._roles: list[str] = []
-        self._unmeasured: set[str] = set()
+        self.memory = memory
+        self.bank: CandidateBank | None = None
+        if memory:
+            self.bank = CandidateMemory(memory) if isinstance(memory, int) else memory
         self._logged = TaskMeans()
         self._losses = torch.zeros(2)  # sum and number in this epoch
         if loss is not None:
@@ -124,6 +126,7 @@ class MetricLearner(CheckpointedModule):
         if isinstance(self.loss, TaskLosses):
             self.loss.check(data.mixture)
         if stage == "fit":
+            self._set_up_bank()
             self.check_saved(data.miner, data.refresh.mode == "inline")
             for task in range(max(1, len(data.mixture))):
                 self._set_up_loss(task)
@@ -166,6 +169,18 @@ class MetricLearner(CheckpointedModule):
         device = self.trainer.strategy.root_device
         encode = partial(encode_items, data=self.data, device=device)
         loss.setup(LossContext(self.encoder.dimension, counts, self.relations, encode))
+
+    def _set_up_bank(self) -> None:
+        losses = [self._loss_of(task) for task in range(max(1, len(self.data.mixture)))]
+        if self.bank is None:
+            return
+        if not any(map(compares_candidates, losses)):
+            names = ", ".join(dict.fromkeys(type(loss).__name__ for loss in losses))
+            raise ValueError(
+                f"memory adds candidates of earlier batches, and {names} learns nothing from them: it needs "
+                "proxies or scored pairs. Leave memory out, or take a loss between pairs such as InfoNCELoss"
+            )
+        self.bank.clear()
 
     def _check_scored(self, task: int) -> None:
         """See :func:`~lit_metric.modules.tasks.check_scores`."""
@@ -241,17 +256,36 @@ class MetricLearner(CheckpointedModule):
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The loss of this rank's anchors against the candidates of all ranks."""
+        """The loss of this rank's anchors against the candidates of all ranks.
+
+        A subclass may override each of its four steps: :meth:`forward`, :meth:`candidates`, :meth:`pairs` and
+        :meth:`objective`.
+        """
         if self.labelled_relations is None:  # a search for the learning rate comes before on_fit_start
             self._start_training()
         vectors = self(batch)
-        anchors, candidates = vectors[batch.anchors], gather_with_grad(vectors[batch.candidates])
-        pairs = self._pairs(batch, gather_ids(batch.candidate_ids))
-        loss = self._objective(batch.task, anchors, candidates, pairs)
+        candidates, ids = self.candidates(batch, vectors)
+        loss = self.objective(batch, vectors[batch.anchors], candidates, self.pairs(batch, ids))
         texts = sum_over_ranks(torch.tensor(len(batch.tokens), device=self.device))
         return {"loss": loss, "vectors": vectors.detach(), "texts": texts}
 
-    def _pairs(self, batch: Batch, candidate_ids: Tensor) -> RelationPairs:
+    def candidates(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """What the anchors of a batch are compared with, the same on all ranks.
+
+        Args:
+            batch: this rank's.
+            vectors: ``[I, d]`` raw, of the items of the batch.
+
+        Returns:
+            ``[C, d]`` raw vectors and ``[C]`` int64 global ids: of the candidates of all ranks with gradient,
+            then of those from outside the batch.
+        """
+        gathered, ids = gather_with_grad(vectors[batch.candidates]), gather_ids(batch.candidate_ids)
+        if self.bank is None or not compares_candidates(self._loss_of(batch.task)):
+            return gathered, ids
+        return self.bank.append(vectors[batch.anchors], gathered, ids, batch.task)
+
+    def pairs(self, batch: Batch, candidate_ids: Tensor) -> RelationPairs:
         """What belongs together among the anchors and candidates; with classes if the loss requires them."""
         labels: tuple[Tensor | None, Tensor | None] = None, None
         relations, start = self._relations_of(batch.task)
@@ -260,8 +294,9 @@ class MetricLearner(CheckpointedModule):
         known = self.labelled_relations, batch.mined_negatives
         return RelationPairs(self.relations, batch.anchor_ids, candidate_ids, *known, *labels)
 
-    def _objective(self, task: int, anchors: Tensor, candidates: Tensor, pairs: RelationPairs) -> Tensor:
+    def objective(self, batch: Batch, anchors: Tensor, candidates: Tensor, pairs: RelationPairs) -> Tensor:
         """The loss, to be minimised; it is logged with its parts."""
+        task = batch.task
         parts = self._loss_of(task).on_pairs(anchors, candidates, pairs)
         loss = parts.pop("loss")
         several = self.trainer.world_size > 1
@@ -307,77 +342,6 @@ class MetricLearner(CheckpointedModule):
         for loss in self.loss.modules():
             if isinstance(loss, Loss):
                 loss.after_step()
-
-    def _start_evaluation(self, split: str) -> None:
-        self._evaluation = self.evaluation(split).to(self.device)
-        self._roles = [*self.data.roles(split)]
-
-    def _cut(self, split: str) -> bool:
-        """Whether the trainer may leave out items of an evaluation whose results count."""
-        trainer = self.trainer
-        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        return not (trainer.sanity_checking or (isinstance(limit, float) and limit == 1.0))
-
-    def evaluation(self, split: str) -> Evaluation | MixtureEvaluation:
-        """The evaluation of a split, with this module's options."""
-        options = {"ks": self.ks, "knn": self.knn, "knn_temperature": self.knn_temperature}
-        return evaluation_of(self.data, split, **options, space=self.space)
-
-    def _evaluate(self, batch: Batch, split: str, loader: int) -> None:
-        assert self._evaluation is not None
-        role = self._roles[loader]
-        if not (role.endswith("corpus") and self._cut(split)):  # which is encoded as a whole at the end
-            self._evaluation.update(*encode_batch(self.encoder, batch), role)
-
-    def _finish_evaluation(self, prefix: str, split: str) -> None:
-        assert self._evaluation is not None
-        trainer, cut = self.trainer, self._cut(split)
-        if cut:
-            ranks = trainer.global_rank, trainer.world_size
-            with trainer.precision_plugin.forward_context():
-                encode_roles(self.encoder, self.data, split, self._evaluation, *ranks, searched_only=True)
-        results = self._evaluation.compute(partial=cut or bool(trainer.sanity_checking))
-        self._evaluation = None
-        if not trainer.sanity_checking:
-            self._log_unmeasured({f"{prefix}/{name}" for name in results if math.isnan(results[name])})
-        # All ranks have the same results; sync_dist avoids a warning of Lightning.
-        several = self.trainer.world_size > 1
-        for name, value in results.items():
-            shown = prefix == "val" and name == self.data.main_metric
-            self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=several)
-
-    def _log_unmeasured(self, names: set[str]) -> None:
-        """Log once which metrics these data don't have, and stop callbacks from monitoring them."""
-        if new := sorted(names - self._unmeasured):
-            changed = set_aside(self.trainer, new) if self.trainer.state.fn == TrainerFn.FITTING else []
-            if self.trainer.is_global_zero:
-                changes = "".join(f"; {each}" for each in changed)
-                log.warning("can't be measured on these items, and is NaN: %s%s", ", ".join(new), changes)
-        self._unmeasured |= names
-
-    def on_validation_epoch_start(self) -> None:
-        """Start to collect."""
-        self._start_evaluation("validation")
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect the vectors of a batch."""
-        self._evaluate(batch, "validation", dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Measure; logs ``val/NAME``."""
-        self._finish_evaluation("val", "validation")
-
-    def on_test_epoch_start(self) -> None:
-        """Start to collect."""
-        self._start_evaluation("test")
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect the vectors of a batch."""
-        self._evaluate(batch, "test", dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Measure; logs ``test/NAME``."""
-        self._finish_evaluation("test", "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """``ids [n]`` and ``embeddings [n, d]``, of length 1 if the encoder normalises."""
