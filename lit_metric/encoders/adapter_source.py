@@ -33,7 +33,7 @@ BASE = "base.json"
 """Beside an adapter that this library wrote: the fields of :class:`Base`."""
 
 PREFIX = "base_model.model."
-"""With which the names in an adapter's file begin, as peft writes them."""
+"""With which the names of modules begin in a file of peft; other programs leave it out."""
 
 UNSUPPORTED = {
     "ADALORA": "it has to be called after each step to share out its ranks",
@@ -246,7 +246,8 @@ class SavedAdapter:
                 "safe_serialization=True"
             )
         content = load_file(path, device="cpu")
-        return {name if name.startswith(PREFIX) else PREFIX + name: content[name] for name in content}
+        whole = any(name.startswith("base_model.") for name in content)
+        return content if whole else {PREFIX + name: value for name, value in content.items()}
 
 
 def _inside(folder: str, name: str) -> str:

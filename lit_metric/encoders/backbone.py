@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +184,19 @@ class Backbone(nn.Module):
         adapter = Adapter(model, config, base, saved.weights(), given_weights(saved.source))
         return cls(model, tokenizer, packing, saved.source, missing, adapter)
 
+    @property
+    def layers(self) -> str:
+        """The name of the list of the model's layers, from the lowest to the top.
+
+        Raises:
+            ValueError: if the model has none, as where all layers share their weights.
+        """
+        count = getattr(self.model.config.get_text_config(), "num_hidden_layers", None)
+        for name, part in self.model.named_modules():
+            if isinstance(part, nn.ModuleList) and len(part) == count:
+                return name
+        raise ValueError(f"models of type {self.model.config.model_type} have no list of layers")
+
     def freeze_unused(self) -> None:
         """Freeze the parameters that no output depends on, for DDP stops at them, and an adapter's base."""
         for name in self.unused:
@@ -224,3 +239,27 @@ class Backbone(nn.Module):
                 custom_object_save(self.model, folder, config=config)
             self.model.config.save_pretrained(folder)
         self.tokenizer.save(folder, pad)
+
+
+def freeze_parameters(model: nn.Module, freeze: bool | Sequence[str]) -> None:
+    """Freeze all of a model, or the parameters under the named parts or matching the patterns.
+
+    Raises:
+        ValueError: if a name or pattern fits no parameter.
+    """
+    if isinstance(freeze, bool):
+        if freeze:
+            model.requires_grad_(False)
+        return
+    names = dict(model.named_parameters())
+    for pattern in freeze:
+        chosen = [
+            name for name in names if f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatch(name, pattern)
+        ]
+        if not chosen:
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(
+                f"freeze: no parameter of the backbone is called {pattern!r}; its parts are {parts}"
+            )
+        for name in chosen:
+            names[name].requires_grad_(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.adapter_source import SavedAdapter
-from lit_metric.encoders.backbone import Backbone, Packing
+from lit_metric.encoders.backbone import Backbone, Packing, freeze_parameters
 from lit_metric.encoders.base import Encoder, Roles, Weights, check_texts
 from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
 from lit_metric.encoders.pretrained import locate
@@ -290,30 +289,6 @@ class TextEncoder(Encoder):
             "adapter": None,  # it lies in the backbone's folder
             "trust_remote_code": False,
         }
-
-
-def freeze_parameters(model: nn.Module, freeze: bool | Sequence[str]) -> None:
-    """Freeze all of a model, or the parameters under the named parts or matching the patterns.
-
-    Raises:
-        ValueError: if a name or pattern fits no parameter.
-    """
-    if isinstance(freeze, bool):
-        if freeze:
-            model.requires_grad_(False)
-        return
-    names = dict(model.named_parameters())
-    for pattern in freeze:
-        chosen = [
-            name for name in names if f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatch(name, pattern)
-        ]
-        if not chosen:
-            parts = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(
-                f"freeze: no parameter of the backbone is called {pattern!r}; its parts are {parts}"
-            )
-        for name in chosen:
-            names[name].requires_grad_(False)
 
 
 class FrozenTable:

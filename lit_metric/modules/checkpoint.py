@@ -49,7 +49,8 @@ class CheckpointedModule(LightningModule):
 
     Attributes:
         encoder: the trained encoder.
-        loss, lr, weight_decay, lr_scale, warmup, schedule, memory: see :class:`~lit_metric.MetricLearner`.
+        loss, lr, weight_decay, lr_scale, layer_decay, warmup, schedule, memory: see
+            :class:`~lit_metric.MetricLearner`.
         bank: candidates from outside the batch, or None.
     """
 
@@ -58,6 +59,7 @@ class CheckpointedModule(LightningModule):
     lr: float
     weight_decay: float
     lr_scale: dict[str, float]
+    layer_decay: float
     warmup: float
     schedule: Schedule
     memory: int | CandidateBank
@@ -179,7 +181,7 @@ class CheckpointedModule(LightningModule):
 
     def _options(self) -> Options:
         """The options that a resumed run may change."""
-        names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
+        names = ("lr", "weight_decay", "lr_scale", "layer_decay", "warmup", "schedule")
         found = {name: getattr(self, name) for name in names}
         found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
         found |= options_of(self.memory, "memory") if self.bank is not None else {}
@@ -229,7 +231,7 @@ class CheckpointedModule(LightningModule):
 
     def _plan(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
         """A new optimizer, and the factor on its rates at each step."""
-        groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
+        groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale, self.layer_decay)
         # A fused optimizer unscales in its step, so that nothing could be clipped before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
