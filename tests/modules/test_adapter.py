@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 import lit_metric
 from lit_metric import MetricLearner, TextEncoder
+from lit_metric.evaluation import encode_split
+from lit_metric.index import Embeddings
 from lit_metric.losses import InfoNCELoss
 from lit_metric.mining import NegativeTable
 from lit_metric.refresh.snapshot import trained
@@ -78,15 +80,21 @@ def scheduled(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_a_worker_mines_what_training_itself_would(small: Small, scheduled: Any, tmp_path: Path) -> None:
     assert scheduled.tables.versions == [1] * 8 + [2] * 2
-    inline = fit(small, tmp_path, learner=learner(small / "backbone"), epochs=1, mode="inline")
+    inline = fit(small, tmp_path, learner=learner(small / "backbone"), epochs=1, mode="inline", delay=None)
     first: list[NegativeTable] = [done.tables.opened[1] for done in (inline, scheduled)]
     assert first[0].ids.tolist() == first[1].ids.tolist()
     assert first[0].scores.tolist() == first[1].scores.tolist()
-    # The second table is of the weights after five batches: encoded here, by another encoder with these.
-    again = learner(small / "backbone")
+    # The second table is of the weights after five batches, with which another encoder mines the same here.
+    again, data = learner(small / "backbone"), scheduled.data
     again.load_state_dict(scheduled.tables.states[5])
-    assert scheduled.tables.opened[2].manifest["weights"] == scheduled.tables.weights[5]
-    assert scheduled.tables.weights[0] != scheduled.tables.weights[5]
+    second = scheduled.tables.opened[2]
+    assert second.manifest["weights"] == scheduled.tables.weights[5] != scheduled.tables.weights[0]
+    ids = data.splits["train"].sort().values
+    vectors, order = (torch.cat(part) for part in zip(*encode_split(again.encoder, data, ids), strict=True))
+    expected = data.miner.mine(Embeddings(ids, vectors.float()[order.argsort()]), data.relations, data.seed)
+    assert second.ids.tolist() == expected.ids.tolist()
+    assert second.scores.tolist() == expected.scores.tolist()
+    assert second.scores.tolist() != first[0].scores.tolist()
 
 
 def test_a_snapshot_is_as_small_as_the_adapter(scheduled: Any) -> None:
