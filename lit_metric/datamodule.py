@@ -23,6 +23,7 @@ from lit_metric.batching import (
     PairPlanner,
     PKPlanner,
     PlanDataset,
+    PlanFiles,
     PlanSampler,
     ScoredPairPlanner,
     chunks,
@@ -321,9 +322,9 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         negatives = vectors = None
         versions: dict[str, Any] = {}
         if self.miner is not None:
-            if self.refresher is None:
+            if (refresher := self.refresher) is None:
                 raise RuntimeError("a miner needs MiningCallback, which MetricLearner brings along")
-            refresher, number = self.refresher, self.refresher.timetable.batch
+            number = refresher.timetable.batch
             versions["before_fn"] = lambda epoch, step: refresher.before_batch(number(epoch, step))
             versions["version_fn"] = lambda epoch, step: refresher.version(number(epoch, step))
             tables = refresher.task.tables
@@ -342,6 +343,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             self.world_size,
             negatives,
             vectors,
+            PlanFiles.of_run(self.trainer) if self.num_workers or self.world_size > 1 else None,
         )
         sampler = PlanSampler(len(dataset), position_fn=lambda: resume_position(self.trainer), **versions)
         workers: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from lit_metric.batching.loader import ChunkDataset, PlanDataset, PlanSampler, S
 from lit_metric.batching.mixture import MixturePart, MixturePlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
 from lit_metric.batching.plan import BatchPlanner, Plan, VectorPlanner
+from lit_metric.batching.plan_files import PlanFiles
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "PairPlanner",
     "Plan",
     "PlanDataset",
+    "PlanFiles",
     "PlanSampler",
     "ScoredPairPlanner",
     "ShufflePlanner",

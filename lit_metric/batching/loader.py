@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from lit_metric.batching.plan import BatchPlanner, Plan, VectorSource, share
+from lit_metric.batching.plan_files import PlanFiles
 from lit_metric.data.batch import Batch, Collator
 from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
@@ -50,7 +51,7 @@ class Step(NamedTuple):
 class PlanDataset(Dataset[Batch]):
     """The batches of a planner's plans, by :class:`Step`, as one rank sees them.
 
-    It keeps the plan of the latest epoch, so a worker plans once per epoch.
+    It keeps the plan of the latest epoch.
 
     Args:
         planner: decides which items meet.
@@ -65,6 +66,7 @@ class PlanDataset(Dataset[Batch]):
             for the anchors of *all* ranks and shares out the new candidates, so all ranks together see the
             batch that a single process would see. Must be picklable where workers are spawned.
         vectors: gives the items' vectors of a version, for a planner that uses them.
+        plan_files: where the processes of a machine share plans. None: each makes its own, once per epoch.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class PlanDataset(Dataset[Batch]):
         world_size: int = 1,
         negatives: NegativeSource | None = None,
         vectors: VectorSource | None = None,
+        plan_files: PlanFiles | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be within 0..{world_size - 1}, not {rank}")
@@ -90,6 +93,7 @@ class PlanDataset(Dataset[Batch]):
         self.world_size = world_size
         self.negatives = negatives
         self.vectors = vectors
+        self.plan_files = plan_files
         self._plan: tuple[tuple[int, int], Plan] | None = None
 
     def plan(self, epoch: int, planned: int = 0) -> Plan:
@@ -97,10 +101,15 @@ class PlanDataset(Dataset[Batch]):
         by_vectors = self.planner.uses_vectors
         key = epoch, planned if by_vectors else 0
         if self._plan is None or self._plan[0] != key:
-            given: dict[str, Any] = {}
-            if by_vectors and planned and self.vectors is not None:
-                given["vectors"] = self.vectors(planned)
-            self._plan = key, self.planner.plan(self.ids, self.relations, self.seed, epoch, **given)
+
+            def make() -> Plan:
+                given: dict[str, Any] = {}
+                if by_vectors and planned and self.vectors is not None:
+                    given["vectors"] = self.vectors(planned)
+                return self.planner.plan(self.ids, self.relations, self.seed, epoch, **given)
+
+            self._plan = None  # two plans of a large epoch need not be in memory together
+            self._plan = key, make() if self.plan_files is None else self.plan_files.get(*key, make)
         return self._plan[1]
 
     def __len__(self) -> int:

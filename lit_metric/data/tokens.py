@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 LAYOUT = "1"  # part of the key: files of another layout are never opened
 CHUNK = 1024
+"""Texts that a tokenizer gets at once."""
+BLOCK = 64 * CHUNK
+"""Texts whose token ids are written at once. What is lost when tokenising is cut off is less than that."""
 
 Values = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
@@ -128,6 +134,10 @@ def tokenize(
     is read. A file is written under another name, synced, then renamed: processes that race each publish a
     whole file, and a crash publishes none. A damaged file is found by its checksum, logged, and replaced.
 
+    More than 65,536 texts are tokenised in blocks of that size, by one process of a machine while the others
+    wait for it. Each block is on disk before the next one begins, so memory doesn't grow with the number of
+    texts, and the next call goes on where one was cut off.
+
     Args:
         vocabulary: the distinct texts.
         tokenizer: see :class:`Tokenizer`; called with up to 1,024 texts at a time.
@@ -140,25 +150,134 @@ def tokenize(
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     key = hashlib.sha256("\n".join([LAYOUT, vocabulary.digest, tokenizer.fingerprint]).encode()).hexdigest()
     path = folder / f"tokens-{key[:32]}.arrow"
-    if vocabulary.roles is None:
-        skip = torch.full((len(vocabulary),), tokenizer.prompt_tokens())
-    else:
-        by_role = [tokenizer.prompt_tokens(role) for role in vocabulary.role_names]
-        skip = torch.tensor(by_role, dtype=torch.int64)[vocabulary.roles.long()]
-    prompt = skip if bool(skip.any()) else None
-    if path.exists():
-        try:
-            tokens = Tokens(path, prompt)
-            if len(tokens) == len(vocabulary) and tokens.verify():
-                return tokens
-            problem = "its checksum is wrong"
-        except (ValueError, OSError) as error:
-            problem = str(error)
-        logger.warning("the token cache %s is damaged (%s) and will be written again", path, problem)
-    starts = track(range(0, len(vocabulary), CHUNK), "tokenising", f"{CHUNK} texts", progress)
-    values, offsets = _concatenate(_tokenize_chunk(vocabulary, tokenizer, start) for start in starts)
-    _write(path, values, offsets)
+    prompt = _prompt_tokens(vocabulary, tokenizer)
+    if (tokens := _open_finished(path, prompt, len(vocabulary))) is not None:
+        return tokens
+    starts = range(0, len(vocabulary), CHUNK)
+    if len(vocabulary) <= BLOCK:
+        shown = track(starts, "tokenising", f"{CHUNK} texts", progress)
+        values, offsets = _concatenate(_tokenize_chunk(vocabulary, tokenizer, start) for start in shown)
+        _write(path, values, offsets)
+        return Tokens(path, prompt)
+    with _unfinished_folder(path) as unfinished:
+        if (tokens := _open_finished(path, prompt, len(vocabulary))) is not None:  # another process made it
+            return tokens
+        blocks = _Blocks(unfinished)
+        if done := blocks.rows:
+            logger.info("tokenising goes on after the %d texts that are on disk", done)
+        shown = track(starts[done // CHUNK :], "tokenising", f"{CHUNK} texts", progress)
+        rows: list[list[int]] = []
+        for start in shown:
+            rows += _tokenize_chunk(vocabulary, tokenizer, start)
+            if len(rows) == BLOCK:
+                blocks.append(rows)
+                rows = []
+        blocks.append(rows)
+        _write(path, *blocks.arrays())
     return Tokens(path, prompt)
+
+
+def _prompt_tokens(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tensor | None:
+    """``[V]`` int64, how many leading tokens of each text are kept out of pooling; None for none."""
+    if vocabulary.roles is None:
+        count = tokenizer.prompt_tokens()
+        return torch.full((len(vocabulary),), count) if count and len(vocabulary) else None
+    by_role = torch.tensor([tokenizer.prompt_tokens(role) for role in vocabulary.role_names])
+    skip = by_role[vocabulary.roles.long()]
+    return skip if bool(skip.any()) else None
+
+
+def _open_finished(path: Path, skip: Tensor | None, texts: int) -> Tokens | None:
+    """The token ids of a whole file, or None if there is none or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        tokens = Tokens(path, skip)
+        if len(tokens) == texts and tokens.verify():
+            return tokens
+        problem = "its checksum is wrong"
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    logger.warning("the token cache %s is damaged (%s) and will be written again", path, problem)
+    return None
+
+
+@contextmanager
+def _unfinished_folder(path: Path) -> Iterator[Path]:
+    """The folder of the blocks from which ``path`` is made, for one process at a time.
+
+    It stays after an error, so that the next call goes on, and is removed when ``path`` is complete.
+    """
+    from filelock import FileLock
+
+    folder, lock = (path.with_name(f"{path.name}.{kind}") for kind in ("unfinished", "lock"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # some systems don't remove an open file
+            lock.unlink()  # whoever gets it later finds ``path`` complete
+
+
+class _Blocks:
+    """Token ids on their way to a file: blocks of texts, of which a later process can use those before it.
+
+    Args:
+        folder: holds ``tokens`` and ``lengths``, int32 and int64 end to end, and ``blocks``, which has the
+            number of texts, the number of tokens and a checksum of each block. A block counts once it is
+            listed there and its checksum is right.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = self.tokens = 0
+        listed = folder / "blocks"
+        entries = np.zeros((0, 3), dtype=np.int64)
+        if listed.exists():
+            numbers = np.fromfile(listed, dtype=np.int64)
+            entries = numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
+        good = 0
+        for rows, tokens, checksum in entries.tolist():
+            if rows != BLOCK or self._checksum(rows, tokens) != checksum:
+                break
+            self.rows, self.tokens, good = self.rows + rows, self.tokens + tokens, good + 1
+        for name, size in (("blocks", 24 * good), ("lengths", 8 * self.rows), ("tokens", 4 * self.tokens)):
+            (folder / name).touch()
+            os.truncate(folder / name, size)
+
+    def _read(self, name: str, dtype: Any, start: int, count: int) -> npt.NDArray[Any]:
+        path, size = self.folder / name, np.dtype(dtype).itemsize
+        if not path.exists() or path.stat().st_size < (start + count) * size:
+            return np.zeros(0, dtype=dtype)
+        return np.fromfile(path, dtype=dtype, count=count, offset=start * size)
+
+    def _checksum(self, rows: int, tokens: int) -> int:
+        """Of the next ``rows`` texts on disk; -1 if they aren't all there."""
+        lengths = self._read("lengths", np.int64, self.rows, rows)
+        values = self._read("tokens", np.int32, self.tokens, tokens)
+        if len(lengths) != rows or len(values) != tokens or int(lengths.sum()) != tokens:
+            return -1
+        return zlib.crc32(values.tobytes(), zlib.crc32(lengths.tobytes()))
+
+    def append(self, rows: list[list[int]]) -> None:
+        """Write a block."""
+        values, offsets = _concatenate([rows])
+        lengths = np.diff(offsets)
+        checksum = zlib.crc32(values.tobytes(), zlib.crc32(lengths.tobytes()))
+        entry = np.array([len(rows), len(values), checksum], dtype=np.int64)
+        for name, array in (("tokens", values), ("lengths", lengths), ("blocks", entry)):
+            with (self.folder / name).open("ab") as file:
+                file.write(array.tobytes())
+        self.rows, self.tokens = self.rows + len(rows), self.tokens + len(values)
+
+    def arrays(self) -> tuple[Values, Offsets]:
+        """All token ids, in memory mapped from the file, and where each text begins."""
+        offsets = np.zeros(self.rows + 1, dtype=np.int64)
+        np.cumsum(np.fromfile(self.folder / "lengths", dtype=np.int64), out=offsets[1:])
+        if not self.tokens:
+            return np.zeros(0, dtype=np.int32), offsets
+        return np.memmap(self.folder / "tokens", dtype=np.int32, mode="r"), offsets
 
 
 def log_truncation(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer) -> None:

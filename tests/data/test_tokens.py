@@ -6,11 +6,12 @@ import copy
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -250,3 +251,117 @@ def test_each_text_has_the_prompt_of_its_role(tmp_path):
     assert plain.skip is None
     assert plain.select(torch.tensor([0])).tolist() == [list(b"text 0")]
     assert len(files(tmp_path)) == 2
+
+
+class Cut(Bytes):
+    """Is cut off after some calls."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().tokenize(texts)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(tokens_module, "CHUNK", 100)
+    monkeypatch.setattr(tokens_module, "BLOCK", 300)
+
+
+def cut_off(folder: Path, calls: int) -> Path:
+    """Tokenise some of the texts, and return the folder of what was done."""
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(Vocabulary(TEXTS), Cut(calls), folder)
+    (unfinished,) = folder.glob("*.unfinished")
+    return unfinished
+
+
+def test_many_texts_make_the_same_file_as_few(tmp_path, vocabulary, monkeypatch):
+    whole = tokenize(vocabulary, Bytes(), tmp_path / "whole")
+    for block in (300, 3004, 10_000):
+        monkeypatch.setattr(tokens_module, "CHUNK", 100 if block == 300 else 1024)
+        monkeypatch.setattr(tokens_module, "BLOCK", block)
+        tokens = tokenize(vocabulary, Bytes(), tmp_path / str(block))
+        assert tokens.path.read_bytes() == whole.path.read_bytes()
+        assert files(tmp_path / str(block)) == [whole.path.name]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_run_that_was_cut_off_goes_on(tmp_path, vocabulary, caplog):
+    cut_off(tmp_path, 17)  # five blocks of three chunks, and two chunks more
+    tokenizer = Bytes()
+    with caplog.at_level(logging.INFO, logger="lit_metric"):
+        tokens = tokenize(vocabulary, tokenizer, tmp_path)
+    assert "on after the 1500 texts" in caplog.text
+    assert sum(tokenizer.calls) == len(TEXTS) - 1500
+    assert tokens.select(torch.arange(len(TEXTS))).tolist() == naive(list(range(len(TEXTS))))
+    assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("name", "damage", "kept"),
+    [
+        ("blocks", lambda data: data[:-5], 1200),  # a torn entry
+        ("tokens", lambda data: data[:-1], 1200),  # written to the list first, lost in a power failure
+        ("lengths", lambda data: data + b"123", 1500),  # a block that was being written
+        ("tokens", lambda data: data[:8] + b"\1" + data[9:], 0),
+        ("blocks", lambda data: b"", 0),
+    ],
+)
+def test_a_damaged_block_and_those_after_it_are_made_again(tmp_path, vocabulary, name, damage, kept):
+    path = cut_off(tmp_path, 17) / name
+    path.write_bytes(damage(path.read_bytes()))
+    tokenizer = Bytes()
+    tokens = tokenize(vocabulary, tokenizer, tmp_path)
+    assert sum(tokenizer.calls) == len(TEXTS) - kept
+    assert tokens.select(torch.arange(len(TEXTS))).tolist() == naive(list(range(len(TEXTS))))
+
+
+class Killed(Bytes):
+    """Its process is killed after some calls."""
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        if len(self.calls) == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().tokenize(texts)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_a_killed_process_did_is_kept(tmp_path, vocabulary):
+    process = multiprocessing.get_context("fork").Process(
+        target=tokenize, args=(vocabulary, Killed(), tmp_path)
+    )
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    tokenizer = Bytes()
+    tokens = tokenize(vocabulary, tokenizer, tmp_path)
+    assert sum(tokenizer.calls) == len(TEXTS) - 600
+    assert tokens.select(torch.tensor([3003])).tolist() == naive([3003])
+
+
+def tokenize_here(folder: Path, barrier: Any, counts: Any) -> None:
+    tokenizer = Bytes()
+    barrier.wait()
+    tokens = tokenize(Vocabulary(TEXTS), tokenizer, folder)
+    assert tokens.select(torch.tensor([3003])).tolist() == naive([3003])
+    counts.put(sum(tokenizer.calls))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_of_processes_that_race_for_many_texts_one_does_the_work(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, counts = context.Barrier(3), context.Queue()
+    racers = [context.Process(target=tokenize_here, args=(tmp_path, barrier, counts)) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    assert sorted(counts.get(timeout=300) for _ in racers) == [0, 0, len(TEXTS)]
+    for racer in racers:
+        racer.join(300)
+    assert len(list(tmp_path.glob("tokens-*.arrow"))) == len(list(tmp_path.glob("*.unfinished"))) + 1 == 1
