@@ -27,7 +27,8 @@ from lit_metric.encoders.packing import (
     unpadded_forward,
     use_attention,
 )
-from lit_metric.encoders.pretrained import Missing, given_weights, load_model, quietly, resolve
+from lit_metric.encoders.pretrained import Missing, given_weights, load_model, locate, quietly, resolve
+from lit_metric.encoders.recipe import Recipe
 from lit_metric.encoders.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Backbone(nn.Module):
         ValueError: if outputs depend on weights that were not loaded, if ``packing`` is "always" and packing
             changes the model's outputs, or if a text's output depends on other texts however it is run.
     """
+
+    adapter: Adapter | None = None
 
     def __init__(
         self,
@@ -115,6 +118,20 @@ class Backbone(nn.Module):
     def packed(self) -> bool:
         """Whether texts run end to end."""
         return self.way == "packed"
+
+    @classmethod
+    def recipe(cls, source: str, head: bool = True) -> Recipe:
+        """How a source wants its texts encoded; see :meth:`Recipe.read`. An adapter that says nothing of that
+        wants it as its base does.
+
+        Raises:
+            ValueError: if it is a static model, or has a part that this library can't reproduce.
+        """
+        saved = SavedAdapter.find(source)
+        recipe = Recipe.read(locate(source) if saved is None else saved.recipe_source, head)
+        if recipe.static:
+            raise ValueError(f"{source} is a static model, a table of token vectors: use a StaticEncoder")
+        return recipe
 
     @classmethod
     def load(
@@ -191,11 +208,13 @@ class Backbone(nn.Module):
         Raises:
             ValueError: if the model has none, as where all layers share their weights.
         """
-        count = getattr(self.model.config.get_text_config(), "num_hidden_layers", None)
+        config: Any = getattr(self.model, "config", None)
+        count = None if config is None else getattr(config.get_text_config(), "num_hidden_layers", None)
         for name, part in self.model.named_modules():
             if isinstance(part, nn.ModuleList) and len(part) == count:
                 return name
-        raise ValueError(f"models of type {self.model.config.model_type} have no list of layers")
+        kind = type(self.model).__name__ if config is None else config.model_type
+        raise ValueError(f"models of type {kind} have no list of layers")
 
     def freeze_unused(self) -> None:
         """Freeze the parameters that no output depends on, for DDP stops at them, and an adapter's base."""

@@ -101,9 +101,9 @@ def weights_given(weights: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]
         _given.reset(token)
 
 
-def given_weights(path: str) -> Mapping[str, Tensor] | None:
-    """What :func:`weights_given` has for a folder, None outside of such a block."""
-    return (_given.get() or {}).get(path)
+def given_weights(folder: str) -> Mapping[str, Tensor] | None:
+    """Those that :func:`weights_given` has for a model in this folder; None if it has none."""
+    return (_given.get() or {}).get(folder)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import EncoderInput, Ragged
-from lit_metric.encoders.adapter_source import SavedAdapter
 from lit_metric.encoders.backbone import Backbone, Packing, freeze_parameters
 from lit_metric.encoders.base import Encoder, Roles, Weights, check_texts
 from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
 from lit_metric.encoders.pretrained import locate
-from lit_metric.encoders.recipe import Recipe
 from lit_metric.encoders.recompute import (
     Recompute,
     in_chunks,
@@ -82,6 +80,7 @@ class TextEncoder(Encoder):
     """
 
     subfolders = ("backbone",)
+    backbone_class: ClassVar[type[Backbone]] = Backbone
 
     def __init__(
         self,
@@ -112,15 +111,13 @@ class TextEncoder(Encoder):
         self.tokens_in_memory = tokens_in_memory(recompute, max_tokens_in_memory)
         if adapter is not None and freeze is True:
             raise ValueError("freeze: true leaves nothing of the adapter to train: leave out one of the two")
-        saved = SavedAdapter.find(backbone)
-        settings = locate(backbone) if saved is None else saved.recipe_source
-        recipe = Recipe.read(settings, head=pooling is None)
-        self.backbone = Backbone.load(
+        recipe = self.backbone_class.recipe(locate(backbone), head=pooling is None)
+        self.backbone = self.backbone_class.load(
             backbone,
             max_length=recipe.max_length if max_length is None else max_length,
             prompt=recipe.prompt if prompt is None else prompt,
             lower_case=recipe.lower_case if lower_case is None else lower_case,
-            replacements=replacements,
+            replacements=recipe.replacements if replacements is None else replacements,
             prompts=recipe.prompts if prompts is None else prompts,
             max_lengths=recipe.max_lengths if max_lengths is None else max_lengths,
             pool_prompt=recipe.pool_prompt if pool_prompt is None else pool_prompt,
@@ -128,7 +125,7 @@ class TextEncoder(Encoder):
             packing=packing,
             trust_remote_code=trust_remote_code,
             subfolder=recipe.subfolder,
-            adapter=adapter,
+            **({} if adapter is None else {"adapter": adapter}),
         )
         self.pooling = pooling or recipe.pooling or MeanPooling()
         self.pooling.build(self.backbone.hidden_size)

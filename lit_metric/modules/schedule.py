@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
 from lit_metric.encoders import Backbone
+from lit_metric.modules.row_adamw import ROWS, tables_of
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -79,6 +80,7 @@ def parameter_groups(
 
     A part is one that ``scales`` names, else ``encoder`` or ``loss``. Biases, gains of normalisation layers
     and single vectors, which have one dimension or less, get no decay; their group is ``PART.no_decay``.
+    Tables of token vectors are in ``PART.rows``, see :class:`~lit_metric.modules.row_adamw.RowAdamW`.
 
     Args:
         module: with the parameters.
@@ -108,7 +110,8 @@ def parameter_groups(
             parts = sorted({".".join(name.split(".")[: max(depth, 2)]) for name in near})
             raise ValueError(f"lr_scale: no parameter is called {pattern!r}; there are {', '.join(parts)}")
     layers = layer_factors(module, layer_decay)
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    tables = {id(table.weight) for table in tables_of(module)}
+    groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
     for name, parameter in named.items():
         if not parameter.requires_grad:
             continue
@@ -118,14 +121,15 @@ def parameter_groups(
         if name in layers:
             layer, factor = layers[name]
             part, scale = f"{part}@{layer}" if part in scales else layer, scale * factor
-        decays = parameter.ndim > 1
+        decays, rows = parameter.ndim > 1, id(parameter) in tables
         group = groups.setdefault(
-            (part, decays),
+            (part, decays, rows),
             {
                 "params": [],
                 "lr": lr * scale,
                 "weight_decay": weight_decay if decays else 0.0,
-                "name": part if decays else f"{part}{NO_DECAY}",
+                "name": f"{part}.{ROWS}" if rows else part if decays else f"{part}{NO_DECAY}",
+                **({ROWS: True} if rows else {}),
             },
         )
         group["params"].append((name, parameter))
