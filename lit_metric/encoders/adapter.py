@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_metric.encoders.adapter_source import BASE, WEIGHTS, Base, peft_module
-from lit_metric.encoders.pretrained import fingerprint, shortened
+from lit_metric.encoders.pretrained import Missing, fingerprint, shortened
 
 NAME = "default"
 """The name of the one adapter of a model, as peft gives it."""
@@ -36,7 +36,8 @@ class Adapter:
     Args:
         model: the base; its weights are frozen by :meth:`freeze_base`.
         config: of peft.
-        base: reference to the model.
+        base: reference to the model; its sha256 is made if it has none.
+        missing: weights of the model that its source doesn't hold.
         weights: of the adapter, by peft's names; None leaves peft's initial ones.
         state: of the whole model with its adapter, or of the adapter alone, by the model's names.
 
@@ -49,13 +50,16 @@ class Adapter:
         model: PreTrainedModel,
         config: Any,
         base: Base,
+        missing: Missing,
         weights: Mapping[str, Tensor] | None = None,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
         peft = peft_module()
         self.kind = str(getattr(config.peft_type, "value", config.peft_type))
         meta = model.device.type == "meta"
-        self._base = base if meta else dataclasses.replace(base, sha256=fingerprint(model))
+        if base.sha256 is None and not meta:
+            base = dataclasses.replace(base, sha256=fingerprint(model, missing.names))
+        self._base = base
         tensors = model.state_dict(keep_vars=True)
         before = {name: (value.data_ptr(), value._version) for name, value in tensors.items()}
         try:

@@ -42,8 +42,7 @@ UNSUPPORTED = {
     "SHADOW": "its layers don't return plain states",
     "XLORA": "it mixes adapters that were trained before",
 }
-"""Types that can't be trained here, and why."""
-
+"""Types that can't be trained here, and why; besides those that learn prompts."""
 
 NEED_DATA = ("eva", "corda", "lora_ga")
 """Ways of setting the initial weights of LoRA that look at data first."""
@@ -59,6 +58,24 @@ def peft_module() -> Any:
         return importlib.import_module("peft")
     except ImportError as error:
         raise ImportError('adapters need the package peft: pip install "lit-metric[peft]"') from error
+
+
+def check_trainable(kind: str, name: str) -> None:
+    """Raise ``ValueError`` for a type of adapter that peft doesn't have, or that can't be trained here.
+
+    Args:
+        kind: of peft.
+        name: what the user calls it.
+    """
+    peft = peft_module()
+    kinds = {str(getattr(each, "value", each)): cls for each, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    prompts = {each for each, cls in kinds.items() if issubclass(cls, peft.PromptLearningConfig)}
+    usable = kinds.keys() - UNSUPPORTED.keys() - prompts
+    if kind in usable:
+        return
+    reason = UNSUPPORTED.get(kind, UNSUPPORTED["ADAPTION_PROMPT"])
+    problem = f"can't be trained here: {reason}" if kind in kinds else "is unknown to peft"
+    raise ValueError(f"adapter: peft_type {name!r} {problem}; choose one of {', '.join(sorted(usable))}")
 
 
 def adapter_config(given: Mapping[str, Any]) -> Any:
@@ -84,22 +101,12 @@ def adapter_config(given: Mapping[str, Any]) -> Any:
     kinds = {str(getattr(kind, "value", kind)): cls for kind, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     named = {cls.__name__: kind for kind, cls in kinds.items()}
     kind = named.get(wanted.rpartition(".")[2], wanted.upper())
-    usable = {
-        each: cls
-        for each, cls in kinds.items()
-        if each not in UNSUPPORTED and not issubclass(cls, peft.PromptLearningConfig)
-    }
-    if kind not in usable:
-        reason = UNSUPPORTED.get(kind, "it puts tokens before those of the text")
-        problem = f"can't be trained here: {reason}" if kind in kinds else "is unknown to peft"
-        raise ValueError(
-            f"adapter: peft_type {wanted!r} {problem}; choose one of {', '.join(sorted(usable))}"
-        )
-    cls = usable[kind]
+    check_trainable(kind, wanted)
+    cls = kinds[kind]
     known = [field.name for field in dataclasses.fields(cls) if field.init and field.name != "peft_type"]
     if unknown := [name for name in fields if name not in known]:
         close = difflib.get_close_matches(unknown[0], known, 1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
+        meant = f"; did you mean {close[0]!r}?" if close else "."
         raise ValueError(
             f"adapter: {cls.__name__} has no field {unknown[0]!r}{meant} Its fields are {', '.join(known)}"
         )
@@ -123,7 +130,8 @@ class Base:
         subfolder: of the source.
         revision: of a Hugging Face id; None for the latest.
         dropout: that replaces every dropout probability of the base; None keeps them.
-        sha256: of the weights, see :func:`~lit_metric.encoders.pretrained.fingerprint`; None is not checked.
+        sha256: of the weights that the source holds, see
+            :func:`~lit_metric.encoders.pretrained.fingerprint`; None is not checked.
     """
 
     source: str
@@ -158,7 +166,8 @@ class Base:
                 "export the model merged where its base is (`lit-metric export --model MODEL --output "
                 "FOLDER`), and take that folder"
             ) from error
-        if self.sha256 is not None and model.device.type != "meta" and fingerprint(model) != self.sha256:
+        known = self.sha256 is not None and model.device.type != "meta"
+        if known and fingerprint(model, missing.names) != self.sha256:
             raise ValueError(
                 f"the base model of the adapter, {self.source!r}, has other weights than when the adapter "
                 "was trained, so its vectors would be others: put the old base there, or train again"
@@ -217,17 +226,25 @@ class SavedAdapter:
         own = self.ours or find_file(self.located, "modules.json") is not None
         return self.located if own else locate(self.base.source)
 
-    def tokenizer_path(self, base: str) -> str | None:
+    @property
+    def tokenizer_path(self) -> str | None:
         """The folder with the adapter's tokenizer, None if it has none."""
         found = find_file(self.located, _inside(self.place, "tokenizer_config.json"))
         return None if found is None else str(found.parent)
 
     def config(self) -> Any:
-        """peft's configuration."""
+        """peft's configuration.
+
+        Raises:
+            ImportError: without peft.
+            ValueError: for a type that can't be trained here.
+        """
         peft = peft_module()
         folder = find_file(self.located, _inside(self.place, ADAPTER))
         assert folder is not None
         config = peft.PeftConfig.from_pretrained(str(folder.parent))
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        check_trainable(kind, kind)
         config.inference_mode = False  # it may be trained further
         return config
 

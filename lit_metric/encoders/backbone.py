@@ -177,7 +177,7 @@ class Backbone(nn.Module):
         model, missing = load_model(source, path, options, dropout)
         tokenizer = TextTokenizer.load(path, model, max_length, options, **tokenizing)
         base = Base(source, subfolder, dropout=dropout)
-        fitted = None if config is None else Adapter(model, config, base)
+        fitted = None if config is None else Adapter(model, config, base, missing)
         return cls(model, tokenizer, packing, source, missing, fitted)
 
     @classmethod
@@ -194,11 +194,10 @@ class Backbone(nn.Module):
         config = saved.config()
         base = saved.base if dropout is None else replace(saved.base, dropout=dropout)
         model, missing, path, options = base.load(trust_remote_code)
-        words = saved.tokenizer_path(path)
-        if words is not None:
-            path, options = words, options | {"subfolder": ""}
+        if saved.tokenizer_path is not None:
+            path, options = saved.tokenizer_path, options | {"subfolder": ""}
         tokenizer = TextTokenizer.load(path, model, max_length, options, **tokenizing)
-        adapter = Adapter(model, config, base, saved.weights(), given_weights(saved.source))
+        adapter = Adapter(model, config, base, missing, saved.weights(), given_weights(saved.source))
         return cls(model, tokenizer, packing, saved.source, missing, adapter)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -106,10 +106,12 @@ def given_weights(folder: str) -> Mapping[str, Tensor] | None:
     return (_given.get() or {}).get(folder)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """The sha256 of all weights and their names."""
+def fingerprint(module: nn.Module, without: Collection[str] = ()) -> str:
+    """The sha256 of all weights and their names, ``without`` those of these names."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
+        if name in without:
+            continue
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -125,7 +125,7 @@ class TextEncoder(Encoder):
             packing=packing,
             trust_remote_code=trust_remote_code,
             subfolder=recipe.subfolder,
-            **({} if adapter is None else {"adapter": adapter}),
+            adapter=adapter,
         )
         self.pooling = pooling or recipe.pooling or MeanPooling()
         self.pooling.build(self.backbone.hidden_size)
