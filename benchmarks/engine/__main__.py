@@ -4,6 +4,7 @@
     LIT_METRIC_DATA=DIR python -m benchmarks.engine --out DIR --only training encoding
 
 - ``training``: texts a second in training steps, beside sentence-transformers.
+- ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss.
 - ``job``: peak memory of ``lit-metric encode`` while rows grow.
 
 Contenders take turns in one process (A B A B ...), each with the settings that were fastest for it; they are
@@ -28,7 +29,7 @@ from benchmarks.engine.measures import processor
 from benchmarks.engine.show import markdown_table, plot_growth, terminal_table
 from benchmarks.results import BenchmarkError, read_json, short
 
-MODULES = ("training", "job")
+MODULES = ("training", "memory", "job")
 """The modules of this package that measure, in the order in which they run. Each has
 ``measure(out: Path, quick: bool) -> list[dict[str, Any]]``."""
 
