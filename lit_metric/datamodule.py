@@ -41,6 +41,7 @@ from lit_metric.data import (
     ReadOptions,
     Supervision,
     Tokenizer,
+    default_cache_dir,
     tokenize,
 )
 from lit_metric.data.dataset import check_names, union
@@ -50,7 +51,7 @@ from lit_metric.data.formats import AUTO
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.sources import read_dataset
-from lit_metric.data.tokens import default_cache_dir, log_truncation
+from lit_metric.data.tokens import log_truncation
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
 from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
@@ -107,7 +108,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         num_workers: processes that build training batches.
         prefetch_factor: batches that each worker builds ahead.
         max_tokens: tokens per batch in evaluation and mining.
-        cache_dir: of token ids; see :func:`~lit_metric.data.default_cache_dir`.
+        cache_dir: of token ids, and of texts beyond 64 MB; see :func:`~lit_metric.data.default_cache_dir`.
         seed: of plans, splits and draws. None: that of ``seed_everything``, or 0.
 
     Raises:
@@ -182,12 +183,12 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self._planner = planner
         self.miner = miner
         self.against: dict[str, Against | None] = {"validation": validation_corpus, "test": test_corpus}
-        self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.max_tokens = max_tokens
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.refresher: Refresher | None = None
+        self.predict_loader = self.encoding_loader  # WriteEmbeddings takes another
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -200,8 +201,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         alone = self.against["validation"] != "train"
 
         def read_one(sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
-            reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
-            return read_dataset(sources, supervision, self.split, reading, self.against)
+            options = self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir
+            return read_dataset(sources, supervision, self.split, ReadOptions(*options), self.against)
 
         with without_garbage_collection(), stage("reading the data"):
             if self.mixture:
@@ -346,9 +347,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             PlanFiles.of_run(self.trainer) if self.num_workers or self.world_size > 1 else None,
         )
         sampler = PlanSampler(len(dataset), position_fn=lambda: resume_position(self.trainer), **versions)
-        workers: dict[str, Any] = {}
-        if self.num_workers:
-            workers = {"persistent_workers": True, "prefetch_factor": self.prefetch_factor}
+        ahead = {"persistent_workers": True, "prefetch_factor": self.prefetch_factor}
+        workers: dict[str, Any] = ahead if self.num_workers else {}
         return DataLoader(
             dataset,
             sampler=sampler,
@@ -375,7 +375,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The items of :attr:`predict_split`."""
-        return self.encoding_loader(self.splits[self.predict_split])
+        return self.predict_loader(self.splits[self.predict_split])
 
     def encoding_loader(self, ids: Tensor) -> DataLoader[Batch]:
         """Batches that hold each of the items ``ids`` once, for encoding."""

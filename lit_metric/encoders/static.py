@@ -18,7 +18,7 @@ from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.packing import evaluating
-from lit_metric.encoders.pooling import Pooling, Projection, drop_values
+from lit_metric.encoders.pooling import AttentionPooling, MeanPooling, Pooling, Projection, drop_values
 from lit_metric.encoders.pretrained import given_weights, load_model, locate, quietly, resolve
 from lit_metric.encoders.recipe import STATIC, Recipe, find_file
 from lit_metric.encoders.recompute import length_chunks
@@ -101,6 +101,7 @@ class StaticBackbone(Backbone):
         packing: Packing = "auto",
         trust_remote_code: bool = False,
         subfolder: str = "",
+        adapter: dict[str, Any] | None = None,
         **tokenizing: Any,
     ) -> StaticBackbone:
         """Read a static model, or the input embeddings of a transformer, from safetensors, as float32.
@@ -114,12 +115,15 @@ class StaticBackbone(Backbone):
             packing: has no effect.
             trust_remote_code: run model code that comes with the weights.
             subfolder: of the source.
+            adapter: None, as a table takes none.
             tokenizing: prompts and the like; see :class:`~lit_metric.encoders.TextTokenizer`.
 
         Raises:
             FileNotFoundError: if there is no such model, or it has no safetensors weights.
-            ValueError: if weights are missing, or the tokenizer is another model's.
+            ValueError: if weights are missing, the tokenizer is another model's, or an adapter is given.
         """
+        if adapter is not None:
+            raise ValueError(f"{source}: a table of token vectors takes no adapter: leave it out")
         path = locate(source)
         if Recipe.read(path, head=False).static:
             tokenizer = _static_tokenizer(path, subfolder, trust_remote_code)
@@ -164,13 +168,14 @@ class StaticBackbone(Backbone):
         ids, places = tokens.values.unique(return_inverse=True)
         return Ragged(take_rows(self.table(ids), places), tokens.offsets)
 
-    def save(self, folder: Path, weights: bool = True, pad: bool = False) -> None:
+    def save(self, folder: Path, weights: bool = True, pad: bool = False, merge: bool = False) -> None:
         """Write a folder that :meth:`load` reads, and so does StaticEmbedding of sentence-transformers.
 
         Args:
             folder: is created.
             weights: without them, the folder only describes the table.
             pad: has no effect, as nothing is padded.
+            merge: has no effect, as a table takes no adapter.
         """
         folder.mkdir(parents=True, exist_ok=True)
         table = self.table.weight
@@ -271,6 +276,32 @@ class StaticEncoder(TextEncoder):
             max_lengths=max_lengths,
             truncate_dim=truncate_dim,
         )
+
+    def folded(self) -> Tensor | None:
+        """A table with the weights of the pooling in it, so that the mean of its rows, the projection and
+        normalisation give the vectors of :meth:`encode`.
+
+        Attention weighs a row ``x`` by ``exp(e)``, divided by the sum of these in its text. If the score
+        ``e`` depends on ``x`` alone, ``x exp(e)`` stands in the table, and normalisation takes out the sum.
+        So there has to be one head, no ``context``, and no bias or activation before the normalisation.
+
+        Returns:
+            float32 ``[rows, h]`` on the CPU, or None where there is no such table.
+        """
+        pooling, layers = self.pooling, [each for each in self.projection if isinstance(each, Projection)]
+        assert isinstance(self.backbone, StaticBackbone)
+        table = self.backbone.table.weight.detach()
+        if type(pooling) is MeanPooling:
+            return table.float().cpu()
+        linear = all(each.activation == "identity" and not each.bias for each in layers)
+        if not isinstance(pooling, AttentionPooling) or type(pooling) is not AttentionPooling:
+            return None  # a subclass may weigh in another way
+        plain = pooling.heads == 1 and not pooling.context and pooling.empty == "zero"
+        if not (plain and linear and self.normalize):
+            return None
+        with torch.no_grad():
+            scores = pooling.scores(Ragged.from_lengths(table, torch.tensor([len(table)]))).double()
+        return (table * (scores - scores.mean()).exp()).float().cpu()
 
     def _saved_arguments(self) -> dict[str, Any]:
         assert isinstance(self.backbone, StaticBackbone)
