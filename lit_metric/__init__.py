@@ -9,7 +9,15 @@ from lit_metric.renamed import refuse_attribute
 
 if TYPE_CHECKING:
     from lit_metric.datamodule import MetricDataModule
-    from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+    from lit_metric.encoders import (
+        AttentionPooling,
+        Encoder,
+        SetEncoder,
+        StaticEncoder,
+        TextEncoder,
+        TwoTowerEncoder,
+        distill,
+    )
     from lit_metric.hub import export, load
     from lit_metric.mining import Miner
     from lit_metric.modules import MetricLearner, TwoTowerLearner
@@ -25,9 +33,11 @@ __all__ = [
     "Miner",
     "Refresh",
     "SetEncoder",
+    "StaticEncoder",
     "TextEncoder",
     "TwoTowerEncoder",
     "TwoTowerLearner",
+    "distill",
     "export",
     "load",
 ]
@@ -40,9 +50,11 @@ _HOMES = {
     "Miner": "mining",
     "Refresh": "refresh",
     "SetEncoder": "encoders",
+    "StaticEncoder": "encoders",
     "TextEncoder": "encoders",
     "TwoTowerEncoder": "encoders",
     "TwoTowerLearner": "modules",
+    "distill": "encoders",
     "export": "hub",
     "load": "hub",
 }

@@ -182,12 +182,12 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self._planner = planner
         self.miner = miner
         self.against: dict[str, Against | None] = {"validation": validation_corpus, "test": test_corpus}
-        self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.max_tokens = max_tokens
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.refresher: Refresher | None = None
+        self.predict_loader = self.encoding_loader  # WriteEmbeddings takes another
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -375,7 +375,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The items of :attr:`predict_split`."""
-        return self.encoding_loader(self.splits[self.predict_split])
+        return self.predict_loader(self.splits[self.predict_split])
 
     def encoding_loader(self, ids: Tensor) -> DataLoader[Batch]:
         """Batches that hold each of the items ``ids`` once, for encoding."""

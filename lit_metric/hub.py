@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from tokenizers import Tokenizer
 
-from lit_metric.encoders import Encoder, Projection, TextEncoder, TwoTowerEncoder
+from lit_metric.encoders import Encoder, MeanPooling, Projection, StaticEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import CONFIG
 from lit_metric.encoders.description import encoder_in, read_checkpoint
 from lit_metric.encoders.pooling import ACTIVATIONS
 from lit_metric.encoders.pretrained import HUB_ID, locate, quietly
-from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, find_file
+from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, Recipe, find_file
+from lit_metric.encoders.static import StaticBackbone
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY
 from lit_metric.store import PACKAGE
 
@@ -60,7 +62,7 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
                 log.info("Loaded the encoder in %s", each)
             return Encoder.load(each, trust_remote_code)
     if (place / "modules.json").is_file() or (place / "config.json").is_file():
-        return TextEncoder(str(place), trust_remote_code=trust_remote_code)
+        return _of_source(str(place), trust_remote_code)
     if all((place / tower / "modules.json").is_file() for tower in TOWERS):
         query, document = (load(place / tower, trust_remote_code) for tower in TOWERS)
         return TwoTowerEncoder(query, document)
@@ -74,6 +76,12 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
         f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json "
         "or a checkpoint"
     )
+
+
+def _of_source(source: str, trust_remote_code: bool) -> Encoder:
+    """A model of another library, static or with a transformer."""
+    kind = StaticEncoder if Recipe.read(source, head=False).static else TextEncoder
+    return kind(source, trust_remote_code=trust_remote_code)
 
 
 def _run_checkpoint(folder: Path) -> tuple[str, Path, dict[str, Any]] | None:
@@ -105,7 +113,7 @@ def _from_hub(name: str, trust_remote_code: bool) -> Encoder:
     if find_file(name, CONFIG) is not None:
         return Encoder.load(snapshot_download(name), trust_remote_code)
     try:
-        return TextEncoder(name, trust_remote_code=trust_remote_code)
+        return _of_source(name, trust_remote_code)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{name}: there is no such folder here, and as a model of the hub: {error}"
@@ -120,7 +128,8 @@ def export(encoder: Encoder, folder: str | Path) -> None:
     such folders, ``query`` and ``document``.
 
     Args:
-        encoder: a TextEncoder whose pooling is mean, CLS, max or last token, or two of them.
+        encoder: a TextEncoder whose pooling is mean, CLS, max or last token, a StaticEncoder whose pooling is
+            the mean, or a TwoTowerEncoder of such.
         folder: is created.
 
     Raises:
@@ -142,6 +151,12 @@ def _exportable(encoder: Encoder) -> tuple[str, dict[str, str] | None]:
         lacking = f"counterpart of {type(encoder).__name__}"
     elif type(encoder.pooling) not in POOLINGS.values():
         lacking = f"{type(encoder.pooling).__name__}, only {', '.join(POOLINGS)}"
+    elif isinstance(encoder, StaticEncoder) and type(encoder.pooling) is not MeanPooling:
+        lacking = f"{type(encoder.pooling).__name__} of token vectors, only their mean"
+    elif isinstance(encoder, StaticEncoder) and encoder.tokenizer.lower_case:
+        lacking = "counterpart of lower_case=True for a static model"
+    elif isinstance(encoder, StaticEncoder) and not encoder.tokenizer.tokenizer.is_fast:
+        lacking = "way to use a tokenizer without tokenizer.json"
     elif encoder.tokenizer.replacements:
         lacking = f"counterpart of replacements={encoder.tokenizer.replacements}"
     if lacking or not isinstance(encoder, TextEncoder):
@@ -168,15 +183,27 @@ def _exportable(encoder: Encoder) -> tuple[str, dict[str, str] | None]:
 def _export_text(encoder: TextEncoder, mode: str, prompts: dict[str, str] | None, folder: Path) -> None:
     # Here, as it takes seconds, and nothing else needs it.
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Dense,
+        Normalize,
+        Pooling,
+        StaticEmbedding,
+        Transformer,
+    )
 
     tokenizer = encoder.tokenizer
-    encoder.backbone.save(folder, pad=True)
-    transformer = quietly(
-        Transformer, str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
-    )
-    pooling = Pooling(encoder.backbone.hidden_size, mode, include_prompt=tokenizer.pool_prompt)
-    modules: list[torch.nn.Module] = [transformer, pooling]
+    modules: list[torch.nn.Module]
+    if isinstance(encoder.backbone, StaticBackbone):
+        own = Tokenizer.from_str(tokenizer.tokenizer.backend_tokenizer.to_str())
+        own.enable_truncation(tokenizer.max_length)
+        modules = [StaticEmbedding(own, encoder.backbone.table.weight.detach().float().cpu())]
+    else:
+        encoder.backbone.save(folder, pad=True)
+        transformer = quietly(
+            Transformer, str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
+        )
+        pooling = Pooling(encoder.backbone.hidden_size, mode, include_prompt=tokenizer.pool_prompt)
+        modules = [transformer, pooling]
     for layer in encoder.projection:
         assert isinstance(layer, Projection)
         activation = ACTIVATIONS[layer.activation]()

@@ -9,14 +9,14 @@ persistent workers and prefetching change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
 from lit_metric.batching.plan import BatchPlanner, Plan, VectorSource, share
 from lit_metric.batching.plan_files import PlanFiles
@@ -273,3 +273,25 @@ class ChunkDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         return self.collator(self.chunks[index], torch.empty(0, dtype=torch.int64))
+
+
+class BlockDataset(IterableDataset[Batch]):
+    """The same for one block of items after the other, so a block is complete when the next one begins.
+
+    Its length isn't known before, and samplers of several processes leave it as it is.
+
+    Args:
+        collator: builds batches from ids.
+        blocks: global ids.
+        max_tokens: of a batch, see :func:`chunks`.
+    """
+
+    def __init__(self, collator: Collator, blocks: Sequence[Tensor], max_tokens: int = 16384) -> None:
+        self.collator = collator
+        self.blocks = blocks
+        self.max_tokens = max_tokens
+
+    def __iter__(self) -> Iterator[Batch]:
+        for block in self.blocks:
+            for part in chunks(self.collator.items, self.collator.tokens, block, self.max_tokens):
+                yield self.collator(part, torch.empty(0, dtype=torch.int64))

@@ -64,13 +64,14 @@ def suit_tags(model: Any, data: Any) -> None:
     encoder, known = model.init_args.get("encoder"), data.init_args.get("supervision")
     supervised = known.init_args if known else {}
     wanted = data.init_args.get("tags") or supervised.get("tags") or supervised.get("fields")
-    if not wanted or not encoder or not encoder.class_path.endswith(".TextEncoder"):
+    if not wanted or not encoder or not encoder.class_path.endswith((".TextEncoder", ".StaticEncoder")):
         return
     pooling = dict_to_namespace(_of("lit_metric.AttentionPooling", heads=4, hidden=128, context=True))
     inside = Namespace(text=encoder, pooling=pooling)
     model.init_args["encoder"] = Namespace(class_path="lit_metric.SetEncoder", init_args=inside)
     log.info(
-        "Items are sets of texts, so the encoder is a SetEncoder with AttentionPooling around TextEncoder"
+        "Items are sets of texts, so the encoder is a SetEncoder with AttentionPooling around %s",
+        encoder.class_path.rpartition(".")[2],
     )
 
 

@@ -128,7 +128,10 @@ class MetricCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> Any:
         options |= {"description": TRAINING[subcommand], "epilog": f"example: {EXAMPLES[subcommand]}"}
-        return super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand == "predict":
+            parser.set_defaults(return_predictions=False)  # WriteEmbeddings writes them, shard by shard
+        return parser
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """The name of the run, and the defaults."""

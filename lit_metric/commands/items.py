@@ -123,45 +123,69 @@ class RoleEncoder:
         Raises:
             DataError: when the source can't be used, holds no items, or holds the other kind.
         """
-        problems = Problems(bad_rows == "skip", "give --bad_rows skip to leave them out")
+        problems = Problems(bad_rows == "skip", BAD_ROWS)
         table = read_table(source, problems=problems, csv=csv)
-        if self.kind == "set" and not (field or columns.get("text") or columns.get("tags")):
-            columns["tags"] = next((name for name in TAG_NAMES if name in table.columns), None)
-        reading = Columns(table, problems)
-        labels = Labels(key=key, fields=dict(field) if field else None, **columns)
-        items = labels.items(reading, labelled=False)
+        labels = self.columns(table, key, field, **columns)
+        found = self.items(Columns(table, problems), labels)
         problems.refuse()
-        if items.kind != self.kind:
-            raise DataError(
-                f"{table.name} gives items of kind {items.kind!r}, but this model encodes {self.kind!r}: "
-                f"name the column with {'--tags' if self.kind == 'set' else '--text'}"
-            )
-        kept = reading.kept
-        if not kept:
+        if not found.rows:
             raise DataError(f"{table.name} has {len(table)} rows, and none that can be used")
-        if len(problems) and folder is None:
-            log.warning("Left out %s", problems.report())
-        elif len(problems) and folder is not None:
-            log.warning("%d bad rows are left out, and listed in %s", len(problems), problems.write(folder))
-        return FileItems(table, kept, items.select(kept))
+        log_left_out(problems, folder)
+        return found
 
-    def encode(self, read: FileItems, max_tokens: int, precision: Precision) -> np.ndarray:
-        """``[n, dimension]`` vectors of the items of a file, with a progress bar.
+    def columns(
+        self, table: Table, key: str | None = None, field: Mapping[str, str] | None = None, **columns: Any
+    ) -> Labels:
+        """The columns of the items that the encoder takes, guessed where none is named; see :meth:`read`.
 
         Raises:
+            DataError: when ``table`` has no such column, or one of items of the other kind.
             ValueError: when there is a role, and each text has another one from its field.
         """
-        items = read.items
-        if self.role is not None and items.roles is not None:
+        if self.role is not None and field:
             raise ValueError(
                 f"--role {self.role}: texts have the roles of their --field; leave one of the two out"
             )
+        if self.kind == "set" and not (field or columns.get("text") or columns.get("tags")):
+            columns["tags"] = next((name for name in TAG_NAMES if name in table.columns), None)
+        labels = Labels(key=key, fields=dict(field) if field else None, **columns).named(table)
+        kind = "text" if labels.text else "set"
+        if kind != self.kind:
+            raise DataError(
+                f"{table.name} gives items of kind {kind!r}, but this model encodes {self.kind!r}: "
+                f"name the column with {'--tags' if self.kind == 'set' else '--text'}"
+            )
+        return labels
+
+    @staticmethod
+    def items(reading: Columns, labels: Labels) -> FileItems:
+        """The items of the rows of a table in which nothing is wrong."""
+        items = labels.items(reading, labelled=False)
+        kept = reading.kept
+        return FileItems(reading.table, kept, items.select(kept))
+
+    def encode(
+        self, read: FileItems, max_tokens: int, precision: Precision, progress: bool = True
+    ) -> np.ndarray:
+        """``[n, dimension]`` vectors of the items of a file."""
+        items = read.items
         inputs, roles, weights = read.inputs(), items.roles, items.weights
         if roles is not None or weights is not None:
             inputs, roles, weights = without_repeats(items.rows, roles, weights)  # type: ignore[assignment]
         return self.encoder.encode(
-            inputs, max_tokens, progress=True, role=roles or self.role, weights=weights, precision=precision
+            inputs, max_tokens, progress, role=roles or self.role, weights=weights, precision=precision
         )
+
+
+BAD_ROWS = "give --bad_rows skip to leave them out"
+
+
+def log_left_out(problems: Problems, folder: Path | None) -> None:
+    """Log how many rows are left out, if any. List them in ``folder``, or name some if that is None."""
+    if len(problems) and folder is None:
+        log.warning("Left out %s", problems.report())
+    elif len(problems) and folder is not None:
+        log.warning("%d bad rows are left out, and listed in %s", len(problems), problems.write(folder))
 
 
 ENDINGS = [".parquet", ".csv", ".jsonl"]
@@ -189,13 +213,22 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -
     become JSON, and a missing value becomes an empty cell.
     """
     if path.suffix == ".parquet":
-        save_parquet(pa.table({name: _arrow(values) for name, values in columns.items()}), path)
+        save_parquet(pa.table({name: arrow(values) for name, values in columns.items()}), path)
         return
+    with replacing(path) as unfinished:
+        write_lines(unfinished, path.suffix, columns)
+
+
+def write_lines(
+    path: Path, ending: str, columns: Mapping[str, Sequence[Any] | np.ndarray], header: bool = True
+) -> None:
+    """Write columns as ``.csv`` or ``.jsonl``, whatever the name of ``path``; see :func:`write_table`."""
     rows = zip(*columns.values(), strict=True)
-    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if ending == ".csv":
             writer = tables.writer(file)
-            writer.writerow(map(_text, columns))
+            if header:
+                writer.writerow(map(_text, columns))
             writer.writerows(["" if each is None else _text(each) for each in row] for row in rows)
             return
         for row in rows:
@@ -209,11 +242,12 @@ def save_parquet(table: pa.Table, path: Path) -> None:
         pq.write_table(table, unfinished, compression="zstd")
 
 
-def _arrow(values: Sequence[Any] | np.ndarray) -> pa.Array:
+def arrow(values: Sequence[Any] | np.ndarray, kind: pa.DataType | None = None) -> pa.Array:
+    """A column as Arrow has it, of the type ``kind`` or one that suits; as texts where there is none."""
     if isinstance(values, np.ndarray):
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     try:
-        return pa.array(values)
+        return pa.array(values, kind)
     except (pa.ArrowException, UnicodeEncodeError, TypeError, ValueError):
         # Values of several types, as JSON Lines may have, or bytes that are no UTF-8.
         return pa.array([None if each is None else _text(each) for each in values], pa.string())

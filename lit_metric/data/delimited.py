@@ -12,28 +12,24 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from lit_metric.data.decoding import decode, text_lines
 from lit_metric.data.errors import DataError, Problems, listed
-from lit_metric.data.table import Part
+from lit_metric.data.table import Part, StreamedPart, Take, not_loaded
 
 logger = logging.getLogger(__name__)
 
 NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 TREC_COLUMNS = ["query-id", "iteration", "corpus-id", "score"]
 TREC_LINE = re.compile(r"\S+[ \t]+Q?0[ \t]+\S+[ \t]+-?\d+[ \t]*")
-BYTE_ORDER_MARKS = (  # the longer first: that of UTF-32 begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 SAMPLE = 1 << 16  # characters in which the separator is searched
+EXCEL = re.compile(r"sep=(.)\r?\n")  # a first line that Excel understands
 
 
 @dataclass(frozen=True)
@@ -79,53 +75,17 @@ class CsvOptions:
                 ) from None
 
 
-def decode(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
-    """The text of a file, and a note of its encoding if that was found and is not UTF-8.
-
-    Bytes that are no UTF-8 become lone surrogates, which are an error where their column is used.
-
-    Raises:
-        DataError: when the file is not in the given encoding, or in that of its byte-order mark.
-    """
-    data = path.read_bytes()
-    mark = next((name for start, name in BYTE_ORDER_MARKS if data.startswith(start)), None)
-    name = encoding or mark or "utf-8"
-    if not (encoding or mark):  # UTF-16 without a byte-order mark: every other byte is NUL
-        start = data[:4096]
-        even, odd = start[::2].count(0), start[1::2].count(0)
-        for zeros, others, wide in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
-            if zeros > len(start) // 5 and not others:
-                name = wide
-    if name == "utf-8":
-        text = data.decode(errors="surrogateescape")
-        _log_legacy_encoding(path, text)
-        return text, []
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 128 KiB
     try:
-        text = data.decode(name)
-    except UnicodeError as error:
-        place = getattr(error, "start", 0)
-        line = data[:place].count(b"\n") + 1
-        raise DataError(
-            f"{path} is not in the encoding {name}: {error} (line {line}); name another"
-        ) from error
-    usual = encoding is not None or name == "utf-8-sig"
-    return text.removeprefix("\ufeff"), [] if usual else [f"the encoding {name}"]
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
-def _log_legacy_encoding(path: Path, text: str) -> None:
-    """Show how a file reads in the encoding of Excel, if it has no UTF-8 character besides ASCII."""
-    strange = re.search("[\udc80-\udcff]", text)
-    if strange is None or re.search("[^\x00-\x7f\udc80-\udcff]", text):
-        return
-    start = max(map(text[: strange.start()].rfind, " \t\n,;|\"'")) + 1
-    word = re.compile(r"\S*").match(text, start)
-    assert word is not None
-    logger.info(
-        "%s is not UTF-8; in the encoding cp1252, which Excel writes in Western Europe, it has %r: give "
-        "csv.encoding='cp1252' if that is right, or another",
-        path,
-        word[0].encode(errors="surrogateescape")[:40].decode("cp1252", "replace"),
-    )
+def _broken(checked: Sequence[tuple[Any, bool]]) -> frozenset[int]:
+    return frozenset(row for row, (_, broken) in enumerate(checked) if broken)
 
 
 class DelimitedFile:
@@ -135,18 +95,23 @@ class DelimitedFile:
         path: of the file. One with the suffix ``.tsv`` has tabs unless another separator is found in it.
         problems: where rows that can't be parsed are noted.
         options: given by the user; those that are None are found.
+        head: read only this number of bytes, from which separator and quotation marks are found; the rows
+            are for :meth:`csv_stream` then.
 
     Raises:
         DataError: when the file is not in its encoding.
     """
 
-    def __init__(self, path: Path, problems: Problems, options: CsvOptions) -> None:
+    def __init__(self, path: Path, problems: Problems, options: CsvOptions, head: int | None = None) -> None:
         self.path = path
         self.problems = problems
         self.options = options
-        self.text, self.notes = decode(path, options.encoding)
+        self.text, self.notes = decode(path, options.encoding, head)
+        if head is not None and path.stat().st_size > head:
+            self.text = self.text[: self.text.rfind("\n") + 1] or self.text
         self.separator = options.separator
-        if excel := re.match(r"sep=(.)\r?\n", self.text):  # a line that Excel understands
+        excel = EXCEL.match(self.text)
+        if excel:
             self.text = self.text[excel.end() :]
             self.separator = self.separator or excel[1]
 
@@ -156,24 +121,63 @@ class DelimitedFile:
         Raises:
             DataError: when it has no header line that can be read, or a quoted field is never closed.
         """
-        if self.options.columns is None and self._is_trec():
+        if self.has_no_header:
             return self.trec_part()
-        limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts of more than 128 KiB
-        try:
-            if self.separator is None:
-                usual = "\t" if self.path.suffix.lower() == ".tsv" else ","
-                self.separator = self._find_separator(usual)
-                self.notes += [f"the separator {NAMES[self.separator]}"] * (self.separator != usual)
-            quote = self.options.quote
-            if quote is None:
-                quote = '"'
-                if self.separator == "\t" and re.search(r'(?:\A|[\t\r\n])"', self.text):
-                    quote = '"' if self._has_quoted_fields() else ""
-                    whose = "around fields" if quote else "as part of the texts"
-                    self.notes.append(f"quotation marks {whose}")
-            return self._parse(self._rows(self.text, self.separator, quote))
-        finally:
-            csv.field_size_limit(limit)
+        with _long_fields():
+            reader = self._rows(io.StringIO(self.text, newline=""), *self._dialect())
+            header = self._header(reader)
+            checked = [*self._checked(reader, header, self.problems)]
+        return self._part([row for row, _ in checked], header, _broken(checked), self.notes)
+
+    def csv_stream(self) -> StreamedPart:
+        """The same rows, read from the file as they are needed. The dialect is that of the file's head."""
+        with _long_fields():
+            dialect = self._dialect()
+            header = self._header(self._rows(io.StringIO(self.text, newline=""), *dialect))
+
+        def open_file(problems: Problems) -> Take:
+            lines = text_lines(self.path, self.options.encoding, "")
+            first = next(lines, "")
+            reader = self._rows(lines if EXCEL.match(first) else chain([first], lines), *dialect)
+            rows = self._checked(reader, header, problems)
+            start = 0
+            with _long_fields():
+                self._header(reader)
+
+            def take(count: int) -> Part | None:
+                nonlocal start
+                with _long_fields():
+                    checked = [*islice(rows, count)]
+                if not checked:
+                    return None
+                part = self._part([row for row, _ in checked], header, _broken(checked), [])
+                start += len(checked)
+                return replace(part, start=start - len(checked))
+
+            return take
+
+        found = ", ".join(self.notes)
+        return StreamedPart(str(self.path), 0, header, not_loaded, dialect=found, open=open_file)
+
+    @property
+    def has_no_header(self) -> bool:
+        """Whether the file holds judgements as TREC writes them."""
+        return self.options.columns is None and self._is_trec()
+
+    def _dialect(self) -> tuple[str, str]:
+        """The separator and the quotation mark, given or found."""
+        if self.separator is None:
+            usual = "\t" if self.path.suffix.lower() == ".tsv" else ","
+            self.separator = self._find_separator(usual)
+            self.notes += [f"the separator {NAMES[self.separator]}"] * (self.separator != usual)
+        quote = self.options.quote
+        if quote is None:
+            quote = '"'
+            if self.separator == "\t" and re.search(r'(?:\A|[\t\r\n])"', self.text):
+                quote = '"' if self._has_quoted_fields() else ""
+                whose = "around fields" if quote else "as part of the texts"
+                self.notes.append(f"quotation marks {whose}")
+        return self.separator, quote
 
     def _find_separator(self, usual: str) -> str:
         """The separator by which most rows have as many fields as the header, which has at least two."""
@@ -183,7 +187,8 @@ class DelimitedFile:
         quote = '"' if self.options.quote is None else self.options.quote
         best, agreed = usual, 0.0
         for separator in dict.fromkeys([usual, *NAMES]):
-            rows = [row for row in islice(self._rows(sample, separator, quote, strict=False), 200) if row]
+            reader = self._rows(io.StringIO(sample, newline=""), separator, quote, strict=False)
+            rows = [row for row in islice(reader, 200) if row]
             if rows and len(rows[0]) > 1:
                 share = sum(len(row) == len(rows[0]) for row in rows[1:]) / max(1, len(rows) - 1)
                 share = share or 1e-9  # a header alone is a sign, too
@@ -204,7 +209,7 @@ class DelimitedFile:
             return True
         wrong = sum(len(line) != len(lines[0]) for line in lines)
         try:
-            rows = [row for row in self._rows(self.text, "\t", '"') if row]
+            rows = [row for row in self._rows(io.StringIO(self.text, newline=""), "\t", '"') if row]
         except csv.Error:
             return False
         wrong_if_quoted = sum(len(row) != len(lines[0]) for row in rows)
@@ -214,15 +219,17 @@ class DelimitedFile:
         whole = [re.fullmatch(r'"(?:[^"]|"")*"', field) for field in fields]
         return all(whole) and any('""' in field[1:-1] for field in fields)
 
-    def _rows(self, text: str, separator: str, quote: str, strict: bool = True) -> Iterator[list[str]]:
+    def _rows(
+        self, lines: Iterable[str], separator: str, quote: str, strict: bool = True
+    ) -> Iterator[list[str]]:
         # Without strict, a quoted field that is never closed swallows all the rows after it.
         options: dict[str, Any] = (
             {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE, "quotechar": None}
         )
-        return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict, **options)
+        return csv.reader(lines, delimiter=separator, strict=strict, **options)
 
-    def _parse(self, reader: Iterator[list[str]]) -> Part:
-        """The header, unless it is given, and all rows."""
+    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+        """The header, read from the file unless it is given."""
         path = self.path
         try:
             header = next(reader, []) if self.options.columns is None else self.options.columns
@@ -234,8 +241,13 @@ class DelimitedFile:
             raise DataError(
                 f"{path} has {found}; its first line must name each column once, or give csv.columns="
             )
-        rows: list[list[Any]] = []
-        broken: set[int] = set()
+        return header
+
+    def _checked(
+        self, reader: Iterator[list[str]], header: list[str], problems: Problems
+    ) -> Iterator[tuple[list[Any], bool]]:
+        """Rows after the header, and whether each is broken and therefore empty."""
+        number = 0
         while True:
             problem = remedy = ""
             try:
@@ -246,23 +258,23 @@ class DelimitedFile:
                     problem = f"{len(row)} field{'s' * (len(row) != 1)} where the header has {len(header)}"
                     remedy = "Quote fields that hold the separator."
             except StopIteration:
-                return self._part(rows, header, broken, self.notes)
+                return
             except csv.Error as error:
                 if "end of data" in str(error):
                     raise DataError(
-                        f"{path}, row {len(rows) + 1}: a quotation mark opens a field that is never closed, "
-                        'so where the row ends is not known; close it, write "" where it belongs to the '
-                        "text, or give csv.quote='' if fields are not quoted"
+                        f"{self.path}, row {number + 1}: a quotation mark opens a field that is never "
+                        'closed, so where the row ends is not known; close it, write "" where it belongs to '
+                        "the text, or give csv.quote='' if fields are not quoted"
                     ) from error
                 problem = f"a quoted field that continues after its end ({error})"
                 remedy = (
                     "Write \"\" for quotation marks within quoted fields, or give csv.quote='' if fields are "
                     "not quoted."
                 )
+            number += 1
             if problem:
-                broken.add(len(rows))
-                self.problems.add((str(path), len(rows) + 1), "", problem, remedy)
-            rows.append([None] * len(header) if problem else row)
+                problems.add((str(self.path), number), "", problem, remedy)
+            yield ([None] * len(header) if problem else row), bool(problem)
 
     def trec_part(self) -> Part:
         """All judgements of a file of TREC: four fields a line, and no header.
@@ -293,7 +305,9 @@ class DelimitedFile:
         lines = [line for line in self.text[:SAMPLE].split("\n")[:20] if line.strip()]
         return bool(lines) and all(TREC_LINE.fullmatch(line.rstrip("\r")) for line in lines[:10])
 
-    def _part(self, rows: list[list[Any]], columns: list[str], broken: set[int], notes: list[str]) -> Part:
+    def _part(
+        self, rows: list[list[Any]], columns: list[str], broken: Collection[int], notes: list[str]
+    ) -> Part:
         places = {name: place for place, name in enumerate(columns)}
         return Part(
             str(self.path),

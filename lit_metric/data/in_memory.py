@@ -52,6 +52,9 @@ def part_of_object(source: Any, split: str | None, problems: Problems, name: str
             table.num_rows,
             table.column_names,
             lambda column: with_class_names(table.column(column).to_pylist(), features.get(column)),
+            cut=lambda column, start, stop: with_class_names(
+                table.column(column).slice(start, stop - start).to_pylist(), features.get(column)
+            ),
         )
     elif isinstance(source, Mapping):
         found = _part_of_columns(source, called)
@@ -145,12 +148,18 @@ def part_of_dataset(data: Any, name: str, split: str | None, option: str = "") -
         name, data = f"{name}:{split}", data[split]
     elif split is not None:
         raise DataError(f"split={split!r} was given, but {name} has no splits; leave it out")
-    # Without a format, which could be tensors.
+    plain = data.with_format(None)  # a format could be tensors
+
+    def cut(column: str, start: int, stop: int) -> list[Any]:
+        values = plain.select_columns([column])[start:stop][column]
+        return with_class_names(list(values), data.features[column])
+
     return Part(
         name,
         len(data),
         data.column_names,
-        lambda column: with_class_names(list(data.with_format(None)[column][:]), data.features[column]),
+        lambda column: with_class_names(list(plain[column][:]), data.features[column]),
+        cut=cut,
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_metric.data.delimited import CsvOptions, DelimitedFile, decode
+from lit_metric.data.decoding import decode
+from lit_metric.data.delimited import CsvOptions, DelimitedFile
 from lit_metric.data.errors import DataError, Problems, listed, most_similar
 from lit_metric.data.in_memory import (
     SOURCES,
@@ -22,6 +24,7 @@ from lit_metric.data.in_memory import (
     part_of_rows,
     with_class_names,
 )
+from lit_metric.data.shards import is_unfinished
 from lit_metric.data.table import Part, Table
 from lit_metric.store import PACKAGE, package_path
 
@@ -168,19 +171,38 @@ class SourceReader:
                 f"{path} is not a readable Parquet file ({error}); write or fetch it again"
             ) from error
 
-        def load(name: str) -> list[Any]:
-            try:
-                with pq.ParquetFile(path) as file:
-                    column = file.read(columns=[name]).column(name)
-            except (pa.ArrowException, OSError, KeyError) as error:
-                raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
+        def plain(column: Any, name: str) -> list[Any]:
             try:
                 return with_class_names(column.to_pylist(), features.get(name))
             except UnicodeDecodeError:
                 values = column.cast(pa.large_binary()).to_pylist()
                 return [None if value is None else value.decode(errors="surrogateescape") for value in values]
 
-        return Part(str(path), rows, names, load)
+        def load(name: str) -> list[Any]:
+            try:
+                with pq.ParquetFile(path) as file:
+                    column = file.read(columns=[name]).column(name)
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
+            return plain(column, name)
+
+        kept: dict[str, tuple[range, Any]] = {}
+
+        def cut(name: str, start: int, stop: int) -> list[Any]:
+            """Reads the row groups that hold the rows, and keeps the latest of each column."""
+            with pq.ParquetFile(path) as file:
+                ends = [0]
+                for group in range(file.num_row_groups):
+                    ends.append(ends[-1] + file.metadata.row_group(group).num_rows)
+                groups = range(bisect_right(ends, start) - 1, bisect_left(ends, stop))
+                if name not in kept or kept[name][0] != groups:
+                    try:
+                        kept[name] = groups, file.read_row_groups([*groups], [name]).column(name)
+                    except (pa.ArrowException, OSError, KeyError) as error:
+                        raise DataError(f"column {name!r} of {path} cannot be read: {error}") from error
+            return plain(kept[name][1].slice(start - ends[groups[0]], stop - start), name)
+
+        return Part(str(path), rows, names, load, cut=cut)
 
     def _json(self, path: Path) -> Part:
         """JSON Lines, or one list of objects."""
@@ -190,22 +212,10 @@ class SourceReader:
                 return part_of_rows(json.loads(text), str(path), self.problems)
             except json.JSONDecodeError as error:
                 raise DataError(f"{path} begins as a list, but is no valid JSON: {error}") from error
-        rows: list[dict[str, Any]] = []
-        broken = set()
-        for line in filter(str.strip, re.split(r"\r\n|\r|\n", text)):
-            try:
-                row = json.loads(line)
-                problem = "" if isinstance(row, dict) else "no object in braces"
-            except json.JSONDecodeError as error:
-                row, problem = None, f"no valid JSON ({error.msg})"
-            except RecursionError:
-                row, problem = None, "JSON of too many levels"
-            rows.append(row if isinstance(row, dict) else {})
-            if problem:
-                self.problems.add((str(path), len(rows)), "", problem, "Each line must be one JSON object.")
-                broken.add(len(rows) - 1)
-        part = part_of_rows(rows, str(path), self.problems)
-        return replace(part, broken=frozenset(broken), dialect=", ".join(notes))
+        checked = [*json_rows(re.split(r"\r\n|\r|\n", text), str(path), self.problems)]
+        part = part_of_rows([row for row, _ in checked], str(path), self.problems)
+        broken = frozenset(row for row, (_, broken) in enumerate(checked) if broken)
+        return replace(part, broken=broken, dialect=", ".join(notes))
 
     def _delimited(self, path: Path) -> Part:
         file = DelimitedFile(path, self.problems, self.csv)
@@ -215,6 +225,8 @@ class SourceReader:
         """The parts of a folder. Its files are read as by their own names; ``datasets`` reads other kinds."""
         import datasets
 
+        if is_unfinished(path):
+            raise DataError(f"{path} holds only a part of its shards: repeat the command that writes them")
         saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
         try:
             if saved:
@@ -244,6 +256,27 @@ class SourceReader:
         return part_of_dataset(
             data, name, None if isinstance(data, datasets.Dataset) else split, f"{name}:{{}}"
         )
+
+
+def json_rows(lines: Iterable[str], name: str, problems: Problems) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The objects of JSON Lines, and whether each is broken and therefore empty. Blank lines don't count.
+
+    Args:
+        lines: of the file.
+        name: of the file.
+        problems: where lines that can't be parsed are noted.
+    """
+    for number, line in enumerate(filter(str.strip, lines), start=1):
+        try:
+            row = json.loads(line)
+            problem = "" if isinstance(row, dict) else "no object in braces"
+        except json.JSONDecodeError as error:
+            row, problem = None, f"no valid JSON ({error.msg})"
+        except RecursionError:
+            row, problem = None, "JSON of too many levels"
+        if problem:
+            problems.add((name, number), "", problem, "Each line must be one JSON object.")
+        yield (row if isinstance(row, dict) else {}), bool(problem)
 
 
 READERS: dict[str, Callable[[SourceReader, Path], Part]] = {

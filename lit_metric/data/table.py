@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lit_metric.data.errors import KINDS, DataError, listed, listed_files
+from lit_metric.data.errors import KINDS, DataError, Problems, listed, listed_files
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ class Part:
         load: the values of a column, given its name; missing ones are None.
         broken: rows, from 0, that could not be read and were noted as problems; all their values are None.
         dialect: what was found to be unusual in how the file is written, to be logged.
+        cut: the values of a column from a row to another, without reading the rest; None: there is no way.
+        start: the number of rows of the same file or split before this part.
     """
 
     name: str
@@ -33,6 +35,28 @@ class Part:
     load: Callable[[str], list[Any]]
     broken: frozenset[int] = frozenset()
     dialect: str = ""
+    cut: Callable[[str, int, int], list[Any]] | None = None
+    start: int = 0
+
+
+Take = Callable[[int], Part | None]
+"""Reads the next rows of a source, at most as many as it is given; None at the end."""
+
+
+@dataclass(frozen=True)
+class StreamedPart(Part):
+    """A file that is read from its beginning to its end, so its rows are not counted yet: ``rows`` is 0.
+
+    Args:
+        open: start to read; problems of rows are noted in what it is given.
+    """
+
+    open: Callable[[Problems], Take] = field(kw_only=True)
+
+
+def not_loaded(column: str) -> list[Any]:
+    """In place of :attr:`Part.load` of a streamed part."""
+    raise NotImplementedError(f"column {column!r} is read in blocks only")
 
 
 class Table:
@@ -141,7 +165,7 @@ class Table:
         """The part that row ``row`` (from 0) came from, and its number there, from 1 without header."""
         for part, end in zip(self.parts, self._ends, strict=True):
             if row < end:
-                return part.name, row - (end - part.rows) + 1
+                return part.name, part.start + row - (end - part.rows) + 1
         raise IndexError(f"row {row} of {len(self)}")
 
     def call_row(self, row: int, seen_from: tuple[str, int]) -> str:

@@ -13,6 +13,7 @@ from lit_metric.encoders.pooling import (
     Pooling,
     Projection,
 )
+from lit_metric.encoders.static import StaticEncoder, distill
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import TextTokenizer
 from lit_metric.renamed import refuse_old_names
@@ -29,9 +30,11 @@ __all__ = [
     "Pooling",
     "Projection",
     "SetEncoder",
+    "StaticEncoder",
     "TextEncoder",
     "TextTokenizer",
     "TwoTowerEncoder",
+    "distill",
 ]
 
 refuse_old_names(__name__)

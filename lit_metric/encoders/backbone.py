@@ -22,6 +22,7 @@ from lit_metric.encoders.packing import (
     use_attention,
 )
 from lit_metric.encoders.pretrained import Missing, load_model, quietly, resolve
+from lit_metric.encoders.recipe import Recipe
 from lit_metric.encoders.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,18 @@ class Backbone(nn.Module):
     def packed(self) -> bool:
         """Whether texts run end to end."""
         return self.way == "packed"
+
+    @classmethod
+    def recipe(cls, source: str, head: bool = True) -> Recipe:
+        """How a source wants its texts encoded; see :meth:`Recipe.read`.
+
+        Raises:
+            ValueError: if it is a static model, or has a part that this library can't reproduce.
+        """
+        recipe = Recipe.read(source, head)
+        if recipe.static:
+            raise ValueError(f"{source} is a static model, a table of token vectors: use a StaticEncoder")
+        return recipe
 
     @classmethod
     def load(

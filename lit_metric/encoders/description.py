@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import logging
 import pickle
 import tempfile
@@ -132,6 +134,15 @@ def aspects_of(encoder: Encoder) -> dict[str, Any]:
             aspects |= {f"{each} of {name}": getattr(used, each) for each in SETTINGS}
             aspects[f"the tokens of {name}"] = used.tokenize([SAMPLE])
     return aspects | {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
+
+
+def fingerprint_of(encoder: Encoder) -> str:
+    """A sha256 of an encoder's weights, classes, shapes and settings; equal wherever it was loaded from."""
+    digest = hashlib.sha256(json.dumps(aspects_of(encoder), sort_keys=True, default=str).encode())
+    for name, value in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

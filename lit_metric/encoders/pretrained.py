@@ -97,6 +97,11 @@ def weights_given(weights: Mapping[str, Mapping[str, Tensor]]) -> Iterator[None]
         _given.reset(token)
 
 
+def given_weights(folder: str) -> Mapping[str, Tensor] | None:
+    """Those that :func:`weights_given` has for a model in this folder; None if it has none."""
+    return (_given.get() or {}).get(folder)
+
+
 def locate(source: str) -> str:
     """Where a backbone is: a Hugging Face id and a folder are left alone, ``package:NAME/folder`` becomes a
     folder.
@@ -194,7 +199,7 @@ def load_model(
 def _build(kind: Any, path: str, config: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
     trusted = {"trust_remote_code": options.get("trust_remote_code", False)}
     nothing: dict[str, Any] = {"missing_keys": (), "unexpected_keys": ()}
-    state = (_given.get() or {}).get(path)
+    state = given_weights(path)
     common: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,

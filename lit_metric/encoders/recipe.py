@@ -32,6 +32,9 @@ POOLINGS: dict[str, type[Pooling]] = {
 }
 """Pooling modes of sentence-transformers that are known here."""
 
+STATIC = "lit-metric-static"
+"""The ``model_type`` of a table of token vectors that this library saved."""
+
 MAX_LENGTHS = "max_lengths"
 """Where an exported ``config_sentence_transformers.json`` has lengths by role, read here only."""
 
@@ -68,6 +71,8 @@ class Recipe:
         pool_prompt: whether the pooling sees a prompt's tokens.
         lower_case: whether texts are lower-cased first.
         truncate_dim: how many leading components are kept; None for all.
+        static: whether it is a table of token vectors and no transformer.
+        replacements: strings to be replaced in texts first; None if the source says nothing.
         source: the folder or the Hugging Face id that all this was read from.
     """
 
@@ -82,6 +87,8 @@ class Recipe:
     max_lengths: dict[str, int] = field(default_factory=dict)
     pool_prompt: bool = True
     truncate_dim: int | None = None
+    static: bool = False
+    replacements: dict[str, str] | None = None
 
     source: str = field(default="", compare=False)
 
@@ -102,21 +109,26 @@ class Recipe:
         recipe = cls(source=source)
         modules = recipe._json("", "modules.json")
         if modules is None:
+            recipe._read_table()
             return recipe
         kinds = []
         for module in modules:
             package, name = module["type"].split(".")[0], module["type"].rpartition(".")[2]
             kinds.append(name if package == "sentence_transformers" else module["type"])
-        if not kinds or kinds[0] != "Transformer":
+        recipe.static = kinds[:1] == ["StaticEmbedding"]
+        if not recipe.static and kinds[:1] != ["Transformer"]:
             raise ValueError(
-                f"{source}: its first module is {kinds[0] if kinds else 'nothing'}, and only Transformer of "
-                "sentence-transformers can be read"
+                f"{source}: its first module is {kinds[0] if kinds else 'nothing'}, and only Transformer and "
+                "StaticEmbedding of sentence-transformers can be read"
             )
-        recipe.subfolder = modules[0]["path"]
-        recipe._read_transformer()
+        recipe.subfolder = modules[0]["path"].removeprefix(".")
+        if recipe.static:
+            recipe.pooling = MeanPooling()
+        else:
+            recipe._read_transformer()
         recipe._read_general(head)
         if head:
-            if len(kinds) == 1:
+            if len(kinds) == 1 and not recipe.static:
                 raise ValueError(
                     f"{source}: no module follows the Transformer, so there is no pooling; {IGNORE}"
                 )
@@ -128,6 +140,18 @@ class Recipe:
     def _json(self, folder: str, name: str) -> Any:
         path = find_file(self.source, f"{folder}/{name}" if folder else name)
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+    def _read_table(self) -> None:
+        """Whether a folder without modules is a static model, and what it says of texts."""
+        settings = self._json("", "config.json") or {}
+        kind = settings.get("model_type")
+        # model2vec writes the second of these always, and the first where it has distilled the model.
+        self.static = kind in (STATIC, "model2vec") or (kind is None and "embedding_dtype" in settings)
+        if kind == STATIC:
+            self.max_length, self.lower_case = settings["max_length"], settings["lower_case"]
+            self.replacements = settings["replacements"]
+        elif self.static:
+            self.normalize = bool(settings.get("normalize", False))
 
     def _read_transformer(self) -> None:
         """Read length and case; other settings would change the vectors."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder, Roles, Weights, check_texts
 from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
 from lit_metric.encoders.pretrained import locate
-from lit_metric.encoders.recipe import Recipe
 from lit_metric.encoders.recompute import (
     Recompute,
     in_chunks,
@@ -77,6 +76,7 @@ class TextEncoder(Encoder):
     """
 
     subfolders = ("backbone",)
+    backbone_class: ClassVar[type[Backbone]] = Backbone
 
     def __init__(
         self,
@@ -104,13 +104,13 @@ class TextEncoder(Encoder):
         super().__init__()
         self.recompute: Recompute = recompute
         self.tokens_in_memory = tokens_in_memory(recompute, max_tokens_in_memory)
-        recipe = Recipe.read(locate(backbone), head=pooling is None)
-        self.backbone = Backbone.load(
+        recipe = self.backbone_class.recipe(locate(backbone), head=pooling is None)
+        self.backbone = self.backbone_class.load(
             backbone,
             max_length=recipe.max_length if max_length is None else max_length,
             prompt=recipe.prompt if prompt is None else prompt,
             lower_case=recipe.lower_case if lower_case is None else lower_case,
-            replacements=replacements,
+            replacements=recipe.replacements if replacements is None else replacements,
             prompts=recipe.prompts if prompts is None else prompts,
             max_lengths=recipe.max_lengths if max_lengths is None else max_lengths,
             pool_prompt=recipe.pool_prompt if pool_prompt is None else pool_prompt,

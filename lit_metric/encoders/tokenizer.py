@@ -58,6 +58,7 @@ class TextTokenizer:
         max_lengths: by role, instead of ``max_length``.
         pool_prompt: whether poolings see a prompt's tokens; without, they and what the tokenizer puts before
             them, such as [CLS], are kept out, as by ``include_prompt=False`` in sentence-transformers.
+        special_tokens: whether the tokenizer puts special tokens around a text.
 
     Raises:
         ValueError: if a length is below 1, or the empty string is to be replaced.
@@ -73,6 +74,7 @@ class TextTokenizer:
         prompts: dict[str, str] | None = None,
         max_lengths: dict[str, int] | None = None,
         pool_prompt: bool = True,
+        special_tokens: bool = True,
     ) -> None:
         for length in (max_length, *(max_lengths or {}).values()):
             if length < 1:
@@ -87,6 +89,7 @@ class TextTokenizer:
         self.prompts = dict(prompts or {})
         self.max_lengths = dict(max_lengths or {})
         self.pool_prompt = pool_prompt
+        self.special_tokens = special_tokens
 
     @classmethod
     def load(
@@ -239,6 +242,7 @@ class TextTokenizer:
             "padding": False,
             "return_attention_mask": False,
             "return_token_type_ids": False,
+            "add_special_tokens": self.special_tokens,
             "verbose": False,  # "longer than the maximum", of texts that are cut and counted here
         }
         encoded = self.tokenizer(texts, truncation=True, max_length=limit, **options)
@@ -257,6 +261,8 @@ class TextTokenizer:
         lengths = {role: length for role, length in self.max_lengths.items() if length != self.max_length}
         if prompts or lengths:
             parts += [prompts, lengths]
+        if not self.special_tokens:
+            parts.append("no special tokens")
         content = json.dumps(parts, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 

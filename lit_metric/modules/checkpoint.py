@@ -7,11 +7,13 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 
@@ -32,6 +34,7 @@ from lit_metric.losses import CandidateBank, Loss, ProxyLoss
 from lit_metric.mining import Miner
 from lit_metric.modules import resume
 from lit_metric.modules.resume import BATCHES, Options, Resumption, learned, options_of
+from lit_metric.modules.row_adamw import ROWS, RowAdamW, dense_gradients, tables_of
 from lit_metric.modules.schedule import Schedule, multiplier, parameter_groups, planned_steps
 from lit_metric.modules.tasks import TaskLosses
 
@@ -208,15 +211,29 @@ class CheckpointedModule(LightningModule):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             # Other data are the larger mistake, so they are refused first.
             self.data.load_state_dict(checkpoint.get(type(self.data).__qualname__, {}))
-            # None where a subclass or a user gives another optimizer.
-            own_method = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
-            plan = self._plan() if own_method and "configure_optimizers" not in vars(self) else None
+            plan = self._plan() if self._has_own_optimizer() else None
             Resumption(checkpoint, self._options(), self._learned_from, self.trainer).apply(plan)
             if self.bank is not None:
                 self.bank.load_state_dict(checkpoint.get(resume.KEY, {}).get("bank", {}))
 
+    def _has_own_optimizer(self) -> bool:
+        """Whether the optimizer is this library's, and not that of a subclass or a user."""
+        own = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
+        return own and "configure_optimizers" not in vars(self)
+
+    def use_sparse_gradients(self) -> None:
+        """Give tables of token vectors sparse gradients where these are faster and can be reduced over ranks:
+        on the CPU, with this library's optimizer. Called before the strategy wraps the module."""
+        strategy = self.trainer.strategy
+        fit = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and strategy.root_device.type == "cpu"
+        for table in tables_of(self):
+            table.sparse = fit and self._has_own_optimizer()
+
     def configure_optimizers(self) -> Any:
-        """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step."""
+        """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step.
+
+        Tables of token vectors are updated by rows; see :class:`~lit_metric.modules.row_adamw.RowAdamW`.
+        """
         optimizer, rate = self._plan()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         named = {"scheduler": scheduler, "interval": "step", "name": "lr"}
@@ -227,7 +244,8 @@ class CheckpointedModule(LightningModule):
         groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
         # A fused optimizer unscales in its step, so that nothing could be clipped before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
+        kind = RowAdamW if any(group.get(ROWS) for group in groups) else torch.optim.AdamW
+        optimizer = kind(groups, lr=self.lr, fused=fused)
         self._batches = batches_of_epoch(self.trainer, self.data)
         self._steps = steps = planned_steps(self.trainer, self.data.batches_per_epoch)
         return optimizer, multiplier(self.schedule, steps, round(self.warmup * steps))
@@ -243,6 +261,9 @@ class CheckpointedModule(LightningModule):
         Lightning refuses to clip for a fused optimizer under any autocast, since that unscales the gradients
         itself; but only those of float16 are scaled.
         """
+        if any(table.sparse for table in tables_of(self)):  # torch can't clip sparse gradients
+            parameters = (each for group in optimizer.param_groups for each in group["params"])
+            optimizer = SimpleNamespace(param_groups=[{"params": dense_gradients(parameters)}])
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val is not None:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")

@@ -128,6 +128,7 @@ class MetricLearner(EvaluatedModule):
         if stage == "fit":
             self._set_up_bank()
             self.check_saved(data.miner, data.refresh.mode == "inline")
+            self.use_sparse_gradients()
             for task in range(max(1, len(data.mixture))):
                 self._set_up_loss(task)
                 self._check_scored(task)

@@ -12,6 +12,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
+from lit_metric.modules.row_adamw import ROWS, tables_of
+
 Schedule = Literal["linear", "cosine", "constant"]
 
 NO_DECAY = ".no_decay"
@@ -73,6 +75,7 @@ def parameter_groups(
 
     A part is one that ``scales`` names, else ``encoder`` or ``loss``. Biases, gains of normalisation layers
     and single vectors, which have one dimension or less, get no decay; their group is ``PART.no_decay``.
+    Tables of token vectors are in ``PART.rows``, see :class:`~lit_metric.modules.row_adamw.RowAdamW`.
 
     Args:
         module: with the parameters.
@@ -98,21 +101,23 @@ def parameter_groups(
             near = [name for name, count in shared.items() if count == depth - 1]
             parts = sorted({".".join(name.split(".")[: max(depth, 2)]) for name in near})
             raise ValueError(f"lr_scale: no parameter is called {pattern!r}; there are {', '.join(parts)}")
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    tables = {id(table.weight) for table in tables_of(module)}
+    groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
     for name, parameter in named.items():
         if not parameter.requires_grad:
             continue
         part, scale = [(name.split(".")[0], 1.0), *(each for each in scales.items() if fits(each[0], name))][
             -1
         ]
-        decays = parameter.ndim > 1
+        decays, rows = parameter.ndim > 1, id(parameter) in tables
         group = groups.setdefault(
-            (part, decays),
+            (part, decays, rows),
             {
                 "params": [],
                 "lr": lr * scale,
                 "weight_decay": weight_decay if decays else 0.0,
-                "name": part if decays else f"{part}{NO_DECAY}",
+                "name": f"{part}.{ROWS}" if rows else part if decays else f"{part}{NO_DECAY}",
+                **({ROWS: True} if rows else {}),
             },
         )
         group["params"].append((name, parameter))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +12,8 @@ import torch
 from lit_metric import MetricDataModule
 from lit_metric.batching import MixturePart
 from lit_metric.callbacks import WriteEmbeddings
-from lit_metric.data import Pairs
+from lit_metric.data import Batch, Pairs, read_table
+from lit_metric.data.shards import Shards
 from tests.small import Small, questions, trainer, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -45,27 +44,54 @@ def test_what_is_encoded_when_nothing_is_named(small: Small, tmp_path: Path, spl
     assert len(texts) == (18 if split == "train" else 30)
 
 
-def test_ranks_say_which_rows_are_theirs(small: Small, tmp_path: Path) -> None:
-    data = small.data()
-    data.read()
-    ids = data.splits["test"]
-    shares = [ids[[2, 9, 4]], ids[[1, 3, 0]]]
-    for rank, share in enumerate(shares):
-        place = SimpleNamespace(
-            datamodule=data,
-            loggers=[],
-            default_root_dir=tmp_path,
-            world_size=2,
-            global_rank=rank,
-            strategy=SimpleNamespace(broadcast=lambda value: value),
+def test_an_interrupted_prediction_continues(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(text,) for text, _ in questions(40, seed=3)]
+    source = write_csv(tmp_path / "new.csv", rows, ["text"])
+    learner, data = small.learner(), small.data(predict=source, max_tokens=60)
+    encoded: list[int] = []
+    step = learner.predict_step
+
+    def interrupted(batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        encoded.append(len(batch.anchor_ids))
+        if limit and sum(encoded) > limit:
+            raise RuntimeError("the power is off")
+        return step(batch, batch_idx)
+
+    learner.predict_step = interrupted  # type: ignore[method-assign]
+    limit = 25
+    with pytest.raises(RuntimeError, match="power"):
+        trainer(tmp_path, WriteEmbeddings(shard_items=8)).predict(learner, data)
+    names = [path.name for path in sorted((tmp_path / "predictions.shards").glob("0*"))]
+    assert names == ["00000.npy", "00001.npy", "00002.npy"]
+    before = {name: (tmp_path / "predictions.shards" / name).read_bytes() for name in names}
+    assert [len(np.load(tmp_path / "predictions.shards" / name)) for name in before] == [8, 8, 8]
+    limit, encoded[:] = 0, []
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, WriteEmbeddings(shard_items=8)).predict(
+            learner, small.data(predict=source, max_tokens=60), return_predictions=False
         )
-        batches = [{"ids": one[None], "embeddings": one[None, None].float()} for one in share]
-        WriteEmbeddings().write_on_epoch_end(place, None, batches, None)  # type: ignore[arg-type]
-    for rank, rows in enumerate([[2, 4, 9], [0, 1, 3]]):
-        assert np.load(tmp_path / f"predictions-{rank}-rows.npy").tolist() == rows
-        vectors = torch.from_numpy(np.load(tmp_path / f"predictions-{rank}.npy"))
-        assert vectors[:, 0].long().tolist() == ids[rows].tolist()
-    shutil.rmtree(tmp_path)
+    assert sum(encoded) == 16
+    assert "3 of 5 shards are done already" in caplog.text
+    vectors = np.load(tmp_path / "predictions.npy", allow_pickle=False)
+    np.testing.assert_allclose(vectors, learner.encode([text for (text,) in rows]), atol=1e-5)
+    assert not (tmp_path / "predictions.shards").exists()
+
+
+def test_shards_of_other_weights_are_made_anew(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = small.learner()
+    shards = Shards(tmp_path / "predictions.shards", {"model": "another"}, 4, ".npy")
+    shards.start()
+    shards.write(0, lambda path: path.write_text("old"))
+    trainer(tmp_path, WriteEmbeddings(shard_items=8)).predict(learner, small.data())
+    assert "holds shards of another job, which differs in" in caplog.text
+    texts = read_table(small / "test.csv").column("text")
+    np.testing.assert_allclose(np.load(tmp_path / "predictions.npy"), learner.encode(texts), atol=1e-5)
+    with pytest.raises(ValueError, match="at least one item"):
+        WriteEmbeddings(shard_items=0)
 
 
 def read_predictions(folder: Path) -> tuple[np.ndarray, list[int] | None]:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ from lit_metric.encoders import Encoder
 from tests.small import Small, distance, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """A shell that starts the tests in the background ignores SIGINT; and Lightning does after the first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class At(Callback):
@@ -75,10 +83,8 @@ def test_an_interrupted_run_keeps_the_encoder_of_its_checkpoint(
     ended: str,
 ) -> None:
     saving = ModelCheckpoint(tmp_path / "checkpoints", "kept", monitor=monitor, mode="max")
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(raised):
         trainer(tmp_path, event, RunReport(), saving, max_epochs=5).fit(small.learner(), small.data())
-    signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
     written = read_report(tmp_path / "metrics.json")
     assert written["ended"] == ended
     assert written["before"]
@@ -95,10 +101,8 @@ def test_an_interrupted_run_keeps_the_encoder_of_its_checkpoint(
 
 def test_without_a_checkpoint_a_signal_leaves_the_last_weights(small: Small, tmp_path: Path) -> None:
     learner = small.learner()
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):
         trainer(tmp_path, At(send(signal.SIGINT)), RunReport()).fit(learner, small.data())
-    signal.signal(signal.SIGINT, before)
     assert distance(weights(lit_metric.load(tmp_path)), weights(learner.encoder)) == 0
     with pytest.raises(ZeroDivisionError):
         trainer(tmp_path / "other", At(fail), RunReport()).fit(small.learner(), small.data())

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_metric import Miner, Refresh
 from lit_metric.batching import HardPKPlanner
-from lit_metric.callbacks import RunReport
+from lit_metric.callbacks import RunReport, WriteEmbeddings
 from lit_metric.losses import InfoNCELoss
 from tests.small import Small, Watch, trainer, weights
 
@@ -67,7 +67,7 @@ def evaluate(root: Path, folder: Path, ranks: int, max_tokens: int) -> dict[str,
     quiet()
     small = Small(root)
     learner = small.learner().double()
-    run = trainer(folder, **places(ranks))
+    run = trainer(folder, WriteEmbeddings(shard_items=8), **places(ranks))
     run.test(learner, small.data(max_tokens=max_tokens), verbose=False)
     tested = {name: float(value) for name, value in run.callback_metrics.items()}
     run.predict(learner, small.data(max_tokens=max_tokens), return_predictions=False)

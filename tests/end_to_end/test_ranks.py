@@ -97,9 +97,7 @@ def test_evaluation_and_predictions(small: Small, tmp_path: Path, pool: RankPool
     for rank in pool.run(ranks.evaluate, small.root, tmp_path / "ranks", 2, max_tokens):
         assert rank == pytest.approx(alone, abs=1e-6)
     whole = np.load(tmp_path / "alone" / "predictions.npy")
-    shares = [np.load(tmp_path / "ranks" / f"predictions-{rank}.npy") for rank in range(2)]
-    rows = [np.load(tmp_path / "ranks" / f"predictions-{rank}-rows.npy") for rank in range(2)]
-    assert sorted(np.concatenate(rows).tolist()) == list(range(30))
-    for rank in range(2):
-        assert 0 < len(rows[rank]) < 30
-        np.testing.assert_allclose(shares[rank], whole[rows[rank]], atol=1e-6)
+    shared = np.load(tmp_path / "ranks" / "predictions.npy")
+    np.testing.assert_allclose(shared, whole, atol=1e-6)
+    assert len(shared) == 30
+    assert not [*(tmp_path / "ranks").glob("predictions.shards")]

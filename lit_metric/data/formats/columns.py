@@ -21,17 +21,51 @@ ABSENT = frozenset({"nan", "none", "null", "n/a", "#n/a", "na", "<na>", "nat"})
 """What programs write where a value is missing, in lower case."""
 
 
+class AbsentTexts:
+    """Texts such as ``"NaN"``, which are read as texts, and of which the log should tell."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, dict[str, None], list[int]]] = {}
+
+    def add(self, table: Table, column: str) -> None:
+        """Search the texts of a column."""
+        texts = table.peek(column)
+        for row, value in enumerate(texts):
+            if stands_for_missing(value):
+                file, number = table.place(row)
+                _, values, rows = self._found.setdefault(column, (file, {}, []))
+                values[value] = None
+                rows.append(number)
+
+    def log(self) -> None:
+        """Log one line for each column that has any."""
+        for column, (file, values, rows) in self._found.items():
+            logger.warning(
+                "%d text%s of column %r of %s say%s %s (%s), and are read as texts; leave cells empty that "
+                "are missing values",
+                len(rows),
+                "s" * (len(rows) > 1),
+                column,
+                file,
+                "s" * (len(rows) == 1),
+                listed(list(values), 3),
+                listed_rows(rows),
+            )
+
+
 class Columns:
     """The columns of one table. A row in which something is wrong is noted, and no longer ``kept``.
 
     Args:
         table: with the columns.
         problems: where problems are noted.
+        absent: collects texts such as ``"NaN"``; None logs them.
     """
 
-    def __init__(self, table: Table, problems: Problems) -> None:
+    def __init__(self, table: Table, problems: Problems, absent: AbsentTexts | None = None) -> None:
         self.table = table
         self.problems = problems
+        self.absent = absent
         self.bad: set[int] = set(table.broken)
 
     def note(self, row: int, column: str, problem: str, remedy: str) -> None:
@@ -65,8 +99,11 @@ class Columns:
         by ``", "``. Texts such as ``"NaN"`` are logged.
         """
         names = [columns] if isinstance(columns, str) else columns
+        absent = AbsentTexts() if self.absent is None else self.absent
         for column in names:
-            self._log_absent(column)
+            absent.add(self.table, column)
+        if self.absent is None:
+            absent.log()
         if len(names) == 1:
             return self.read(names[0], lambda value: text(value, join=not isinstance(columns, str)))
         parts = [self.read(column, lambda value: text(value, join=True, empty=True)) for column in names]
@@ -75,23 +112,6 @@ class Columns:
             if not each and row not in self.bad:
                 self.note(row, " + ".join(names), "empty text", FILL)
         return joined
-
-    def _log_absent(self, column: str) -> None:
-        """Log one line on texts that stand for a missing value."""
-        texts = self.table.peek(column)
-        rows = [row for row, value in enumerate(texts) if stands_for_missing(value)]
-        if rows:
-            logger.warning(
-                "%d text%s of column %r of %s say%s %s (%s), and are read as texts; leave cells empty that "
-                "are missing values",
-                len(rows),
-                "s" * (len(rows) > 1),
-                column,
-                self.table.place(rows[0])[0],
-                "s" * (len(rows) == 1),
-                listed(list(dict.fromkeys(texts[row] for row in rows)), 3),
-                listed_rows([self.table.place(row)[1] for row in rows]),
-            )
 
     def one_type(self, column: str) -> None:
         """Note rows whose value is a number where most are strings, or the other way round."""

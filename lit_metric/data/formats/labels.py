@@ -160,6 +160,12 @@ class Labels(Supervision):
             for split, part in parts.items()
         }
 
+    def named(self, table: Table) -> Labels:
+        """The same for items without labels, with the columns of ``table`` in place of guesses; logs them."""
+        chosen = self._choose_columns(table, labelled=False)
+        log_guesses([(table, chosen.guessed)])
+        return replace(self, text=chosen.text or None, tags=chosen.tags or None)
+
     def items(self, columns: Columns, labelled: bool = True) -> LabelledItems:
         """All rows of a table, checked; what is bad is noted in ``columns``.
 
