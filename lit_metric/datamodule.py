@@ -41,6 +41,7 @@ from lit_metric.data import (
     ReadOptions,
     Supervision,
     Tokenizer,
+    default_cache_dir,
     tokenize,
 )
 from lit_metric.data.dataset import check_names, union
@@ -50,7 +51,7 @@ from lit_metric.data.formats import AUTO
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.sources import read_dataset
-from lit_metric.data.tokens import default_cache_dir, log_truncation
+from lit_metric.data.tokens import log_truncation
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
 from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
@@ -107,7 +108,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         num_workers: processes that build training batches.
         prefetch_factor: batches that each worker builds ahead.
         max_tokens: tokens per batch in evaluation and mining.
-        cache_dir: of token ids; see :func:`~lit_metric.data.default_cache_dir`.
+        cache_dir: of token ids, and of texts beyond 64 MB; see :func:`~lit_metric.data.default_cache_dir`.
         seed: of plans, splits and draws. None: that of ``seed_everything``, or 0.
 
     Raises:
@@ -200,7 +201,9 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         alone = self.against["validation"] != "train"
 
         def read_one(sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
-            reading = ReadOptions(self.problems, self.validation_share, self.seed, alone, self.csv)
+            reading = ReadOptions(
+                self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir
+            )
             return read_dataset(sources, supervision, self.split, reading, self.against)
 
         with without_garbage_collection(), stage("reading the data"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -137,7 +138,11 @@ def test_as_a_command(small: Small, tmp_path: Path) -> None:
         f"--model.encoder.init_args.backbone={small / 'backbone'}",
     ]
     command = [sys.executable, "-m", "lit_metric", "fit", *given]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    environment = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"  # OpenMP then shows its settings
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
+    if "GOMP_SPINCOUNT" in done.stderr:  # that of GCC
+        assert f"GOMP_SPINCOUNT = '{cli.SPINS}'" in done.stderr
     line = "there is no file 'nowhere/train.csv'; there is no folder 'nowhere' either"
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"lit-metric: DataError: {line}"
@@ -145,6 +150,21 @@ def test_as_a_command(small: Small, tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:  # Python shows where, and ends with status 1
         run(tmp_path, "fit", *given, "--debug")
     assert str(raised.value) == line
+
+
+@pytest.mark.parametrize("given", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_how_threads_wait_is_for_the_user_to_say(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(given, "7")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(["runs", "nowhere"])
+    found = {name: os.environ.get(name) for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    assert found == {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": None, given: "7"}
 
 
 def test_debug_shows_where(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

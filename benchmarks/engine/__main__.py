@@ -4,6 +4,7 @@
     LIT_METRIC_DATA=DIR python -m benchmarks.engine --out DIR --only training encoding
 
 - ``training``: texts a second in training steps, beside sentence-transformers.
+- ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss.
 - ``job``: peak memory of ``lit-metric encode`` while rows grow.
 - ``active``: what it would save to differentiate only the texts that a hinge loss has a gradient for.
 
@@ -29,7 +30,7 @@ from benchmarks.engine.measures import processor
 from benchmarks.engine.show import markdown_table, plot_growth, terminal_table
 from benchmarks.results import BenchmarkError, read_json, short
 
-MODULES = ("training", "job", "active")
+MODULES = ("training", "memory", "job", "active")
 """The modules of this package that measure, in the order in which they run. Each has
 ``measure(out: Path, quick: bool) -> list[dict[str, Any]]``."""
 

@@ -36,6 +36,9 @@ example: lit-metric fit --data.train questions.csv
 """
 SIGNALLED = 128
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+SPINS = "1000"
+"""How often a thread of torch looks whether the others are done, before it sleeps; GCC's OpenMP looks 300,000
+times, which is 20 ms on some processors, and takes a core away from whoever else needs it."""
 NOISE = ("Tip:", "GPU available: False", "TPU available: False", "LOCAL_RANK: 0 - CUDA_VISIBLE_DEVICES")
 
 
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.path.append(os.getcwd())  # for classes in a file here, as under python -m
     name = _command(given)
     quiet()
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS  # read when torch is imported
     module = importlib.import_module(
         "lit_metric.cli.training" if name in TRAINING else "lit_metric.cli.parser"
     )

@@ -39,7 +39,7 @@ class FileItems:
     """
 
     table: Table
-    rows: list[int]
+    rows: Sequence[int]
     items: LabelledItems
 
     def __len__(self) -> int:

@@ -25,7 +25,8 @@ from lit_metric.data.relations import (
 )
 from lit_metric.data.sources import guess_supervision
 from lit_metric.data.table import Table
-from lit_metric.data.tokens import Tokenizer, Tokens, default_cache_dir, tokenize
+from lit_metric.data.texts import Texts, default_cache_dir
+from lit_metric.data.tokens import Tokenizer, Tokens, tokenize
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Relations",
     "Supervision",
     "Table",
+    "Texts",
     "Tokenizer",
     "Tokens",
     "Triples",

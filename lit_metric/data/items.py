@@ -8,14 +8,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
+from lit_metric.data.texts import Integers, Texts, distinct
 
 Kind = Literal["text", "set"]
 
@@ -31,7 +34,8 @@ class Vocabulary:
     two roles is two entries.
 
     Args:
-        texts: distinct texts, without prompt, each encodable as UTF-8. :meth:`encode` builds them.
+        texts: distinct texts, without prompt, each encodable as UTF-8. :meth:`encode` builds them. A list,
+            or :class:`~lit_metric.data.Texts`, which may be on disk.
         roles: ``[V]`` int8, the number in ``role_names`` of each text's role, or None where they have none.
         role_names: the roles' names.
 
@@ -44,7 +48,7 @@ class Vocabulary:
         (['red', 'red'], [0, 1], [[0], [1]])
     """
 
-    texts: list[str]
+    texts: Sequence[str]
     roles: Tensor | None = None
     role_names: list[str] = field(default_factory=list)
 
@@ -110,8 +114,8 @@ class Vocabulary:
     @cached_property
     def fingerprints(self) -> Tensor:
         """``[V]`` int64, 64 bits of BLAKE2b of each text's UTF-8 bytes."""
-        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in self.texts)
-        return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64))
+        texts = self.texts if isinstance(self.texts, Texts) else Texts.of(self.texts)
+        return torch.from_numpy(texts.fingerprints())
 
     @cached_property
     def digest(self) -> str:
@@ -251,6 +255,59 @@ class Items:
             None
             if weights is None
             else torch.tensor([w for row in weights for w in row], dtype=torch.float32),
+        )
+        return items, vocabulary
+
+    @classmethod
+    def of_texts(
+        cls,
+        texts: Texts,
+        places: Integers | None = None,
+        keys: list[str] | None = None,
+        roles: npt.NDArray[np.int8] | None = None,
+        role_names: Sequence[str] = (),
+        fingerprints: Integers | None = None,
+        folder: str | Path | None = None,
+    ) -> tuple[Items, Vocabulary]:
+        """The same as :meth:`encode` for items of one text each, without a Python object for each.
+
+        Args:
+            texts: of all items.
+            places: ``[n]`` in ``texts``, the text of each item; all in their order if None.
+            keys: names of the items, or None.
+            roles: ``[n]`` a place in ``role_names`` for each item, or None.
+            role_names: names of roles, in any order.
+            fingerprints: of ``texts``, if they are known already.
+            folder: where texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
+
+        Example:
+            >>> items, vocabulary = Items.of_texts(Texts.of(["red", "round", "red"]))
+            >>> items.texts.tolist(), list(vocabulary.texts)
+            ([[0], [1], [0]], ['red', 'round'])
+        """
+        places = np.arange(len(texts)) if places is None else places
+        known = texts.fingerprints() if fingerprints is None else fingerprints
+        first, numbers = distinct(texts, known, places, *(() if roles is None else (roles,)))
+        own = texts.select(places[first], folder)
+        vocabulary, of_items, names = Vocabulary(own), None, [QUERY]
+        if roles is not None:
+            # Names by first appearance, those of items with that of queries before.
+            used = [int(number) for number in dict.fromkeys(roles[first].tolist())]
+            names = list(dict.fromkeys([QUERY, *(role_names[number] for number in used)]))
+            of_texts, of_roles = np.zeros((2, len(role_names)), dtype=np.int8)
+            of_texts[used] = np.arange(len(used))
+            of_roles[used] = [names.index(role_names[number]) for number in used]
+            vocabulary = Vocabulary(
+                own, torch.from_numpy(of_texts[roles[first]]), [role_names[number] for number in used]
+            )
+            of_items = torch.from_numpy(of_roles[roles])
+        items = cls(
+            Ragged(torch.from_numpy(numbers), torch.arange(len(numbers) + 1)),
+            "text",
+            torch.from_numpy(known[places]),
+            keys,
+            of_items,
+            [] if roles is None else names,
         )
         return items, vocabulary
 

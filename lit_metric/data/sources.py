@@ -83,7 +83,7 @@ def guess_supervision(table: Table, split: str | None = AUTO) -> Supervision:
     """
 
     def holds_texts(column: str) -> bool:  # not ids, which are single words
-        values = table.peek(column)[:100]
+        values = table.peek(column, 100)
         return any(" " in value if isinstance(value, str) else isinstance(value, list) for value in values)
 
     needs = "Judgements(queries=..., corpus=...)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 from lit_metric.data.errors import KINDS, DataError, Problems, listed, listed_files
 
 logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 1 << 16
+"""Rows of a column that are Python objects together, where a part can be cut."""
 
 
 @dataclass(frozen=True)
@@ -138,17 +141,26 @@ class Table:
         Raises:
             DataError: when a part lacks it; the message lists those it has.
         """
-        self.used.add(name)
-        return self.peek(name)
+        return [*itertools.chain.from_iterable(self.blocks(name))]
 
-    def peek(self, name: str) -> list[Any]:
-        """The same, to look at only: the column doesn't count as used."""
-        values: list[Any] = []
+    def peek(self, name: str, rows: int | None = None) -> list[Any]:
+        """The same, to look at only: the column doesn't count as used. With ``rows``, the first of them."""
+        return [*itertools.islice(itertools.chain.from_iterable(self.blocks(name, used=False)), rows)]
+
+    def blocks(self, name: str, used: bool = True) -> Iterator[list[Any]]:
+        """The same as :meth:`column`, or :meth:`peek`, in lists of some rows each, so that few are in memory
+        together."""
+        if used:
+            self.used.add(name)
         for part in self.parts:
             if name not in part.columns:
                 raise DataError(f"{part.name} has no column {name!r}; it has {listed(part.columns)}")
-            values.extend(part.load(name))
-        return values
+        for part in self.parts:
+            if part.cut is None:
+                yield part.load(name)
+            else:
+                for start in range(0, part.rows, ROWS_AT_ONCE):
+                    yield part.cut(name, start, min(start + ROWS_AT_ONCE, part.rows))
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lit_metric.data.items import Vocabulary
 from lit_metric.data.progress import track
 from lit_metric.data.ragged import Ragged
+from lit_metric.data.texts import default_cache_dir
 from lit_metric.store import replacing
 
 logger = logging.getLogger(__name__)
@@ -301,14 +302,6 @@ def log_truncation(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer)
             )
 
 
-def default_cache_dir() -> Path:
-    """``$LIT_METRIC_CACHE``, else ``$XDG_CACHE_HOME/lit-metric``, else ``~/.cache/lit-metric``."""
-    own = os.environ.get("LIT_METRIC_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit-metric"
-
-
 def _tokenize_chunk(vocabulary: Vocabulary, tokenizer: Tokenizer, start: int) -> list[list[int]]:
     """The token ids of up to ``CHUNK`` texts, each in its role."""
 
@@ -318,7 +311,7 @@ def _tokenize_chunk(vocabulary: Vocabulary, tokenizer: Tokenizer, start: int) ->
             raise ValueError(f"the tokenizer returned {len(rows)} rows for {len(texts)} texts")
         return rows
 
-    texts = vocabulary.texts[start : start + CHUNK]
+    texts = list(vocabulary.texts[start : start + CHUNK])
     if vocabulary.roles is None:
         return tokenize(texts)
     roles = vocabulary.roles[start : start + CHUNK]

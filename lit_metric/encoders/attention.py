@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -43,6 +43,9 @@ FULL, CAUSAL = (UNLIMITED, UNLIMITED), (UNLIMITED, 0)
 
 KERNEL_TOLERANCE = 0.02
 """Relative difference (Frobenius) between two attention kernels that half-precision rounding explains."""
+
+JOINED = 32
+"""Slots of a row in which three or more short texts attend together; fewer slots take the kernel as long."""
 
 # Some versions of PyTorch need the argument for grouped heads; others have no such argument, and group them.
 KERNEL_GROUPS = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
@@ -208,8 +211,9 @@ def bucket_attention(
 ) -> Tensor:
     """Attention within each text, one padded call per bucket.
 
-    Half precision on a CPU is computed in float32, also under autocast: the backward pass of PyTorch's CPU
-    kernel is far slower in half precision, and costs more time than the other matrix products save.
+    Half precision on a CPU is computed in float32 where a gradient is needed, also under autocast: the
+    backward pass of PyTorch's CPU kernel is far slower in half precision, and costs more time than the other
+    matrix products save.
 
     Args:
         heads: query ``[T, heads, d]``, key and value ``[T, key heads, d]``.
@@ -227,11 +231,18 @@ def bucket_attention(
     sizes = [bucket.slots for bucket in layout.buckets]
     grouped = heads[0].shape[1] != heads[1].shape[1]
     slots = [layout.spread(states).split(sizes) for states in heads]
+    joining = heads[0].device.type == "cpu" and heads[0].dtype == torch.bfloat16 and not dropout
+    joining = joining and not torch.is_grad_enabled()
     mixed = []
     for bucket, (allowed, causal), *parts in zip(layout.buckets, masks, *slots, strict=True):
+        keys_only = allowed is None or (allowed.dtype == torch.bool and allowed.shape[1:3] == (1, 1))
+        if joining and keys_only and not causal and bucket.length <= JOINED // 3:
+            mixed.append(joined_attention(parts, bucket, scaling))
+            continue
         query, key, value = (p.view(bucket.rows, bucket.length, *p.shape[1:]).transpose(1, 2) for p in parts)
         options = {"dropout_p": dropout, "is_causal": causal, "scale": scaling, "enable_gqa": grouped}
-        if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16):
+        half = query.dtype in (torch.bfloat16, torch.float16)
+        if query.device.type != "cpu" or not half or not torch.is_grad_enabled():
             out = F.scaled_dot_product_attention(query, key, value, allowed, **options)
         else:
             if allowed is not None and allowed.dtype != torch.bool:
@@ -241,6 +252,40 @@ def bucket_attention(
                 out = F.scaled_dot_product_attention(*wide, allowed, **options).to(query.dtype)
         mixed.append(out.transpose(1, 2).reshape(bucket.slots, out.shape[1], out.shape[-1]))
     return layout.collect(torch.cat(mixed))
+
+
+def joined_attention(parts: Sequence[Tensor], bucket: Bucket, scaling: float | None = None) -> Tensor:
+    """Full attention in a bucket of short texts, of which several share a row of :data:`JOINED` slots.
+
+    PyTorch's CPU kernel takes as long for a row of 8 slots as for one of 32.
+
+    Args:
+        parts: query ``[slots, heads, d]``, key and value ``[slots, key heads, d]``.
+        bucket: of texts of at most ``JOINED`` slots.
+        scaling: of the scores.
+
+    Returns:
+        ``[slots, heads, d]``.
+    """
+    device, each = parts[0].device, JOINED // bucket.length
+    rows = -(-bucket.rows // each)
+    slot = torch.arange(bucket.slots, device=device)
+    place = slot.div(each * bucket.length, rounding_mode="floor") * JOINED + slot % (each * bucket.length)
+    text = torch.arange(JOINED, device=device) // bucket.length  # the slots that are left over see each other
+    allowed = (text[:, None] == text)[None, None]
+    if bucket.valid is not None:
+        seen = torch.ones(rows * JOINED, dtype=torch.bool, device=device)
+        allowed = allowed & seen.index_copy_(0, place, bucket.valid.view(-1)).view(rows, 1, 1, JOINED)
+    query, key, value = (
+        part.new_zeros(rows * JOINED, *part.shape[1:])
+        .index_copy_(0, place, part)
+        .view(rows, JOINED, *part.shape[1:])
+        .transpose(1, 2)
+        for part in parts
+    )
+    grouped = query.shape[1] != key.shape[1]
+    out = F.scaled_dot_product_attention(query, key, value, allowed, scale=scaling, enable_gqa=grouped)
+    return out.transpose(1, 2).reshape(rows * JOINED, *parts[0].shape[1:]).index_select(0, place)
 
 
 def varlen_attention(

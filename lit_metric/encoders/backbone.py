@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.attention import PACKED
+from lit_metric.encoders.inference import HalfCopy, pieces
 from lit_metric.encoders.packing import (
     Verdict,
     Way,
@@ -60,6 +63,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self.way: Way = "padded"
+        self.rounded = HalfCopy()
         self.unused: tuple[str, ...] = ()
         if model.device.type == "meta":  # names and shapes only
             return
@@ -153,14 +157,24 @@ class Backbone(nn.Module):
 
     def forward(self, tokens: Ragged) -> Ragged:
         """``[T]`` token ids to ``[T, h]`` last hidden states, with the same offsets."""
-        states: Tensor
+        model = self.model
+        if torch.is_grad_enabled() or model.training or tokens.values.device.type != "cpu":
+            return Ragged(self._states(model, tokens), tokens.offsets)
+        half = (
+            self.rounded.of(model, tokens, self._states)
+            if self.rounded.wanted and len(tokens.values)
+            else None
+        )
+        with torch.autocast("cpu", enabled=False) if half is not None else nullcontext():
+            states = [self._states(half or model, piece) for piece in pieces(tokens)]
+        return Ragged(torch.cat(states), tokens.offsets)
+
+    def _states(self, model: PreTrainedModel, tokens: Ragged) -> Tensor:
         if self.way == "packed":
-            states = packed_forward(self.model, tokens)
-        elif self.way == "padded":
-            states = padded_forward(self.model, tokens, self.tokenizer.padding_id)
-        else:
-            states = unpadded_forward(self.model, tokens)
-        return Ragged(states, tokens.offsets)
+            return packed_forward(model, tokens)
+        if self.way == "padded":
+            return padded_forward(model, tokens, self.tokenizer.padding_id)
+        return unpadded_forward(model, tokens)
 
     def save(self, folder: Path, weights: bool = True, pad: bool = False) -> None:
         """Write an ordinary Hugging Face folder with model (safetensors) and tokenizer.

@@ -91,7 +91,8 @@ class SetEncoder(Encoder):
             own = None if weights is None else Ragged(weights, items.offsets).select(rows).values
             return self.pool(texts, items.select(rows), own)
 
-        return in_chunks(pool, items.lengths, self.text.tokens_in_memory)
+        sources = [texts, *self.pooling.parameters(), *self.projection.parameters()]
+        return in_chunks(pool, items.lengths, self.text.tokens_in_memory, sources)
 
     def pool(self, texts: Tensor, items: Ragged, weights: Tensor | None = None) -> Tensor:
         """``[U, d]`` text vectors and ``I`` rows of positions among them to ``[I, dimension]``; ``weights``

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import get_device_states, set_device_states
 from transformers import PreTrainedModel
-
-from lit_metric.encoders.segments import take_rows
 
 Recompute = Literal["none", "chunks", "layers"]
 
-TOKENS_IN_MEMORY = 8192
+TOKENS_IN_MEMORY = 4096
 """Tokens whose activations are held at once under ``recompute: chunks``, if nothing else is said."""
 
 
@@ -52,7 +51,9 @@ def length_chunks(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:
         yield order[start:]
 
 
-def in_chunks(work: Callable[[Tensor], Tensor], lengths: Tensor, max_tokens: int) -> Tensor:
+def in_chunks(
+    work: Callable[[Tensor], Tensor], lengths: Tensor, max_tokens: int, inputs: Iterable[Tensor] = ()
+) -> Tensor:
     """``work`` on all rows, with the activations of one chunk of them in memory.
 
     Without gradient, and where one chunk takes all rows, nothing is computed twice. Else ``work`` is called
@@ -64,9 +65,13 @@ def in_chunks(work: Callable[[Tensor], Tensor], lengths: Tensor, max_tokens: int
             own row only.
         lengths: ``[n]`` int64, the tokens of each row.
         max_tokens: of a chunk; a longer row is a chunk by itself.
+        inputs: parameters and tensors that ``work`` reads; those that require it get a gradient.
 
     Returns:
         ``[n, d]``.
+
+    Raises:
+        ValueError: if parameters are sharded over processes, as FSDP does it.
 
     Example:
         >>> in_chunks(lambda rows: 10.0 * rows[:, None], torch.tensor([3, 1, 2]), max_tokens=4).tolist()
@@ -75,21 +80,83 @@ def in_chunks(work: Callable[[Tensor], Tensor], lengths: Tensor, max_tokens: int
     chunks = list(length_chunks(lengths, max_tokens))
     if len(chunks) <= 1:
         return work(torch.arange(len(lengths), device=lengths.device))
-    kind = lengths.device.type
+    trained = [each for each in inputs if each.requires_grad] if torch.is_grad_enabled() else []
+    if any(hasattr(each, "placements") or hasattr(each, "_sharded_size") for each in trained):
+        raise ValueError(
+            "recompute: chunks can't work on parameters that are sharded over processes (FSDP), as each "
+            "would encode another number of chunks: take recompute: layers, or DDP"
+        )
+    vectors: Tensor = Chunks.apply(work, chunks, *trained)
+    return vectors
 
-    def chunk(rows: Tensor) -> Tensor:
+
+class Chunks(torch.autograd.Function):
+    """See :func:`in_chunks`.
+
+    ``torch.utils.checkpoint`` would do, too, but keeps a graph of each chunk until the backward pass. Its
+    many small objects lie between the activations on the C heap, which then can't be used again as a whole:
+    memory grows with every chunk.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, work: Callable[[Tensor], Tensor], chunks: list[Tensor], *trained: Tensor) -> Tensor:
+        """The vectors of all rows, in order."""
+        kind = chunks[0].device.type
         # Autocast would convert a weight once for all chunks, and add up their gradients in half precision.
-        own: AbstractContextManager[Any] = nullcontext()
-        if torch.is_autocast_enabled(kind):
-            own = torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)
-        with own:
-            return work(rows)
+        precision: dict[str, Any] = {
+            "dtype": torch.get_autocast_dtype(kind),
+            "enabled": torch.is_autocast_enabled(kind),
+            "cache_enabled": False,
+        }
 
-    if torch.is_grad_enabled():
-        vectors = [checkpoint(chunk, rows, use_reentrant=False) for rows in chunks]
-    else:
-        vectors = [chunk(rows) for rows in chunks]
-    return take_rows(torch.cat(vectors), torch.cat(chunks).argsort())
+        def chunk(rows: Tensor) -> Tensor:
+            with torch.autocast(kind, **precision):
+                return work(rows)
+
+        vectors, states = torch.empty(0), []
+        for rows in chunks:
+            if trained:
+                states.append((torch.get_rng_state(), *get_device_states(rows)))
+            # With a graph that keeps nothing, so that the same kernels run as in the backward pass.
+            with torch.set_grad_enabled(bool(trained)), saved_tensors_hooks(lambda tensor: None, refuse):
+                part = chunk(rows).detach()
+            if rows is chunks[0]:
+                vectors = part.new_empty(sum(map(len, chunks)), part.shape[1])
+            vectors[rows] = part
+        ctx.chunk, ctx.chunks, ctx.states, ctx.trained = chunk, chunks, states, trained
+        return vectors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The sum of the chunks' gradients."""
+        totals: list[Tensor | None] = [None] * len(ctx.trained)
+        kind = gradient.device.type
+        for rows, (state, devices, device_states) in zip(ctx.chunks, ctx.states, strict=True):
+            with torch.random.fork_rng(devices, device_type="cuda" if kind == "cpu" else kind):
+                torch.set_rng_state(state)
+                set_device_states(devices, device_states)
+                with torch.enable_grad():
+                    part = ctx.chunk(rows)
+            if not part.requires_grad:
+                continue
+            found = torch.autograd.grad(part, ctx.trained, gradient[rows], allow_unused=True)
+            totals = [add(*both) for both in zip(totals, found, strict=True)]
+            del part, found  # before the next chunk
+        return None, None, *totals
+
+
+def add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, in place of the first; None is none."""
+    if more is None:
+        return total
+    # Two parameters that are added up share one gradient, so the first is copied.
+    return more.clone() if total is None else total.add_(more)
+
+
+def refuse(_: object) -> Tensor:
+    """Called where somebody asks for what a graph has not kept."""
+    raise RuntimeError("the activations of a chunk were not kept")
 
 
 def recompute_layers(model: PreTrainedModel) -> None:

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from lit_metric.configurable import Configurable
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rows_before, sum_over_ranks, world_size
 from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs
-from lit_metric.losses.scores import DISTANCES, Distance, prepare, similarity
+from lit_metric.losses.scores import BLOCK_SCORES, DISTANCES, Distance, prepare, similarity
 from lit_metric.renamed import refuse_old_hooks
 
 LossOutput = dict[str, Tensor]
@@ -233,9 +233,9 @@ class VectorLoss(Loss):
     Args:
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
-        block_rows: how many anchors are compared with all candidates at a time. A larger batch is computed in
-            blocks, whose scores are computed again in the backward pass, so that memory is
-            ``[block_rows, C]``.
+        block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²⁴ scores. A
+            larger batch is computed in blocks, whose scores are computed again in the backward pass, so that
+            memory is ``[block_rows, C]``.
     """
 
     def __init__(self, distance: Distance, normalize: bool = False, block_rows: int = 1024) -> None:
@@ -356,9 +356,10 @@ class VectorLoss(Loss):
                 )
             return work(anchors[start:stop], candidates, masks)
 
-        if count <= self.block_rows:
+        rows = min(self.block_rows, max(1, BLOCK_SCORES // len(candidates)))
+        if count <= rows:
             return [block(0, count)]
-        bounds = [(start, min(start + self.block_rows, count)) for start in range(0, count, self.block_rows)]
+        bounds = [(start, min(start + rows, count)) for start in range(0, count, rows)]
         return [checkpoint(block, *bound, use_reentrant=False, preserve_rng_state=False) for bound in bounds]
 
     def _check(self, masks: PairBlock, shape: list[int]) -> None:

@@ -19,6 +19,8 @@ from lit_metric.losses.pairs import PairBlock
 Distance = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 _CANCELLED = 2**13
 """Squared distances below this many roundings of the squared lengths may be wrong by a thousandth or more."""
+BLOCK_SCORES = 2**24
+"""A loss compares this number of pairs at a time at most: 64 MiB of scores in single precision."""
 DISTANCES: tuple[Distance, ...] = ("cosine", "dot", "euclidean", "squared_euclidean")
 
 

@@ -221,3 +221,23 @@ def test_half_precision_on_a_cpu_is_attended_to_in_float32(dtype: torch.dtype, a
     wanted.backward(slope.float())
     for mine, other in zip(given, exact, strict=True):
         assert torch.equal(mine.grad, other.grad.to(dtype))
+
+
+@pytest.mark.parametrize(
+    "lengths", [[5] * 7, [1, 2, 16, 7, 3, 3, 1, 9, 30], [1], [16, 16, 16], [4, 3, 17, 40]]
+)
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_short_texts_that_share_a_row_do_not_see_each_other(lengths: list[int], key_heads: int) -> None:
+    texts = Ragged.from_lengths(torch.arange(sum(lengths)), torch.tensor(lengths))
+    torch.manual_seed(0)
+    given = [torch.randn(sum(lengths), count, 8).bfloat16() for count in (4, key_heads, key_heads)]
+    layout = Layout.of(texts, max_buckets=3)
+    with torch.no_grad():
+        found = PackedMask(layout, FULL, None).attend(given)
+        parts = [states.float().split(lengths) for states in given]
+        for number, (query, key, value) in enumerate(zip(*parts, strict=True)):
+            key, value = (each.repeat_interleave(4 // key_heads, 1) for each in (key, value))
+            weights = torch.einsum("qhd,khd->hqk", query, key).mul(8**-0.5).softmax(-1)
+            expected = torch.einsum("hqk,khd->qhd", weights, value)
+            rows = found[texts.offsets[number] : texts.offsets[number + 1]]
+            torch.testing.assert_close(rows.float(), expected, rtol=0, atol=0.03)

@@ -9,11 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lit_metric.configurable import rebuilt
 from lit_metric.data.ragged import EncoderInput, Ragged
-from lit_metric.encoders import AttentionPooling, Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric.encoders import (
+    AttentionPooling,
+    Encoder,
+    MeanPooling,
+    SetEncoder,
+    TextEncoder,
+    TwoTowerEncoder,
+)
+from lit_metric.encoders.description import check_rebuildable, describe
 from lit_metric.encoders.recompute import length_chunks
 from lit_metric.losses import InfoNCELoss
 from tests.distributed import RankPool
@@ -117,6 +127,30 @@ def test_a_batch_of_one_chunk_and_one_without_gradient_are_computed_once(tiny: s
     assert encoder(empty).shape == (0, 6)
 
 
+class Shifted(MeanPooling):
+    """Two parameters whose gradients are one tensor."""
+
+    def build(self, dimension: int) -> None:
+        self.one, self.other = (nn.Parameter(torch.zeros(dimension)) for _ in range(2))
+
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
+        return super().forward(states, weights) + (self.one + self.other)
+
+
+def test_parameters_that_share_a_gradient(tiny: str) -> None:
+    expected = step(build_mean(tiny, pooling=Shifted()), inputs())
+    encoder = build_mean(tiny, pooling=Shifted(), recompute="chunks", max_tokens_in_memory=11)
+    assert_same(step(encoder, inputs()), expected)
+
+
+def test_encode_gives_the_same_vectors(tiny: str) -> None:
+    words = [" ".join(f"w{4 + place}" for place in range(length)) for length in LENGTHS]
+    encoder = build_mean(tiny, recompute="chunks", max_tokens_in_memory=11)
+    counted = Counted(encoder.backbone)
+    assert_same(encoder.encode(words), build_mean(tiny).encode(words), 1e-6)
+    assert len(counted.texts) == 9
+
+
 def test_both_passes_see_the_same_dropout(tiny: str) -> None:
     options = {"dropout": 0.3, "recompute": "chunks", "max_tokens_in_memory": 11}
     encoder, plain = build(tiny, **options), build(tiny, dropout=0.3)
@@ -185,7 +219,7 @@ def test_vectors_are_all_that_is_kept(tiny: str) -> None:
 
     tokens = texts(120)
     chunks = size(recompute="chunks", max_tokens_in_memory=50)
-    assert chunks <= 16 * len(tokens)  # where each row goes
+    assert chunks == 0
     layers, everything = size(recompute="layers"), size()
     assert layers < everything / 2
 
@@ -312,6 +346,33 @@ def test_saved_with_the_encoder(tiny: str, tmp_path: Path) -> None:
     loaded = Encoder.load(tmp_path / "saved")
     assert isinstance(loaded, TextEncoder)
     assert loaded.recompute == "none"
+
+
+def test_described_in_yaml_and_without_weights(tiny: str) -> None:
+    given = {"backbone": tiny, "recompute": "chunks", "max_tokens_in_memory": 11}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(TextEncoder, "encoder")
+    config = {"class_path": "lit_metric.encoders.TextEncoder", "init_args": given}
+    parsed = parser.parse_object({"encoder": config})
+    assert "recompute: chunks\n    max_tokens_in_memory: 11" in parser.dump(parsed)
+    assert parser.instantiate_classes(parsed).encoder.tokens_in_memory == 11
+    with pytest.raises(ArgumentError, match="'layer'"):
+        parser.parse_object({"encoder": {**config, "init_args": {**given, "recompute": "layer"}}})
+    for recompute in ("chunks", "layers"):
+        encoder = TextEncoder(tiny, recompute=recompute)  # type: ignore[arg-type]
+        check_rebuildable(encoder)
+        described = describe(encoder)
+        assert f'"recompute": "{recompute}"' in described["encoder.json"]
+        assert type(rebuilt(encoder.spec())) is TextEncoder  # as the worker of a miner does it
+
+
+def test_sharded_parameters_are_refused(tiny: str) -> None:
+    encoder = build(tiny, recompute="chunks", max_tokens_in_memory=11)
+    next(encoder.parameters())._sharded_size = (1,)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"sharded over processes \(FSDP\)"):
+        encoder(inputs())
+    with torch.no_grad():
+        assert len(encoder(inputs())) == len(LENGTHS)
 
 
 def ranks_step(folder: str, shares: list[list[int]], ddp: dict[str, Any]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_metric import losses
-from lit_metric.losses import DensePairs, MetricLoss, PairBlock, RelationPairs, VectorLoss
+from lit_metric.losses import DensePairs, InfoNCELoss, MetricLoss, PairBlock, RelationPairs, VectorLoss
 from tests.losses.cases import (
     LEARN_FROM_ONE_KIND,
     LOSSES,
@@ -95,6 +95,17 @@ def test_nothing_larger_than_a_block_of_scores_is_ever_made(name: str) -> None:
     with Largest() as largest:  # each anchor has 10 positives: [r, P, C] would be 1,200
         value_and_gradients(LOSSES[name](block_rows=4).double(), anchors, candidates, pairs)
     assert largest.entries == 4 * 30
+
+
+def test_many_candidates_make_blocks_of_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    anchors, candidates, pairs = random_batch(anchors=12, candidates=30, dimension=2)
+    whole = value_and_gradients(InfoNCELoss().double(), anchors, candidates, pairs)
+    for scores, rows in ((100, 3), (7, 1)):
+        monkeypatch.setattr("lit_metric.losses.base.BLOCK_SCORES", scores)
+        with Largest() as largest:
+            found = value_and_gradients(InfoNCELoss().double(), anchors, candidates, pairs)
+        assert largest.entries == max(rows * 30, 30 * 2)  # the candidates have two components
+        torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-13)
 
 
 @every_loss

@@ -50,34 +50,40 @@ def data(kind: str, root: Path, folder: Path) -> MetricDataModule:
     return MetricDataModule(str(source), supervision=Pairs(symmetric=kind != "towers"), **options)
 
 
-def learner(kind: str, small: Small) -> MetricLearner:
+def learner(kind: str, small: Small, chunks: bool = False) -> MetricLearner:
     """With parameters of its own in the loss, the poolings and the projection."""
     loss = InfoNCELoss(0.2, learnable=True)
+    options: dict[str, Any] = {"dropout": 0.0}
+    if chunks:
+        options |= {"recompute": "chunks", "max_tokens_in_memory": 12}
     if kind == "towers":
-        query, document = (TextEncoder(small / "backbone", dropout=0.0) for _ in range(2))
+        query, document = (TextEncoder(small / "backbone", **options) for _ in range(2))
         return TwoTowerLearner(query, document, loss, lr=1e-3)
-    encoder: Any = TextEncoder(small / "backbone", dropout=0.0)
+    encoder: Any = TextEncoder(small / "backbone", **options)
     if kind == "sets":
         torch.manual_seed(0)
         encoder = SetEncoder(encoder, projection=8)
     return MetricLearner(encoder, loss, lr=1e-3)
 
 
-def fit(kind: str, root: Path, folder: Path, ranks: int) -> dict[str, Any]:
+def fit(kind: str, root: Path, folder: Path, ranks: int, chunks: bool = False) -> dict[str, Any]:
     """Train in float64, here or as one of several ranks."""
     quiet()
-    module, watch = learner(kind, Small(root)).double(), Watch()
+    module, watch = learner(kind, Small(root), chunks).double(), Watch()
     run = trainer(folder, watch, max_epochs=2, limit_val_batches=0, **places(ranks))
     run.fit(module, data(kind, root, folder.parent))
     return {"weights": weights(module), "anchors": watch.anchors, "candidates": watch.candidates}
 
 
-@pytest.mark.parametrize("kind", ["texts", "sets", "towers"])
+@pytest.mark.parametrize(
+    ("kind", "chunks"),
+    [("texts", False), ("sets", False), ("towers", False), ("sets", True), ("towers", True)],
+)
 def test_a_rank_without_a_share_trains_as_one(
-    small: Small, tmp_path: Path, pool: RankPool, kind: str
+    small: Small, tmp_path: Path, pool: RankPool, kind: str, chunks: bool
 ) -> None:
     alone = fit(kind, small.root, tmp_path / "alone", 1)
-    shared = pool.run(fit, kind, small.root, tmp_path / "ranks", 2)
+    shared = pool.run(fit, kind, small.root, tmp_path / "ranks", 2, chunks)
     assert [len(batch) for batch in shared[0]["anchors"]] == [0, 3] * 6
     assert [len(batch) for batch in shared[0]["candidates"]] == [0, 3] * 6
     assert [len(batch) for batch in shared[1]["candidates"]] == [1, 3] * 6

@@ -39,6 +39,7 @@ class ReadOptions:
         seed: of the choice of the share.
         alone: whether validation items search each other, not the training items.
         csv: how CSV files are written; options that are None are found in each file.
+        cache_dir: where texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
         opened: tables that were opened while reading, besides those of the splits.
     """
 
@@ -47,7 +48,12 @@ class ReadOptions:
     seed: int = 0
     alone: bool = True
     csv: CsvOptions | None = None
+    cache_dir: str | None = None
     opened: list[Table] = field(default_factory=list)
+
+    def columns(self, table: Table) -> Columns:
+        """The columns of a table, whose problems are noted with the others."""
+        return Columns(table, self.problems, folder=self.cache_dir)
 
     def open(self, source: Source) -> Table:
         """Open a table besides those of the splits, such as a table of texts; see
@@ -104,8 +110,8 @@ class Supervision(ABC):
         """
 
 
-def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str, list[tuple[str, int]]]:
-    """The rows of each split, as ``(table, row)``, without bad rows.
+def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str, tuple[str, Sequence[int]]]:
+    """The rows of each split, as the name of their table and their numbers, without bad rows.
 
     Args:
         columns: by table.
@@ -119,7 +125,7 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
     if split == AUTO:
         split = _guess_split(columns)
     if split is None:
-        return {name: [(name, row) for row in each.kept] for name, each in columns.items()}
+        return {name: (name, each.kept) for name, each in columns.items()}
     if columns.keys() - {"predict"} != {"train"}:
         raise DataError(
             f"split={split!r} says that a column of train= names the splits, so give train= and no other "
@@ -136,12 +142,13 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
         return value, None if value in SPLITS else (f"{value!r}", f"Use one of {listed(SPLITS)}.")
 
     values = columns["train"].read(split, check)
-    found: dict[str, list[tuple[str, int]]] = {name: [] for name in SPLITS}
+    found: dict[str, list[int]] = {name: [] for name in SPLITS}
     for row in columns["train"].kept:
-        found[values[row]].append(("train", row))
+        found[values[row]].append(row)
+    rows = {name: ("train", each) for name, each in found.items() if each}
     if "predict" in columns:
-        found["predict"] = [("predict", row) for row in columns["predict"].kept]
-    return {name: rows for name, rows in found.items() if rows} or {"train": []}
+        rows["predict"] = ("predict", [*columns["predict"].kept])
+    return {name: each for name, each in rows.items() if each[1]} or {"train": ("train", [])}
 
 
 def _guess_split(columns: Mapping[str, Columns]) -> str | None:

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from lit_metric.data.formats.base import ReadOptions
 from lit_metric.data.formats.columns import stands_for_missing
 from lit_metric.data.items import Kind
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
+from lit_metric.data.texts import OneTextEach
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class LabelledItems:
     """The items of one source, checked.
 
     Args:
-        rows: ``[n]`` the texts of each item: one if ``kind`` is ``"text"``, tags if it is ``"set"``.
+        rows: ``[n]`` the texts of each item: one if ``kind`` is ``"text"``, tags if it is ``"set"``. A list,
+            or :class:`~lit_metric.data.texts.OneTextEach`.
         labels: ``[n]`` the class of each item, or a list of classes, or None where there is none.
         kind: what an item is.
         keys: ``[n]`` names to show to people, or None.
@@ -40,26 +42,30 @@ class LabelledItems:
         places: ``[n]`` the row of each item in its table, from 0.
     """
 
-    rows: list[list[str]]
+    rows: Sequence[list[str]]
     labels: Sequence[Classes]
     kind: Kind
     keys: list[str] | None = None
     roles: list[list[str]] | None = None
     weights: list[list[float]] | None = None
     groups: list[str | None] | None = None
-    places: list[int] = field(default_factory=list)
+    places: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def select(self, places: Sequence[int]) -> LabelledItems:
         """The items at the given places."""
+        if places == range(len(self)):
+            return self
         columns = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
         chosen: dict[str, Any] = {
             name: [values[place] for place in places]
             for name, values in columns.items()
-            if values is not None
+            if values is not None and not isinstance(values, OneTextEach)
         }
+        if isinstance(self.rows, OneTextEach):
+            chosen["rows"] = OneTextEach(self.rows.texts.select(np.array(places, dtype=np.int64)))
         return replace(self, **chosen)
 
 

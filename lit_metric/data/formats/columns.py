@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from lit_metric.data.errors import Problems, listed, listed_rows
 from lit_metric.data.items import surrogate_at
 from lit_metric.data.table import Table
+from lit_metric.data.texts import Texts, TextWriter
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +23,8 @@ Checked = tuple[Any, Problem | None]
 FILL = "Fill it in, or drop the row."
 ABSENT = frozenset({"nan", "none", "null", "n/a", "#n/a", "na", "<na>", "nat"})
 """What programs write where a value is missing, in lower case."""
+SHARED = 1 << 17
+"""Distinct strings of a column of which equal ones are one object."""
 
 
 class AbsentTexts:
@@ -29,8 +35,7 @@ class AbsentTexts:
 
     def add(self, table: Table, column: str) -> None:
         """Search the texts of a column."""
-        texts = table.peek(column)
-        for row, value in enumerate(texts):
+        for row, value in enumerate(chain.from_iterable(table.blocks(column, used=False))):
             if stands_for_missing(value):
                 file, number = table.place(row)
                 _, values, rows = self._found.setdefault(column, (file, {}, []))
@@ -59,13 +64,21 @@ class Columns:
     Args:
         table: with the columns.
         problems: where problems are noted.
+        folder: where texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
         absent: collects texts such as ``"NaN"``; None logs them.
     """
 
-    def __init__(self, table: Table, problems: Problems, absent: AbsentTexts | None = None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        problems: Problems,
+        absent: AbsentTexts | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
         self.table = table
         self.problems = problems
         self.absent = absent
+        self.folder = folder
         self.bad: set[int] = set(table.broken)
 
     def note(self, row: int, column: str, problem: str, remedy: str) -> None:
@@ -74,25 +87,34 @@ class Columns:
         self.problems.add(self.table.place(row), column, problem, remedy)
 
     @property
-    def kept(self) -> list[int]:
+    def kept(self) -> Sequence[int]:
         """The rows, from 0, in which nothing was wrong so far."""
+        if not self.bad:
+            return range(len(self.table))
         return [row for row in range(len(self.table)) if row not in self.bad]
 
     def read(self, column: str, check: Callable[[Any], Checked]) -> list[Any]:
         """The result of ``check`` for each value of a column; None for rows that could not be read at all."""
-        broken = self.table.broken
+        shared: dict[str, str] = {}  # the names of classes come again and again
         values: list[Any] = []
-        for row, value in enumerate(self.table.column(column)):
-            if row in broken:
-                values.append(None)
-                continue
-            result, problem = check(value)
-            values.append(result)
-            if problem is not None:
-                self.note(row, column, *problem)
+        for value in self._checked(column, check):
+            if type(value) is str and len(shared) < SHARED:
+                value = shared.setdefault(value, value)
+            values.append(value)
         return values
 
-    def texts(self, columns: str | Sequence[str], separator: str = " ") -> list[str]:
+    def _checked(self, column: str, check: Callable[[Any], Checked]) -> Iterator[Any]:
+        """The result of ``check`` for each value; None for rows that could not be read at all."""
+        broken = self.table.broken
+        for row, value in enumerate(chain.from_iterable(self.table.blocks(column))):
+            result: Any = None
+            if row not in broken:
+                result, problem = check(value)
+                if problem is not None:
+                    self.note(row, column, *problem)
+            yield result
+
+    def texts(self, columns: str | Sequence[str], separator: str = " ") -> Texts:
         """One text for each row: that of a column, or those of several columns joined.
 
         Some of several columns may be empty in a row, but not all. A list of texts within a column is joined
@@ -104,19 +126,27 @@ class Columns:
             absent.add(self.table, column)
         if self.absent is None:
             absent.log()
-        if len(names) == 1:
-            return self.read(names[0], lambda value: text(value, join=not isinstance(columns, str)))
-        parts = [self.read(column, lambda value: text(value, join=True, empty=True)) for column in names]
-        joined = [separator.join(filter(None, row)) for row in zip(*parts, strict=True)]
-        for row, each in enumerate(joined):
-            if not each and row not in self.bad:
-                self.note(row, " + ".join(names), "empty text", FILL)
-        return joined
+        join, empty = not isinstance(columns, str), len(names) > 1
+        parts = []
+        for column in names:
+            with TextWriter(self.folder) as writer:
+                for each in self._checked(column, lambda value: text(value, join=join, empty=empty)):
+                    writer.append(each or "")
+            parts.append(writer.texts)
+        if len(parts) == 1:
+            return parts[0]
+        with TextWriter(self.folder) as writer:
+            for row, texts in enumerate(zip(*parts, strict=True)):
+                whole = separator.join(filter(None, texts))
+                writer.append(whole)
+                if not whole and row not in self.bad:
+                    self.note(row, " + ".join(names), "empty text", FILL)
+        return writer.texts
 
     def one_type(self, column: str) -> None:
         """Note rows whose value is a number where most are strings, or the other way round."""
-        kinds: dict[bool, list[int]] = {True: [], False: []}
-        for row, value in enumerate(self.table.column(column)):
+        kinds = {True: array("q"), False: array("q")}
+        for row, value in enumerate(chain.from_iterable(self.table.blocks(column))):
             if row not in self.bad and isinstance(value, str | int | float) and not missing(value):
                 kinds[isinstance(value, str)].append(row)
         few, many = sorted(kinds.values(), key=len)

@@ -287,9 +287,9 @@ class JudgedData:
 
     def _number_predicted(self, table: Table, text: str | None) -> dict[int, int]:
         """Number the texts to be encoded, each row as an item of its own; the row of each item."""
-        columns = Columns(table, self.reading.problems)
+        columns = self.reading.columns(table)
         column = table.named(text if text in table.columns else None, TEXT_NAMES, "text", "texts")
-        texts = columns.texts(column)
+        texts = list(columns.texts(column))
         self.reading.refuse_empty({"predict": columns.kept})
         return {self._add(f"predict {row}", self.roles[1], texts[row]): row for row in columns.kept}
 

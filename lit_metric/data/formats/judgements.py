@@ -55,7 +55,7 @@ class TextsById:
         separator: str,
         reading: ReadOptions,
     ) -> None:
-        self.columns = Columns(table, reading.problems)
+        self.columns = reading.columns(table)
         id_column = table.named(id, ID_NAMES, "id", "ids")
         text_columns = text or table.named(None, TEXT_NAMES, "text", "texts")
         title = None if text or text_columns == "title" else table.guess(("title",))
@@ -64,7 +64,7 @@ class TextsById:
         guesses = guesses_of({"id": id, "text": text}, {"id": id_column, "text": text_columns})
         log_guesses([(table, guesses)])
         ids = self.columns.read(id_column, partial(cells.name, what="id"))
-        texts = self.columns.texts(text_columns, separator)
+        texts = list(self.columns.texts(text_columns, separator))
         bad = set(self.columns.bad)
         self.rows: dict[str, int] = self.columns.unique(ids, id_column)
         self.texts = {id: texts[row] for id, row in self.rows.items()}
@@ -151,7 +151,7 @@ class Judgements(Supervision):
         graded: dict[str, str] = {}
         for name, table in tables.items():
             if name != "predict":
-                columns[name] = Columns(table, reading.problems)
+                columns[name] = reading.columns(table)
                 rows[name], graded[name] = self._rows(name, columns[name], queries, documents, groups)
         data = JudgedData(
             columns,

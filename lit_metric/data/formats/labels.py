@@ -31,6 +31,7 @@ from lit_metric.data.items import Items, Kind
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
 from lit_metric.data.table import Table
+from lit_metric.data.texts import OneTextEach, Texts
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Labels(Supervision):
             )
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
-        columns = {name: Columns(table, reading.problems) for name, table in tables.items()}
+        columns = {name: reading.columns(table) for name, table in tables.items()}
         chosen: dict[str, _Chosen] = {}
         for name, table in tables.items():
             first, labelled = next(iter(chosen.values()), None), name != "predict"
@@ -127,8 +128,8 @@ class Labels(Supervision):
             kinds = ", ".join(f"{name}: {items.kind}" for name, items in checked.items())
             raise DataError(f"items must be texts in all splits or sets in all splits, not {kinds}")
         places = rows_by_split(columns, self.split)
-        reading.refuse_empty(places)
-        parts = {name: checked[rows[0][0]].select([row for _, row in rows]) for name, rows in places.items()}
+        reading.refuse_empty({name: rows for name, (_, rows) in places.items()})
+        parts = {name: checked[table].select(rows) for name, (table, rows) in places.items()}
         if self.unlabelled != "error":
             parts = {name: self._without_unlabelled(items, name) for name, items in parts.items()}
         dataset = self._build(self._unify_labels(parts), reading)
@@ -180,8 +181,9 @@ class Labels(Supervision):
     def _check_items(self, columns: Columns, chosen: _Chosen, labelled: bool) -> LabelledItems:
         roles, weights = None, None
         kind: Kind = "set"
+        rows: Sequence[list[str]]
         if chosen.text:
-            rows, kind = [[each] for each in columns.texts(chosen.text)], "text"
+            rows, kind = OneTextEach(columns.texts(chosen.text)), "text"
         elif self.fields:
             rows, roles = self._fields(columns)
         else:
@@ -198,7 +200,7 @@ class Labels(Supervision):
         groups = None
         if self.group is not None and labelled:
             groups = columns.read(self.group, lambda value: cells.name(value, empty=True))
-        return LabelledItems(rows, labels, kind, keys, roles, weights, groups, [*range(len(rows))])
+        return LabelledItems(rows, labels, kind, keys, roles, weights, groups, range(len(rows)))
 
     def _fields(self, columns: Columns) -> tuple[list[list[str]], list[list[str]]]:
         rows: list[list[str]] = [[] for _ in range(len(columns.table))]
@@ -279,13 +281,18 @@ class Labels(Supervision):
         keys = [key for part in each for key in part.keys or [""] * len(part)]
         roles = [row for part in each for row in part.roles or ()]
         weights = [row for part in each for row in part.weights or ()]
-        items, vocabulary = Items.encode(
-            [row for part in each for row in part.rows],
-            each[0].kind,
-            keys if any(keys) else None,
-            roles=roles or None,
-            weights=weights or None,
-        )
+        named = keys if any(keys) else None
+        if each[0].kind == "text":
+            texts = Texts.joined(part.rows.texts for part in each if isinstance(part.rows, OneTextEach))
+            items, vocabulary = Items.of_texts(texts, keys=named, folder=reading.cache_dir)
+        else:
+            items, vocabulary = Items.encode(
+                [row for part in each for row in part.rows],
+                "set",
+                named,
+                roles=roles or None,
+                weights=weights or None,
+            )
         ends = np.cumsum([0, *map(len, each)]).tolist()
         splits = {name: torch.arange(ends[at], ends[at + 1]) for at, name in enumerate(parts)}
         labels = [label for part in each for label in part.labels]
@@ -303,7 +310,7 @@ class Labels(Supervision):
             splits,
             groups=groups if any(groups) else None,
             held_out=held_out and "validation" in splits,
-            rows=torch.tensor([place for part in each for place in part.places], dtype=torch.int64),
+            rows=torch.from_numpy(np.concatenate([np.array(part.places, dtype=np.int64) for part in each])),
         )
 
     def _relations(

@@ -99,9 +99,7 @@ class Pairs(Supervision):
             )
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
-        columns = {
-            name: Columns(table, reading.problems) for name, table in tables.items() if name != "predict"
-        }
+        columns = {name: reading.columns(table) for name, table in tables.items() if name != "predict"}
         rows, graded, guesses = {}, {}, []
         for name, each in columns.items():
             chosen, guessed = self._choose_columns(each.table)
@@ -111,8 +109,8 @@ class Pairs(Supervision):
                 graded[name] = chosen["score"]
         log_guesses(guesses)
         splits = {
-            split: [rows[name][row] for name, row in places]
-            for split, places in rows_by_split(columns, self.split).items()
+            split: [rows[name][row] for row in places]
+            for split, (name, places) in rows_by_split(columns, self.split).items()
         }
         data = JudgedData(
             columns,
@@ -183,7 +181,7 @@ class Pairs(Supervision):
         self, name: str, columns: Columns, anchor: str, positive: str, negative: list[str], score: str | None
     ) -> dict[int, JudgedRow]:
         """The rows of a table, by number; what is wrong with others is noted."""
-        anchors = columns.texts(anchor)
+        anchors = list(columns.texts(anchor))
         positives = columns.read(positive, partial(_passages, what="positives"))
         lists = [columns.read(each, partial(_passages, what="negatives")) for each in negative]
         negatives = [

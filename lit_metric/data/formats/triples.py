@@ -65,9 +65,7 @@ class Triples(Supervision):
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         table = reading.open(self.entities)
         entities = TextsById(table, self.id, self.text, self.text_separator, reading)
-        columns = {
-            name: Columns(table, reading.problems) for name, table in tables.items() if name != "predict"
-        }
+        columns = {name: reading.columns(table) for name, table in tables.items() if name != "predict"}
         rows: RowsBySplit = {name: self._rows(name, each, entities) for name, each in columns.items()}
         data = JudgedData(columns, reading, (QUERY, DOCUMENT), entities.texts)
         data.hold_out(rows)

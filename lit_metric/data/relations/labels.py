@@ -101,8 +101,8 @@ class LabelRelations(Relations):
         """Number the distinct ``names`` in sorted order; None is unlabelled."""
         classes = sorted({name for name in names if name is not None})
         numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
-        labels = torch.tensor([numbers.get(name, -1) for name in names], dtype=torch.int64)
-        return cls(labels, classes, fingerprints, unlabelled)
+        labels = np.fromiter((numbers.get(name, -1) for name in names), dtype=np.int64, count=len(names))
+        return cls(torch.from_numpy(labels), classes, fingerprints, unlabelled)
 
     def __len__(self) -> int:
         return len(self.labels)

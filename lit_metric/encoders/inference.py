@@ -1,0 +1,163 @@
+"""How a text model runs on a CPU without gradient: a few tokens at a time, and in bfloat16 from a copy.
+
+Autocast to bfloat16 converts each weight at each call, and leaves what is between matrix products in float32.
+oneDNN then changes the order of each weight in memory before it multiplies. A copy of the model in bfloat16
+needs none of this. It is made when it is first needed, and again after the weights have changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import GELUActivation
+
+from lit_metric.data.ragged import Ragged
+
+log = logging.getLogger(__name__)
+
+TOKENS_AT_ONCE = 1024
+"""Tokens that run together, for each thread. What a layer computes from more tokens leaves a core's cache."""
+
+TOLERANCE = 6e-2
+"""Relative difference (Frobenius) between the states in bfloat16 and in float32 that rounding explains."""
+
+SAMPLED = 16
+
+Run = Callable[[PreTrainedModel, Ragged], Tensor]
+
+
+class PackedLinear(nn.Module):
+    """A linear layer, and perhaps GELU after it, whose weight lies in memory as oneDNN reads it.
+
+    Args:
+        linear: in bfloat16.
+        gelu: whether GELU (the exact one) comes after it.
+    """
+
+    def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TOKENS_AT_ONCE)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.after: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[..., input]`` to ``[..., output]``."""
+        return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, *self.after)
+
+
+class HalfCopy:
+    """The copy of one model in bfloat16. It is neither saved nor copied with the object that holds it."""
+
+    def __init__(self) -> None:
+        self._model: PreTrainedModel | None = None
+        self._state: Any = None
+        self._refused = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the call comes under autocast to bfloat16 without gradient, on a processor that has the
+        instructions."""
+        return (
+            not self._refused
+            and not torch.is_grad_enabled()
+            and torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and platform.machine().lower() in ("x86_64", "amd64")
+            and torch.backends.mkldnn.is_available()
+            and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        )
+
+    def of(self, model: PreTrainedModel, tokens: Ragged, run: Run) -> PreTrainedModel | None:
+        """The copy of a model in evaluation mode.
+
+        Before the first one is used, a few texts run through it and through the model. One that differs, or
+        can't be made, is not used, and the log says why.
+
+        Args:
+            model: in float32.
+            tokens: at least one text.
+            run: a model and texts to the states of their tokens.
+
+        Returns:
+            None where there is no copy.
+        """
+        parameters = [*model.parameters()]
+        ordinary = all(type(each) is nn.Parameter and not each.is_inference() for each in parameters)
+        if not ordinary or any(each.dtype != torch.float32 for each in parameters):
+            return None
+        # Something may have written to ``parameter.data``, which counts as no new version.
+        some = parameters[:: max(1, len(parameters) // SAMPLED)]
+        state = (
+            [(each._version, each.data_ptr()) for each in parameters],
+            [float(each.detach().reshape(-1)[each.numel() // 2]) for each in some if each.numel()],
+        )
+        if state == self._state:
+            return self._model
+        checked = self._state is not None
+        # The copy outlives an inference_mode block in which it was made.
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                self._model, self._state = half_copy(model), state
+                if not checked:
+                    filled = tokens.lengths.nonzero().squeeze(1)
+                    self._check(model, self._model, tokens.select(filled[:4]), run)
+            except Exception as error:  # a model's own code may raise anything
+                log.info("no copy in bfloat16, but autocast: %s: %s", type(error).__name__, error)
+                self._model, self._state, self._refused = None, None, True
+        return self._model
+
+    @staticmethod
+    def _check(model: PreTrainedModel, half: PreTrainedModel, tokens: Ragged, run: Run) -> None:
+        with torch.autocast("cpu", enabled=False):
+            expected, states = run(model, tokens), run(half, tokens).float()
+        difference = float((states - expected).norm() / expected.norm().clamp(min=1e-6))
+        if not difference <= TOLERANCE:  # NaN is no agreement either
+            raise ValueError(f"its states differ by {difference:.2g}")
+
+
+def half_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with parameters in bfloat16 and linear layers as oneDNN wants them; buffers stay as they are."""
+    half = copy.deepcopy(model)
+    for parameter in half.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    for module in [*half.modules()]:
+        # BERT and its relatives.
+        gelu = isinstance(getattr(module, "intermediate_act_fn", None), GELUActivation)
+        if gelu and type(getattr(module, "dense", None)) is nn.Linear:
+            module.dense = PackedLinear(module.dense, gelu=True)  # type: ignore[arg-type]
+            module.intermediate_act_fn = nn.Identity()
+        for name, child in module.named_children():
+            if type(child) is nn.Linear:
+                setattr(module, name, PackedLinear(child))
+    return half
+
+
+def pieces(tokens: Ragged) -> list[Ragged]:
+    """The texts in order, cut into pieces of about :data:`TOKENS_AT_ONCE` tokens for each thread.
+
+    Example:
+        >>> [len(piece) for piece in pieces(Ragged.from_lists([[1], [2, 3]]))]
+        [2]
+    """
+    limit = TOKENS_AT_ONCE * torch.get_num_threads()
+    if len(tokens.values) <= limit:
+        return [tokens]
+    starts = tokens.offsets[:-1]
+    first = torch.cat([starts.new_ones(1, dtype=torch.bool), (starts // limit).diff() > 0])
+    cuts = [*first.nonzero().squeeze(1).tolist(), len(tokens)]
+    offsets = [tokens.offsets[begin : end + 1] for begin, end in itertools.pairwise(cuts)]
+    return [Ragged(tokens.values[each[0] : each[-1]], each - each[0]) for each in offsets]
