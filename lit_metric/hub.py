@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 
-from lit_metric.encoders import Encoder, MeanPooling, Projection, StaticEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric.encoders import Encoder, Projection, StaticEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import CONFIG
 from lit_metric.encoders.description import encoder_in, read_checkpoint
 from lit_metric.encoders.pooling import ACTIVATIONS
@@ -128,8 +128,8 @@ def export(encoder: Encoder, folder: str | Path) -> None:
     such folders, ``query`` and ``document``.
 
     Args:
-        encoder: a TextEncoder whose pooling is mean, CLS, max or last token, a StaticEncoder whose pooling is
-            the mean, or a TwoTowerEncoder of such.
+        encoder: a TextEncoder whose pooling is mean, CLS, max or last token, a StaticEncoder as
+            :meth:`StaticEncoder.folded` says, or a TwoTowerEncoder of such.
         folder: is created.
 
     Raises:
@@ -149,14 +149,18 @@ def _exportable(encoder: Encoder) -> tuple[str, dict[str, str] | None]:
     lacking = ""
     if not isinstance(encoder, TextEncoder):
         lacking = f"counterpart of {type(encoder).__name__}"
-    elif type(encoder.pooling) not in POOLINGS.values():
-        lacking = f"{type(encoder.pooling).__name__}, only {', '.join(POOLINGS)}"
-    elif isinstance(encoder, StaticEncoder) and type(encoder.pooling) is not MeanPooling:
-        lacking = f"{type(encoder.pooling).__name__} of token vectors, only their mean"
+    elif isinstance(encoder, StaticEncoder) and encoder.folded() is None:
+        lacking = (
+            f"{type(encoder.pooling).__name__} of token vectors, only their mean, and attention with one "
+            "head and without context where vectors have length 1 and no layer with a bias or an activation "
+            "follows"
+        )
     elif isinstance(encoder, StaticEncoder) and encoder.tokenizer.lower_case:
         lacking = "counterpart of lower_case=True for a static model"
     elif isinstance(encoder, StaticEncoder) and not encoder.tokenizer.tokenizer.is_fast:
         lacking = "way to use a tokenizer without tokenizer.json"
+    elif not isinstance(encoder, StaticEncoder) and type(encoder.pooling) not in POOLINGS.values():
+        lacking = f"{type(encoder.pooling).__name__}, only {', '.join(POOLINGS)}"
     elif encoder.tokenizer.replacements:
         lacking = f"counterpart of replacements={encoder.tokenizer.replacements}"
     if lacking or not isinstance(encoder, TextEncoder):
@@ -166,7 +170,7 @@ def _exportable(encoder: Encoder) -> tuple[str, dict[str, str] | None]:
             f"with lit_metric.load{other}"
         )
     tokenizer = encoder.tokenizer
-    mode = next(name for name, pooling in POOLINGS.items() if type(encoder.pooling) is pooling)
+    mode = next((name for name, pooling in POOLINGS.items() if type(encoder.pooling) is pooling), "")
     if not tokenizer.prompt and not tokenizer.prompts:
         return mode, None
     # Always those of queries and documents: where one is missing, sentence-transformers takes an empty prompt
@@ -196,7 +200,8 @@ def _export_text(encoder: TextEncoder, mode: str, prompts: dict[str, str] | None
     if isinstance(encoder.backbone, StaticBackbone):
         own = Tokenizer.from_str(tokenizer.tokenizer.backend_tokenizer.to_str())
         own.enable_truncation(tokenizer.max_length)
-        modules = [StaticEmbedding(own, encoder.backbone.table.weight.detach().float().cpu())]
+        assert isinstance(encoder, StaticEncoder)
+        modules = [StaticEmbedding(own, encoder.folded())]
     else:
         encoder.backbone.save(folder, pad=True)
         transformer = quietly(

@@ -1,4 +1,5 @@
-"""What can be done with a trained encoder, ``encode``, ``search``, ``mine``, ``export``, and with ``runs``.
+"""What can be done with a trained encoder, ``encode``, ``search``, ``mine``, ``export``, ``distill``, and
+with ``runs``.
 
 Each command is a typed function in the module of its name. Its signature is its options and its docstring is
 their help, so it can be called from Python as it is. Modules are imported only when their command is used.
@@ -19,6 +20,7 @@ COMMANDS = {
     "search": "Show the rows of a file that are nearest to a query.",
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
+    "distill": "Write a static model, a table of token vectors, of a trained one.",
     "runs": "List runs: what differs in their configs, and their metrics before and after.",
 }
 """The commands with a line of help each, which needs no import."""

@@ -18,7 +18,7 @@ from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.backbone import Backbone, Packing
 from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.packing import evaluating
-from lit_metric.encoders.pooling import Pooling, Projection, drop_values
+from lit_metric.encoders.pooling import AttentionPooling, MeanPooling, Pooling, Projection, drop_values
 from lit_metric.encoders.pretrained import given_weights, load_model, locate, quietly, resolve
 from lit_metric.encoders.recipe import STATIC, Recipe, find_file
 from lit_metric.encoders.recompute import length_chunks
@@ -271,6 +271,32 @@ class StaticEncoder(TextEncoder):
             max_lengths=max_lengths,
             truncate_dim=truncate_dim,
         )
+
+    def folded(self) -> Tensor | None:
+        """A table with the weights of the pooling in it, so that the mean of its rows, the projection and
+        normalisation give the vectors of :meth:`encode`.
+
+        Attention weighs a row ``x`` by ``exp(e)``, divided by the sum of these in its text. If the score
+        ``e`` depends on ``x`` alone, ``x exp(e)`` stands in the table, and normalisation takes out the sum.
+        So there has to be one head, no ``context``, and no bias or activation before the normalisation.
+
+        Returns:
+            float32 ``[rows, h]`` on the CPU, or None where there is no such table.
+        """
+        pooling, layers = self.pooling, [each for each in self.projection if isinstance(each, Projection)]
+        assert isinstance(self.backbone, StaticBackbone)
+        table = self.backbone.table.weight.detach()
+        if type(pooling) is MeanPooling:
+            return table.float().cpu()
+        linear = all(each.activation == "identity" and not each.bias for each in layers)
+        if not isinstance(pooling, AttentionPooling) or type(pooling) is not AttentionPooling:
+            return None  # a subclass may weigh in another way
+        plain = pooling.heads == 1 and not pooling.context and pooling.empty == "zero"
+        if not (plain and linear and self.normalize):
+            return None
+        with torch.no_grad():
+            scores = pooling.scores(Ragged.from_lengths(table, torch.tensor([len(table)]))).double()
+        return (table * (scores - scores.mean()).exp()).float().cpu()
 
     def _saved_arguments(self) -> dict[str, Any]:
         assert isinstance(self.backbone, StaticBackbone)

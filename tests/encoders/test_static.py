@@ -141,6 +141,18 @@ def test_an_export_gives_the_same_vectors(tiny: str, tmp_path: Path) -> None:  #
         expected = encoder.encode(texts, role=role)
         np.testing.assert_allclose(reference.encode(texts, **given), expected, atol=1e-6)
         np.testing.assert_allclose(again.encode(texts, role=role), expected, atol=1e-6)
+    for number, score in enumerate(("feedforward", "dot")):
+        layer = Projection(8, bias=False)
+        weighed = StaticEncoder(tiny, AttentionPooling(score=score), [layer] if number else None)
+        with torch.no_grad():
+            weighed.pooling.query.normal_()
+        hub.export(weighed, tmp_path / score)
+        reference = SentenceTransformer(str(tmp_path / score), device="cpu")
+        np.testing.assert_allclose(reference.encode(texts), weighed.encode(texts), atol=1e-6)
+        plain = hub.load(tmp_path / score)
+        np.testing.assert_allclose(plain.encode(texts), weighed.encode(texts), atol=1e-6)
+        flat = StaticEncoder(tiny, projection=[layer] if number else None)
+        assert np.abs(flat.encode(texts) - plain.encode(texts)).max() > 0.01
     plain = StaticEncoder(tiny)
     hub.export(plain, tmp_path / "plain")
     # model2vec leaves out unknown words.
@@ -152,8 +164,12 @@ def test_an_export_gives_the_same_vectors(tiny: str, tmp_path: Path) -> None:  #
 @pytest.mark.parametrize(
     ("options", "lacking"),
     [
-        ({"pooling": AttentionPooling()}, "AttentionPooling"),
-        ({"pooling": MaxPooling()}, "no MaxPooling of token vectors, only their mean"),
+        ({"pooling": AttentionPooling(2)}, "no AttentionPooling of token vectors, only their mean, and"),
+        ({"pooling": AttentionPooling(context=True)}, "no AttentionPooling of token vectors"),
+        ({"pooling": AttentionPooling(empty="learned")}, "no AttentionPooling of token vectors"),
+        ({"pooling": AttentionPooling(), "normalize": False}, "where vectors have length 1"),
+        ({"pooling": AttentionPooling(), "projection": 4}, "no layer with a bias"),
+        ({"pooling": MaxPooling()}, "no MaxPooling of token vectors"),
         ({"lower_case": True}, "no counterpart of lower_case"),
         ({"replacements": {"_": " "}}, "no counterpart of replacements"),
     ],
