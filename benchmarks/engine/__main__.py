@@ -3,10 +3,16 @@
     LIT_METRIC_DATA=DIR python -m benchmarks.engine --out DIR
     LIT_METRIC_DATA=DIR python -m benchmarks.engine --out DIR --only training encoding
 
-- ``training``: texts a second in training steps, beside sentence-transformers.
-- ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss.
-- ``job``: peak memory of ``lit-metric encode`` while rows grow.
-- ``active``: what it would save to differentiate only the texts that a hinge loss has a gradient for.
+- ``training``: texts a second in training steps, beside sentence-transformers;
+- ``encoding``: texts a second, beside the fastest of ONNX Runtime, OpenVINO and sentence-transformers;
+- ``sets``: items a second in training on sets of tags, beside sentence-transformers on joined tags;
+- ``losses``: time and memory of each loss alone, beside pytorch-metric-learning;
+- ``start``: seconds until the first step of a fit is done, and where they go;
+- ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss;
+- ``job``: peak memory of ``lit-metric encode`` while rows grow;
+- ``active``: what it would save to differentiate only the texts that a hinge loss has a gradient for;
+- ``quality``: scores after 300 s of training on Banking77, every setting chosen on validation. It takes
+  hours, so it runs only where ``--only`` names it.
 
 Contenders take turns in one process (A B A B ...), each with the settings that were fastest for it; they are
 printed. Each result is a file ``NAME.json`` in OUT with ``ours``, ``peer``, ``ratio`` (higher is better for
@@ -30,11 +36,21 @@ from benchmarks.engine.measures import processor
 from benchmarks.engine.show import markdown_table, plot_growth, terminal_table
 from benchmarks.results import BenchmarkError, read_json, short
 
-MODULES = ("training", "memory", "job", "active")
+MODULES = (
+    "training",
+    "encoding",
+    "sets",
+    "losses",
+    "start",
+    "memory",
+    "job",
+    "active",
+    "quality",
+)
 """The modules of this package that measure, in the order in which they run. Each has
 ``measure(out: Path, quick: bool) -> list[dict[str, Any]]``."""
 
-LONG = frozenset[str]()
+LONG = frozenset({"quality"})
 """Those that take hours, and run only where ``--only`` names them."""
 
 

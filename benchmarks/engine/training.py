@@ -1,8 +1,8 @@
 """Texts a second in training steps on Banking77, beside sentence-transformers.
 
 Both train all parameters of the same backbone on the same batches, each of pairs from one class, with the
-same AdamW. Ours has InfoNCE over all texts of a batch. The peer has the same loss or batch-hard triplets, and
-the attention ``sdpa`` or ``eager`` of transformers: what is fastest in a first round on this machine.
+same AdamW. Ours has InfoNCE over all texts of a batch. The peer has the same loss or batch-hard triplets,
+and the attention ``sdpa`` or ``eager`` of transformers: what is fastest in a first round on this machine.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ class Runs(NamedTuple):
         precision: of Lightning's trainer.
         only: those of ``modes`` to be run, the control among them.
         peer_lr: peak learning rate of the peer's training; its default if None.
+        accelerator: of Lightning's trainer.
     """
 
     out: Path
@@ -64,6 +65,7 @@ class Runs(NamedTuple):
     precision: str = "32-true"
     only: tuple[str, ...] = MODES
     peer_lr: float | None = None
+    accelerator: str = "cpu"
 
     @property
     def soon(self) -> int:
@@ -189,7 +191,7 @@ def _parts(spec: Mapping[str, Any], folder: Path, clock: Clock) -> tuple[Any, An
     encoder = TextEncoder(spec["backbone"], freeze=["embeddings"], dropout=0.0, max_length=64)
     learner = MetricLearner(encoder, InfoNCELoss(0.05), lr=LEARNING_RATE)
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=spec.get("accelerator", "cpu"),
         devices=1,
         max_epochs=spec["epochs"],
         precision=spec["precision"],
@@ -345,6 +347,8 @@ def fit(runs: Runs, name: str, refresh: Mapping[str, Any], seed: int) -> dict[st
     }
     numbers = "" if runs.precision == "32-true" else f"-{runs.precision}"
     label = f"fit-{corpus.name}-{runs.epochs}-epochs{numbers}-{name}-{seed}"
+    if runs.accelerator != "cpu":
+        own["accelerator"] = runs.accelerator
     spec = {**own, "train": str(corpus.train), "test": str(corpus.test), "kind": corpus.kind}
     return in_process("benchmarks.mining.fits", runs.out, label, {**runs.common, **own}, spec)
 

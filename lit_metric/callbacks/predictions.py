@@ -65,7 +65,7 @@ class WriteEmbeddings(BasePredictionWriter):
     def _loader(self, trainer: Trainer, data: MetricDataModule, ids: Tensor) -> DataLoader[Batch]:
         """Batches of this rank's share of the shards that are missing. By now the weights are loaded."""
         self._ids = ids.sort().values
-        self._folder, self._kept = run_folder(trainer), []
+        self._folder, self._shards, self._kept = run_folder(trainer), None, []
         blocks = self._ids.split(self.shard_items)
         missing = [*range(len(blocks))]
         if self._folder is None:

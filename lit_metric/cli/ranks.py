@@ -68,15 +68,14 @@ def start_ranks(accelerator: str = "auto", devices: int = 1, num_nodes: int = 1)
     """Start the processes, or join those that torchrun or SLURM has started.
 
     Args:
-        accelerator: of Lightning: ``auto`` takes a GPU if there is one.
+        accelerator: of Lightning; ``auto`` takes a GPU if there is one.
         devices: processes on each machine; -1 for all devices.
         num_nodes: machines.
     """
     alone = devices == 1 and num_nodes == 1 and not any(name in os.environ for name in RANKS)
     if alone and accelerator in ("auto", "cpu"):
-        found = torch.accelerator.current_accelerator() if accelerator == "auto" else None
-        usable = found is not None and torch.accelerator.is_available()
-        return Ranks(found if found is not None and usable else torch.device("cpu"))
+        on_gpu = accelerator == "auto" and torch.cuda.is_available()
+        return Ranks(torch.device("cuda" if on_gpu else "cpu"))
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 

@@ -29,6 +29,7 @@ from lit_metric.commands.items import (
 from lit_metric.data import CsvOptions, DataError, Labels, Problems
 from lit_metric.data.blocks import RowBlocks
 from lit_metric.data.formats.columns import AbsentTexts, Columns
+from lit_metric.data.progress import stage
 from lit_metric.data.shards import Shards
 from lit_metric.data.table import Table
 from lit_metric.encoders.base import Precision
@@ -164,7 +165,8 @@ class _Job:
         """Check the input, encode the shards that are missing, and put them together if it is one file."""
 
         def prepare() -> tuple[_Survey, dict[str, Any], list[int]]:
-            survey = self._survey(columns)
+            with stage("checking the input"):
+                survey = self._survey(columns)
             job = {
                 "model": fingerprint_of(self.encoder.encoder),
                 "input": survey.digest,

@@ -16,6 +16,7 @@ def export(
     model: str,
     output: str,
     format: Literal["sentence-transformers", "lit-metric"] | None = None,
+    merge: bool = True,
     trust_remote_code: bool = False,
 ) -> None:
     """Write a folder that sentence-transformers and Hugging Face load, or one for lit_metric.load.
@@ -25,11 +26,13 @@ def export(
         output: folder to write; must be new or empty.
         format: of the folder. sentence-transformers has no counterpart of encoders of sets, attention pooling
             and replacements, so these get that of lit-metric if none is named.
+        merge: work adapters into the weights of their base models. Without, a folder in the format of
+            lit-metric holds the adapters and names their bases.
         trust_remote_code: allow classes outside lit_metric and transformers.
 
     Raises:
-        ValueError: when the folder holds something, or sentence-transformers is named and has no modules for
-            the encoder.
+        ValueError: when the folder holds something, sentence-transformers is named and has no modules for
+            the encoder, or an adapter can't be merged.
 
     Example:
         lit-metric export --model runs/triplet --output my-encoder
@@ -38,6 +41,10 @@ def export(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
+    if not merge:
+        if format == "sentence-transformers":
+            raise ValueError("folders for sentence-transformers are merged: take --format lit-metric")
+        format = "lit-metric"
     if format != "lit-metric":
         try:
             write(encoder, folder)
@@ -50,5 +57,5 @@ def export(
             calls = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
             log.info("Wrote %s; use it with %s", folder, calls)
             return
-    encoder.save(folder)
+    encoder.save(folder, merge=merge)
     log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)

@@ -171,12 +171,19 @@ class Encoder(Configurable, nn.Module, ABC):
             if isinstance(part := getattr(self, name), Encoder):
                 part.clear_cache()
 
-    def save(self, folder: str | Path, weights: bool = True) -> None:
+    def save(self, folder: str | Path, weights: bool = True, merge: bool = False) -> None:
         """Write a folder that :meth:`load` can read without the place where the backbone came from.
+
+        Only a backbone with an adapter needs that place: it is saved as the adapter and a reference to its
+        base.
 
         Args:
             folder: is created.
             weights: without them, there is only what is needed to build this encoder.
+            merge: work adapters into the weights of their backbones, so that the folder is complete.
+
+        Raises:
+            ValueError: if an adapter can't be merged, or its base has been trained.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +191,7 @@ class Encoder(Configurable, nn.Module, ABC):
         arguments = described["init_args"] | self._saved_arguments()
         for name in self.subfolders:
             part = getattr(self, name)
-            part.save(folder / name, weights)
+            part.save(folder / name, weights, merge=merge)
             arguments[name] = {"encoder" if isinstance(part, Encoder) else "folder": name}
         if weights:
             own = {

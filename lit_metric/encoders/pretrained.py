@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 from transformers import logging as hf_logging
 
 from lit_metric.store import PACKAGE, package_path
 
 log = logging.getLogger(__name__)
+
+ADAPTER = "adapter_config.json"
+"""The file by which a folder holds an adapter of peft."""
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -102,6 +106,17 @@ def given_weights(folder: str) -> Mapping[str, Tensor] | None:
     return (_given.get() or {}).get(folder)
 
 
+def fingerprint(module: nn.Module, without: Collection[str] = ()) -> str:
+    """The sha256 of all weights and their names, ``without`` those of these names."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        if name in without:
+            continue
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def locate(source: str) -> str:
     """Where a backbone is: a Hugging Face id and a folder are left alone, ``package:NAME/folder`` becomes a
     folder.
@@ -124,15 +139,15 @@ def resolve(source: str, subfolder: str = "") -> tuple[str, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such folder, or it holds no model.
-        ValueError: if it holds a PEFT adapter.
+        ValueError: if it holds an adapter of peft.
     """
     path = locate(source)
     if Path(path).is_dir():
         path, subfolder = str(Path(path, subfolder)), ""
-        if Path(path, "adapter_config.json").is_file():
+        if Path(path, ADAPTER).is_file():
             raise ValueError(
-                f"{source} holds a PEFT adapter, which is not applied here: merge it into its model "
-                "(`merge_and_unload`) and save that"
+                f"{source} holds an adapter itself, and an adapter can't be trained on another: merge it "
+                f"into its base first, as by `lit-metric export --model {source} --output FOLDER`"
             )
         if not Path(path, "config.json").is_file():
             raise FileNotFoundError(

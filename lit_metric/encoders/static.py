@@ -101,6 +101,7 @@ class StaticBackbone(Backbone):
         packing: Packing = "auto",
         trust_remote_code: bool = False,
         subfolder: str = "",
+        adapter: dict[str, Any] | None = None,
         **tokenizing: Any,
     ) -> StaticBackbone:
         """Read a static model, or the input embeddings of a transformer, from safetensors, as float32.
@@ -114,12 +115,15 @@ class StaticBackbone(Backbone):
             packing: has no effect.
             trust_remote_code: run model code that comes with the weights.
             subfolder: of the source.
+            adapter: None, as a table takes none.
             tokenizing: prompts and the like; see :class:`~lit_metric.encoders.TextTokenizer`.
 
         Raises:
             FileNotFoundError: if there is no such model, or it has no safetensors weights.
-            ValueError: if weights are missing, or the tokenizer is another model's.
+            ValueError: if weights are missing, the tokenizer is another model's, or an adapter is given.
         """
+        if adapter is not None:
+            raise ValueError(f"{source}: a table of token vectors takes no adapter: leave it out")
         path = locate(source)
         if Recipe.read(path, head=False).static:
             tokenizer = _static_tokenizer(path, subfolder, trust_remote_code)
@@ -164,13 +168,14 @@ class StaticBackbone(Backbone):
         ids, places = tokens.values.unique(return_inverse=True)
         return Ragged(take_rows(self.table(ids), places), tokens.offsets)
 
-    def save(self, folder: Path, weights: bool = True, pad: bool = False) -> None:
+    def save(self, folder: Path, weights: bool = True, pad: bool = False, merge: bool = False) -> None:
         """Write a folder that :meth:`load` reads, and so does StaticEmbedding of sentence-transformers.
 
         Args:
             folder: is created.
             weights: without them, the folder only describes the table.
             pad: has no effect, as nothing is padded.
+            merge: has no effect, as a table takes no adapter.
         """
         folder.mkdir(parents=True, exist_ok=True)
         table = self.table.weight

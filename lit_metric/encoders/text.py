@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lit_metric.data.ragged import EncoderInput, Ragged
-from lit_metric.encoders.backbone import Backbone, Packing
+from lit_metric.encoders.backbone import Backbone, Packing, freeze_parameters
 from lit_metric.encoders.base import Encoder, Roles, Weights, check_texts
 from lit_metric.encoders.pooling import MeanPooling, Pooling, Projection, drop_leading
 from lit_metric.encoders.pretrained import locate
@@ -36,7 +35,8 @@ class TextEncoder(Encoder):
     normalisation, prompt, length, case) is as it says there.
 
     Args:
-        backbone: a Hugging Face id, a folder, or ``package:NAME/folder`` inside an installed package.
+        backbone: a Hugging Face id, a folder, or ``package:NAME/folder`` inside an installed package; also
+            an adapter of peft, whose base is loaded, too.
         pooling: from token states to one vector; if None, what the source says, else the mean. Giving one
             leaves the source's dense layers out.
         projection: components of a linear layer after the pooling, or ready layers; after the source's own.
@@ -70,9 +70,13 @@ class TextEncoder(Encoder):
         max_tokens_in_memory: tokens whose activations are held at once, with ``recompute="chunks"``; 4096 if
             None, which takes about 0.8 GB with MiniLM-L6 in float32, and more the wider and deeper the
             backbone. A text with more is held alone.
+        adapter: train an adapter of peft in a backbone that is frozen: ``peft_type`` and fields of its
+            configuration, as in ``{peft_type: LORA, r: 16, target_modules: all-linear}``. Pooling and
+            projection are trained as well.
 
     Raises:
         FileNotFoundError: if there is no such backbone.
+        ImportError: for an adapter without peft.
         ValueError: if arguments don't fit each other or the backbone.
     """
 
@@ -101,10 +105,13 @@ class TextEncoder(Encoder):
         truncate_dim: int | None = None,
         recompute: Recompute = "none",
         max_tokens_in_memory: int | None = None,
+        adapter: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.recompute: Recompute = recompute
         self.tokens_in_memory = tokens_in_memory(recompute, max_tokens_in_memory)
+        if adapter is not None and freeze is True:
+            raise ValueError("freeze: true leaves nothing of the adapter to train: leave out one of the two")
         recipe = self.backbone_class.recipe(locate(backbone), head=pooling is None)
         self.backbone = self.backbone_class.load(
             backbone,
@@ -119,6 +126,7 @@ class TextEncoder(Encoder):
             packing=packing,
             trust_remote_code=trust_remote_code,
             subfolder=recipe.subfolder,
+            adapter=adapter,
         )
         self.pooling = pooling or recipe.pooling or MeanPooling()
         self.pooling.build(self.backbone.hidden_size)
@@ -278,33 +286,10 @@ class TextEncoder(Encoder):
             "pool_prompt": self.tokenizer.pool_prompt,
             "normalize": self.normalize,
             "truncate_dim": self.truncate_dim,
-            "dropout": None,  # the backbone's configuration holds it
+            "dropout": None,  # the backbone's configuration or the reference to its base holds it
+            "adapter": None,  # it lies in the backbone's folder
             "trust_remote_code": False,
         }
-
-
-def freeze_parameters(model: nn.Module, freeze: bool | Sequence[str]) -> None:
-    """Freeze all of a model, or the parameters under the named parts or matching the patterns.
-
-    Raises:
-        ValueError: if a name or pattern fits no parameter.
-    """
-    if isinstance(freeze, bool):
-        if freeze:
-            model.requires_grad_(False)
-        return
-    names = dict(model.named_parameters())
-    for pattern in freeze:
-        chosen = [
-            name for name in names if f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatch(name, pattern)
-        ]
-        if not chosen:
-            parts = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(
-                f"freeze: no parameter of the backbone is called {pattern!r}; its parts are {parts}"
-            )
-        for name in chosen:
-            names[name].requires_grad_(False)
 
 
 class FrozenTable:

@@ -21,6 +21,7 @@ from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.configurable import build, checked_spec, parameters_of
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
+from lit_metric.encoders.adapter import referenced
 from lit_metric.encoders.description import (
     FORMAT,
     KEY,
@@ -51,7 +52,8 @@ class CheckpointedModule(LightningModule):
 
     Attributes:
         encoder: the trained encoder.
-        loss, lr, weight_decay, lr_scale, warmup, schedule, memory: see :class:`~lit_metric.MetricLearner`.
+        loss, lr, weight_decay, lr_scale, layer_decay, warmup, schedule, memory: see
+            :class:`~lit_metric.MetricLearner`.
         bank: candidates from outside the batch, or None.
     """
 
@@ -60,6 +62,7 @@ class CheckpointedModule(LightningModule):
     lr: float
     weight_decay: float
     lr_scale: dict[str, float]
+    layer_decay: float
     warmup: float
     schedule: Schedule
     memory: int | CandidateBank
@@ -114,7 +117,10 @@ class CheckpointedModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe encoder, loss, settings and options of the run in JSON types, which are safe to read."""
+        """Describe encoder, loss, settings and options of the run in JSON types, which are safe to read; and
+        leave out the weights of an adapter's base, which the description names."""
+        for name in referenced(self):
+            checkpoint["state_dict"].pop(name, None)
         if self._description is None:  # saved without training
             self._description = describe(self.encoder)
             self._describe_loss()
@@ -168,7 +174,7 @@ class CheckpointedModule(LightningModule):
                 )
             arguments["loss"] = build(described["loss"], trust_remote_code=trust_remote_code)
         learner = cls(**{**described.get("settings", {}), **arguments})
-        learner.load_state_dict(content["state_dict"])
+        learner.load_state_dict({**referenced(learner), **content["state_dict"]})
         return learner if map_location is None else learner.to(map_location)
 
     @classmethod
@@ -178,7 +184,7 @@ class CheckpointedModule(LightningModule):
 
     def _options(self) -> Options:
         """The options that a resumed run may change."""
-        names = ("lr", "weight_decay", "lr_scale", "warmup", "schedule")
+        names = ("lr", "weight_decay", "lr_scale", "layer_decay", "warmup", "schedule")
         found = {name: getattr(self, name) for name in names}
         found |= {**options_of(self.encoder, "encoder"), **self._loss_options}
         found |= options_of(self.memory, "memory") if self.bank is not None else {}
@@ -199,6 +205,7 @@ class CheckpointedModule(LightningModule):
         for name, module in self.loss.named_modules(prefix="loss"):
             if isinstance(module, ProxyLoss):
                 module.make_room(checkpoint["state_dict"], f"{name}.")
+        checkpoint["state_dict"] = {**referenced(self), **checkpoint["state_dict"]}
         saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:
@@ -241,7 +248,7 @@ class CheckpointedModule(LightningModule):
 
     def _plan(self) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
         """A new optimizer, and the factor on its rates at each step."""
-        groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale)
+        groups = parameter_groups(self, self.lr, self.weight_decay, self.lr_scale, self.layer_decay)
         # A fused optimizer unscales in its step, so that nothing could be clipped before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         kind = RowAdamW if any(group.get(ROWS) for group in groups) else torch.optim.AdamW

@@ -62,6 +62,8 @@ class MetricLearner(EvaluatedModule):
         space: also measure alignment, uniformity, hubness and NMI in evaluations.
         memory: how many vectors of the latest batches are candidates of a batch, too, without gradient; 0 for
             none. Or a :class:`~lit_metric.losses.CandidateBank` of your own.
+        layer_decay: factor on the learning rate from each layer of a backbone to the next below it, in
+            (0, 1]; see :func:`~lit_metric.modules.schedule.layer_factors`.
 
     Raises:
         ValueError: when a number is out of range.
@@ -81,17 +83,21 @@ class MetricLearner(EvaluatedModule):
         knn_temperature: float | None = None,
         space: bool = False,
         memory: int | CandidateBank = 0,
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__(ks, knn, knn_temperature, space)
         if lr <= 0 or weight_decay < 0 or not 0 <= warmup < 1:
             raise ValueError(
                 f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)"
             )
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay is {layer_decay}; it has to be above 0 and at most 1")
         self.encoder = encoder
         self.loss: Any = TaskLosses(loss) if isinstance(loss, dict) else loss
         self.lr = lr
         self.weight_decay = weight_decay
         self.lr_scale = lr_scale or {}
+        self.layer_decay = layer_decay
         self.warmup = warmup
         self.schedule: Schedule = schedule
         self.memory = memory

@@ -253,11 +253,12 @@ class Resumption:
             return
         # Another scheduler has taken over, such as that of StochasticWeightAveraging.
         rates = {group.get("name"): group for group in saved}
-        changed = "lr" in self.changes or "lr_scale" in self.changes
+        changed = any(name in self.changes for name in ("lr", "lr_scale", "layer_decay"))
         if changed or any(group["name"] not in rates for group in fresh):
             raise ValueError(
                 "the learning rates of the checkpoint were set by a callback, such as "
-                "StochasticWeightAveraging: lr, lr_scale and freeze must be as in the run's config.yaml"
+                "StochasticWeightAveraging: lr, lr_scale, layer_decay and freeze must be as in the run's "
+                "config.yaml"
             )
         for group in fresh:
             group.update({key: value for key, value in rates[group["name"]].items() if "lr" in key})

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
+from lit_metric.encoders import Backbone
 from lit_metric.modules.row_adamw import ROWS, tables_of
 
 Schedule = Literal["linear", "cosine", "constant"]
@@ -69,7 +70,11 @@ def planned_steps(trainer: Trainer, batches: int) -> int:
 
 
 def parameter_groups(
-    module: nn.Module, lr: float, weight_decay: float, scales: Mapping[str, float]
+    module: nn.Module,
+    lr: float,
+    weight_decay: float,
+    scales: Mapping[str, float],
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Trainable parameters grouped by the part that they belong to and by weight decay.
 
@@ -83,12 +88,15 @@ def parameter_groups(
         weight_decay: of parameters with two dimensions or more.
         scales: factor on ``lr`` by the name of a part (``encoder.pooling``) or a pattern (``*.query``); the
             last that fits counts.
+        layer_decay: a further factor for each layer of a backbone below its top one; see
+            :func:`layer_factors`. Below 1, each layer has groups of its own, named by its path.
 
     Returns:
         Groups for an optimizer, each with its ``name``; ``params`` are pairs of name and parameter.
 
     Raises:
-        ValueError: if a name fits no parameter, or nothing is left to train.
+        ValueError: if a name fits no parameter, nothing is left to train, or a trained backbone has no list
+            of layers that ``layer_decay`` could count.
     """
     named = dict(module.named_parameters())
     for pattern in scales:
@@ -101,6 +109,7 @@ def parameter_groups(
             near = [name for name, count in shared.items() if count == depth - 1]
             parts = sorted({".".join(name.split(".")[: max(depth, 2)]) for name in near})
             raise ValueError(f"lr_scale: no parameter is called {pattern!r}; there are {', '.join(parts)}")
+    layers = layer_factors(module, layer_decay)
     tables = {id(table.weight) for table in tables_of(module)}
     groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
     for name, parameter in named.items():
@@ -109,6 +118,9 @@ def parameter_groups(
         part, scale = [(name.split(".")[0], 1.0), *(each for each in scales.items() if fits(each[0], name))][
             -1
         ]
+        if name in layers:
+            layer, factor = layers[name]
+            part, scale = f"{part}@{layer}" if part in scales else layer, scale * factor
         decays, rows = parameter.ndim > 1, id(parameter) in tables
         group = groups.setdefault(
             (part, decays, rows),
@@ -124,6 +136,48 @@ def parameter_groups(
     if not groups:
         raise ValueError("every parameter is frozen: there is nothing to train")
     return [*groups.values()]
+
+
+def layer_factors(module: nn.Module, decay: float) -> dict[str, tuple[str, float]]:
+    """The layer that each weight of a trained backbone belongs to, and its factor ``decay ** depth``.
+
+    The top layer has depth 0, the one below it 1, and the embeddings, which are all that comes before the
+    lowest of n layers, n. What comes after the top layer, such as a last norm, is left out, as are poolings
+    and losses: their factor is 1. This is the discriminative fine-tuning of Howard and Ruder ("Universal
+    Language Model Fine-tuning", arXiv 1801.06146, section 3.2), as Sun et al. use it for BERT ("How to
+    Fine-Tune BERT for Text Classification?", arXiv 1905.05583, equation 2).
+
+    Args:
+        module: with backbones somewhere in it.
+        decay: in (0, 1]; 1 gives no factors.
+
+    Returns:
+        by the parameter's name, the path of its layer and the factor.
+
+    Raises:
+        ValueError: if a trained backbone has no list of layers.
+    """
+    factors: dict[str, tuple[str, float]] = {}
+    for path, backbone in module.named_modules():
+        if decay == 1 or not isinstance(backbone, Backbone):
+            continue
+        weights = [*backbone.model.named_parameters()]
+        if not any(value.requires_grad for _, value in weights):
+            continue
+        try:
+            layers = backbone.layers
+        except ValueError as error:
+            raise ValueError(f"layer_decay: {error}; name parts in lr_scale instead") from error
+        count, depth = len(backbone.model.get_submodule(layers)), None  # type: ignore[arg-type]
+        for name, _ in weights:
+            layer = f"{path}.model.embeddings"
+            if name.startswith(f"{layers}."):
+                index = name.removeprefix(f"{layers}.").split(".")[0]
+                layer, depth = f"{path}.model.{layers}.{index}", count - 1 - int(index)
+            elif depth is not None:
+                continue
+            factors[f"{path}.model.{name}"] = layer, decay ** (count if depth is None else depth)
+    return factors
 
 
 def fits(pattern: str, name: str) -> bool:

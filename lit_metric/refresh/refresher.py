@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lit_metric.data.progress import stage
 from lit_metric.encoders import Encoder
+from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.losses import gather_with_grad
 from lit_metric.mining import TableError, collect_versions, open_vectors
 from lit_metric.mining.run import add_texts
 from lit_metric.refresh.schedule import TableUse, TableUses, Timetable
-from lit_metric.refresh.snapshot import CheckpointFiles, fingerprint
+from lit_metric.refresh.snapshot import CheckpointFiles
 from lit_metric.refresh.spec import MiningTask
 
 log = logging.getLogger(__name__)

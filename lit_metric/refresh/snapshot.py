@@ -6,7 +6,6 @@ through a memory map, because a new file for each copy would be allocated and th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -59,15 +58,6 @@ def untouched(module: nn.Module) -> dict[str, Tensor]:
         for name, value in module.state_dict().items()
         if isinstance(value, Tensor) and value.numel() and value.data_ptr() not in changing
     }
-
-
-def fingerprint(module: nn.Module) -> str:
-    """The sha256 of all weights."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def restore(module: nn.Module, path: Path, base: Path | None = None) -> None:

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.configurable import parts
+from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.index import Index
 from lit_metric.mining import TableError
-from lit_metric.refresh.snapshot import Bank, SnapshotError, fingerprint, reserve, restore
+from lit_metric.refresh.snapshot import Bank, SnapshotError, reserve, restore
 from lit_metric.refresh.spec import BASE, INITIAL, PROBE, Answer, Job, MiningTask, WorkerSettings
 
 WATCH_S = 0.5

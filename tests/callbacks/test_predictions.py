@@ -79,6 +79,14 @@ def test_an_interrupted_prediction_continues(
     assert not (tmp_path / "predictions.shards").exists()
 
 
+def test_a_part_of_the_items_is_no_prediction(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(tmp_path, limit_predict_batches=1).predict(small.learner(), small.data(max_tokens=60))
+    assert "items are missing: repeat without limit_predict_batches" in caplog.text
+    assert not (tmp_path / "predictions.npy").exists()
+
+
 def test_shards_of_other_weights_are_made_anew(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from torch import nn
 
-from lit_metric.modules.schedule import multiplier, parameter_groups, planned_steps
+from lit_metric.encoders import TextEncoder, TwoTowerEncoder
+from lit_metric.modules.schedule import fits, multiplier, parameter_groups, planned_steps
+from tests.encoders.models import make
+from tests.encoders.tokens import model_folder, word_tokenizer
 
 
 def test_a_cosine_falls_by_the_cosine_of_what_is_done() -> None:
@@ -116,3 +121,68 @@ def test_a_name_that_fits_nothing_is_refused_with_those_that_would() -> None:
         groups_of(Two(), heads=2.0)
     with pytest.raises(ValueError, match=r"called 'head\.gain'; there are head\.bias, head\.weight$"):
         parameter_groups(Two(), 0.1, 0.0, {"head.gain": 2.0})
+
+
+def rates_of(module: nn.Module, **options: Any) -> dict[str, float]:
+    groups = parameter_groups(module, 0.1, 0.0, options.pop("scales", {}), **options)
+    assert len({group["name"] for group in groups}) == len(groups)
+    return {name: group["lr"] for group in groups for name, _ in group["params"]}
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("bert", {"embeddings": 0.025, "encoder.layer.0": 0.05, "encoder.layer.1": 0.1}),
+        (
+            "modernbert",
+            {"embeddings": 0.0125, "layers.0": 0.025, "layers.1": 0.05, "layers.2": 0.1, "final_norm": 0.1},
+        ),
+        ("qwen3", {"embed_tokens": 0.025, "layers.0": 0.05, "layers.1": 0.1, "norm": 0.1}),
+        ("gpt2", {"wte": 0.025, "wpe": 0.025, "h.0": 0.05, "h.1": 0.1, "ln_f": 0.1}),
+    ],
+)
+def test_the_rate_halves_from_layer_to_layer(family: str, expected: dict[str, float], tmp_path: Path) -> None:
+    encoder = TextEncoder(model_folder(tmp_path, family), projection=4)
+    module = nn.ModuleDict({"encoder": encoder, "loss": nn.Linear(2, 2)})
+    found = rates_of(module, layer_decay=0.5)
+    assert len(found) == sum(value.requires_grad for value in module.parameters())
+    wanted = {f"encoder.backbone.model.{name}": rate for name, rate in expected.items()}
+    wanted |= {"encoder.projection": 0.1, "loss": 0.1}
+    for part, rate in wanted.items():
+        rates = [value for name, value in found.items() if fits(part, name)]
+        assert rates, part
+        assert rates == pytest.approx([rate] * len(rates)), part
+    assert all(any(fits(part, name) for part in wanted) for name in found)
+    assert rates_of(module, layer_decay=1.0) == dict.fromkeys(found, 0.1)
+
+
+def test_layers_of_two_towers_with_adapters_and_scales(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="needs peft, of the extra 'peft'")
+    deep, low = tmp_path / "deep", tmp_path / "low"
+    make("bert", num_hidden_layers=3).save_pretrained(deep)
+    word_tokenizer().save_pretrained(deep)
+    adapter = {"peft_type": "LORA", "target_modules": ["query"]}
+    towers = TwoTowerEncoder(
+        TextEncoder(str(deep), adapter=adapter),
+        TextEncoder(model_folder(low), freeze=["embeddings"]),
+    )
+    found = rates_of(
+        nn.ModuleDict({"encoder": towers}), layer_decay=0.5, scales={"*.lora_B.*": 16, "encoder.document": 2}
+    )
+    start = "encoder.query.backbone.model.encoder.layer.0.attention.self.query"
+    assert found[f"{start}.lora_A.default.weight"] == pytest.approx(0.1 / 4)
+    assert found[f"{start}.lora_B.default.weight"] == pytest.approx(16 * 0.1 / 4)
+    assert found[f"{start.replace('layer.0', 'layer.2')}.lora_B.default.weight"] == pytest.approx(1.6)
+    other = "encoder.document.backbone.model.encoder.layer.0.attention.self.query.weight"
+    assert found[other] == pytest.approx(2 * 0.1 / 2)
+
+
+def test_layers_that_share_their_weights_have_no_rates_of_their_own(tmp_path: Path) -> None:
+    encoder = TextEncoder(model_folder(tmp_path, "albert"), projection=2)
+    with pytest.raises(ValueError, match=r"layer_decay: models of type albert have no list .*lr_scale"):
+        parameter_groups(encoder, 0.1, 0.0, {}, 0.9)
+    encoder.backbone.requires_grad_(False)
+    assert set(rates_of(encoder, layer_decay=0.9)) == {
+        "projection.0.linear.weight",
+        "projection.0.linear.bias",
+    }

@@ -22,9 +22,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_metric import MetricDataModule, MetricLearner, Miner, Refresh
 from lit_metric.callbacks import MiningCallback
 from lit_metric.data import Batch
+from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable
-from lit_metric.refresh.snapshot import fingerprint
 from tests.refresh import faulty
 from tests.small import Small, Watch, trainer
 

@@ -11,10 +11,10 @@ import torch
 
 from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.data import Batch
+from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.index import Embeddings
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable, UniformWindow, versions
-from lit_metric.refresh.snapshot import fingerprint
 from tests.small import Small, Watch, questions, trainer, write_csv
 from tests.test_loggers import rows
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.refresh.snapshot import (
     Bank,
     CheckpointFiles,
     Snapshot,
     SnapshotError,
-    fingerprint,
     restore,
     trained,
     untouched,

@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_metric import MetricDataModule, Miner, Refresh
 from lit_metric.batching import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
 from lit_metric.data import Batch, DataError
+from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.mining import NegativeTable, open_vectors, versions
 from lit_metric.refresh import InlineRefresher
 from lit_metric.refresh.schedule import TableUses, Timetable
-from lit_metric.refresh.snapshot import Bank, Snapshot, fingerprint, trained
+from lit_metric.refresh.snapshot import Bank, Snapshot, trained
 from lit_metric.refresh.spec import Job, WorkerSettings
 from lit_metric.refresh.worker import Worker
 from tests.refresh.fits import split

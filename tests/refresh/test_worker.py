@@ -15,6 +15,7 @@ import torch
 from lit_metric import AttentionPooling, MetricDataModule, Miner, TextEncoder, TwoTowerEncoder
 from lit_metric.data import Pairs
 from lit_metric.encoders import MaxPooling
+from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.index import Embeddings, FaissIndex
 from lit_metric.mining import (
     DuplicateFilter,
@@ -25,7 +26,7 @@ from lit_metric.mining import (
 )
 from lit_metric.refresh import MiningTask
 from lit_metric.refresh.client import WorkerClient
-from lit_metric.refresh.snapshot import Bank, Snapshot, SnapshotError, fingerprint, trained
+from lit_metric.refresh.snapshot import Bank, Snapshot, SnapshotError, trained
 from lit_metric.refresh.spec import Answer, Job, WorkerSettings
 from lit_metric.refresh.worker import Worker
 from tests.small import Small, write_csv

@@ -1,0 +1,146 @@
+"""Quality on Banking77 after the same wall time of training, beside sentence-transformers. It takes hours.
+
+Ours is ``configs/banking77.yaml``, which holds its own validation texts out; the peer has batch-hard,
+batch-all or multiple negatives ranking. A short fit of each tells how many steps fit into the time, so that
+the learning rate falls to 0 at its end. The learning rate of both, and the peer's loss, are chosen by MAP@R
+on a tenth of the training texts, in fits on the rest. What was chosen then trains on all training texts
+with each seed, and is measured once on test texts. Every fit is kept in ``OUT/quality``: a second call goes
+on where the first one ended.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from benchmarks.banking77 import Comparison, equal_steps, files
+from benchmarks.engine.measures import compared, measured
+from benchmarks.peer import BACKBONE, RECIPES
+
+OUR_RATES = (2e-4, 4e-4, 8e-4)
+PEER_RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+WARMUP = 0.1
+"""Share of the peer's steps; ours has the same by default."""
+TITLES = {"map@r": "MAP@R (to reach: 0.05 more)", "knn1_accuracy": "1-NN accuracy (to reach: no less)"}
+FEWEST = {"map@r": 0.05, "knn1_accuracy": 0.0}
+"""How far we should be ahead."""
+
+
+def fewer(folder: Path, paths: Sequence[Path], rows: int) -> tuple[Path, ...]:
+    """Files of the first ``rows`` rows of each file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for path in paths:
+        parts.append(folder / path.name)
+        pq.write_table(pq.read_table(path, columns=["text", "label"]).slice(0, rows), parts[-1])
+    return tuple(parts)
+
+
+class Fits:
+    """Fits of both sides that take the same time.
+
+    Args:
+        out: folder of all fits.
+        train: file of training texts.
+        test: file of the texts to measure on.
+        seconds: of each fit.
+    """
+
+    def __init__(self, out: Path, train: Path, test: Path, seconds: float) -> None:
+        self.out, self.train, self.test, self.seconds = out, train, test, seconds
+
+    def _ours(self, folder: str, seed: int, rate: float, length: str, value: int) -> dict[str, Any]:
+        options = [f"--model.lr={rate}", f"--trainer.{length}={value}"]
+        if length == "max_steps":
+            options.append("--trainer.max_epochs=-1")
+        found: dict[str, Any] = self._comparison(folder, options).ours(seed)
+        return found
+
+    def _comparison(self, folder: str, options: Sequence[str] = ()) -> Comparison:
+        return Comparison(self.out / folder, self.train, self.test, options, 0, {})
+
+    def ours(self, rate: float, seed: int) -> dict[str, Any]:
+        """A fit of ours with this learning rate, and its scores."""
+        short = self._ours("calibrate", 0, OUR_RATES[0], "max_epochs", 1)
+        return self._ours(f"ours-{rate:g}", seed, rate, "max_steps", equal_steps(self.seconds, short))
+
+    def peer(self, recipe: str, rate: float, seed: int) -> dict[str, Any]:
+        """A fit of the peer with this loss and learning rate, and its scores."""
+        short = self._comparison("calibrate").peer(
+            recipe, {"recipe": recipe, "steps": 5, "lr": PEER_RATES[0]}
+        )
+        steps = equal_steps(self.seconds, short)
+        options = {"recipe": recipe, "steps": steps, "lr": rate, "warmup": WARMUP, "seed": seed}
+        found: dict[str, Any] = self._comparison("peer").peer(f"{recipe}-{rate:g}-seed-{seed}", options)
+        return found
+
+
+def highest(scores: Mapping[Any, Mapping[str, Any]]) -> Any:
+    """The key with the highest MAP@R."""
+    return max(scores, key=lambda key: scores[key]["map@r"])
+
+
+def measure(out: Path, quick: bool) -> list[dict[str, Any]]:
+    """MAP@R and 1-NN accuracy on test texts; see the module.
+
+    Args:
+        out: the folder of results.
+        quick: a few texts, one setting of each, fits of two seconds.
+    """
+    seconds, seeds = (2.0, 1) if quick else (300.0, 3)
+    rates = {"ours": OUR_RATES[:1] if quick else OUR_RATES, "peer": PEER_RATES[:1] if quick else PEER_RATES}
+    recipes = RECIPES[:1] if quick else RECIPES
+    folder = out / ("quality-quick" if quick else "quality")
+    settings = {
+        "both": {"backbone": BACKBONE, "seconds": seconds, "seeds": seeds, "precision": "fp32"},
+        "ours": {"config": "banking77.yaml", "lr": rates["ours"]},
+        "peer": {"recipes": recipes, "lr": rates["peer"], "batch": 128, "warmup": WARMUP},
+    }
+    found: dict[str, Any] = {}
+
+    def fits() -> dict[str, Any]:
+        train, test = files("test", folder)
+        part, held = files("validation", folder / "data")
+        if quick:
+            train, test = fewer(folder / "few", (train, test), 400)
+            part, held = fewer(folder / "few-validation", (part, held), 300)
+        tried = Fits(folder / "validation", part, held, seconds)
+        ours = {rate: tried.ours(rate, 0) for rate in rates["ours"]}
+        peers = {(recipe, rate): tried.peer(recipe, rate, 0) for recipe in recipes for rate in rates["peer"]}
+        rate, (recipe, peer_rate) = highest(ours), highest(peers)
+        final = Fits(folder / "test", train, test, seconds)
+        runs: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+        for seed in range(seeds):
+            runs["ours"].append(final.ours(rate, seed))
+            runs["peer"].append(final.peer(recipe, peer_rate, seed))
+        return {
+            "runs": runs,
+            "chosen": {"ours": {"lr": rate}, "peer": {"recipe": recipe, "lr": peer_rate}},
+            "validation": {
+                "ours": {f"{each:g}": run["map@r"] for each, run in ours.items()},
+                "peer": {f"{name} {each:g}": run["map@r"] for (name, each), run in peers.items()},
+            },
+            "seconds": {side: [run["seconds"] for run in each] for side, each in runs.items()},
+        }
+
+    def work(score: str) -> dict[str, Any]:
+        found.update(found or fits())
+        values = {side: [run[score] for run in each] for side, each in found["runs"].items()}
+        gaps = [a - b for a, b in zip(values["ours"], values["peer"], strict=True)]
+        gap = {
+            "difference": statistics.fmean(gaps),
+            "differences": gaps,
+            "difference_to_reach": FEWEST[score],
+        }
+        return {**compared(values["ours"], values["peer"]), **gap, **found}
+
+    results = []
+    for score, title in TITLES.items():
+        name, title = f"quality-{score.replace('@', '-')}", f"{seconds:g} s on Banking77: {title}"
+        results.append(measured(out, name, title, settings, partial(work, score)))
+    return results
