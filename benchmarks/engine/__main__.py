@@ -10,6 +10,7 @@
 - ``start``: seconds until the first step of a fit is done, and where they go;
 - ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss;
 - ``job``: peak memory of ``lit-metric encode`` while rows grow;
+- ``active``: what it would save to differentiate only the texts that a hinge loss has a gradient for;
 - ``quality``: scores after 300 s of training on Banking77, every setting chosen on validation. It takes
   hours, so it runs only where ``--only`` names it.
 
@@ -43,6 +44,7 @@ MODULES = (
     "start",
     "memory",
     "job",
+    "active",
     "quality",
 )
 """The modules of this package that measure, in the order in which they run. Each has
