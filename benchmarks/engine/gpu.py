@@ -247,7 +247,7 @@ def memory(task: Task) -> dict[str, Any]:
 
 def tests(task: Task) -> dict[str, Any]:
     """How many tests that need a GPU passed, and what pytest said at its end."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py", "-p", "no:warnings"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py"]
     finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     lines = finished.stdout.strip().splitlines()
     return {"ours": None, "peer": None, "ratio": None, "status": finished.returncode, "pytest": lines[-30:]}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_metric import MetricDataModule, MetricLearner, SetEncoder, TextEncoder, TwoTowerLearner
 from lit_metric.batching import MixturePart, PairPlanner, PKPlanner
+from lit_metric.cli.training import resolved
 from lit_metric.data import Labels, Pairs
 from lit_metric.losses import (
     CandidateBank,
@@ -255,3 +256,10 @@ def test_a_step_of_training_can_be_overridden(small: Small, tmp_path: Path) -> N
     vectors = dict(zip(items, learner.encode([*texts.values()]), strict=True))
     expected = info_nce(watch.anchors[0], items[::2], vectors, labels, texts)
     assert watch.losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_command_line_takes_a_size_or_a_class() -> None:
+    assert resolved("--config", "banking77", "--model.memory", "9")["model"]["init_args"]["memory"] == 9
+    given = resolved("--config", "banking77", "--model.memory", "CandidateMemory", "--model.memory.size", "5")
+    memory = given["model"]["init_args"]["memory"]
+    assert memory == {"class_path": "lit_metric.losses.CandidateMemory", "init_args": {"size": 5}}
