@@ -63,13 +63,18 @@ class CandidateBank(Configurable, ABC):
             Vectors ``[C + m, d]`` and global ids ``[C + m]``.
 
         Raises:
-            ValueError: if :meth:`extend` returns vectors and ids that don't fit.
+            ValueError: if :meth:`extend` returns vectors and ids that don't fit, or an id twice.
         """
         vectors, more = self.extend(anchors.detach(), ids, task)
         if vectors.shape != (len(more), candidates.shape[1]):
             raise ValueError(
                 f"{type(self).__name__}.extend returned vectors {list(vectors.shape)} for {len(more)} ids; "
                 f"they must be [{len(more)}, {candidates.shape[1]}]"
+            )
+        if len(more.unique()) < len(more):
+            raise ValueError(
+                f"{type(self).__name__}.extend returned an id twice, and its pairs would count twice; "
+                "return each once, also if two ranks gave it to update"
             )
         new = ~torch.isin(more, ids)
         vectors = vectors.detach()[new].to(candidates.dtype)

@@ -116,6 +116,13 @@ def test_what_cannot_be() -> None:
     with pytest.raises(ValueError, match=told):
         Odd().append(torch.ones(1, 4), torch.ones(1, 4), torch.tensor([0]))
 
+    class Twice(CandidateBank):
+        def extend(self, anchors: Tensor, ids: Tensor, task: int = 0) -> tuple[Tensor, Tensor]:
+            return torch.ones(2, 4), torch.tensor([1, 1])
+
+    with pytest.raises(ValueError, match=r"Twice.extend returned an id twice"):
+        Twice().append(torch.ones(1, 4), torch.ones(1, 4), torch.tensor([0]))
+
 
 def test_unlabelled_items_are_negatives_only_for_the_anchors_they_were_mined_for() -> None:
     names = ["a", "a", "b", None, None]

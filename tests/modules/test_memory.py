@@ -248,6 +248,18 @@ def test_a_bank_of_ones_own(small: Small, tmp_path: Path) -> None:
     assert MetricLearner.load_from_checkpoint(tmp_path / "end.ckpt").memory == 0
 
 
+class Sized(Fixed):
+    """A bank with a length, which is 0 before training."""
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+
+def test_an_empty_bank_with_a_length_is_used(small: Small) -> None:
+    bank = Sized()
+    assert small.learner(memory=bank).bank is bank
+
+
 class Fewer(MetricLearner):
     """Anchors are compared with every other candidate."""
 
