@@ -9,6 +9,7 @@
 - ``losses``: time and memory of each loss alone, beside pytorch-metric-learning;
 - ``start``: seconds until the first step of a fit is done, and where they go;
 - ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss;
+- ``lora``: a training step with LoRA beside one of all parameters, its time and memory;
 - ``job``: peak memory of ``lit-metric encode`` while rows grow;
 - ``active``: what it would save to differentiate only the texts that a hinge loss has a gradient for;
 - ``quality``: scores after 300 s of training on Banking77, every setting chosen on validation. It takes
@@ -43,6 +44,7 @@ MODULES = (
     "losses",
     "start",
     "memory",
+    "lora",
     "job",
     "active",
     "quality",

@@ -4,6 +4,7 @@ from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.backbone import Backbone
 from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.composed import SetEncoder, TwoTowerEncoder
+from lit_metric.encoders.distillation import distill
 from lit_metric.encoders.pooling import (
     AttentionPooling,
     CLSPooling,
@@ -13,7 +14,7 @@ from lit_metric.encoders.pooling import (
     Pooling,
     Projection,
 )
-from lit_metric.encoders.static import StaticEncoder, distill
+from lit_metric.encoders.static import StaticEncoder
 from lit_metric.encoders.text import TextEncoder
 from lit_metric.encoders.tokenizer import TextTokenizer
 from lit_metric.renamed import refuse_old_names

@@ -63,13 +63,18 @@ class CandidateBank(Configurable, ABC):
             Vectors ``[C + m, d]`` and global ids ``[C + m]``.
 
         Raises:
-            ValueError: if :meth:`extend` returns vectors and ids that don't fit.
+            ValueError: if :meth:`extend` returns vectors and ids that don't fit, or an id twice.
         """
         vectors, more = self.extend(anchors.detach(), ids, task)
         if vectors.shape != (len(more), candidates.shape[1]):
             raise ValueError(
                 f"{type(self).__name__}.extend returned vectors {list(vectors.shape)} for {len(more)} ids; "
                 f"they must be [{len(more)}, {candidates.shape[1]}]"
+            )
+        if len(more.unique()) < len(more):
+            raise ValueError(
+                f"{type(self).__name__}.extend returned an id twice, and its pairs would count twice; "
+                "return each once, also if two ranks gave it to update"
             )
         new = ~torch.isin(more, ids)
         vectors = vectors.detach()[new].to(candidates.dtype)
@@ -90,7 +95,8 @@ class CandidateBank(Configurable, ABC):
 class CandidateMemory(CandidateBank):
     """Cross-batch memory: the vectors of the candidates that were trained on last.
 
-    Each item is there once, with its latest vector. Of a mixture each data set has a memory of its own.
+    Each item is there once, with its latest vector. Of a mixture each data set has a memory of its own. What
+    is remembered doesn't depend on the number of ranks: of one batch, lower ids are forgotten before higher.
 
     Source: Wang, Zhang, Huang and Scott, "Cross-Batch Memory for Embedding Learning", CVPR 2020 (arXiv
     1912.06798), algorithm 1.
@@ -125,7 +131,10 @@ class CandidateMemory(CandidateBank):
     def update(self, candidates: Tensor, ids: Tensor, task: int = 0) -> None:
         """See :meth:`CandidateBank.update`."""
         vectors, known = self.extend(candidates, ids, task)
-        vectors, known = torch.cat([vectors, candidates.to(vectors.dtype)]), torch.cat([known, ids])
+        # The order of a batch depends on how ranks share out mined negatives, that of its ids doesn't.
+        order = ids.argsort(stable=True)
+        vectors = torch.cat([vectors, candidates[order].to(vectors.dtype)])
+        known = torch.cat([known, ids[order]])
         # The places of each id's last occurrence, in their order.
         distinct, number = known.unique(return_inverse=True)
         places = torch.arange(len(known), device=known.device)

@@ -236,6 +236,11 @@ class CheckpointedModule(LightningModule):
         for table in tables_of(self):
             table.sparse = fit and self._has_own_optimizer()
 
+    def teardown(self, stage: str) -> None:
+        """Leave tables with dense gradients, which the optimizers of torch need in another loop."""
+        for table in tables_of(self):
+            table.sparse = False
+
     def configure_optimizers(self) -> Any:
         """AdamW, fused unless float16 scales the gradients, with warm-up and schedule by the step.
 

@@ -102,7 +102,7 @@ class MetricLearner(EvaluatedModule):
         self.schedule: Schedule = schedule
         self.memory = memory
         self.bank: CandidateBank | None = None
-        if memory:
+        if memory != 0:  # a bank may be empty and have a length
             self.bank = CandidateMemory(memory) if isinstance(memory, int) else memory
         self._logged = TaskMeans()
         self._losses = torch.zeros(2)  # sum and number in this epoch

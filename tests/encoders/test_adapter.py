@@ -18,6 +18,7 @@ import lit_metric
 from lit_metric.commands.export import export
 from lit_metric.data import Ragged
 from lit_metric.encoders import (
+    CLSPooling,
     Encoder,
     EncoderInput,
     LastTokenPooling,
@@ -141,40 +142,40 @@ def test_saved_loaded_merged_and_described(adapter: dict[str, Any], tiny: str, t
     check_rebuildable(encoder)
 
 
-def test_peft_reads_what_is_saved_and_its_folders_are_read(minilm: str, tmp_path: Path) -> None:
-    encoder = changed(TextEncoder(minilm, adapter=LORA), 0.02)
+def test_peft_reads_what_is_saved_and_its_folders_are_read(tiny: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "base")
+    lit_metric.export(TextEncoder(tiny, CLSPooling(), max_length=5), folder)
+    encoder = changed(TextEncoder(folder, adapter=LORA))
     assert isinstance(encoder, TextEncoder)
     encoder.save(tmp_path / "ours")
-    ids = AutoTokenizer.from_pretrained(minilm)("where is my card", return_tensors="pt")
-    base = AutoModel.from_pretrained(minilm)
+    ids = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
+    base = AutoModel.from_pretrained(folder)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours" / "backbone").eval()
     with torch.no_grad():
-        states = theirs(**ids).last_hidden_state[0]
-    vector = torch.nn.functional.normalize(states.mean(0), dim=0)
-    expected = encoder.encode(["where is my card"])
+        vector = torch.nn.functional.normalize(theirs(**ids).last_hidden_state[0, 0], dim=0)
+    expected = encoder.encode(TEXTS)
     np.testing.assert_allclose(expected[0], vector, atol=1e-5)
     # By peft alone, without a tokenizer: pooling and length are those of the base.
     theirs.save_pretrained(tmp_path / "theirs")
     found = lit_metric.load(tmp_path / "theirs")
     assert isinstance(found, TextEncoder)
-    assert found.tokenizer.max_length == TextEncoder(minilm).tokenizer.max_length
-    np.testing.assert_allclose(found.encode(["where is my card"]), expected, atol=1e-5)
+    assert (type(found.pooling), found.tokenizer.max_length) == (CLSPooling, 5)
+    np.testing.assert_allclose(found.encode(TEXTS), expected, atol=1e-5)
     with pytest.raises(ValueError, match="holds an adapter already"):
         TextEncoder(str(tmp_path / "theirs"), adapter=LORA)
 
 
-def test_an_export_is_merged(minilm: str, tmp_path: Path) -> None:
-    texts = ["where is my card", "a", "top up by cheque please"]
-    encoder = changed(TextEncoder(minilm, projection=16, adapter=LORA), 0.02)
+def test_an_export_is_merged(tiny: str, tmp_path: Path) -> None:
+    encoder = changed(TextEncoder(tiny, projection=16, adapter=LORA))
     model, output = tmp_path / "model", tmp_path / "out"
     encoder.save(model)
     export(str(model), str(output))
     peer = SentenceTransformer(str(output), device="cpu")
-    expected = encoder.encode(texts)
-    np.testing.assert_allclose(peer.encode(texts, normalize_embeddings=True), expected, atol=1e-5)
-    np.testing.assert_allclose(lit_metric.load(output).encode(texts), expected, atol=1e-5)
+    expected = encoder.encode(TEXTS)
+    np.testing.assert_allclose(peer.encode(TEXTS, normalize_embeddings=True), expected, atol=1e-5)
+    np.testing.assert_allclose(lit_metric.load(output).encode(TEXTS), expected, atol=1e-5)
     export(str(model), str(tmp_path / "apart"), merge=False)
-    np.testing.assert_array_equal(lit_metric.load(tmp_path / "apart").encode(texts), expected)
+    np.testing.assert_array_equal(lit_metric.load(tmp_path / "apart").encode(TEXTS), expected)
     with pytest.raises(ValueError, match="--format lit-metric"):
         export(str(model), str(tmp_path / "none"), "sentence-transformers", merge=False)
 

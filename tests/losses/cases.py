@@ -37,6 +37,8 @@ from lit_metric.losses import (
 )
 
 # A new loss joins here: it is then tested for gradients, row blocks, degenerate batches, autocast and ranks.
+# Keys have hyphens: -k multi_similarity of pytest finds that loss's own file alone, and -k multi-similarity
+# these tests.
 LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "contrastive": partial(ContrastiveLoss, margin=1.5),
     "contrastive-raw-pairs": partial(ContrastiveLoss, margin=3.0, normalize=False, average="pairs"),

@@ -163,8 +163,10 @@ def test_no_positives_and_no_negatives(name: str) -> None:
 def test_only_one_kind_of_pair(name: str) -> None:
     anchors, candidates, pairs = random_batch()
     loss, nothing = LOSSES[name]().double(), torch.zeros_like(pairs.positive)
-    assert_nothing_learned(loss, anchors, candidates, DensePairs(nothing, ~nothing))
-    assert_nothing_learned(loss, anchors, candidates, DensePairs(~nothing, nothing))
+    for one_kind in (DensePairs(nothing, ~nothing), DensePairs(~nothing, nothing)):
+        told = f"if a pair of {name} counts by itself, add it to LEARN_FROM_ONE_KIND; else use pairs.usable"
+        assert loss.on_pairs(anchors, candidates, one_kind)["loss"] == 0, told
+        assert_nothing_learned(loss, anchors, candidates, one_kind)
 
 
 @every_loss

@@ -78,23 +78,24 @@ def scheduled(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return fit(small, folder, learner=learner(small / "backbone"), epochs=2, mode="scheduled")
 
 
-def test_a_worker_mines_what_training_itself_would(small: Small, scheduled: Any, tmp_path: Path) -> None:
+def test_a_worker_mines_what_training_itself_would(small: Small, scheduled: Any) -> None:
     assert scheduled.tables.versions == [1] * 8 + [2] * 2
-    inline = fit(small, tmp_path, learner=learner(small / "backbone"), epochs=1, mode="inline", delay=None)
-    first: list[NegativeTable] = [done.tables.opened[1] for done in (inline, scheduled)]
-    assert first[0].ids.tolist() == first[1].ids.tolist()
-    assert first[0].scores.tolist() == first[1].scores.tolist()
-    # The second table is of the weights after five batches, with which another encoder mines the same here.
+    # The tables are of the weights after 0 and 5 batches, with which another encoder mines the same here.
     again, data = learner(small / "backbone"), scheduled.data
-    again.load_state_dict(scheduled.tables.states[5])
-    second = scheduled.tables.opened[2]
-    assert second.manifest["weights"] == scheduled.tables.weights[5] != scheduled.tables.weights[0]
     ids = data.splits["train"].sort().values
-    vectors, order = (torch.cat(part) for part in zip(*encode_split(again.encoder, data, ids), strict=True))
-    expected = data.miner.mine(Embeddings(ids, vectors.float()[order.argsort()]), data.relations, data.seed)
-    assert second.ids.tolist() == expected.ids.tolist()
-    assert second.scores.tolist() == expected.scores.tolist()
-    assert second.scores.tolist() != first[0].scores.tolist()
+    for version, batch in ((1, 0), (2, 5)):
+        again.load_state_dict(scheduled.tables.states[batch])
+        vectors, order = (
+            torch.cat(part) for part in zip(*encode_split(again.encoder, data, ids), strict=True)
+        )
+        embeddings = Embeddings(ids, vectors.float()[order.argsort()])
+        expected = data.miner.mine(embeddings, data.relations, data.seed)
+        found: NegativeTable = scheduled.tables.opened[version]
+        assert found.manifest["weights"] == scheduled.tables.weights[batch]
+        assert found.ids.tolist() == expected.ids.tolist()
+        assert found.scores.tolist() == expected.scores.tolist()
+    scores = [scheduled.tables.opened[version].scores.tolist() for version in (1, 2)]
+    assert scores[0] != scores[1]
 
 
 def test_a_snapshot_is_as_small_as_the_adapter(scheduled: Any) -> None:
