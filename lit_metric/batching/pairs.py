@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from lit_metric.batching.placement import Placement
 from lit_metric.batching.plan import BatchPlanner, Plan, even_lengths, random_stream
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import PairRelations, Relations
-from lit_metric.data.relations.lookup import PairSet, Sorted
+from lit_metric.data.relations.lookup import stable_sort, unique
 
 log = logging.getLogger(__name__)
 
 _TURNS = 1 << 62
 """Stands for an epoch that no run has: the random stream that all epochs share."""
-_BLOCK = 1 << 22
-"""Entries of a clash table that are in memory together."""
 
 
 class PairPlanner(BatchPlanner):
@@ -77,7 +74,7 @@ class PairPlanner(BatchPlanner):
         self._most_logged = 0
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        given, ids = pair_relations(relations, self), ids.unique().cpu()
+        given, ids = pair_relations(relations, self), unique(ids.cpu())
         anchors, candidates = positive_pairs(ids, given, seed, epoch, self.pairs)
         random = random_stream(seed, epoch)
         batches = min(self.batches or -(-len(anchors) // self.batch_size), len(anchors))
@@ -87,14 +84,14 @@ class PairPlanner(BatchPlanner):
         batch_of = placement.batches(even_lengths(len(used), batches), self.batch_size)
         placed = (batch_of >= 0).nonzero()[:, 0]
         self._log_left_out(epoch, len(used) - len(placed), len(used))
-        placed = placed[batch_of[placed].argsort(stable=True)]
+        placed = placed[stable_sort(batch_of[placed], batches)[1]]
         batch_of, anchors, candidates = batch_of[placed], anchors[placed], candidates[placed]
         rows = Ragged.from_lengths(anchors, torch.bincount(batch_of, minlength=batches))
         if not self.negatives:
             return Plan(rows, Ragged.from_lengths(candidates, rows.lengths))
         of_batch, negatives = self._given_negatives(batch_of, anchors, given, random)
         of_batch, negatives = torch.cat([batch_of, of_batch]), torch.cat([candidates, negatives])
-        order = of_batch.argsort(stable=True)
+        order = stable_sort(of_batch, batches)[1]
         return Plan(rows, Ragged.from_lengths(negatives[order], torch.bincount(of_batch, minlength=batches)))
 
     def _log_left_out(self, epoch: int, left_out: int, pairs: int) -> None:
@@ -132,7 +129,7 @@ class PairPlanner(BatchPlanner):
             clash[met] = True
         order = torch.from_numpy(random.permutation(len(rows)))
         order = order[~clash[place_of[order]]]
-        order = order[rows[order].argsort(stable=True)]
+        order = order[stable_sort(rows[order], len(anchors))[1]]
         of_anchors = Ragged.from_lengths(order, torch.bincount(rows[order], minlength=len(anchors)))
         order = order[of_anchors.positions < self.negatives]
         # A negative that two anchors share is a candidate once.
@@ -173,7 +170,7 @@ class ScoredPairPlanner(BatchPlanner):
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
         given = pair_relations(relations, self)
-        anchors, candidates, _ = given.judgements(ids.unique().cpu())
+        anchors, candidates, _ = given.judgements(unique(ids.cpu()))
         if not len(anchors):
             raise DataError(
                 f"none of the {len(ids)} items to train on is judged with another: check the pairs"
@@ -238,125 +235,3 @@ def positive_pairs(
             "on they are positive"
         )
     return anchors, candidates
-
-
-class Placement:
-    """Puts pairs into batches such that no batch holds a false negative.
-
-    Args:
-        own: ``[n]`` contents of the pairs' anchors.
-        other: ``[n]`` contents of their candidates.
-        clashes: which contents must not meet as anchor and candidate of different pairs. It holds each of the
-            pairs, so that pairs with equal candidates clash, too.
-    """
-
-    def __init__(self, own: Tensor, other: Tensor, clashes: PairSet) -> None:
-        self.own = own
-        self.other = other
-        self.clashes = clashes
-
-    def batches(self, lengths: Tensor, capacity: int) -> Tensor:
-        """The batch of each pair, such that no anchor meets another pair's candidate that it clashes with.
-
-        Pairs are dealt out in their order. Of two that clash in a batch the later one leaves it, and goes
-        into the emptiest batch that has room and no pair that it clashes with.
-
-        Args:
-            lengths: ``[batches]`` how many pairs are dealt to each batch; they sum to ``n``.
-            capacity: how many fit into a batch.
-
-        Returns:
-            ``[n]`` int64, -1 for a pair that no batch with room can take.
-        """
-        batch_of = torch.arange(len(lengths)).repeat_interleave(lengths)
-        batch_of[self._late(batch_of)] = -1
-        waiting = (batch_of < 0).nonzero()[:, 0]
-        turned = self.clashes.turned() if len(waiting) else self.clashes
-        while len(waiting):
-            part, waiting = waiting.tensor_split([max(1, 8 * _BLOCK // len(lengths))])
-            batch_of[part], hopeless = self._fill(batch_of, part, turned, len(lengths), capacity)
-            waiting = waiting[~torch.isin(self.other[waiting], hopeless)]
-        return batch_of
-
-    @staticmethod
-    def meetings(
-        batch_of: Tensor, own: Tensor, clashes: PairSet, keys: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Where an anchor's batch holds a content that the anchor clashes with.
-
-        Args:
-            batch_of: ``[n]`` the batch of each anchor.
-            own: ``[n]`` contents of the anchors.
-            clashes: see :class:`Placement`.
-            keys: ``[K]`` rising, ``batch * clashes.size + content`` of what the batches hold.
-
-        Yields:
-            Positions of anchors, and of keys, in parts that do not take much memory.
-        """
-        if not len(keys):
-            return
-        sizes = clashes.lengths(own)
-        ends = (sizes.cumsum(0) // _BLOCK).diff().nonzero()[:, 0] + 1
-        for part in torch.arange(len(own)).tensor_split(ends):
-            owners, entries = clashes.entries(own[part])
-            wanted = batch_of[part][owners] * clashes.size + clashes.keys[entries] % clashes.size
-            at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-            found = keys[at] == wanted
-            yield part[owners[found]], at[found]
-
-    def _late(self, batch_of: Tensor) -> Tensor:
-        """``[n]`` bool: the pairs that clash with an earlier one of their batch."""
-        keys, order = (batch_of * self.clashes.size + self.other).sort(stable=True)
-        late = torch.zeros(len(self.own), dtype=torch.bool)
-        late[order[1:][keys[1:] == keys[:-1]]] = True
-        holders = order[~late[order]]  # by key, one for each content that a batch holds
-        rest = (~late).nonzero()[:, 0]
-        held = keys[~late[order]]
-        for anchors, places in self.meetings(batch_of[rest], self.own[rest], self.clashes, held):
-            first, second = rest[anchors], holders[places]
-            clash = first != second
-            late[torch.maximum(first, second)[clash]] = True
-        return late
-
-    def _fill(
-        self, batch_of: Tensor, waiting: Tensor, turned: PairSet, batches: int, capacity: int
-    ) -> tuple[Tensor, Tensor]:
-        """The batch of each waiting pair in their order, or -1; and the candidates that no batch can take."""
-        placed = (batch_of >= 0).nonzero()[:, 0]
-        batch_of = batch_of[placed]
-        room = (capacity - torch.bincount(batch_of, minlength=batches)).numpy()
-        result = torch.full((len(waiting),), -1)
-
-        def closed(pairs: PairSet, contents: Tensor, held: Tensor) -> npt.NDArray[np.bool_]:
-            """``[contents, batches]``: the batches that hold what a content is paired with."""
-            table, held_sorted = torch.zeros(len(contents), batches, dtype=torch.bool), Sorted.of(held)
-            for rows in torch.arange(len(contents)).split(max(1, _BLOCK // batches)):
-                found, where, _ = pairs.join(contents[rows], held_sorted)
-                table[rows[found], batch_of[where]] = True
-            return table.numpy()
-
-        def partners(pairs: PairSet, rows: Tensor, columns: Tensor) -> list[npt.NDArray[np.int64]]:
-            """For each of ``rows``, the places within the sorted ``columns`` of what it is paired with."""
-            owners, places, _ = pairs.join(rows, Sorted.of(columns))
-            counts = torch.bincount(owners, minlength=len(rows))
-            return [part.numpy() for part in places.split(counts.tolist())]
-
-        candidates, columns = self.other[waiting].unique(return_inverse=True)
-        closed_to_candidate = closed(turned, candidates, self.own[placed])
-        # A candidate without a place now never gets one: many pairs with few candidates end here.
-        has_place = np.any(~closed_to_candidate & (room > 0), axis=1)
-        hopeful = np.flatnonzero(has_place[columns.numpy()])
-        anchors, rows = self.own[waiting][hopeful].unique(return_inverse=True)
-        closed_to_anchor = closed(self.clashes, anchors, self.other[placed])
-        anchors_of = partners(turned, candidates, anchors)
-        candidates_of = partners(self.clashes, anchors, candidates)
-        for place, row, column in zip(hopeful, rows.tolist(), columns[hopeful].tolist(), strict=True):
-            left = np.where(closed_to_anchor[row] | closed_to_candidate[column], 0, room)
-            batch = int(left.argmax())
-            if left[batch] <= 0:
-                continue
-            result[place] = batch
-            room[batch] -= 1
-            closed_to_anchor[anchors_of[column], batch] = True
-            closed_to_candidate[candidates_of[row], batch] = True
-        return result, candidates[torch.from_numpy(~has_place)]

@@ -65,11 +65,12 @@ class PackedLinear(nn.Module):
 
 
 class HalfCopy:
-    """The copy of one model in bfloat16. It is neither saved nor copied with the object that holds it."""
+    """The copy of one model in bfloat16, for any number of threads. It is neither saved nor copied with the
+    object that holds it."""
 
     def __init__(self) -> None:
-        self._model: PreTrainedModel | None = None
-        self._state: Any = None
+        self._lock = threading.Lock()
+        self._made: tuple[Any, PreTrainedModel] | None = None  # the state of the weights, and their copy
         self._refused = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,20 +117,33 @@ class HalfCopy:
             [(each._version, each.data_ptr()) for each in parameters],
             [float(each.detach().reshape(-1)[each.numel() // 2]) for each in some if each.numel()],
         )
-        if state == self._state:
-            return self._model
-        checked = self._state is not None
+        made = self._made  # read once, as another thread may replace it
+        if made is not None and made[0] == state:
+            return made[1]
+        with self._lock:
+            return self._renewed(state, model, tokens, run)
+
+    def _renewed(
+        self, state: Any, model: PreTrainedModel, tokens: Ragged, run: Run
+    ) -> PreTrainedModel | None:
+        """A new copy; for one thread at a time."""
+        if self._refused:
+            return None
+        if self._made is not None and self._made[0] == state:  # by another thread
+            return self._made[1]
         # The copy outlives an inference_mode block in which it was made.
         with torch.inference_mode(False), torch.no_grad():
             try:
-                self._model, self._state = half_copy(model), state
-                if not checked:
+                half = half_copy(model)
+                if self._made is None:
                     filled = tokens.lengths.nonzero().squeeze(1)
-                    self._check(model, self._model, tokens.select(filled[:4]), run)
+                    self._check(model, half, tokens.select(filled[:4]), run)
+                self._made = state, half
+                return half
             except Exception as error:  # a model's own code may raise anything
                 log.info("no copy in bfloat16, but autocast: %s: %s", type(error).__name__, error)
-                self._model, self._state, self._refused = None, None, True
-        return self._model
+                self._made, self._refused = None, True
+                return None
 
     @staticmethod
     def _check(model: PreTrainedModel, half: PreTrainedModel, tokens: Ragged, run: Run) -> None:

@@ -121,7 +121,7 @@ class Recipe:
                 f"{source}: its first module is {kinds[0] if kinds else 'nothing'}, and only Transformer and "
                 "StaticEmbedding of sentence-transformers can be read"
             )
-        recipe.subfolder = modules[0]["path"].removeprefix(".")
+        recipe.subfolder = "" if modules[0]["path"] == "." else modules[0]["path"]
         if recipe.static:
             recipe.pooling = MeanPooling()
         else:

@@ -143,15 +143,18 @@ class Chunks(torch.autograd.Function):
             found = torch.autograd.grad(part, ctx.trained, gradient[rows], allow_unused=True)
             totals = [add(*both) for both in zip(totals, found, strict=True)]
             del part, found  # before the next chunk
-        return None, None, *totals
+        pairs = zip(totals, ctx.trained, strict=True)
+        return None, None, *(None if total is None else total.to(each.dtype) for total, each in pairs)
 
 
 def add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """The sum of two gradients, in place of the first; None is none."""
+    """The sum of two gradients, in place of the first and in float32 at least; None is none."""
     if more is None:
         return total
     # Two parameters that are added up share one gradient, so the first is copied.
-    return more.clone() if total is None else total.add_(more)
+    if total is None:
+        return more.to(torch.promote_types(more.dtype, torch.float32), copy=True)
+    return total.add_(more)
 
 
 def refuse(_: object) -> Tensor:

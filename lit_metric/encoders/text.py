@@ -65,8 +65,8 @@ class TextEncoder(Encoder):
             If None, what the source says, else all; the full number overrides the source.
         recompute: what is computed again in the backward pass, to save memory. "chunks" encodes a batch chunk
             by chunk and keeps the vectors only, so a batch may be as large as its vectors and its loss allow;
-            it takes about a third longer. "layers" keeps what enters each layer, for texts so long that
-            few fit; models without gradient checkpointing have no such way. "none" keeps everything.
+            a step takes longer. "layers" keeps the input of each layer only, for long texts; the model has to
+            support gradient checkpointing. "none" keeps everything.
         max_tokens_in_memory: tokens whose activations are held at once, with ``recompute="chunks"``; 4096 if
             None, which takes about 0.8 GB with MiniLM-L6 in float32, and more the wider and deeper the
             backbone. A text with more is held alone.

@@ -95,7 +95,8 @@ class CandidateBank(Configurable, ABC):
 class CandidateMemory(CandidateBank):
     """Cross-batch memory: the vectors of the candidates that were trained on last.
 
-    Each item is there once, with its latest vector. Of a mixture each data set has a memory of its own.
+    Each item is there once, with its latest vector. Of a mixture each data set has a memory of its own. What
+    is remembered doesn't depend on the number of ranks: of one batch, lower ids are forgotten before higher.
 
     Source: Wang, Zhang, Huang and Scott, "Cross-Batch Memory for Embedding Learning", CVPR 2020 (arXiv
     1912.06798), algorithm 1.
@@ -130,7 +131,10 @@ class CandidateMemory(CandidateBank):
     def update(self, candidates: Tensor, ids: Tensor, task: int = 0) -> None:
         """See :meth:`CandidateBank.update`."""
         vectors, known = self.extend(candidates, ids, task)
-        vectors, known = torch.cat([vectors, candidates.to(vectors.dtype)]), torch.cat([known, ids])
+        # The order of a batch depends on how ranks share out mined negatives, that of its ids doesn't.
+        order = ids.argsort(stable=True)
+        vectors = torch.cat([vectors, candidates[order].to(vectors.dtype)])
+        known = torch.cat([known, ids[order]])
         # The places of each id's last occurrence, in their order.
         distinct, number = known.unique(return_inverse=True)
         places = torch.arange(len(known), device=known.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.batching import PairPlanner, ScoredPairPlanner
-from lit_metric.batching.pairs import Placement
+from lit_metric.batching.placement import Placement
 from lit_metric.batching.plan import even_lengths
 from lit_metric.data import DataError, LabelRelations, PairRelations
 from lit_metric.data.relations.lookup import PairSet
@@ -244,7 +244,8 @@ def places_by_loop(own: Tensor, other: Tensor, clashes: PairSet, lengths: Tensor
 
 @pytest.mark.parametrize("held", [1 << 22, 50, 3])
 def test_places_against_a_loop(held, monkeypatch):
-    monkeypatch.setattr("lit_metric.batching.pairs._BLOCK", held)
+    monkeypatch.setattr("lit_metric.batching.placement._BLOCK", held)
+    monkeypatch.setattr("lit_metric.batching.placement._TABLE", held)
     left_out = 0
     for seed in range(30):
         relations = judged(seed, anchors=50, candidates=15, count=70, copies=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -142,12 +143,12 @@ def test_the_copy_follows_the_weights() -> None:
     tokens, model = some_texts(), backbone("bert")
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
         assert model(tokens).values.requires_grad
-    assert model.rounded._model is None
+    assert model.rounded._made is None
     before = half_states(model, tokens)
-    used = model.rounded._model
+    used = model.rounded._made
     assert used is not None
     assert torch.equal(half_states(model, tokens), before)
-    assert model.rounded._model is used
+    assert model.rounded._made is used
     assert set(model.state_dict()) == set(backbone("bert").state_dict())
     other = make("bert", hidden_act="gelu")
     with torch.no_grad():
@@ -181,12 +182,50 @@ def test_a_copy_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @in_hardware
+def test_the_copy_follows_a_model_that_moves_and_loads() -> None:
+    tokens, model = some_texts(), backbone("bert")
+    before = half_states(model, tokens)
+    larger = {name: 1.5 * value for name, value in model.state_dict().items()}
+    model.load_state_dict(larger)
+    after = half_states(model, tokens)
+    assert apart(after, before) > 0.05
+    model.double()
+    half_states(model, tokens)
+    model.float()
+    assert torch.equal(half_states(model, tokens), after)
+    model.load_state_dict({name: value / 1.5 for name, value in larger.items()}, assign=True)
+    assert apart(half_states(model, tokens), before) < 0.01
+
+
+@in_hardware
+def test_threads_share_one_copy_and_none_uses_it_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, model = some_texts(), backbone("bert")
+    expected = model(tokens).values.detach()
+    made, together = [], threading.Barrier(4)
+
+    def wrong(given: nn.Module) -> nn.Module:
+        made.append(half_copy(given))  # type: ignore[arg-type]
+        made[-1].encoder.layer[-1].output.LayerNorm.weight.mul_(2)  # type: ignore[union-attr, operator, index]
+        return made[-1]
+
+    def states(_: int) -> Tensor:
+        together.wait(60)
+        return half_states(model, tokens)
+
+    monkeypatch.setattr(inference, "half_copy", wrong)
+    with ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(states, range(4))]
+    assert len(made) == 1
+    assert max(apart(each, expected) for each in found) < 0.05
+
+
+@in_hardware
 def test_the_copy_is_not_copied_along() -> None:
     tokens, model = some_texts(), backbone("bert")
     states = half_states(model, tokens)
     twin = copy.deepcopy(model)
     assert isinstance(twin.rounded, HalfCopy)
-    assert twin.rounded._model is None
+    assert twin.rounded._made is None
     assert torch.equal(half_states(twin, tokens), states)
 
 
@@ -215,7 +254,7 @@ def test_encoding_in_bfloat16_finds_the_same_neighbours(minilm: str) -> None:
     exact, half = (
         torch.from_numpy(encoder.encode(texts, precision=each)) for each in ("float32", "bfloat16")
     )
-    assert encoder.backbone.rounded._model is not None
+    assert encoder.backbone.rounded._made is not None
     assert float((exact * half).sum(1).min()) > 0.998
     nearest = [(vectors @ vectors.T).fill_diagonal_(-1).argmax(1) for vectors in (exact, half)]
     assert float((nearest[0] == nearest[1]).float().mean()) > 0.95

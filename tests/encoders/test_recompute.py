@@ -24,7 +24,7 @@ from lit_metric.encoders import (
     TwoTowerEncoder,
 )
 from lit_metric.encoders.description import check_rebuildable, describe
-from lit_metric.encoders.recompute import length_chunks
+from lit_metric.encoders.recompute import in_chunks, length_chunks
 from lit_metric.losses import InfoNCELoss
 from tests.distributed import RankPool
 from tests.encoders.models import make
@@ -199,6 +199,15 @@ def test_512_chunks_under_bfloat16_add_up_in_single_precision(tmp_path: Path) ->
     ]
     assert 1e-4 < errors[0] < 0.02
     assert errors[1] < 1.2 * errors[0]
+
+
+def test_gradients_of_bfloat16_weights_are_not_added_up_in_bfloat16() -> None:
+    weight = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    vectors = in_chunks(lambda rows: weight.expand(len(rows), 2), torch.ones(512).long(), 1, [weight])
+    vectors.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.bfloat16
+    assert weight.grad.tolist() == [512, 512]  # one by one, bfloat16 counts to 256
 
 
 def test_vectors_are_all_that_is_kept(tiny: str) -> None:

@@ -30,7 +30,6 @@ from lit_metric.encoders import (
     distill,
 )
 from lit_metric.encoders.description import build_described, check_rebuildable, describe
-from tests.encoders.conftest import minilm, tiny  # noqa: F401
 from tests.encoders.models import VOCABULARY
 from tests.encoders.sentences import SENTENCES
 from tests.encoders.tokens import word_tokenizer
@@ -65,7 +64,7 @@ def model2vec_folder(folder: Path, **options: Any) -> StaticModel:
     return model
 
 
-def test_of_a_transformer_the_input_embeddings_are_taken(tiny: str) -> None:  # noqa: F811
+def test_of_a_transformer_the_input_embeddings_are_taken(tiny: str) -> None:
     encoder = StaticEncoder(tiny, normalize=False)
     np.testing.assert_allclose(encoder.encode(TEXTS), means(table_of(tiny), IDS), atol=1e-6)
     assert encoder.dimension == 32
@@ -73,7 +72,7 @@ def test_of_a_transformer_the_input_embeddings_are_taken(tiny: str) -> None:  # 
     assert encoder.tokenizer.fingerprint != TextEncoder(tiny).tokenizer.fingerprint
 
 
-def test_what_a_transformer_does_with_its_outputs_is_left_out(minilm: str) -> None:  # noqa: F811
+def test_what_a_transformer_does_with_its_outputs_is_left_out(minilm: str) -> None:
     encoder = StaticEncoder(minilm)
     assert (encoder.dimension, encoder.tokenizer.max_length, encoder.normalize) == (384, 512, True)
     reference = SentenceTransformer(minilm, device="cpu")
@@ -129,7 +128,7 @@ def test_a_model_of_sentence_transformers_gives_its_vectors(tmp_path: Path) -> N
     )
 
 
-def test_an_export_gives_the_same_vectors(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+def test_an_export_gives_the_same_vectors(tiny: str, tmp_path: Path) -> None:
     encoder = StaticEncoder(
         tiny, projection=[Projection(8, activation="tanh")], max_length=4, prompts={"query": "w20 "}
     )
@@ -175,7 +174,7 @@ def test_an_export_gives_the_same_vectors(tiny: str, tmp_path: Path) -> None:  #
     ],
 )
 def test_what_an_export_lacks_is_refused(
-    tiny: str,  # noqa: F811
+    tiny: str,
     tmp_path: Path,
     options: dict[str, Any],
     lacking: str,
@@ -185,7 +184,7 @@ def test_what_an_export_lacks_is_refused(
     assert not (tmp_path / "export").exists()
 
 
-def test_distilling_is_encoding_each_token_then_pca_then_weights(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+def test_distilling_is_encoding_each_token_then_pca_then_weights(tiny: str, tmp_path: Path) -> None:
     encoder = TextEncoder(tiny, prompt="w30 ", replacements={"-": " "}).train()
     static = distill(encoder, tmp_path / "static", dimension=8, sif=1e-3)
     assert encoder.training
@@ -214,7 +213,7 @@ def test_distilling_is_encoding_each_token_then_pca_then_weights(tiny: str, tmp_
     np.testing.assert_allclose(static.encode(["w10 w11"]), static.encode(["w10 unknown w11"]), atol=1e-6)
 
 
-def test_without_pca_and_weights_a_token_is_where_the_encoder_puts_it(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+def test_without_pca_and_weights_a_token_is_where_the_encoder_puts_it(tiny: str, tmp_path: Path) -> None:
     encoder = TextEncoder(tiny, projection=6)
     static = distill(encoder, tmp_path, dimension=None, sif=None)
     np.testing.assert_allclose(static.encode(["w7", "w9"]), encoder.encode(["w7", "w9"]), atol=1e-5)
@@ -228,19 +227,19 @@ def test_without_pca_and_weights_a_token_is_where_the_encoder_puts_it(tiny: str,
         ({"dimension": 8, "sif": 0.0}, r"sif is 0\.0"),
     ],
 )
-def test_distilling_refuses(tiny: str, tmp_path: Path, options: dict[str, Any], message: str) -> None:  # noqa: F811
+def test_distilling_refuses(tiny: str, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         distill(TextEncoder(tiny), tmp_path, **options)
 
 
-def test_only_a_transformer_is_distilled(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+def test_only_a_transformer_is_distilled(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"not of a SetEncoder: distill its text tower, encoder\.text"):
         distill(SetEncoder(TextEncoder(tiny)), tmp_path)
     with pytest.raises(TypeError, match="not of a StaticEncoder"):
         distill(StaticEncoder(tiny), tmp_path)
 
 
-def test_saved_and_loaded_it_is_the_same(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+def test_saved_and_loaded_it_is_the_same(tiny: str, tmp_path: Path) -> None:
     encoder = StaticEncoder(
         tiny, AttentionPooling(2), 4, hidden=6, dropout=0.3, replacements={"-": " "}, max_length=5
     )
@@ -259,7 +258,7 @@ def test_saved_and_loaded_it_is_the_same(tiny: str, tmp_path: Path) -> None:  # 
         hub.load(tmp_path)
 
 
-def test_sets_and_towers(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+def test_sets_and_towers(tiny: str, tmp_path: Path) -> None:
     sets = SetEncoder(StaticEncoder(tiny), projection=4)
     towers = TwoTowerEncoder(StaticEncoder(tiny), TextEncoder(tiny, freeze=True))
     expected = unit(means(table_of(tiny), [[5], [5, 6]]))
@@ -278,7 +277,7 @@ def test_sets_and_towers(tiny: str, tmp_path: Path) -> None:  # noqa: F811
     )
 
 
-def test_gradients_are_those_of_a_dense_table(tiny: str) -> None:  # noqa: F811
+def test_gradients_are_those_of_a_dense_table(tiny: str) -> None:
     encoder = StaticEncoder(tiny, AttentionPooling(2)).double().train()
     table = encoder.backbone.table
     inputs = EncoderInput.of_texts(Ragged.from_lists(IDS))
@@ -300,7 +299,7 @@ def test_gradients_are_those_of_a_dense_table(tiny: str) -> None:  # noqa: F811
     torch.testing.assert_close(table.weight.grad.to_dense(), plain.grad)
 
 
-def test_dropout_leaves_out_tokens_but_never_all(tiny: str) -> None:  # noqa: F811
+def test_dropout_leaves_out_tokens_but_never_all(tiny: str) -> None:
     encoder = StaticEncoder(tiny, dropout=0.5, normalize=False).train()
     tokens = Ragged.from_lists([[5, 6]] * 400 + [[7]] * 3 + [[]])
     with torch.no_grad():
@@ -316,7 +315,7 @@ def test_dropout_leaves_out_tokens_but_never_all(tiny: str) -> None:  # noqa: F8
     np.testing.assert_allclose(encoder.encode(["w5 w6"]), [kinds[2]], atol=1e-6)
 
 
-def test_a_frozen_table_is_looked_up_once_and_not_trained(tiny: str) -> None:  # noqa: F811
+def test_a_frozen_table_is_looked_up_once_and_not_trained(tiny: str) -> None:
     encoder = StaticEncoder(tiny, projection=4, freeze=True)
     assert {name for name, value in encoder.named_parameters() if value.requires_grad} == {
         "projection.0.linear.weight",
@@ -328,7 +327,7 @@ def test_a_frozen_table_is_looked_up_once_and_not_trained(tiny: str) -> None:  #
     torch.testing.assert_close(encoder(EncoderInput.of_texts(tokens)), vectors)
 
 
-def test_mistakes_are_named(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+def test_mistakes_are_named(tiny: str, tmp_path: Path) -> None:
     model2vec_folder(tmp_path / "static", normalize=True)
     with pytest.raises(ValueError, match=r"is a static model, .*: use a StaticEncoder"):
         TextEncoder(str(tmp_path / "static"))

@@ -46,17 +46,17 @@ def rows_of(memory: CandidateMemory, task: int = 0) -> list[list[float]]:
 def test_the_latest_vector_of_each_item_is_kept_the_oldest_first() -> None:
     memory = CandidateMemory(4)
     fill(memory, [5, 3], [7, 5], [], [1, 2, 3])
-    assert rows_of(memory) == [[5, 1], [1, 3], [2, 3], [3, 3]]
+    assert rows_of(memory) == [[7, 1], [1, 3], [2, 3], [3, 3]]
     # Of an item that two ranks have, the later rank's.
     vectors = torch.tensor([[8.0, 0.0], [9.0, 0.0], [8.0, 1.0]])
     memory.append(vectors, vectors, torch.tensor([8, 9, 8]))
-    assert rows_of(memory) == [[2, 3], [3, 3], [9, 0], [8, 1]]
+    assert rows_of(memory) == [[2, 3], [3, 3], [8, 1], [9, 0]]
 
 
 def test_a_batch_larger_than_the_memory() -> None:
     memory = CandidateMemory(2)
     fill(memory, [4, 6, 5])
-    assert rows_of(memory) == [[6, 0], [5, 0]]
+    assert rows_of(memory) == [[5, 0], [6, 0]]
 
 
 def test_each_data_set_of_a_mixture_has_its_own() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lit_metric import MetricLearner, StaticEncoder
+from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders import AttentionPooling
 from lit_metric.encoders.static import TokenTable
 from lit_metric.losses import InfoNCELoss
@@ -17,7 +18,7 @@ from lit_metric.modules.row_adamw import RowAdamW, dense_gradients
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
 from tests.refresh import fits
-from tests.small import Small, Watch, distance, trainer, weights
+from tests.small import Small, distance, trainer, weights
 
 OPTIONS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1}
 
@@ -27,6 +28,16 @@ def learner(small: Small, **options: Any) -> MetricLearner:
         torch.manual_seed(0)
         encoder = StaticEncoder(small / "backbone", AttentionPooling(), projection=8, **options)
     return MetricLearner(encoder, InfoNCELoss(0.2), **OPTIONS)
+
+
+class Layouts(Callback):
+    """Notes the layout of the gradients of a table."""
+
+    def __init__(self) -> None:
+        self.found: set[torch.layout] = set()
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.found.add(pl_module.encoder.backbone.table.weight.grad.layout)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -105,10 +116,10 @@ def test_a_fit_is_that_of_dense_gradients(
         if not sparse:
             monkeypatch.setattr(MetricLearner, "use_sparse_gradients", lambda self: None)
         module = learner(small).double()
-        start = weights(module)
-        fit = trainer(tmp_path, **options)
+        start, watch = weights(module), Layouts()
+        fit = trainer(tmp_path, watch, **options)
         fit.fit(module, small.data())
-        assert module.encoder.backbone.table.sparse is sparse
+        assert watch.found == {torch.sparse_coo if sparse else torch.strided}
         names = [group["name"] for group in fit.optimizers[0].param_groups]
         assert names == ["encoder.rows", "encoder", "encoder.no_decay"]
         fitted.append(weights(module))
@@ -118,6 +129,16 @@ def test_a_fit_is_that_of_dense_gradients(
     used = {int(word[1:]) for text in texts(small) for word in text.split()}
     assert {*moved.nonzero().squeeze(1).tolist()} <= used
     assert int(moved.sum()) > 40
+
+
+def test_after_a_fit_any_optimizer_may_follow(small: Small, tmp_path: Path) -> None:
+    module = learner(small)
+    trainer(tmp_path, max_steps=1).fit(module, small.data())
+    before, optimizer = weights(module), torch.optim.AdamW(module.parameters(), lr=0.1)
+    inputs = EncoderInput.of_texts(module.encoder.tokenizer.tokenize_ragged(["w5 w6"]))
+    module.encoder(inputs).sum().backward()
+    optimizer.step()
+    assert distance(weights(module), before) > 1e-2
 
 
 def texts(small: Small) -> list[str]:
@@ -149,11 +170,11 @@ def test_a_resumed_fit_ends_like_the_whole_one(small: Small, tmp_path: Path) -> 
 
 def _fit_ranks(root: Path, folder: Path, count: int) -> dict[str, Any]:
     ranks.quiet()
-    small, watch = Small(root), Watch()
+    small, watch = Small(root), Layouts()
     module = learner(small).double()
     fit = trainer(folder, watch, **ranks.places(count), max_epochs=2, gradient_clip_val=0.5)
     fit.fit(module, small.data())
-    return {"weights": weights(module), "sparse": module.encoder.backbone.table.sparse}
+    return {"weights": weights(module), "sparse": watch.found == {torch.sparse_coo}}
 
 
 def test_two_ranks_train_as_one(small: Small, tmp_path: Path, pool: RankPool) -> None:

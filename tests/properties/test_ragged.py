@@ -140,7 +140,7 @@ def test_sets_of_pairs(pairs: list[tuple[int, int]], rows: list[int], columns: l
         (int(row), int(column)) for row, column, _ in zip(*known.join(one, Sorted.of(other)), strict=True)
     }
     assert found == {(r, c) for r in range(len(rows)) for c in range(len(columns)) if expected[r][c]}
-    turned = known.turned()
+    turned = known.turned(second)
     assert turned.contains(second, first).all()
     assert len(turned) == len(known)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,46 @@ class Sorted(NamedTuple):
         return cls(*ids.sort(stable=True))
 
 
+def unique(values: Tensor) -> Tensor:
+    """The distinct values of an integer vector, rising.
+
+    On the CPU NumPy sorts, which is several times as fast as torch.
+
+    Example:
+        >>> unique(torch.tensor([3, 1, 3]))
+        tensor([1, 3])
+    """
+    if values.device.type != "cpu":
+        return values.unique()
+    values = values.clone()
+    values.numpy().sort()
+    new = torch.ones_like(values, dtype=torch.bool)
+    new[1:] = values[1:] != values[:-1]
+    return values if bool(new.all()) else values[new]
+
+
+def stable_sort(keys: Tensor, below: int) -> tuple[Tensor, Tensor]:
+    """``keys.sort(stable=True)`` of an int64 vector with values in ``0..below - 1``.
+
+    On the CPU NumPy sorts, which is several times as fast: each key together with its place as one number,
+    where both fit into 63 bits.
+
+    Example:
+        >>> [part.tolist() for part in stable_sort(torch.tensor([4, 0, 4]), below=5)]
+        [[0, 4, 4], [1, 0, 2]]
+    """
+    bits = len(keys).bit_length()
+    if keys.device.type != "cpu":
+        values, order = keys.sort(stable=True)
+        return values, order
+    if below.bit_length() + bits > 63:
+        order = torch.from_numpy(np.argsort(keys.numpy(), kind="stable"))
+        return keys[order], order
+    both = (keys << bits) | torch.arange(len(keys))
+    both.numpy().sort()
+    return both >> bits, both & ((1 << bits) - 1)
+
+
 def spread(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The members of the ranges ``starts [n]`` to ``starts + lengths``, range after range.
 
@@ -91,7 +132,7 @@ class PairSet:
     @classmethod
     def of(cls, rows: Tensor, columns: Tensor, size: int) -> PairSet:
         """The distinct pairs of ``rows [P]`` and ``columns [P]``, given in any order."""
-        return cls((rows * size + columns).unique(), size)
+        return cls(unique(rows * size + columns), size)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -108,19 +149,23 @@ class PairSet:
         places = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
         return self.keys[places] == keys
 
-    def lengths(self, rows: Tensor) -> Tensor:
-        """``[A]`` how many pairs each of ``rows [A]`` has."""
-        starts = torch.searchsorted(self.keys, rows * self.size)
-        return torch.searchsorted(self.keys, (rows + 1) * self.size) - starts
+    def spans(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """``[A]`` where the pairs of each of ``rows [A]`` begin within ``keys``, and ``[A]`` their number."""
+        if 4 * len(rows) < self.size:
+            starts = torch.searchsorted(self.keys, rows * self.size)
+            return starts, torch.searchsorted(self.keys, (rows + 1) * self.size) - starts
+        # For many rows, counting all pairs takes less time than a search for each row.
+        lengths = torch.bincount(self.keys // self.size, minlength=self.size)
+        return offsets_of(lengths)[rows], lengths[rows]
 
     def entries(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """All pairs of ``rows [A]``: positions within ``rows``, and positions within ``keys``."""
-        return spread(torch.searchsorted(self.keys, rows * self.size), self.lengths(rows))
+        return spread(*self.spans(rows))
 
     def rows(self, rows: Tensor) -> Ragged:
         """The columns, ascending, of each of ``rows [A]``."""
-        owners, places = self.entries(rows)
-        return Ragged.from_lengths(self.keys[places] % self.size, torch.bincount(owners, minlength=len(rows)))
+        starts, lengths = self.spans(rows)
+        return Ragged.from_lengths(self.keys[spread(starts, lengths)[1]] % self.size, lengths)
 
     def join(self, rows: Tensor, columns: Sorted) -> tuple[Tensor, Tensor, Tensor]:
         """All pairs between ``rows [A]`` and the ``[C]`` numbers sorted in ``columns``.
@@ -137,10 +182,12 @@ class PairSet:
         found, at = spread(first, torch.searchsorted(columns.values, wanted, right=True) - first)
         return owners[found], columns.order[at], places[found]
 
-    def turned(self) -> PairSet:
-        """With rows for columns."""
-        rows, columns = self.pairs()
-        return PairSet.of(columns, rows, self.size)
+    def turned(self, columns: Tensor) -> PairSet:
+        """The pairs of the given ``columns [n]``, with rows for columns."""
+        wanted = torch.zeros(self.size, dtype=torch.bool, device=columns.device)
+        wanted[columns] = True
+        keys = self.keys[wanted[self.keys % self.size]]
+        return PairSet.of(keys % self.size, keys // self.size, self.size)
 
     def to(self, device: torch.device | str) -> PairSet:
         """A copy on ``device``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations.base import Relations
-from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of
+from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of, stable_sort
 
 Unjudged = Literal["negative", "ignored"]
 
@@ -185,7 +185,7 @@ class PairRelations(Relations):
     @staticmethod
     def _distinct(anchors: Tensor, candidates: Tensor, grades: Tensor, size: int) -> tuple[PairSet, Tensor]:
         """The distinct judgements with their grades, by anchor and candidate."""
-        keys, order = (anchors * size + candidates).sort(stable=True)
+        keys, order = stable_sort(anchors * size + candidates, size * size)
         grades = grades[order]
         first = torch.ones_like(keys, dtype=torch.bool)
         first[1:] = keys[1:] != keys[:-1]

@@ -8,7 +8,7 @@ import random
 
 import torch
 
-from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of, spread
+from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of, spread, stable_sort, unique
 
 
 def random_pairs(seed: int, size: int, count: int) -> tuple[set[tuple[int, int]], PairSet]:
@@ -23,14 +23,18 @@ def test_pairs_against_a_set():
         known, pairs = random_pairs(seed, size, count)
         assert len(pairs) == len(known)
         assert list(zip(*(side.tolist() for side in pairs.pairs()), strict=True)) == sorted(known)
-        turned = list(zip(*(side.tolist() for side in pairs.turned().pairs()), strict=True))
-        assert turned == sorted((column, row) for row, column in known)
+        for columns in (torch.arange(size), torch.arange(size // 2)):
+            turned = list(zip(*(side.tolist() for side in pairs.turned(columns).pairs()), strict=True))
+            assert turned == sorted((column, row) for row, column in known if column < len(columns))
         ids = torch.randint(size, (30,), generator=torch.Generator().manual_seed(seed))
         others = torch.randint(size, (40,), generator=torch.Generator().manual_seed(seed + 1))
         expected = [[(row, column) in known for column in others.tolist()] for row in ids.tolist()]
         assert pairs.contains(ids[:, None], others).tolist() == expected
         assert pairs.rows(ids).tolist() == [sorted(c for r, c in known if r == row) for row in ids.tolist()]
-        assert pairs.lengths(ids).tolist() == [len(row) for row in pairs.rows(ids).tolist()]
+        for some in (ids, ids[:3]):  # many rows are counted, few are searched for
+            starts, lengths = pairs.spans(some)
+            assert lengths.tolist() == [len(row) for row in pairs.rows(some).tolist()]
+            assert starts.tolist() == [sum(row < each for row, _ in known) for each in some.tolist()]
         rows, columns, places = pairs.join(ids, Sorted.of(others))
         joined = torch.zeros(30, 40, dtype=torch.bool)
         joined[rows, columns] = True
@@ -46,6 +50,21 @@ def test_the_largest_ids_do_not_overflow():
     assert pairs.pairs() == (size - 1, size - 1)
     assert pairs.contains(last, torch.tensor([0, size - 1])).tolist() == [False, True]
     assert pairs.rows(last).tolist() == [[size - 1]]
+
+
+def test_sorts_are_stable_for_small_and_large_keys():
+    draw = torch.Generator().manual_seed(0)
+    for below in (1, 7, 2**40, 2**62):  # keys and places of 50 fit into 63 bits up to 2**57
+        keys = torch.randint(below, (50,), generator=draw)
+        keys = torch.cat([keys, keys[:20]])
+        expected = sorted(range(70), key=keys.tolist().__getitem__)
+        found, order = stable_sort(keys, below)
+        assert order.tolist() == expected
+        assert torch.equal(found, keys[expected])
+        assert unique(keys).tolist() == sorted({*keys.tolist()})
+    empty = torch.zeros(0, dtype=torch.int64)
+    assert [len(part) for part in stable_sort(empty, 5)] == [0, 0]
+    assert len(unique(empty)) == 0
 
 
 def test_ranges_are_spread_end_to_end():
