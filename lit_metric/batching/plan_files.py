@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -11,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lit_metric.batching.plan import Plan
 from lit_metric.data.ragged import Ragged
 from lit_metric.store import replacing
+
+log = logging.getLogger(__name__)
 
 
 class PlanFiles:
@@ -31,6 +35,7 @@ class PlanFiles:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._usable = True
 
     @classmethod
     def of_run(cls, trainer: Any) -> PlanFiles:
@@ -53,28 +58,39 @@ class PlanFiles:
         """The plan of an epoch by the vectors of a version: from its file, or else by ``make()``.
 
         Processes that ask at the same time wait for the one that makes it. Files of epochs before the last
-        one are then removed; a process that still needs one makes it again.
+        one are then removed; a process that still needs one makes it again. Where no file can be written, as
+        on a full disk, each process makes its own plans, and the log says so.
         """
-        from filelock import FileLock
-
         path = self.folder / f"{epoch:09d}-{version}.safetensors"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock"):
-                if not path.exists():
-                    self._write(path, make())
-                    for old in self.folder.glob("*.safetensors"):
-                        if int(old.name.partition("-")[0]) < epoch - 1:
-                            old.unlink(missing_ok=True)
+        if not self._usable:
+            return make()
         try:
+            if not path.exists():
+                self._make(path, epoch, make)
             tensors = load_file(path)
         except FileNotFoundError:  # this process is more than an epoch behind the others
+            return make()
+        except (OSError, SafetensorError) as error:
+            log.warning("plans can't be shared in %s (%s), so each process makes its own", self.folder, error)
+            self._usable = False
             return make()
         anchors = Ragged(tensors["anchors"], tensors["anchor_offsets"])
         candidates = anchors
         if "candidates" in tensors:
             candidates = Ragged(tensors["candidates"], tensors["candidate_offsets"])
         return Plan(anchors, candidates, tensors.get("tasks"))
+
+    def _make(self, path: Path, epoch: int, make: Callable[[], Plan]) -> None:
+        from filelock import FileLock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "lock"):
+            if path.exists():
+                return
+            self._write(path, make())
+            for old in self.folder.glob("*.safetensors"):
+                if int(old.name.partition("-")[0]) < epoch - 1:
+                    old.unlink(missing_ok=True)
 
     @staticmethod
     def _write(path: Path, plan: Plan) -> None:

@@ -183,8 +183,15 @@ class Encoder(Configurable, nn.Module, ABC):
             merge: work adapters into the weights of their backbones, so that the folder is complete.
 
         Raises:
-            ValueError: if an adapter can't be merged, or its base has been trained.
+            ValueError: if an adapter can't be merged, its base has been trained, or weights are in pieces on
+                several processes.
         """
+        if weights and any(hasattr(value, "placements") for value in self.parameters()):
+            raise ValueError(
+                "the weights are in pieces on several processes (fully_shard): gather them by "
+                "get_model_state_dict of torch.distributed.checkpoint.state_dict with full_state_dict=True, "
+                "load them into an encoder that isn't sharded, and save that one"
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         described = self.spec()

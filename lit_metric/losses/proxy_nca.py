@@ -12,7 +12,7 @@ from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.nca import nca
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.proxies import ProxyLoss
-from lit_metric.losses.scores import Distance, beside_largest, log_sum_exp
+from lit_metric.losses.scores import Distance, log_sum_beside
 
 Denominator = Literal["all", "others"]
 
@@ -87,7 +87,7 @@ class ProxyNCALoss(ProxyLoss):
         logits = scores / self.temperature
         if self.denominator == "all":
             return {"proxy_nca": masked_mean(*nca(logits, pairs))}
-        logits = beside_largest(logits, pairs.positive | pairs.negative)
-        own, others = log_sum_exp(logits, pairs.positive), log_sum_exp(logits, pairs.negative)
-        losses = torch.where(pairs.usable, others - own, 0.0)
+        own, nearest_own = log_sum_beside(logits, pairs.positive)
+        others, nearest_other = log_sum_beside(logits, pairs.negative)
+        losses = torch.where(pairs.usable, others - own + (nearest_other - nearest_own), 0.0)
         return {"proxy_nca": masked_mean(losses, pairs.usable)}

@@ -8,13 +8,14 @@ vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.pairs import PairBlock, any_in_row
 
 Distance = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 _CANCELLED = 2**13
@@ -36,17 +37,35 @@ def unit(vectors: Tensor) -> Tensor:
                 [0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
-    has_direction = largest >= torch.finfo(vectors.dtype).tiny
-    # Selecting before dividing keeps infinite gradients out of the branch that is not taken.
-    scaled = torch.where(has_direction, vectors, 1.0) / torch.where(has_direction, largest, 1.0)
-    return torch.where(has_direction, scaled / scaled.norm(dim=-1, keepdim=True), 0.0)
+    found: Tensor = _Unit.apply(vectors)
+    return found
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        largest = torch.maximum(vectors.amax(dim=-1, keepdim=True), -vectors.amin(dim=-1, keepdim=True))
+        has_direction = largest >= torch.finfo(vectors.dtype).tiny
+        inverse = torch.where(has_direction, 1 / largest, 0.0)
+        units = vectors * inverse
+        length = torch.where(has_direction, torch.linalg.vector_norm(units, dim=-1, keepdim=True), 1.0)
+        units /= length
+        ctx.save_for_backward(units, inverse / length)
+        return units
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        units, inverse = ctx.saved_tensors
+        outward = (gradient * units).sum(dim=-1, keepdim=True)
+        return torch.addcmul(gradient, units, outward, value=-1).mul_(inverse)
 
 
 def prepare(
     anchors: Tensor, candidates: Tensor, distance: Distance, normalize: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Prepare both sides once for each batch, before scores are computed block by block.
+    """Prepare both sides once for each batch, before scores are computed block by block; one tensor that is
+    both sides is prepared once.
 
     Casts both to float64 if one of them is, else to float32. Scales to unit length for the cosine, or with
     ``normalize``. For Euclidean distances it moves the origin to the candidates' mean: distances stay, and
@@ -59,15 +78,14 @@ def prepare(
         normalize: scale to unit length also for a Euclidean distance.
     """
     double = torch.float64 in (anchors.dtype, candidates.dtype)
-    anchors, candidates = (
-        side.to(torch.float64 if double else torch.float32) for side in (anchors, candidates)
-    )
+    sides = [anchors] if anchors is candidates else [anchors, candidates]
+    sides = [side.to(torch.float64 if double else torch.float32) for side in sides]
     if normalize or distance == "cosine":
-        anchors, candidates = unit(anchors), unit(candidates)
+        sides = [unit(side) for side in sides]
     if distance in ("euclidean", "squared_euclidean"):
-        centre = candidates.detach().mean(dim=0)
-        anchors, candidates = anchors - centre, candidates - centre
-    return anchors, candidates
+        centre = sides[-1].detach().mean(dim=0)
+        sides = [side - centre for side in sides]
+    return sides[0], sides[-1]
 
 
 def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tensor:
@@ -87,14 +105,37 @@ def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tenso
         >>> [similarity(*prepare(a, c, name), name)[0].tolist() for name in DISTANCES]
         [[0.0, 1.0], [0.0, 9.0], [-5.0, -0.0], [-25.0, -0.0]]
     """
-    products = anchors @ candidates.T
     if distance in ("cosine", "dot"):
-        return products
-    norms = anchors.square().sum(dim=1, keepdim=True) + candidates.square().sum(dim=1)
-    squares = norms - 2 * products
-    width = len(candidates)
-    restore_near(squares, norms, lambda at: anchors[at // width] - candidates[at % width])
-    return -squares if distance == "squared_euclidean" else -safe_sqrt(squares)
+        return anchors @ candidates.T
+    scores: Tensor = _MinusDistance.apply(anchors, candidates, distance == "squared_euclidean")
+    return scores
+
+
+class _MinusDistance(torch.autograd.Function):
+    """Keeps nothing of the shape ``[r, C]`` but the scores themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, squared: bool) -> Tensor:
+        norms = anchors.square().sum(dim=1, keepdim=True) + candidates.square().sum(dim=1)
+        scores = torch.addmm(norms, anchors, candidates.T, alpha=-2)
+        width = len(candidates)
+        restore_near(scores, norms, lambda at: anchors[at // width] - candidates[at % width])
+        scores = scores.neg_() if squared else scores.sqrt_().neg_()
+        ctx.save_for_backward(anchors, candidates, *([] if squared else [scores]))
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        anchors, candidates, *scores = ctx.saved_tensors
+        # Of −d² it is −2 (a − c), of −d it is (a − c) / −d. Vectors that coincide don't push each other.
+        pull = (gradient / scores[0]).masked_fill_(scores[0] == 0, 0.0) if scores else gradient * -2
+        of_anchors = of_candidates = None
+        if ctx.needs_input_grad[0]:
+            of_anchors = torch.addmm(anchors * pull.sum(dim=1, keepdim=True), pull, candidates, alpha=-1)
+        if ctx.needs_input_grad[1]:
+            of_candidates = torch.addmm(candidates * pull.sum(dim=0)[:, None], pull.T, anchors, alpha=-1)
+        return of_anchors, of_candidates, None
 
 
 @torch.no_grad()
@@ -106,12 +147,12 @@ def restore_near(squares: Tensor, norms: Tensor, differences: Callable[[Tensor],
 
     Args:
         squares: the formula's results, contiguous.
-        norms: ``|a|² + |c|²``, of the same shape or one that goes with it.
+        norms: ``|a|² + |c|²``, of the same shape; overwritten.
         differences: takes places ``[n]`` in the flat ``squares``, and returns ``a − c [n, d]``. It is called
             for a few at a time, so that it never returns more numbers than ``squares`` has.
     """
     flat = squares.detach().view(-1)
-    near = (squares < _CANCELLED * torch.finfo(squares.dtype).eps * norms).view(-1).nonzero()[:, 0]
+    near = (squares < norms.mul_(_CANCELLED * torch.finfo(squares.dtype).eps)).view(-1).nonzero()[:, 0]
     start, step = 0, 1
     while start < len(near):
         places = near[start : start + step]
@@ -147,16 +188,46 @@ def beside_largest(scores: Tensor, mask: Tensor) -> Tensor:
 
 def log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """``[r]``: ``log Σ weight · eˢ`` over the ``mask [r, C]``; 0 for rows without any."""
+    total, largest = log_sum_beside(scores, mask, weight)
+    return total + largest
+
+
+def log_sum_beside(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``[r]`` ``log Σ weight · e^{s − m}`` over the ``mask [r, C]``, and ``[r]`` m, the largest of ``s + log
+    weight``, without gradient. Both are 0 for rows without any.
+
+    Large scores would be rounded by the sum of the two. So a loss that is a difference takes the differences
+    of both, and adds them.
+    """
     if weight is not None:
         # The logarithm of 0 must not enter even the branch that is not taken.
         scores = scores + torch.where(weight > 0, weight, 1.0).to(scores.dtype).log()
-    some = mask.any(dim=1, keepdim=True)
-    held = torch.where(mask, scores, torch.where(some, -torch.inf, 0.0))
-    # The gradient is exp(s − result). For large scores the result would be rounded, and the gradient's shares
-    # wouldn't add up to 1.
-    largest = held.detach().amax(dim=1, keepdim=True)
-    largest = torch.where(largest.isfinite(), largest, 0.0)
-    return ((held - largest).logsumexp(dim=1) + largest[:, 0]) * some[:, 0]
+    total, largest = _LogSum.apply(scores, mask)
+    return total, largest
+
+
+class _LogSum(torch.autograd.Function):
+    """Keeps each term's share of its row's sum, which is its gradient, and nothing else of the shape ``[r,
+    C]``. The shares add up to 1, also for large scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        least = torch.finfo(scores.dtype).min
+        held = torch.where(mask, scores, least)
+        largest = held.amax(dim=1)
+        some = largest > least
+        shares = held.softmax(dim=1)  # much faster than exp where terms are 0
+        total = torch.where(some, -shares.amax(dim=1).log(), 0.0)
+        largest = torch.where(some, largest, 0.0)
+        ctx.save_for_backward(shares, some)
+        ctx.mark_non_differentiable(largest)
+        return total, largest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        shares, some = ctx.saved_tensors
+        return shares * torch.where(some, gradient, 0.0)[:, None], None
 
 
 def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardness: float) -> Tensor:
@@ -186,7 +257,7 @@ def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardne
 
 def log_one_plus_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """``[r]``: ``log(1 + Σ weight · eˢ)`` over the ``mask [r, C]``; 0 for rows without any."""
-    return torch.where(mask.any(dim=1), softplus(log_sum_exp(scores, mask, weight)), 0.0)
+    return torch.where(any_in_row(mask), softplus(log_sum_exp(scores, mask, weight)), 0.0)
 
 
 def mean_over_positives(terms: Tensor, pairs: PairBlock, used: Tensor) -> Tensor:

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 
@@ -85,6 +91,20 @@ class CheckpointedModule(LightningModule):
         if not isinstance(data, MetricDataModule):
             raise TypeError(f"MetricLearner needs a MetricDataModule, got {type(data).__name__}")
         return data
+
+    def check_strategy(self) -> None:
+        """Refuse strategies that share out weights, or their checkpoints, in pieces over the processes.
+
+        Raises:
+            ValueError: names the strategy.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, (ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy)):
+            raise ValueError(
+                f"a run can't use {type(strategy).__name__}, which keeps weights or checkpoints in pieces on "
+                "several processes: evaluation, mining, resuming and model/ need them whole. Take strategy "
+                "ddp. To save memory, give the encoder an adapter, such as LoRA, or recompute: layers"
+            )
 
     def note_loss(self, loss: Loss | dict[str, Loss]) -> None:
         """Remember the options of the loss before a temperature is learned or loaded."""

@@ -123,7 +123,9 @@ class MetricLearner(EvaluatedModule):
         Raises:
             TypeError: if the loss needs one class for each item and the data have none.
             TypeError, ValueError: if a checkpoint of this learner could not be loaded.
+            ValueError: if the strategy keeps weights or checkpoints in pieces on several processes.
         """
+        self.check_strategy()
         data = self.data
         self.relations = data.relations
         self.labelled_relations: Relations | None = None

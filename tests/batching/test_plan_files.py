@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -86,6 +88,20 @@ def test_plans_of_old_epochs_are_removed_and_made_again_on_demand(tmp_path):
         "000000003-0.safetensors",
     ]
     assert rows(files.get(0, 0, lambda: plans[0])) == rows(plans[0])
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_without_room_for_files_each_process_makes_its_plans(tmp_path, monkeypatch, caplog, full):
+    if full:
+        error = SafetensorError("No space left on device")
+        monkeypatch.setattr("lit_metric.batching.plan_files.save_file", Mock(side_effect=error))
+    else:
+        (tmp_path / "plans").touch()  # so there can be no folder of this name
+    files = PlanFiles(tmp_path / "plans")
+    for epoch in range(2):
+        plan = PKPlanner(4, 3).plan(torch.arange(60), LABELS, 0, epoch)
+        assert rows(files.get(epoch, 0, lambda plan=plan: plan)) == rows(plan)
+    assert caplog.text.count("plans can't be shared") == 1
 
 
 def test_another_version_of_the_vectors_is_another_plan(tmp_path):

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import lit_metric
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
-from tests.small import Small, distance
+from tests.small import Small, distance, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -101,3 +103,43 @@ def test_evaluation_and_predictions(small: Small, tmp_path: Path, pool: RankPool
     np.testing.assert_allclose(shared, whole, atol=1e-6)
     assert len(shared) == 30
     assert not [*(tmp_path / "ranks").glob("predictions.shards")]
+
+
+def _sharded(root: Path, folder: Path) -> tuple[str, str]:
+    """Errors of a run that shards weights, and of saving a sharded encoder; rank zero saves it gathered."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    ranks.quiet()
+    small = Small(root)
+    strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
+    run = trainer(folder, **{**ranks.places(2), "strategy": strategy})
+    with pytest.raises(ValueError, match="several processes") as refused:
+        run.fit(small.learner(), small.data())
+    encoder: Any = small.learner().encoder
+    with torch.no_grad():
+        for value in encoder.parameters():
+            value.mul_(1.5)
+    for layer in encoder.backbone.model.encoder.layer:
+        fully_shard(layer)
+    fully_shard(encoder)
+    with pytest.raises(ValueError, match="several processes") as unsaved:
+        encoder.save(folder / "sharded")
+    whole = small.learner().encoder
+    whole.load_state_dict(get_model_state_dict(encoder, options=StateDictOptions(full_state_dict=True)))
+    if torch.distributed.get_rank() == 0:
+        whole.save(folder / "whole")
+    return str(refused.value), str(unsaved.value)
+
+
+def test_sharded_weights_are_refused_and_can_be_gathered(
+    small: Small, tmp_path: Path, pool: RankPool
+) -> None:
+    for refused, unsaved in pool.run(_sharded, small.root, tmp_path):
+        assert "can't use ModelParallelStrategy" in refused
+        assert "Take strategy ddp" in refused
+        assert "gather them by get_model_state_dict" in unsaved
+    assert not (tmp_path / "sharded").exists()
+    expected = {name: 1.5 * value for name, value in ranks.weights(small.learner().encoder).items()}
+    assert distance(ranks.weights(lit_metric.load(tmp_path / "whole")), expected) == 0

@@ -121,6 +121,11 @@ LEARN_FROM_ONE_KIND = (
     "distillation-cosine",
 )
 
+# They compare scores with a number, and not only with each other: the same bias of all pairs changes them.
+COMPARE_WITH_A_NUMBER = tuple(
+    name for name in LOSSES if name.startswith(("contrastive", "multi-similarity", "circle"))
+)
+
 
 class Labels:
     """Relations by equality of labels; an item is never its own positive, nor its own negative.

@@ -156,8 +156,8 @@ def test_proxies_are_those_of_the_classes_that_occur() -> None:
     assert loss.proxies.shape == (4 * 2, 3)
     assert list(loss.state_dict()) == ["proxies"]
     # Class 2 has the second place: only its two centres are of its kind.
-    _, _, pairs = loss.sides(torch.ones(1, 3), loss.proxies, loss.numbers[torch.tensor([2])])
-    assert pairs.rows(0, 1).positive.tolist() == [[False, False, True, True, False, False, False, False]]
+    _, centres, pairs = loss.sides(torch.ones(1, 3), loss.proxies, loss.numbers[torch.tensor([2])])
+    assert torch.equal(centres[pairs.rows(0, 1).positive[0]], loss.proxies[2:4])
 
 
 def test_setting_up_again_keeps_what_was_learned() -> None:

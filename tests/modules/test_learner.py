@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lit_metric import MetricLearner, Miner, Refresh, SetEncoder, TextEncoder
 from lit_metric.batching import BatchPlanner, NPairPlanner, Plan
@@ -280,3 +282,11 @@ def test_mining_changes_the_gradient(small: Small, tmp_path: Path) -> None:
         data = small.data(miner=miner, refresh=Refresh(mode="inline"))
         trainer(tmp_path, max_steps=2).fit(learner, data)
     assert distance(weights(learners[0]), weights(learners[1])) > 1e-5
+
+
+@pytest.mark.parametrize("kind", [ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy])
+def test_strategies_that_keep_weights_in_pieces_are_refused(small: Small, kind: type) -> None:
+    learner = small.learner()
+    learner._trainer = SimpleNamespace(strategy=kind.__new__(kind))  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=f"can't use {kind.__name__}.* recompute: layers"):
+        learner.setup("predict")
