@@ -234,8 +234,8 @@ class VectorLoss(Loss):
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²⁴ scores. A
-            larger batch is computed in blocks, whose scores are computed again in the backward pass, so that
-            memory is ``[block_rows, C]``.
+            larger batch is computed in blocks, and the scores of all but the last are computed again in the
+            backward pass, so that memory is ``[block_rows, C]``.
     """
 
     def __init__(self, distance: Distance, normalize: bool = False, block_rows: int = 1024) -> None:

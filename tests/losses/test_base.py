@@ -269,6 +269,23 @@ def test_a_loss_of_ones_own_is_a_method() -> None:
     )
 
 
+def test_all_blocks_but_the_last_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[float] = []
+    plain = Counting.parts
+
+    def counted(self: Counting, scores: Tensor, pairs: PairBlock) -> losses.Parts:
+        rows.append(round(scores[0, 0].item(), 4))
+        return plain(self, scores, pairs)
+
+    monkeypatch.setattr(Counting, "parts", counted)
+    anchors, candidates, pairs = random_batch()
+    loss = Counting("dot", block_rows=2).on_pairs(anchors.requires_grad_(), candidates, pairs)["loss"]
+    first, second, third = (round(anchors[row].dot(candidates[0]).item(), 4) for row in (0, 2, 4))
+    assert rows == [first, second, third]
+    loss.backward()
+    assert rows[3:] == [second, first]
+
+
 class Crossing(VectorLoss):
     """One that needs more than similarities: the mean square of what anchors and positives add up to."""
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from lit_metric.losses.scores import (
     DISTANCES,
     Distance,
+    log_sum_beside,
+    log_sum_exp,
     prepare,
     restore_near,
     safe_sqrt,
@@ -179,3 +181,41 @@ def test_one_side_in_double_precision_makes_both_so(distance: Distance) -> None:
     expected = score(anchors.double(), candidates.double(), distance)
     assert torch.equal(score(anchors.double(), candidates, distance), expected)
     assert torch.equal(score(anchors, candidates.double(), distance), expected)
+
+
+def test_a_sum_of_exponentials_beside_its_largest_term() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    mask = torch.rand(4, 6, generator=generator) > 0.4
+    mask[2] = False
+    weight = torch.rand(4, 6, generator=generator, dtype=torch.float64)
+    total, largest = log_sum_beside(scores, mask, weight)
+    for row in range(4):
+        terms = [
+            w * math.exp(s)
+            for s, w, held in zip(scores[row].tolist(), weight[row].tolist(), mask[row].tolist(), strict=True)
+            if held
+        ]
+        expected = (math.log(sum(terms)), math.log(max(terms))) if terms else (0.0, 0.0)
+        assert ((total + largest)[row].item(), largest[row].item()) == pytest.approx(expected, abs=1e-12)
+    assert torch.autograd.gradcheck(lambda s: log_sum_exp(s, mask, weight), (scores,))
+    assert not torch.autograd.grad(total.sum(), scores)[0][~mask].any()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_one_tensor_on_both_sides_has_the_gradient_of_two(distance: Distance) -> None:
+    given = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pull = torch.randn(5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    one = given.clone().requires_grad_()
+    first, second = (given.clone().requires_grad_() for _ in range(2))
+    (score(one, one, distance) * pull).sum().backward()
+    (score(first, second, distance) * pull).sum().backward()
+    torch.testing.assert_close(one.grad, first.grad + second.grad)
+
+
+def test_the_gradient_can_be_taken_twice_from_one_forward_pass() -> None:
+    vectors = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = log_sum_exp(score(vectors, vectors, "euclidean", True), ~torch.eye(4, dtype=torch.bool)).sum()
+    [once] = torch.autograd.grad(value, vectors, retain_graph=True)
+    [again] = torch.autograd.grad(value, vectors)
+    assert torch.equal(once, again)

@@ -42,7 +42,7 @@ def test_both_sides_take_turns_in_processes_of_their_own(
     assert {backbone for _, backbone in calls[6:]} == {"random"}
     assert (minilm["name"], modernbert["name"]) == ("lora-minilm", "lora-modernbert-100m")
     assert minilm["ratio"] == modernbert["ratio"] == 2.0
-    assert minilm["memory_mb"] == {"ours": 100.0, "peer": 400.0}
+    assert minilm["memory_mb"] == {"ours": 600.0, "peer": 900.0}
     assert minilm["rounds"] == {"ours": [64.0] * 3, "peer": [32.0] * 3}
 
 
