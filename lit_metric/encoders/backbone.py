@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.adapter import Adapter
 from lit_metric.encoders.adapter_source import Base, SavedAdapter, adapter_config
 from lit_metric.encoders.attention import PACKED
-from lit_metric.encoders.inference import HalfCopy, pieces
+from lit_metric.encoders.inference import HalfCopy, reentrant, run_pieces
 from lit_metric.encoders.packing import (
     Verdict,
     Way,
@@ -236,8 +237,10 @@ class Backbone(nn.Module):
             else None
         )
         with torch.autocast("cpu", enabled=False) if half is not None else nullcontext():
-            states = [self._states(half or model, piece) for piece in pieces(tokens)]
-        return Ragged(torch.cat(states), tokens.offsets)
+            # Autocast is on in one thread only.
+            at_once = self.packed and reentrant(model) and not torch.is_autocast_enabled("cpu")
+            states = run_pieces(partial(self._states, half or model), tokens, at_once)
+        return Ragged(states, tokens.offsets)
 
     def _states(self, model: PreTrainedModel, tokens: Ragged) -> Tensor:
         if self.way == "packed":

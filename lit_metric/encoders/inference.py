@@ -10,9 +10,11 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import os
 import platform
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -32,7 +34,15 @@ TOLERANCE = 6e-2
 
 SAMPLED = 16
 
+MOST_PIECES = 8
+"""Pieces that run at a time; more would wait for Python's lock."""
+
 Run = Callable[[PreTrainedModel, Ragged], Tensor]
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pools.clear)
 
 
 class PackedLinear(nn.Module):
@@ -161,14 +171,14 @@ def half_copy(model: PreTrainedModel) -> PreTrainedModel:
     return half
 
 
-def pieces(tokens: Ragged) -> list[Ragged]:
-    """The texts in order, cut into pieces of about :data:`TOKENS_AT_ONCE` tokens for each thread.
+def pieces(tokens: Ragged, threads: int) -> list[Ragged]:
+    """The texts in order, cut into pieces of about :data:`TOKENS_AT_ONCE` tokens for each of ``threads``.
 
     Example:
-        >>> [len(piece) for piece in pieces(Ragged.from_lists([[1], [2, 3]]))]
+        >>> [len(piece) for piece in pieces(Ragged.from_lists([[1], [2, 3]]), threads=1)]
         [2]
     """
-    limit = TOKENS_AT_ONCE * torch.get_num_threads()
+    limit = TOKENS_AT_ONCE * threads
     if len(tokens.values) <= limit:
         return [tokens]
     starts = tokens.offsets[:-1]
@@ -176,3 +186,58 @@ def pieces(tokens: Ragged) -> list[Ragged]:
     cuts = [*first.nonzero().squeeze(1).tolist(), len(tokens)]
     offsets = [tokens.offsets[begin : end + 1] for begin, end in itertools.pairwise(cuts)]
     return [Ragged(tokens.values[each[0] : each[-1]], each - each[0]) for each in offsets]
+
+
+def reentrant(model: PreTrainedModel) -> bool:
+    """Whether several threads may run a model at a time.
+
+    It must be a model of transformers, and not change itself, as one does whose rotary positions depend on
+    the longest text.
+    """
+    rotary = {str(getattr(module, "rope_type", "")) for module in model.modules()}
+    changing = any(kind in each for each in rotary for kind in ("dynamic", "longrope"))
+    return type(model).__module__.startswith("transformers.") and not changing
+
+
+def run_pieces(work: Callable[[Ragged], Tensor], tokens: Ragged, at_once: bool) -> Tensor:
+    """``work`` on the pieces of some texts, without gradient.
+
+    The threads of an operation wait for each other after it, those of different pieces never.
+
+    Args:
+        work: from texts to the states ``[T, h]`` of their tokens.
+        tokens: ``T`` in all.
+        at_once: run several pieces at a time, each on a share of the threads.
+
+    Returns:
+        ``[T, h]``.
+    """
+    threads = torch.get_num_threads()
+    count = min(threads, MOST_PIECES) if at_once else 1
+    parts = pieces(tokens, threads // count)
+    if len(parts) < 2 or count == 1:
+        return torch.cat([work(part) for part in pieces(tokens, threads)])
+    inference = torch.is_inference_mode_enabled()
+
+    def do(part: Ragged) -> Tensor:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(part)
+
+    with _lock:
+        if (threads, count) not in _pools:
+            _pools[threads, count] = _pool(threads, count)
+    return torch.cat([*_pools[threads, count].map(do, parts)])
+
+
+def _pool(threads: int, count: int) -> ThreadPoolExecutor:
+    """``count`` threads that share PyTorch's ``threads``."""
+    pool, together = ThreadPoolExecutor(count, "lit-metric"), threading.Barrier(count)
+
+    def start(_: int) -> None:
+        torch.get_num_threads()  # else the first operation of a new thread would undo what comes now
+        torch.set_num_threads(threads // count)
+        together.wait()
+
+    [*pool.map(start, range(count))]
+    torch.set_num_threads(threads)  # the number is that of a thread, but new threads begin with the latest
+    return pool

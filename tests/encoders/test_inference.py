@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import Backbone, TextEncoder, inference
-from lit_metric.encoders.inference import HalfCopy, PackedLinear, half_copy, pieces
+from lit_metric.encoders.inference import HalfCopy, PackedLinear, half_copy, pieces, reentrant, run_pieces
 from lit_metric.encoders.tokenizer import TextTokenizer
 from tests.encoders.models import PACKABLE, PADDED, UNPADDED, make
 from tests.encoders.sentences import SENTENCES
@@ -51,10 +52,10 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("longest", [2, 9, 3000])
 def test_pieces_hold_all_texts_in_order(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "TOKENS_AT_ONCE", 512 // torch.get_num_threads())
+    monkeypatch.setattr(inference, "TOKENS_AT_ONCE", 128)
     lengths = torch.randint(0, longest, (700,), generator=torch.Generator().manual_seed(1))
     tokens = Ragged.from_lengths(torch.arange(int(lengths.sum())), lengths)
-    parts = pieces(tokens)
+    parts = pieces(tokens, threads=4)
     assert [row for part in parts for row in part.tolist()] == tokens.tolist()
     assert (len(parts) > 1) == (len(tokens.values) > 512)
     # A piece goes on for at most one text behind the limit.
@@ -70,6 +71,62 @@ def test_pieces_change_no_states(family: str, monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(model(tokens).values, expected, rtol=0, atol=2e-5)
         assert model(Ragged.from_lists([])).values.shape == (0, 32)
         assert model(Ragged.from_lists([[], []])).values.shape == (0, 32)
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """Of PyTorch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield 4
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_pieces_run_at_once(family: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, model = some_texts(400), backbone(family)
+    expected = model(tokens).values
+    monkeypatch.setattr(inference, "TOKENS_AT_ONCE", 16)
+    with torch.inference_mode():
+        found = model(tokens).values
+    assert found.is_inference()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert reentrant(model.model) == (type(model.model).__module__.startswith("transformers."))
+
+
+def test_threads_of_pieces_share_those_of_pytorch(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(inference, "MOST_PIECES", 2)
+    seen: dict[int, tuple[int, bool, bool]] = {}
+    both = threading.Barrier(2)
+
+    def work(part: Ragged) -> Tensor:
+        seen[threading.get_ident()] = (
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+        )
+        both.wait(timeout=60)
+        return part.values[:, None].float()
+
+    tokens = Ragged.from_lists([[each] * 2 for each in range(6)])
+    with torch.no_grad():
+        assert run_pieces(work, tokens, at_once=True).flatten().tolist() == tokens.values.tolist()
+    assert [*seen.values()] == [(2, False, False)] * 2
+    assert threading.get_ident() not in seen
+    assert torch.get_num_threads() == threads
+    counts: list[int] = []
+    thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert counts == [threads]
+
+
+def test_a_model_that_changes_itself_runs_one_piece_after_the_other() -> None:
+    model = make("qwen3")
+    assert reentrant(model)
+    next(each for each in model.modules() if hasattr(each, "rope_type")).rope_type = "dynamic"
+    assert not reentrant(model)
 
 
 @in_hardware
@@ -144,7 +201,7 @@ def test_the_copy_follows_a_model_that_moves_and_loads() -> None:
 def test_threads_share_one_copy_and_none_uses_it_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, model = some_texts(), backbone("bert")
     expected = model(tokens).values.detach()
-    made, together = [], Barrier(4)
+    made, together = [], threading.Barrier(4)
 
     def wrong(given: nn.Module) -> nn.Module:
         made.append(half_copy(given))  # type: ignore[arg-type]
