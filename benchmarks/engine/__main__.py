@@ -11,6 +11,7 @@
 - ``memory``: memory and time of large batches, beside steps that keep all and beside the peer's cached loss;
 - ``lora``: a training step with LoRA beside one of all parameters, its time and memory;
 - ``job``: peak memory of ``lit-metric encode`` while rows grow;
+- ``disk``: time and memory of reading, tokenising and planning many rows;
 - ``active``: what it would save to differentiate only the texts that a hinge loss has a gradient for;
 - ``quality``: scores after 300 s of training on Banking77, every setting chosen on validation. It takes
   hours, so it runs only where ``--only`` names it.
@@ -46,6 +47,7 @@ MODULES = (
     "memory",
     "lora",
     "job",
+    "disk",
     "active",
     "quality",
 )

@@ -62,13 +62,11 @@ class Shards:
             FileExistsError: the folder holds something else, or shards of another job.
         """
         there = job_in(self.folder)
-        if (
-            there is None
-            and self.folder.exists()
-            and (not self.folder.is_dir() or any(self.folder.iterdir()))
-        ):
-            raise FileExistsError(f"{self.folder} exists already and holds no shards; name another folder")
-        if there is not None and there != self.job:
+        if there is None:
+            if self.folder.exists() and not self._is_empty():
+                raise FileExistsError(f"{self.folder} exists already and has no shards; name another folder")
+            shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
+        elif there != self.job:
             names = [name for name in {**self.job, **there} if self.job.get(name) != there.get(name)]
             found = f"{self.folder} holds shards of another job, which differs in {listed(names)}"
             if not anew:
@@ -93,6 +91,10 @@ class Shards:
                 self._record(number, digest)
             manifest.unlink(missing_ok=True)
         return missing
+
+    def _is_empty(self) -> bool:
+        """Whether the folder holds nothing, or what a call left that was killed before its first shard."""
+        return self.folder.is_dir() and all(path.name == RECORDS for path in self.folder.iterdir())
 
     def write(self, number: int, write: Callable[[Path], Any]) -> None:
         """Make a shard: ``write`` gets the path of its file."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 Recompute = Literal["none", "chunks", "layers"]
 
 TOKENS_IN_MEMORY = 4096
-"""Tokens whose activations are held at once under ``recompute: chunks``, if nothing else is said."""
+"""Tokens whose activations are held at once under ``recompute: chunks``, by default."""
 
 
 def tokens_in_memory(recompute: Recompute, given: int | None) -> int:

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lit_metric.configurable import Configurable
 from lit_metric.losses.gather import gather_ids, gather_with_grad, rows_before, sum_over_ranks, world_size
-from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs
+from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs, any_in_row
 from lit_metric.losses.scores import BLOCK_SCORES, DISTANCES, Distance, prepare, similarity
 from lit_metric.renamed import refuse_old_hooks
 
@@ -111,7 +111,7 @@ def over_positive_pairs(
         pairs: masks ``[r, C]``.
         of_pairs: takes the rows and the columns of k positive pairs, two ``[k]`` int64; k may be 0.
     """
-    row, column = (pairs.positive & pairs.negative.any(dim=1, keepdim=True)).nonzero(as_tuple=True)
+    row, column = (pairs.positive & any_in_row(pairs.negative)[:, None]).nonzero(as_tuple=True)
     at_a_time = max(len(pairs.positive), 1)
     if len(row) <= at_a_time:
         return of_pairs(row, column)

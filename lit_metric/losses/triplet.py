@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, over_positive_pairs, share
-from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.pairs import PairBlock, any_in_row
 from lit_metric.losses.scores import Distance, softplus
 
 Margin = float | Literal["soft"]
@@ -115,7 +115,7 @@ class TripletLoss(MetricLoss):
 
         Where there is none, the least similar negative: TensorFlow's rule, which keeps a collapse visible.
         """
-        used = pairs.positive & pairs.negative.any(dim=1, keepdim=True)
+        used = pairs.positive & any_in_row(pairs.negative)[:, None]
         keys, order = self._closest_first(scores, pairs.negative)
         place = torch.searchsorted(keys, -scores.detach(), right=True)
         further = place < pairs.negative.sum(dim=1, keepdim=True)

@@ -212,7 +212,7 @@ def test_another_job_is_refused_in_a_folder_and_starts_a_file_anew(
     encode(str(tmp_path / "moved"), source, out, shard_rows=9)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no shards"):
+    with pytest.raises(FileExistsError, match="has no shards"):
         encode(texts[1], source, str(tmp_path / "full"))
     with pytest.raises(ValueError, match="--shard_rows 0: at least 1 is needed"):
         encode(texts[1], source, out, shard_rows=0)
@@ -223,6 +223,16 @@ def test_another_job_is_refused_in_a_folder_and_starts_a_file_anew(
     encode(texts[1], source, str(tmp_path / "a.npy"), shard_rows=9)
     assert "started anew" in caplog.text
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), texts[0].encode(WORDS), atol=1e-5)
+
+
+def test_a_call_that_was_killed_at_its_start_may_be_repeated(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "out", {"model": "a"}, 2, ".npy")
+    records = tmp_path / "out" / ".job"
+    records.mkdir(parents=True)
+    (records / ".job.json.1.tmp").write_text("{")
+    (records / "00000.json").write_text('{"sha256": "of another job"}')
+    assert shards.start() == [0, 1]
+    assert [path.name for path in records.iterdir()] == ["job.json"]
 
 
 def start(folder: Path, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
