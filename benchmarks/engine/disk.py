@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.engine import memory
 from benchmarks.engine.job import MODEL, WORDS
 from benchmarks.engine.measures import OURS, growth, measured
-from benchmarks.engine.memory import peak
 from lit_metric.batching import PairPlanner
 from lit_metric.data import PairRelations
 from lit_metric.datamodule import MetricDataModule
@@ -56,6 +56,17 @@ def write_rows(path: Path, count: int) -> None:
             texts = [f"{' '.join(each)} {row}" for each, row in zip(words, rows, strict=True)]
             labels = [f"class {row % max(2, count // CLASS)}" for row in rows]
             file.write_table(pa.table([texts, labels], schema=schema))
+
+
+def peak() -> float:
+    """The most memory that this process has held, in MB.
+
+    On Linux ``ru_maxrss`` would count what the process that started this one held then.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:")]
+    return found[0] if found else memory.peak()
 
 
 def read(path: Path) -> dict[str, float]:
