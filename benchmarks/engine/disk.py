@@ -58,45 +58,34 @@ def write_rows(path: Path, count: int) -> None:
             file.write_table(pa.table([texts, labels], schema=schema))
 
 
-def peak() -> float:
-    """The most memory that this process has held, in MB.
-
-    On Linux ``ru_maxrss`` would count what the process that started this one held then.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    found = [int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:")]
-    return found[0] if found else memory.peak()
-
-
 def read(path: Path) -> dict[str, float]:
     """Seconds and peak MB of reading and tokenising the rows of a file, in this process."""
     tokenizer = TextTokenizer(AutoTokenizer.from_pretrained(locate(MODEL)), max_length=64)
     with tempfile.TemporaryDirectory() as cache:
         data = MetricDataModule(str(path), cache_dir=cache)
-        before, begin = peak(), time.perf_counter()
+        before, begin = memory.peak(), time.perf_counter()
         data.read()
-        middle, after_reading = time.perf_counter(), peak()
+        middle, after_reading = time.perf_counter(), memory.peak()
         data.prepare(tokenizer, progress=False)
         return {
             "read_seconds": middle - begin,
             "tokenize_seconds": time.perf_counter() - middle,
             "read_mb": after_reading - before,
-            "peak_mb": peak() - before,
+            "peak_mb": memory.peak() - before,
         }
 
 
 def plan(count: int) -> dict[str, float]:
     """Seconds and peak MB of the relations of ``count`` pairs and of a plan, in this process."""
     anchors = torch.arange(count)
-    before, begin = peak(), time.perf_counter()
+    before, begin = memory.peak(), time.perf_counter()
     relations = PairRelations(anchors, count + anchors // 2, None, torch.arange(2 * count))
     middle = time.perf_counter()
     found = PairPlanner(BATCH).plan(anchors, relations, seed=0, epoch=0)
     return {
         "relations_seconds": middle - begin,
         "plan_seconds": time.perf_counter() - middle,
-        "peak_mb": peak() - before,
+        "peak_mb": memory.peak() - before,
         "placed": len(found.anchors.values),
     }
 

@@ -26,14 +26,14 @@ WORDS = [
 ]
 # fmt: on
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
+from benchmarks.engine.memory import peak
 from lit_metric.commands.encode import encode
 
 begin = time.perf_counter()
 encode(sys.argv[1], sys.argv[2], sys.argv[3], precision=sys.argv[4], shard_rows=int(sys.argv[5]))
 seconds = time.perf_counter() - begin
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+print(json.dumps({"seconds": seconds, "peak_bytes": peak() * 2**20}))
 """
 
 
