@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -31,3 +32,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
 
     with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:
         yield pool
+
+
+@pytest.fixture(autouse=True)
+def levels_of_loggers() -> Iterator[None]:
+    """Benchmarks and commands that run in the process of the tests silence loggers."""
+    loggers = [logging.getLogger(name) for name in ("lit_metric", "lightning.pytorch", "root")]
+    before = [each.level for each in loggers]
+    yield
+    for each, level in zip(loggers, before, strict=True):
+        each.setLevel(level)

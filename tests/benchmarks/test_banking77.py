@@ -236,7 +236,7 @@ def test_the_peers_batches_are_those_that_were_drawn() -> None:
     data, loss, sampler, count = peer.ready("batch-hard", model, texts, labels, batch_size=8, steps=5, seed=0)
     assert (sampler, count, type(loss).__name__) == ("group_by_label", 8, "BatchHardSoftMarginTripletLoss")
     assert [sorted(set(labels))[number] for number in data["label"][:]] == labels
-    with pytest.raises(ValueError, match="recipe is 'softmax'; choose one of batch-hard, ranking"):
+    with pytest.raises(ValueError, match="recipe is 'softmax'; choose one of batch-hard, batch-all, ranking"):
         peer.ready("softmax", model, texts, labels, 8, 5, 0)
 
 
