@@ -143,7 +143,7 @@ def in_turns(
 
 
 def counted(work: Callable[[], Any], texts: int) -> Callable[[], int]:
-    """``work``, which then says that it was on so many texts."""
+    """``work``, which then says that it was on this many texts."""
 
     def do() -> int:
         work()

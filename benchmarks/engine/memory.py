@@ -55,7 +55,7 @@ def texts(count: int) -> list[str]:
 
 
 def our_step(pairs: int, options: dict[str, Any]) -> Step:
-    """A training step on so many pairs; ``options`` are of the encoder, which is MiniLM by default."""
+    """A training step on this many pairs; ``options`` are of the encoder, which is MiniLM by default."""
     encoder = TextEncoder(**{"backbone": BACKBONE, **options}).train()
     loss, optimizer, both = InfoNCELoss(TEMPERATURE), adamw(encoder), texts(2 * pairs)
 

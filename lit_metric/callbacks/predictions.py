@@ -111,12 +111,7 @@ class WriteEmbeddings(BasePredictionWriter):
             return
         ids = torch.cat([kept["ids"] for kept in self._kept])
         vectors = torch.cat([kept["embeddings"] for kept in self._kept])[ids.argsort()].numpy()
-
-        def save(path: Path) -> None:
-            with path.open("wb") as file:
-                np.save(file, vectors, allow_pickle=False)
-
-        self._shards.write(number, save)
+        self._shards.write_array(number, vectors)
         self._blocks.popleft()
         self._kept = []
         self._done, self._left = self._done + len(block), self._left - len(block)

@@ -290,7 +290,7 @@ class _Job:
         if self.ending == ".npy":
             whole = np.full((len(table), vectors.shape[1]), np.nan, np.float32)
             whole[read.rows] = vectors
-            shards.write(number, lambda path: _save(path, whole))
+            shards.write_array(number, whole)
             return
         there = read.columns()
         columns: dict[str, Any] = {name: there.get(name, [None] * len(read)) for name in survey.columns}
@@ -325,11 +325,6 @@ class _Job:
                             np.lib.format.read_magic(shard)
                             np.lib.format.read_array_header_1_0(shard)
                         shutil.copyfileobj(shard, file, 1 << 20)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _common(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:

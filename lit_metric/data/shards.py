@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lit_metric.data.errors import listed
 from lit_metric.store import FORMAT, MANIFEST, replacing, sha256, write_json
 
@@ -102,6 +105,15 @@ class Shards:
         with replacing(path) as unfinished:
             write(unfinished)
         self._record(number, sha256(path))
+
+    def write_array(self, number: int, array: NDArray[Any]) -> None:
+        """Make a shard of an array, in NumPy's format."""
+
+        def save(path: Path) -> None:
+            with path.open("wb") as file:  # by its name, NumPy would add an ending
+                np.save(file, array, allow_pickle=False)
+
+        self.write(number, save)
 
     def missing(self) -> list[int]:
         """The shards that are not recorded."""
