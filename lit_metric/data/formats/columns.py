@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lit_metric.data.errors import Problems, listed, listed_rows
 from lit_metric.data.items import surrogate_at
-from lit_metric.data.table import Table
+from lit_metric.data.progress import track
+from lit_metric.data.table import ROWS_AT_ONCE, Table
 from lit_metric.data.texts import Integers, Texts, TextWriter, distinct
 
 logger = logging.getLogger(__name__)
@@ -139,8 +140,9 @@ class Columns:
 
     def _checked(self, column: str, check: Callable[[Any], Checked]) -> Iterator[Any]:
         """The result of ``check`` for each value; None for rows that could not be read at all."""
-        broken = self.table.broken
-        for row, value in enumerate(chain.from_iterable(self.table.blocks(column))):
+        broken, what = self.table.broken, f"reading column {column!r} of {self.table.name}"
+        blocks = track(self.table.blocks(column), what, "block", len(self.table) > ROWS_AT_ONCE)
+        for row, value in enumerate(chain.from_iterable(blocks)):
             result: Any = None
             if row not in broken:
                 result, problem = check(value)
@@ -220,6 +222,8 @@ def _type_problem(value: Any, expected: str, remedy: str) -> Problem:
 
 def text_problem(value: Any) -> Problem | None:
     """The problem of a value that is no text, or holds half a character or a byte that is no UTF-8."""
+    if isinstance(value, str) and value.isascii() and value.strip():
+        return None  # the usual case takes no time
     if missing(value):
         return "no text", FILL
     if not isinstance(value, str):
