@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from lit_metric.hub import export as write
-from lit_metric.hub import load
+from lit_metric.hub import load, write_card
+from lit_metric.hub.card import run_of
+from lit_metric.hub.pushing import check_name
+from lit_metric.hub.pushing import push as upload
 
 log = logging.getLogger(__name__)
 
@@ -18,44 +21,50 @@ def export(
     format: Literal["sentence-transformers", "lit-metric"] | None = None,
     merge: bool = True,
     trust_remote_code: bool = False,
+    push: str | None = None,
+    private: bool = False,
 ) -> None:
-    """Write a folder that sentence-transformers and Hugging Face load, or one for lit_metric.load.
+    """Write a folder that sentence-transformers loads, with a model card, and compare its vectors.
 
     Args:
         model: run folder, checkpoint, saved encoder, model folder, or hub id.
         output: folder to write; must be new or empty.
-        format: of the folder. sentence-transformers has no counterpart of encoders of sets, attention pooling
-            and replacements, so these get that of lit-metric if none is named.
+        format: of the folder; sentence-transformers unless --merge is false. Attention pooling, replacements
+            and encoders of sets carry a file of modules, which sentence-transformers runs with
+            trust_remote_code=True. lit-metric writes a folder for lit_metric.load, which also holds encoders
+            of classes of your own.
         merge: work adapters into the weights of their base models. Without, a folder in the format of
             lit-metric holds the adapters and names their bases.
         trust_remote_code: allow classes outside lit_metric and transformers.
+        push: upload it to the Hugging Face hub as OWNER/NAME.
+        private: make a new model on the hub private.
 
     Raises:
-        ValueError: when the folder holds something, sentence-transformers is named and has no modules for
-            the encoder, or an adapter can't be merged.
+        ValueError: when the folder holds something, the encoder can't be carried to the format, its vectors
+            differ there, or an adapter can't be merged.
 
     Example:
         lit-metric export --model runs/triplet --output my-encoder
     """
-    encoder = load(model, trust_remote_code)
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
-    if not merge:
-        if format == "sentence-transformers":
-            raise ValueError("folders for sentence-transformers are merged: take --format lit-metric")
-        format = "lit-metric"
-    if format != "lit-metric":
-        try:
-            write(encoder, folder)
-        except ValueError as error:
-            if format is not None:
-                raise
-            log.info("Written in the format of lit-metric: %s", str(error).partition(": keep")[0])
-        else:
-            folders = [folder / "query", folder / "document"] if (folder / "query").is_dir() else [folder]
-            calls = " and ".join(f'SentenceTransformer("{each}")' for each in folders)
-            log.info("Wrote %s; use it with %s", folder, calls)
-            return
-    encoder.save(folder, merge=merge)
-    log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)
+    if not merge and format == "sentence-transformers":
+        raise ValueError("folders for sentence-transformers are merged: take --format lit-metric")
+    format = format or ("sentence-transformers" if merge else "lit-metric")
+    if private and push is None:
+        raise ValueError("--private is for a model that is uploaded: add --push OWNER/NAME")
+    if push is not None:
+        check_name(push)
+    encoder = load(model, trust_remote_code)
+    if format == "lit-metric":
+        encoder.save(folder, merge=merge)
+        log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)
+    else:
+        check = write(encoder, folder, card=False)
+        write_card(folder, encoder, [check], run_of(model), push)
+        code = ", trust_remote_code=True" if (folder / "lit_metric_modules.py").is_file() else ""
+        log.info('Wrote %s; use it with SentenceTransformer("%s"%s)', folder, folder, code)
+        log.info("%s", check)
+    if push is not None:
+        log.info("Uploaded it: %s", upload(folder, push, private))
