@@ -20,11 +20,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from lit_metric.data.progress import stage
 from lit_metric.encoders import Encoder, SetEncoder, StaticEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.packing import attention, evaluating
-from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY
 from lit_metric.hub.agreement import NEIGHBOURS, neighbour_recall, random_items
 from lit_metric.hub.graphs import POOLINGS, SetGraph, TextGraph
+from lit_metric.hub.loading import TOWERS
 from lit_metric.store import write_json
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ OnnxPrecision = Literal["float32", "int8", "both"]
 
 TEXT, TEXT_INT8, SET = "text.onnx", "text-int8.onnx", "set.onnx"
 RUNNER = "run_onnx.py"
-TOWERS = (QUERY, DOCUMENT_NAMES[0])
 
 OPSET = 17
 
@@ -47,7 +47,7 @@ MIN_RECALL = 0.8
 """Recall@10 below which an int8 graph is of no use."""
 
 SAMPLE = 1000
-"""Items with which int8 is compared; float32 gets by with a few of them, as each has to agree."""
+"""Items with which int8 is compared. For float32 a few of them do, as each has to agree."""
 FEW = 64
 
 
@@ -129,12 +129,15 @@ def export_onnx(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         written = Path(scratch, "onnx")
         for name, tower in towers.items():
-            _write(tower, written / name, name, precision)
+            which = f"the {name} tower" if name else "the encoder"
+            with stage(f"writing {which} as a graph"):
+                _write(tower, written / name, name, precision)
             kind = (list, tuple) if isinstance(tower, SetEncoder) else str
             items = list(sample or [])[:SAMPLE]
             if not items or not isinstance(items[0], kind):
                 items = random_items(tower, SAMPLE)
-            checks.append(_check(tower, written / name, folder / name, name, items, precision))
+            with stage(f"comparing the graph of {which}"):
+                checks.append(_check(tower, written / name, folder / name, name, items, precision))
         shutil.copyfile(Path(__file__).with_name(RUNNER), written / RUNNER)
         if folder.exists():
             folder.rmdir()
@@ -184,7 +187,7 @@ def _write(encoder: Encoder, folder: Path, role: str, precision: OnnxPrecision) 
     with evaluating(encoder):
         _write_text(encoder, text, folder / TEXT, "prompt_tokens" in settings["roles"][""])
         if isinstance(encoder, SetEncoder):
-            inputs = {"vectors": torch.randn(2, 3, text.dimension), "weights": torch.ones(2, 3)}
+            inputs = {"vectors": torch.ones(2, 3, text.dimension), "weights": torch.ones(2, 3)}
             inputs["weights"][1, 2] = 0
             _trace(SetGraph(encoder), inputs, folder / SET)
     if precision != "float32":
@@ -241,12 +244,15 @@ def _trace(graph: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     for name, value in inputs.items():
         if value.dim() == 1:
             axes[name] = {0: "items"}
+    large = sum(value.numel() * value.element_size() for value in graph.state_dict().values()) > EXTERNAL
+    target = path.parent / "pieces" / path.name if large else path
+    target.parent.mkdir(exist_ok=True)
     try:
         with torch.no_grad(), _quiet():
             torch.onnx.export(
                 graph.eval(),
                 tuple(inputs.values()),
-                str(path),
+                str(target),
                 input_names=[*inputs],
                 output_names=["embeddings"],
                 dynamic_axes=axes,
@@ -259,18 +265,12 @@ def _trace(graph: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
         raise ValueError(
             f"torch.onnx can't export {kind}: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
         ) from error
-    if sum(value.numel() * value.element_size() for value in graph.state_dict().values()) > EXTERNAL:
-        _gather_weights(path)
-
-
-def _gather_weights(path: Path) -> None:
-    """Put the weights of a graph, which PyTorch wrote into a file each, into one file beside it."""
-    onnx = _module("onnx")
-    model = onnx.load(str(path))
-    for each in path.parent.iterdir():
-        each.unlink()
-    data = f"{path.name}.data"
-    onnx.save_model(model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data)
+    if large:  # PyTorch has written a file for each weight; they go into one
+        onnx = _module("onnx")
+        model = onnx.load(str(target))
+        shutil.rmtree(target.parent)
+        options = {"save_as_external_data": True, "all_tensors_to_one_file": True}
+        onnx.save_model(model, str(path), location=f"{path.name}.data", **options)
 
 
 @contextmanager
@@ -315,8 +315,8 @@ def _check(
 
     settings = json.loads((written / "settings.json").read_text(encoding="utf-8"))
     graph, apart = OnnxEncoder(written), []
+    few = [*random_items(encoder, FEW), *items[:FEW]]
     for name in settings["roles"]:
-        few = items[:FEW]
         expected = encoder.encode(few, role=name or role or None)
         length = np.linalg.norm(expected, axis=1).mean() or 1.0
         apart.append(np.abs(graph.encode(few, name) - expected).max(initial=0) / length)

@@ -29,16 +29,21 @@ class OnnxEncoder:
         folder: with graphs, ``tokenizer.json`` and ``settings.json``; of two towers, that of one of them.
         precision: "float32" or "int8".
         batch: texts that run together.
+        threads: of ONNX Runtime; 0 means one for each core.
     """
 
-    def __init__(self, folder: str | Path, precision: str = "float32", batch: int = 32) -> None:
+    def __init__(
+        self, folder: str | Path, precision: str = "float32", batch: int = 32, threads: int = 0
+    ) -> None:
         folder, self.batch = Path(folder), batch
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         self.settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.text: Any = onnxruntime.InferenceSession(str(folder / GRAPHS[precision]))
+        self.text: Any = onnxruntime.InferenceSession(str(folder / GRAPHS[precision]), options)
         self.set: Any = None
         if self.settings["sets"]:
-            self.set = onnxruntime.InferenceSession(str(folder / "set.onnx"))
+            self.set = onnxruntime.InferenceSession(str(folder / "set.onnx"), options)
 
     def encode(self, items: Sequence[Any], role: str = "") -> np.ndarray:
         """Texts to float32 ``[n, dimension]``; a set is a list of texts, or they are joined by " | "."""
