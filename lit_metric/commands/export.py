@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from lit_metric.commands.items import RoleEncoder
+from lit_metric.encoders.recipe import EXPORTED
+from lit_metric.encoders.tokenizer import QUERY
+from lit_metric.hub import Check, export_onnx, load, write_card
 from lit_metric.hub import export as write
-from lit_metric.hub import load, write_card
 from lit_metric.hub.card import run_of
+from lit_metric.hub.onnx import OnnxCheck, OnnxPrecision
 from lit_metric.hub.pushing import check_name
 from lit_metric.hub.pushing import push as upload
 
@@ -20,6 +25,8 @@ def export(
     output: str,
     format: Literal["sentence-transformers", "lit-metric"] | None = None,
     merge: bool = True,
+    onnx: OnnxPrecision | None = None,
+    sample: str | None = None,
     trust_remote_code: bool = False,
     push: str | None = None,
     private: bool = False,
@@ -35,6 +42,9 @@ def export(
             of classes of your own.
         merge: work adapters into the weights of their base models. Without, a folder in the format of
             lit-metric holds the adapters and names their bases.
+        onnx: graphs for ONNX Runtime to write into the folder onnx: float32, int8 or both; see docs/onnx.md.
+        sample: file of items like those that will be encoded, with which int8 is compared; random texts of
+            the vocabulary if none is named.
         trust_remote_code: allow classes outside lit_metric and transformers.
         push: upload it to the Hugging Face hub as OWNER/NAME.
         private: make a new model on the hub private.
@@ -44,7 +54,7 @@ def export(
             differ there, or an adapter can't be merged.
 
     Example:
-        lit-metric export --model runs/triplet --output my-encoder
+        lit-metric export --model runs/triplet --output my-encoder --onnx both
     """
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -52,19 +62,29 @@ def export(
     if not merge and format == "sentence-transformers":
         raise ValueError("folders for sentence-transformers are merged: take --format lit-metric")
     format = format or ("sentence-transformers" if merge else "lit-metric")
+    if sample is not None and onnx is None:
+        raise ValueError("--sample is for ONNX graphs: name them by --onnx float32, int8 or both")
     if private and push is None:
         raise ValueError("--private is for a model that is uploaded: add --push OWNER/NAME")
     if push is not None:
         check_name(push)
     encoder = load(model, trust_remote_code)
+    items = None if sample is None else RoleEncoder(encoder, None, "--role", QUERY).read(sample).inputs()
+    checks: list[Check | OnnxCheck] = []
     if format == "lit-metric":
         encoder.save(folder, merge=merge)
         log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)
     else:
-        check = write(encoder, folder, card=False)
-        write_card(folder, encoder, [check], run_of(model), push)
-        code = ", trust_remote_code=True" if (folder / "lit_metric_modules.py").is_file() else ""
+        checks.append(write(encoder, folder, card=False))
+        code = ", trust_remote_code=True" if (folder / f"{EXPORTED}.py").is_file() else ""
         log.info('Wrote %s; use it with SentenceTransformer("%s"%s)', folder, folder, code)
-        log.info("%s", check)
+        log.info("%s", checks[0])
+    try:
+        for check in export_onnx(encoder, folder / "onnx", onnx, items) if onnx is not None else ():
+            log.info("Wrote %s", check)
+            checks.append(replace(check, folder=check.folder.relative_to(folder)))
+    finally:  # also of a model without graphs
+        if format != "lit-metric":
+            write_card(folder, encoder, checks, run_of(model), push)
     if push is not None:
         log.info("Uploaded it: %s", upload(folder, push, private))

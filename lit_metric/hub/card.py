@@ -16,6 +16,7 @@ from lit_metric.encoders import Encoder, SetEncoder, TextEncoder, TwoTowerEncode
 from lit_metric.encoders.pretrained import HUB_ID
 from lit_metric.encoders.recipe import EXPORTED
 from lit_metric.hub.check import Check
+from lit_metric.hub.onnx import RUNNER, OnnxCheck
 from lit_metric.store import PACKAGE
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def run_of(model: str | Path) -> Path | None:
 def write_card(
     folder: Path,
     encoder: Encoder,
-    checks: Sequence[Check],
+    checks: Sequence[Check | OnnxCheck],
     run: str | Path | None = None,
     name: str | None = None,
 ) -> None:
@@ -72,7 +73,9 @@ def write_card(
         log.warning("The model card could not be written (%s: %s)", type(error).__name__, error)
 
 
-def card(name: str, folder: Path, encoder: Encoder, checks: Sequence[Check], run: Path | None) -> str:
+def card(
+    name: str, folder: Path, encoder: Encoder, checks: Sequence[Check | OnnxCheck], run: Path | None
+) -> str:
     """The text of a model card; see :func:`write_card`."""
     config = _read(run, "config.yaml")
     report = _read(run, "metrics.json")
@@ -200,6 +203,13 @@ def _usage(name: str, folder: Path, encoder: Encoder) -> str:
         )
     parts.append(f"In Python, with lit-metric:\n\n{fenced(chr(10).join(own), 'python')}")
     parts.append(f"On the command line, with lit-metric:\n\n{fenced(command, 'sh')}")
+    if graphs := sorted(path.parent.relative_to(folder) for path in folder.glob(f"onnx/**/{RUNNER}")):
+        lines = [f"from {RUNNER.removesuffix('.py')} import OnnxEncoder", ""]
+        lines.append(f'vectors = OnnxEncoder("{graphs[0].as_posix()}").encode([{item}])')
+        parts.append(
+            f"Without PyTorch, by onnxruntime, tokenizers, numpy and `{RUNNER}` beside the graphs:\n\n"
+            + fenced("\n".join(lines), "python")
+        )
     return "\n\n".join(parts)
 
 

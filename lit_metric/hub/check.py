@@ -14,8 +14,12 @@ import torch
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.pretrained import quietly
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY
+from lit_metric.hub.agreement import random_items
 
 TOLERANCE = 1e-5
+
+RANDOM = 24
+"""Random items to compare with, besides :data:`TEXTS`."""
 
 TEXTS = [
     "My card has not arrived yet.",
@@ -52,15 +56,18 @@ class Check:
         return f"{self.form}: largest difference {self.difference:.1e} on {self.items} texts"
 
 
-def sample_items(encoder: Encoder, texts: Sequence[str] = TEXTS) -> list[Any]:
-    """Items of the kind that an encoder takes, made of ``texts``: the texts, or sets of 0 to 4 of them."""
+def sample_items(encoder: Encoder) -> list[Any]:
+    """Items of the kind that an encoder of one tower takes: some of :data:`TEXTS`, and random ones of its
+    vocabulary."""
+    random = random_items(encoder, RANDOM)
     if not isinstance(encoder, SetEncoder):
-        return list(texts)
+        return [*TEXTS, *random]
     sizes = [0, 1, 2, 4, 3]
-    return [
-        [texts[(place + step) % len(texts)] for step in range(sizes[place % len(sizes)])]
-        for place in range(len(texts))
+    sets = [
+        [TEXTS[(place + step) % len(TEXTS)] for step in range(sizes[place % len(sizes)])]
+        for place in range(len(TEXTS))
     ]
+    return [*sets, *random]
 
 
 def compare(encoder: Encoder, folder: Path, sample: Sequence[Any] | None = None) -> Check:
