@@ -171,9 +171,9 @@ class JudgedData:
         ends = np.cumsum(lengths).tolist()
         spans = [slice(*each) for each in itertools.pairwise(ends)]
         for number, (span, (_, is_anchor)) in enumerate(zip(spans, texts.values(), strict=True), start=1):
-            anchors = is_anchor.numpy()
-            homes[span] = number if self.corpus is None else np.where(anchors, number, 0)
-            roles[span][anchors] = 0
+            marks = is_anchor.numpy()
+            homes[span] = number if self.corpus is None else np.where(marks, number, 0)
+            roles[span][marks] = 0
         first, found = distinct(self.texts, self._known(), places, homes, roles)
         numbers = torch.from_numpy(found)
         self._places, self._homes, self._roles = places[first], homes[first], roles[first]
