@@ -278,6 +278,9 @@ def test_half_precision_is_written_in_float32_beside_a_copy_of_the_runner(
     source = Path(onnx.__file__).with_name("run_onnx.py").read_text(encoding="utf-8")
     assert (tmp_path / "run_onnx.py").read_text(encoding="utf-8") == source
     assert json.loads((tmp_path / "settings.json").read_text())["special_tokens"] is False
+    assert OnnxEncoder(tmp_path).encode([]).shape == (0, 32)
+    with pytest.raises(TypeError, match="put it into a list"):
+        OnnxEncoder(tmp_path).encode("w5")
 
 
 def test_the_command_writes_graphs_beside_the_folder(
