@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
-from lit_metric.losses.scores import Distance, log_sum_beside, softplus
+from lit_metric.losses.parts import Parts, masked_mean
+from lit_metric.losses.scores import Distance, log_one_plus_ratio
 from lit_metric.losses.temperature import TemperatureLoss
 
 
-def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
-    """``−log( Σ_p e^{l_p} / Σ_j e^{l_j} )``, p over an anchor's positives and j over positives and negatives.
+def nca(scores: Tensor, pairs: PairBlock, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """``−log( Σ_p e^{l_p} / Σ_j e^{l_j} )``, p over an anchor's positives and j over positives and negatives,
+    with l the scores times ``scale``.
 
     It is the negative logarithm of the probability that a neighbour sampled by its exponential is a positive.
 
@@ -21,8 +21,9 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
     "Analyzing and Improving Representations with the Soft Nearest Neighbor Loss", ICML 2019, eq. 1.
 
     Args:
-        logits: ``[r, C]`` scores divided by the temperature.
+        scores: ``[r, C]``.
         pairs: masks ``[r, C]``. A weight multiplies its pair's exponential, in numerator and denominator.
+        scale: above 0, one over the temperature.
 
     Returns:
         ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
@@ -32,11 +33,7 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
         >>> nca(torch.zeros(1, 3), pairs)[0].exp()
         tensor([1.5000])
     """
-    used = pairs.usable
-    positives, closest = log_sum_beside(logits, pairs.positive, pairs.weight)
-    negatives, nearest = log_sum_beside(logits, pairs.negative, pairs.weight)
-    # log(1 + Σ_n / Σ_p): −log of the quotient itself would cancel where the loss is small.
-    return torch.where(used, softplus(negatives - positives + (nearest - closest)), 0.0), used
+    return log_one_plus_ratio(scores, pairs.positive, pairs.negative, pairs.weight, scale), pairs.usable
 
 
 class NCALoss(TemperatureLoss):
@@ -79,4 +76,6 @@ class NCALoss(TemperatureLoss):
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`nca`."""
-        return {"nca": masked_mean(*nca(scores / self.temperature, pairs))}
+        if isinstance(self.temperature, Tensor):
+            return {"nca": masked_mean(*nca(scores / self.temperature, pairs))}
+        return {"nca": masked_mean(*nca(scores, pairs, 1 / self.temperature))}

@@ -226,12 +226,15 @@ class LabelPairs(Pairs):
 
     def rows(self, start: int, stop: int, targets: bool = False) -> PairBlock:
         """See :meth:`Pairs.rows`."""
-        anchors, candidates = self.anchor_labels[start:stop, None], self.candidate_labels
-        labelled, same = (anchors >= 0) & (candidates >= 0), anchors == candidates
-        positive = labelled & same
+        anchors, candidates = self.anchor_labels[start:stop], self.candidate_labels
+        # Without a label: numbers that differ on both sides.
+        positive = anchors.clamp_min(-1)[:, None] == torch.where(candidates < 0, -2, candidates)
+        negative = ~positive
+        negative &= candidates >= 0
+        negative[anchors < 0] = False  # on a CPU faster than a mask over all columns
         if self.anchor_items is not None and self.candidate_items is not None:
             positive &= self.anchor_items[start:stop, None] != self.candidate_items
-        return PairBlock(positive, labelled & ~same)
+        return PairBlock(positive, negative)
 
     def turned(self) -> LabelPairs:
         """See :meth:`Pairs.turned`."""

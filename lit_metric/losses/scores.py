@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lit_metric.losses.gather import fixed_rows
 from lit_metric.losses.pairs import PairBlock, any_in_row
 
 Distance = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
@@ -93,7 +94,8 @@ def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tenso
 
     Args:
         anchors: ``[r, d]``, some or all of the anchors.
-        candidates: ``[C, d]``.
+        candidates: ``[C, d]``; those marked by :func:`~lit_metric.losses.gather.mark_fixed` get a gradient of
+            0, and none is computed.
         distance: ``cosine`` and ``dot`` give the inner product, ``squared_euclidean`` gives −d²,
             ``euclidean`` −d.
 
@@ -105,60 +107,111 @@ def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tenso
         >>> [similarity(*prepare(a, c, name), name)[0].tolist() for name in DISTANCES]
         [[0.0, 1.0], [0.0, 9.0], [-5.0, -0.0], [-25.0, -0.0]]
     """
+    scores: Tensor
+    fixed = fixed_rows(candidates)
     if distance in ("cosine", "dot"):
-        return anchors @ candidates.T
-    scores: Tensor = _MinusDistance.apply(anchors, candidates, distance == "squared_euclidean")
+        scores = _Products.apply(anchors, candidates, fixed) if fixed else anchors @ candidates.T
+    else:
+        scores = _MinusDistance.apply(anchors, candidates, distance == "squared_euclidean", fixed)
     return scores
+
+
+def _of_candidates(gradient: Tensor, anchors: Tensor, candidates: Tensor, fixed: int) -> Tensor:
+    """``gradientᵀ · anchors``, with 0 in the last ``fixed`` rows."""
+    if not fixed:
+        return gradient.T @ anchors
+    found, trained = torch.zeros_like(candidates), len(candidates) - fixed
+    torch.mm(gradient[:, :trained].T, anchors, out=found[:trained])
+    return found
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, fixed: int) -> Tensor:
+        ctx.save_for_backward(anchors, candidates)
+        ctx.fixed = fixed
+        return anchors @ candidates.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        anchors, candidates = ctx.saved_tensors
+        of_anchors = gradient @ candidates if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return of_anchors, None, None
+        return of_anchors, _of_candidates(gradient, anchors, candidates, ctx.fixed), None
 
 
 class _MinusDistance(torch.autograd.Function):
     """Keeps nothing of the shape ``[r, C]`` but the scores themselves."""
 
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, squared: bool) -> Tensor:
-        norms = anchors.square().sum(dim=1, keepdim=True) + candidates.square().sum(dim=1)
-        scores = torch.addmm(norms, anchors, candidates.T, alpha=-2)
-        width = len(candidates)
-        restore_near(scores, norms, lambda at: anchors[at // width] - candidates[at % width])
-        scores = scores.neg_() if squared else scores.sqrt_().neg_()
-        ctx.save_for_backward(anchors, candidates, *([] if squared else [scores]))
+    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, squared: bool, fixed: int) -> Tensor:
+        ctx.fixed = fixed
+        squares, width = tuple(side.square().sum(dim=1) for side in (anchors, candidates)), len(candidates)
+        scores = (squares[0][:, None] + squares[1]).addmm_(anchors, candidates.T, alpha=-2)
+        near = restore_near(scores, squares, lambda at: anchors[at // width] - candidates[at % width])
+        if squared:
+            ctx.save_for_backward(anchors, candidates)
+            return scores.neg_()
+        same = near[scores.view(-1)[near] == 0]
+        ctx.save_for_backward(anchors, candidates, scores.sqrt_().neg_(), same)
         return scores
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        anchors, candidates, *scores = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        anchors, candidates, *euclidean = ctx.saved_tensors
         # Of −d² it is −2 (a − c), of −d it is (a − c) / −d. Vectors that coincide don't push each other.
-        pull = (gradient / scores[0]).masked_fill_(scores[0] == 0, 0.0) if scores else gradient * -2
+        if euclidean:
+            scores, same = euclidean
+            pull = gradient / scores
+            pull.view(-1)[same] = 0.0
+        else:
+            pull = gradient * -2
         of_anchors = of_candidates = None
         if ctx.needs_input_grad[0]:
             of_anchors = torch.addmm(anchors * pull.sum(dim=1, keepdim=True), pull, candidates, alpha=-1)
         if ctx.needs_input_grad[1]:
-            of_candidates = torch.addmm(candidates * pull.sum(dim=0)[:, None], pull.T, anchors, alpha=-1)
-        return of_anchors, of_candidates, None
+            of_candidates = _of_candidates(pull, anchors, candidates, ctx.fixed).neg_()
+            trained = len(candidates) - ctx.fixed
+            sums = pull[:, :trained].sum(dim=0)[:, None]
+            of_candidates[:trained].addcmul_(candidates[:trained], sums)
+        return of_anchors, of_candidates, None, None
 
 
 @torch.no_grad()
-def restore_near(squares: Tensor, norms: Tensor, differences: Callable[[Tensor], Tensor]) -> None:
+def restore_near(
+    squares: Tensor, norms: tuple[Tensor, ...], differences: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Correct squared distances in place where ``|a|² + |c|² − 2a·c`` cancels: those of vectors that are near
     each other compared with their length.
 
     The gradient of that formula is right without a correction.
 
     Args:
-        squares: the formula's results, contiguous.
-        norms: ``|a|² + |c|²``, of the same shape; overwritten.
+        squares: ``[..., r, C]`` the formula's results, contiguous.
+        norms: ``|a|² [r]`` and ``|c|² [C]``.
         differences: takes places ``[n]`` in the flat ``squares``, and returns ``a − c [n, d]``. It is called
             for a few at a time, so that it never returns more numbers than ``squares`` has.
+
+    Returns:
+        The places that were corrected ``[n]``. All squares that are 0 are among them.
     """
-    flat = squares.detach().view(-1)
-    near = (squares < norms.mul_(_CANCELLED * torch.finfo(squares.dtype).eps)).view(-1).nonzero()[:, 0]
+    (of_rows, of_columns), flat = norms, squares.detach().view(-1)
+    limit = _CANCELLED * torch.finfo(squares.dtype).eps
+    # By the longest vector of the columns first, which needs no matrix of limits.
+    most = limit * (of_rows + of_columns.amax()) if len(of_columns) else of_rows
+    near = (squares <= most[:, None]).view(-1).nonzero()[:, 0]
+    row, column = near // len(of_columns) % max(len(of_rows), 1), near % len(of_columns)
+    near = near[flat[near] <= limit * (of_rows[row] + of_columns[column])]
     start, step = 0, 1
     while start < len(near):
         places = near[start : start + step]
         found = differences(places)
         flat[places] = found.square().sum(dim=1)
         start, step = start + step, max(1, squares.numel() // max(1, found.shape[1]))
+    return near
 
 
 def safe_sqrt(squares: Tensor) -> Tensor:
@@ -228,6 +281,63 @@ class _LogSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
         shares, some = ctx.saved_tensors
         return shares * torch.where(some, gradient, 0.0)[:, None], None
+
+
+def log_one_plus_ratio(
+    scores: Tensor, positive: Tensor, negative: Tensor, weight: Tensor | None = None, scale: float = 1.0
+) -> Tensor:
+    """``[r]``: ``log(1 + Σ_n weight · e^{scale · s_n} / Σ_p weight · e^{scale · s_p})``; 0 for rows without a
+    positive or without a negative.
+
+    Exact also where it is small: −log of the quotient Σ_p / (Σ_p + Σ_n) would cancel there.
+
+    Args:
+        scores: ``[r, C]``.
+        positive: ``[r, C]`` bool, p.
+        negative: ``[r, C]`` bool, n; nowhere where ``positive`` is.
+        weight: ``[r, C]`` above 0 where a mask is, or None.
+        scale: above 0; applied here, it costs no pass over the scores.
+
+    Example:
+        >>> scores, positive = torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([[True, False, True]])
+        >>> log_one_plus_ratio(scores, positive, ~positive).exp()  # 1 + e / (e² + e³)
+        tensor([1.0989])
+    """
+    if weight is not None:
+        scores = scores * scale + torch.where(weight > 0, weight, 1.0).to(scores.dtype).log()
+        scale = 1.0
+    found: Tensor = _LogRatio.apply(scores, positive, negative, scale)
+    return found
+
+
+class _LogRatio(torch.autograd.Function):
+    """Keeps the shares of negatives in their sum minus those of positives in theirs, which a factor for each
+    row makes the gradient, and nothing else of the shape ``[r, C]``."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
+        least = torch.finfo(scores.dtype).min / max(scale, 1.0)
+
+        def shares(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """``[r, C]`` the softmax, ``[r]`` log of the sum beside the largest, and ``[r]`` the largest."""
+            held = torch.where(mask, scores, least)
+            if scale != 1.0:
+                held.mul_(scale)
+            largest = held.amax(dim=1)
+            torch.softmax(held, dim=1, out=held)
+            return held, -held.amax(dim=1).log(), largest
+
+        (push, of_negatives, nearest), (pull, of_positives, closest) = shares(negative), shares(positive)
+        used = torch.minimum(nearest, closest) > least * scale / 2
+        difference = torch.where(used, of_negatives - of_positives + (nearest - closest), 0.0)
+        ctx.save_for_backward(push.sub_(pull), torch.where(used, scale * difference.sigmoid(), 0.0))
+        return torch.where(used, softplus(difference), 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        shares, slope = ctx.saved_tensors
+        return shares * (gradient * slope)[:, None], None, None, None
 
 
 def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardness: float) -> Tensor:
