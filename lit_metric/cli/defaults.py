@@ -76,7 +76,8 @@ def suit_lr(model: Any) -> bool:
             for each in vars(value.get("init_args") or Namespace()).values():
                 visit(each)
 
-    visit(model.init_args.get("encoder"))
+    for each in vars(model.init_args).values():
+        visit(each)
     static = bool(texts) and all(texts)
     model.init_args["lr"] = TABLE_LR if static else 1e-4
     return static

@@ -233,7 +233,12 @@ class LabelPairs(Pairs):
         negative &= candidates >= 0
         negative[anchors < 0] = False  # on a CPU faster than a mask over all columns
         if self.anchor_items is not None and self.candidate_items is not None:
-            positive &= self.anchor_items[start:stop, None] != self.candidate_items
+            items = self.anchor_items[start:stop]
+            if items.device.type == "cpu":  # there, a matrix of comparisons takes longer than to look them up
+                row, column = _equal(items, self.candidate_items)
+                positive[row, column] = False
+            else:
+                positive &= items[:, None] != self.candidate_items
         return PairBlock(positive, negative)
 
     def turned(self) -> LabelPairs:
@@ -368,6 +373,16 @@ class PairsWrapper(Pairs):
     def turned(self) -> PairsWrapper:
         """See :meth:`Pairs.turned`."""
         return PairsWrapper(self.pairs.turned(), self.change)
+
+
+def _equal(anchors: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows and the columns ``[n]`` at which two lists of numbers are equal, by a search."""
+    known, order = candidates.sort()
+    first = torch.searchsorted(known, anchors)
+    counts = torch.searchsorted(known, anchors, right=True) - first
+    row = torch.arange(len(anchors), device=anchors.device).repeat_interleave(counts)
+    within = torch.arange(len(row), device=anchors.device) - (counts.cumsum(0) - counts)[row]
+    return row, order[first[row] + within]
 
 
 def _exchanged(anchors: Tensor | None, candidates: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -163,19 +163,19 @@ class _MinusDistance(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         anchors, candidates, *euclidean = ctx.saved_tensors
         # Of −d² it is −2 (a − c), of −d it is (a − c) / −d. Vectors that coincide don't push each other.
+        pull, factor = gradient, -2.0
         if euclidean:
             scores, same = euclidean
-            pull = gradient / scores
+            pull, factor = gradient / scores, 1.0
             pull.view(-1)[same] = 0.0
-        else:
-            pull = gradient * -2
         of_anchors = of_candidates = None
         if ctx.needs_input_grad[0]:
-            of_anchors = torch.addmm(anchors * pull.sum(dim=1, keepdim=True), pull, candidates, alpha=-1)
+            sums = factor * pull.sum(dim=1, keepdim=True)
+            of_anchors = torch.addmm(anchors * sums, pull, candidates, alpha=-factor)
         if ctx.needs_input_grad[1]:
-            of_candidates = _of_candidates(pull, anchors, candidates, ctx.fixed).neg_()
+            of_candidates = _of_candidates(pull, anchors, candidates, ctx.fixed).mul_(-factor)
             trained = len(candidates) - ctx.fixed
-            sums = pull[:, :trained].sum(dim=0)[:, None]
+            sums = factor * pull[:, :trained].sum(dim=0)[:, None]
             of_candidates[:trained].addcmul_(candidates[:trained], sums)
         return of_anchors, of_candidates, None, None
 
@@ -202,6 +202,8 @@ def restore_near(
     limit = _CANCELLED * torch.finfo(squares.dtype).eps
     # By the longest vector of the columns first, which needs no matrix of limits.
     most = limit * (of_rows + of_columns.amax()) if len(of_columns) else of_rows
+    if not squares.numel() or not (squares.amin(dim=-1) <= most).any():
+        return of_rows.new_empty(0, dtype=torch.int64)
     near = (squares <= most[:, None]).view(-1).nonzero()[:, 0]
     row, column = near // len(of_columns) % max(len(of_rows), 1), near % len(of_columns)
     near = near[flat[near] <= limit * (of_rows[row] + of_columns[column])]
@@ -281,63 +283,6 @@ class _LogSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
         shares, some = ctx.saved_tensors
         return shares * torch.where(some, gradient, 0.0)[:, None], None
-
-
-def log_one_plus_ratio(
-    scores: Tensor, positive: Tensor, negative: Tensor, weight: Tensor | None = None, scale: float = 1.0
-) -> Tensor:
-    """``[r]``: ``log(1 + Σ_n weight · e^{scale · s_n} / Σ_p weight · e^{scale · s_p})``; 0 for rows without a
-    positive or without a negative.
-
-    Exact also where it is small: −log of the quotient Σ_p / (Σ_p + Σ_n) would cancel there.
-
-    Args:
-        scores: ``[r, C]``.
-        positive: ``[r, C]`` bool, p.
-        negative: ``[r, C]`` bool, n; nowhere where ``positive`` is.
-        weight: ``[r, C]`` above 0 where a mask is, or None.
-        scale: above 0; applied here, it costs no pass over the scores.
-
-    Example:
-        >>> scores, positive = torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([[True, False, True]])
-        >>> log_one_plus_ratio(scores, positive, ~positive).exp()  # 1 + e / (e² + e³)
-        tensor([1.0989])
-    """
-    if weight is not None:
-        scores = scores * scale + torch.where(weight > 0, weight, 1.0).to(scores.dtype).log()
-        scale = 1.0
-    found: Tensor = _LogRatio.apply(scores, positive, negative, scale)
-    return found
-
-
-class _LogRatio(torch.autograd.Function):
-    """Keeps the shares of negatives in their sum minus those of positives in theirs, which a factor for each
-    row makes the gradient, and nothing else of the shape ``[r, C]``."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
-        least = torch.finfo(scores.dtype).min / max(scale, 1.0)
-
-        def shares(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            """``[r, C]`` the softmax, ``[r]`` log of the sum beside the largest, and ``[r]`` the largest."""
-            held = torch.where(mask, scores, least)
-            if scale != 1.0:
-                held.mul_(scale)
-            largest = held.amax(dim=1)
-            torch.softmax(held, dim=1, out=held)
-            return held, -held.amax(dim=1).log(), largest
-
-        (push, of_negatives, nearest), (pull, of_positives, closest) = shares(negative), shares(positive)
-        used = torch.minimum(nearest, closest) > least * scale / 2
-        difference = torch.where(used, of_negatives - of_positives + (nearest - closest), 0.0)
-        ctx.save_for_backward(push.sub_(pull), torch.where(used, scale * difference.sigmoid(), 0.0))
-        return torch.where(used, softplus(difference), 0.0)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        shares, slope = ctx.saved_tensors
-        return shares * (gradient * slope)[:, None], None, None, None
 
 
 def hard_log_sum_exp(scores: Tensor, mask: Tensor, weight: Tensor | None, hardness: float) -> Tensor:

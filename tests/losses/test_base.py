@@ -311,9 +311,10 @@ def test_a_bias_or_a_weight_may_be_learned(name: str) -> None:
         with_it = DensePairs(pairs.positive, pairs.negative, **{name: given})
         loss.on_pairs(anchors.requires_grad_(), candidates, with_it)["loss"].backward()
         found.append(given.grad)
-    expected = pairs.positive / pairs.positive.sum() * (anchors @ candidates.T if name == "weight" else 1)
+    scores = anchors.detach() @ candidates.T
+    expected = pairs.positive / pairs.positive.sum().double() * (scores if name == "weight" else 1)
     for each in found:
-        torch.testing.assert_close(each, expected.detach())
+        torch.testing.assert_close(each, expected)
 
 
 class Crossing(VectorLoss):

@@ -12,7 +12,6 @@ from lit_metric.losses.gather import mark_fixed
 from lit_metric.losses.scores import (
     DISTANCES,
     Distance,
-    log_one_plus_ratio,
     log_sum_beside,
     log_sum_exp,
     prepare,
@@ -240,29 +239,3 @@ def test_fixed_candidates_get_no_gradient_and_the_others_theirs(distance: Distan
     torch.testing.assert_close(found[2][:6], of_candidates[:6], rtol=1e-12, atol=1e-12)
     assert of_candidates[6:].all()
     assert not found[2][6:].any()
-
-
-@pytest.mark.parametrize(("scale", "weighted"), [(1.0, False), (7.0, False), (0.3, True)])
-def test_one_plus_a_ratio_against_a_naive_loop(scale: float, weighted: bool) -> None:
-    generator = torch.Generator().manual_seed(4)
-    scores = torch.randn(6, 9, generator=generator, dtype=torch.float64).requires_grad_()
-    kind = torch.rand(6, 9, generator=generator)
-    positive, negative = kind < 0.4, kind > 0.6
-    positive[0] = negative[1] = False
-    weight = torch.rand(6, 9, generator=generator, dtype=torch.float64) + 0.1 if weighted else None
-    found = log_one_plus_ratio(scores, positive, negative, weight, scale)
-    terms = (scores * scale).exp() * (1.0 if weight is None else weight)
-    expected = torch.stack(
-        [
-            torch.log(1 + terms[row][negative[row]].sum() / terms[row][positive[row]].sum())
-            if row > 1
-            else terms.new_zeros(())
-            for row in range(6)
-        ]
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    slope = torch.randn(6, generator=generator, dtype=torch.float64)
-    one, other = (
-        torch.autograd.grad(each @ slope, scores, retain_graph=True)[0] for each in (found, expected)
-    )
-    torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-14)
