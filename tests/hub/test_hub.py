@@ -70,7 +70,7 @@ class Hub(BaseHTTPRequestHandler):
             name = "/".join(filter(None, (given.get("organization") or "somebody", given["name"])))
             status = 409 if name in self.files else 200
             self.files.setdefault(name, {"main": {}})
-            self.private.setdefault(name, bool(given.get("private")))
+            self.private.setdefault(name, given.get("visibility") == "private" or given.get("private", False))
             self.answer({"url": f"{self.address}/{name}", "id": name}, status)
         elif found := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
             rows = json.loads(body)["files"]

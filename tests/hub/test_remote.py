@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,12 +178,12 @@ def test_a_pooling_of_tokens_by_hand(side: str) -> None:
     kept = states[1, 0 if side == "right" else 1].tolist()
     expected = {"mean": [2.0, 2.0], "max": [3.0, 4.0], "cls": [1.0, 4.0], "lasttoken": [3.0, 0.0]}
     for mode, first in expected.items():
-        features = {"token_embeddings": states, "attention_mask": mask}
-        assert SegmentPooling(mode, 2)(features)["sentence_embedding"].tolist() == [first, kept]
+        padded = {"token_embeddings": states, "attention_mask": mask}
+        assert SegmentPooling(mode, 2)(padded)["sentence_embedding"].tolist() == [first, kept]
     pooling = SegmentPooling("attention", 2, score="dot", include_prompt=False)
     with torch.no_grad():
         pooling.query.copy_(torch.tensor([[2**0.5, 0.0]]))
-    features = {"token_embeddings": states, "attention_mask": mask, "prompt_length": 1}
+    features: dict[str, Any] = {"token_embeddings": states, "attention_mask": mask, "prompt_length": 1}
     assert pooling(features)["sentence_embedding"].tolist() == [[3.0, 0.0], [0.0, 0.0]]
     flat = {"token_embeddings": states.view(1, 4, 2), "cu_seq_lens_q": torch.tensor([0, 2, 4])}
     pooling.include_prompt = True
@@ -208,10 +209,10 @@ def test_half_precision_padding_on_the_left_and_no_bias(
     check = hub.export(encoder, tmp_path / "out")
     assert check.difference < 1e-5
     assert next(encoder.parameters()).dtype == torch.bfloat16
-    options = {"device": "cpu", "trust_remote_code": True}
+    options: dict[str, Any] = {"device": "cpu", "trust_remote_code": True}
     half = SentenceTransformer(str(tmp_path / "out"), **options)
     assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
-    assert half[0].tokenizer.padding_side == "left"
+    assert half.tokenizer.padding_side == "right"  # on the left, the positions of this model would be moved
     assert half.default_prompt_name == "default"
     half.save_pretrained(str(tmp_path / "again"))
     expected = wide.encode(TEXTS)
