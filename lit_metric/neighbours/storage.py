@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lit_metric.encoders import Encoder
-from lit_metric.hub import RUN_FOLDER
+from lit_metric.hub.loading import RUN_FOLDER
 from lit_metric.store import StoredError, sha256, sync_folder, write_json
 
 CONFIG = "classifier.json"
