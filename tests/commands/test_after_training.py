@@ -149,10 +149,11 @@ def test_groups_of_duplicates(
 
 def test_leaks_between_files(
     tmp_path: Path,
-    sets: tuple[Encoder, str],
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     write_csv(tmp_path / "train.csv", [*ROWS[:20], ROWS[3]])
     write_csv(tmp_path / "test.csv", [ROWS[40], (f" {ROWS[3][0].upper()}.", "x")])
     run(tmp_path, "duplicates", "--input", "train.csv", "--against", "test.csv", "--output", "out.csv")
