@@ -19,6 +19,7 @@ from lit_metric.commands.items import (
     RoleEncoder,
     check_output,
     one_line,
+    with_results,
     write_table,
 )
 from lit_metric.data import CsvOptions
@@ -38,8 +39,8 @@ def classify(
     input: str,
     labelled: str | None = None,
     output: str | None = None,
-    k: int = 10,
-    temperature: float | None = 0.1,
+    k: int | None = None,
+    temperature: float | None = None,
     refuse: float | None = None,
     held_out: str | None = None,
     unknown: str | None = None,
@@ -73,9 +74,11 @@ def classify(
             of standard input.
         labelled: file of labelled rows; a saved classifier needs none, and adds these to its own.
         output: file to write, .parquet, .csv or .jsonl, in place of showing the results.
-        k: how many neighbours vote.
-        temperature: a vote weighs exp(cosine / temperature); null counts votes.
-        refuse: the share of rows like the labelled ones that may be refused, such as 0.05; null refuses none.
+        k: how many neighbours vote; 10 if not given, or what a saved classifier has.
+        temperature: a vote weighs exp(cosine / temperature), and 0 counts votes; 0.1 if not given, or what a
+            saved classifier has.
+        refuse: the share of rows like the labelled ones that may be refused, such as 0.05; none are if not
+            given, or what a saved classifier has.
         held_out: file of rows that neither the model nor --labelled has seen, for --refuse to be right for a
             model that was trained on the labelled rows.
         unknown: the answer for refused rows; "unknown" if not given, and no label where rows have several.
@@ -104,19 +107,22 @@ def classify(
         lit-metric classify --model runs/questions --labelled questions.csv --input new.csv --output out.csv
     """
     path = None if output is None else check_output(output, ENDINGS)
-    if refuse is None and (held_out is not None or unknown is not None):
-        raise ValueError("--held_out and --unknown are for --refuse, such as --refuse 0.05: add it")
     saved = (Path(model) / CONFIG).is_file()
+    if refuse is None and not saved and (held_out is not None or unknown is not None):
+        raise ValueError("--held_out and --unknown are for --refuse, such as --refuse 0.05: add it")
     if not saved and labelled is None:
         raise ValueError("--labelled is needed: the file of rows whose labels are known")
-    settings: dict[str, Any] = {"k": k, "temperature": temperature, "refuse": refuse, "unknown": unknown}
+    given = {"k": k, "temperature": temperature, "refuse": refuse, "unknown": unknown, "role": role}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if temperature == 0:
+        settings["temperature"] = None
     if saved:
         classifier = NeighbourClassifier.load(model, trust_remote_code).set_params(**settings)
     else:
-        classifier = NeighbourClassifier(load(model, trust_remote_code), role=role, **settings)
+        classifier = NeighbourClassifier(load(model, trust_remote_code), **settings)
     if not isinstance(classifier.encoder, Encoder):
         raise ValueError(f"--model {model} is a classifier of vectors without a model: it can't read rows")
-    encoder = RoleEncoder(classifier.encoder, role or classifier.role, "--role")
+    encoder = RoleEncoder(classifier.encoder, classifier.role, "--role")
     items: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator, "weights": weights}
     items |= {"field": field, "csv": csv}
     if labelled is not None:
@@ -139,12 +145,11 @@ def classify(
     if path is None:
         _show(asked, results)
         return
-    columns = {
-        name if name not in results else f"input_{name}": each for name, each in asked.columns().items()
-    }
-    write_table(path, {**columns, **results})
-    refused = sum(each <= (refuse or 0) for each in results.get("p_known", ()))
-    log.info("Wrote %d rows to %s%s", len(asked), path, f", {refused} of them refused" if refuse else "")
+    write_table(path, with_results(asked.columns(), results))
+    log.info("Wrote %d rows to %s", len(asked), path)
+    if classifier.refuse is not None:
+        count = sum(each <= classifier.refuse for each in results["p_known"])
+        log.info("%d of them are unlike anything labelled, and have no label", count)
 
 
 def answers(classifier: NeighbourClassifier, vectors: np.ndarray) -> dict[str, list[Any]]:
@@ -161,7 +166,7 @@ def answers(classifier: NeighbourClassifier, vectors: np.ndarray) -> dict[str, l
         predicted, confidence = predicted.tolist(), shares.max(axis=1).round(4).tolist()
     results = {"predicted": predicted, "confidence": confidence}
     if classifier.refuse is not None:
-        results["p_known"] = classifier.p_known(vectors).round(6).tolist()
+        results["p_known"] = classifier.p_known(vectors).tolist()
     labels = classifier.y_
     distances, places = (each.tolist() for each in classifier.kneighbors(vectors))
     results["neighbours"] = [

@@ -20,6 +20,7 @@ from lit_metric.commands.items import (
     check_output,
     log_left_out,
     one_line,
+    with_results,
     write_table,
 )
 from lit_metric.data import CsvOptions, Labels, Problems, read_table
@@ -136,25 +137,23 @@ def _of_groups(read: FileItems, groups: list[list[int]], vectors: np.ndarray | N
             results.setdefault("labels_differ", []).extend([differ] * len(group))
         if vectors is not None:
             results.setdefault("cosine", []).extend(_cosines(vectors[group[:1]], vectors[group]))
-    return {**results, **_rows(read, places)}
+    return with_results(_rows(read, places), results)
 
 
 def _of_pairs(read: FileItems, others: FileItems, pairs: list[Pair]) -> dict[str, list[Any]]:
     """A row for each pair of an item and one of the other file."""
-    results: dict[str, list[Any]] = _rows(read, [place for place, _, _ in pairs])
     theirs = _rows(others, [other for _, other, _ in pairs])
-    results |= {f"against_{name}": values for name, values in theirs.items()}
+    results = {f"against_{name}": values for name, values in theirs.items()}
     if not any(math.isnan(cosine) for _, _, cosine in pairs):
         results["cosine"] = [round(cosine, 6) for _, _, cosine in pairs]
-    return results
+    return with_results(_rows(read, [place for place, _, _ in pairs]), results)
 
 
 def _rows(read: FileItems, places: list[int]) -> dict[str, list[Any]]:
     """The file, the row from 1, and all columns of some items."""
     where = [read.table.place(read.rows[place]) for place in places]
     columns = {name: [values[place] for place in places] for name, values in read.columns().items()}
-    own = {name if name not in ("file", "row") else f"input_{name}": each for name, each in columns.items()}
-    return {"file": [file for file, _ in where], "row": [row for _, row in where], **own}
+    return with_results(columns, {"file": [file for file, _ in where], "row": [row for _, row in where]})
 
 
 def _cosines(first: np.ndarray, others: np.ndarray) -> list[float]:

@@ -249,6 +249,21 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= SHOWN else plain[: SHOWN - 1] + "…"
 
 
+def with_results(columns: Mapping[str, list[Any]], results: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Columns of a file and results; ``input_`` comes before the name of a column that is taken already.
+
+    Example:
+        >>> with_results({"score": [1], "input_score": [2]}, {"score": [3]})
+        {'input_score': [1], 'input_input_score': [2], 'score': [3]}
+    """
+    renamed: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        while name in results or name in renamed:
+            name = f"input_{name}"
+        renamed[name] = values
+    return {**renamed, **results}
+
+
 def save_parquet(table: pa.Table, path: Path) -> None:
     """Write an Arrow table as a whole or not at all."""
     with replacing(path) as unfinished:

@@ -17,6 +17,7 @@ from lit_metric.commands.items import (
     RoleEncoder,
     check_output,
     one_line,
+    with_results,
     write_table,
 )
 from lit_metric.data import CsvOptions, DataError
@@ -105,19 +106,20 @@ def label_errors(
     found = find_label_errors(
         vectors, read.items.labels, [normalized(each) for each in read.inputs()], progress=True
     )
-    places = found.suspects[:limit]
+    places = found.suspects[:limit].tolist()
     log.info("%d of %d rows are suspects", len(found.suspects), len(read))
-    results = _evidence(read, found, places.tolist(), neighbours)
+    results = _evidence(read, found, places, neighbours)
     if path is not None:
-        write_table(path, {**results, **_columns(read, places.tolist(), results)})
+        columns = {name: [values[place] for place in places] for name, values in read.columns().items()}
+        write_table(path, with_results(columns, results))
         log.info(
             "Wrote %d rows to %s; delete what is right, then lit-metric fit --data.exclude %s",
             len(places),
             path,
             path,
         )
-    elif len(places):
-        _show(read, results, places.tolist())
+    elif places:
+        _show(read, results, places)
 
 
 def _evidence(
@@ -140,14 +142,6 @@ def _evidence(
             ][:neighbours]
             for place in places
         ],
-    }
-
-
-def _columns(read: FileItems, places: list[int], results: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The columns of the file, for the suspects."""
-    return {
-        name if name not in results else f"input_{name}": [values[place] for place in places]
-        for name, values in read.columns().items()
     }
 
 

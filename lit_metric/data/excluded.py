@@ -68,14 +68,15 @@ class ExcludedRows:
         if not rows:
             return set()
         for name in table.columns:
-            column = table.peek(name) if any(isinstance(row.get(name), str) for row in rows.values()) else []
-            for row, values in rows.items() if column else ():
-                now, before = column[row], values[name]
-                if isinstance(now, str) and isinstance(before, str) and now != before:
+            # Commands put input_ before the name of a column where they have a result of that name.
+            before = {row: values.get(f"input_{name}", values.get(name)) for row, values in rows.items()}
+            column = table.peek(name) if any(isinstance(value, str) for value in before.values()) else []
+            for row, value in before.items() if column else ():
+                if isinstance(column[row], str) and isinstance(value, str) and column[row] != value:
                     file, number = table.place(row)
                     raise DataError(
                         f"{self.name} was made of another {file}: column {name!r} of row {number} is "
-                        f"{now!r:.60} now, and was {before!r:.60}; make the list again"
+                        f"{column[row]!r:.60} now, and was {value!r:.60}; make the list again"
                     )
         logger.info("%d rows of %s are left out, as %s says", len(rows), table.name, self.name)
         return {*rows}

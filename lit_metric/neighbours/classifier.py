@@ -59,7 +59,6 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: ``[c]`` labels, in order.
-        n_features_in_: components of a vector.
         names_: ``[n]`` what the labelled items are called: their texts, where there are texts.
 
     Example:
@@ -92,6 +91,9 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classes_")
 
     @property
     def y_(self) -> list[Any]:
@@ -196,8 +198,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
                 ids, width, lambda rows, found, _: found[None] == ids[rows][:, None]
             )
         else:
-            vectors = self._vectors_of(X)
-            scores, places = self._index.search(vectors, min(count, len(self._index)))
+            scores, places = self._index.search(self._vectors_of(X), min(count, len(self._index)))
         return ((1 - scores).numpy(), places.numpy()) if return_distance else places.numpy()
 
     def calibrate(self, X: Any) -> NeighbourClassifier:
@@ -243,7 +244,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             FileExistsError: there is something else in ``folder``.
-            ValueError: when labels are neither strings nor numbers nor booleans.
+            TypeError: when JSON can't hold the labels or settings.
         """
         check_is_fitted(self)
         state = {

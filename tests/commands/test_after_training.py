@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_suspects_are_listed_with_their_evidence_and_left_out_by_a_fit(
     how = ["label-errors", "--model", model, "--also", model, "--input", "given.csv"]
     run(tmp_path, *how, "--output", "suspects.csv", "--neighbours", "3")
     found = read_csv(tmp_path / "suspects.csv")
-    assert list(found[0]) == ["file", "row", "given", "suggested", "score", "neighbours", "text", "label"]
+    assert list(found[0]) == ["text", "label", "file", "row", "given", "suggested", "score", "neighbours"]
     assert [int(row["row"]) - 1 for row in found] == expected.suspects.tolist()
     for row, place in zip(found, expected.suspects.tolist(), strict=True):
         assert (row["text"], row["label"]) == WRONG[place]
@@ -101,6 +102,19 @@ def test_a_list_that_does_not_fit_is_refused(
     write_csv(tmp_path / "list.csv", [("a",)], ["text"])
     with pytest.raises(DataError, match="needs the columns 'file' and 'row'"):
         MetricDataModule(train="given.csv", exclude="list.csv", cache_dir=str(tmp_path)).read()
+
+
+def test_a_column_that_is_called_as_a_result_is_compared_under_its_other_name(tmp_path: Path) -> None:
+    rows = [(text, label, "same") for text, label in ROWS]
+    given = write_csv(tmp_path / "given.csv", rows, ["text", "label", "score"])
+    for before, fits in (("same", True), ("other", False)):
+        write_csv(
+            tmp_path / "list.csv", [(given, "3", "0.5", before)], ["file", "row", "score", "input_score"]
+        )
+        data = MetricDataModule(train=given, exclude=str(tmp_path / "list.csv"), cache_dir=str(tmp_path))
+        with contextlib.nullcontext() if fits else pytest.raises(DataError, match="column 'score' of row 3"):
+            data.read()
+            assert len(data.items) == 71
 
 
 def test_rows_of_several_files_are_left_out_of_each(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_rows_get_the_label_of_their_neighbours(tmp_path: Path, texts: tuple[Enc
         rows = [{**row, "neighbours": json.loads(row["neighbours"])} for row in csv.DictReader(file)]
     assert [row["neighbours"] for row in rows] == [row["neighbours"] for row in found]
     # The saved classifier needs neither the model nor the labelled rows.
-    run(tmp_path, "classify", "--model", "saved", "--input", new, "-k", "5", "--output", "again.parquet")
+    run(tmp_path, "classify", "--model", "saved", "--input", new, "--output", "again.parquet")
     assert pq.read_table(tmp_path / "again.parquet").to_pylist() == found
 
 
