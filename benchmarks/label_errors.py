@@ -201,7 +201,7 @@ class Measurement:
             pq.write_table(
                 pa.table({"text": self.texts, "label": [f"class {each}" for each in labels]}), source
             )
-            options = ["--data.train", source, "--seed_everything", str(seed)]
+            options: list[str | Path] = ["--data.train", source, "--seed_everything", str(seed)]
             folder = self.out / "fits" / f"{noise.replace(' ', '-')}-{seed}"
             fit(CONFIG, folder, *options, log=folder.with_suffix(".log"))
             vectors = unit(load(folder).encode(self.texts))

@@ -86,15 +86,17 @@ def duplicates(
     columns: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator}
     sources = [each for each in (input, against) if each is not None]
     read = [_read(each, encoder, bad_rows, csv, columns) for each in sources]
-    vectors = None if encoder is None else [encoder.encode(each, max_tokens, precision) for each in read]
     items = [each.inputs() for each in read]
+    vectors = [] if encoder is None else [encoder.encode(each, max_tokens, precision) for each in read]
     if against is None:
-        groups = duplicate_groups(items[0], vectors and vectors[0], threshold, progress=True)
-        results = _of_groups(read[0], groups, vectors and vectors[0])
+        first = vectors[0] if vectors else None
+        groups = duplicate_groups(items[0], first, threshold, progress=True)
+        results = _of_groups(read[0], groups, first)
         count = sum(map(len, groups))
         summary = f"{len(groups)} groups of duplicates, with {count} of the {len(read[0])} rows"
     else:
-        pairs = common_items(*items, vectors and (vectors[0], vectors[1]), threshold, progress=True)
+        both = (vectors[0], vectors[1]) if vectors else None
+        pairs = common_items(items[0], items[1], both, threshold, progress=True)
         results = _of_pairs(read[0], read[1], pairs)
         count = len({other for _, other, _ in pairs})
         summary = f"{count} of the {len(read[1])} rows of {against} are in {input}, too"

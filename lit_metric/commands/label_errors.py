@@ -101,11 +101,10 @@ def label_errors(
             read = encoder.read(input, bad_rows, labelled=True, **items)
             vectors.append(encoder.encode(read, max_tokens, precision))
     assert read is not None
-    if any(isinstance(each, list) for each in read.items.labels):
+    labels = [each for each in read.items.labels if isinstance(each, str)]
+    if len(labels) != len(read):
         raise DataError(f"{read.table.name}: rows have several labels, and label-errors takes one for each")
-    found = find_label_errors(
-        vectors, read.items.labels, [normalized(each) for each in read.inputs()], progress=True
-    )
+    found = find_label_errors(vectors, labels, [normalized(each) for each in read.inputs()], progress=True)
     places = found.suspects[:limit].tolist()
     log.info("%d of %d rows are suspects", len(found.suspects), len(read))
     results = _evidence(read, found, places, neighbours)

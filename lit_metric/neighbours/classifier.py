@@ -20,14 +20,11 @@ from lit_metric.hub import load
 from lit_metric.index import ExactIndex
 from lit_metric.metrics import knn_predict, knn_predict_labels, knn_shares
 from lit_metric.neighbours.inputs import is_items, labels_of
+from lit_metric.neighbours.known import nearest_of_known
 from lit_metric.neighbours.storage import read_classifier, write_classifier
 
 QUERIES, COMPARED = 4096, 2**24
 """Items that are classified together, and pairs of votes that are compared together, at most."""
-COPIES = 1 - 1e-6
-"""Labelled items of a larger cosine are copies of each other."""
-HELD_OUT = 2000
-"""Labelled items whose nearest others say how near known items are, where no others are given."""
 
 
 class NeighbourClassifier(ClassifierMixin, BaseEstimator):
@@ -68,6 +65,11 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
         >>> classifier.partial_fit([[-1, 0]], ["c"]).predict([[-1.0, 0.1]]).tolist()
         ['c']
     """
+
+    classes_: NDArray[Any]
+    names_: list[str]
+    _form: str
+    _labels: Ragged
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_settings()
         for name in ("classes_", "_held_out", "_loaded"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         return self._add(X, y, names, reset=True)
 
     def partial_fit(
@@ -145,17 +147,18 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
         if self.refuse is not None and len(vectors):
             refused = self.p_known(vectors.numpy()) <= self.refuse
         if self._form == "one":
-            unknown, predicted = self._unknown(), torch.empty(0, dtype=torch.int64)
-            for labels, scores in self._votes(vectors):
-                winners = knn_predict(labels.values.view(scores.shape), scores, self.temperature)
-                predicted = torch.cat([predicted, winners])
-            names = self.classes_[predicted.numpy()]
+            unknown = self._unknown()
+            winners = [
+                knn_predict(labels.values.view(scores.shape), scores, self.temperature)
+                for labels, scores in self._votes(vectors)
+            ]
+            names = self.classes_[torch.cat(winners).numpy()]
             return np.where(refused, unknown, names) if refused.any() else names
-        size = len(self.classes_)
-        chosen = torch.empty(0, size, dtype=torch.bool)
-        for labels, scores in self._votes(vectors):
-            several = knn_predict_labels(labels, scores.shape[1], size, scores, self.temperature)
-            chosen = torch.cat([chosen, several])
+        several = [
+            knn_predict_labels(labels, scores.shape[1], len(self.classes_), scores, self.temperature)
+            for labels, scores in self._votes(vectors)
+        ]
+        chosen = torch.cat(several)
         chosen[torch.from_numpy(refused)] = False
         if self._form == "matrix":
             return chosen.numpy().astype(np.int64)
@@ -168,12 +171,11 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """``[n, c]`` the share of each class in the votes; rows add up to 1 where items have one label."""
         vectors = self._vectors_of(X)
-        size = len(self.classes_)
-        shares = torch.empty(0, size)
-        for labels, scores in self._votes(vectors):
-            votes = knn_shares(labels, scores.shape[1], size, scores, self.temperature)
-            shares = torch.cat([shares, votes])
-        return shares.double().numpy()
+        shares = [
+            knn_shares(labels, scores.shape[1], len(self.classes_), scores, self.temperature)
+            for labels, scores in self._votes(vectors)
+        ]
+        return torch.cat(shares).double().numpy()
 
     def kneighbors(
         self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True
@@ -190,7 +192,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
             labelled items from 0 in the order in which they were given; or the places alone.
         """
         check_is_fitted(self)
-        count = self.k if n_neighbors is None else n_neighbors
+        count = min(self.k if n_neighbors is None else n_neighbors, len(self._index))
         if X is None:
             ids = torch.arange(len(self._index))
             width = min(count, max(len(ids) - 1, 1))
@@ -198,7 +200,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
                 ids, width, lambda rows, found, _: found[None] == ids[rows][:, None]
             )
         else:
-            scores, places = self._index.search(self._vectors_of(X), min(count, len(self._index)))
+            scores, places = self._index.search(self._vectors_of(X), count)
         return ((1 - scores).numpy(), places.numpy()) if return_distance else places.numpy()
 
     def calibrate(self, X: Any) -> NeighbourClassifier:
@@ -213,7 +215,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
             X: items or vectors, at least ``1 / refuse - 1``.
         """
         self._held_out = self._vectors_of(X)
-        vars(self).pop("_nearest", None)
+        self.__dict__.pop("_nearest", None)
         return self
 
     def p_known(self, X: Any) -> NDArray[np.float64]:
@@ -253,8 +255,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
             "names": self.names_,
             "settings": {name: value for name, value in self.get_params(False).items() if name != "encoder"},
         }
-        labels = {"labels": self._labels.values, "offsets": self._labels.offsets}
-        tensors = {"vectors": self._vectors, **labels}
+        tensors = {"vectors": self._vectors, "labels": self._labels.values, "offsets": self._labels.offsets}
         if hasattr(self, "_held_out"):
             tensors["held_out"] = self._held_out
         write_classifier(Path(folder), state, tensors, self._encoder())
@@ -316,7 +317,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
         known = [] if reset else [[place[before[label]] for label in row] for row in self._labels.tolist()]
         self._labels = Ragged.from_lists([*known, *([place[name] for name in row] for row in rows)])
         self.classes_, self._form = found, form
-        self.names_: list[str] = [*([] if reset else self.names_), *names]
+        self.names_ = [*([] if reset else self.names_), *names]
         self._keep(vectors if reset else torch.cat([self._vectors, vectors]))
         return self
 
@@ -326,7 +327,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = vectors.shape[1]
         self._index = ExactIndex()
         self._index.add(vectors, torch.arange(len(vectors)))
-        vars(self).pop("_nearest", None)
+        self.__dict__.pop("_nearest", None)
 
     def _encoder(self) -> Encoder | None:
         """The encoder, loaded once where a path was given."""
@@ -378,22 +379,3 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
                 f"unknown={unknown!r} is one of the classes: name another answer for refused items"
             )
         return unknown
-
-
-def nearest_of_known(index: ExactIndex, held_out: Tensor | None) -> Tensor:
-    """Rising cosines of known items to their nearest labelled items.
-
-    Args:
-        index: of the labelled items, under the ids ``0..n - 1``.
-        held_out: ``[m, d]`` vectors of known items. None: those of up to 2,000 labelled items, which are
-            compared with all but themselves and their copies.
-    """
-    if held_out is not None:
-        return index.search(held_out, 1)[0][:, 0].sort().values
-    drawn = np.random.default_rng(0).permutation(len(index))[:HELD_OUT]
-    ids = torch.from_numpy(np.sort(drawn))
-
-    def exclude(rows: slice, found: Tensor, scores: Tensor) -> Tensor:
-        return (scores > COPIES) | (ids[rows][:, None] == found[None])
-
-    return index.search_by_id(ids, 1, exclude)[0][:, 0].sort().values

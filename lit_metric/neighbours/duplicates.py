@@ -153,13 +153,11 @@ def common_items(
     }
     if vectors is not None:
         for place, other in pairs:
-            ours, theirs = vectors[0][place], vectors[1][other]
-            pairs[place, other] = float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
-        for found in near_pairs(vectors[0], threshold, vectors[1], progress):
-            pairs |= {
-                (place, other): cosine
-                for place, other, cosine in zip(*map(np.ndarray.tolist, found), strict=True)
-            }
+            one, two = vectors[0][place], vectors[1][other]
+            pairs[place, other] = float(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
+        for ours, theirs, cosines in near_pairs(vectors[0], threshold, vectors[1], progress):
+            where = zip(ours.tolist(), theirs.tolist(), strict=True)
+            pairs.update(zip(where, cosines.tolist(), strict=True))
     return [(place, other, cosine) for (place, other), cosine in sorted(pairs.items())]
 
 
