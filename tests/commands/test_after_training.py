@@ -168,6 +168,7 @@ def test_leaks_between_files(
     monkeypatch: Any,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+    caplog.set_level("INFO", logger="lit_metric")
     write_csv(tmp_path / "train.csv", [*ROWS[:20], ROWS[3]])
     write_csv(tmp_path / "test.csv", [ROWS[40], (f" {ROWS[3][0].upper()}.", "x")])
     run(tmp_path, "duplicates", "--input", "train.csv", "--against", "test.csv", "--output", "out.csv")
