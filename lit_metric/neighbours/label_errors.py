@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_metric.data.progress import stage
+from lit_metric.data.ragged import Ragged
 from lit_metric.index import ExactIndex
+from lit_metric.metrics import knn_shares
 
-LEAST = 0.01
+LEAST = 0.003
 """Added to all shares of votes before their logarithms are taken."""
-TRUST = 0.02
-"""The least weight of a neighbour whose own neighbours have other labels."""
-ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +50,9 @@ def find_label_errors(
     vectors: NDArray[Any] | Sequence[NDArray[Any]],
     labels: Sequence[Hashable],
     contents: Sequence[Hashable] | None = None,
-    k: int = 50,
-    temperature: float = 0.05,
-    ridge: float = 1.0,
+    k: int = 100,
+    temperature: float = 0.1,
+    ridge: float = 0.3,
     ridge_temperature: float = 0.1,
     progress: bool = False,
 ) -> LabelErrors:
@@ -61,11 +60,10 @@ def find_label_errors(
 
     Nothing that is said of an item depends on its own label, or on items of equal content:
 
-    - The neighbours' vote: the shares of classes among the ``k`` nearest items, weighted by
-      ``exp(cosine / temperature)`` and, in a second and third round, by how much the neighbours of each voter
-      agree with its label. So labels that are wrong themselves count little.
+    - The neighbours' vote: the share of each class among the ``k`` nearest items, weighted by
+      ``exp(cosine / temperature)``. It knows a label that no item nearby has.
     - The linear classifier: ridge regression of the classes on the vectors, in closed form with each content
-      left out (Allen, Technometrics 1974), and a softmax of its outputs.
+      left out (Allen, Technometrics 1974), and a softmax of its outputs. It knows neighbouring classes apart.
 
     The score is the sum of both log ratios, over all spaces. This joins the k-NN votes of SimiFeat (Zhu et
     al., ICML 2022) with the out-of-sample margins of confident learning (Northcutt et al., JAIR 2021).
@@ -121,10 +119,11 @@ def find_label_errors(
         for space in spaces:
             unit = F.normalize(torch.from_numpy(np.ascontiguousarray(space, dtype=np.float32)), dim=1)
             near.append(_neighbours(unit, copies, min(k, len(given))))
-            ratios += (_votes(*near[-1], given, len(classes), temperature) + LEAST).log()
-            ratios += (
-                _left_out(unit, copies, given, len(classes), ridge, ridge_temperature).clamp(min=1e-6).log()
-            )
+            cosines, places = near[-1]
+            voters = Ragged(given[places].view(-1), torch.arange(places.numel() + 1))  # one label each
+            shares = knn_shares(voters, places.shape[1], len(classes), cosines, temperature)
+            ratios += (shares.double() + LEAST).log()
+            ratios += _left_out(unit, copies, given, len(classes), ridge) / ridge_temperature
     rows = torch.arange(len(given))
     own = ratios[rows, given]
     ratios[rows, given] = -torch.inf
@@ -144,26 +143,8 @@ def _neighbours(unit: Tensor, copies: Tensor, k: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def _votes(cosines: Tensor, places: Tensor, given: Tensor, classes: int, temperature: float) -> Tensor:
-    """``[n, classes]`` shares of the votes of neighbours, trusted as far as their own neighbours agree."""
-    n = len(places)
-    logits = cosines.double() / temperature
-    logits = logits - logits[:, :1].nan_to_num(neginf=0.0)
-    trust = torch.ones(n, dtype=torch.float64)
-    rows = torch.arange(n)
-    for _ in range(ROUNDS):
-        weights = logits.exp() * trust[places]  # 0 for places without an item
-        shares = torch.zeros(n, classes, dtype=torch.float64)
-        shares.scatter_add_(1, given[places], weights)
-        shares /= shares.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        trust = (shares[rows, given] / shares.amax(dim=1).clamp(min=1e-12)).clamp(min=TRUST)
-    return shares
-
-
-def _left_out(
-    unit: Tensor, copies: Tensor, given: Tensor, classes: int, ridge: float, temperature: float
-) -> Tensor:
-    """``[n, classes]`` probabilities by ridge regression of the classes, each content left out of it.
+def _left_out(unit: Tensor, copies: Tensor, given: Tensor, classes: int, ridge: float) -> Tensor:
+    """``[n, classes]`` outputs of ridge regression of the classes, each content left out of it.
 
     With ``A = Σ x xᵀ + ridge``, the outputs without the items of one content, ``m`` equal vectors x with
     labels Y, are ``(x A⁻¹ Xᵀ Y_all − h Y) / (1 − m h)``, where ``h = x A⁻¹ x`` and Y is the sum of the ``m``.
@@ -179,4 +160,4 @@ def _left_out(
     outputs = solved @ (means.T @ targets)
     own = (solved * means).sum(dim=1, keepdim=True)
     outputs = (outputs - own * targets) / (1 - counts[:, None] * own).clamp(min=1e-9)
-    return (outputs / temperature).softmax(dim=1)[copies]
+    return outputs[copies]
