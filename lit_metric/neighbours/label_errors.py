@@ -17,7 +17,7 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.index import ExactIndex
 from lit_metric.metrics import knn_shares
 
-LEAST = 0.003
+LEAST = 0.001
 """Added to all shares of votes before their logarithms are taken."""
 
 
@@ -50,10 +50,10 @@ def find_label_errors(
     vectors: NDArray[Any] | Sequence[NDArray[Any]],
     labels: Sequence[Hashable],
     contents: Sequence[Hashable] | None = None,
-    k: int = 100,
-    temperature: float = 0.1,
+    k: int = 200,
+    temperature: float = 0.07,
     ridge: float = 0.3,
-    ridge_temperature: float = 0.1,
+    ridge_temperature: float = 0.13,
     progress: bool = False,
 ) -> LabelErrors:
     """Rank items by how much the other items speak against their labels.
