@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lit_metric.cli.run_name import plain_name
 from lit_metric.commands.suggest import suggest
 from lit_metric.data import CsvOptions
 from lit_metric.store import replacing
@@ -77,19 +79,21 @@ def init(
         return
     with replacing(path) as unfinished:
         unfinished.write_text(found.config(input), encoding="utf-8")
-    name = Path(input).stem if path.stem == "config" else path.stem
-    query = "--query TAGS" if found.of_sets else '--query "a text"'
-    print(f"\nWrote {path}. Next:\n  lit-metric fit --config {path}", file=shown)
-    print(f"  lit-metric search --model runs/{name} --corpus {input} {query}", file=shown)
+    stems = [Path(input.partition(":")[0]).stem] if path.stem == "config" else [path.stem]
+    name = next(filter(None, map(plain_name, stems)), "run")
+    print(f"\nWrote {path}. Next:\n  lit-metric fit --config {shlex.quote(str(path))}")
+    print(f"  lit-metric search --model runs/{name} {found.searched}")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what reading logs, since the summary says it."""
-    reading = logging.getLogger("lit_metric.data")
-    level = reading.level
-    reading.setLevel(logging.WARNING)
+    levels = {"lit_metric.data": logging.WARNING, "lit_metric.datamodule": logging.ERROR}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        reading.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ class Suggestion:
         noticed: lines on what a person should know.
         model, data, trainer: sections of the config; each option with its value and a comment.
         of_sets: whether items are sets of tags.
+        searched: the options of ``search`` that find a row of the table, or of the texts that it names.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Suggestion:
     data: dict[str, tuple[Any, str]] = field(default_factory=dict)
     trainer: dict[str, tuple[Any, str]] = field(default_factory=dict)
     of_sets: bool = False
+    searched: str = ""
 
     def summary(self) -> list[str]:
         """Lines for people."""
@@ -130,9 +133,10 @@ def suggest(
     data.read()
     backbone = backbone or defaults()["model"]["init_args"]["encoder"]["init_args"]["backbone"]
     found.of_sets = data.items.kind == "set"
+    found.searched = _search_options(str(train), supervision, found.of_sets)
     _notice_rows(found, table, data, choice)
     for name, source in sources.items():
-        if source is not None:
+        if isinstance(source, str | Path):  # not a table in memory, which a config can't name
             found.data[name] = str(source), ""
     found.data |= options
     if csv is not None:
@@ -196,6 +200,21 @@ def _supervision(
     return Labels(**arguments), options, choice, found
 
 
+def _search_options(train: str, supervision: Supervision, of_sets: bool) -> str:
+    corpus, options = train, {}
+    if isinstance(supervision, Pairs):
+        options["text"] = supervision.positive
+    elif isinstance(supervision, Labels):
+        options = {"text": supervision.text, "tags": supervision.tags}
+        options["tag_separator"] = supervision.tag_separator
+    elif isinstance(supervision, Judgements | Triples):
+        named = supervision.corpus if isinstance(supervision, Judgements) else supervision.entities
+        corpus = str(named)
+    given = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    query = "--query TAGS" if of_sets else '--query "a text"'
+    return " ".join(["--corpus", shlex.quote(corpus), *given, query])
+
+
 def _notice_rows(found: Suggestion, table: Table, data: MetricDataModule, choice: Choice | None) -> None:
     """Empty cells, rows that can't be used, duplicates, and classes of one item."""
     note = found.noticed.append
@@ -226,6 +245,8 @@ def _notice_rows(found: Suggestion, table: Table, data: MetricDataModule, choice
             f"{len(sizes):,} classes of {int(sizes.min()):,} to {int(sizes.max()):,} items, half of them "
             f"with {int(sizes.median()):,} or fewer"
         )
+        if len(sizes) == 1:
+            note("there is one class only, so there is nothing to tell apart")
         if single := int((sizes == 1).sum()):
             classes = "1 class has" if single == 1 else f"{single:,} classes have"
             note(f"{classes} one item, which serves as a negative and as a neighbour only")

@@ -303,7 +303,7 @@ def count_truncated(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer
     counts: dict[int, list[int]] = {}
     lengths, roles = tokens.lengths, vocabulary.roles
     for number, role in enumerate(vocabulary.role_names) if roles is not None else [(None, None)]:
-        own = torch.arange(len(lengths)) if roles is None else (roles == number).nonzero()[:, 0]
+        own = torch.arange(len(lengths))[slice(None) if roles is None else roles == number]
         limit = int(limit_of(role))
         full = own[lengths[own] >= limit].tolist()
         found = counts.setdefault(limit, [0, 0])

@@ -188,6 +188,9 @@ def test_the_config_trains(
     run(tmp_path, "init", source, "--backbone", small / "backbone", "--output", "mine.yaml")
     told = capsys.readouterr().out
     assert "lit-metric fit --config mine.yaml" in told
+    searched = {"tags in strings": "--tags keywords --tag_separator '|' --query TAGS"}
+    expected = searched.get(kind, f"--text {'answer' if 'answer' in kind else 'words'} --query")
+    assert f"lit-metric search --model runs/mine --corpus {source} {expected}" in told
     assert (
         (tmp_path / "mine.yaml")
         .read_text(encoding="utf-8")
