@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,8 +20,8 @@ LOOKED_AT = 20_000
 """Cells of a column by which it is judged."""
 SEPARATORS = ("|", ";", ",")
 Content = Literal["lists", "numbers", "texts", "nothing"]
-OPTIONS = ("text", "tags", "label", "labels", "anchor", "positive", "negative", "score")
 PAIRED = ("anchor", "positive", "negative", "score")
+SEPARATOR_OPTIONS = {"tags": "tag_separator", "labels": "labels_separator"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Choice:
     """The columns of a table, by the options that name them.
 
     Args:
-        columns: by option; see :data:`OPTIONS`.
+        columns: by option, as ``lit-metric init`` has them.
         why: for each option that nobody gave, what speaks for the column.
         separators: what divides the tags or labels of a cell, by option.
         symmetric: of pairs, whether either text could be the other.
@@ -153,7 +153,7 @@ class ColumnGuesser:
 
     Args:
         table: to look at.
-        given: columns by option, as far as a person has named them; None otherwise.
+        given: columns by option, ``tag_separator`` and ``labels_separator``; None for what nobody has named.
 
     Raises:
         DataError: when a named column doesn't exist, or options contradict each other.
@@ -161,11 +161,12 @@ class ColumnGuesser:
 
     def __init__(self, table: Table, given: dict[str, Any]) -> None:
         self.table = table
-        self.given = {option: value for option, value in given.items() if value is not None}
-        named = [
-            each for value in self.given.values() for each in ([value] if isinstance(value, str) else value)
-        ]
-        if unknown := [name for name in named if name not in table.columns]:
+        known = {option: value for option, value in given.items() if value is not None}
+        self.separators = {
+            option: known.pop(name) for option, name in SEPARATOR_OPTIONS.items() if name in known
+        }
+        self.given = known
+        if unknown := [name for name in names_in(known.values()) if name not in table.columns]:
             raise DataError(f"there is no column {listed(unknown)}; {table.layout}")
         self.found = {name: Column.of(table, name) for name in table.columns}
         labelled = [option for option in self.given if option not in PAIRED]
@@ -202,9 +203,7 @@ class ColumnGuesser:
 
     def _two_texts(self) -> tuple[str, str]:
         """Anchor and positive, where one of them may be given."""
-        taken = {
-            name for value in self.given.values() for name in ([value] if isinstance(value, str) else value)
-        }
+        taken = names_in(self.given.values())
         usual = usual_pair(self.table) or ()
         texts = [*usual[:2], *(name for name, each in self.found.items() if each.is_text)]
         free = [str(name) for name in dict.fromkeys(texts) if name not in taken]
@@ -247,7 +246,7 @@ class ColumnGuesser:
         for option in ("text", "tags", "label", "labels"):
             if option in given:
                 columns[option] = given[option]
-        used = {name for value in columns.values() for name in ([value] if isinstance(value, str) else value)}
+        used = {*names_in(columns.values())}
         if not ({"label", "labels"} & columns.keys()):
             option, name, reason = self._guess_label(used)
             columns[option], why[option] = name, reason
@@ -261,9 +260,13 @@ class ColumnGuesser:
         separators = {
             option: separator
             for option in ("tags", "labels")
-            if option in columns and (separator := self.found[columns[option]].separator)
+            if option in columns
+            and (separator := self.separators.get(option) or self.found[columns[option]].separator)
         }
-        return replace(Choice(columns, why, separators), unsure=unsure)
+        ordered = {
+            option: columns[option] for option in ("text", "tags", "label", "labels") if option in columns
+        }
+        return Choice(ordered, why, separators, unsure=unsure)
 
     def _guess_label(self, used: set[str]) -> tuple[str, str, str]:
         """The option, the column and what speaks for it."""
@@ -321,6 +324,16 @@ class ColumnGuesser:
         raise DataError(
             f"{self.table.layout}, and none of them holds texts or tags; name one with --text or --tags"
         )
+
+
+def names_in(values: Iterable[Any]) -> list[str]:
+    """Names of columns, out of options that have one or a list of them.
+
+    Example:
+        >>> names_in(["a", ["b", "c"]])
+        ['a', 'b', 'c']
+    """
+    return [name for value in values for name in ([value] if isinstance(value, str) else value)]
 
 
 def repeated(values: Sequence[Any]) -> int:

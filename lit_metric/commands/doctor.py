@@ -27,6 +27,8 @@ from lit_metric.store import PACKAGE
 
 IMPORTED = ("lightning", "transformers", "sentence_transformers", "faiss", "pyarrow", "sklearn")
 """Modules that a broken installation often can't load."""
+OF_DEVELOPERS = ('"dev"', '"bench"', '"docs"')
+"""Extras whose packages are not shown."""
 FEATURES = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -117,10 +119,11 @@ def _versions(found: Examination) -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         found.problems.append("lit-metric isn't installed, so its requirements are unknown: pip install it")
         required = map(Requirement, ())
-    optional: dict[str, Requirement] = {}
+    optional: set[str] = set()
     for each in required:
         if each.marker is not None:
-            optional.setdefault(each.name, each)
+            if not any(extra in str(each.marker) for extra in OF_DEVELOPERS):
+                optional.add(each.name)
             continue
         try:
             version = versions[each.name] = importlib.metadata.version(each.name)

@@ -20,8 +20,10 @@ def init(
     output: str = "config.yaml",
     text: str | None = None,
     tags: str | None = None,
+    tag_separator: str | None = None,
     label: str | None = None,
     labels: str | None = None,
+    labels_separator: str | None = None,
     anchor: str | None = None,
     positive: str | None = None,
     negative: str | None = None,
@@ -44,8 +46,10 @@ def init(
         output: file to write, or - for the standard output.
         text: column of texts.
         tags: column of tags: lists, or strings with a separator.
+        tag_separator: what stands between tags in a string; found if not given.
         label: column of one label each.
         labels: column of several labels each: lists, or strings with a separator.
+        labels_separator: what stands between labels in a string; found if not given.
         anchor: column of the first texts of pairs.
         positive: column of the texts that belong to them.
         negative: column of texts that don't belong to them.
@@ -68,6 +72,7 @@ def init(
     if path is not None and path.exists() and not overwrite:
         raise FileExistsError(f"--output {path} exists: give another name, or --overwrite true to replace it")
     given = {"text": text, "tags": tags, "label": label, "labels": labels}
+    given |= {"tag_separator": tag_separator, "labels_separator": labels_separator}
     given |= {"anchor": anchor, "positive": positive, "negative": negative, "score": score}
     sources = {"train": input, "validation": validation, "test": test}
     with _quiet():

@@ -18,7 +18,7 @@ import yaml
 from lit_metric import MetricDataModule
 from lit_metric.batching import BatchPlanner, PairPlanner, PKPlanner, ScoredPairPlanner
 from lit_metric.cli.defaults import defaults
-from lit_metric.commands.columns import Choice, ColumnGuesser, repeated
+from lit_metric.commands.columns import SEPARATOR_OPTIONS, Choice, ColumnGuesser, names_in, repeated
 from lit_metric.commands.sizes import Sizes, sizes_of
 from lit_metric.data import CsvOptions, DataError, Judgements, Labels, Pairs, Supervision, Triples, read_table
 from lit_metric.data.errors import listed
@@ -98,11 +98,14 @@ def _one_line(text: str) -> str:
 
 def _options(options: dict[str, tuple[Any, str]], indent: str) -> Iterator[str]:
     for name, (value, comment) in options.items():
-        flow = yaml.safe_dump(
-            value, default_flow_style=True, allow_unicode=True, width=math.inf, sort_keys=False
-        )
-        shown = flow.removesuffix("\n").removesuffix("\n...")
-        yield f"{indent}{name}: {shown}" + (f"  # {_one_line(comment)}" if comment else "")
+        note = f"  # {_one_line(comment)}" if comment else ""
+        if name == "init_args":  # of an encoder of several parts, too long for one line
+            yield f"{indent}{name}:{note}"
+            yield from _options({part: (each, "") for part, each in value.items()}, f"{indent}  ")
+            continue
+        style: dict[str, Any] = {"default_flow_style": True, "allow_unicode": True, "sort_keys": False}
+        shown = yaml.safe_dump(value, width=math.inf, **style).removesuffix("\n").removesuffix("\n...")
+        yield f"{indent}{name}: {shown}{note}"
 
 
 def suggest(
@@ -179,12 +182,9 @@ def _supervision(
     found = Suggestion(table.name, f"{len(table):,} rows, {choice.what}")
     for option, column in choice.columns.items():
         why = choice.why.get(option)
-        names = column if isinstance(column, str) else ", ".join(column)
-        found.columns.append(
-            f"{option}: {names}" + (f" (guessed: {why}; --{option} names another)" if why else "")
-        )
+        guess = f" ({why}; --{option} names another)" if why else ""
+        found.columns.append(f"{option}: {', '.join(names_in([column]))}{guess}")
     found.columns += choice.unsure
-    comments = {option: f"guessed: {why}" for option, why in choice.why.items()}
     arguments = dict(choice.columns)
     if choice.paired:
         arguments["symmetric"] = choice.symmetric
@@ -192,11 +192,11 @@ def _supervision(
         note = "" if choice.symmetric else "queries and documents"
         return Pairs(**arguments), {"supervision": (known, note)}, choice, found
     for option, separator in choice.separators.items():
-        arguments["tag_separator" if option == "tags" else "labels_separator"] = separator
+        arguments[SEPARATOR_OPTIONS[option]] = separator
     if "labels" in arguments:
         known = {"class_path": "Labels", "init_args": arguments}
         return Labels(**arguments), {"supervision": (known, "")}, choice, found
-    options = {name: (value, comments.get(name, "")) for name, value in arguments.items()}
+    options = {name: (value, choice.why.get(name, "")) for name, value in arguments.items()}
     return Labels(**arguments), options, choice, found
 
 
@@ -219,12 +219,10 @@ def _notice_rows(found: Suggestion, table: Table, data: MetricDataModule, choice
     """Empty cells, rows that can't be used, duplicates, and classes of one item."""
     note = found.noticed.append
     if choice is not None:
-        used = [
-            name
-            for value in choice.columns.values()
-            for name in ([value] if isinstance(value, str) else value)
-        ]
-        unused = [name for name in table.columns if name not in used and name not in table.used]
+        used = names_in(choice.columns.values())
+        if not data.dataset.held_out and all(data.sources[name] is None for name in ("validation", "test")):
+            used.append(table.guess(("split",)) or "")  # names the split of each row
+        unused = [name for name in table.columns if name not in used]
         if unused:
             note(f"columns that are not used: {listed(unused, 8)}")
     if len(data.problems):
@@ -241,10 +239,9 @@ def _notice_rows(found: Suggestion, table: Table, data: MetricDataModule, choice
             note(f"{copies:,} of {len(contents):,} items repeat an earlier one{also}")
         counts = class_counts(data.relations, None)
         sizes = counts[counts > 0]
-        note(
-            f"{len(sizes):,} classes of {int(sizes.min()):,} to {int(sizes.max()):,} items, half of them "
-            f"with {int(sizes.median()):,} or fewer"
-        )
+        least, middle, most = (int(each) for each in (sizes.min(), sizes.median(), sizes.max()))
+        each = f"{least:,} to {most:,} items, half of them with {middle:,} or fewer"
+        note(f"{len(sizes):,} classes of {each if least < most else f'{most:,} items each'}")
         if len(sizes) == 1:
             note("there is one class only, so there is nothing to tell apart")
         if single := int((sizes == 1).sum()):
@@ -267,57 +264,56 @@ def _encoder(found: Suggestion, data: MetricDataModule, backbone: str, sizes: Si
     if (total and scripts.most_common(1)[0][1] < 0.995 * total) or (total and "latin" not in scripts):
         shares = ", ".join(f"{name} {count / total:.0%}" for name, count in scripts.most_common(4))
         found.noticed.append(f"texts by script: {shares}")
-    inside: dict[str, Any] = {"backbone": backbone}
-    comments = {"backbone": "or a Hugging Face id, or a folder"}
+    inside: dict[str, tuple[Any, str]] = {"backbone": (backbone, "or a Hugging Face id, or a folder")}
     if sizes.tokenizer is None:
         found.noticed.append(f"{backbone} can't be read here, so lengths are its own: {sizes.problem}")
     else:
-        lengths, unknown = sizes.measure(texts)
-        found.noticed.append(
-            f"texts have {np.median(lengths):.0f} tokens in the middle, {lengths.max()} at most"
-        )
-        wanted = int(np.quantile(lengths, 0.99))
-        length = min(max(16, math.ceil(wanted / 16) * 16), sizes.positions or wanted + 16)
-        if longer := int((lengths > length).sum()):
-            found.noticed.append(
-                f"{longer / len(lengths):.1%} of the texts are longer than {length} tokens and are cut"
-            )
-        inside["max_length"] = length
-        comments["max_length"] = f"tokens; the longest text has {lengths.max()}"
-        if unknown > 0.02:
-            found.noticed.append(
-                f"{unknown:.0%} of the tokens are unknown to the backbone, which was trained on another "
-                "language or script: name a multilingual one with --backbone"
-            )
-        mean = float(np.minimum(lengths, length).mean())
-        if not found.of_sets and mean * BATCH > TOKENS_IN_MEMORY:
-            inside["recompute"] = "chunks"
-            comments["recompute"] = "long texts: keeps memory flat, a step takes longer"
+        inside |= _lengths(found, sizes, texts)
     if found.of_sets:
         tags = [text for text in texts if " " not in text]
-        marks = [
-            mark for mark in ("::", "_", "-", ":") if 5 * sum(mark in tag for tag in tags) > len(tags) > 0
-        ]
-        text = {**inside, "freeze": True, **({"replacements": dict.fromkeys(marks, " ")} if marks else {})}
-        pooling = {
-            "class_path": "AttentionPooling",
-            "init_args": {"heads": 4, "hidden": 128, "context": True},
+        seen = [mark for mark in ("::", "_", "-", ":") if 5 * sum(mark in tag for tag in tags) > len(tags)]
+        text = {name: value for name, (value, _) in inside.items() if name != "recompute"}
+        if tags and seen:
+            text["replacements"] = dict.fromkeys(seen, " ")
+        heads = {"heads": 4, "hidden": 128, "context": True}
+        last = {"dimension": sizes.hidden or WIDE, "dropout": 0.3}
+        arguments = {
+            "text": {**text, "freeze": True},
+            "pooling": {"class_path": "AttentionPooling", "init_args": heads},
+            "projection": [{"dimension": 1024, "activation": "gelu"}, last],
+            "tag_dropout": 0.2,
         }
+        why = "the backbone is frozen: each tag passes through it once"
         found.model["encoder.class_path"] = "SetEncoder", "pools the vectors of an item's tags"
-        projection = [
-            {"dimension": 1024, "activation": "gelu"},
-            {"dimension": sizes.hidden or WIDE, "dropout": 0.3},
-        ]
-        arguments = {"text": text, "pooling": pooling, "projection": projection, "tag_dropout": 0.2}
-        found.model["encoder.init_args"] = (
-            arguments,
-            "the backbone is frozen: each tag passes through it once",
-        )
+        found.model["encoder.init_args"] = arguments, why
         return
     if sizes.has_embeddings:
-        inside["freeze"], comments["freeze"] = ["embeddings"], "the table of token vectors; false trains all"
-    inside["dropout"] = 0.0
-    found.model |= {f"encoder.{name}": (value, comments.get(name, "")) for name, value in inside.items()}
+        inside["freeze"] = ["embeddings"], "the table of token vectors; false trains all"
+    inside["dropout"] = 0.0, ""
+    found.model |= {f"encoder.{name}": each for name, each in inside.items()}
+
+
+def _lengths(found: Suggestion, sizes: Sizes, texts: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """The options that follow from the lengths of texts."""
+    lengths, unknown = sizes.measure(texts)
+    note = found.noticed.append
+    what = "tags" if found.of_sets else "texts"
+    note(f"{what} have {np.median(lengths):.0f} tokens in the middle, {lengths.max()} at most")
+    length = max(16, math.ceil(np.quantile(lengths, 0.99) / 16) * 16)
+    length = min(length, sizes.positions or length)
+    if longer := int((lengths > length).sum()):
+        note(f"{longer / len(lengths):.1%} of the {what} are longer than {length} tokens and are cut")
+    if unknown > 0.02:
+        note(
+            f"{unknown:.0%} of the tokens are unknown to the backbone, which was trained on another language "
+            "or script: name a multilingual one with --backbone"
+        )
+    options: dict[str, tuple[Any, str]] = {
+        "max_length": (length, f"tokens; the longest of the {what} has {lengths.max()}")
+    }
+    if np.minimum(lengths, length).mean() * BATCH > TOKENS_IN_MEMORY:
+        options["recompute"] = "chunks", "long texts: keeps memory flat, and a step takes longer"
+    return options
 
 
 def _scripts(texts: Sequence[str]) -> Counter[str]:

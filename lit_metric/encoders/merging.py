@@ -12,8 +12,11 @@ import torch
 
 from lit_metric.encoders.base import Encoder
 
-PLACES = ("backbone", "adapter", "freeze", "dropout", "packing", "recompute", "trust_remote_code")
-"""Arguments of encoders that don't change what a text's vector is."""
+OF_TRAINING = (
+    *("backbone", "adapter", "freeze", "dropout", "tag_dropout", "cache_frozen"),
+    *("packing", "recompute", "max_tokens_in_memory", "trust_remote_code"),
+)
+"""Arguments of encoders that don't change the vector of a text."""
 PRIVATE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures")
 """Of a model's configuration: where it came from."""
 
@@ -85,7 +88,9 @@ def _difference(first: Any, other: Any, where: str = "") -> str:
     if type(first) is not type(other):
         return f"{what} is a {type(first).__name__} there and a {type(other).__name__} here"
     if not isinstance(first, Encoder):
-        ours, theirs = (each.model.config.to_dict() for each in (first, other))
+        # A table of token vectors has no configuration; its shape is compared below.
+        configs = [getattr(each.model, "config", None) for each in (first, other)]
+        ours, theirs = ({} if config is None else config.to_dict() for config in configs)
         differing = [key for key in {*ours, *theirs} - {*PRIVATE} if ours.get(key) != theirs.get(key)]
         if differing:
             key = min(differing)
@@ -94,7 +99,7 @@ def _difference(first: Any, other: Any, where: str = "") -> str:
     settings = []
     for each in (first, other):
         arguments = {**each.spec()["init_args"], **each._saved_arguments()}
-        settings.append({k: v for k, v in arguments.items() if k not in (*PLACES, *each.subfolders)})
+        settings.append({k: v for k, v in arguments.items() if k not in (*OF_TRAINING, *each.subfolders)})
     for name in sorted({*settings[0], *settings[1]}):
         ours, theirs = (each.get(name) for each in settings)
         if ours != theirs:

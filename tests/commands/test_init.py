@@ -132,7 +132,7 @@ def test_sizes_fit_the_classes_and_the_texts(suggested: Any) -> None:
     assert chosen["model"]["encoder"]["max_length"] == 16
     assert chosen["model"]["encoder"]["freeze"] == ["embeddings"]
     assert "texts have 8 tokens in the middle, 8 at most" in found.noticed
-    assert "6 classes of 10 to 10 items, half of them with 10 or fewer" in found.noticed
+    assert "6 classes of 10 items each" in found.noticed
 
 
 def test_a_person_is_told_what_is_odd(suggested: Any) -> None:
@@ -159,6 +159,9 @@ def test_named_columns_override_guesses(tmp_path: Path) -> None:
     assert ColumnGuesser(table, {"text": "body"}).choose().columns == {"text": "body", "label": "kind"}
     chosen = ColumnGuesser(table, {"anchor": "body"}).choose()
     assert chosen.columns == {"anchor": "body", "positive": "title"}
+    tags = read_table(lines(tmp_path, {"words": [f"{one} und {two}" for one, two in ROWS], "group": CLASSES}))
+    given = {"tags": "words", "tag_separator": " und "}
+    assert ColumnGuesser(tags, given).choose().separators == {"tags": " und "}
     for given, message in (
         ({"label": "sort"}, "there is no column 'sort'; .* has 'title'"),
         ({"label": "kind", "score": "area"}, "--label is of items with labels and --score of pairs"),
@@ -209,7 +212,7 @@ def test_outputs(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str
     run(tmp_path, "init", source, "--backbone", small / "backbone", "--output", "-")
     shown = capsys.readouterr()
     assert yaml.safe_load(shown.out)["data"]["train"] == source
-    assert "6 classes of 10 to 10 items" in shown.err
+    assert "6 classes of 10 items each" in shown.err
     (tmp_path / "config.yaml").touch()
     with pytest.raises(SystemExit) as end:
         run(tmp_path, "init", source, "--backbone", small / "backbone")

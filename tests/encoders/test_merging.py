@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_metric import Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
+from lit_metric import Encoder, SetEncoder, StaticEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.merging import merge_encoders
 from tests.encoders.tokens import word_tokenizer
 
@@ -53,6 +53,15 @@ def test_sets_and_towers_are_merged_part_by_part(tiny: str) -> None:
     np.testing.assert_allclose(
         same.encode(TEXTS, role="query"), towers.encode(TEXTS, role="query"), atol=1e-6
     )
+
+
+def test_static_models(tiny: str) -> None:
+    first = StaticEncoder(tiny)
+    other = moved(first, 0.1)
+    merged = merge_encoders([first, other], [1, 3])
+    states = [each.state_dict() for each in (first, other, merged)]
+    [table] = [name for name in states[0] if name.startswith("backbone.")]
+    torch.testing.assert_close(states[2][table], 0.25 * states[0][table] + 0.75 * states[1][table])
 
 
 def test_adapters_are_merged_into_their_bases_first(tiny: str) -> None:
