@@ -46,7 +46,9 @@ def read_dataset(
         DataError: when there is no source, something in them can't be used, or nothing can be learned.
     """
     tables = {
-        name: read_table(source, problems=reading.problems, name=name, csv=reading.csv)
+        name: read_table(
+            source, problems=reading.problems, name=name, csv=reading.csv, folder=reading.cache_dir
+        )
         for name, source in sources.items()
         if source is not None
     }
