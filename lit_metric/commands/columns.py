@@ -242,10 +242,9 @@ class ColumnGuesser:
         return Choice(columns, why_guessed, symmetric=symmetric)
 
     def _labelled(self) -> Choice:
-        given, columns, why = self.given, {}, {}
-        for option in ("text", "tags", "label", "labels"):
-            if option in given:
-                columns[option] = given[option]
+        order = ("text", "tags", "label", "labels")
+        columns: dict[str, Any] = {option: self.given[option] for option in order if option in self.given}
+        why: dict[str, str] = {}
         used = {*names_in(columns.values())}
         if not ({"label", "labels"} & columns.keys()):
             option, name, reason = self._guess_label(used)
@@ -257,15 +256,13 @@ class ColumnGuesser:
             columns[option], why[option] = name, reason
             if others:
                 unsure.append(f"{listed(others)} could be the texts, too: --text")
-        separators = {
+        separators: dict[str, str] = {
             option: separator
             for option in ("tags", "labels")
             if option in columns
             and (separator := self.separators.get(option) or self.found[columns[option]].separator)
         }
-        ordered = {
-            option: columns[option] for option in ("text", "tags", "label", "labels") if option in columns
-        }
+        ordered = {option: columns[option] for option in order if option in columns}
         return Choice(ordered, why, separators, unsure=unsure)
 
     def _guess_label(self, used: set[str]) -> tuple[str, str, str]:

@@ -201,7 +201,8 @@ def _supervision(
 
 
 def _search_options(train: str, supervision: Supervision, of_sets: bool) -> str:
-    corpus, options = train, {}
+    """The options of ``search`` for the texts of the table, or those that it names."""
+    corpus, options = train, dict[str, Any]()
     if isinstance(supervision, Pairs):
         options["text"] = supervision.positive
     elif isinstance(supervision, Labels):
@@ -341,15 +342,16 @@ def _training(found: Suggestion, data: MetricDataModule, sizes: Sizes) -> None:
         classes = max(min(2, len(present)), min(64, len(present), most // each))
         if classes == len(present):
             each = max(each, min(most // classes, int(present.float().median())))
-        smallest = {"smallest_class": 2} if int((present == 1).sum()) * 2 > len(present) else {}
-        if smallest:
-            classes = min(classes, int((present > 1).sum()))
-        shown = {"class_path": "PKPlanner", "init_args": {"classes": classes, "per_class": each, **smallest}}
-        planner, note = PKPlanner(classes, each, **smallest), f"{classes} classes × {each} items in a batch"
+        arguments: dict[str, Any] = {"classes": classes, "per_class": each}
+        if 2 * int((present == 1).sum()) > len(present):
+            arguments |= {"classes": min(classes, int((present > 1).sum())), "smallest_class": 2}
+        shown = {"class_path": "PKPlanner", "init_args": arguments}
+        planner = PKPlanner(**arguments)
+        note = f"{arguments['classes']} classes × {each} items in a batch"
     elif planned == "scores":
         size = _power(len(train) // 4, 8, 128)
         together = not getattr(data.relations, "symmetric", True)
-        arguments: dict[str, Any] = {"batch_size": size, **({"together": True} if together else {})}
+        arguments = {"batch_size": size, **({"together": True} if together else {})}
         shown = {"class_path": "ScoredPairPlanner", "init_args": arguments}
         planner, note = ScoredPairPlanner(size, together), "scored pairs in a batch"
     else:
