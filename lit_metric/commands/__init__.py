@@ -19,6 +19,9 @@ COMMANDS = {
     "init": "Look at a table, and write a config that trains on it.",
     "encode": "Write the vector of each row of a file.",
     "search": "Show the rows of a file that are nearest to a query.",
+    "classify": "Give each row of a file the label of its nearest labelled rows.",
+    "label-errors": "Show the rows of a file whose labels are probably wrong.",
+    "duplicates": "Show duplicates in a file, and rows that two files have in common.",
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
     "distill": "Write a static model, a table of token vectors, of a trained one.",
@@ -41,6 +44,7 @@ BARE: dict[str, dict[str, dict[str, Any]]] = {
 
 def function(name: str) -> Callable[..., None]:
     """The function of a command."""
+    name = name.replace("-", "_")
     found: Callable[..., None] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
     return found
 
@@ -57,9 +61,8 @@ def add_arguments(parser: ArgumentParser, name: str) -> None:
     parser.description = description.partition("\nArgs:")[0].strip()
     parser.epilog = f"example: {example.strip()}" if example else None
     own = BARE.get(name, {})
-    special = {"query", "run", *(each.strip("-") for each in own)} & inspect.signature(
-        command
-    ).parameters.keys()
+    known = inspect.signature(command).parameters.keys()
+    special = known & {"query", "run", *(each.strip("-") for each in own)}
     parser.add_function_arguments(command, skip={*special})
     for argument, options in own.items():
         parser.add_argument(argument, **options)

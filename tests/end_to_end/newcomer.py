@@ -199,6 +199,10 @@ STORIES = {
             "lit-metric init questions.csv --output mine.yaml",
             "lit-metric fit --config mine.yaml --trainer.max_epochs 2",
             f"{SEARCH} --text asked",
+            "lit-metric classify --model runs/mine --labelled questions.csv --label about --input new.csv "
+            "--text asked --output answers.csv",
+            "lit-metric label-errors --model runs/mine --input questions.csv --text asked --label about "
+            "--output suspects.csv",
             "! lit-metric init questions.csv --output mine.yaml",
             EXPORT,
             CHECK,
@@ -209,6 +213,8 @@ STORIES = {
             "6 classes of 20 items each",
             "Wrote mine.yaml",
             *SHOWN,
+            "Wrote 12 rows to answers.csv",
+            "of 120 rows are suspects",
             "--output mine.yaml exists",
             "same vectors: True",
         ],
