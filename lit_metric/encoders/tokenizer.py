@@ -323,11 +323,13 @@ class TextTokenizer:
         return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
     def save(self, folder: Path, pad: bool = False) -> None:
-        """Write the tokenizer's files. With ``pad``, a tokenizer without a padding token uses another of its
-        tokens."""
+        """Write the tokenizer's files. With ``pad``, it pads on the right, so that positions begin at the
+        text, and one without a padding token uses another of its tokens."""
         tokenizer = self.tokenizer
-        if pad and tokenizer.pad_token is None:
+        if pad:
             tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"
+        if pad and tokenizer.pad_token is None:
             known = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
             tokenizer.pad_token = next(token for token in known if token)
         tokenizer.save_pretrained(folder)

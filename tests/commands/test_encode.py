@@ -236,7 +236,7 @@ def test_export_of_two_towers_is_one_model(
         run(tmp_path, "export", "--model", "model", "--output", "out")
     assert caplog.messages[-2] == 'Wrote out; use it with SentenceTransformer("out")'
     assert re.fullmatch(
-        r"sentence-transformers: largest difference \d\.\de-0[6-9] on 74 texts", caplog.messages[-1]
+        r"sentence-transformers: largest difference \d\.\de-0[6-9] on 74 items", caplog.messages[-1]
     )
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert caplog.messages[-1] in card
