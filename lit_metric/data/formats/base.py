@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems, listed
+from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats.columns import Checked, Columns
 from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import Table
@@ -43,6 +44,7 @@ class ReadOptions:
         csv: how CSV files are written; options that are None are found in each file.
         cache_dir: where rows and texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
         opened: tables that were opened while reading, besides those of the splits.
+        excluded: rows to leave out, of items with labels.
     """
 
     problems: Problems = field(default_factory=Problems)
@@ -52,6 +54,7 @@ class ReadOptions:
     csv: CsvOptions | None = None
     cache_dir: str | None = None
     opened: list[Table] = field(default_factory=list)
+    excluded: ExcludedRows | None = None
 
     def columns(self, table: Table) -> Columns:
         """The columns of a table, whose problems are noted with the others."""
