@@ -27,7 +27,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    """Two ranks for all tests that need them: each rank takes seconds to import what it runs."""
+    """Two ranks for all tests that need them."""
     from tests.distributed import RankPool
 
     with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:

@@ -161,7 +161,7 @@ def test_a_full_disk_costs_a_refresh_without_restarts(
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        done = fit(small, tmp_path, threads=2)
+        done = fit(small, tmp_path, threads=2, interpreter=True)  # OpenMP's threads don't survive a fork
         after = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
