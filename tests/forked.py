@@ -40,10 +40,11 @@ def popen(
     The child has this process's modules and whatever is patched in them. Its arguments, environment, working
     directory, standard streams, signal handlers, log handlers and files are those of a new interpreter.
 
-    An interpreter is started where forks are unsafe, which is everywhere but on Linux without a GPU in use.
+    An interpreter is started where forks are unsafe: anywhere but on Linux, and where there is a GPU, for
+    which gradients start threads.
     """
     torch = sys.modules.get("torch")
-    unsafe = sys.platform != "linux" or (torch is not None and torch.cuda.is_initialized())
+    unsafe = sys.platform != "linux" or (torch is not None and torch.accelerator.is_available())
     if unsafe or list(command[:2]) not in PYTHON:
         return _popen(command, env=env, **options)
     environment = dict(os.environ if env is None else env)
@@ -62,18 +63,20 @@ def _become(command: Sequence[str], environment: dict[str, str]) -> None:
     try:
         gc.freeze()  # files of this process that nothing refers to must not be closed under the same numbers
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the parent waits for the end of one of them
-        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", 1)
+        stream = partial(os.fdopen, closefd=False)  # those that they replace may be of these descriptors
+        sys.stdin, sys.stdout, sys.stderr = stream(0), stream(1, "w"), stream(2, "w", 1)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(environment)
-        logging.getLogger().handlers.clear()  # those of pytest
-        for name in logging.root.manager.loggerDict:
-            for handler in logging.getLogger(name).handlers:
-                if isinstance(handler, logging.StreamHandler):
-                    handler.setStream(sys.stderr)
+        for logger in [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]:
+            for handler in list(logger.handlers):
+                if type(handler) is logging.StreamHandler:
+                    handler.stream = sys.stderr
+                elif type(handler).__module__.startswith("_pytest"):
+                    logger.removeHandler(handler)
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         sys.path.insert(0, str(Path.cwd()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -48,6 +49,20 @@ def test_a_fork_is_like_an_interpreter(tmp_path: Path) -> None:
         signal.signal(signal.SIGTERM, before)
     assert (told, errors, status) == tell(subprocess.run, tmp_path)
     assert (told["parent"], status) == (os.getpid(), 3)
+
+
+def test_a_fork_of_a_fork_has_streams_and_logs(tmp_path: Path) -> None:
+    inner = "import logging, sys; logging.warning(sys.stdin.read()); print('out'); sys.exit(4)"
+    starts = "done = run([sys.executable, '-c', sys.argv[1]]); sys.exit(done.returncode)"
+    outer = f"import sys; from tests.forked import run; {starts}"
+    handler = logging.StreamHandler(closed := (tmp_path / "closed").open("w"))
+    closed.close()
+    logging.getLogger("tests.forked").addHandler(handler)
+    try:
+        done = forked.run([sys.executable, "-c", outer, inner], input="in", capture_output=True, text=True)
+    finally:
+        logging.getLogger("tests.forked").removeHandler(handler)
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "WARNING:root:in\n", 4)
 
 
 @pytest.mark.parametrize("code", ["raise KeyError('lost')", "import os, signal; os.kill(os.getpid(), 9)"])

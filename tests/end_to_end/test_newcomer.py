@@ -59,9 +59,10 @@ def test_everybody_gets_to_a_model_that_is_searched_and_exported(
 
     def line(command: str, folder: Path) -> tuple[int, str]:
         program, *arguments = shlex.split(command)
-        if arguments[0] == "-c":
+        if program == "python":
+            code = arguments[1] if arguments[0] == "-c" else (folder / "cells.py").read_text("utf-8")
             told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            done = forked.run([sys.executable, *arguments], cwd=folder, **told)
+            done = forked.run([sys.executable, "-c", code], cwd=folder, **told)
             return done.returncode, done.stdout
         if program != "lit-metric":
             return in_a_shell(command, folder)

@@ -11,4 +11,4 @@ from tests.small import Small
 @pytest.fixture(scope="session")
 def undisturbed(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Fit:
     """A whole fit with nothing in its way; tests that write into its folder work on a copy."""
-    return fit(small, tmp_path_factory.mktemp("undisturbed"), save=5, interpreter=True)
+    return fit(small, tmp_path_factory.mktemp("undisturbed"), save=5)

@@ -13,6 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 from unittest import mock
 
@@ -141,7 +142,7 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
         callbacks.append(Pause(pause, folder))
     logger = RunLogger("run", str(folder))
     run = trainer(folder, *callbacks, max_epochs=epochs, logger=logger, log_every_n_steps=1, **places)
-    with mock.patch.object(client, "Popen", client.Popen if interpreter else forked.popen):
+    with mock.patch.object(client, "Popen", Popen if interpreter else forked.popen):
         run.fit(learner, data, ckpt_path=None if resume is None else folder / "checkpoints" / resume)
     return Fit(fingerprint(learner), learner, data, watch, tables, folder, data.refresher)
 

@@ -71,7 +71,7 @@ def test_a_table_is_that_of_the_weights_when_they_were_copied(small: Small, undi
 
 
 def test_it_encodes_in_the_precision_of_training(small: Small, tmp_path: Path) -> None:
-    done = fit(small, tmp_path, epochs=2, places={"precision": "bf16-mixed"})
+    done = fit(small, tmp_path, epochs=2, places={"precision": "bf16-mixed"}, interpreter=True)
     table = done.tables.opened[2]
     expected = mined(small, done, 5, half=True)
     assert table.ids.tolist() == expected.ids.tolist()
