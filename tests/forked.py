@@ -7,6 +7,7 @@ which fork this process, or ``SERVER``, if nothing of this process may be there 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import multiprocessing
@@ -62,7 +63,10 @@ def _become(command: Sequence[str], environment: dict[str, str]) -> None:
     status = 1
     try:
         gc.freeze()  # files of this process that nothing refers to must not be closed under the same numbers
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the parent waits for the end of one of them
+        for file in map(int, os.listdir("/proc/self/fd")):
+            if file > 2:
+                with contextlib.suppress(OSError):  # what listed them
+                    os.close(file)  # the parent waits for the end of one of them
         stream = partial(os.fdopen, closefd=False)  # those that they replace may be of these descriptors
         sys.stdin, sys.stdout, sys.stderr = stream(0), stream(1, "w"), stream(2, "w", 1)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
