@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lit_metric.mining import Miner
     from lit_metric.modules import MetricLearner, TwoTowerLearner
     from lit_metric.refresh import Refresh
+    from lit_metric.search_index import SearchIndex
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "MetricLearner",
     "Miner",
     "Refresh",
+    "SearchIndex",
     "SetEncoder",
     "StaticEncoder",
     "TextEncoder",
@@ -49,6 +51,7 @@ _HOMES = {
     "MetricLearner": "modules",
     "Miner": "mining",
     "Refresh": "refresh",
+    "SearchIndex": "search_index",
     "SetEncoder": "encoders",
     "StaticEncoder": "encoders",
     "TextEncoder": "encoders",

@@ -1,5 +1,5 @@
-"""What can be done with a trained encoder, ``encode``, ``search``, ``mine``, ``export``, ``distill``, and
-with ``runs``.
+"""What can be done with a trained encoder, ``encode``, ``index``, ``search``, ``mine``, ``export``,
+``distill``, and with ``runs``.
 
 Each command is a typed function in the module of its name. Its signature is its options and its docstring is
 their help, so it can be called from Python as it is. Modules are imported only when their command is used.
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "encode": "Write the vector of each row of a file.",
-    "search": "Show the rows of a file that are nearest to a query.",
+    "index": "Encode a corpus once, for search --index.",
+    "search": "Show the rows of a file or an index that are nearest to a query.",
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
     "distill": "Write a static model, a table of token vectors, of a trained one.",
@@ -43,10 +44,15 @@ def add_arguments(parser: ArgumentParser, name: str) -> None:
     description, _, example = inspect.cleandoc(command.__doc__ or "").partition("\nExample:")
     parser.description = description.partition("\nArgs:")[0].strip()
     parser.epilog = f"example: {example.strip()}" if example else None
-    special = {"query", "run"} & inspect.signature(command).parameters.keys()
+    special = {"query", "run", "where", "add"} & inspect.signature(command).parameters.keys()
     parser.add_function_arguments(command, skip={*special})
     if "query" in special:
         parser.add_argument("--query", action="append", help="a text, or tags; may be repeated")
+    if "where" in special:
+        text = "values that results have, such as label=lost; may be repeated"
+        parser.add_argument("--where", action="append", metavar="COLUMN=VALUE", help=text)
+    if "add" in special:
+        parser.add_argument("--add", action="store_true", help="add the rows to an index that is there")
     if "run" in special:
         from lit_metric.commands.mine import TakeData
 
