@@ -5,16 +5,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+COLLEAGUE ?= .venv-colleague
+ONNX ?= .venv-onnx
 ARGS ?=
 JOBS ?= 2
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-peers newcomer lint docs clean \
+.PHONY: help demo test test-handover test-peers newcomer lint docs clean \
 	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses bench-engine bench-gpu
 
 help:
 	@echo "make demo               train on data that ships with the project, and see what it is good for"
 	@echo "make test               the test suite and the doctests"
+	@echo "make test-handover      read exports where there is sentence-transformers only, and ONNX Runtime only"
 	@echo "make newcomer           first hours of six people, in an empty environment with the wheel"
 	@echo "make test-peers         compare with seven other libraries, many times; they go into .venv-peers"
 	@echo "make lint               ruff check, ruff format, mypy"
@@ -63,6 +66,14 @@ bench-attention: $(VENV)/installed-bench
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+# What people get who have no lit-metric: each environment reads what this one wrote.
+test-handover: $(VENV)/installed-dev $(COLLEAGUE)/installed $(ONNX)/installed
+	rm -rf .handover
+	$(RUN) -m tests.handover.write .handover
+	$(COLLEAGUE)/bin/python tests/handover/read.py sentence-transformers .handover
+	$(ONNX)/bin/python tests/handover/read.py onnx .handover
+	rm -rf .handover
+
 newcomer: EMPTY := $(CURDIR)/.newcomer
 newcomer:
 	rm -rf $(EMPTY) && $(PYTHON) -m venv $(EMPTY)/venv
@@ -88,7 +99,7 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(PEERS) .newcomer build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) $(COLLEAGUE) $(ONNX) .newcomer .handover build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):
@@ -104,4 +115,11 @@ $(PEERS)/installed: pyproject.toml constraints.txt tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --constraint constraints.txt --editable '.[dev]' tensorflow-cpu==2.21.0
 	$(PEERS)/bin/python -m pip install --no-deps --requirement tests/peers/requirements.txt
+	@touch $@
+
+$(COLLEAGUE)/installed: PACKAGES := sentence-transformers
+$(ONNX)/installed: PACKAGES := onnxruntime tokenizers
+$(COLLEAGUE)/installed $(ONNX)/installed: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --constraint constraints.txt $(PACKAGES)
 	@touch $@

@@ -198,6 +198,9 @@ def test_an_unknown_command_and_help(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_refresh_given_up_is_no_fault_of_the_program() -> None:
     assert messages.mistake(MiningFailed("the miner died")) == "MiningFailed: the miner died"
     assert messages.mistake(RuntimeError("a bug")) is None
+    assert messages.mistake(ImportError("a bug, too")) is None
+    missing = 'ONNX graphs need the package onnx: pip install "lit-metric[onnx]"'
+    assert messages.mistake(ImportError(missing)) == missing
 
 
 def test_messages_of_others_are_left_whole() -> None:

@@ -28,6 +28,8 @@ USER_ERRORS = (DataError, TableError, MiningFailed, ArgumentError, OSError, Valu
 USAGE = ("there is no option", "unrecognized arguments", "the following arguments are required")
 """How messages about the options of a command begin."""
 LIGHTNING = "MisconfigurationException"
+EXTRA = 'pip install "lit-metric['
+"""In messages about a package that is missing."""
 
 KEY = re.compile(r'Parser key "(.*?)":?')
 CLASS = re.compile(r"Problem with given class_path '(.*)':?")
@@ -126,6 +128,8 @@ def mistake(error: Exception, command: str = "fit") -> str | None:
         return "the checkpoint can't be read: the file is damaged, or no checkpoint; give another ckpt_path"
     if type(error).__name__ == LIGHTNING or "Early stopping conditioned on metric" in str(error):
         return with_options(" ".join(f"Lightning refuses this: {error}".split()), command)
+    if isinstance(error, ImportError) and EXTRA in str(error):
+        return str(error)
     if not isinstance(error, USER_ERRORS):
         return None
     kind = "DataError" if isinstance(error, DataError) else type(error).__name__

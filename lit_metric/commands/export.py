@@ -6,8 +6,11 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+from lit_metric.commands.items import RoleEncoder
+from lit_metric.encoders.tokenizer import QUERY
 from lit_metric.hub import export as write
-from lit_metric.hub import load
+from lit_metric.hub import export_onnx, load
+from lit_metric.hub.onnx import OnnxPrecision
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +20,8 @@ def export(
     output: str,
     format: Literal["sentence-transformers", "lit-metric"] | None = None,
     merge: bool = True,
+    onnx: OnnxPrecision | None = None,
+    sample: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Write a folder that sentence-transformers and Hugging Face load, or one for lit_metric.load.
@@ -28,6 +33,9 @@ def export(
             and replacements, so these get that of lit-metric if none is named.
         merge: work adapters into the weights of their base models. Without, a folder in the format of
             lit-metric holds the adapters and names their bases.
+        onnx: graphs for ONNX Runtime to write into the folder onnx: float32, int8 or both; see docs/onnx.md.
+        sample: file of items like those that will be encoded, with which int8 is compared; random texts of
+            the vocabulary if none is named.
         trust_remote_code: allow classes outside lit_metric and transformers.
 
     Raises:
@@ -35,16 +43,22 @@ def export(
             the encoder, or an adapter can't be merged.
 
     Example:
-        lit-metric export --model runs/triplet --output my-encoder
+        lit-metric export --model runs/triplet --output my-encoder --onnx both
     """
     encoder = load(model, trust_remote_code)
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output {output} exists already and is not an empty folder; name another")
+    if sample is not None and onnx is None:
+        raise ValueError("--sample is for ONNX graphs: name them by --onnx float32, int8 or both")
     if not merge:
         if format == "sentence-transformers":
             raise ValueError("folders for sentence-transformers are merged: take --format lit-metric")
         format = "lit-metric"
+    if onnx is not None:
+        items = None if sample is None else RoleEncoder(encoder, None, "--role", QUERY).read(sample).inputs()
+        for check in export_onnx(encoder, folder / "onnx", onnx, items):
+            log.info("Wrote %s", check)
     if format != "lit-metric":
         try:
             write(encoder, folder)
