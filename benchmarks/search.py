@@ -1,6 +1,6 @@
 """Time and recall of one query against an index on disk, for each kind of index.
 
-``python -m benchmarks.search --out DIR`` builds an index of each kind, measures it, and writes ``search.json``.
+``python -m benchmarks.search --out DIR`` builds an index of each kind, measures it, and writes search.json.
 Indexes stay in ``DIR/data``, so that a second call measures alone. Random vectors lie around centres; with
 ``LIT_METRIC_DATA``, the questions of Banking77 are searched, too.
 """
