@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lit_metric.hub import export, load
     from lit_metric.mining import Miner
     from lit_metric.modules import MetricLearner, TwoTowerLearner
+    from lit_metric.neighbours import NeighbourClassifier
     from lit_metric.refresh import Refresh
     from lit_metric.search_index import SearchIndex
 
@@ -32,6 +33,7 @@ __all__ = [
     "MetricDataModule",
     "MetricLearner",
     "Miner",
+    "NeighbourClassifier",
     "Refresh",
     "SearchIndex",
     "SetEncoder",
@@ -50,6 +52,7 @@ _HOMES = {
     "MetricDataModule": "datamodule",
     "MetricLearner": "modules",
     "Miner": "mining",
+    "NeighbourClassifier": "neighbours",
     "Refresh": "refresh",
     "SearchIndex": "search_index",
     "SetEncoder": "encoders",

@@ -19,6 +19,9 @@ COMMANDS = {
     "encode": "Write the vector of each row of a file.",
     "index": "Encode a corpus once, for search --index.",
     "search": "Show the rows of a file or an index that are nearest to a query.",
+    "classify": "Give each row of a file the label of its nearest labelled rows.",
+    "label-errors": "Show the rows of a file whose labels are probably wrong.",
+    "duplicates": "Show duplicates in a file, and rows that two files have in common.",
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
     "distill": "Write a static model, a table of token vectors, of a trained one.",
@@ -29,6 +32,7 @@ COMMANDS = {
 
 def function(name: str) -> Callable[..., None]:
     """The function of a command."""
+    name = name.replace("-", "_")
     found: Callable[..., None] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -227,16 +228,19 @@ def test_fields_and_weights_are_read_as_in_training(
     assert "--role cast: texts have the roles of their --field" in capsys.readouterr().err
 
 
-def test_export_of_two_towers_names_both_folders(
+def test_export_of_two_towers_is_one_model(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     TwoTowerEncoder(TextEncoder(small / "backbone"), TextEncoder(small / "backbone")).save(tmp_path / "model")
     with caplog.at_level(logging.INFO):
         run(tmp_path, "export", "--model", "model", "--output", "out")
-    assert caplog.messages[-1] == (
-        'Wrote out; use it with SentenceTransformer("out/query") and SentenceTransformer("out/document")'
+    assert caplog.messages[-2] == 'Wrote out; use it with SentenceTransformer("out")'
+    assert re.fullmatch(
+        r"sentence-transformers: largest difference \d\.\de-0[6-9] on 74 texts", caplog.messages[-1]
     )
-    assert all(SentenceTransformer(str(tmp_path / "out" / name)) for name in ("query", "document"))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert caplog.messages[-1] in card
+    assert all(SentenceTransformer(str(tmp_path / "out" / name)) for name in (".", "query", "document"))
 
 
 def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
@@ -254,8 +258,8 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
 def test_export_in_the_own_format_is_for_every_encoder(
     tmp_path: Path, sets: tuple[Encoder, str], towers: tuple[Encoder, str]
 ) -> None:
-    for (encoder, model), role, more in ((sets, None, ()), (towers, "query", ("--format", "lit-metric"))):
-        run(tmp_path, "export", "--model", model, "--output", f"out-{role}", *more)
+    for (encoder, model), role in ((sets, None), (towers, "query")):
+        run(tmp_path, "export", "--model", model, "--output", f"out-{role}", "--format", "lit-metric")
         items = [["w5", "w6"], ["w9"]]
         loaded = Encoder.load(tmp_path / f"out-{role}")
         np.testing.assert_allclose(
@@ -327,10 +331,8 @@ def test_export_in_the_own_format_is_for_every_encoder(
         ),
         ("search --model {texts} --corpus {csv}", "no query: give --query TEXT, or a file of them with"),
         ("search --model {texts} --corpus {csv} --query x --output a.txt", "must end in .parquet, .csv or"),
-        (
-            "export --model {towers} --output out --format sentence-transformers",
-            "sentence-transformers has no counterpart of SetEncoder",
-        ),
+        ("export --model {texts} --output out --private true", "add --push OWNER/NAME"),
+        ("export --model {texts} --output out --push a/b/c", "can't be the name of a model on the hub"),
         ("export --model {texts} --output {texts}", "exists already and is not an empty folder"),
     ],
 )
