@@ -19,7 +19,7 @@ help:
 	@echo "make demo               train on data that ships with the project, and see what it is good for"
 	@echo "make test               the test suite and the doctests"
 	@echo "make test-handover      read exports where there is sentence-transformers only, and ONNX Runtime only"
-	@echo "make newcomer           first hours of six people, in an empty environment with the wheel"
+	@echo "make newcomer           first hours of seven people, in an empty environment with the wheel"
 	@echo "make test-peers         compare with seven other libraries, many times; they go into .venv-peers"
 	@echo "make lint               ruff check, ruff format, mypy"
 	@echo "make docs               the documentation with its reference, as pages in site/"

@@ -52,7 +52,8 @@ from lit_metric.data.formats import AUTO
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.sources import read_dataset
-from lit_metric.data.tokens import log_truncation
+from lit_metric.data.tokens import count_truncated
+from lit_metric.encoders.tokenizer import log_truncation
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
 from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
@@ -260,7 +261,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.read()
         tokens = tokenize(self.vocabulary, tokenizer, self.cache_dir, progress)
         if progress:
-            log_truncation(self.vocabulary, tokens, tokenizer)
+            log_truncation(count_truncated(self.vocabulary, tokens, tokenizer))
         self.collator = Collator(self.items, tokens)
         if self.miner is not None:
             folder = default_cache_dir() if self.cache_dir is None else Path(self.cache_dir)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 COMMANDS = {
+    "init": "Look at a table, and write a config that trains on it.",
     "encode": "Write the vector of each row of a file.",
     "index": "Encode a corpus once, for search --index.",
     "search": "Show the rows of a file or an index that are nearest to a query.",
@@ -25,9 +26,30 @@ COMMANDS = {
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
     "distill": "Write a static model, a table of token vectors, of a trained one.",
+    "merge": "Write the weighted mean of models.",
+    "doctor": "Show versions, processor, GPU, caches, and what is broken.",
     "runs": "List runs: what differs in their configs, and their metrics before and after.",
 }
 """The commands with a line of help each, which needs no import."""
+
+
+BARE: dict[str, dict[str, dict[str, Any]]] = {
+    "init": {"input": {"help": "Parquet, CSV or JSON Lines file, data set folder, or id of a data set"}},
+    "index": {"--add": {"action": "store_true", "help": "add the rows to an index that is there"}},
+    "search": {
+        "--where": {
+            "action": "append",
+            "metavar": "COLUMN=VALUE",
+            "help": "a value that results have, for an index; may be repeated",
+        }
+    },
+    "merge": {
+        "models": {"nargs": "+", "help": "run folders, checkpoints, model folders, or hub ids; two or more"},
+        "--weights": {"nargs": "+", "type": float, "help": "how much each counts; equally if not given"},
+    },
+}
+"""Arguments of a command that are given without a name, without a value, or several at once, as
+``add_argument`` has them."""
 
 
 def function(name: str) -> Callable[..., None]:
@@ -48,15 +70,14 @@ def add_arguments(parser: ArgumentParser, name: str) -> None:
     description, _, example = inspect.cleandoc(command.__doc__ or "").partition("\nExample:")
     parser.description = description.partition("\nArgs:")[0].strip()
     parser.epilog = f"example: {example.strip()}" if example else None
-    special = {"query", "run", "where", "add"} & inspect.signature(command).parameters.keys()
+    own = BARE.get(name, {})
+    known = inspect.signature(command).parameters.keys()
+    special = known & {"query", "run", *(each.strip("-") for each in own)}
     parser.add_function_arguments(command, skip={*special})
+    for argument, options in own.items():
+        parser.add_argument(argument, **options)
     if "query" in special:
         parser.add_argument("--query", action="append", help="a text, or tags; may be repeated")
-    if "where" in special:
-        text = "values that results have, such as label=lost; may be repeated"
-        parser.add_argument("--where", action="append", metavar="COLUMN=VALUE", help=text)
-    if "add" in special:
-        parser.add_argument("--add", action="store_true", help="add the rows to an index that is there")
     if "run" in special:
         from lit_metric.commands.mine import TakeData
 

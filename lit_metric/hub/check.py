@@ -59,7 +59,7 @@ class Check:
     difference: float
 
     def __str__(self) -> str:
-        return f"{self.form}: largest difference {self.difference:.1e} on {self.items} texts"
+        return f"{self.form}: largest difference {self.difference:.1e} on {self.items} items"
 
 
 def sample_items(encoder: Encoder) -> list[Any]:

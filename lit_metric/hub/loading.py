@@ -71,12 +71,11 @@ def load(path: str | Path, trust_remote_code: bool = False, revision: str | None
             if each != place:
                 log.info("Loaded the encoder in %s", each)
             return Encoder.load(each, trust_remote_code)
-    if all((place / tower / "modules.json").is_file() for tower in TOWERS):
-        query, document = (load(place / tower, trust_remote_code) for tower in TOWERS)
-        return TwoTowerEncoder(query, document)
     if (place / "modules.json").is_file():
         modules = json.loads((place / "modules.json").read_text(encoding="utf-8"))
         return _of_modules(place, modules, trust_remote_code)
+    if all((place / tower / "modules.json").is_file() for tower in TOWERS):
+        return TwoTowerEncoder(*(load(place / tower, trust_remote_code) for tower in TOWERS))
     if any((place / name).is_file() for name in ("config.json", ADAPTER)):
         return _of_source(str(place), trust_remote_code)
     if found := _run_checkpoint(place):
@@ -130,10 +129,12 @@ def _routes(place: Path, modules: list[dict[str, Any]], trust_remote_code: bool)
             "tower can be read"
         )
     for tower in TOWERS:
-        own = [
-            {"type": router["types"][name], "path": str(Path(modules[0]["path"], name))}
-            for name in router["structure"][tower]
-        ]
+        names = router["structure"][tower]
+        if names[:1] == [tower] and modules[1:] == []:  # as export writes it: a model of its own
+            yield load(folder / tower, trust_remote_code)
+            continue
+        paths = {name: Path(modules[0]["path"], name).as_posix() for name in names}
+        own = [{"type": router["types"][name], "path": path} for name, path in paths.items()]
         yield _of_modules(place, [*own, *modules[1:]], trust_remote_code)
 
 

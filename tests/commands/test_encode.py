@@ -236,7 +236,7 @@ def test_export_of_two_towers_is_one_model(
         run(tmp_path, "export", "--model", "model", "--output", "out")
     assert caplog.messages[-2] == 'Wrote out; use it with SentenceTransformer("out")'
     assert re.fullmatch(
-        r"sentence-transformers: largest difference \d\.\de-0[6-9] on 74 texts", caplog.messages[-1]
+        r"sentence-transformers: largest difference \d\.\de-0[6-9] on 74 items", caplog.messages[-1]
     )
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert caplog.messages[-1] in card
@@ -377,3 +377,16 @@ def test_outputs_are_as_readable_as_other_files(tmp_path: Path, texts: tuple[Enc
     source = write_csv(tmp_path / "in.csv", ROWS)
     run(tmp_path, "encode", "--model", texts[1], "--input", source, "--output", "out.npy")
     assert (tmp_path / "out.npy").stat().st_mode == Path(source).stat().st_mode
+
+
+def test_texts_that_are_cut_are_counted_once_for_all_shards(
+    tmp_path: Path, small: Small, caplog: pytest.LogCaptureFixture
+) -> None:
+    TextEncoder(small / "backbone", max_length=5).save(tmp_path / "short")
+    # [CLS] and [SEP] leave room for three words.
+    texts = ["w5 w6 w7", "w5 w6 w7 w8", "w5", "w6", "w5 w6 w7 w8 w9"]
+    source = write_csv(tmp_path / "in.csv", [(text, "a") for text in texts])
+    with caplog.at_level(logging.WARNING, logger="lit_metric"):
+        encode(str(tmp_path / "short"), source, str(tmp_path / "out.npy"), shard_rows=2)
+    told = [line for line in caplog.messages if "max_length" in line]
+    assert told == ["2 of 5 texts are longer than max_length=5 tokens, and are cut there"]

@@ -63,12 +63,14 @@ class Hub(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         if self.headers.get("Authorization") != "Bearer secret":
             self.answer({"error": "no rights"}, 401)
+        elif path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
         elif path == "/api/repos/create":
             given = json.loads(body)
             name = "/".join(filter(None, (given.get("organization") or "somebody", given["name"])))
             status = 409 if name in self.files else 200
             self.files.setdefault(name, {"main": {}})
-            self.private.setdefault(name, bool(given.get("private")))
+            self.private.setdefault(name, given.get("visibility") == "private" or given.get("private", False))
             self.answer({"url": f"{self.address}/{name}", "id": name}, status)
         elif found := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
             rows = json.loads(body)["files"]
