@@ -85,15 +85,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--corpora", nargs="*", default=["clustered", "banking77"])
     parser.add_argument("--kinds", nargs="*", default=[*KINDS])
     parser.add_argument("--only-build", action="store_true")
     options = parser.parse_args()
     corpora = {"clustered": (options.rows, lambda seed, count: clustered(count, options.dimension, seed))}
-    if "LIT_METRIC_DATA" in os.environ:
+    if "banking77" in options.corpora and "LIT_METRIC_DATA" in os.environ:
         texts = {0: banking77("train"), 1: banking77("test")}
         corpora["banking77"] = (len(texts[0]), lambda seed, count: iter([texts[seed][:count]]))
     results: dict[str, Any] = {}
-    for name, (rows, blocks_of) in corpora.items():
+    for name in corpora.keys() & {*options.corpora}:
+        rows, blocks_of = corpora[name]
         queries = np.concatenate([*blocks_of(1, QUERIES)])[:QUERIES]
         least = None
         for kind in options.kinds:
@@ -120,11 +122,12 @@ def main() -> None:
                 measured if built is None else {**measured, "build_seconds": built}
             )
             print(name, kind, json.dumps(measured), flush=True)
+    path = options.out / "search.json"
     if results:
+        earlier = json.loads(path.read_text())["corpora"] if path.is_file() else {}
+        both = {name: {**earlier.get(name, {}), **results.get(name, {})} for name in {**earlier, **results}}
         about = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        (options.out / "search.json").write_text(
-            json.dumps({**about, "k": K, "corpora": results}, indent=2) + "\n"
-        )
+        path.write_text(json.dumps({**about, "k": K, "corpora": both}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
