@@ -322,7 +322,9 @@ def check_folder(folder: Path) -> None:
 
 def _unit(vectors: Vectors, name: str, dimension: int | None) -> Tensor:
     """``[n, d]`` float32 on the CPU, scaled to unit length."""
-    found = torch.as_tensor(vectors).detach().cpu().float()
+    if isinstance(vectors, np.ndarray):
+        vectors = torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))
+    found = vectors.detach().cpu().float()
     if found.ndim != 2 or (dimension is not None and found.shape[1] != dimension):
         wanted = "dimension" if dimension is None else dimension
         raise ValueError(f"{name} must be [n, {wanted}], got {list(found.shape)}")
