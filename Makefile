@@ -12,13 +12,14 @@ JOBS ?= 2
 RUN := $(VENV)/bin/python
 
 .PHONY: help demo test test-handover test-peers newcomer lint docs clean \
-	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses bench-engine bench-gpu
+	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses bench-engine bench-gpu \
+	bench-label-errors
 
 help:
 	@echo "make demo               train on data that ships with the project, and see what it is good for"
 	@echo "make test               the test suite and the doctests"
 	@echo "make test-handover      read exports where there is sentence-transformers only, and ONNX Runtime only"
-	@echo "make newcomer           first hours of six people, in an empty environment with the wheel"
+	@echo "make newcomer           first hours of seven people, in an empty environment with the wheel"
 	@echo "make test-peers         compare with seven other libraries, many times; they go into .venv-peers"
 	@echo "make lint               ruff check, ruff format, mypy"
 	@echo "make docs               the documentation with its reference, as pages in site/"
@@ -29,6 +30,7 @@ help:
 	@echo "make bench-mining       what mining costs and is worth, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-losses       all losses from classes compared, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-engine       speed and memory beside other libraries, into OUT=DIR; needs LIT_METRIC_DATA"
+	@echo "make bench-label-errors find wrong labels, beside cleanlab, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-gpu          the same on a GPU, in eight minutes, into OUT=DIR"
 	@echo "make clean              remove .venv, caches and build products (runs/ is kept)"
 
@@ -49,6 +51,10 @@ bench-losses: $(VENV)/installed-bench
 bench-engine: OUT ?= runs/bench-engine
 bench-engine: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.engine --out $(OUT) $(ARGS)
+
+bench-label-errors: OUT ?= runs/bench-label-errors
+bench-label-errors: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.label_errors --out $(OUT) $(ARGS)
 
 bench-gpu: OUT ?= runs/bench-gpu
 bench-gpu: $(VENV)/installed-bench $(VENV)/installed-dev

@@ -24,7 +24,7 @@ from benchmarks.engine.measures import banking77, in_turn, processor
 from benchmarks.peer import BACKBONE
 from lit_metric.encoders.base import Precision
 from lit_metric.hub import export_onnx
-from lit_metric.hub.agreement import neighbour_recall
+from lit_metric.hub.check import neighbour_recall
 
 TEXTS = 1500
 

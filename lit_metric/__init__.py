@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lit_metric.hub import export, load
     from lit_metric.mining import Miner
     from lit_metric.modules import MetricLearner, TwoTowerLearner
+    from lit_metric.neighbours import NeighbourClassifier
     from lit_metric.refresh import Refresh
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "MetricDataModule",
     "MetricLearner",
     "Miner",
+    "NeighbourClassifier",
     "Refresh",
     "SetEncoder",
     "StaticEncoder",
@@ -48,6 +50,7 @@ _HOMES = {
     "MetricDataModule": "datamodule",
     "MetricLearner": "modules",
     "Miner": "mining",
+    "NeighbourClassifier": "neighbours",
     "Refresh": "refresh",
     "SetEncoder": "encoders",
     "StaticEncoder": "encoders",

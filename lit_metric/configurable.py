@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ POSITIONAL = "*"
 class Configurable:
     """Remembers the arguments of its ``__init__``; every subclass does so by itself.
 
-    Arguments must be None, bool, int, float, str, lists or dicts of such, or objects that :func:`spec`
+    Arguments must be None, bool, int, float, str, paths, lists or dicts of such, or objects that :func:`spec`
     describes; others only matter when the description is needed.
     """
 
@@ -96,6 +97,8 @@ def spec(thing: Any, name: str = "", arrays: Arrays | None = None, kinds: tuple[
     """
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
+    if isinstance(thing, PurePath):
+        return str(thing)
     if isinstance(thing, (list, tuple)):
         items = [spec(item, f"{name}.{place}", arrays, kinds) for place, item in enumerate(thing)]
         return {"tuple": items} if isinstance(thing, tuple) and arrays is not None else items

@@ -47,11 +47,13 @@ from lit_metric.data import (
 from lit_metric.data.dataset import check_names, union
 from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
+from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats import AUTO
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.sources import read_dataset
-from lit_metric.data.tokens import log_truncation
+from lit_metric.data.tokens import count_truncated
+from lit_metric.encoders.tokenizer import log_truncation
 from lit_metric.loggers import run_folder
 from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
 from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
@@ -89,6 +91,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         normalize_labels: make one class of labels that differ only in case, blanks or Unicode form.
         bad_rows: refuse data with bad rows (``"error"``), or leave the rows out (``"skip"``), and list them
             in ``rejected.parquet`` in the run's folder.
+        exclude: rows of labelled items to leave out; see :class:`~lit_metric.data.excluded.ExcludedRows`.
         csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; other
             options are found in each file.
         validation_share: the share of each class, or of the anchors, that is held out for validation, in
@@ -131,6 +134,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         split: str | None = AUTO,
         normalize_labels: bool = False,
         bad_rows: Literal["error", "skip"] = "error",
+        exclude: Source | None = None,
         csv: CsvOptions | None = None,
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
@@ -178,7 +182,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.supervision = supervision
         self.split = split
         self.problems = Problems(bad_rows == "skip", "leave them out with bad_rows='skip'")
-        self.csv = csv
+        self.csv, self.exclude = csv, exclude
         self.validation_share = validation_share
         self._planner = planner
         self.miner = miner
@@ -198,11 +202,13 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """
         if self.splits:
             return
+        excluded = ExcludedRows(self.exclude, self.csv)
         alone = self.against["validation"] != "train"
 
         def read_one(sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
             options = self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir
-            return read_dataset(sources, supervision, self.split, ReadOptions(*options), self.against)
+            reading = ReadOptions(*options, excluded=excluded)
+            return read_dataset(sources, supervision, self.split, reading, self.against)
 
         with without_garbage_collection(), stage("reading the data"):
             if self.mixture:
@@ -213,6 +219,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
                 dataset = union(parts)
             else:
                 dataset = read_one(self.sources, self.supervision)
+        excluded.check()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
         self.items, self.vocabulary, self._dataset = dataset.items, dataset.vocabulary, dataset
@@ -254,7 +261,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.read()
         tokens = tokenize(self.vocabulary, tokenizer, self.cache_dir, progress)
         if progress:
-            log_truncation(self.vocabulary, tokens, tokenizer)
+            log_truncation(count_truncated(self.vocabulary, tokens, tokenizer))
         self.collator = Collator(self.items, tokens)
         if self.miner is not None:
             folder = default_cache_dir() if self.cache_dir is None else Path(self.cache_dir)
@@ -347,16 +354,10 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             PlanFiles.of_run(self.trainer) if self.num_workers or self.world_size > 1 else None,
         )
         sampler = PlanSampler(len(dataset), position_fn=lambda: resume_position(self.trainer), **versions)
-        ahead = {"persistent_workers": True, "prefetch_factor": self.prefetch_factor}
-        workers: dict[str, Any] = ahead if self.num_workers else {}
-        return DataLoader(
-            dataset,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            **workers,
-        )
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
+        if self.num_workers:
+            workers |= {"persistent_workers": True, "prefetch_factor": self.prefetch_factor}
+        return DataLoader(dataset, sampler=sampler, batch_size=None, **workers)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The validation items, then the corpus that they search, if any; training works without them."""

@@ -1,15 +1,18 @@
-"""The folder of a run, and a CSV logger that writes into it and continues the file of a resumed run."""
+"""The folder of a run, a CSV logger that writes into it and continues the file of a resumed run, and a logger
+of trackio."""
 
 from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -76,3 +79,85 @@ class RunLogger(CSVLogger):
                 with path.open(newline="", encoding="utf-8") as file:
                     writer.metrics_keys = next(csv.reader(file), [])
         return self._experiment
+
+
+class TrackioLogger(Logger):
+    """Logs into a project of ``trackio``, on this machine, or into a Space of the Hugging Face hub.
+
+    The values lie in the folder ``TRACKIO_DIR``, or in the cache of the hub, and ``trackio show`` shows them.
+    Needs ``pip install trackio``. Put it after `RunLogger`, whose folder is that of the run.
+
+    Args:
+        name: of the run; that of the run's folder if ``lit-metric`` starts it.
+        save_dir: folder of all runs, by which ``lit-metric`` names the run; nothing is written there.
+        project: of trackio.
+        space_id: a Space, ``OWNER/NAME``, to log to in place of this machine.
+
+    Raises:
+        ImportError: at the first value, without trackio.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        save_dir: str = "runs",
+        project: str = "lit-metric",
+        space_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._name = name or "run"
+        self._save_dir = save_dir
+        self.project = project
+        self.space_id = space_id
+        self._run: Any = None
+        self._options: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """There is one version of a run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of all runs."""
+        return self._save_dir
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run of trackio, which begins with the first value."""
+        if self._run is None:
+            try:
+                import trackio
+            except ImportError as error:
+                raise ImportError("TrackioLogger needs trackio: pip install trackio") from error
+            more = {} if self.space_id is None else {"space_id": self.space_id}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # A resumed run of lit-metric goes on in the run of that name.
+                self._run = trackio.init(
+                    self.project, self._name, config=self._options, resume="allow", embed=False, **more
+                )
+        return self._run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the options of the run, which trackio gets with the first value."""
+        self._options |= {str(key): value for key, value in dict(params).items()}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log values of a step."""
+        self.experiment.log(dict(metrics), step=step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the run of trackio, so that all values are written."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None

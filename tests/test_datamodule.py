@@ -15,6 +15,7 @@ import torch
 from lit_metric import MetricDataModule
 from lit_metric.batching import PairPlanner, PKPlanner, ScoredPairPlanner
 from lit_metric.data import DataError, Judgements, Labels, Pairs
+from lit_metric.data.tokens import count_truncated
 from lit_metric.encoders.tokenizer import TextTokenizer
 from tests.encoders.tokens import word_tokenizer
 from tests.small import Small, Watch, trainer, write_csv
@@ -341,7 +342,7 @@ def test_bad_rows_of_all_sources_are_told_together(tmp_path: Path) -> None:
 
 
 def test_texts_that_are_cut_are_counted_once(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = "w5 " * 30_000
     rows = [(long, "a"), (long + "w6", "a"), ("w5 " * 62, "a"), ("w5 " * 61, "a"), ("w7", "a")]
@@ -351,8 +352,13 @@ def test_texts_that_are_cut_are_counted_once(
         data.prepare(tokenizer, progress=False)
         data.prepare(tokenizer)
     told = [line for line in caplog.messages if "max_length" in line]
-    assert told == ["3 of 5 texts have max_length=64 tokens or more; tokens beyond that are cut off"]
+    assert told == ["2 of 5 texts are longer than max_length=64 tokens, and are cut there"]
     assert int(data.collator.tokens.lengths.max()) == 64
+    # Kept next to the token ids: nothing is tokenised again.
+    monkeypatch.setattr(tokenizer, "tokenize_and_count", None)
+    assert count_truncated(data.vocabulary, data.collator.tokens, tokenizer) == {}
+    monkeypatch.setattr(tokenizer, "tokenize_and_count", lambda *given: pytest.fail("tokenised again"))
+    assert count_truncated(data.vocabulary, data.collator.tokens, tokenizer) == {64: [2, 5]}
 
 
 def test_the_fingerprint_of_pairs_knows_texts_scores_and_documents(tmp_path: Path) -> None:

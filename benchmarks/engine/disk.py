@@ -4,6 +4,7 @@
     python -m benchmarks.engine.disk --out DIR --largest   # five million rows, too
 
 - ``disk-read``: labelled texts in Parquet, read and tokenised, for more and more rows;
+- ``disk-pairs``: pairs of texts in JSON Lines, read and tokenised, for half as many rows;
 - ``disk-plan``: an epoch of :class:`~lit_metric.batching.PairPlanner`, for more and more pairs of which two
   share each answer.
 
@@ -14,6 +15,7 @@ own, as its peak of memory is that of the process; what the libraries take is su
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -43,19 +45,32 @@ BATCH = 256
 
 
 def write_rows(path: Path, count: int) -> None:
-    """A Parquet file of ``count`` texts of seven words and a number each, with their classes."""
+    """Texts of seven words and a number each, all distinct.
+
+    Args:
+        path: of a Parquet file of texts with their classes, or of JSON Lines of pairs, half as many.
+        count: of texts.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     draw = np.random.default_rng(0)
     schema = pa.schema([("text", pa.string()), ("label", pa.string())])
-    with pq.ParquetWriter(path, schema) as file:
+    with contextlib.ExitStack() as files:
+        if path.suffix == ".jsonl":
+            lines = files.enter_context(path.open("w"))
+        else:
+            table = files.enter_context(pq.ParquetWriter(path, schema))
         for start in range(0, count, 1 << 16):
             rows = range(start, min(start + (1 << 16), count))
             words = draw.choice(WORDS, (len(rows), 7)).tolist()
             texts = [f"{' '.join(each)} {row}" for each, row in zip(words, rows, strict=True)]
-            labels = [f"class {row % max(2, count // CLASS)}" for row in rows]
-            file.write_table(pa.table([texts, labels], schema=schema))
+            if path.suffix == ".jsonl":
+                for anchor, positive in zip(texts[::2], texts[1::2], strict=True):
+                    lines.write(json.dumps({"anchor": anchor, "positive": positive}) + "\n")
+            else:
+                labels = [f"class {row % max(2, count // CLASS)}" for row in rows]
+                table.write_table(pa.table([texts, labels], schema=schema))
 
 
 def read(path: Path) -> dict[str, float]:
@@ -91,21 +106,29 @@ def plan(count: int) -> dict[str, float]:
 
 
 def alone(work: str, count: int) -> dict[str, float]:
-    """The result of :func:`read` or :func:`plan` for ``count`` rows or pairs, in a process of its own."""
+    """The result of :func:`plan` for ``count`` pairs, or of :func:`read` for ``count`` texts, in a process of
+    its own.
+
+    Args:
+        work: ``"read"`` labelled texts, read ``"pairs"``, or ``"plan"``.
+        count: of texts; of pairs to be planned.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        given = str(count)
-        if work == "read":
-            given = str(Path(folder, "rows.parquet"))
-            write_rows(Path(given), count)
-        command = [sys.executable, "-m", "benchmarks.engine.disk", f"--{work}", given]
+        command = [sys.executable, "-m", "benchmarks.engine.disk"]
+        if work == "plan":
+            command += ["--plan", str(count)]
+        else:
+            path = Path(folder, "rows.jsonl" if work == "pairs" else "rows.parquet")
+            write_rows(path, count)
+            command += ["--read", str(path)]
         end = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(end.stdout.splitlines()[-1])
     return found
 
 
 def measure(out: Path, quick: bool, largest: bool = False) -> list[dict[str, Any]]:
-    """Both results; with ``largest``, reading has five million rows, too."""
-    rows = [2_000, 8_000] if quick else [200_000, 1_000_000] + [5_000_000] * largest
+    """All results; with ``largest``, reading has five million texts, too."""
+    texts = [2_000, 8_000] if quick else [200_000, 1_000_000] + [5_000_000] * largest
     pairs = [2_000, 20_000] if quick else [1_000_000, 10_000_000]
 
     def result(work: str, counts: list[int], cost: str, unit: str) -> dict[str, Any]:
@@ -117,7 +140,7 @@ def measure(out: Path, quick: bool, largest: bool = False) -> list[dict[str, Any
                 "peer": costs[counts[0]],
                 "ratio": None,
                 "runs": runs,
-                "growth": growth("rows" if work == "read" else "pairs", unit, {OURS: costs}),
+                "growth": growth("pairs" if work == "plan" else "texts", unit, {OURS: costs}),
             }
 
         settings = {"model": MODEL, "counts": counts, "class": CLASS, "batch": BATCH}
@@ -125,7 +148,8 @@ def measure(out: Path, quick: bool, largest: bool = False) -> list[dict[str, Any
         return measured(out, f"disk-{work}", title, settings, run)
 
     return [
-        result("read", rows, "peak_mb", "peak memory, MB"),
+        result("read", texts, "peak_mb", "peak memory, MB"),
+        result("pairs", texts, "peak_mb", "peak memory, MB"),
         result("plan", pairs, "plan_seconds", "seconds of a plan"),
     ]
 
@@ -136,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks.engine.disk", description=__doc__, formatter_class=formatter)
     parser.add_argument("--out", type=Path, help="folder to write to")
     parser.add_argument("--quick", action="store_true", help="few rows: does it run at all?")
-    parser.add_argument("--largest", action="store_true", help="also five million rows")
+    parser.add_argument("--largest", action="store_true", help="also five million texts")
     # What a process of its own is to do.
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=int, help=argparse.SUPPRESS)

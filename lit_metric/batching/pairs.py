@@ -77,7 +77,7 @@ class PairPlanner(BatchPlanner):
         given, ids = pair_relations(relations, self), unique(ids.cpu())
         anchors, candidates = positive_pairs(ids, given, seed, epoch, self.pairs)
         random = random_stream(seed, epoch)
-        batches = min(self.batches or -(-len(anchors) // self.batch_size), len(anchors))
+        batches = self._count(len(anchors))
         used = torch.from_numpy(random.permutation(len(anchors)))[: batches * self.batch_size]
         anchors, candidates = anchors[used], candidates[used]
         placement = Placement(given.contents[anchors], given.contents[candidates], given.clashes)
@@ -89,10 +89,18 @@ class PairPlanner(BatchPlanner):
         rows = Ragged.from_lengths(anchors, torch.bincount(batch_of, minlength=batches))
         if not self.negatives:
             return Plan(rows, Ragged.from_lengths(candidates, rows.lengths))
-        of_batch, negatives = self._given_negatives(batch_of, anchors, given, random)
+        of_batch, negatives = self._given_negatives(batch_of, batches, anchors, given, random)
         of_batch, negatives = torch.cat([batch_of, of_batch]), torch.cat([candidates, negatives])
         order = stable_sort(of_batch, batches)[1]
         return Plan(rows, Ragged.from_lengths(negatives[order], torch.bincount(of_batch, minlength=batches)))
+
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        """The number of batches of every epoch, without a plan of one."""
+        given = pair_relations(relations, self)
+        return self._count(len(positive_pairs(unique(ids.cpu()), given, seed, 0, self.pairs)[0]))
+
+    def _count(self, pairs: int) -> int:
+        return min(self.batches or -(-pairs // self.batch_size), pairs)
 
     def _log_left_out(self, epoch: int, left_out: int, pairs: int) -> None:
         """Log how many pairs have no place.
@@ -112,7 +120,12 @@ class PairPlanner(BatchPlanner):
         )
 
     def _given_negatives(
-        self, batch_of: Tensor, anchors: Tensor, relations: PairRelations, random: np.random.Generator
+        self,
+        batch_of: Tensor,
+        batches: int,
+        anchors: Tensor,
+        relations: PairRelations,
+        random: np.random.Generator,
     ) -> tuple[Tensor, Tensor]:
         """At most ``negatives`` given negatives of each anchor that clash with no other anchor of its batch.
 
@@ -121,11 +134,11 @@ class PairPlanner(BatchPlanner):
         """
         given = relations.given_negatives(anchors)
         rows = given.segment_ids
-        contents, size = relations.contents, relations.clashes.size
-        keys, place_of = (batch_of[rows] * size + contents[given.values]).unique(return_inverse=True)
+        contents = relations.contents
+        keys, place_of = (contents[given.values] * batches + batch_of[rows]).unique(return_inverse=True)
         # A content equal to another anchor's candidate clashes with that anchor.
         clash = torch.zeros(len(keys), dtype=torch.bool)
-        for _, met in Placement.meetings(batch_of, contents[anchors], relations.clashes, keys):
+        for _, met in Placement.meetings(batch_of, batches, contents[anchors], relations.clashes, keys):
             clash[met] = True
         order = torch.from_numpy(random.permutation(len(rows)))
         order = order[~clash[place_of[order]]]
@@ -169,25 +182,37 @@ class ScoredPairPlanner(BatchPlanner):
         self.together = together
 
     def plan(self, ids: Tensor, relations: Relations, seed: int, epoch: int) -> Plan:
-        given = pair_relations(relations, self)
-        anchors, candidates, _ = given.judgements(unique(ids.cpu()))
-        if not len(anchors):
-            raise DataError(
-                f"none of the {len(ids)} items to train on is judged with another: check the pairs"
-            )
-        distinct, of_anchor = anchors.unique(return_inverse=True)
-        dealt = len(distinct) if self.together else len(anchors)
-        batches = min(-(-len(anchors) // self.batch_size), dealt)
+        anchors, candidates = self._judged(ids, relations)
+        of_anchor = anchors.unique_consecutive(return_inverse=True)[1]  # they come by anchor
+        dealt, batches = self._counts(anchors)
         batch_of = torch.empty(dealt, dtype=torch.int64)
         order = torch.from_numpy(random_stream(seed, epoch).permutation(dealt))
         batch_of[order] = torch.arange(batches).repeat_interleave(even_lengths(dealt, batches))
         if self.together:
             batch_of = batch_of[of_anchor]
-        rows, size = [], len(given)
+        rows, size = [], len(relations)
         for side in (anchors, candidates):
-            keys = (batch_of * size + side).unique()
+            keys = unique(batch_of * size + side)
             rows.append(Ragged.from_lengths(keys % size, torch.bincount(keys // size, minlength=batches)))
         return Plan(rows[0], rows[1])
+
+    def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
+        """The number of batches of every epoch, without a plan of one."""
+        return self._counts(self._judged(ids, relations)[0])[1]
+
+    def _judged(self, ids: Tensor, relations: Relations) -> tuple[Tensor, Tensor]:
+        """Anchors and candidates of the judged pairs, by anchor."""
+        anchors, candidates, _ = pair_relations(relations, self).judgements(unique(ids.cpu()))
+        if not len(anchors):
+            raise DataError(
+                f"none of the {len(ids)} items to train on is judged with another: check the pairs"
+            )
+        return anchors, candidates
+
+    def _counts(self, anchors: Tensor) -> tuple[int, int]:
+        """How many pairs or anchors are dealt out, and the number of batches."""
+        dealt = len(anchors.unique_consecutive()) if self.together else len(anchors)
+        return dealt, min(-(-len(anchors) // self.batch_size), dealt)
 
 
 def pair_relations(relations: Relations, planner: BatchPlanner) -> PairRelations:
@@ -220,11 +245,10 @@ def positive_pairs(
         DataError: if no item has a positive.
     """
     if pairs == "one":
-        positives = relations.all_positives(ids)
-        counts = positives.lengths
-        anchors, starts, counts = ids[counts > 0], positives.offsets[:-1][counts > 0], counts[counts > 0]
+        starts, counts = relations.positive_spans(ids)
+        anchors, starts, counts = ids[counts > 0], starts[counts > 0], counts[counts > 0]
         first = torch.from_numpy(random_stream(seed, _TURNS).random(len(anchors)))
-        candidates = positives.values[starts + ((first * counts).long() + epoch) % counts]
+        candidates = relations.positive_at(starts + ((first * counts).long() + epoch) % counts)
     else:
         anchors, candidates, _ = relations.judgements(ids)
         positive = relations.positive_pairs(anchors, candidates)

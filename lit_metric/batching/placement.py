@@ -49,7 +49,7 @@ class Placement:
             ``[n]`` int64, -1 for a pair that no batch with room can take.
         """
         batch_of = torch.arange(len(lengths)).repeat_interleave(lengths)
-        batch_of[self._late(batch_of)] = -1
+        batch_of[self._late(batch_of, len(lengths))] = -1
         waiting = (batch_of < 0).nonzero()[:, 0]
         if len(waiting):
             batch_of[waiting] = self._fill(batch_of, waiting, len(lengths), capacity)
@@ -57,41 +57,47 @@ class Placement:
 
     @staticmethod
     def meetings(
-        batch_of: Tensor, own: Tensor, clashes: PairSet, keys: Tensor
+        batch_of: Tensor, batches: int, own: Tensor, clashes: PairSet, keys: Tensor, least: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Where an anchor's batch holds a content that the anchor clashes with.
 
         Args:
             batch_of: ``[n]`` the batch of each anchor.
+            batches: how many there are.
             own: ``[n]`` contents of the anchors.
             clashes: see :class:`Placement`.
-            keys: ``[K]`` rising, ``batch * clashes.size + content`` of what the batches hold.
+            keys: ``[K]`` rising, ``content * batches + batch`` of what the batches hold.
+            least: anchors that clash with fewer contents of all batches are left out.
 
         Yields:
             Positions of anchors, and of keys, in parts that do not take much memory.
         """
-        if not len(keys):
-            return
-        starts, sizes = clashes.spans(own)
+        near = clashes.among(keys // batches)
+        starts, sizes = near.spans(own)
+        some = (sizes >= least).nonzero()[:, 0]
+        starts, sizes = starts[some], sizes[some]
         ends = (sizes.cumsum(0) // _BLOCK).diff().nonzero()[:, 0] + 1
-        for part in torch.arange(len(own)).tensor_split(ends):
+        for part in torch.arange(len(some)).tensor_split(ends):
             owners, entries = spread(starts[part], sizes[part])
-            owners = part[owners]
-            wanted = batch_of[owners] * clashes.size + clashes.keys[entries] % clashes.size
+            owners = some[part][owners]
+            wanted = near.keys[entries] % near.size * batches + batch_of[owners]
             at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
             found = keys[at] == wanted
             yield owners[found], at[found]
 
-    def _late(self, batch_of: Tensor) -> Tensor:
+    def _late(self, batch_of: Tensor, batches: int) -> Tensor:
         """``[n]`` bool: the pairs that clash with an earlier one of their batch."""
-        size = self.clashes.size
-        keys, order = stable_sort(batch_of * size + self.other, int(batch_of[-1] + 1) * size)
+        contents, order = stable_sort(self.other, self.clashes.size)
+        keys = contents * batches + batch_of[order]  # rising, as batches rise with places
         late = torch.zeros(len(self.own), dtype=torch.bool)
         late[order[1:][keys[1:] == keys[:-1]]] = True
         first = ~late[order]
         holders, held = order[first], keys[first]  # by key, one for each content that a batch holds
         rest = (~late).nonzero()[:, 0]
-        for anchors, places in self.meetings(batch_of[rest], self.own[rest], self.clashes, held):
+        # Who clashes with one content only clashes with the own candidate.
+        for anchors, places in self.meetings(
+            batch_of[rest], batches, self.own[rest], self.clashes, held, least=2
+        ):
             one, two = rest[anchors], holders[places]
             clash = one != two
             late[torch.maximum(one[clash], two[clash])] = True

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, StochasticWei
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_metric.callbacks.checkpoints import best_checkpoint, newest_checkpoint
-from lit_metric.callbacks.summary import next_steps, read_report, table, write_report
+from lit_metric.callbacks.summary import next_steps, read_report, table, worse_than_before, write_report
 from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import evaluate
@@ -37,6 +37,8 @@ class RunReport(Callback):
     - ``after``: the metrics of the best checkpoint if a ``ModelCheckpoint`` monitors something, else of the
       last weights. Weights that ``StochasticWeightAveraging`` has averaged come before both, and are also
       saved as ``averaged.ckpt``.
+    - ``main_metric``: the first of the table that is printed; and a ``warning`` if it is lower after training
+      than before.
     - ``best_checkpoint``, and ``ended``: ``max_epochs``, ``early stopping``, ``SIGTERM``, ...
     - ``seconds``: wall time of the fit with mining and validation, without the evaluations before and after,
       summed over resumed parts.
@@ -129,6 +131,11 @@ class RunReport(Callback):
         # Checkpoints may still be written, and are of the last weights.
         pl_module.load_state_dict(last)
         self._report |= {"best_checkpoint": best, "ended": self._limit(trainer), **self._spent(trainer)}
+        if split is not None:
+            self._report["main_metric"] = self._data(trainer).headlines(split)[0]
+        self._report.pop("warning", None)  # of an earlier part of a resumed run
+        if warning := worse_than_before(self._report):
+            self._report["warning"] = warning
         if self._folder is not None and trainer.is_global_zero:
             with self._failing_later(self._folder / REPORT):
                 write_report(self._folder / REPORT, self._report)
@@ -147,14 +154,8 @@ class RunReport(Callback):
         else:
             names = self._data(trainer).headlines(report["split"])
             print(f"\n{table(report, names)}")
-            before, after = (report.get(when, {}).get(names[0]) for when in ("before", "after"))
-            if before is not None and after is not None and after < before:
-                log.warning(
-                    "%s is lower after training than before (by %.4f): lower the learning rate, train for "
-                    "fewer epochs, or check the labels; so far the untrained encoder is better",
-                    names[0],
-                    before - after,
-                )
+            if warning := report.get("warning"):
+                log.warning("%s", warning)
         if self._failed is not None:
             raise self._failed
         if self._folder is not None:

@@ -95,8 +95,17 @@ def default_name(config: Any) -> str:
     if isinstance(source, list):
         source = source[0] if source else None
     stems += [Path(source.partition(":")[0]).stem] if isinstance(source, str) else []
-    plain = [re.sub(r"[^\w.-]+", "-", stem).strip("-.") for stem in stems]
-    return next(filter(None, plain), "run")
+    return next(filter(None, map(plain_name, stems)), "run")
+
+
+def plain_name(stem: str) -> str:
+    """The stem of a file as the name of a folder.
+
+    Example:
+        >>> plain_name("my questions (1)")
+        'my-questions-1'
+    """
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.")
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -10,24 +10,41 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 COMMANDS = {
+    "init": "Look at a table, and write a config that trains on it.",
     "encode": "Write the vector of each row of a file.",
     "search": "Show the rows of a file that are nearest to a query.",
+    "classify": "Give each row of a file the label of its nearest labelled rows.",
+    "label-errors": "Show the rows of a file whose labels are probably wrong.",
+    "duplicates": "Show duplicates in a file, and rows that two files have in common.",
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
     "distill": "Write a static model, a table of token vectors, of a trained one.",
+    "merge": "Write the weighted mean of models.",
+    "doctor": "Show versions, processor, GPU, caches, and what is broken.",
     "runs": "List runs: what differs in their configs, and their metrics before and after.",
 }
 """The commands with a line of help each, which needs no import."""
 
 
+BARE: dict[str, dict[str, dict[str, Any]]] = {
+    "init": {"input": {"help": "Parquet, CSV or JSON Lines file, data set folder, or id of a data set"}},
+    "merge": {
+        "models": {"nargs": "+", "help": "run folders, checkpoints, model folders, or hub ids; two or more"},
+        "--weights": {"nargs": "+", "type": float, "help": "how much each counts; equally if not given"},
+    },
+}
+"""Arguments of a command that are given without a name, or several at once, as ``add_argument`` has them."""
+
+
 def function(name: str) -> Callable[..., None]:
     """The function of a command."""
+    name = name.replace("-", "_")
     found: Callable[..., None] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
     return found
 
@@ -43,8 +60,12 @@ def add_arguments(parser: ArgumentParser, name: str) -> None:
     description, _, example = inspect.cleandoc(command.__doc__ or "").partition("\nExample:")
     parser.description = description.partition("\nArgs:")[0].strip()
     parser.epilog = f"example: {example.strip()}" if example else None
-    special = {"query", "run"} & inspect.signature(command).parameters.keys()
+    own = BARE.get(name, {})
+    known = inspect.signature(command).parameters.keys()
+    special = known & {"query", "run", *(each.strip("-") for each in own)}
     parser.add_function_arguments(command, skip={*special})
+    for argument, options in own.items():
+        parser.add_argument(argument, **options)
     if "query" in special:
         parser.add_argument("--query", action="append", help="a text, or tags; may be repeated")
     if "run" in special:

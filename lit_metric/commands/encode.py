@@ -34,6 +34,7 @@ from lit_metric.data.shards import Shards
 from lit_metric.data.table import Table
 from lit_metric.encoders.base import Precision
 from lit_metric.encoders.description import fingerprint_of
+from lit_metric.encoders.tokenizer import truncation_logged_once
 from lit_metric.hub import load
 from lit_metric.store import check_room, replacing
 
@@ -187,7 +188,8 @@ class _Job:
             log.info("%d of %d shards are done already", shards.count - len(missing), shards.count)
         began = time.monotonic()
         try:
-            self._encode(survey, shards, missing[ranks.rank :: ranks.world_size], ranks)
+            with truncation_logged_once():
+                self._encode(survey, shards, missing[ranks.rank :: ranks.world_size], ranks)
         except BaseException:
             if ranks.world_size == 1:
                 shards.discard(unless_begun=True)

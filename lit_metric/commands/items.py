@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as tables
 import json
 import logging
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ class RoleEncoder:
         key: str | None = None,
         field: Mapping[str, str] | None = None,
         csv: CsvOptions | None = None,
+        labelled: bool = False,
         **columns: Any,
     ) -> FileItems:
         """Items of the kind that the encoder takes: texts, lists of tags, or the texts of several fields.
@@ -118,6 +120,7 @@ class RoleEncoder:
             key: a column of names.
             field: the column of each role, if items have fields.
             csv: how CSV files are written.
+            labelled: whether to read labels, too; ``columns`` may name theirs.
             columns: ``text``, ``tags``, ``tag_separator``, ``weights`` of :class:`~lit_metric.data.Labels`.
 
         Raises:
@@ -126,7 +129,7 @@ class RoleEncoder:
         problems = Problems(bad_rows == "skip", BAD_ROWS)
         table = read_table(source, problems=problems, csv=csv)
         labels = self.columns(table, key, field, **columns)
-        found = self.items(Columns(table, problems), labels)
+        found = self.items(Columns(table, problems), labels, labelled)
         problems.refuse()
         if not found.rows:
             raise DataError(f"{table.name} has {len(table)} rows, and none that can be used")
@@ -158,9 +161,9 @@ class RoleEncoder:
         return labels
 
     @staticmethod
-    def items(reading: Columns, labels: Labels) -> FileItems:
+    def items(reading: Columns, labels: Labels, labelled: bool = False) -> FileItems:
         """The items of the rows of a table in which nothing is wrong."""
-        items = labels.items(reading, labelled=False)
+        items = labels.items(reading, labelled)
         kept = reading.kept
         return FileItems(reading.table, kept, items.select(kept))
 
@@ -234,6 +237,31 @@ def write_lines(
         for row in rows:
             cells = (f"{json.dumps(name)}: {_json(each)}" for name, each in zip(columns, row, strict=True))
             file.write(_text("{" + ", ".join(cells) + "}\n"))
+
+
+SHOWN = 240
+"""Characters of an item that are shown; files have all."""
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without what would steer a terminal, and cut if it is long."""
+    plain = "".join(" " if unicodedata.category(each) == "Cc" else each for each in text[: SHOWN + 1])
+    return plain if len(plain) <= SHOWN else plain[: SHOWN - 1] + "…"
+
+
+def with_results(columns: Mapping[str, list[Any]], results: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Columns of a file and results; ``input_`` comes before the name of a column that is taken already.
+
+    Example:
+        >>> with_results({"score": [1], "input_score": [2]}, {"score": [3]})
+        {'input_score': [1], 'input_input_score': [2], 'score': [3]}
+    """
+    renamed: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        while name in results or name in renamed:
+            name = f"input_{name}"
+        renamed[name] = values
+    return {**renamed, **results}
 
 
 def save_parquet(table: pa.Table, path: Path) -> None:

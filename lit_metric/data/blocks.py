@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
-from lit_metric.data.decoding import encoding_of, text_lines
-from lit_metric.data.delimited import CsvOptions, DelimitedFile
+from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import Problems
-from lit_metric.data.in_memory import part_of_rows
-from lit_metric.data.readers import Source, SourceReader, json_rows
-from lit_metric.data.table import Part, StreamedPart, Table, Take, not_loaded
+from lit_metric.data.readers import Source, SourceReader
+from lit_metric.data.table import Part, StreamedPart, Table, Take
 
-HEAD = 1 << 22
-"""Bytes of a CSV file in which its separator and quotation marks are found."""
 FIRST = 1000
 """Rows of JSON Lines whose columns are known before all are read."""
 
@@ -79,45 +73,10 @@ class RowBlocks:
 class _StreamReader(SourceReader):
     """Opens files to be read from their beginning to their end, where that is possible."""
 
-    known: Collection[str] = ()
+    head_rows = FIRST
 
-    def _file(self, path: Path) -> Part:
-        suffix = path.suffix.lower()
-        if suffix in (".csv", ".tsv"):
-            file = DelimitedFile(path, self.problems, self.csv, HEAD)
-            return super()._file(path) if file.has_no_header else file.csv_stream()
-        if suffix in (".jsonl", ".ndjson"):
-            lines = text_lines(path, None, None)
-            first = next(filter(str.strip, lines), "")
-            if not first.lstrip().startswith("["):
-                return self._json_stream(path, chain([first], lines))
-        return super()._file(path)
-
-    def _json_stream(self, path: Path, lines: Iterator[str]) -> Part:
-        name = str(path)
-        head = [row for row, _ in islice(json_rows(lines, name, Problems()), FIRST)]
-        columns = list(dict.fromkeys([*(key for row in head for key in row), *self.known]))
-
-        def open_file(problems: Problems) -> Take:
-            rows = json_rows(text_lines(path, None, None), name, problems)
-            start = 0
-
-            def take(count: int) -> Part | None:
-                nonlocal start
-                checked = [*islice(rows, count)]
-                if not checked:
-                    return None
-                part = part_of_rows([row for row, _ in checked], name, problems)
-                columns.extend(key for key in part.columns if key not in columns)
-                broken = frozenset(row for row, (_, broken) in enumerate(checked) if broken)
-                start += len(checked)
-                return replace(part, columns=columns, broken=broken, start=start - len(checked))
-
-            return take
-
-        encoding = encoding_of(path)
-        found = "" if encoding in ("utf-8", "utf-8-sig") else f"the encoding {encoding}"
-        return StreamedPart(name, 0, columns, not_loaded, dialect=found, open=open_file)
+    def _in_blocks(self, part: StreamedPart) -> Part:
+        return part
 
 
 def _take_from(part: Part) -> Take:

@@ -19,6 +19,8 @@ BYTE_ORDER_MARKS = (  # the longer first: that of UTF-32 begins with that of UTF
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+WIDE = re.compile("[^\x00-\x7f\udc80-\udcff]")
+"""A character besides ASCII that was read as UTF-8."""
 
 
 def encoding_of(path: Path) -> str:
@@ -43,7 +45,8 @@ def decode(path: Path, encoding: str | None = None, head: int | None = None) -> 
     Args:
         path: of the file.
         encoding: found if None.
-        head: read only this number of bytes, or all.
+        head: read only this number of bytes, or all; only with all of them, a file that may be in the
+            encoding of Excel is logged.
 
     Raises:
         DataError: when the file is not in the given encoding, or in that of its byte-order mark.
@@ -54,7 +57,8 @@ def decode(path: Path, encoding: str | None = None, head: int | None = None) -> 
     whole = head is None or len(data) < head
     if name == "utf-8":
         text = codecs.getincrementaldecoder(name)("surrogateescape").decode(data, whole)
-        _log_legacy_encoding(path, text)
+        if head is None:
+            _log_legacy_encoding(path, text)
         return text, []
     try:
         text = codecs.getincrementaldecoder(name)().decode(data, whole)
@@ -71,7 +75,7 @@ def decode(path: Path, encoding: str | None = None, head: int | None = None) -> 
 def _log_legacy_encoding(path: Path, text: str) -> None:
     """Show how a file reads in the encoding of Excel, if it has no UTF-8 character besides ASCII."""
     strange = re.search("[\udc80-\udcff]", text)
-    if strange is None or re.search("[^\x00-\x7f\udc80-\udcff]", text):
+    if strange is None or WIDE.search(text):
         return
     start = max(map(text[: strange.start()].rfind, " \t\n,;|\"'")) + 1
     word = re.compile(r"\S*").match(text, start)
@@ -84,25 +88,31 @@ def _log_legacy_encoding(path: Path, text: str) -> None:
     )
 
 
-def text_lines(path: Path, encoding: str | None, newline: str | None) -> Iterator[str]:
+def text_lines(path: Path, encoding: str | None, newline: str | None, log: bool = False) -> Iterator[str]:
     """The lines of a file with their ends, read as they are needed; see :func:`decode`.
 
     Args:
         path: of the file.
         encoding: found if None.
         newline: as in :func:`open`.
+        log: whether to log, after the last line, that the file may be in the encoding of Excel.
 
     Raises:
         DataError: when the file is not in its encoding.
     """
     name = encoding or encoding_of(path)
     errors = "surrogateescape" if name == "utf-8" else "strict"
+    strange, wide = "", not log or name != "utf-8"
     number = 0
     try:
         with path.open(encoding=name, errors=errors, newline=newline) as file:
             for number, line in enumerate(file, start=1):
+                if not wide and not line.isascii():
+                    wide = WIDE.search(line) is not None
+                    strange = strange or line
                 yield line if number > 1 else line.removeprefix("\ufeff")
-    except UnicodeError as error:
-        raise DataError(
-            f"{path} is not in the encoding {name}: {error} (after line {number}); name another"
-        ) from error
+    except UnicodeError:
+        decode(path, encoding)  # says where
+        raise
+    if strange and not wide:
+        _log_legacy_encoding(path, strange)

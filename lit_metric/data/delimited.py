@@ -12,9 +12,9 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ from lit_metric.data.table import Part, StreamedPart, Take, not_loaded
 
 logger = logging.getLogger(__name__)
 
+Row = tuple[list[Any], bool]
+"""The fields of a row, and whether it is broken: then they are None."""
 NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 TREC_COLUMNS = ["query-id", "iteration", "corpus-id", "score"]
 TREC_LINE = re.compile(r"\S+[ \t]+Q?0[ \t]+\S+[ \t]+-?\d+[ \t]*")
 SAMPLE = 1 << 16  # characters in which the separator is searched
+HEAD = 1 << 22  # bytes that are in memory together
 EXCEL = re.compile(r"sep=(.)\r?\n")  # a first line that Excel understands
 
 
@@ -84,30 +87,24 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _broken(checked: Sequence[tuple[Any, bool]]) -> frozenset[int]:
-    return frozenset(row for row, (_, broken) in enumerate(checked) if broken)
-
-
 class DelimitedFile:
     """A file of rows and fields: CSV, TSV, or relevance judgements as TREC writes them.
 
     Args:
         path: of the file. One with the suffix ``.tsv`` has tabs unless another separator is found in it.
-        problems: where rows that can't be parsed are noted.
         options: given by the user; those that are None are found.
-        head: read only this number of bytes, from which separator and quotation marks are found; the rows
-            are for :meth:`csv_stream` then.
+        by_head: whether the first 4 MB decide what quotation marks in a TSV file mean, and not all of it.
 
     Raises:
-        DataError: when the file is not in its encoding.
+        DataError: when the head of the file is not in its encoding.
     """
 
-    def __init__(self, path: Path, problems: Problems, options: CsvOptions, head: int | None = None) -> None:
+    def __init__(self, path: Path, options: CsvOptions, by_head: bool = False) -> None:
         self.path = path
-        self.problems = problems
         self.options = options
-        self.text, self.notes = decode(path, options.encoding, head)
-        if head is not None and path.stat().st_size > head:
+        self.text, self.notes = decode(path, options.encoding, HEAD)
+        self.by_head = by_head or path.stat().st_size <= HEAD
+        if path.stat().st_size > HEAD:
             self.text = self.text[: self.text.rfind("\n") + 1] or self.text
         self.separator = options.separator
         excel = EXCEL.match(self.text)
@@ -115,54 +112,59 @@ class DelimitedFile:
             self.text = self.text[excel.end() :]
             self.separator = self.separator or excel[1]
 
-    def csv_part(self) -> Part:
-        """All rows of a CSV file.
+    def csv_stream(self) -> StreamedPart:
+        """All rows of a CSV file, read as they are needed.
 
         Raises:
-            DataError: when it has no header line that can be read, or a quoted field is never closed.
+            DataError: when it has no header line that can be read; while rows are read, when the file is not
+                in its encoding, or a quoted field is never closed.
         """
-        if self.has_no_header:
-            return self.trec_part()
-        with _long_fields():
-            reader = self._rows(io.StringIO(self.text, newline=""), *self._dialect())
-            header = self._header(reader)
-            checked = [*self._checked(reader, header, self.problems)]
-        return self._part([row for row, _ in checked], header, _broken(checked), self.notes)
-
-    def csv_stream(self) -> StreamedPart:
-        """The same rows, read from the file as they are needed. The dialect is that of the file's head."""
+        if self.options.columns is None and self._is_trec():
+            return self.trec_stream()
         with _long_fields():
             dialect = self._dialect()
             header = self._header(self._rows(io.StringIO(self.text, newline=""), *dialect))
 
+        def rows(problems: Problems) -> Iterator[Row]:
+            reader = self._rows(self._lines("", log=True), *dialect)
+            self._header(reader)
+            yield from self._checked(reader, header, problems)
+
+        return self._stream(header, rows, self.notes)
+
+    def _lines(self, newline: str | None, log: bool = False) -> Iterator[str]:
+        """The lines of the file, without one that names the separator to Excel."""
+        lines = text_lines(self.path, self.options.encoding, newline, log)
+        first = next(lines, "")
+        return lines if EXCEL.match(first) else chain([first], lines)
+
+    def _stream(
+        self, columns: list[str], rows: Callable[[Problems], Iterator[Row]], notes: list[str]
+    ) -> StreamedPart:
+        places = {name: place for place, name in enumerate(columns)}
+
         def open_file(problems: Problems) -> Take:
-            lines = text_lines(self.path, self.options.encoding, "")
-            first = next(lines, "")
-            reader = self._rows(lines if EXCEL.match(first) else chain([first], lines), *dialect)
-            rows = self._checked(reader, header, problems)
-            start = 0
-            with _long_fields():
-                self._header(reader)
+            left, start = rows(problems), 0
 
             def take(count: int) -> Part | None:
                 nonlocal start
                 with _long_fields():
-                    checked = [*islice(rows, count)]
+                    checked = [*islice(left, count)]
                 if not checked:
                     return None
-                part = self._part([row for row, _ in checked], header, _broken(checked), [])
                 start += len(checked)
-                return replace(part, start=start - len(checked))
+                return Part(
+                    str(self.path),
+                    len(checked),
+                    columns,
+                    lambda name: [row[places[name]] for row, _ in checked],
+                    frozenset(row for row, (_, broken) in enumerate(checked) if broken),
+                    start=start - len(checked),
+                )
 
             return take
 
-        found = ", ".join(self.notes)
-        return StreamedPart(str(self.path), 0, header, not_loaded, dialect=found, open=open_file)
-
-    @property
-    def has_no_header(self) -> bool:
-        """Whether the file holds judgements as TREC writes them."""
-        return self.options.columns is None and self._is_trec()
+        return StreamedPart(str(self.path), 0, columns, not_loaded, dialect=", ".join(notes), open=open_file)
 
     def _dialect(self) -> tuple[str, str]:
         """The separator and the quotation mark, given or found."""
@@ -173,7 +175,9 @@ class DelimitedFile:
         quote = self.options.quote
         if quote is None:
             quote = '"'
-            if self.separator == "\t" and re.search(r'(?:\A|[\t\r\n])"', self.text):
+            if self.separator == "\t" and any(
+                line.startswith('"') or '\t"' in line for line in self._sample(None)
+            ):
                 quote = '"' if self._has_quoted_fields() else ""
                 whose = "around fields" if quote else "as part of the texts"
                 self.notes.append(f"quotation marks {whose}")
@@ -204,20 +208,27 @@ class DelimitedFile:
         as few, fields are quoted only if the header has marks, or if all marks are doubled within fields, as
         spreadsheets write them.
         """
-        lines = [line.split("\t") for line in re.split(r"\r\n|\r|\n", self.text) if line]
-        if any(field.startswith('"') for field in lines[0]):
-            return True
-        wrong = sum(len(line) != len(lines[0]) for line in lines)
+        width, wrong, all_whole, any_doubled = 0, 0, True, False
+        for line in filter(None, (line.rstrip("\n") for line in self._sample(None))):
+            fields = line.split("\t")
+            marked = [field for field in fields if field.startswith('"')]
+            if not width and marked:
+                return True
+            width = width or len(fields)
+            wrong += len(fields) != width
+            for field in marked:
+                all_whole = all_whole and re.fullmatch(r'"(?:[^"]|"")*"', field) is not None
+                any_doubled = any_doubled or '""' in field[1:-1]
         try:
-            rows = [row for row in self._rows(io.StringIO(self.text, newline=""), "\t", '"') if row]
+            rows = filter(None, self._rows(self._sample(""), "\t", '"'))
+            wrong_if_quoted = sum(len(row) != width for row in rows)
         except csv.Error:
             return False
-        wrong_if_quoted = sum(len(row) != len(lines[0]) for row in rows)
-        if wrong != wrong_if_quoted:
-            return wrong_if_quoted < wrong
-        fields = [field for line in lines for field in line if field.startswith('"')]
-        whole = [re.fullmatch(r'"(?:[^"]|"")*"', field) for field in fields]
-        return all(whole) and any('""' in field[1:-1] for field in fields)
+        return wrong_if_quoted < wrong if wrong != wrong_if_quoted else all_whole and any_doubled
+
+    def _sample(self, newline: str | None) -> Iterator[str]:
+        """The lines by which the meaning of quotation marks is found."""
+        return io.StringIO(self.text, newline=newline) if self.by_head else self._lines(newline)
 
     def _rows(
         self, lines: Iterable[str], separator: str, quote: str, strict: bool = True
@@ -243,9 +254,7 @@ class DelimitedFile:
             )
         return header
 
-    def _checked(
-        self, reader: Iterator[list[str]], header: list[str], problems: Problems
-    ) -> Iterator[tuple[list[Any], bool]]:
+    def _checked(self, reader: Iterator[list[str]], header: list[str], problems: Problems) -> Iterator[Row]:
         """Rows after the header, and whether each is broken and therefore empty."""
         number = 0
         while True:
@@ -276,8 +285,8 @@ class DelimitedFile:
                 problems.add((str(self.path), number), "", problem, remedy)
             yield ([None] * len(header) if problem else row), bool(problem)
 
-    def trec_part(self) -> Part:
-        """All judgements of a file of TREC: four fields a line, and no header.
+    def trec_stream(self) -> StreamedPart:
+        """All judgements of a file of TREC, read as they are needed: four fields a line, and no header.
 
         Raises:
             DataError: when the file holds anything else.
@@ -287,33 +296,20 @@ class DelimitedFile:
                 f"{self.path} holds no judgements of TREC, four fields a line, such as '7 0 doc12 1'; give "
                 "tables the suffix .csv, .tsv, .jsonl or .parquet"
             )
-        rows: list[list[Any]] = []
-        broken = set()
-        for line in filter(str.strip, re.split(r"\r\n|\r|\n", self.text)):
-            row: list[Any] = line.split()
-            if len(row) != len(TREC_COLUMNS):
-                problem = f"{len(row)} field{'s' * (len(row) != 1)} in place of {len(TREC_COLUMNS)}"
-                remedy = f"Each line must be {' '.join(TREC_COLUMNS)}."
-                self.problems.add((str(self.path), len(rows) + 1), "", problem, remedy)
-                broken.add(len(rows))
-                row = [None] * len(TREC_COLUMNS)
-            rows.append(row)
+
+        def rows(problems: Problems) -> Iterator[Row]:
+            for number, line in enumerate(filter(str.strip, self._lines(None, log=True)), start=1):
+                row: list[Any] = line.split()
+                broken = len(row) != len(TREC_COLUMNS)
+                if broken:
+                    problem = f"{len(row)} field{'s' * (len(row) != 1)} in place of {len(TREC_COLUMNS)}"
+                    remedy = f"Each line must be {' '.join(TREC_COLUMNS)}."
+                    problems.add((str(self.path), number), "", problem, remedy)
+                yield ([None] * len(TREC_COLUMNS) if broken else row), broken
+
         note = f"{', '.join(TREC_COLUMNS)} as columns, as TREC writes judgements without a header"
-        return self._part(rows, TREC_COLUMNS, broken, [note])
+        return self._stream(TREC_COLUMNS, rows, [note])
 
     def _is_trec(self) -> bool:
         lines = [line for line in self.text[:SAMPLE].split("\n")[:20] if line.strip()]
         return bool(lines) and all(TREC_LINE.fullmatch(line.rstrip("\r")) for line in lines[:10])
-
-    def _part(
-        self, rows: list[list[Any]], columns: list[str], broken: Collection[int], notes: list[str]
-    ) -> Part:
-        places = {name: place for place, name in enumerate(columns)}
-        return Part(
-            str(self.path),
-            len(rows),
-            columns,
-            lambda name: [row[places[name]] for row in rows],
-            frozenset(broken),
-            ", ".join(notes),
-        )

@@ -98,18 +98,20 @@ def part_of_rows(rows: Sequence[Any], name: str, problems: Problems) -> Part:
         names,
         lambda column: [_plain(row.get(column)) for row in kept],
         frozenset(broken),
+        cut=lambda column, start, stop: [_plain(row.get(column)) for row in kept[start:stop]],
     )
 
 
 def _part_of_frame(frame: Any, name: str) -> Part:
     columns = [str(column) for column in frame.columns]
 
-    def load(column: str) -> list[Any]:
-        series = frame.iloc[:, columns.index(column)]  # of any type, such as strings or categories
+    def cut(column: str, start: int, stop: int) -> list[Any]:
+        # Of any type, such as strings or categories.
+        series = frame.iloc[start:stop, columns.index(column)]
         missing = series.isna().tolist()
         return [None if none else _plain(value) for value, none in zip(series.tolist(), missing, strict=True)]
 
-    return Part(name, len(frame), columns, load)
+    return Part(name, len(frame), columns, lambda column: cut(column, 0, len(frame)), cut=cut)
 
 
 def _part_of_columns(columns: Mapping[Any, Any], name: str) -> Part:
@@ -126,6 +128,7 @@ def _part_of_columns(columns: Mapping[Any, Any], name: str) -> Part:
         max(lengths.values(), default=0),
         [str(column) for column in columns],
         lambda column: [_plain(value) for value in given[column]],
+        cut=lambda column, start, stop: [_plain(value) for value in given[column][start:stop]],
     )
 
 

@@ -189,7 +189,7 @@ class Items:
     texts: Ragged
     kind: Kind
     fingerprints: Tensor
-    keys: list[str] | None = None
+    keys: Sequence[str] | None = None
     roles: Tensor | None = None
     role_names: list[str] = field(default_factory=list)
     weights: Tensor | None = None
@@ -199,7 +199,7 @@ class Items:
         cls,
         rows: Sequence[Sequence[str]],
         kind: Kind = "text",
-        keys: list[str] | None = None,
+        keys: Sequence[str] | None = None,
         roles: Sequence[str] | Sequence[Sequence[str]] | None = None,
         weights: Sequence[Sequence[float]] | None = None,
     ) -> tuple[Items, Vocabulary]:
@@ -263,7 +263,7 @@ class Items:
         cls,
         texts: Texts,
         places: Integers | None = None,
-        keys: list[str] | None = None,
+        keys: Sequence[str] | None = None,
         roles: npt.NDArray[np.int8] | None = None,
         role_names: Sequence[str] = (),
         fingerprints: Integers | None = None,

@@ -6,12 +6,13 @@ import glob
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_metric.data.decoding import decode
+from lit_metric.data.decoding import decode, encoding_of, text_lines
 from lit_metric.data.delimited import CsvOptions, DelimitedFile
 from lit_metric.data.errors import DataError, Problems, listed, most_similar
 from lit_metric.data.in_memory import (
@@ -25,7 +26,8 @@ from lit_metric.data.in_memory import (
     with_class_names,
 )
 from lit_metric.data.shards import is_unfinished
-from lit_metric.data.table import Part, Table
+from lit_metric.data.stored import stored
+from lit_metric.data.table import Part, StreamedPart, Table, Take, not_loaded
 from lit_metric.store import PACKAGE, package_path
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<split>[^:/\\]+))?")
@@ -44,6 +46,7 @@ def read_table(
     problems: Problems | None = None,
     name: str = "",
     csv: CsvOptions | None = None,
+    folder: str | Path | None = None,
 ) -> Table:
     """Open a source of rows.
 
@@ -65,6 +68,8 @@ def read_table(
             are an error at once.
         name: what errors call rows that come from no file.
         csv: how CSV and TSV files are written; options that are None are found in each file.
+        folder: where the rows of CSV files and JSON Lines go beyond 64 MB, in a file that the system removes
+            with the process; :func:`~lit_metric.data.texts.default_cache_dir` if None.
 
     Raises:
         TypeError: when the source is of none of these kinds.
@@ -77,7 +82,7 @@ def read_table(
         (['text', 'label'], [1, None], ('list of dicts', 2))
     """
     noted = Problems() if problems is None else problems
-    table = Table(SourceReader(noted, csv or CsvOptions()).parts(source, split, name))
+    table = Table(SourceReader(noted, csv or CsvOptions(), folder).parts(source, split, name))
     if problems is None:
         noted.refuse()
     table.log_dialects()
@@ -90,11 +95,20 @@ class SourceReader:
     Args:
         problems: where rows that cannot be read are noted.
         csv: how CSV and TSV files are written.
+        folder: where the rows of text files go beyond 64 MB; see :class:`~lit_metric.data.stored.StoredRows`.
+
+    Attributes:
+        head_rows: rows of JSON Lines whose columns are known before the others are read.
+        known: more columns of JSON Lines.
     """
 
-    def __init__(self, problems: Problems, csv: CsvOptions) -> None:
+    head_rows: int = 0
+    known: Collection[str] = ()
+
+    def __init__(self, problems: Problems, csv: CsvOptions, folder: str | Path | None = None) -> None:
         self.problems = problems
         self.csv = csv
+        self.folder = folder
 
     def parts(self, source: Any, split: str | None, name: str) -> list[Part]:
         """The parts of a source; see :func:`read_table`."""
@@ -206,20 +220,50 @@ class SourceReader:
 
     def _json(self, path: Path) -> Part:
         """JSON Lines, or one list of objects."""
-        text, notes = decode(path)
-        if text.lstrip().startswith("["):
-            try:
-                return part_of_rows(json.loads(text), str(path), self.problems)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path} begins as a list, but is no valid JSON: {error}") from error
-        checked = [*json_rows(re.split(r"\r\n|\r|\n", text), str(path), self.problems)]
-        part = part_of_rows([row for row, _ in checked], str(path), self.problems)
-        broken = frozenset(row for row, (_, broken) in enumerate(checked) if broken)
-        return replace(part, broken=broken, dialect=", ".join(notes))
+        lines = text_lines(path, None, None)
+        first = next(filter(str.strip, lines), "")
+        if not first.lstrip().startswith("["):
+            return self._in_blocks(self._json_stream(path, chain([first], lines)))
+        try:
+            return part_of_rows(json.loads(decode(path)[0]), str(path), self.problems)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} begins as a list, but is no valid JSON: {error}") from error
+
+    def _json_stream(self, path: Path, lines: Iterator[str]) -> StreamedPart:
+        """JSON Lines, read as they are needed. They have a column for each key in the rows read so far."""
+        name = str(path)
+        head = [row for row, _ in islice(json_rows(lines, name, Problems()), self.head_rows)]
+        columns = list(dict.fromkeys([*(key for row in head for key in row), *self.known]))
+
+        def open_file(problems: Problems) -> Take:
+            rows = json_rows(text_lines(path, None, None, log=True), name, problems)
+            start = 0
+
+            def take(count: int) -> Part | None:
+                nonlocal start
+                checked = [*islice(rows, count)]
+                if not checked:
+                    return None
+                part = part_of_rows([row for row, _ in checked], name, problems)
+                columns.extend(key for key in part.columns if key not in columns)
+                broken = frozenset(row for row, (_, broken) in enumerate(checked) if broken)
+                start += len(checked)
+                return replace(part, columns=columns, broken=broken, start=start - len(checked))
+
+            return take
+
+        encoding = encoding_of(path)
+        found = "" if encoding in ("utf-8", "utf-8-sig") else f"the encoding {encoding}"
+        return StreamedPart(name, 0, columns, not_loaded, dialect=found, open=open_file)
 
     def _delimited(self, path: Path) -> Part:
-        file = DelimitedFile(path, self.problems, self.csv)
-        return file.csv_part() if path.suffix.lower() in (".csv", ".tsv") else file.trec_part()
+        file = DelimitedFile(path, self.csv, by_head=self.head_rows > 0)
+        is_csv = path.suffix.lower() in (".csv", ".tsv")
+        return self._in_blocks(file.csv_stream() if is_csv else file.trec_stream())
+
+    def _in_blocks(self, part: StreamedPart) -> Part:
+        """The rows of a file that is read from its beginning to its end."""
+        return stored(part, self.problems, self.folder)
 
     def _folder(self, path: Path, split: str | None) -> list[Part]:
         """The parts of a folder. Its files are read as by their own names; ``datasets`` reads other kinds."""

@@ -46,7 +46,9 @@ def read_dataset(
         DataError: when there is no source, something in them can't be used, or nothing can be learned.
     """
     tables = {
-        name: read_table(source, problems=reading.problems, name=name, csv=reading.csv)
+        name: read_table(
+            source, problems=reading.problems, name=name, csv=reading.csv, folder=reading.cache_dir
+        )
         for name, source in sources.items()
         if source is not None
     }
@@ -138,6 +140,7 @@ def check(dataset: Dataset, view: EvaluationView) -> None:
             for split in ("validation", "test"):
                 if split in dataset.splits and not (split == "validation" and dataset.held_out):
                     _check_common(relations, train, dataset.splits[split], split)
+                    _check_leaks(dataset, train, split)
     if "validation" in dataset.splits:
         if isinstance(relations, LabelRelations) and view.compared_with("validation") != "train":
             _check_validation(relations, dataset.splits["validation"])
@@ -194,6 +197,22 @@ def _check_common(relations: Classified, train: Tensor, ids: Tensor, split: str)
         theirs,
         ours,
     )
+
+
+def _check_leaks(dataset: Dataset, train: Tensor, split: str) -> None:
+    """Log how many texts of a split are texts of training items."""
+    ids, fingerprints = dataset.splits[split], dataset.items.fingerprints
+    count = int(torch.isin(fingerprints[ids], fingerprints[train]).sum())
+    if count and dataset.items.kind == "text":
+        logger.warning(
+            "%d of the %d %s texts %s in the training data, too; lit-metric duplicates --input TRAINING_FILE "
+            "--against %s_FILE lists them",
+            count,
+            len(ids),
+            split,
+            "is" if count == 1 else "are",
+            split.upper(),
+        )
 
 
 def _check_validation(relations: LabelRelations, ids: Tensor) -> None:

@@ -280,6 +280,23 @@ class TextWriter:
         self.texts = Texts(arrays)
 
 
+def by_first_appearance(values: Integers) -> tuple[Integers, Integers]:
+    """Number distinct values by first appearance.
+
+    Returns:
+        ``[D]`` where each comes first, rising; ``[n]`` the number of each.
+
+    Example:
+        >>> [part.tolist() for part in by_first_appearance(np.array([7, 3, 7]))]
+        [[0, 1], [0, 1, 0]]
+    """
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[inverse.reshape(-1)]
+
+
 def distinct(
     texts: Texts, fingerprints: Integers, places: Integers, *others: npt.NDArray[Any]
 ) -> tuple[Integers, Integers]:
@@ -303,11 +320,7 @@ def distinct(
     keys = fingerprints[places]
     for other in others:
         keys = (keys ^ other) * np.int64(-7046029254386353131)  # spreads the small numbers over all bits
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    first, numbers = first[order], rank[inverse.reshape(-1)]
+    first, numbers = by_first_appearance(keys)
     again = np.flatnonzero(first[numbers] != np.arange(len(numbers)))
     same = all(np.array_equal(other[again], other[first[numbers[again]]]) for other in others)
     for start in range(0, len(again), BLOCK) if same else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -22,7 +23,7 @@ from lit_metric.data.items import Vocabulary
 from lit_metric.data.progress import track
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.texts import default_cache_dir
-from lit_metric.store import replacing
+from lit_metric.store import replacing, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -281,25 +282,38 @@ class _Blocks:
         return np.memmap(self.folder / "tokens", dtype=np.int32, mode="r"), offsets
 
 
-def log_truncation(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer) -> None:
-    """Log how many texts have as many tokens as fit, for each maximal length that the tokenizer knows."""
+def count_truncated(vocabulary: Vocabulary, tokens: Tokens, tokenizer: Tokenizer) -> dict[int, list[int]]:
+    """How many texts were longer than the tokenizer's limit, and of how many, by limit.
+
+    Texts with as many tokens as the limit are tokenised once more, whole: only some of them were cut. The
+    result is kept next to the file of token ids.
+
+    Args:
+        vocabulary, tokens, tokenizer: the arguments and the result of :func:`tokenize`. A tokenizer without
+            ``max_length_of`` and ``tokenize_and_count`` cuts nothing.
+    """
     limit_of = getattr(tokenizer, "max_length_of", None)
-    if limit_of is None:
-        return
-    counts: dict[int, int] = {}
+    count = getattr(tokenizer, "tokenize_and_count", None)
+    if limit_of is None or count is None:
+        return {}
+    kept = tokens.path.with_suffix(".cut.json") if tokens.path else None
+    if kept is not None and kept.exists():
+        with suppress(ValueError, OSError, AttributeError):
+            return {int(limit): [*map(int, each)] for limit, each in json.loads(kept.read_text()).items()}
+    counts: dict[int, list[int]] = {}
     lengths, roles = tokens.lengths, vocabulary.roles
     for number, role in enumerate(vocabulary.role_names) if roles is not None else [(None, None)]:
-        own = lengths if roles is None else lengths[roles == number]
+        own = torch.arange(len(lengths))[slice(None) if roles is None else roles == number]
         limit = int(limit_of(role))
-        counts[limit] = counts.get(limit, 0) + int((own >= limit).sum())
-    for limit, count in counts.items():
-        if count:
-            logger.info(
-                "%d of %d texts have max_length=%d tokens or more; tokens beyond that are cut off",
-                count,
-                len(vocabulary),
-                limit,
-            )
+        full = own[lengths[own] >= limit].tolist()
+        found = counts.setdefault(limit, [0, 0])
+        found[1] += len(own)
+        for start in track(range(0, len(full), CHUNK), "counting long texts", f"{CHUNK} texts"):
+            found[0] += count([vocabulary.texts[place] for place in full[start : start + CHUNK]], role)[1]
+    if kept is not None:
+        with suppress(OSError):
+            write_json(kept, {str(limit): each for limit, each in counts.items()})
+    return counts
 
 
 def _tokenize_chunk(vocabulary: Vocabulary, tokenizer: Tokenizer, start: int) -> list[list[int]]:

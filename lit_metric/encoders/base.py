@@ -20,7 +20,7 @@ from lit_metric.data.ragged import EncoderInput, Ragged
 from lit_metric.encoders.packing import evaluating
 from lit_metric.encoders.pooling import unit_rows
 from lit_metric.encoders.pretrained import weights_given
-from lit_metric.encoders.tokenizer import TextTokenizer, TowerTokenizers
+from lit_metric.encoders.tokenizer import TextTokenizer, TowerTokenizers, truncation_logged_once
 
 CONFIG = "encoder.json"
 WEIGHTS = "encoder.safetensors"
@@ -107,7 +107,7 @@ class Encoder(Configurable, nn.Module, ABC):
 
         Args:
             items: texts, or lists of texts: a list, an array, or a column (Series) of pandas, polars or
-                pyarrow.
+                pyarrow. One text alone gives one vector.
             max_tokens: texts of similar length run together, at most this many tokens at once.
             progress: show a progress bar.
             role: what the items are, such as "query" or "document"; one for all, one for each, or, for items
@@ -117,7 +117,8 @@ class Encoder(Configurable, nn.Module, ABC):
                 in hardware (Intel's AMX, recent GPUs), and slower on others; cosines change by about 1e-3.
 
         Returns:
-            float32 ``[n, dimension]``, in the order of ``items``; of length 1 if ``self.normalize``.
+            float32 ``[n, dimension]``, in the order of ``items``; ``[dimension]`` for one text. Vectors have
+            length 1 if ``self.normalize``.
 
         Raises:
             TypeError: if ``items`` is no sequence, or an item is of the wrong kind, such as None.
@@ -125,7 +126,8 @@ class Encoder(Configurable, nn.Module, ABC):
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
-        items = [*as_list(items, "items")]
+        one = isinstance(items, str)
+        items = [items] if one else [*as_list(items, "items")]
         self.check_items(items)
         if role is not None and not isinstance(role, str):
             role = as_list(role, "role")
@@ -136,11 +138,12 @@ class Encoder(Configurable, nn.Module, ABC):
         if precision != "float32":
             half = torch.autocast(self.device.type, getattr(torch, precision))
         with evaluating(self), torch.inference_mode():
-            with half:
+            with half, truncation_logged_once():
                 vectors = self._encode(items, max_tokens, progress, role, weights)
             if self.normalize:
                 vectors = unit_rows(vectors)
-            return vectors.float().cpu().numpy()
+            found = vectors.float().cpu().numpy()
+            return found[0] if one else found
 
     @staticmethod
     def roles_of(role: Roles, count: int, what: str = "items") -> Sequence[Any]:
@@ -320,8 +323,8 @@ def as_list(values: Any, what: str) -> list[Any]:
     if isinstance(values, (set, frozenset)):
         raise TypeError(f"{what}: a set has no order in which vectors could be returned: pass a list")
     for name in _TO_LIST:
-        if callable(convert := getattr(values, name, None)):
-            return list(convert())
+        if callable(convert := getattr(values, name, None)) and isinstance(column := convert(), list):
+            return column
     if not isinstance(values, Iterable):
         raise TypeError(f"{what}: a {type(values).__name__} is no sequence: pass a list")
     return list(values)

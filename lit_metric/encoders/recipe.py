@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 from lit_metric.encoders.pooling import (
     ACTIVATIONS,
+    AttentionPooling,
     CLSPooling,
     LastTokenPooling,
     MaxPooling,
@@ -52,7 +53,14 @@ _TRANSFORMERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-ro
 _HARMLESS = {"trust_remote_code", "padding_side", "use_fast"}
 """Extra arguments of what a Transformer loads that change no vector."""
 
-_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
+FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
+"""How a Transformer of sentence-transformers gets the states of tokens."""
+
+EXPORTED = "lit_metric_modules"
+"""The file of modules in an exported folder, without its ending."""
+
+INPUT = "lit_metric_input.json"
+"""What such a folder says of its texts."""
 
 
 @dataclass
@@ -114,19 +122,28 @@ class Recipe:
         kinds = []
         for module in modules:
             package, name = module["type"].split(".")[0], module["type"].rpartition(".")[2]
-            kinds.append(name if package == "sentence_transformers" else module["type"])
-        recipe.static = kinds[:1] == ["StaticEmbedding"]
-        if not recipe.static and kinds[:1] != ["Transformer"]:
+            kinds.append(name if package in ("sentence_transformers", EXPORTED) else module["type"])
+        first = kinds[0] if kinds else "nothing"
+        if first in ("Router", "Towers"):
+            raise ValueError(f"{source} holds two towers: lit_metric.load reads it")
+        if first not in ("Transformer", "StaticEmbedding", "TextInput"):
             raise ValueError(
-                f"{source}: its first module is {kinds[0] if kinds else 'nothing'}, and only Transformer and "
-                "StaticEmbedding of sentence-transformers can be read"
+                f"{source}: its first module is {first}, and only Transformer and StaticEmbedding of "
+                "sentence-transformers can be read"
             )
         recipe.subfolder = "" if modules[0]["path"] == "." else modules[0]["path"]
-        if recipe.static:
+        settings = (recipe._json(recipe.subfolder, INPUT) or {}) if first == "TextInput" else {}
+        recipe.static = first == "StaticEmbedding"
+        if settings.get("backbone") == "TokenTable":
+            recipe._read_table()
+        elif recipe.static:
             recipe.pooling = MeanPooling()
         else:
             recipe._read_transformer()
         recipe._read_general(head)
+        if first == "TextInput":
+            recipe.replacements = settings["replacements"]
+            recipe.max_lengths = recipe.max_lengths or settings["max_lengths"]
         if head:
             if len(kinds) == 1 and not recipe.static:
                 raise ValueError(
@@ -137,13 +154,22 @@ class Recipe:
                 recipe._read_module(kind, module["path"])
         return recipe
 
+    @classmethod
+    def read_head(cls, source: str, modules: list[dict[str, Any]]) -> Recipe:
+        """Dense layers and normalisation of a folder of sentence-transformers, by entries of its
+        ``modules.json`` that follow a pooling."""
+        recipe = cls(source=source, pooling=MeanPooling(), normalize=False)
+        for module in modules:
+            recipe._read_module(module["type"].rpartition(".")[2], module["path"])
+        return recipe
+
     def _json(self, folder: str, name: str) -> Any:
         path = find_file(self.source, f"{folder}/{name}" if folder else name)
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
     def _read_table(self) -> None:
-        """Whether a folder without modules is a static model, and what it says of texts."""
-        settings = self._json("", "config.json") or {}
+        """Whether a folder holds a static model, and what it says of texts."""
+        settings = self._json(self.subfolder, "config.json") or {}
         kind = settings.get("model_type")
         # model2vec writes the second of these always, and the first where it has distilled the model.
         self.static = kind in (STATIC, "model2vec") or (kind is None and "embedding_dtype" in settings)
@@ -171,7 +197,7 @@ class Recipe:
         task, output = settings.get("transformer_task"), settings.get("module_output_name")
         usual = {
             "transformer_task": task in (None, "feature-extraction"),
-            "modality_config": not modalities or modalities.get("text") == _FORWARD,
+            "modality_config": not modalities or modalities.get("text") == FORWARD,
             "module_output_name": output in (None, "token_embeddings"),
             "query_expansion": not settings.get("query_expansion"),
             "processing_kwargs": not settings.get("processing_kwargs"),
@@ -224,6 +250,11 @@ class Recipe:
                     f"{self.source}: pooling {mode!r} is not one of {', '.join(POOLINGS)}; {IGNORE}"
                 )
             self.pooling = POOLINGS[mode]()
+        elif kind == "SegmentPooling" and config["level"] == "texts":
+            raise ValueError(f"{self.source} holds an encoder of sets: lit_metric.load reads it")
+        elif kind == "SegmentPooling" and first:
+            self.pool_prompt = config["include_prompt"]
+            self.pooling = segment_pooling(self.source, path, config)
         elif kind == "Dense" and not first and self.normalize is not True and names == {VECTOR}:
             self.projection.append(self._dense(path, config))
         elif kind == "Normalize" and not first and names == {VECTOR}:
@@ -249,6 +280,19 @@ class Recipe:
         )
         projection.load_state_dict(load_file(weights))
         return projection
+
+
+def segment_pooling(source: str, path: str, config: dict[str, Any]) -> Pooling:
+    """The pooling that an export has as a SegmentPooling in a folder of that path."""
+    if config["mode"] != "attention":
+        return POOLINGS[config["mode"]]()
+    names = ("heads", "score", "hidden", "empty", "dimension", "context")
+    pooling = AttentionPooling(**{name: config[name] for name in names})
+    weights = find_file(source, f"{path}/model.safetensors")
+    if weights is None:
+        raise ValueError(f"{source}: the attention pooling in {path!r} has no model.safetensors; {IGNORE}")
+    pooling.load_state_dict(load_file(weights))
+    return pooling
 
 
 def find_file(source: str, name: str) -> Path | None:

@@ -7,7 +7,9 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +41,46 @@ TOKENIZE_AT_ONCE = 8192
 
 HUGE = 10**6
 """Tokenizers without a limit give a larger number as their limit."""
+
+
+_counts: ContextVar[dict[int, list[int]] | None] = ContextVar("_counts", default=None)
+
+
+@contextmanager
+def truncation_logged_once() -> Iterator[dict[int, list[int]]]:
+    """Log at the end, in one line, how many of the texts tokenised inside were cut.
+
+    Within another such region, the outer one logs.
+
+    Returns:
+        For each length: how many texts were longer, and the number of texts; see :func:`log_truncation`.
+    """
+    outer = _counts.get()
+    if outer is not None:
+        yield outer
+        return
+    counts: dict[int, list[int]] = {}
+    token = _counts.set(counts)
+    try:
+        yield counts
+    finally:
+        _counts.reset(token)
+        log_truncation(counts)
+
+
+def log_truncation(counts: Mapping[int, Sequence[int]]) -> None:
+    """Log how many texts were cut, if any.
+
+    Args:
+        counts: for each length in tokens: how many texts were longer, and the number of texts.
+    """
+    cut, texts = (sum(each[place] for each in counts.values()) for place in (0, 1))
+    if cut and len(counts) == 1:
+        message = "%d of %d texts are longer than max_length=%d tokens, and are cut there"
+        log.warning(message, cut, texts, next(iter(counts)))
+    elif cut:
+        lengths = ", ".join(f"{each[0]} at {length} tokens" for length, each in counts.items() if each[0])
+        log.warning("%d of %d texts are longer than max_length, and are cut: %s", cut, texts, lengths)
 
 
 class TextTokenizer:
@@ -182,13 +224,9 @@ class TextTokenizer:
             cut += longer
             lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
             ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths[-1].sum())))
-        if cut:
-            log.warning(
-                "%d of %d texts are longer than max_length=%d tokens, and are cut there",
-                cut,
-                len(texts),
-                self.max_length_of(role),
-            )
+        with truncation_logged_once() as counts:
+            found = counts.setdefault(self.max_length_of(role), [0, 0])
+            found[0], found[1] = found[0] + cut, found[1] + len(texts)
         return Ragged.from_lengths(
             torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(lengths))
         )
@@ -285,11 +323,13 @@ class TextTokenizer:
         return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
     def save(self, folder: Path, pad: bool = False) -> None:
-        """Write the tokenizer's files. With ``pad``, a tokenizer without a padding token uses another of its
-        tokens."""
+        """Write the tokenizer's files. With ``pad``, it pads on the right, so that positions begin at the
+        text, and one without a padding token uses another of its tokens."""
         tokenizer = self.tokenizer
-        if pad and tokenizer.pad_token is None:
+        if pad:
             tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"
+        if pad and tokenizer.pad_token is None:
             known = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
             tokenizer.pad_token = next(token for token in known if token)
         tokenizer.save_pretrained(folder)
@@ -309,6 +349,10 @@ class TowerTokenizers:
     def tokenize(self, texts: list[str], role: str | None = None) -> list[list[int]]:
         """See :meth:`TextTokenizer.tokenize`; here every text needs a role."""
         return self._of(role).tokenize(texts, role)
+
+    def tokenize_and_count(self, texts: list[str], role: str | None = None) -> tuple[list[list[int]], int]:
+        """See :meth:`TextTokenizer.tokenize_and_count`; here every text needs a role."""
+        return self._of(role).tokenize_and_count(texts, role)
 
     def max_length_of(self, role: str | None) -> int:
         """See :meth:`TextTokenizer.max_length_of`."""

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from lit_metric.data.progress import stage
 from lit_metric.encoders import Encoder, SetEncoder, StaticEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.packing import attention, evaluating
-from lit_metric.hub.agreement import NEIGHBOURS, neighbour_recall, random_items
+from lit_metric.hub.check import (
+    NEIGHBOURS,
+    TOLERANCE,
+    neighbour_recall,
+    odd_texts,
+    random_items,
+    sample_items,
+)
 from lit_metric.hub.graphs import POOLINGS, SetGraph, TextGraph
 from lit_metric.hub.loading import TOWERS
 from lit_metric.store import write_json
@@ -39,9 +46,6 @@ OPSET = 17
 
 EXTERNAL = (1 << 31) - (1 << 24)
 """Bytes of weights that a file of ONNX can hold, which is limited to 2 GiB. More lie in a file beside it."""
-
-TOLERANCE = 1e-5
-"""Largest difference of a component, for vectors of length 1, that rounding explains."""
 
 MIN_RECALL = 0.8
 """Recall@10 below which an int8 graph is of no use."""
@@ -136,7 +140,7 @@ def export_onnx(
             items = list(sample or [])[:SAMPLE]
             if not items or not isinstance(items[0], kind):
                 items = random_items(tower, SAMPLE)
-            with stage(f"comparing the graph of {which}"):
+            with stage(f"comparing the graph of {which}"), odd_texts():
                 checks.append(_check(tower, written / name, folder / name, name, items, precision))
         shutil.copyfile(Path(__file__).with_name(RUNNER), written / RUNNER)
         if folder.exists():
@@ -315,7 +319,7 @@ def _check(
 
     settings = json.loads((written / "settings.json").read_text(encoding="utf-8"))
     graph, apart = OnnxEncoder(written), []
-    few = [*random_items(encoder, FEW), *items[:FEW]]
+    few = [*sample_items(encoder), *items[:FEW]]
     for name in settings["roles"]:
         expected = encoder.encode(few, role=name or role or None)
         length = np.linalg.norm(expected, axis=1).mean() or 1.0

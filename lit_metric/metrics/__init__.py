@@ -7,8 +7,6 @@ from lit_metric.metrics.classification import (
     accuracy_by_frequency,
     f1_macro,
     f1_micro,
-    knn_predict,
-    knn_predict_labels,
     macro_accuracy,
     prediction_counts,
 )
@@ -46,6 +44,7 @@ from lit_metric.metrics.retrieval import (
     reciprocal_rank,
 )
 from lit_metric.metrics.space import SpaceMetrics, alignment, uniformity
+from lit_metric.metrics.votes import knn_predict, knn_predict_labels, knn_shares
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [
@@ -75,6 +74,7 @@ __all__ = [
     "hit_rate_at_k",
     "knn_predict",
     "knn_predict_labels",
+    "knn_shares",
     "macro_accuracy",
     "map_at_k",
     "map_at_r",

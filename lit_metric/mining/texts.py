@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.configurable import parts
-from lit_metric.data import Items, Vocabulary
+from lit_metric.data import DataError, Items, Vocabulary
 from lit_metric.index import Embeddings, Similarity, top_k
 from lit_metric.mining.propose import Proposer
 from lit_metric.store import replacing
@@ -36,6 +36,7 @@ class ReadsTexts:
 
         Raises:
             RuntimeError: if the place of the texts is unknown.
+            DataError: if the file there isn't one by :func:`write_texts`.
         """
         if self._table is None:
             if self.texts is None:
@@ -43,7 +44,13 @@ class ReadsTexts:
                     f"{type(self).__name__} reads the items' texts and has none: use it in the miner of a "
                     "MetricDataModule, or name a file by write_texts as its argument texts"
                 )
-            self._table = pa.ipc.open_file(pa.memory_map(self.texts)).read_all()["text"]
+            try:
+                self._table = pa.ipc.open_file(pa.memory_map(str(self.texts))).read_all()["text"]
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise DataError(
+                    f"texts={str(self.texts)!r:.200} of {type(self).__name__} is no file of texts; write one "
+                    f"by lit_metric.mining.texts.write_texts ({error})"
+                ) from error
         found: list[str] = self._table.take(pa.array(ids.numpy())).to_pylist()
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,3 +344,15 @@ def test_candidates_of_an_anchor_come_together() -> None:
     # No batch is empty, even where there are fewer anchors than batches.
     one = PairRelations(torch.zeros(9, dtype=torch.int64), torch.arange(1, 10), None, torch.arange(10))
     assert len(ScoredPairPlanner(2, together=True).plan(torch.arange(10), one, 0, 0)) == 1
+
+
+@pytest.mark.parametrize("pairs", ["one", "all"])
+@pytest.mark.parametrize("batches", [None, 3, 90])
+def test_the_number_of_batches_is_known_without_a_plan(pairs: Any, batches: int | None) -> None:
+    draw = np.random.default_rng(0)
+    anchors, candidates = torch.from_numpy(draw.integers(30, size=(2, 80)))
+    relations = PairRelations(anchors, 30 + candidates, None, torch.arange(60))
+    planner = PairPlanner(4, pairs=pairs, batches=batches)
+    for ids in (torch.arange(30), torch.tensor([3, 1, 3])):
+        for each in (planner, ScoredPairPlanner(7), ScoredPairPlanner(7, together=True)):
+            assert each.length(ids, relations, 5) == len(each.plan(ids, relations, 5, 2))

@@ -262,6 +262,8 @@ def test_a_model_that_is_worse_than_before_is_a_warning(
     [record] = [record for record in caplog.records if "lower after training" in record.getMessage()]
     assert record.levelno == logging.WARNING
     assert "map@r is lower after training than before (by 0.2500): lower the learning rate" in caplog.text
+    written = read_report(tmp_path / "metrics.json")
+    assert (written["main_metric"], written["warning"]) == ("map@r", record.getMessage())
 
 
 def test_the_commands_that_are_named_fit_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -227,16 +228,19 @@ def test_fields_and_weights_are_read_as_in_training(
     assert "--role cast: texts have the roles of their --field" in capsys.readouterr().err
 
 
-def test_export_of_two_towers_names_both_folders(
+def test_export_of_two_towers_is_one_model(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     TwoTowerEncoder(TextEncoder(small / "backbone"), TextEncoder(small / "backbone")).save(tmp_path / "model")
     with caplog.at_level(logging.INFO):
         run(tmp_path, "export", "--model", "model", "--output", "out")
-    assert caplog.messages[-1] == (
-        'Wrote out; use it with SentenceTransformer("out/query") and SentenceTransformer("out/document")'
+    assert caplog.messages[-2] == 'Wrote out; use it with SentenceTransformer("out")'
+    assert re.fullmatch(
+        r"sentence-transformers: largest difference \d\.\de-0[6-9] on 74 items", caplog.messages[-1]
     )
-    assert all(SentenceTransformer(str(tmp_path / "out" / name)) for name in ("query", "document"))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert caplog.messages[-1] in card
+    assert all(SentenceTransformer(str(tmp_path / "out" / name)) for name in (".", "query", "document"))
 
 
 def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[Encoder, str]) -> None:
@@ -254,8 +258,8 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
 def test_export_in_the_own_format_is_for_every_encoder(
     tmp_path: Path, sets: tuple[Encoder, str], towers: tuple[Encoder, str]
 ) -> None:
-    for (encoder, model), role, more in ((sets, None, ()), (towers, "query", ("--format", "lit-metric"))):
-        run(tmp_path, "export", "--model", model, "--output", f"out-{role}", *more)
+    for (encoder, model), role in ((sets, None), (towers, "query")):
+        run(tmp_path, "export", "--model", model, "--output", f"out-{role}", "--format", "lit-metric")
         items = [["w5", "w6"], ["w9"]]
         loaded = Encoder.load(tmp_path / f"out-{role}")
         np.testing.assert_allclose(
@@ -327,10 +331,8 @@ def test_export_in_the_own_format_is_for_every_encoder(
         ),
         ("search --model {texts} --corpus {csv}", "no query: give --query TEXT, or a file of them with"),
         ("search --model {texts} --corpus {csv} --query x --output a.txt", "must end in .parquet, .csv or"),
-        (
-            "export --model {towers} --output out --format sentence-transformers",
-            "sentence-transformers has no counterpart of SetEncoder",
-        ),
+        ("export --model {texts} --output out --private true", "add --push OWNER/NAME"),
+        ("export --model {texts} --output out --push a/b/c", "can't be the name of a model on the hub"),
         ("export --model {texts} --output {texts}", "exists already and is not an empty folder"),
     ],
 )
@@ -375,3 +377,16 @@ def test_outputs_are_as_readable_as_other_files(tmp_path: Path, texts: tuple[Enc
     source = write_csv(tmp_path / "in.csv", ROWS)
     run(tmp_path, "encode", "--model", texts[1], "--input", source, "--output", "out.npy")
     assert (tmp_path / "out.npy").stat().st_mode == Path(source).stat().st_mode
+
+
+def test_texts_that_are_cut_are_counted_once_for_all_shards(
+    tmp_path: Path, small: Small, caplog: pytest.LogCaptureFixture
+) -> None:
+    TextEncoder(small / "backbone", max_length=5).save(tmp_path / "short")
+    # [CLS] and [SEP] leave room for three words.
+    texts = ["w5 w6 w7", "w5 w6 w7 w8", "w5", "w6", "w5 w6 w7 w8 w9"]
+    source = write_csv(tmp_path / "in.csv", [(text, "a") for text in texts])
+    with caplog.at_level(logging.WARNING, logger="lit_metric"):
+        encode(str(tmp_path / "short"), source, str(tmp_path / "out.npy"), shard_rows=2)
+    told = [line for line in caplog.messages if "max_length" in line]
+    assert told == ["2 of 5 texts are longer than max_length=5 tokens, and are cut there"]

@@ -58,7 +58,7 @@ def test_columns_of_lists(tiny: str) -> None:
         (["w5", "w6", float("nan")], "item 2 is nan, a float"),
         (pd.Series(["w5", None], index=[5, 6]), "item 1 is"),
         ([["w5"]], r"item 0 is \['w5'\], a list"),
-        ("w5", r"one text, not a list of texts: .* \[text\]"),
+        (np.array("w5"), "0-d array"),
         (b"w5", "one text"),
         ({"w5"}, "a set has no order"),
         (3, "int is no sequence"),
@@ -74,6 +74,18 @@ def test_columns_of_lists(tiny: str) -> None:
 def test_what_can_t_be_encoded_is_named(encoder: Encoder, items: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         encoder.encode(items)
+
+
+def test_one_text_gives_one_vector(encoder: Encoder, tiny: str) -> None:
+    expected = encoder.encode(["w5 w6"])
+    assert expected.shape == (1, encoder.dimension)
+    for text in ("w5 w6", np.str_("w5 w6")):
+        np.testing.assert_array_equal(encoder.encode(text), expected[0])
+    towers = TwoTowerEncoder(TextEncoder(tiny), TextEncoder(tiny))
+    asked = towers.encode("w5 w6", role="query")
+    np.testing.assert_array_equal(asked, towers.encode(["w5 w6"], role="query")[0])
+    with pytest.raises(TypeError, match="item 0 is 'w5', and a list of texts"):
+        SetEncoder(TextEncoder(tiny)).encode("w5")
 
 
 def test_texts_of_sets_and_towers_are_named_by_their_place(tiny: str) -> None:
@@ -97,6 +109,24 @@ def test_texts_that_are_cut_are_counted(encoder: Encoder, caplog: pytest.LogCapt
     assert [record.getMessage() for record in caplog.records] == [
         "2 of 4 texts are longer than max_length=5 tokens, and are cut there"
     ]
+
+
+def test_texts_of_several_roles_are_counted_in_one_line(tiny: str, caplog: pytest.LogCaptureFixture) -> None:
+    lengths = {"query": 4, "document": 6}
+    encoder = TextEncoder(tiny, max_length=5, max_lengths=lengths)
+    texts, roles = ["w5 w6 w7 w8 w9", "w5 w6 w7", "w5 w6"], ["document", "query", "query"]
+    towers = TwoTowerEncoder(TextEncoder(tiny, max_length=4), TextEncoder(tiny, max_length=6))
+    for each in (encoder, towers):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="lit_metric"):
+            each.encode(texts, role=roles)
+        [line] = caplog.messages
+        assert line.startswith("2 of 3 texts are longer than max_length, and are cut: ")
+        assert {*line.rpartition(": ")[2].split(", ")} == {"1 at 6 tokens", "1 at 4 tokens"}
+    tags = SetEncoder(TextEncoder(tiny, max_length=4))
+    caplog.clear()
+    tags.encode([["w5 w6", "w5 w6 w7"], ["w5 w6 w7"]])
+    assert caplog.messages == ["1 of 2 texts are longer than max_length=4 tokens, and are cut there"]
 
 
 def test_empty_texts_are_told(encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import AutoModel
 
 from lit_metric import hub
+from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import (
     AttentionPooling,
     CLSPooling,
@@ -91,11 +92,33 @@ def test_a_run_and_a_saved_encoder_are_loaded(tiny: str, tmp_path: Path) -> None
         hub.load(tmp_path)
 
 
+class Doubled(MeanPooling):
+    """A pooling of somebody's own."""
+
+    def forward(self, states: Ragged, weights: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(states, weights) * 2
+
+
+class Shifted(TextEncoder):
+    """An encoder of somebody's own, of which an export would lack something."""
+
+    def _project(self, features: torch.Tensor) -> torch.Tensor:
+        return super()._project(features) + 1
+
+
 def test_what_has_no_counterpart_is_refused(tiny: str, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(ValueError, match=r"SetEncoder.*lit_metric\.load, or export its text tower"):
-        hub.export(SetEncoder(TextEncoder(tiny)), tmp_path)
-    with pytest.raises(ValueError, match=r"no AttentionPooling, only mean, cls, max, lasttoken"):
-        hub.export(TextEncoder(tiny, AttentionPooling()), tmp_path)
+    with pytest.raises(ValueError, match=r"no counterpart of Doubled: .* --format lit-metric"):
+        hub.export(TextEncoder(tiny, Doubled()), tmp_path / "out")
+    with pytest.raises(ValueError, match="no counterpart of Doubled"):
+        hub.export(SetEncoder(TextEncoder(tiny), Doubled()), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_differs_is_not_left_behind(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(
+        ValueError, match=r"differs under sentence-transformers: by \d\.\de.*folder was removed"
+    ):
+        hub.export(Shifted(tiny), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -169,22 +192,34 @@ def test_a_model_of_sentence_transformers_that_leaves_its_prompts_out(tiny: str,
     assert not np.allclose(seen, encoder.encode(TEXTS, role="query"), atol=0.01)
 
 
-def test_lengths_by_role_stay_with_the_export(
+def test_lengths_by_role_are_those_of_sentence_transformers(
     tiny: str,  # noqa: F811
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     encoder = TextEncoder(tiny, max_length=9, max_lengths={"query": 4, "document": 12})
-    hub.export(encoder, tmp_path)
-    assert "cuts them to 9 tokens; the lengths by role (query: 4, document: 12) stay" in caplog.text
-    for role in ("query", "document", None):
+    hub.export(encoder, tmp_path / "out")
+    assert "sentence-transformers cuts" not in caplog.text
+    model, loaded = SentenceTransformer(str(tmp_path / "out"), device="cpu"), hub.load(tmp_path / "out")
+    for role, call in (
+        ("query", model.encode_query),
+        ("document", model.encode_document),
+        (None, model.encode),
+    ):
+        np.testing.assert_allclose(call(TEXTS), encoder.encode(TEXTS, role=role), atol=1e-5)
         np.testing.assert_allclose(
-            hub.load(tmp_path).encode(TEXTS, role=role), encoder.encode(TEXTS, role=role), atol=1e-6
+            loaded.encode(TEXTS, role=role), encoder.encode(TEXTS, role=role), atol=1e-6
         )
-    expected = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
-    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
     cut = encoder.encode(["w10 w11"], role="query")
     np.testing.assert_allclose(encoder.encode([TEXTS[2]], role="query"), cut, atol=1e-6)
+    other = TextEncoder(tiny, max_length=9, max_lengths={"title": 4, "passage": 12})
+    hub.export(other, tmp_path / "other")
+    assert "cuts texts to 9 tokens in the roles that it has no length for" in caplog.text
+    assert "(title: 4) stay in the export" in caplog.text
+    again = hub.load(tmp_path / "other")
+    for role in ("title", "document", None):
+        expected = other.encode(TEXTS, role=role)
+        np.testing.assert_allclose(again.encode(TEXTS, role=role), expected, atol=1e-6)
 
 
 def test_two_towers_are_exported_side_by_side(tiny: str, tmp_path: Path) -> None:  # noqa: F811
@@ -197,9 +232,11 @@ def test_two_towers_are_exported_side_by_side(tiny: str, tmp_path: Path) -> None
         expected = model.encode_query(TEXTS) if role == "query" else model.encode_document(TEXTS)
         for ours in (encoder, hub.load(tmp_path / "out")):
             np.testing.assert_allclose(ours.encode(TEXTS, role=role), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="no AttentionPooling"):
-        hub.export(TwoTowerEncoder(query, TextEncoder(tiny, AttentionPooling())), tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(model.encode_query(TEXTS), encoder.encode(TEXTS, role="query"), atol=1e-5)
+    expected = encoder.encode(TEXTS, role="document")
+    for found in (model.encode_document(TEXTS), model.encode(TEXTS, prompt_name="document")):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_an_exported_truncation_is_that_of_sentence_transformers(tiny: str, tmp_path: Path) -> None:  # noqa: F811
@@ -232,7 +269,7 @@ def test_an_export_without_a_padding_token_gets_one(tmp_path: Path) -> None:
 
 def test_what_is_not_here_is_told_in_one_line(tmp_path: Path) -> None:
     for source, message in {
-        "org/name": "there is no such folder here, and as a model of the hub: .*could not be loaded",
+        "org/name": "no such folder here, and the model of the hub .* can't be reached",
         "runs/a/model": "runs/a/model: there is no such file or folder",
         str(tmp_path / "nothing"): "there is no such file or folder",
         "package:no_such_package/model": "pip install no-such-package",

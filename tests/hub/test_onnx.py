@@ -27,7 +27,7 @@ from lit_metric.encoders import (
     TwoTowerEncoder,
 )
 from lit_metric.hub import onnx
-from lit_metric.hub.agreement import random_items
+from lit_metric.hub.check import random_items
 from lit_metric.hub.graphs import pool_padded
 from tests.encoders.conftest import tiny  # noqa: F401
 from tests.encoders.models import PACKABLE, PADDED

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_metric.configurable import rebuilt, spec
-from lit_metric.data import Items
+from lit_metric.data import DataError, Items
 from lit_metric.mining import (
     EncoderGuide,
     GuideFilter,
@@ -40,6 +40,16 @@ def test_texts_of_items_are_what_they_were(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
     others, theirs = Items.encode([["red"], *rows[1:]], kind="set")
     assert write_texts(others, theirs, tmp_path) != path
+
+
+def test_the_file_of_texts_may_be_a_path_and_must_be_one_of_texts(tmp_path: Path) -> None:
+    items, vocabulary = Items.encode([["red"], ["round"]])
+    guide = rebuilt(spec(EncoderGuide("model", texts=write_texts(items, vocabulary, tmp_path))))  # type: ignore[arg-type]
+    assert guide.texts_of(torch.tensor([1, 0])) == ["round", "red"]
+    (tmp_path / "other.csv").write_text("text")
+    for path in (tmp_path / "none.arrow", tmp_path / "other.csv"):
+        with pytest.raises(DataError, match=f"texts='{path}' of BM25Proposer is no file of texts; write one"):
+            BM25Proposer(texts=str(path)).texts_of(torch.tensor([0]))
 
 
 def test_all_that_read_texts_are_told_where_they_are(tmp_path: Path) -> None:

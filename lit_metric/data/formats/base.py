@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from array import array
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems, listed
+from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats.columns import Checked, Columns
 from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import Table
+from lit_metric.data.texts import Integers
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +42,9 @@ class ReadOptions:
         seed: of the choice of the share.
         alone: whether validation items search each other, not the training items.
         csv: how CSV files are written; options that are None are found in each file.
-        cache_dir: where texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
+        cache_dir: where rows and texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
         opened: tables that were opened while reading, besides those of the splits.
+        excluded: rows to leave out, of items with labels.
     """
 
     problems: Problems = field(default_factory=Problems)
@@ -50,6 +54,7 @@ class ReadOptions:
     csv: CsvOptions | None = None
     cache_dir: str | None = None
     opened: list[Table] = field(default_factory=list)
+    excluded: ExcludedRows | None = None
 
     def columns(self, table: Table) -> Columns:
         """The columns of a table, whose problems are noted with the others."""
@@ -58,26 +63,27 @@ class ReadOptions:
     def open(self, source: Source) -> Table:
         """Open a table besides those of the splits, such as a table of texts; see
         :func:`~lit_metric.data.read_table`."""
-        table = read_table(source, problems=self.problems, csv=self.csv)
+        table = read_table(source, problems=self.problems, csv=self.csv, folder=self.cache_dir)
         self.opened.append(table)
         return table
 
-    def hold_out(self, groups: Sequence[Hashable], least: int = 1) -> set[Hashable]:
+    def hold_out(self, groups: int, least: int = 1) -> Integers:
         """Choose the groups that go to validation.
 
-        They are ``validation_share`` of the distinct groups, at least one of two, and never all.
+        They are ``validation_share`` of all, at least one of two, and never all.
 
         Args:
-            groups: of the training rows.
+            groups: how many there are.
             least: groups to choose, if at least as many are left.
-        """
-        distinct = list(dict.fromkeys(groups))
-        least = least if len(distinct) >= 2 * least else 1
-        count = min(max(least, round(self.validation_share * len(distinct))), len(distinct) - 1)
-        order = np.random.default_rng(self.seed).permutation(len(distinct))
-        return {distinct[place] for place in order[: max(count, 0)]}
 
-    def refuse_empty(self, rows: Mapping[str, Sequence[object]]) -> None:
+        Returns:
+            Their numbers, which groups have by their first appearance in the training rows.
+        """
+        least = least if groups >= 2 * least else 1
+        count = min(max(least, round(self.validation_share * groups)), groups - 1)
+        return np.random.default_rng(self.seed).permutation(groups)[: max(count, 0)]
+
+    def refuse_empty(self, rows: Mapping[str, Sized]) -> None:
         """Raise if a split has no rows left.
 
         Raises:
@@ -85,7 +91,7 @@ class ReadOptions:
         """
         self.problems.refuse()
         for name, kept in rows.items():
-            if not kept:
+            if not len(kept):
                 if len(self.problems):
                     raise BadRows(self.problems, f"no row of {name}= can be used: ")
                 raise DataError(f"{name}= has no rows")
@@ -142,12 +148,14 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
         return value, None if value in SPLITS else (f"{value!r}", f"Use one of {listed(SPLITS)}.")
 
     values = columns["train"].read(split, check)
-    found: dict[str, list[int]] = {name: [] for name in SPLITS}
+    found = {name: array("q") for name in SPLITS}
     for row in columns["train"].kept:
         found[values[row]].append(row)
-    rows = {name: ("train", each) for name, each in found.items() if each}
+    rows: dict[str, tuple[str, Sequence[int]]] = {
+        name: ("train", each) for name, each in found.items() if each
+    }
     if "predict" in columns:
-        rows["predict"] = ("predict", [*columns["predict"].kept])
+        rows["predict"] = ("predict", columns["predict"].kept)
     return {name: each for name, each in rows.items() if each[1]} or {"train": ("train", [])}
 
 

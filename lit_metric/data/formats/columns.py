@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 import math
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from lit_metric.data.errors import Problems, listed, listed_rows
 from lit_metric.data.items import surrogate_at
-from lit_metric.data.table import Table
-from lit_metric.data.texts import Texts, TextWriter
+from lit_metric.data.progress import track
+from lit_metric.data.table import ROWS_AT_ONCE, Table
+from lit_metric.data.texts import Integers, Texts, TextWriter, distinct
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +97,14 @@ class Columns:
         """The rows, from 0, in which nothing was wrong so far."""
         if not self.bad:
             return range(len(self.table))
-        return [row for row in range(len(self.table)) if row not in self.bad]
+        return array("q", (row for row in range(len(self.table)) if row not in self.bad))
+
+    @property
+    def kept_rows(self) -> Tensor:
+        """``[k]`` int64, the same."""
+        kept = torch.ones(len(self.table), dtype=torch.bool)
+        kept[[*self.bad]] = False
+        return kept.nonzero()[:, 0]
 
     def read(self, column: str, check: Callable[[Any], Checked]) -> list[Any]:
         """The result of ``check`` for each value of a column; None for rows that could not be read at all."""
@@ -103,10 +116,33 @@ class Columns:
             values.append(value)
         return values
 
+    def strings(self, column: str, check: Callable[[Any], Checked]) -> Texts:
+        """The same for checks that give texts, without a Python object for each; empty for None."""
+        with TextWriter(self.folder) as writer:
+            for each in self._checked(column, check):
+                writer.append(each or "")
+        return writer.texts
+
+    def lists(self, column: str, check: Callable[[Any], Checked]) -> tuple[Texts, Tensor]:
+        """The same for checks that give lists of texts: the texts of all rows, and ``[n]`` the number of
+        each row's."""
+        lengths = array("q")
+        with TextWriter(self.folder) as writer:
+            for each in self._checked(column, check):
+                writer.extend(each or ())
+                lengths.append(len(each or ()))
+        return writer.texts, torch.from_numpy(np.array(lengths, dtype=np.int64))
+
+    def numbers(self, column: str) -> Tensor:
+        """``[n]`` float64, the numbers of a column; 0 where something is wrong."""
+        found = array("d", (each or 0.0 for each in self._checked(column, number)))
+        return torch.from_numpy(np.array(found, dtype=np.float64))
+
     def _checked(self, column: str, check: Callable[[Any], Checked]) -> Iterator[Any]:
         """The result of ``check`` for each value; None for rows that could not be read at all."""
-        broken = self.table.broken
-        for row, value in enumerate(chain.from_iterable(self.table.blocks(column))):
+        broken, what = self.table.broken, f"reading column {column!r} of {self.table.name}"
+        blocks = track(self.table.blocks(column), what, "block", len(self.table) > ROWS_AT_ONCE)
+        for row, value in enumerate(chain.from_iterable(blocks)):
             result: Any = None
             if row not in broken:
                 result, problem = check(value)
@@ -127,12 +163,7 @@ class Columns:
         if self.absent is None:
             absent.log()
         join, empty = not isinstance(columns, str), len(names) > 1
-        parts = []
-        for column in names:
-            with TextWriter(self.folder) as writer:
-                for each in self._checked(column, lambda value: text(value, join=join, empty=empty)):
-                    writer.append(each or "")
-            parts.append(writer.texts)
+        parts = [self.strings(column, partial(text, join=join, empty=empty)) for column in names]
         if len(parts) == 1:
             return parts[0]
         with TextWriter(self.folder) as writer:
@@ -156,23 +187,16 @@ class Columns:
         for row in few:
             self.note(row, column, problem, "Give the column one type.")
 
-    def unique(self, values: Sequence[Any], column: str) -> dict[Any, int]:
-        """The row of each value; a second row with the same value is noted."""
-        rows: dict[Any, int] = {}
-        for row, value in enumerate(values):
-            if row in self.bad:
-                continue
-            first = rows.setdefault(value, row)
-            if first != row:
-                where = self.table.call_row(first, self.table.place(row))
-                self.note(row, column, f"the id {value!r} of {where} again", "Give each row its own.")
-        return rows
-
-    def among(self, values: Sequence[Any], column: str, known: Collection[Any], what: str) -> None:
-        """Note the rows whose value is not in ``known``, which the message calls ``what``."""
-        for row, value in enumerate(values):
-            if row not in self.bad and value not in known:
-                self.note(row, column, f"{value!r} is not in {what}", "Add it there, or drop the row.")
+    def unique(self, values: Texts, fingerprints: Integers, column: str) -> Tensor:
+        """``[K]`` int64, the first row of each of ``values [n]``; a second row with the same value is
+        noted."""
+        kept = self.kept_rows.numpy()
+        first, numbers = distinct(values, fingerprints, kept)
+        again = np.flatnonzero(first[numbers] != np.arange(len(kept)))
+        for row, earlier in zip(kept[again].tolist(), kept[first[numbers[again]]].tolist(), strict=True):
+            where = self.table.call_row(earlier, self.table.place(row))
+            self.note(row, column, f"the id {values[row]!r} of {where} again", "Give each row its own.")
+        return torch.from_numpy(kept[first])
 
 
 def missing(value: Any) -> bool:
@@ -198,6 +222,8 @@ def _type_problem(value: Any, expected: str, remedy: str) -> Problem:
 
 def text_problem(value: Any) -> Problem | None:
     """The problem of a value that is no text, or holds half a character or a byte that is no UTF-8."""
+    if isinstance(value, str) and value.isascii() and value.strip():
+        return None  # the usual case takes no time
     if missing(value):
         return "no text", FILL
     if not isinstance(value, str):

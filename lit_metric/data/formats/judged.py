@@ -2,78 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets, Plans
+from lit_metric.data.dataset import Dataset, GivenPairs, Plans
 from lit_metric.data.formats.base import SPLITS, TEXT_NAMES, ReadOptions, apart
 from lit_metric.data.formats.columns import Columns
+from lit_metric.data.formats.judged_rows import JudgedRows, NumberedRows, RowsBySplit
 from lit_metric.data.items import Items
 from lit_metric.data.relations import PairRelations
+from lit_metric.data.relations.lookup import PairSet, unique
 from lit_metric.data.table import Table
+from lit_metric.data.texts import Integers, Texts, by_first_appearance, distinct
 
 logger = logging.getLogger(__name__)
-
-
-class JudgedRow(NamedTuple):
-    """An anchor, and the texts that one row of a table judges for it.
-
-    Args:
-        table: the name of the row's table.
-        row: its number there, from 0.
-        anchor: a text.
-        others: texts that are compared with the anchor.
-        negatives: texts that do not belong to the anchor.
-        score: how well the anchor and each of the ``others`` belong together; None if they just do.
-        unit: rows of one unit stay together when some are held out for validation.
-        key: a name of the anchor to show to people, or empty.
-        group: the group in which the row is measured, or None.
-    """
-
-    table: str
-    row: int
-    anchor: str
-    others: list[str]
-    negatives: list[str]
-    score: float | None
-    unit: Hashable
-    key: str = ""
-    group: str | None = None
-
-
-RowsBySplit = dict[str, list[JudgedRow]]
-
-
-@dataclass
-class _Numbered:
-    """The rows of a split as ids of items: an entry for each pair of an anchor and one of its ``others``."""
-
-    anchors: list[int] = field(default_factory=list)
-    others: list[int] = field(default_factory=list)
-    negatives: list[list[int]] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    groups: list[str | None] = field(default_factory=list)
-
-    def pairs(self) -> GivenPairs:
-        return GivenPairs(_ids(self.anchors), _ids(self.others), torch.tensor(self.scores))
-
-    def triplets(self) -> GivenTriplets:
-        lengths = torch.tensor([len(each) for each in self.negatives])
-        groups = [
-            str(name) for name, each in zip(self.groups, self.negatives, strict=True) if name for _ in each
-        ]
-        return GivenTriplets(
-            _ids(self.anchors).repeat_interleave(lengths),
-            _ids(self.others).repeat_interleave(lengths),
-            _ids(number for each in self.negatives for number in each),
-            groups or None,
-        )
 
 
 @dataclass(eq=False)
@@ -87,7 +36,10 @@ class JudgedData:
         columns: the tables of the rows by name, where contradictions are noted.
         reading: where problems go, and how a validation split is made.
         roles: of anchors and of other texts; empty for none.
-        corpus: texts by key that all splits share; None: each split has a corpus of its own.
+        texts: all, to which rows refer by their places.
+        fingerprints: ``[T]`` of ``texts``, if they are known already.
+        names: ``[T]`` to show to people, of items whose text comes first at that place; or None.
+        corpus: ``[K]`` places of the texts that all splits share; None: each split has a corpus of its own.
         symmetric: whether a judgement holds in both directions.
         graded: the column of scores or grades by table, where there is one.
         relations: other arguments of :class:`~lit_metric.data.PairRelations`.
@@ -96,7 +48,10 @@ class JudgedData:
     columns: Mapping[str, Columns]
     reading: ReadOptions
     roles: tuple[str, str]
-    corpus: Mapping[str, str] | None = None
+    texts: Texts
+    fingerprints: Integers | None = None
+    names: Texts | None = None
+    corpus: Tensor | None = None
     symmetric: bool = False
     graded: Mapping[str, str] = field(default_factory=dict)
     relations: Mapping[str, Any] = field(default_factory=dict)
@@ -111,12 +66,24 @@ class JudgedData:
         """
         if "train" not in rows or "validation" in rows:
             return
-        chosen = self.reading.hold_out([row.unit for row in rows["train"]], least)
-        held = [row for row in rows["train"] if row.unit in chosen]
-        if held:
-            rows["train"] = [row for row in rows["train"] if row.unit not in chosen]
-            rows["validation"] = held
+        train = rows["train"]
+        if train.units is None:
+            places = train.anchors.numpy()
+            first, units = distinct(self.texts, self._known(), places)
+        else:
+            first, units = by_first_appearance(train.units.numpy())
+        chosen = np.zeros(len(first), dtype=np.bool_)
+        chosen[self.reading.hold_out(len(first), least)] = True
+        held = torch.from_numpy(chosen[units])
+        if bool(held.any()):
+            rows["train"] = train.select((~held).nonzero()[:, 0])
+            rows["validation"] = train.select(held.nonzero()[:, 0])
             self._held_out = True
+
+    def _known(self) -> Integers:
+        if self.fingerprints is None:
+            self.fingerprints = self.texts.fingerprints()
+        return self.fingerprints
 
     def build(
         self,
@@ -141,41 +108,33 @@ class JudgedData:
         """
         self._number(rows)
         if self._note_contradictions():
-            rows = {
-                split: [row for row in part if row.row not in self.columns[row.table].bad]
-                for split, part in rows.items()
-            }
+            rows = {split: self._without_bad(part) for split, part in rows.items()}
             self._number(rows)
         self.reading.refuse_empty(rows)
-        splits = self._splits()
-        row_of: dict[int, int] = {}
+        splits, own = self._splits(), {} if self.corpus is not None else self._parts
+        row_of = torch.full([len(self._places)], -1)
         if predict is not None:
-            row_of = self._number_predicted(predict, predict_text)
-            splits["predict"] = _ids(row_of)
-        roles = [role for _, role, _ in self._items]
-        items, vocabulary = Items.encode(
-            [[text] for *_, text in self._items],
-            "text",
-            self._keys if any(self._keys) else None,
-            roles=roles if any(roles) else None,
+            predicted = self._number_predicted(predict, predict_text)
+            splits["predict"] = torch.arange(len(row_of), len(row_of) + len(predicted))
+            row_of = torch.cat([row_of, predicted])
+        items, vocabulary = Items.of_texts(
+            self.texts,
+            self._places,
+            self._keys(len(row_of)),
+            self._roles if any(self.roles) else None,
+            self.roles,
+            self._known(),
+            self.reading.cache_dir,
         )
-        if same := sum(
-            anchor == other
-            for part in self._parts.values()
-            for anchor, other in zip(part.anchors, part.others, strict=True)
-        ):
+        if same := sum(int((anchors == others).sum()) for _, anchors, others in self._pairs()):
             logger.info("%d pairs hold the same text twice; they are evaluated, and not trained on", same)
-        own = {} if self.corpus is not None else self._parts
-        triplets = {split: part.triplets() for split, part in own.items() if any(part.negatives)}
-        groups: list[str | None] = [None] * len(items)
-        for part in self._parts.values() if not triplets else ():
-            for anchor, group in zip(reversed(part.anchors), reversed(part.groups), strict=True):
-                groups[anchor] = group  # the first of several counts
-        judged = GivenPairs(
-            _ids(anchor for anchor, *_ in self._judged),
-            _ids(candidate for _, candidate, _ in self._judged),
-            torch.tensor([grade for *_, grade in self._judged], dtype=torch.float32),
-        )
+        triplets = {split: found for split, part in own.items() if (found := part.triplets()) is not None}
+        groups = None if triplets else self._groups(len(items))
+        judged, pairs = GivenPairs(*self._judged[1:]), {}
+        for split, part in own.items():
+            if part.rows.scores is not None:
+                of_pairs, anchors, others = part.pairs()
+                pairs[split] = GivenPairs(anchors, others, part.rows.scores[of_pairs].float())
         return Dataset(
             items,
             vocabulary,
@@ -185,133 +144,156 @@ class JudgedData:
                 judged.targets,
                 apart(items.fingerprints, self._items_by_split()),
                 symmetric=self.symmetric,
-                ignored=self._known_elsewhere() if filtered else None,
+                ignored=self._known_elsewhere(items.texts.values) if filtered else None,
                 **self.relations,
             ),
             splits,
-            {split: part.pairs() for split, part in own.items() if part.scores},
+            pairs,
             triplets,
             judged,
-            groups=groups if any(groups) else None,
+            groups=groups,
             held_out=self._held_out,
-            rows=_ids(row_of.get(item, -1) for item in range(len(items))),
+            rows=row_of,
             row_counts={} if predict is None else {"predict": len(predict)},
             planned=planned,
         )
 
-    def _add(self, split: str, role: str, text: str, key: str = "") -> int:
-        """The id of an item, a new one if there is none like it. The first key of an item counts."""
-        number = self._items.setdefault((split, role, text), len(self._items))
-        if number == len(self._keys):
-            self._keys.append(key)
-        return number
-
     def _number(self, rows: RowsBySplit) -> None:
-        """Number the texts of the corpus and of all rows, and list which pairs are judged."""
-        self._items: dict[tuple[str, str, str], int] = {}
-        self._keys: list[str] = []
-        self._parts: dict[str, _Numbered] = {}
-        self._judged: list[tuple[int, int, float]] = []  # anchor, candidate, grade
-        self._sources: list[JudgedRow] = []  # the row of each judged pair
-        of_anchors, of_others = self.roles
-        for key, text in (self.corpus or {}).items():
-            self._add("", of_others, text, key)
-
-        for split, given in rows.items():
-            self._parts[split] = part = _Numbered()
-            home = split if self.corpus is None else ""
-            for row in given:
-                anchor = self._add(split, of_anchors, row.anchor, row.key)
-                others = [self._add(home, of_others, text) for text in row.others]
-                negatives = [self._add(home, of_others, text) for text in row.negatives]
-                for other in others:
-                    part.anchors.append(anchor)
-                    part.others.append(other)
-                    part.negatives.append(negatives)
-                    part.groups.append(row.group)
-                    if row.score is not None:
-                        part.scores.append(row.score)
-                    if anchor != other:
-                        self._judged.append((anchor, other, 1.0 if row.score is None else row.score))
-                        self._sources.append(row)
-                for negative in negatives:
-                    for one in dict.fromkeys([anchor, *(others if self.symmetric else ())]):
-                        self._judged.append((one, negative, 0.0))
-                        self._sources.append(row)
+        """Number the texts of the corpus and of all rows by first appearance, and list which pairs are
+        judged."""
+        shared = torch.empty(0, dtype=torch.int64) if self.corpus is None else self.corpus
+        texts = {split: part.all_texts() for split, part in rows.items()}
+        lengths = [len(shared), *(len(places) for places, _ in texts.values())]
+        places = torch.cat([shared, *(each for each, _ in texts.values())]).numpy()
+        # The split that a text belongs to, 0 for the common corpus, and its role.
+        homes = np.zeros(len(places), dtype=np.int8)
+        roles = np.full(len(places), self.roles[0] != self.roles[1], dtype=np.int8)
+        ends = np.cumsum(lengths).tolist()
+        spans = [slice(*each) for each in itertools.pairwise(ends)]
+        for number, (span, (_, is_anchor)) in enumerate(zip(spans, texts.values(), strict=True), start=1):
+            marks = is_anchor.numpy()
+            homes[span] = number if self.corpus is None else np.where(marks, number, 0)
+            roles[span][marks] = 0
+        first, found = distinct(self.texts, self._known(), places, homes, roles)
+        numbers = torch.from_numpy(found)
+        self._places, self._homes, self._roles = places[first], homes[first], roles[first]
+        self._parts = {
+            split: NumberedRows.of(rows[split], numbers[span], texts[split][1])
+            for span, split in zip(spans, texts, strict=True)
+        }
+        none = torch.empty(0, dtype=torch.int64)
+        judged, before = [(none, none, none, none.float())], 0
+        for part in self._parts.values():
+            of_rows, anchors, candidates, grades = part.judged(self.symmetric)
+            judged.append((of_rows + before, anchors, candidates, grades))
+            before += len(part.rows)
+        # For each judgement: its row among those of all splits, anchor, candidate, grade.
+        self._judged = [torch.cat(each) for each in zip(*judged, strict=True)]
 
     def _note_contradictions(self) -> bool:
         """Note rows that judge a pair differently from an earlier row; whether there are any."""
-        if not self._judged:
+        sources, anchors, candidates, grades = (each.numpy() for each in self._judged)
+        if not len(grades) or bool((grades == grades[0]).all()):
             return False
-        anchors, candidates = (np.array([pair[at] for pair in self._judged]) for at in (0, 1))
-        grades = np.array([grade for *_, grade in self._judged], dtype=np.float32)
         if self.symmetric:
             anchors, candidates = np.minimum(anchors, candidates), np.maximum(anchors, candidates)
         _, first, inverse = np.unique(
-            anchors * len(self._items) + candidates, return_index=True, return_inverse=True
+            anchors * len(self._places) + candidates, return_index=True, return_inverse=True
         )
         firsts = first[inverse.reshape(-1)]
-        found = np.flatnonzero(grades != grades[firsts]).tolist()
-        for place in found:
-            row, earlier = self._sources[place], self._sources[firsts[place]]
-            columns = self.columns[row.table]
-            if row.row not in columns.bad:
-                seen_from = columns.table.place(row.row)
-                where = self.columns[earlier.table].table.call_row(earlier.row, seen_from)
-                column = self.graded.get(row.table, "")
+        found = np.flatnonzero(grades != grades[firsts])
+        tables = [part.rows.table for part in self._parts.values()]
+        ends = np.cumsum([len(part.rows) for part in self._parts.values()])
+        numbers = torch.cat([part.rows.rows for part in self._parts.values()])
+        for later, former in zip(sources[found].tolist(), sources[firsts[found]].tolist(), strict=True):
+            table, before = (tables[int(np.searchsorted(ends, row, side="right"))] for row in (later, former))
+            columns, row = self.columns[table], int(numbers[later])
+            if row not in columns.bad:
+                seen_from = columns.table.place(row)
+                where = self.columns[before].table.call_row(int(numbers[former]), seen_from)
+                column = self.graded.get(table, "")
                 problem = f"the pair of {where} again, with another value"
                 if not column:
                     problem = f"a pair that belongs together here and not in {where}, or the other way round"
-                columns.note(row.row, column, problem, "Drop one of the two rows.")
-        return bool(found)
+                columns.note(row, column, problem, "Drop one of the two rows.")
+        return len(found) > 0
+
+    def _without_bad(self, rows: JudgedRows) -> JudgedRows:
+        bad = torch.tensor([*self.columns[rows.table].bad], dtype=torch.int64)
+        return rows.select((~torch.isin(rows.rows, bad)).nonzero()[:, 0])
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return [part.pairs() for part in self._parts.values()]
 
     def _splits(self) -> dict[str, Tensor]:
         """The anchors of each split, and what they are compared with."""
-        if self.corpus is None:
-            splits = {}
-            for name, part in self._parts.items():
-                splits[name] = _ids(sorted(set(part.anchors)))
-                splits[f"{name}_corpus"] = _ids(sorted(set(part.others).union(*part.negatives)))
-            return splits
-        corpus = _ids(number for (split, *_), number in self._items.items() if not split)
-        return {"corpus": corpus} | {
-            name: _ids(sorted(set(part.anchors))) for name, part in self._parts.items()
-        }
+        splits = {}
+        if self.corpus is not None:
+            splits["corpus"] = torch.from_numpy(np.flatnonzero(self._homes == 0))
+        for name, part in self._parts.items():
+            splits[name] = unique(part.anchors)
+            if self.corpus is None:
+                negatives = [] if part.negatives is None else [part.negatives.values]
+                splits[f"{name}_corpus"] = unique(torch.cat([part.others.values, *negatives]))
+        return splits
 
     def _items_by_split(self) -> dict[str, Tensor]:
         """All items of each split, without those of a shared corpus and those to be encoded only."""
-        found: dict[str, list[int]] = {}
-        for (split, *_), number in self._items.items():
-            found.setdefault(split, []).append(number)
-        return {split: _ids(numbers) for split, numbers in found.items() if split in SPLITS}
+        return {
+            split: torch.from_numpy(np.flatnonzero(self._homes == number))
+            for number, split in enumerate(self._parts, start=1)
+            if split in SPLITS
+        }
 
-    def _number_predicted(self, table: Table, text: str | None) -> dict[int, int]:
+    def _number_predicted(self, table: Table, text: str | None) -> Tensor:
         """Number the texts to be encoded, each row as an item of its own; the row of each item."""
         columns = self.reading.columns(table)
         column = table.named(text if text in table.columns else None, TEXT_NAMES, "text", "texts")
-        texts = list(columns.texts(column))
+        texts = columns.texts(column)
         self.reading.refuse_empty({"predict": columns.kept})
-        return {self._add(f"predict {row}", self.roles[1], texts[row]): row for row in columns.kept}
+        rows = columns.kept_rows
+        self._places = np.concatenate([self._places, len(self.texts) + rows.numpy()])
+        self._roles = np.concatenate([self._roles, np.ones(len(rows), dtype=np.int8)])
+        self.fingerprints = np.concatenate([self._known(), texts.fingerprints()])
+        self.texts = Texts.joined([self.texts, texts])
+        return rows
 
-    def _known_elsewhere(self) -> tuple[Tensor, Tensor]:
-        """Pairs of an anchor outside of training and a positive that only another split knows."""
-        texts = [text for *_, text in self._items]
-        positives: dict[str, set[int]] = {}
+    def _keys(self, count: int) -> Texts | None:
+        """Names of ``count`` items: those that are only to be encoded have none."""
+        if self.names is None:
+            return None
+        names = self.names.select(self._places[: len(self._homes)], self.reading.cache_dir)
+        return Texts.joined([names, Texts.of([""] * (count - len(self._homes)))])
+
+    def _groups(self, count: int) -> list[str | None] | None:
+        """The group of each of ``count`` items, the first of several; None if no item has one."""
+        groups: list[str | None] = [None] * count
         for part in self._parts.values():
-            for anchor, other in zip(part.anchors, part.others, strict=True):
-                positives.setdefault(texts[anchor], set()).add(other)
-        pairs = []
-        for split, part in self._parts.items():
-            if split == "train":
-                continue
-            own = set(zip(part.anchors, part.others, strict=True))
-            for anchor in dict.fromkeys(part.anchors):
-                found = sorted(positives[texts[anchor]])
-                pairs += [(anchor, other) for other in found if (anchor, other) not in own]
-        anchors, others = zip(*pairs, strict=True) if pairs else ((), ())
-        return _ids(anchors), _ids(others)
+            if part.rows.groups is not None:
+                anchors, first = np.unique(part.anchors.numpy(), return_index=True)
+                for anchor, row in zip(anchors.tolist(), first.tolist(), strict=True):
+                    groups[anchor] = part.rows.groups[row]
+        return groups if any(groups) else None
 
+    def _known_elsewhere(self, contents: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs of an anchor outside of training and a positive that only another split knows.
 
-def _ids(numbers: Iterable[int]) -> Tensor:
-    """An int64 vector."""
-    return torch.tensor(list(numbers), dtype=torch.int64)
+        Args:
+            contents: ``[N]`` equal for items of equal text and role.
+        """
+        size, parts = len(contents), self._pairs()
+        positives = PairSet.of(
+            torch.cat([contents[anchors] for _, anchors, _ in parts]),
+            torch.cat([others for *_, others in parts]),
+            size,
+        )
+        found = []
+        for split, (_, anchors, others) in zip(self._parts, parts, strict=True):
+            if split != "train":
+                own = PairSet.of(anchors, others, size)
+                anchors = unique(anchors)
+                known = positives.rows(contents[anchors])
+                pairs = torch.stack([anchors[known.segment_ids], known.values])
+                found.append(pairs[:, ~own.contains(pairs[0], pairs[1])])
+        whole = torch.cat([torch.empty(2, 0, dtype=torch.int64), *found], dim=1)
+        return whole[0], whole[1]

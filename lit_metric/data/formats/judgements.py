@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
 from lit_metric.data.formats import columns as cells
@@ -20,10 +24,13 @@ from lit_metric.data.formats.base import (
     log_guesses,
 )
 from lit_metric.data.formats.columns import Columns
-from lit_metric.data.formats.judged import JudgedData, JudgedRow, RowsBySplit
+from lit_metric.data.formats.judged import JudgedData
+from lit_metric.data.formats.judged_rows import JudgedRows, RowsBySplit
 from lit_metric.data.items import QUERY
+from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import Source
 from lit_metric.data.table import Table
+from lit_metric.data.texts import Texts, distinct
 
 QUERY_NAMES = ("query", "query-id", "query_id", "qid", "topic")
 DOCUMENT_NAMES = ("document", "corpus-id", "corpus_id", "document_id", "doc_id", "docid", "did", "passage_id")
@@ -43,8 +50,9 @@ class TextsById:
 
     Attributes:
         columns: the table.
-        texts: by id.
-        rows: the row of each id.
+        ids: ``[n]`` of all rows.
+        texts: ``[n]`` of all rows.
+        rows: ``[K]`` int64, the rows of distinct ids, rising.
     """
 
     def __init__(
@@ -63,30 +71,42 @@ class TextsById:
             text_columns = [title, str(text_columns)]
         guesses = guesses_of({"id": id, "text": text}, {"id": id_column, "text": text_columns})
         log_guesses([(table, guesses)])
-        ids = self.columns.read(id_column, partial(cells.name, what="id"))
-        texts = list(self.columns.texts(text_columns, separator))
-        bad = set(self.columns.bad)
-        self.rows: dict[str, int] = self.columns.unique(ids, id_column)
-        self.texts = {id: texts[row] for id, row in self.rows.items()}
-        self._bad_ids = {ids[row] for row in bad} - {None}
+        self.ids = self.columns.strings(id_column, partial(cells.name, what="id"))
+        self.texts = self.columns.texts(text_columns, separator)
+        bad = np.array([*self.columns.bad], dtype=np.int64)
+        self._fingerprints = self.ids.fingerprints()
+        self.rows = self.columns.unique(self.ids, self._fingerprints, id_column)
+        self._bad_ids = {*self.ids.take(bad)} - {""}
 
-    def groups(self, column: str) -> dict[str, str | None]:
-        """The group of each id, None for none."""
-        names = self.columns.read(column, lambda value: cells.name(value, empty=True))
-        return {id: names[row] for id, row in self.rows.items()}
+    def groups(self, column: str) -> list[str | None]:
+        """The group of each row, None for none."""
+        return self.columns.read(column, lambda value: cells.name(value, empty=True))
 
-    def check_references(self, columns: Columns, column: str, ids: Sequence[str]) -> None:
-        """Note the rows of ``columns`` whose id has no text here.
+    def find(self, columns: Columns, column: str, ids: Texts) -> Tensor:
+        """``[n]`` the row of each of ``ids [n]`` here, -1 for none. Rows of ``columns`` whose id has no text
+        here are noted.
 
         A text that cannot be used is noted already, and its references are left out with it.
         """
-        name = self.columns.table.name
-        for row, id in enumerate(ids):
+        rows, name = self.rows.numpy(), self.columns.table.name
+        _, numbers = distinct(
+            Texts.joined([self.ids, ids]),
+            np.concatenate([self._fingerprints, ids.fingerprints()]),
+            np.concatenate([rows, np.arange(len(self.ids), len(self.ids) + len(ids))]),
+        )
+        numbers = numbers[len(rows) :]
+        for row, id in enumerate(ids if self._bad_ids else ()):
             if row not in columns.bad and id in self._bad_ids:
                 if columns.problems.skip:
                     columns.note(row, column, f"{id!r} is left out of {name}", "Repair it there.")
                 columns.bad.add(row)
-        columns.among(ids, column, self.rows, name)
+        for row in np.flatnonzero(numbers >= len(rows)).tolist():
+            if row not in columns.bad:
+                columns.note(row, column, f"{ids[row]!r} is not in {name}", "Add it there, or drop the row.")
+        found = np.full(len(ids), -1)
+        known = numbers < len(rows)
+        found[known] = rows[numbers[known]]
+        return torch.from_numpy(found)
 
 
 @dataclass(eq=False)
@@ -145,7 +165,7 @@ class Judgements(Supervision):
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         queries, documents = self._texts(reading)
-        groups = {} if self.group is None else queries.groups(self.group)
+        groups = None if self.group is None else queries.groups(self.group)
         columns: dict[str, Columns] = {}
         rows: RowsBySplit = {}
         graded: dict[str, str] = {}
@@ -157,12 +177,14 @@ class Judgements(Supervision):
             columns,
             reading,
             (QUERY, DOCUMENT),
-            documents.texts,
+            Texts.joined([queries.texts, documents.texts]),
+            names=Texts.joined([queries.ids, documents.ids]),
+            corpus=len(queries.texts) + documents.rows,
             graded=graded,
             relations={"positive_from": self.positive_from, "unjudged": self.unjudged},
         )
         if self.folds is not None:
-            rows = self._folds(rows, self.folds)
+            rows = self._folds(rows, self.folds, queries)
         data.hold_out(rows)
         text = self.text if isinstance(self.text, str) else None
         return data.build(rows, tables.get("predict"), text)
@@ -188,48 +210,46 @@ class Judgements(Supervision):
         columns: Columns,
         queries: TextsById,
         documents: TextsById,
-        groups: Mapping[str, str | None],
-    ) -> tuple[list[JudgedRow], str]:
+        groups: list[str | None] | None,
+    ) -> tuple[JudgedRows, str]:
         """The judgements of a table, and the column of their grades."""
         table = columns.table
         names = [
             table.named(self.query_id, QUERY_NAMES, "query_id", "queries"),
             table.named(self.document_id, DOCUMENT_NAMES, "document_id", "documents"),
         ]
-        of_queries, of_documents = (columns.read(each, partial(cells.name, what="id")) for each in names)
-        queries.check_references(columns, names[0], of_queries)
-        documents.check_references(columns, names[1], of_documents)
+        ids = [columns.strings(each, partial(cells.name, what="id")) for each in names]
+        of_queries = queries.find(columns, names[0], ids[0])
+        of_documents = documents.find(columns, names[1], ids[1])
         relevance = self.relevance or table.guess(RELEVANCE_NAMES)
         found = {"query_id": names[0], "document_id": names[1], "relevance": relevance}
         log_guesses([(table, guesses_of(vars(self), found))])
-        grades = [1.0] * len(table) if relevance is None else columns.read(relevance, cells.number)
-        rows = [
-            JudgedRow(
-                name,
-                row,
-                anchor=queries.texts[of_queries[row]],
-                others=[documents.texts[of_documents[row]]],
-                negatives=[],
-                score=grades[row],
-                unit=of_queries[row],
-                key=of_queries[row],
-                group=groups.get(of_queries[row]),
-            )
-            for row in columns.kept
-        ]
+        grades = torch.ones(len(table)) if relevance is None else columns.numbers(relevance)
+        kept = columns.kept_rows
+        anchors = of_queries[kept]
+        rows = JudgedRows(
+            name,
+            kept,
+            anchors,
+            Ragged(len(queries.texts) + of_documents[kept], torch.arange(len(kept) + 1)),
+            scores=grades[kept],
+            units=anchors,
+            groups=None if groups is None else [groups[row] for row in anchors.tolist()],
+        )
         return rows, relevance or ""
 
-    def _folds(self, rows: RowsBySplit, folds: int) -> RowsBySplit:
+    def _folds(self, rows: RowsBySplit, folds: int, queries: TextsById) -> RowsBySplit:
         """The judgements by fold."""
         if rows.keys() != {"train"}:
             raise DataError(
                 f"folds={folds} parts the queries of train=, so give no other source; got {', '.join(rows)}"
             )
-        found: RowsBySplit = {"train": [], "validation": [], "test": []}
-        for row in rows["train"]:
-            fold = (fold_of(row.key, folds) - self.fold) % folds
-            found[{0: "test", 1: "validation"}.get(fold, "train")].append(row)
-        return found
+        train = rows["train"]
+        anchors, places = train.anchors.unique(return_inverse=True)
+        numbers = [(fold_of(queries.ids[row], folds) - self.fold) % folds for row in anchors.tolist()]
+        fold = torch.tensor(numbers, dtype=torch.int64)[places]
+        parts = {"train": fold > 1, "validation": fold == 1, "test": fold == 0}
+        return {name: train.select(chosen.nonzero()[:, 0]) for name, chosen in parts.items()}
 
 
 def fold_of(id: str, folds: int) -> int:

@@ -114,6 +114,9 @@ class Labels(Supervision):
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         columns = {name: reading.columns(table) for name, table in tables.items()}
+        for name, each in columns.items():
+            if reading.excluded is not None and name != "predict":
+                each.bad |= reading.excluded.of(each.table)
         chosen: dict[str, _Chosen] = {}
         for name, table in tables.items():
             first, labelled = next(iter(chosen.values()), None), name != "predict"

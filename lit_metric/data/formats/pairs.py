@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from lit_metric.data.dataset import Dataset, Plans
 from lit_metric.data.errors import DataError, listed
@@ -21,9 +25,13 @@ from lit_metric.data.formats.base import (
     rows_by_split,
 )
 from lit_metric.data.formats.columns import Columns
-from lit_metric.data.formats.judged import JudgedData, JudgedRow
+from lit_metric.data.formats.judged import JudgedData
+from lit_metric.data.formats.judged_rows import JudgedRows, RowsBySplit, once_in_row
 from lit_metric.data.items import QUERY
+from lit_metric.data.ragged import Ragged
+from lit_metric.data.relations.lookup import PairSet, stable_sort
 from lit_metric.data.table import Table
+from lit_metric.data.texts import Integers, Texts, by_first_appearance, distinct
 
 SAME_KIND = (
     ("anchor", "positive"),
@@ -100,22 +108,27 @@ class Pairs(Supervision):
 
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         columns = {name: reading.columns(table) for name, table in tables.items() if name != "predict"}
-        rows, graded, guesses = {}, {}, []
+        rows: RowsBySplit = {}
+        texts, fingerprints, graded, guesses = list[Texts](), list[Integers](), {}, []
         for name, each in columns.items():
             chosen, guessed = self._choose_columns(each.table)
-            rows[name] = self._check_rows(name, each, **chosen)
+            rows[name], found = self._check_rows(name, each, sum(map(len, texts)), **chosen)
+            texts.append(found[0])
+            fingerprints.append(found[1])
             guesses.append((each.table, guessed))
             if chosen["score"]:
                 graded[name] = chosen["score"]
         log_guesses(guesses)
-        splits = {
-            split: [rows[name][row] for row in places]
-            for split, (name, places) in rows_by_split(columns, self.split).items()
-        }
+        splits = {}
+        for split, (name, places) in rows_by_split(columns, self.split).items():
+            kept = torch.from_numpy(np.array(places, dtype=np.int64))
+            splits[split] = rows[name].select(torch.searchsorted(rows[name].rows, kept))
         data = JudgedData(
             columns,
             reading,
             ("", "") if self.symmetric else (QUERY, DOCUMENT),
+            Texts.joined(texts),
+            np.concatenate([np.empty(0, dtype=np.int64), *fingerprints]),
             symmetric=self.symmetric,
             graded=graded,
             relations={
@@ -178,48 +191,102 @@ class Pairs(Supervision):
         return column, ""
 
     def _check_rows(
-        self, name: str, columns: Columns, anchor: str, positive: str, negative: list[str], score: str | None
-    ) -> dict[int, JudgedRow]:
-        """The rows of a table, by number; what is wrong with others is noted."""
-        anchors = list(columns.texts(anchor))
-        positives = columns.read(positive, partial(_passages, what="positives"))
-        lists = [columns.read(each, partial(_passages, what="negatives")) for each in negative]
-        negatives = [
-            list(dict.fromkeys(text for texts in row for text in texts or ()))
-            for row in (zip(*lists, strict=True) if lists else [()] * len(anchors))
-        ]
-        scores = None if score is None else columns.read(score, cells.number)
+        self,
+        name: str,
+        columns: Columns,
+        start: int,
+        anchor: str,
+        positive: str,
+        negative: list[str],
+        score: str | None,
+    ) -> tuple[JudgedRows, tuple[Texts, Integers]]:
+        """The rows of a table, with its texts and their fingerprints; what is wrong with others is noted.
+
+        Args:
+            name: of the table.
+            columns: of the table.
+            start: the place of the first of its texts among all.
+            anchor: column of anchors.
+            positive: column of positives.
+            negative: columns of negatives.
+            score: column of scores, or None.
+        """
+        anchors = columns.texts(anchor)
+        lists = [columns.lists(positive, partial(_passages, what="positives"))]
+        lists += [columns.lists(each, partial(_passages, what="negatives")) for each in negative]
+        scores = None if score is None else columns.numbers(score)
         groups = None if self.group is None else columns.read(self.group, cells.name)
-        for row in columns.kept:
-            if not positives[row]:
-                columns.note(row, positive, "no text", cells.FILL)
-        if groups is not None and not negative:
-            first: dict[str, int] = {}
-            for row in columns.kept:
-                earlier = first.setdefault(anchors[row], row)
-                if groups[row] != groups[earlier]:
-                    where = columns.table.call_row(earlier, columns.table.place(row))
-                    problem = f"another group for the anchor of {where}"
-                    columns.note(row, self.group or "", problem, "Give an anchor one group.")
-        for row in columns.kept:
-            for text in negatives[row]:
-                if text == anchors[row] or text in positives[row]:
-                    whose = "anchor" if text == anchors[row] else "positive"
-                    problem = f"the negative is the same text as the {whose}"
-                    columns.note(row, ", ".join(negative), problem, "Give another, or drop the row.")
-        return {
-            row: JudgedRow(
-                name,
-                row,
-                anchor=anchors[row],
-                others=positives[row],
-                negatives=negatives[row],
-                score=None if scores is None else scores[row],
-                unit=anchors[row],
-                group=None if groups is None else groups[row],
-            )
-            for row in columns.kept
-        }
+        counts = lists[0][1]
+        kept = columns.kept_rows
+        for row in kept[counts[kept] == 0].tolist():
+            columns.note(row, positive, "no text", cells.FILL)
+        texts = Texts.joined([anchors, *(found for found, _ in lists)])
+        fingerprints = texts.fingerprints()
+        places = torch.arange(len(texts)).split([len(anchors), *(len(found) for found, _ in lists)])
+        others = Ragged.from_lengths(places[1], counts)
+        negatives = None
+        if negative or groups is not None:
+            contents = torch.from_numpy(distinct(texts, fingerprints, np.arange(len(texts)))[1])
+            if negative:
+                negatives = _joined_rows(places[2:], [lengths for _, lengths in lists[1:]])
+                negatives = once_in_row(negatives, contents[negatives.values])
+                self._note_wrong_negatives(columns, negative, contents, others, negatives)
+            elif groups is not None:
+                self._note_groups(columns, contents, groups)
+        kept = columns.kept_rows
+        rows = JudgedRows(
+            name,
+            kept,
+            start + kept,
+            _moved(others.select(kept), start),
+            None if negatives is None else _moved(negatives.select(kept), start),
+            None if scores is None else scores[kept],
+            groups=None if groups is None else [groups[row] for row in kept.tolist()],
+        )
+        return rows, (texts, fingerprints)
+
+    def _note_groups(self, columns: Columns, contents: Tensor, groups: list[str | None]) -> None:
+        """Note rows with another group than the first row of their anchor."""
+        kept = columns.kept_rows.numpy()
+        first, numbers = by_first_appearance(contents.numpy()[kept])
+        for row, earlier in zip(kept.tolist(), kept[first[numbers]].tolist(), strict=True):
+            if groups[row] != groups[earlier]:
+                where = columns.table.call_row(earlier, columns.table.place(row))
+                problem = f"another group for the anchor of {where}"
+                columns.note(row, self.group or "", problem, "Give an anchor one group.")
+
+    @staticmethod
+    def _note_wrong_negatives(
+        columns: Columns, names: list[str], contents: Tensor, others: Ragged, negatives: Ragged
+    ) -> None:
+        """Note negatives that are the same text as the anchor or a positive of their row."""
+        owners, found = negatives.segment_ids, contents[negatives.values]
+        of_anchors = found == contents[owners]
+        positives = PairSet.of(others.segment_ids, contents[others.values], len(contents))
+        wrong = (of_anchors | positives.contains(owners, found)).nonzero()[:, 0]
+        good = {*columns.kept} if len(wrong) else ()
+        for row, is_anchor in zip(owners[wrong].tolist(), of_anchors[wrong].tolist(), strict=True):
+            if row in good:
+                problem = f"the negative is the same text as the {'anchor' if is_anchor else 'positive'}"
+                columns.note(row, ", ".join(names), problem, "Give another, or drop the row.")
+
+
+def _joined_rows(places: Sequence[Tensor], lengths: Sequence[Tensor]) -> Ragged:
+    """For each row the texts of several columns, one column after the other.
+
+    Args:
+        places: of the texts of each column.
+        lengths: ``[n]`` for each column, how many texts each row has.
+    """
+    if len(places) == 1:
+        return Ragged.from_lengths(places[0], lengths[0])
+    owners = torch.cat([torch.arange(len(each)).repeat_interleave(each) for each in lengths])
+    order = stable_sort(owners, len(lengths[0]))[1]
+    return Ragged.from_lengths(torch.cat([*places])[order], torch.stack([*lengths]).sum(0))
+
+
+def _moved(rows: Ragged, start: int) -> Ragged:
+    return Ragged(rows.values + start, rows.offsets)
 
 
 def usual_pair(table: Table) -> tuple[str, str, bool] | None:

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
+import torch
+
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.formats import columns as cells
 from lit_metric.data.formats.base import DOCUMENT, ReadOptions, Supervision
 from lit_metric.data.formats.columns import Columns
-from lit_metric.data.formats.judged import JudgedData, JudgedRow, RowsBySplit
+from lit_metric.data.formats.judged import JudgedData
+from lit_metric.data.formats.judged_rows import JudgedRows, RowsBySplit
 from lit_metric.data.formats.judgements import TextsById
 from lit_metric.data.items import QUERY
+from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import Source
 from lit_metric.data.table import Table
+from lit_metric.data.texts import BLOCK, Texts, TextWriter, by_first_appearance
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +72,20 @@ class Triples(Supervision):
         table = reading.open(self.entities)
         entities = TextsById(table, self.id, self.text, self.text_separator, reading)
         columns = {name: reading.columns(table) for name, table in tables.items() if name != "predict"}
-        rows: RowsBySplit = {name: self._rows(name, each, entities) for name, each in columns.items()}
-        data = JudgedData(columns, reading, (QUERY, DOCUMENT), entities.texts)
+        texts, names, rows = [entities.texts], [entities.ids], RowsBySplit()
+        for name, each in columns.items():
+            start = sum(map(len, texts))
+            rows[name], *queries = self._queries(name, each, entities, start, reading.cache_dir)
+            texts.append(queries[0])
+            names.append(queries[1])
+        data = JudgedData(
+            columns,
+            reading,
+            (QUERY, DOCUMENT),
+            Texts.joined(texts),
+            names=Texts.joined(names),
+            corpus=entities.rows,
+        )
         data.hold_out(rows)
         text = self.text if isinstance(self.text, str) else None
         dataset = data.build(rows, tables.get("predict"), text, filtered=True)
@@ -75,34 +93,51 @@ class Triples(Supervision):
         logger.info("%d facts, read as %s queries", len(dataset.judgements or ()), counts)
         return dataset
 
-    def _rows(self, name: str, columns: Columns, entities: TextsById) -> list[JudgedRow]:
-        """The distinct facts of a table as queries, those for tails first."""
-        heads = columns.read(self.head, partial(cells.name, what="id"))
+    def _queries(
+        self, name: str, columns: Columns, entities: TextsById, start: int, folder: str | None
+    ) -> tuple[JudgedRows, Texts, Texts]:
+        """The distinct facts of a table as queries, those for tails first; their texts and names.
+
+        Args:
+            name: of the table.
+            columns: of the table.
+            entities: their texts are the first.
+            start: the place of the first query among all texts.
+            folder: where texts beyond 64 MB go.
+        """
+        heads = columns.strings(self.head, partial(cells.name, what="id"))
         relations = columns.read(self.relation, cells.name)
-        tails = columns.read(self.tail, partial(cells.name, what="id"))
-        for column, ids in ((self.head, heads), (self.tail, tails)):
-            entities.check_references(columns, column, ids)
-        facts: dict[tuple[str, str, str], int] = {}
-        for row in columns.kept:
-            facts.setdefault((heads[row], relations[row], tails[row]), row)
-        rows = []
-        for inverse in (False, True) if self.inverse else (False,):
-            for fact, row in facts.items():
-                head, relation, tail = fact
-                words = " ".join(relation.replace("_", " ").replace("/", " ").split()) or relation
-                if inverse:
-                    head, words, tail = tail, f"inverse {words}", head
-                rows.append(
-                    JudgedRow(
-                        name,
-                        row,
-                        anchor=f"{words}: {entities.texts[head]}",
-                        others=[entities.texts[tail]],
-                        negatives=[],
-                        score=None,
-                        unit=fact,
-                        key=f"{head} {words}",
-                        group=words.replace(" ", "_") if self.group else None,
-                    )
-                )
-        return rows
+        tails = columns.strings(self.tail, partial(cells.name, what="id"))
+        ends = [
+            entities.find(columns, column, ids).numpy()
+            for column, ids in ((self.head, heads), (self.tail, tails))
+        ]
+        kept = columns.kept_rows.numpy()
+        numbers: dict[str, int] = {}
+        kinds = np.array([numbers.setdefault(relations[row], len(numbers)) for row in kept], dtype=np.int64)
+        both = by_first_appearance(ends[0][kept] * len(entities.ids) + ends[1][kept])[1]
+        first = by_first_appearance(both * len(numbers) + kinds)[0]
+        kept, kinds = kept[first], kinds[first]
+        words = [" ".join(each.replace("_", " ").replace("/", " ").split()) or each for each in numbers]
+        groups: list[str | None] = []
+        anchors, others = (ends[0][kept], ends[1][kept]), (ends[1][kept], ends[0][kept])
+        with TextWriter(folder) as texts, TextWriter(folder) as names:
+            for inverse in range(1 + self.inverse):
+                said = [f"inverse {each}" if inverse else each for each in words]
+                for begin in range(0, len(kept), BLOCK):
+                    rows = anchors[inverse][begin : begin + BLOCK]
+                    told = [said[number] for number in kinds[begin : begin + BLOCK].tolist()]
+                    texts.extend(map("{}: {}".format, told, entities.texts.take(rows)))
+                    names.extend(map("{} {}".format, entities.ids.take(rows), told))
+                    groups += [each.replace(" ", "_") for each in told] if self.group else ()
+        times = 1 + self.inverse
+        total = times * len(kept)
+        queries = JudgedRows(
+            name,
+            torch.from_numpy(np.tile(kept, times)),
+            torch.arange(start, start + total),
+            Ragged(torch.from_numpy(np.concatenate(others[:times])), torch.arange(total + 1)),
+            units=torch.arange(len(kept)).repeat(times),
+            groups=groups if self.group else None,
+        )
+        return queries, texts.texts, names.texts

@@ -77,22 +77,44 @@ def stable_sort(keys: Tensor, below: int) -> tuple[Tensor, Tensor]:
     """``keys.sort(stable=True)`` of an int64 vector with values in ``0..below - 1``.
 
     On the CPU NumPy sorts, which is several times as fast: each key together with its place as one number,
-    where both fit into 63 bits.
+    where both fit into 64 bits. Keys that rise already are not sorted.
 
     Example:
         >>> [part.tolist() for part in stable_sort(torch.tensor([4, 0, 4]), below=5)]
         [[0, 4, 4], [1, 0, 2]]
     """
-    bits = len(keys).bit_length()
     if keys.device.type != "cpu":
         values, order = keys.sort(stable=True)
         return values, order
-    if below.bit_length() + bits > 63:
-        order = torch.from_numpy(np.argsort(keys.numpy(), kind="stable"))
+    given, bits = keys.numpy(), len(keys).bit_length()
+    if bool((given[1:] >= given[:-1]).all()):
+        return keys.clone(), torch.arange(len(keys))
+    if below.bit_length() + bits > 64:
+        order = torch.from_numpy(np.argsort(given, kind="stable"))
         return keys[order], order
-    both = (keys << bits) | torch.arange(len(keys))
-    both.numpy().sort()
-    return both >> bits, both & ((1 << bits) - 1)
+    both = (given.astype(np.uint64) << np.uint64(bits)) | np.arange(len(given), dtype=np.uint64)
+    both.sort()
+    order = torch.from_numpy((both & np.uint64((1 << bits) - 1)).view(np.int64))
+    both >>= np.uint64(bits)
+    return torch.from_numpy(both.view(np.int64)), order
+
+
+def ranks(values: Tensor) -> Tensor:
+    """For each value its place among the distinct ones, rising: ``values.unique(return_inverse=True)[1]``.
+
+    Example:
+        >>> ranks(torch.tensor([7, 3, 7])).tolist()
+        [1, 0, 1]
+    """
+    if values.device.type != "cpu":
+        return values.unique(return_inverse=True)[1]
+    order = torch.from_numpy(np.argsort(values.numpy()))
+    ordered = values[order]
+    new = torch.zeros(len(values), dtype=torch.int64)
+    new[1:] = ordered[1:] != ordered[:-1]
+    found = torch.empty_like(new)
+    found[order] = new.cumsum(0)
+    return found
 
 
 def spread(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,11 +204,15 @@ class PairSet:
         found, at = spread(first, torch.searchsorted(columns.values, wanted, right=True) - first)
         return owners[found], columns.order[at], places[found]
 
-    def turned(self, columns: Tensor) -> PairSet:
-        """The pairs of the given ``columns [n]``, with rows for columns."""
+    def among(self, columns: Tensor) -> PairSet:
+        """The pairs of the given ``columns [n]``."""
         wanted = torch.zeros(self.size, dtype=torch.bool, device=columns.device)
         wanted[columns] = True
-        keys = self.keys[wanted[self.keys % self.size]]
+        return PairSet(self.keys[wanted[self.keys % self.size]], self.size)
+
+    def turned(self, columns: Tensor) -> PairSet:
+        """The pairs of the given ``columns [n]``, with rows for columns."""
+        keys = self.among(columns).keys
         return PairSet.of(keys % self.size, keys // self.size, self.size)
 
     def to(self, device: torch.device | str) -> PairSet:

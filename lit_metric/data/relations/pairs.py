@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations.base import Relations
-from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of, stable_sort
+from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of, ranks, stable_sort
 
 Unjudged = Literal["negative", "ignored"]
 
@@ -88,7 +88,7 @@ class PairRelations(Relations):
             anchors, candidates = torch.cat([anchors, candidates]), torch.cat([candidates, anchors])
             grades = torch.cat([grades, grades])
         self._judged, self.grades = self._distinct(anchors, candidates, grades, len(fingerprints))
-        self.contents = fingerprints.unique(return_inverse=True)[1]
+        self.contents = ranks(fingerprints)
         self._sort_out(ignored)
         self._sorted = Memo[Sorted]()
 
@@ -106,7 +106,9 @@ class PairRelations(Relations):
         known.append(torch.arange(len(self), device=anchors.device).expand(2, -1))
         rows, columns = self.contents[torch.cat(known, dim=1)]
         self.clashes = PairSet.of(rows, columns, len(self))
-        self._given = PairSet(self._judged.keys[~good & ~self.clashing(anchors, candidates)], len(self))
+        bad = (~good).nonzero()[:, 0]
+        bad = bad[~self.clashing(anchors[bad], candidates[bad])]
+        self._given = PairSet(self._judged.keys[bad], len(self))
 
     def __len__(self) -> int:
         return len(self.fingerprints)
@@ -144,6 +146,14 @@ class PairRelations(Relations):
     def all_positives(self, anchors: Tensor) -> Ragged:
         """Every positive of each of ``anchors [A]``, ascending."""
         return self._positive.rows(anchors)
+
+    def positive_spans(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """The place of the first positive of each of ``anchors [A]`` among those of all, and their number."""
+        return self._positive.spans(anchors)
+
+    def positive_at(self, places: Tensor) -> Tensor:
+        """``[n]`` ids of the positives at ``places [n]``; those of an anchor follow each other, ascending."""
+        return self._positive.keys[places] % len(self)
 
     def given_negatives(self, anchors: Tensor) -> Ragged:
         """The negatives that were given for each of ``anchors [A]`` by a judgement, ascending."""

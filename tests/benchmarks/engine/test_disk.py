@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.engine import disk
+from lit_metric.data import read_table
 
 
 def test_rows_are_distinct_and_have_classes(tmp_path: Path) -> None:
@@ -24,6 +25,9 @@ def test_all_rows_are_read_and_all_pairs_planned(tmp_path: Path) -> None:
     found = disk.read(tmp_path / "rows.parquet")
     assert min(found["read_seconds"], found["tokenize_seconds"]) > 0
     assert found["peak_mb"] >= found["read_mb"] >= 0
+    disk.write_rows(tmp_path / "rows.jsonl", 2_000)
+    assert len(read_table(tmp_path / "rows.jsonl")) == 1_000
+    assert disk.read(tmp_path / "rows.jsonl")["tokenize_seconds"] > 0
     # Two pairs share each answer, and there is room for both.
     assert disk.plan(2_000)["placed"] == 2_000
     assert disk.alone("plan", 3_000)["placed"] == 3_000
@@ -34,8 +38,9 @@ def test_each_count_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         disk, "alone", lambda work, count: {name: cost * count for name, cost in costs.items()}
     )
-    reading, planning = disk.measure(tmp_path, quick=False, largest=True)
-    assert (reading["peer"], reading["ours"]) == (10.0 * 200_000, 10.0 * 5_000_000)
+    reading, pairs, planning = disk.measure(tmp_path, quick=False, largest=True)
+    for each in (reading, pairs):
+        assert (each["peer"], each["ours"]) == (10.0 * 200_000, 10.0 * 5_000_000)
     assert (planning["peer"], planning["ours"]) == (0.5 * 1_000_000, 0.5 * 10_000_000)
-    assert [len(each["runs"]) for each in (reading, planning)] == [3, 2]
-    assert [len(each["runs"]) for each in disk.measure(tmp_path / "quick", quick=True)] == [2, 2]
+    assert [len(each["runs"]) for each in (reading, pairs, planning)] == [3, 3, 2]
+    assert [len(each["runs"]) for each in disk.measure(tmp_path / "quick", quick=True)] == [2, 2, 2]

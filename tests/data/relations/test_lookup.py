@@ -8,7 +8,16 @@ import random
 
 import torch
 
-from lit_metric.data.relations.lookup import Memo, PairSet, Sorted, in_order_of, spread, stable_sort, unique
+from lit_metric.data.relations.lookup import (
+    Memo,
+    PairSet,
+    Sorted,
+    in_order_of,
+    ranks,
+    spread,
+    stable_sort,
+    unique,
+)
 
 
 def random_pairs(seed: int, size: int, count: int) -> tuple[set[tuple[int, int]], PairSet]:
@@ -54,7 +63,7 @@ def test_the_largest_ids_do_not_overflow():
 
 def test_sorts_are_stable_for_small_and_large_keys():
     draw = torch.Generator().manual_seed(0)
-    for below in (1, 7, 2**40, 2**62):  # keys and places of 50 fit into 63 bits up to 2**57
+    for below in (1, 7, 2**40, 2**57 - 1, 2**62):  # keys and places of 70 fit into 64 bits below 2**57
         keys = torch.randint(below, (50,), generator=draw)
         keys = torch.cat([keys, keys[:20]])
         expected = sorted(range(70), key=keys.tolist().__getitem__)
@@ -62,9 +71,13 @@ def test_sorts_are_stable_for_small_and_large_keys():
         assert order.tolist() == expected
         assert torch.equal(found, keys[expected])
         assert unique(keys).tolist() == sorted({*keys.tolist()})
+        assert ranks(keys).tolist() == [sorted({*keys.tolist()}).index(key) for key in keys.tolist()]
+        again, places = stable_sort(found, below)
+        assert again.tolist() == found.tolist()
+        assert places.tolist() == list(range(70))
     empty = torch.zeros(0, dtype=torch.int64)
     assert [len(part) for part in stable_sort(empty, 5)] == [0, 0]
-    assert len(unique(empty)) == 0
+    assert len(unique(empty)) == len(ranks(empty)) == 0
 
 
 def test_ranges_are_spread_end_to_end():

@@ -161,11 +161,11 @@ def test_a_million_judgements_take_memory_in_proportion():
     lots = torch.Generator().manual_seed(0)
     anchors = torch.randint(items, (judgements,), generator=lots)
     candidates = torch.randint(items, (judgements,), generator=lots)
-    tracemalloc.start()  # Python's own objects: none for each pair
+    tracemalloc.start()  # counts NumPy's arrays and Python's objects, of which there is none for each pair
     relations = PairRelations(anchors, candidates, None, torch.arange(items))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1_000_000
+    assert peak < 24 * judgements
     tensors = [value for value in vars(relations).values() if isinstance(value, Tensor)]
     tensors += [value.keys for value in vars(relations).values() if hasattr(value, "keys")]
     assert sum(tensor.numel() for tensor in tensors) < 5 * judgements + 4 * items

@@ -1,0 +1,164 @@
+"""Find wrong labels in a file."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lit_metric.commands.classify import names_of
+from lit_metric.commands.items import (
+    ENDINGS,
+    BadRowsOption,
+    FileItems,
+    RoleEncoder,
+    check_output,
+    one_line,
+    with_results,
+    write_table,
+)
+from lit_metric.data import CsvOptions, DataError
+from lit_metric.encoders.base import Precision
+from lit_metric.hub import load
+from lit_metric.neighbours.duplicates import normalized
+from lit_metric.neighbours.label_errors import LabelErrors, find_label_errors
+
+log = logging.getLogger(__name__)
+
+SHOWN_ROWS = 20
+"""Suspects that are shown; files have all."""
+
+
+def label_errors(
+    model: str,
+    input: str,
+    output: str | None = None,
+    also: str | None = None,
+    limit: int | None = None,
+    neighbours: int = 5,
+    label: str | None = None,
+    key: str | None = None,
+    text: str | None = None,
+    tags: str | None = None,
+    tag_separator: str | None = None,
+    weights: str | None = None,
+    field: dict[str, str] | None = None,
+    role: str | None = None,
+    csv: CsvOptions | None = None,
+    bad_rows: BadRowsOption = "error",
+    max_tokens: int = 16384,
+    precision: Precision = "float32",
+    trust_remote_code: bool = False,
+) -> None:
+    """Show the rows of a file whose labels are probably wrong, the most suspicious first.
+
+    A row is judged by all rows of other texts: by the votes of its nearest ones, and by a linear classifier
+    that has not seen it. Suspects are the rows for which another label has more in its favour than the given
+    one. A person should look at them: delete the rows of the output that are right, and then train without
+    the others by lit-metric fit --data.exclude OUTPUT.
+
+    Args:
+        model: run folder, checkpoint, saved encoder, model folder, or hub id. One that was trained on these
+            labels has seen the wrong ones, too: give --also its backbone, or take the backbone alone.
+        input: Parquet, CSV or JSON Lines file, data set folder, or id of a data set on the hub.
+        output: file to write, .parquet, .csv or .jsonl, in place of showing the first suspects.
+        also: a second model, such as the untrained backbone; the evidence of both is added.
+        limit: how many suspects at most; all rows in question if not given.
+        neighbours: how many of them are told for each suspect.
+        label: column of labels; guessed if it has a usual name.
+        key: column by which rows and neighbours are called, in place of their texts.
+        text: column of texts; guessed if it has a usual name.
+        tags: column of tags, for a model of sets.
+        tag_separator: what stands between tags in a string.
+        weights: column of lists of numbers, how much each tag counts.
+        field: column by role, for a model of items of several fields, such as --field.title name.
+        role: of the rows, for a model that has roles.
+        csv: how CSV files are written, such as --csv.separator or --csv.encoding; found if not given.
+        bad_rows: refuse a file with rows that can't be used, or leave them out and say how many.
+        max_tokens: tokens per batch.
+        precision: of matrix products.
+        trust_remote_code: allow classes outside lit_metric and transformers.
+
+    Raises:
+        DataError: when the file can't be used, or rows have several labels.
+        ValueError: when options and model don't fit together.
+
+    Example:
+        lit-metric label-errors --model runs/questions --input questions.csv --output suspects.csv
+    """
+    if neighbours < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"--neighbours {neighbours} and --limit {limit} must be at least 1")
+    path = None if output is None else check_output(output, ENDINGS)
+    items: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator, "weights": weights}
+    items |= {"field": field, "csv": csv, "key": key, "label": label}
+    vectors, read = [], None
+    for name in (model, also):
+        if name is not None:
+            encoder = RoleEncoder(load(name, trust_remote_code), role, "--role")
+            read = encoder.read(input, bad_rows, labelled=True, **items)
+            vectors.append(encoder.encode(read, max_tokens, precision))
+    assert read is not None
+    labels = [each for each in read.items.labels if isinstance(each, str)]
+    if len(labels) != len(read):
+        raise DataError(f"{read.table.name}: rows have several labels, and label-errors takes one for each")
+    found = find_label_errors(vectors, labels, [normalized(each) for each in read.inputs()], progress=True)
+    places = found.suspects[:limit].tolist()
+    log.info("%d of %d rows are suspects", len(found.suspects), len(read))
+    results = _evidence(read, found, places, neighbours)
+    if path is not None:
+        columns = {name: [values[place] for place in places] for name, values in read.columns().items()}
+        write_table(path, with_results(columns, results))
+        log.info(
+            "Wrote %d rows to %s; delete what is right, then lit-metric fit --data.exclude %s",
+            len(places),
+            path,
+            path,
+        )
+    elif places:
+        _show(read, results, places)
+
+
+def _evidence(
+    read: FileItems, found: LabelErrors, places: list[int], neighbours: int
+) -> dict[str, list[Any]]:
+    """What is known of each suspect: where it is, its labels, its score, and its nearest rows."""
+    names, labels = names_of(read), read.items.labels
+    where = [read.table.place(read.rows[place]) for place in places]
+    return {
+        "file": [file for file, _ in where],
+        "row": [row for _, row in where],
+        "given": [labels[place] for place in places],
+        "suggested": [found.suggested[place] for place in places],
+        "score": [round(float(found.score[place]), 4) for place in places],
+        "neighbours": [
+            [
+                {"item": names[other], "label": labels[other], "cosine": round(float(cosine), 6)}
+                for other, cosine in zip(found.neighbours[place], found.cosines[place], strict=True)
+                if other >= 0
+            ][:neighbours]
+            for place in places
+        ],
+    }
+
+
+def _show(read: FileItems, results: dict[str, list[Any]], places: list[int]) -> None:
+    """Print the first suspects, with the nearest neighbour of the suggested label."""
+    table = RichTable()
+    names = ("row", "given", "suggested", "score")
+    for name in (*names, "item", "nearest"):
+        table.add_column(name, overflow="fold")
+    items = names_of(read)
+    for at, place in enumerate(places[:SHOWN_ROWS]):
+        near = results["neighbours"][at]
+        shown = next(
+            (each for each in near if each["label"] == results["suggested"][at]),
+            near[0] if near else {"item": ""},
+        )
+        cells = [*(str(results[name][at]) for name in names), items[place], shown["item"]]
+        table.add_row(*(Text(one_line(each)) for each in cells))
+    Console().print(table)
+    if len(places) > SHOWN_ROWS:
+        log.info("These are the first %d; --output FILE writes all of them", SHOWN_ROWS)
