@@ -51,7 +51,7 @@ from lit_metric.encoders import (
 )
 from lit_metric.losses import InfoNCELoss, Loss, NCALoss
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 STARTS = ("embeddings", "distilled")
 
 

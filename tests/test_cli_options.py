@@ -156,6 +156,23 @@ def test_short_names_without_a_config() -> None:
     assert planner["init_args"]["classes"] == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ([], 1e-4),
+        (["StaticEncoder"], 1e-2),
+        (["StaticEncoder", "--model.encoder.freeze=true"], 1e-4),
+        (["SetEncoder", "--model.encoder.text=StaticEncoder", "--model.encoder.text.backbone=x"], 1e-2),
+        (["SetEncoder", "--model.encoder.text=TextEncoder", "--model.encoder.text.backbone=x"], 1e-4),
+        (["StaticEncoder", "--model.lr=1e-4"], 1e-4),
+    ],
+)
+def test_the_learning_rate_suits_the_encoder_unless_it_is_given(options: list[str], rate: float) -> None:
+    """In what is shown, saved and run with."""
+    encoder = [f"--model.encoder={each}" for each in options[:1]]
+    assert of("model", *encoder, *options[1:])["lr"] == rate
+
+
 def test_what_is_given_replaces_the_default(tmp_path: Path) -> None:
     trainer = resolved()["trainer"]
     names = [each["class_path"].rpartition(".")[2] for each in trainer["callbacks"]]

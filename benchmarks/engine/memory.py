@@ -2,6 +2,7 @@
 
     python -m benchmarks.engine.memory --out DIR             # what `benchmarks.engine --only memory` runs
     python -m benchmarks.engine.memory --out DIR --largest   # 65,536 pairs too, which take up to an hour
+    python -m benchmarks.engine.memory --out DIR --only recompute-chunks   # one of these:
 
 - ``memory-flat``: InfoNCE over more and more pairs with ``recompute: chunks``.
 - ``recompute-chunks``: that beside a step that keeps all activations, where both fit.
@@ -37,6 +38,7 @@ from lit_metric.encoders.recompute import TOKENS_IN_MEMORY
 from lit_metric.losses import InfoNCELoss
 
 TEMPERATURE = 0.05
+MEASURES = ("memory-flat", "recompute-chunks", "cached-loss")
 PEER_SIZES = (16, 32, 64, 128, 256)
 """Mini-batches of the peer, of which the fastest counts."""
 
@@ -215,20 +217,26 @@ def cached_loss(out: Path, pairs: int, tokens: int, dropout: float, rounds: int)
     return measured(out, f"cached-loss-dropout-{dropout:g}", title, settings, work)
 
 
-def measure(out: Path, quick: bool, largest: bool = False) -> list[dict[str, Any]]:
+def measure(
+    out: Path, quick: bool, largest: bool = False, only: Sequence[str] = MEASURES
+) -> list[dict[str, Any]]:
     """See the module.
 
     Args:
         out: the folder of results.
         quick: small batches, one round.
         largest: also 65,536 pairs.
+        only: which of the measures.
     """
     tokens = 256 if quick else TOKENS_IN_MEMORY
     rounds = 1 if quick else 3
     sizes = [16, 32] if quick else [4096, 16384, *([65536] if largest else [])]
-    results = [flat(out, sizes, tokens)]
-    results += [against_none(out, 16 if quick else 512, tokens, dropout, rounds) for dropout in (0.1, 0.0)]
-    results += [cached_loss(out, 16 if quick else 2048, tokens, dropout, rounds) for dropout in (0.1, 0.0)]
+    results = [flat(out, sizes, tokens)] if "memory-flat" in only else []
+    sides = (("recompute-chunks", against_none, 512), ("cached-loss", cached_loss, 2048))
+    for name, compare, most in sides:
+        if name in only:
+            pairs = 16 if quick else most
+            results += [compare(out, pairs, tokens, dropout, rounds) for dropout in (0.1, 0.0)]
     return results
 
 
@@ -241,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder to write to")
     parser.add_argument("--quick", action="store_true", help="small batches: does it run at all?")
     parser.add_argument("--largest", action="store_true", help="also 65,536 pairs")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES, help="(all)")
     parser.add_argument("--step", help=argparse.SUPPRESS)  # what a process of its own is to do
     given = parser.parse_args(arguments)
     if given.step:
@@ -249,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.out is None:
         parser.error("--out is needed")
     given.out.mkdir(parents=True, exist_ok=True)
-    for result in measure(given.out.resolve(), given.quick, given.largest):
+    for result in measure(given.out.resolve(), given.quick, given.largest, given.only):
         print({key: result[key] for key in ("name", "ours", "peer", "ratio", "target")})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections import deque
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from lit_metric.batching.loader import BlockDataset
 from lit_metric.data import Batch
+from lit_metric.data.progress import Pace
 from lit_metric.data.shards import Shards
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders.description import fingerprint_of
@@ -87,7 +87,8 @@ class WriteEmbeddings(BasePredictionWriter):
             missing = trainer.strategy.broadcast(missing)
         mine = missing[trainer.global_rank :: trainer.world_size]
         self._blocks = deque((number, blocks[number]) for number in mine)
-        self._left, self._done, self._began = sum(len(blocks[number]) for number in mine), 0, time.monotonic()
+        total = sum(len(blocks[number]) for number in mine)
+        self._pace = Pace(total, "items", trainer.world_size, trainer.is_global_zero)
         shares = [block for _, block in self._blocks]
         dataset = BlockDataset(data.collator, shares, data.max_tokens)
         return DataLoader(dataset, batch_size=None)
@@ -114,11 +115,7 @@ class WriteEmbeddings(BasePredictionWriter):
         self._shards.write_array(number, vectors)
         self._blocks.popleft()
         self._kept = []
-        self._done, self._left = self._done + len(block), self._left - len(block)
-        if trainer.is_global_zero and self._left:
-            rate = self._done / (time.monotonic() - self._began)
-            minutes, seconds = divmod(int(self._left / rate), 60)
-            log.info("%.0f items/s on each rank, %d:%02d minutes left", rate, minutes, seconds)
+        self._pace.advance(len(block))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the shards together."""

@@ -10,7 +10,10 @@ from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
 
+from lit_metric.configurable import find_class
 from lit_metric.data.errors import listed, most_similar
+from lit_metric.encoders import StaticEncoder, TextEncoder
+from lit_metric.modules.schedule import TABLE_LR
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ def defaults() -> dict[str, Any]:
     backbone = f"package:{PACKAGED}/model" if importlib.util.find_spec(PACKAGED) else HUB
     return {
         "model": _of(
-            "lit_metric.MetricLearner", encoder=_of("lit_metric.TextEncoder", backbone=backbone), lr=1e-4
+            "lit_metric.MetricLearner", encoder=_of("lit_metric.TextEncoder", backbone=backbone), lr=None
         ),
         "data": _of("lit_metric.MetricDataModule"),
         "trainer.max_epochs": 10,
@@ -50,6 +53,34 @@ def defaults() -> dict[str, Any]:
 
 def _of(path: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": arguments}
+
+
+def suit_lr(model: Any) -> bool:
+    """Put in the learning rate that suits the encoder where none is given: 1e-2 if all its text encoders are
+    StaticEncoders that are trained, else 1e-4. Returns whether it is the former.
+
+    Args:
+        model: the options of the learner as parsed; ``lr`` in it is changed if it is None.
+    """
+    if not model or "init_args" not in model or model.init_args.get("lr", "") is not None:
+        return False
+    texts: list[bool] = []
+
+    def visit(value: Any) -> None:
+        path = value.get("class_path") if isinstance(value, Namespace) else None
+        kind = find_class(path) if path else None
+        if isinstance(kind, type) and issubclass(kind, TextEncoder):
+            options = value.get("init_args") or {}
+            texts.append(issubclass(kind, StaticEncoder) and options.get("freeze") is not True)
+        elif path:
+            for each in vars(value.get("init_args") or Namespace()).values():
+                visit(each)
+
+    for each in vars(model.init_args).values():
+        visit(each)
+    static = bool(texts) and all(texts)
+    model.init_args["lr"] = TABLE_LR if static else 1e-4
+    return static
 
 
 def suit_tags(model: Any, data: Any) -> None:

@@ -18,12 +18,13 @@ from lightning.pytorch.utilities import rank_zero_only
 # Classes are found by their bare names once they are imported.
 from lit_metric import batching, callbacks, encoders, index, losses, mining, modules  # noqa: F401
 from lit_metric.cli import TRAINING
-from lit_metric.cli.defaults import defaults, suit_tags, with_shipped_configs, without_what_cannot_be
+from lit_metric.cli.defaults import defaults, suit_lr, suit_tags, with_shipped_configs, without_what_cannot_be
 from lit_metric.cli.parser import Parser
 from lit_metric.cli.run_name import EVENTS, name_run, remove_unused
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.loggers import run_folder
 from lit_metric.modules.checkpoint import loss_spec
+from lit_metric.modules.schedule import TABLE_LR
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,14 @@ class StopComplete(Callback):
 
 
 class TrainingParser(Parser, LightningArgumentParser):
-    """LightningCLI's parser, with our messages."""
+    """LightningCLI's parser, with our messages; it shows and saves the learning rate that is used."""
+
+    def dump(self, cfg: Any, *arguments: Any, **options: Any) -> str:
+        """As jsonargparse's, of a config that is not changed."""
+        cfg = cfg.clone()
+        for each in (cfg, *(cfg.get(name) for name in TRAINING)):
+            suit_lr(each.get("model") if each else None)
+        return str(super().dump(cfg, *arguments, **options))
 
 
 class SaveConfig(SaveConfigCallback):
@@ -151,6 +159,8 @@ class MetricCLI(LightningCLI):
         trainer = config.trainer
         without_what_cannot_be(trainer)
         suit_tags(config.get("model"), config.get("data"))
+        if suit_lr(config.get("model")):
+            log.info("The learning rate is %g, as a table of token vectors is trained", TABLE_LR)
         if self.subcommand is None:
             return
         folder = name_run(config, fit)

@@ -29,7 +29,7 @@ from lit_metric.commands.items import (
 from lit_metric.data import CsvOptions, DataError, Labels, Problems
 from lit_metric.data.blocks import RowBlocks
 from lit_metric.data.formats.columns import AbsentTexts, Columns
-from lit_metric.data.progress import stage
+from lit_metric.data.progress import Pace, stage
 from lit_metric.data.shards import Shards
 from lit_metric.data.table import Table
 from lit_metric.encoders.base import Precision
@@ -39,8 +39,6 @@ from lit_metric.hub import load
 from lit_metric.store import check_room, replacing
 
 SHARD_ROWS = 32768
-QUIET = 10.0
-"""Seconds between two lines on the progress."""
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +259,7 @@ class _Job:
         """Make the shards ``mine``, and log how fast it goes."""
         left = set(mine)
         total = sum(min(self.shard_rows, survey.rows - number * self.shard_rows) for number in mine)
-        done, began, logged = 0, time.monotonic(), time.monotonic()
+        pace = Pace(total, "rows", ranks.world_size, ranks.is_first)
         blocks = RowBlocks(self.source, self.shard_rows, Problems(), self.csv, survey.known)
         for number, table in enumerate(blocks.tables(Problems(skip=True))):
             if not left:
@@ -270,14 +268,7 @@ class _Job:
                 continue
             self._make(survey, shards, number, table, ranks.is_first)
             left.remove(number)
-            done += len(table)
-            now = time.monotonic()
-            if ranks.is_first and left and now - logged > QUIET:
-                logged, rate = now, done / (now - began)
-                minutes, seconds = divmod(int((total - done) / rate), 60)
-                of = f" of this process, which is one of {ranks.world_size}" if ranks.world_size > 1 else ""
-                message = "%s of %s rows%s, %.0f rows/s, %d:%02d minutes left"
-                log.info(message, f"{done:,}", f"{total:,}", of, rate, minutes, seconds)
+            pace.advance(len(table))
         if left:
             raise DataError(
                 f"{self.path}: the input has fewer rows than at the start; don't change it meanwhile"

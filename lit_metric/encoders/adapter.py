@@ -128,6 +128,11 @@ class Adapter:
                 f"missing {shortened(missing) or 'none'}, unexpected {shortened(unexpected) or 'none'}"
             )
 
+    @property
+    def config(self) -> Any:
+        """Its configuration of peft."""
+        return self._wrapped.peft_config[NAME]
+
     @contextmanager
     def probing(self) -> Iterator[None]:
         """Within this block all weights take gradients, and those of the adapter are not their initial ones.
@@ -197,7 +202,7 @@ class Adapter:
         """
         self.check_base()
         folder.mkdir(parents=True, exist_ok=True)
-        config = copy.deepcopy(self._wrapped.peft_config[NAME])
+        config = copy.deepcopy(self.config)
         base = self._base.lasting()
         config.inference_mode, config.base_model_name_or_path = True, base.source
         config.revision = base.revision

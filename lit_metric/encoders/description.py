@@ -17,6 +17,8 @@ from torch import Tensor
 
 from lit_metric.encoders.backbone import Backbone
 from lit_metric.encoders.base import Encoder, under
+from lit_metric.encoders.composed import SetEncoder
+from lit_metric.encoders.pooling import Pooling
 from lit_metric.encoders.pretrained import shortened
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,17 @@ SETTINGS = ("max_length", "prompt", "lower_case", "replacements", "prompts", "ma
 """Of a tokenizer, what is compared; not its fingerprint, which may have paths in it."""
 
 SAMPLE = "Where is card 42? Wo ist die Karte?"
+
+INERT = frozenset(
+    {
+        *("transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "initializer_range"),
+        *("id2label", "label2id", "problem_type", "use_cache", "return_dict", "output_hidden_states"),
+        *("output_attentions", "chunk_size_feed_forward", "inference_mode", "task_type", "auto_mapping"),
+        *("base_model_name_or_path", "revision", "peft_version", "runtime_config"),
+    }
+)
+"""Names in the configuration of a model or an adapter that vectors don't depend on, beside those of dropout
+and initial values; some change when it is saved and loaded."""
 
 
 def describe(encoder: Encoder) -> Description:
@@ -137,12 +150,40 @@ def aspects_of(encoder: Encoder) -> dict[str, Any]:
 
 
 def fingerprint_of(encoder: Encoder) -> str:
-    """A sha256 of an encoder's weights, classes, shapes and settings; equal wherever it was loaded from."""
-    digest = hashlib.sha256(json.dumps(aspects_of(encoder), sort_keys=True, default=str).encode())
+    """A sha256 of all that the vectors of an encoder depend on: weights, classes, shapes, settings, and the
+    configurations of its backbones and their adapters. It is equal wherever the encoder was loaded from."""
+    aspects = aspects_of(encoder)
+    for name, module in encoder.named_modules():
+        if isinstance(module, Backbone):
+            configs = [getattr(module.model, "config", None)]
+            adapter = getattr(module, "adapter", None)
+            configs += [] if adapter is None else [adapter.config]
+            aspects[f"the configuration of {name}"] = [
+                _effective(config.to_dict()) for config in configs if config is not None
+            ]
+        elif isinstance(module, Pooling):
+            plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | str)}
+            aspects[f"the settings of {name}"] = {**plain, "training": None}
+        elif isinstance(module, SetEncoder):
+            aspects[f"the settings of {name}"] = module.normalize_texts
+    digest = hashlib.sha256(json.dumps(aspects, sort_keys=True, default=str).encode())
     for name, value in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _effective(config: Any) -> Any:
+    """A configuration without what no vector depends on."""
+    if isinstance(config, dict):
+        return {
+            str(key): _effective(value)
+            for key, value in config.items()
+            if key not in INERT and not str(key).startswith(("_", "init_")) and "drop" not in str(key)
+        }
+    if isinstance(config, set | frozenset):
+        return sorted(map(str, config))
+    return [_effective(each) for each in config] if isinstance(config, list | tuple) else config
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

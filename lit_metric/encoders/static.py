@@ -192,7 +192,7 @@ class StaticEncoder(TextEncoder):
 
     A text's tokens know nothing of each other, so word order has no effect. In return, training and encoding
     are tens of times as fast as with a small transformer. The learning rate is far higher than that of a
-    transformer: 1e-3 to 1e-2.
+    transformer: 3e-3 to 3e-2.
 
     Args:
         backbone: a Hugging Face id, a folder, or ``package:NAME/folder`` inside an installed package. Of a

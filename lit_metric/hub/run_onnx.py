@@ -47,6 +47,8 @@ class OnnxEncoder:
 
     def encode(self, items: Sequence[Any], role: str = "") -> np.ndarray:
         """Texts to float32 ``[n, dimension]``; a set is a list of texts, or they are joined by " | "."""
+        if isinstance(items, str):
+            raise TypeError("this is one text, not a list of texts: put it into a list, as in [text]")
         if self.set is None:
             return self._encode_texts(items, role)
         sets = [split_texts(item) if isinstance(item, str) else item for item in items]

@@ -1,17 +1,7 @@
 """Losses between anchors and candidates under masks of positive and negative pairs, exact across ranks."""
 
 from lit_metric.losses.angular import AngularLoss
-from lit_metric.losses.base import (
-    Loss,
-    LossContext,
-    LossOutput,
-    MetricLoss,
-    Part,
-    Parts,
-    VectorLoss,
-    masked_mean,
-    share,
-)
+from lit_metric.losses.base import Loss, LossContext, LossOutput, MetricLoss, VectorLoss
 from lit_metric.losses.circle import CircleLoss
 from lit_metric.losses.class_weights import ClassWeightedLoss, effective_number_weights
 from lit_metric.losses.combine import CombinedLoss, MatryoshkaLoss, SumLoss, SymmetricLoss
@@ -37,6 +27,7 @@ from lit_metric.losses.pairs import (
     PairsWrapper,
     RelationPairs,
 )
+from lit_metric.losses.parts import Part, Parts, masked_mean, share
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.proxy_anchor import ProxyAnchorLoss
 from lit_metric.losses.proxy_nca import ProxyNCALoss

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Part, Parts, VectorLoss, masked_mean, over_positive_pairs
+from lit_metric.losses.base import VectorLoss
 from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.parts import Part, Parts, masked_mean, over_positive_pairs
 from lit_metric.losses.scores import log_one_plus_sum_exp
 
 

@@ -17,21 +17,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_metric.configurable import Configurable
-from lit_metric.losses.gather import gather_ids, gather_with_grad, rows_before, sum_over_ranks, world_size
-from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs, any_in_row
+from lit_metric.losses.gather import (
+    fixed_rows,
+    gather_ids,
+    gather_with_grad,
+    mark_fixed,
+    rows_before,
+    sum_over_ranks,
+    world_size,
+)
+from lit_metric.losses.pairs import DensePairs, ItemRelations, LabelPairs, PairBlock, Pairs
+from lit_metric.losses.parts import Part, Parts, added_up, bounds_of, differentiated, learned, share
 from lit_metric.losses.scores import BLOCK_SCORES, DISTANCES, Distance, prepare, similarity
 from lit_metric.renamed import refuse_old_hooks
 
 LossOutput = dict[str, Tensor]
 Result = TypeVar("Result")
+Block = Callable[[int, int, Tensor, Tensor], Result]
+"""Takes the bounds of a block, its anchors ``[r, d]`` and all candidates ``[C, d]``."""
 
 
 @dataclass(frozen=True)
@@ -51,75 +62,6 @@ class LossContext:
     class_counts: Tensor | None = None
     relations: ItemRelations | None = None
     encode: Callable[[str], Tensor] | None = None
-
-
-class Part(NamedTuple):
-    """A mean, kept as a sum and a number of terms.
-
-    Attributes:
-        total: scalar, the sum of the terms; an integer where they are counted.
-        number: scalar int64, the number of terms.
-        logged: only reported, not a part of the loss.
-    """
-
-    total: Tensor
-    number: Tensor
-    logged: bool = False
-
-    def plus(self, other: Part) -> Part:
-        """The mean over both sets of terms."""
-        return Part(self.total + other.total, self.number + other.number, self.logged)
-
-
-Parts = dict[str, Part]
-
-
-def masked_mean(terms: Tensor, mask: Tensor, weight: Tensor | None = None) -> Part:
-    """The mean of ``weight * terms`` where ``mask`` is true, all of one shape.
-
-    It divides by the number of terms and not by the sum of weights, so that weights keep their scale.
-
-    Example:
-        >>> part = masked_mean(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([True, False, True]))
-        >>> part.total.item(), part.number.item()
-        (5.0, 2)
-    """
-    if weight is not None:
-        terms = terms * weight.to(terms.dtype)
-    return Part(torch.where(mask, terms, 0.0).sum(), mask.count_nonzero())
-
-
-def share(flags: Tensor, mask: Tensor) -> Part:
-    """The share of true ``flags`` where ``mask`` is true, both bool and of one shape; logged only.
-
-    Example:
-        >>> share(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
-        Part(total=tensor(1), number=tensor(2), logged=True)
-    """
-    return Part((flags & mask).count_nonzero(), mask.count_nonzero(), logged=True)
-
-
-def over_positive_pairs(
-    pairs: PairBlock, of_pairs: Callable[[Tensor, Tensor], tuple[Part, ...]]
-) -> tuple[Part, ...]:
-    """Add up what ``of_pairs`` returns for the positive pairs of anchors that have a negative.
-
-    It is called for at most r pairs at a time and again in the backward pass, so that memory is ``[r, C]``
-    and not ``[r, P, C]``.
-
-    Args:
-        pairs: masks ``[r, C]``.
-        of_pairs: takes the rows and the columns of k positive pairs, two ``[k]`` int64; k may be 0.
-    """
-    row, column = (pairs.positive & any_in_row(pairs.negative)[:, None]).nonzero(as_tuple=True)
-    at_a_time = max(len(pairs.positive), 1)
-    if len(row) <= at_a_time:
-        return of_pairs(row, column)
-    slices = [
-        checkpoint(of_pairs, *slice_, use_reentrant=False, preserve_rng_state=False)
-        for slice_ in zip(row.split(at_a_time), column.split(at_a_time), strict=True)
-    ]
-    return tuple(reduce(Part.plus, parts) for parts in zip(*slices, strict=True))
 
 
 class Loss(Configurable, nn.Module, ABC):
@@ -234,8 +176,9 @@ class VectorLoss(Loss):
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
         block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²⁴ scores. A
-            larger batch is computed in blocks, and the scores of all but the last are computed again in the
-            backward pass, so that memory is ``[block_rows, C]``.
+            larger batch is computed in blocks, so that memory is ``[block_rows, C]``. If one part makes the
+            loss, the gradient of each block is computed at once, in the forward pass. Otherwise the backward
+            pass computes all blocks but the last again.
     """
 
     def __init__(self, distance: Distance, normalize: bool = False, block_rows: int = 1024) -> None:
@@ -311,8 +254,15 @@ class VectorLoss(Loss):
         def work(rows: Tensor, candidates: Tensor, masks: PairBlock) -> Parts:
             return {**self.rows(rows, candidates, masks), "anchors_used": self.share_used(masks)}
 
-        blocks = self.in_blocks(anchors, candidates, pairs, work)
-        return {name: reduce(Part.plus, (parts[name] for parts in blocks)) for name in blocks[0]}
+        width = len(candidates)
+        anchors, candidates, block, rows = self._split(anchors, candidates, pairs, work)
+        several = len(anchors) > rows and width > 0 and torch.is_grad_enabled()
+        # A learned bias or weight would get no gradient from blocks that are differentiated at once.
+        if several and not learned(pairs.rows(0, 1)):
+            found = differentiated(block, rows, anchors, candidates, [*self.parameters()])
+            if found is not None:
+                return found
+        return added_up(_each(block, rows, anchors, candidates))
 
     def share_used(self, pairs: PairBlock) -> Part:
         """The part ``anchors_used`` of a block."""
@@ -328,16 +278,27 @@ class VectorLoss(Loss):
     ) -> list[Result]:
         """``work(prepared anchors [r, d], prepared candidates [C, d], masks)`` of each block of rows, under a
         checkpoint if there are several; raw embeddings and ``pairs`` as in :meth:`on_pairs`."""
-        count, width = len(anchors), len(candidates)
+        anchors, candidates, block, rows = self._split(anchors, candidates, pairs, work)
+        return _each(block, rows, anchors, candidates)
+
+    def _split(
+        self,
+        anchors: Tensor,
+        candidates: Tensor,
+        pairs: Pairs,
+        work: Callable[[Tensor, Tensor, PairBlock], Result],
+    ) -> tuple[Tensor, Tensor, Block[Result], int]:
+        """Prepared anchors and candidates, what computes a block of them, and the rows of a block."""
+        width, fixed = len(candidates), fixed_rows(candidates)
         if width == 0:
             # One zero vector outside all masks, so that no loss needs to reduce over nothing.
             candidates = torch.cat([candidates, candidates.new_zeros(1, candidates.shape[1])])
         anchors, candidates = prepare(anchors, candidates, self.distance, self.normalize)
 
-        def block(start: int, stop: int) -> Result:
-            # The masks are built in here, hence again in the backward pass, and never kept for all rows.
+        def block(start: int, stop: int, rows: Tensor, candidates: Tensor) -> Result:
+            # The masks are built in here, and never kept for all rows.
             if start == stop or width == 0:
-                nothing = anchors.new_zeros((stop - start, len(candidates)), dtype=torch.bool)
+                nothing = rows.new_zeros((stop - start, len(candidates)), dtype=torch.bool)
                 masks = PairBlock(nothing, nothing)
             else:
                 masks = pairs.rows(start, stop, targets=self.requires_scores)
@@ -354,15 +315,9 @@ class VectorLoss(Loss):
                     negative=masks.negative & kept,
                     target=None if masks.target is None else masks.target.masked_fill(~kept, torch.nan),
                 )
-            return work(anchors[start:stop], candidates, masks)
+            return work(rows, mark_fixed(candidates, fixed) if fixed else candidates, masks)
 
-        rows = min(self.block_rows, max(1, BLOCK_SCORES // len(candidates)))
-        if count <= rows:
-            return [block(0, count)]
-        bounds = [(start, min(start + rows, count)) for start in range(0, count, rows)]
-        # The backward pass starts with the last block, and frees it before it computes another again.
-        again = partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
-        return [*(again(*bound) for bound in bounds[:-1]), block(*bounds[-1])]
+        return anchors, candidates, block, min(self.block_rows, max(1, BLOCK_SCORES // len(candidates)))
 
     def _check(self, masks: PairBlock, shape: list[int]) -> None:
         for name, mask in masks._asdict().items():
@@ -402,3 +357,12 @@ class MetricLoss(VectorLoss):
 def nothing_of(tensors: tuple[Tensor, ...]) -> Tensor:
     """0 with a gradient of 0 to each tensor: the sum of no entries, also if they hold infinities."""
     return torch.cat([tensor.reshape(-1)[:0].to(tensors[0].dtype) for tensor in tensors]).sum()
+
+
+def _each(block: Block[Result], rows: int, anchors: Tensor, candidates: Tensor) -> list[Result]:
+    """All blocks; those before the last are computed again in the backward pass, which starts with the last
+    and frees it before it computes another."""
+    *earlier, last = bounds_of(len(anchors), rows)
+    again = partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
+    found = [again(*bound, anchors[slice(*bound)], candidates) for bound in earlier]
+    return [*found, block(*last, anchors[slice(*last)], candidates)]

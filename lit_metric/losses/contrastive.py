@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, share
+from lit_metric.losses.base import MetricLoss
 from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.parts import Part, Parts
 
 
 class ContrastiveLoss(MetricLoss):
@@ -60,15 +63,51 @@ class ContrastiveLoss(MetricLoss):
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`MetricLoss.parts`."""
-        minus_distances = scores - 1 if self.distance == "cosine" else scores
-        missing = (self.margin + minus_distances).relu_()
-        parts = {
-            "positive": masked_mean(minus_distances.square(), pairs.positive, pairs.weight),
-            "negative": masked_mean(missing.square(), pairs.negative, pairs.weight),
-            "active": share(missing > 0, pairs.negative),
+        nearest = 1.0 if self.distance == "cosine" else 0.0  # the score at a distance of 0
+        masks = pairs.positive, pairs.negative
+        of_positives, of_negatives, active = _Squares.apply(
+            scores, *masks, pairs.weight, nearest, self.margin
+        )
+        positives, negatives = (mask.count_nonzero() for mask in masks)
+        each = (positives, negatives) if self.average == "balanced" else 2 * (positives + negatives,)
+        return {
+            "positive": Part(of_positives, each[0]),
+            "negative": Part(of_negatives, each[1]),
+            "active": Part(active, negatives, logged=True),
         }
-        if self.average == "pairs":
-            both = parts["positive"].number + parts["negative"].number
-            for name in ("positive", "negative"):
-                parts[name] = Part(parts[name].total, both)
-        return parts
+
+
+class _Squares(torch.autograd.Function):
+    """The sum of d² over positive pairs, that of [margin − d]₊² over negative pairs, and how many of these
+    are not 0. Keeps both terms before they are squared, and nothing else of the shape ``[r, C]``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        weight: Tensor | None,
+        nearest: float,
+        margin: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        pull = torch.where(positive, scores, nearest)
+        if nearest:
+            pull.sub_(nearest)
+        push = torch.where(negative, scores, nearest - margin).add_(margin - nearest).relu_()
+        active = push.sign().sum().long()  # exact, and on a CPU faster than a comparison
+        if weight is None:
+            sums = [torch.linalg.vector_norm(each, dim=1).square().sum() for each in (pull, push)]
+            ctx.save_for_backward(pull, push)
+        else:
+            kept = [each * weight.to(each.dtype) for each in (pull, push)]
+            sums = [(a * b).sum() for a, b in zip(kept, (pull, push), strict=True)]
+            ctx.save_for_backward(*kept)
+        ctx.mark_non_differentiable(active)
+        return sums[0], sums[1], active
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_positives: Tensor, of_negatives: Tensor, _: Tensor) -> tuple[Any, ...]:
+        pull, push = ctx.saved_tensors
+        return torch.addcmul(pull * (2 * of_positives), push, 2 * of_negatives), *[None] * 5

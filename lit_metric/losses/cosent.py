@@ -7,9 +7,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Part, Parts
 from lit_metric.losses.gather import gather_ids, gather_with_grad
-from lit_metric.losses.pairs import PairBlock, Pairs
+from lit_metric.losses.pairs import PairBlock, Pairs, any_in_row
+from lit_metric.losses.parts import Part, Parts
 from lit_metric.losses.scores import Distance
 from lit_metric.losses.temperature import TemperatureLoss
 
@@ -100,7 +100,7 @@ class CoSENTLoss(TemperatureLoss):
 
     def usable(self, pairs: PairBlock) -> Tensor:
         """Anchors with a known target."""
-        return pairs.known.any(dim=1)
+        return any_in_row(pairs.known)
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`cosent`; of the pairs of one block, and so not a sum over blocks."""

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Parts, masked_mean
-from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.pairs import PairBlock, any_in_row
+from lit_metric.losses.parts import Parts, masked_mean
 from lit_metric.losses.scores import Distance, beside_largest, log_sum_exp
 from lit_metric.losses.temperature import TemperatureLoss
 
@@ -60,7 +60,7 @@ class DistillationKLLoss(TemperatureLoss):
 
     def usable(self, pairs: PairBlock) -> Tensor:
         """Anchors with two scored candidates, at least one of them with a probability."""
-        return (pairs.known.sum(dim=1) >= 2) & (pairs.targets > -torch.inf).any(dim=1)
+        return (pairs.known.sum(dim=1) >= 2) & any_in_row(pairs.targets > -torch.inf)
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`MetricLoss.parts`."""

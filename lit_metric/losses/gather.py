@@ -97,6 +97,32 @@ def gather_with_grad(rows: Tensor) -> Tensor:
     return gathered
 
 
+def mark_fixed(rows: Tensor, fixed: int) -> Tensor:
+    """``rows [n, d]``, of which the last ``fixed`` need no gradient. :func:`fixed_rows` says so, and a loss
+    then computes none for them."""
+    marked: Tensor = _Fixed.apply(rows, fixed)
+    return marked
+
+
+def fixed_rows(rows: Tensor) -> int:
+    """How many of the last rows need no gradient, by :func:`mark_fixed`."""
+    return int(getattr(rows.grad_fn, "fixed", 0))
+
+
+class _Fixed(torch.autograd.Function):
+    """The same rows; the number stands in the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, fixed: int) -> Tensor:
+        ctx.fixed = fixed
+        return rows.view_as(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:

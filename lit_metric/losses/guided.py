@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lit_metric.losses.base import Loss, LossContext, LossOutput
 from lit_metric.losses.combine import CombinedLoss
-from lit_metric.losses.pairs import PairBlock, Pairs, PairsWrapper
+from lit_metric.losses.pairs import PairBlock, Pairs, PairsWrapper, any_in_row
 
 
 def too_similar(
@@ -39,7 +39,7 @@ def too_similar(
         similar |= scores > threshold
     if margin is not None:
         best = scores.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
-        similar |= (scores > best - margin) & positive.any(dim=1, keepdim=True)
+        similar |= (scores > best - margin) & any_in_row(positive)[:, None]
     return similar
 
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.n_pair import tuplet
 from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.parts import Parts, masked_mean
 from lit_metric.losses.scores import (
     Distance,
     beside_largest,

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Part, Parts
-from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.base import MetricLoss
+from lit_metric.losses.pairs import PairBlock, any_in_row
+from lit_metric.losses.parts import Part, Parts
 from lit_metric.losses.scores import Distance
 
 Compared = Literal["all", "positives"]
@@ -81,7 +82,7 @@ class MarginMSELoss(MetricLoss):
             from it; 0 where there is nothing."""
             weights = torch.where(mask, weight, 0.0)
             total = weights.sum(dim=1)
-            mean = (weights * errors).sum(dim=1) / torch.where(mask.any(dim=1), total, 1.0)
+            mean = (weights * errors).sum(dim=1) / torch.where(any_in_row(mask), total, 1.0)
             return total, mean, (weights * (errors - mean[:, None]).square()).sum(dim=1)
 
         if self.compared == "all":

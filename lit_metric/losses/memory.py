@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_metric.configurable import Configurable
 from lit_metric.losses.base import Loss
 from lit_metric.losses.combine import CombinedLoss
+from lit_metric.losses.gather import mark_fixed
 from lit_metric.losses.proxies import ProxyLoss
 
 
@@ -79,7 +80,8 @@ class CandidateBank(Configurable, ABC):
         new = ~torch.isin(more, ids)
         vectors = vectors.detach()[new].to(candidates.dtype)
         self.update(candidates.detach(), ids, task)
-        return torch.cat([candidates, vectors]), torch.cat([ids, more[new]])
+        together = torch.cat([candidates, vectors])
+        return mark_fixed(together, len(vectors)), torch.cat([ids, more[new]])
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Parts, masked_mean, share
+from lit_metric.losses.base import MetricLoss
 from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.parts import Parts, masked_mean, share
 from lit_metric.losses.scores import Distance, log_one_plus_sum_exp
 
 

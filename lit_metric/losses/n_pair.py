@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean
+from lit_metric.losses.base import MetricLoss
 from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.parts import Part, Parts, masked_mean
 from lit_metric.losses.scores import (
     Distance,
     beside_largest,

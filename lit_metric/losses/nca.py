@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.pairs import PairBlock
-from lit_metric.losses.scores import Distance, log_sum_beside, softplus
+from lit_metric.losses.parts import Parts, masked_mean
+from lit_metric.losses.scores import Distance, softplus, true_places
 from lit_metric.losses.temperature import TemperatureLoss
 
 
-def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
-    """``−log( Σ_p e^{l_p} / Σ_j e^{l_j} )``, p over an anchor's positives and j over positives and negatives.
+def nca(scores: Tensor, pairs: PairBlock, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """``−log( Σ_p e^{l_p} / Σ_j e^{l_j} )``, p over an anchor's positives and j over positives and negatives,
+    with l the scores times ``scale``.
 
     It is the negative logarithm of the probability that a neighbour sampled by its exponential is a positive.
 
@@ -21,8 +25,9 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
     "Analyzing and Improving Representations with the Soft Nearest Neighbor Loss", ICML 2019, eq. 1.
 
     Args:
-        logits: ``[r, C]`` scores divided by the temperature.
+        scores: ``[r, C]``.
         pairs: masks ``[r, C]``. A weight multiplies its pair's exponential, in numerator and denominator.
+        scale: above 0, one over the temperature.
 
     Returns:
         ``[r]`` losses, and ``[r]`` which anchors have a positive and a negative; the loss of the others is 0.
@@ -32,11 +37,68 @@ def nca(logits: Tensor, pairs: PairBlock) -> tuple[Tensor, Tensor]:
         >>> nca(torch.zeros(1, 3), pairs)[0].exp()
         tensor([1.5000])
     """
-    used = pairs.usable
-    positives, closest = log_sum_beside(logits, pairs.positive, pairs.weight)
-    negatives, nearest = log_sum_beside(logits, pairs.negative, pairs.weight)
-    # log(1 + Σ_n / Σ_p): −log of the quotient itself would cancel where the loss is small.
-    return torch.where(used, softplus(negatives - positives + (nearest - closest)), 0.0), used
+    if pairs.weight is not None:
+        logarithms = torch.where(pairs.weight > 0, pairs.weight, 1.0).to(scores.dtype).log()
+        scores, scale = scores * scale + logarithms, 1.0
+    return _LogRatio.apply(scores, pairs.positive, pairs.negative, scale), pairs.usable
+
+
+class _LogRatio(torch.autograd.Function):
+    """``[r]`` log(1 + Σ_n e^{l_n} / Σ_p e^{l_p}). −log of the quotient itself would cancel where it is small.
+    Keeps the shares of negatives in their sum minus those of positives in theirs, which a factor for each
+    row makes the gradient, and nothing else of the shape ``[r, C]``."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
+        least = torch.finfo(scores.dtype).min / 2 / max(scale, 1.0)
+        others = true_places(~negative) if scores.device.type == "cpu" else None
+        if others is not None and 8 * len(others) < scores.numel():
+            found = _LogRatio.of_few(scores, positive, others, least, scale)
+        else:
+            push, pull = (
+                _LogRatio.softmax(torch.where(mask, scores, least).mul_(scale))
+                for mask in (negative, positive)
+            )
+            found = (push[0].sub_(pull[0]), *push[1:], *pull[1:])
+        shares, of_negatives, nearest, of_positives, closest = found
+        used = torch.minimum(nearest, closest) > least * scale / 2
+        difference = torch.where(used, of_negatives - of_positives + (nearest - closest), 0.0)
+        ctx.save_for_backward(shares, torch.where(used, scale * difference.sigmoid(), 0.0))
+        return torch.where(used, softplus(difference), 0.0)
+
+    @staticmethod
+    def softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each row, in place: the softmax; the log of the sum beside the largest; the largest."""
+        largest = logits.amax(dim=1)
+        torch.softmax(logits, dim=1, out=logits)
+        return logits, -logits.amax(dim=1).log(), largest
+
+    @staticmethod
+    def of_few(
+        scores: Tensor, positive: Tensor, others: Tensor, least: float, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The shares, and the two numbers of each row for negatives and for positives, where all but a few
+        pairs are negatives: one pass for these, and the positives one by one.
+
+        Args:
+            others: ``[n]`` places of all that is no negative, in the flat scores.
+        """
+        logits = (scores * scale).contiguous()
+        flat, at = logits.view(-1), others[positive.reshape(-1)[others]]
+        row, values = at // scores.shape[1], flat[at]
+        flat[others] = least * scale
+        _, of_negatives, nearest = _LogRatio.softmax(logits)
+        closest = values.new_full((len(scores),), least * scale).scatter_reduce_(0, row, values, "amax")
+        terms = (values - closest[row]).exp_()
+        sums = torch.zeros_like(closest).index_add_(0, row, terms)
+        flat[at] = -terms / sums[row]
+        return logits, of_negatives, nearest, sums.log(), closest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        shares, slope = ctx.saved_tensors
+        return shares * (gradient * slope)[:, None], None, None, None
 
 
 class NCALoss(TemperatureLoss):
@@ -79,4 +141,6 @@ class NCALoss(TemperatureLoss):
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :func:`nca`."""
-        return {"nca": masked_mean(*nca(scores / self.temperature, pairs))}
+        if isinstance(self.temperature, Tensor):
+            return {"nca": masked_mean(*nca(scores / self.temperature, pairs))}
+        return {"nca": masked_mean(*nca(scores, pairs, 1 / self.temperature))}

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Part, Parts, masked_mean, over_positive_pairs, share
 from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.parts import Part, Parts, masked_mean, over_positive_pairs, share
 from lit_metric.losses.scores import Distance, softplus
 from lit_metric.losses.temperature import TemperatureLoss
 

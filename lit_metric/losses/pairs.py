@@ -226,12 +226,20 @@ class LabelPairs(Pairs):
 
     def rows(self, start: int, stop: int, targets: bool = False) -> PairBlock:
         """See :meth:`Pairs.rows`."""
-        anchors, candidates = self.anchor_labels[start:stop, None], self.candidate_labels
-        labelled, same = (anchors >= 0) & (candidates >= 0), anchors == candidates
-        positive = labelled & same
+        anchors, candidates = self.anchor_labels[start:stop], self.candidate_labels
+        # Without a label: numbers that differ on both sides.
+        positive = anchors.clamp_min(-1)[:, None] == torch.where(candidates < 0, -2, candidates)
+        negative = ~positive
+        negative &= candidates >= 0
+        negative[anchors < 0] = False  # on a CPU faster than a mask over all columns
         if self.anchor_items is not None and self.candidate_items is not None:
-            positive &= self.anchor_items[start:stop, None] != self.candidate_items
-        return PairBlock(positive, labelled & ~same)
+            items = self.anchor_items[start:stop]
+            if items.device.type == "cpu":  # there, a matrix of comparisons takes longer than to look them up
+                row, column = _equal(items, self.candidate_items)
+                positive[row, column] = False
+            else:
+                positive &= items[:, None] != self.candidate_items
+        return PairBlock(positive, negative)
 
     def turned(self) -> LabelPairs:
         """See :meth:`Pairs.turned`."""
@@ -365,6 +373,16 @@ class PairsWrapper(Pairs):
     def turned(self) -> PairsWrapper:
         """See :meth:`Pairs.turned`."""
         return PairsWrapper(self.pairs.turned(), self.change)
+
+
+def _equal(anchors: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows and the columns ``[n]`` at which two lists of numbers are equal, by a search."""
+    known, order = candidates.sort()
+    first = torch.searchsorted(known, anchors)
+    counts = torch.searchsorted(known, anchors, right=True) - first
+    row = torch.arange(len(anchors), device=anchors.device).repeat_interleave(counts)
+    within = torch.arange(len(row), device=anchors.device) - (counts.cumsum(0) - counts)[row]
+    return row, order[first[row] + within]
 
 
 def _exchanged(anchors: Tensor | None, candidates: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.gather import gather_ids, gather_with_grad, own_share
 from lit_metric.losses.pairs import LabelPairs, PairBlock, Pairs, any_in_row
+from lit_metric.losses.parts import Parts, masked_mean
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.scores import log_one_plus_sum_exp
 

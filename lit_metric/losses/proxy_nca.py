@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Parts, masked_mean
 from lit_metric.losses.nca import nca
 from lit_metric.losses.pairs import PairBlock
+from lit_metric.losses.parts import Parts, masked_mean
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.scores import Distance, log_sum_beside
 
@@ -84,9 +84,9 @@ class ProxyNCALoss(ProxyLoss):
 
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`MetricLoss.parts`; a positive is an anchor's own proxy."""
-        logits = scores / self.temperature
         if self.denominator == "all":
-            return {"proxy_nca": masked_mean(*nca(logits, pairs))}
+            return {"proxy_nca": masked_mean(*nca(scores, pairs, 1 / self.temperature))}
+        logits = scores / self.temperature
         own, nearest_own = log_sum_beside(logits, pairs.positive)
         others, nearest_other = log_sum_beside(logits, pairs.negative)
         losses = torch.where(pairs.usable, others - own + (nearest_other - nearest_own), 0.0)

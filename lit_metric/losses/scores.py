@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lit_metric.losses.gather import fixed_rows
 from lit_metric.losses.pairs import PairBlock, any_in_row
 
 Distance = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
@@ -93,7 +94,8 @@ def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tenso
 
     Args:
         anchors: ``[r, d]``, some or all of the anchors.
-        candidates: ``[C, d]``.
+        candidates: ``[C, d]``; those marked by :func:`~lit_metric.losses.gather.mark_fixed` get a gradient of
+            0, and none is computed.
         distance: ``cosine`` and ``dot`` give the inner product, ``squared_euclidean`` gives −d²,
             ``euclidean`` −d.
 
@@ -105,60 +107,128 @@ def similarity(anchors: Tensor, candidates: Tensor, distance: Distance) -> Tenso
         >>> [similarity(*prepare(a, c, name), name)[0].tolist() for name in DISTANCES]
         [[0.0, 1.0], [0.0, 9.0], [-5.0, -0.0], [-25.0, -0.0]]
     """
+    scores: Tensor
+    fixed = fixed_rows(candidates)
     if distance in ("cosine", "dot"):
-        return anchors @ candidates.T
-    scores: Tensor = _MinusDistance.apply(anchors, candidates, distance == "squared_euclidean")
+        scores = _Products.apply(anchors, candidates, fixed) if fixed else anchors @ candidates.T
+    else:
+        scores = _MinusDistance.apply(anchors, candidates, distance == "squared_euclidean", fixed)
     return scores
+
+
+def _of_candidates(gradient: Tensor, anchors: Tensor, candidates: Tensor, fixed: int) -> Tensor:
+    """``gradientᵀ · anchors``, with 0 in the last ``fixed`` rows."""
+    if not fixed:
+        return gradient.T @ anchors
+    found, trained = torch.zeros_like(candidates), len(candidates) - fixed
+    torch.mm(gradient[:, :trained].T, anchors, out=found[:trained])
+    return found
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, fixed: int) -> Tensor:
+        ctx.save_for_backward(anchors, candidates)
+        ctx.fixed = fixed
+        return anchors @ candidates.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        anchors, candidates = ctx.saved_tensors
+        of_anchors = gradient @ candidates if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return of_anchors, None, None
+        return of_anchors, _of_candidates(gradient, anchors, candidates, ctx.fixed), None
 
 
 class _MinusDistance(torch.autograd.Function):
     """Keeps nothing of the shape ``[r, C]`` but the scores themselves."""
 
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, squared: bool) -> Tensor:
-        norms = anchors.square().sum(dim=1, keepdim=True) + candidates.square().sum(dim=1)
-        scores = torch.addmm(norms, anchors, candidates.T, alpha=-2)
-        width = len(candidates)
-        restore_near(scores, norms, lambda at: anchors[at // width] - candidates[at % width])
-        scores = scores.neg_() if squared else scores.sqrt_().neg_()
-        ctx.save_for_backward(anchors, candidates, *([] if squared else [scores]))
+    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, squared: bool, fixed: int) -> Tensor:
+        ctx.fixed = fixed
+        squares, width = tuple(side.square().sum(dim=1) for side in (anchors, candidates)), len(candidates)
+        scores = (squares[0][:, None] + squares[1]).addmm_(anchors, candidates.T, alpha=-2)
+        near = restore_near(scores, squares, lambda at: anchors[at // width] - candidates[at % width])
+        if squared:
+            ctx.save_for_backward(anchors, candidates)
+            return scores.neg_()
+        same = near[scores.view(-1)[near] == 0]
+        ctx.save_for_backward(anchors, candidates, scores.sqrt_().neg_(), same)
         return scores
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        anchors, candidates, *scores = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        anchors, candidates, *euclidean = ctx.saved_tensors
         # Of −d² it is −2 (a − c), of −d it is (a − c) / −d. Vectors that coincide don't push each other.
-        pull = (gradient / scores[0]).masked_fill_(scores[0] == 0, 0.0) if scores else gradient * -2
+        pull, factor = gradient, -2.0
+        if euclidean:
+            scores, same = euclidean
+            pull, factor = gradient / scores, 1.0
+            pull.view(-1)[same] = 0.0
         of_anchors = of_candidates = None
         if ctx.needs_input_grad[0]:
-            of_anchors = torch.addmm(anchors * pull.sum(dim=1, keepdim=True), pull, candidates, alpha=-1)
+            sums = factor * pull.sum(dim=1, keepdim=True)
+            of_anchors = torch.addmm(anchors * sums, pull, candidates, alpha=-factor)
         if ctx.needs_input_grad[1]:
-            of_candidates = torch.addmm(candidates * pull.sum(dim=0)[:, None], pull.T, anchors, alpha=-1)
-        return of_anchors, of_candidates, None
+            of_candidates = _of_candidates(pull, anchors, candidates, ctx.fixed).mul_(-factor)
+            trained = len(candidates) - ctx.fixed
+            sums = factor * pull[:, :trained].sum(dim=0)[:, None]
+            of_candidates[:trained].addcmul_(candidates[:trained], sums)
+        return of_anchors, of_candidates, None, None
 
 
 @torch.no_grad()
-def restore_near(squares: Tensor, norms: Tensor, differences: Callable[[Tensor], Tensor]) -> None:
+def restore_near(
+    squares: Tensor, norms: tuple[Tensor, ...], differences: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Correct squared distances in place where ``|a|² + |c|² − 2a·c`` cancels: those of vectors that are near
     each other compared with their length.
 
     The gradient of that formula is right without a correction.
 
     Args:
-        squares: the formula's results, contiguous.
-        norms: ``|a|² + |c|²``, of the same shape; overwritten.
+        squares: ``[..., r, C]`` the formula's results, contiguous.
+        norms: ``|a|² [r]`` and ``|c|² [C]``.
         differences: takes places ``[n]`` in the flat ``squares``, and returns ``a − c [n, d]``. It is called
             for a few at a time, so that it never returns more numbers than ``squares`` has.
+
+    Returns:
+        The places that were corrected ``[n]``. All squares that are 0 are among them.
     """
-    flat = squares.detach().view(-1)
-    near = (squares < norms.mul_(_CANCELLED * torch.finfo(squares.dtype).eps)).view(-1).nonzero()[:, 0]
+    (of_rows, of_columns), flat = norms, squares.detach().view(-1)
+    limit = _CANCELLED * torch.finfo(squares.dtype).eps
+    # By the longest vector of the columns first, which needs no matrix of limits.
+    most = limit * (of_rows + of_columns.amax()) if len(of_columns) else of_rows
+    if not squares.numel() or not (squares.amin(dim=-1) <= most).any():
+        return of_rows.new_empty(0, dtype=torch.int64)
+    near = true_places(squares <= most[:, None])
+    row, column = near // len(of_columns) % max(len(of_rows), 1), near % len(of_columns)
+    near = near[flat[near] <= limit * (of_rows[row] + of_columns[column])]
     start, step = 0, 1
     while start < len(near):
         places = near[start : start + step]
         found = differences(places)
         flat[places] = found.square().sum(dim=1)
         start, step = start + step, max(1, squares.numel() // max(1, found.shape[1]))
+    return near
+
+
+def true_places(mask: Tensor) -> Tensor:
+    """``[n]`` int64, the places of what is true in the flat ``mask``, in order; fast where little is true.
+
+    Example:
+        >>> true_places(torch.tensor([[False, True, False, False], [True, False, False, True]]))
+        tensor([1, 4, 7])
+    """
+    flat = mask.contiguous().view(-1)
+    if len(flat) % 8 or flat.storage_offset() % 8:
+        return flat.nonzero()[:, 0]
+    words = flat.view(torch.int64).nonzero()[:, 0]  # of eight each
+    word, place = flat.view(-1, 8)[words].nonzero(as_tuple=True)
+    return words[word] * 8 + place
 
 
 def safe_sqrt(squares: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import Part, Parts, masked_mean
 from lit_metric.losses.nca import nca
 from lit_metric.losses.pairs import LabelPairs, PairBlock, Pairs
+from lit_metric.losses.parts import Part, Parts, masked_mean
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.scores import restore_near, safe_sqrt
 
@@ -27,7 +27,7 @@ def spread(centres: Tensor) -> Tensor:
     vectors = centres.flatten(0, 1)
     restore_near(
         squares,
-        torch.full_like(squares, 2.0),
+        2 * (squares.new_ones(each),),
         lambda at: vectors[at // each] - vectors[at // each**2 * each + at % each],
     )
     return safe_sqrt(torch.where(above, squares, 0.0)).sum() / (classes * each * max(each - 1, 1))

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_metric.losses.base import MetricLoss, Part, Parts, masked_mean, over_positive_pairs, share
+from lit_metric.losses.base import MetricLoss
 from lit_metric.losses.pairs import PairBlock, any_in_row
+from lit_metric.losses.parts import Part, Parts, masked_mean, over_positive_pairs, share
 from lit_metric.losses.scores import Distance, softplus
 
 Margin = float | Literal["soft"]

@@ -34,7 +34,7 @@ from lit_metric.losses import (
 )
 from lit_metric.losses.memory import compares_candidates
 from lit_metric.modules.evaluated import EvaluatedModule
-from lit_metric.modules.schedule import Schedule
+from lit_metric.modules.schedule import Schedule, default_lr
 from lit_metric.modules.tasks import TaskLosses, TaskMeans, check_scores, encode_items
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class MetricLearner(EvaluatedModule):
         encoder: what is trained.
         loss: between anchors and candidates; for a mixture of data sets, one for all or one for each by name.
             None: CoSENTLoss where pairs have scores, else InfoNCELoss with a temperature of 0.05.
-        lr: peak learning rate of AdamW.
+        lr: peak learning rate of AdamW. None: 1e-2 for a StaticEncoder that is trained, else 5e-5.
         weight_decay: of matrices; vectors and biases have none.
         lr_scale: factors on ``lr`` by the name of a part, such as ``{"encoder.pooling": 20}``; see
             :func:`~lit_metric.modules.schedule.parameter_groups`.
@@ -73,7 +73,7 @@ class MetricLearner(EvaluatedModule):
         self,
         encoder: Encoder,
         loss: Loss | dict[str, Loss] | None = None,
-        lr: float = 5e-5,
+        lr: float | None = None,
         weight_decay: float = 0.01,
         lr_scale: dict[str, float] | None = None,
         warmup: float = 0.1,
@@ -86,6 +86,7 @@ class MetricLearner(EvaluatedModule):
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__(ks, knn, knn_temperature, space)
+        lr = default_lr(encoder) if lr is None else lr
         if lr <= 0 or weight_decay < 0 or not 0 <= warmup < 1:
             raise ValueError(
                 f"lr={lr} must be > 0, weight_decay={weight_decay} >= 0, warmup={warmup} in [0, 1)"

@@ -13,11 +13,23 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
 from lit_metric.encoders import Backbone
+from lit_metric.encoders.static import StaticBackbone
 from lit_metric.modules.row_adamw import ROWS, tables_of
 
 Schedule = Literal["linear", "cosine", "constant"]
 
 NO_DECAY = ".no_decay"
+
+TABLE_LR = 1e-2
+"""The default learning rate of a table of token vectors, of which a batch changes only a few rows."""
+
+
+def default_lr(encoder: nn.Module, otherwise: float = 5e-5) -> float:
+    """The learning rate where none is given: 1e-2 if all text encoders in ``encoder`` are tables that are
+    trained, as those of :class:`~lit_metric.encoders.StaticEncoder` are, else ``otherwise``."""
+    backbones = [each for each in encoder.modules() if isinstance(each, Backbone)]
+    tables = [isinstance(each, StaticBackbone) and each.table.weight.requires_grad for each in backbones]
+    return TABLE_LR if tables and all(tables) else otherwise
 
 
 def multiplier(schedule: Schedule, steps: int, warmup: int) -> Callable[[int], float]:

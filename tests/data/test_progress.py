@@ -52,3 +52,24 @@ def test_an_error_within_ends_the_clock(
         _ = 1 / 0
     time.sleep(0.4)
     assert not caplog.records
+
+
+def test_a_line_says_how_far_a_job_is_at_most_every_ten_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    alone, one_of_two = progress.Pace(4000, "rows"), progress.Pace(500, "items", processes=2)
+    unseen = progress.Pace(500, "items", shown=False)
+    for seconds, count in ((4.0, 500), (16.0, 1500), (5.0, 500), (15.0, 1500)):
+        now[0] += seconds
+        alone.advance(count)
+    for pace in (one_of_two, unseen):
+        now[0] += 50.0
+        pace.advance(100)
+    # 2,000 rows in 20 s; the third call comes too soon, and after the fourth nothing is left.
+    assert [record.getMessage() for record in caplog.records] == [
+        "2,000 of 4,000 rows, 100 rows/s, 0:20 minutes left",
+        "100 of 500 items of this process, which is one of 2, 1 items/s, 6:00 minutes left",
+    ]

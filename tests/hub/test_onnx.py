@@ -20,7 +20,6 @@ from lit_metric.encoders import (
     MaxPooling,
     MeanPooling,
     Pooling,
-    Projection,
     SetEncoder,
     StaticEncoder,
     TextEncoder,
@@ -108,9 +107,6 @@ KINDS: dict[str, Any] = {
         max_lengths={"query": 7},
     ),
     "last": lambda folder: text_encoder(folder, "qwen3", LastTokenPooling()),
-    "max": lambda folder: text_encoder(
-        folder, "mpnet", MaxPooling(), projection=Projection(5, activation="tanh")
-    ),
     "attention": lambda folder: text_encoder(folder, "modernbert", AttentionPooling(2, context=True)),
     "prompt left out": lambda folder: text_encoder(
         folder,
@@ -278,6 +274,9 @@ def test_half_precision_is_written_in_float32_beside_a_copy_of_the_runner(
     source = Path(onnx.__file__).with_name("run_onnx.py").read_text(encoding="utf-8")
     assert (tmp_path / "run_onnx.py").read_text(encoding="utf-8") == source
     assert json.loads((tmp_path / "settings.json").read_text())["special_tokens"] is False
+    assert OnnxEncoder(tmp_path).encode([]).shape == (0, 32)
+    with pytest.raises(TypeError, match="put it into a list"):
+        OnnxEncoder(tmp_path).encode("w5")
 
 
 def test_the_command_writes_graphs_beside_the_folder(
@@ -306,7 +305,7 @@ def test_the_command_writes_graphs_beside_the_folder(
 @pytest.mark.parametrize("family", [*PACKABLE, *PADDED])
 def test_every_family_that_can_be_padded_has_a_graph(family: str, tmp_path: Path) -> None:
     """``export_onnx`` compares."""
-    pooling = LastTokenPooling() if family in ("qwen3", "gpt2") else AttentionPooling(2)
+    pooling = {"mpnet": MaxPooling(), "gpt2": LastTokenPooling()}.get(family, AttentionPooling(2))
     encoder = text_encoder(tmp_path / "model", family, pooling)
     onnx.export_onnx(encoder, tmp_path / "graphs", "float32")
 

@@ -269,21 +269,52 @@ def test_a_loss_of_ones_own_is_a_method() -> None:
     )
 
 
-def test_all_blocks_but_the_last_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+class Halves(Counting):
+    """Its mean in two parts."""
+
+    def parts(self, scores: Tensor, pairs: PairBlock) -> losses.Parts:
+        [part] = super().parts(scores, pairs).values()
+        return {name: losses.Part(part.total / 2, part.number) for name in ("first", "second")}
+
+
+@pytest.mark.parametrize("kind", [Counting, Halves])
+def test_a_loss_of_one_part_computes_each_block_once_others_all_but_the_last_again(
+    kind: type[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows: list[float] = []
     plain = Counting.parts
 
     def counted(self: Counting, scores: Tensor, pairs: PairBlock) -> losses.Parts:
-        rows.append(round(scores[0, 0].item(), 4))
+        rows.extend(round(score, 4) for score in scores[:1, 0].tolist())  # it may have no rows
         return plain(self, scores, pairs)
 
     monkeypatch.setattr(Counting, "parts", counted)
     anchors, candidates, pairs = random_batch()
-    loss = Counting("dot", block_rows=2).on_pairs(anchors.requires_grad_(), candidates, pairs)["loss"]
+    anchors.requires_grad_()
+    loss = kind("dot", block_rows=2).on_pairs(anchors, candidates, pairs)["loss"]
     first, second, third = (round(anchors[row].dot(candidates[0]).item(), 4) for row in (0, 2, 4))
     assert rows == [first, second, third]
     loss.backward()
-    assert rows[3:] == [second, first]
+    assert rows[3:] == ([] if kind is Counting else [second, first])
+    expected = (pairs.positive.double() @ candidates) / pairs.positive.sum()
+    torch.testing.assert_close(anchors.grad, expected)
+
+
+@pytest.mark.parametrize("name", ["bias", "weight"])
+def test_a_bias_or_a_weight_may_be_learned(name: str) -> None:
+    anchors, candidates, pairs = random_batch()
+    found = []
+    for block_rows in (1024, 2):
+        given = torch.linspace(0.5, 1.5, pairs.positive.numel(), dtype=torch.float64).view(6, 9)
+        given.requires_grad_()
+        loss = Counting("dot", block_rows=block_rows)
+        with_it = DensePairs(pairs.positive, pairs.negative, **{name: given})
+        loss.on_pairs(anchors.requires_grad_(), candidates, with_it)["loss"].backward()
+        found.append(given.grad)
+    scores = anchors.detach() @ candidates.T
+    expected = pairs.positive / pairs.positive.sum().double() * (scores if name == "weight" else 1)
+    for each in found:
+        torch.testing.assert_close(each, expected)
 
 
 class Crossing(VectorLoss):

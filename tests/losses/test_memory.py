@@ -78,6 +78,29 @@ def test_items_of_the_batch_are_not_appended_again() -> None:
     assert not memory.extend(candidates, ids)[0].requires_grad
 
 
+def test_no_gradient_is_computed_for_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    plain = torch.mm
+
+    def counted(left: Tensor, right: Tensor, **options: Any) -> Tensor:
+        rows.append(len(left))
+        return plain(left, right, **options)
+
+    memory, ids = CandidateMemory(10), torch.arange(6)
+    vectors = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    memory.append(vectors[:4], vectors[:4], ids[:4])
+    batch = vectors[4:].requires_grad_()
+    candidates, known = memory.append(batch, batch, ids[4:])
+    pairs = RelationPairs(LabelRelations.from_names(["a", "b"] * 3, ids), ids[4:], known)
+    loss = InfoNCELoss().on_pairs(batch, candidates, pairs)["loss"]
+    monkeypatch.setattr(torch, "mm", counted)
+    [found] = torch.autograd.grad(loss, batch)
+    assert rows == [2]  # of the candidates, those of the batch alone
+    together = torch.cat([batch, vectors[:4]])
+    expected = InfoNCELoss().on_pairs(batch, together, pairs)["loss"]
+    torch.testing.assert_close(found, torch.autograd.grad(expected, batch)[0])
+
+
 def test_a_state_continues_and_a_smaller_memory_takes_the_latest() -> None:
     memory, other, smaller = CandidateMemory(3), CandidateMemory(3), CandidateMemory(2)
     fill(memory, [1, 2], [3])

@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning.losses import NCALoss as PeerNCALoss
 from torch import Tensor
 
-from lit_metric.losses import DensePairs, InfoNCELoss, NCALoss, nca
+from lit_metric.losses import DensePairs, InfoNCELoss, NCALoss, PairBlock, nca
 from tests.losses.cases import cosines, labelled_batch, random_batch, random_weights, rows_of
 
 
@@ -166,3 +166,25 @@ def test_a_learned_temperature_moves_down_its_gradient() -> None:
 def test_settings_that_make_no_sense(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be above 0 and finite"):
         NCALoss(temperature)
+
+
+@pytest.mark.parametrize("others", [5, 60])  # with few other pairs than negatives, and with many
+@pytest.mark.parametrize(("scale", "weighted"), [(1.0, False), (7.0, False), (0.3, True)])
+def test_values_and_gradients_are_those_of_plain_sums(scale: float, weighted: bool, others: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    scores = torch.randn(10, 12, generator=generator, dtype=torch.float64).requires_grad_()
+    order = torch.randperm(120, generator=generator)
+    positive, negative = torch.zeros(120, dtype=torch.bool), torch.ones(120, dtype=torch.bool)
+    negative[order[:others]] = False
+    positive[order[: others - 2]] = True  # the two that are left are in neither
+    positive, negative = positive.view(10, 12), negative.view(10, 12)
+    weight = torch.rand(10, 12, generator=generator, dtype=torch.float64) + 0.1 if weighted else None
+    found, used = nca(scores, PairBlock(positive, negative, weight), scale)
+    assert used.tolist() == (positive.any(1) & negative.any(1)).tolist()
+    terms = (scores * scale).exp() * (1.0 if weight is None else weight)
+    pulled = torch.where(used, (terms * positive).sum(1), 1.0)
+    expected = torch.where(used, (1 + (terms * negative).sum(1) / pulled).log(), 0.0)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    slope = torch.randn(10, generator=generator, dtype=torch.float64)
+    one, other = (torch.autograd.grad(each @ slope, scores)[0] for each in (found, expected))
+    torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-14)

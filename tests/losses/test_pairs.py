@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_metric.data import LabelRelations, PairRelations
-from lit_metric.losses import DensePairs, PairBlock, RelationPairs
+from lit_metric.losses import DensePairs, LabelPairs, PairBlock, RelationPairs
 from tests.losses.cases import Labels
 
 YES, NO = torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
@@ -124,3 +124,15 @@ def test_relation_pairs_ask_for_the_targets_of_these_rows() -> None:
     assert (
         RelationPairs(Silent(), torch.tensor([0]), torch.tensor([1])).rows(0, 1, targets=True).target is None
     )
+
+
+def test_an_item_is_no_positive_of_itself_however_often_it_is_there() -> None:
+    items, others = torch.tensor([3, 1, 3, 2]), torch.tensor([2, 3, 3, 9, 1])
+    labels = torch.zeros(5, dtype=torch.int64)
+    labels[3] = -1
+    block = LabelPairs(labels[:4], labels, items, others).rows(0, 4)
+    for row in range(4):
+        for column in range(5):
+            known = labels[row] >= 0 and labels[column] >= 0
+            assert block.positive[row, column] == (known and items[row] != others[column])
+            assert not block.negative[row, column]

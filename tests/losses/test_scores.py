@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_metric.losses.gather import mark_fixed
 from lit_metric.losses.scores import (
     DISTANCES,
     Distance,
@@ -18,6 +19,7 @@ from lit_metric.losses.scores import (
     safe_sqrt,
     similarity,
     softplus,
+    true_places,
     unit,
 )
 
@@ -169,7 +171,8 @@ def test_all_vectors_near_each_other_take_no_more_memory() -> None:
         return found
 
     squares = torch.full((40, 40), 1e-9)
-    restore_near(squares, torch.ones(40, 40), differences)
+    near = restore_near(squares, 2 * (torch.full((40,), 0.5),), differences)
+    assert near.tolist() == [*range(40 * 40)]
     assert not squares.any()
     assert max(seen) <= squares.numel()
     assert sum(seen) == 5 * squares.numel()
@@ -219,3 +222,29 @@ def test_the_gradient_can_be_taken_twice_from_one_forward_pass() -> None:
     [once] = torch.autograd.grad(value, vectors, retain_graph=True)
     [again] = torch.autograd.grad(value, vectors)
     assert torch.equal(once, again)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_fixed_candidates_get_no_gradient_and_the_others_theirs(distance: Distance) -> None:
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((5, 4), (9, 4), (5, 9))
+    given, other, slope = (torch.randn(*each, generator=generator, dtype=torch.float64) for each in shapes)
+    gradients = []
+    for fixed in (0, 3):
+        anchors, candidates = given.clone().requires_grad_(), other.clone().requires_grad_()
+        scores = similarity(anchors, mark_fixed(candidates, fixed), distance)
+        (scores * slope).sum().backward()
+        gradients.append((scores.detach(), anchors.grad, candidates.grad))
+    (scores, of_anchors, of_candidates), found = gradients
+    torch.testing.assert_close(found[:2], (scores, of_anchors), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[2][:6], of_candidates[:6], rtol=1e-12, atol=1e-12)
+    assert of_candidates[6:].all()
+    assert not found[2][6:].any()
+
+
+@pytest.mark.parametrize("shape", [(5, 16), (3, 7), (0, 8), (8, 0)])
+def test_places_of_what_is_true(shape: tuple[int, int]) -> None:
+    given = torch.rand(*shape, generator=torch.Generator().manual_seed(5)) < 0.2
+    for mask in (given, given.T, given[1:], given.flatten()[3:][None]):
+        found = true_places(mask)
+        assert found.tolist() == [at for at, each in enumerate(mask.flatten().tolist()) if each]

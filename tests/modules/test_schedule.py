@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from lit_metric.encoders import TextEncoder, TwoTowerEncoder
+from lit_metric import MetricLearner
+from lit_metric.encoders import SetEncoder, StaticEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.modules.schedule import fits, multiplier, parameter_groups, planned_steps
 from tests.encoders.models import make
 from tests.encoders.tokens import model_folder, word_tokenizer
@@ -186,3 +187,18 @@ def test_layers_that_share_their_weights_have_no_rates_of_their_own(tmp_path: Pa
         "projection.0.linear.weight",
         "projection.0.linear.bias",
     }
+
+
+def test_a_table_that_is_trained_starts_at_a_higher_rate(tmp_path: Path) -> None:
+    tiny = model_folder(tmp_path)
+    table = StaticEncoder(tiny)
+    expected: list[tuple[Any, float]] = [
+        (table, 1e-2),
+        (SetEncoder(table), 1e-2),
+        (StaticEncoder(tiny, projection=3, freeze=True), 5e-5),
+        (TextEncoder(tiny), 5e-5),
+        (TwoTowerEncoder(table, TextEncoder(tiny)), 5e-5),
+    ]
+    for encoder, rate in expected:
+        assert MetricLearner(encoder).lr == rate
+    assert MetricLearner(table, lr=1e-3).lr == 1e-3

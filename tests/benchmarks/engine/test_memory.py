@@ -49,6 +49,8 @@ def test_ratios_are_higher_where_we_are_better(tmp_path: Path, monkeypatch: pyte
     assert (cached["chosen"], cached["ratio"]) == (64, pytest.approx(3.2))
     assert cached["memory_mb"] == {"ours": 108, "peer": 108}
     assert memory.measure(tmp_path, quick=True)[0] == found["memory-flat-32"]
+    alone = [result["name"] for result in memory.measure(tmp_path, quick=True, only=["recompute-chunks"])]
+    assert alone == ["recompute-chunks-dropout-0.1", "recompute-chunks-dropout-0"]
 
 
 def test_a_process_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
