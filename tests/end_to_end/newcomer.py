@@ -242,7 +242,7 @@ STORIES = {
             "lit-metric encode --model my-encoder --input items.csv --tags tags --tag_separator , "
             "--output vectors.parquet",
         ],
-        ["nearest to: card, post", "cosine", "in the format of lit-metric", "Wrote 60 embeddings"],
+        ["nearest to: card, post", "cosine", "SentenceTransformer(", "Wrote 60 embeddings"],
     ),
 }
 
