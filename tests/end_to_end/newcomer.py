@@ -212,6 +212,7 @@ STORIES = {
             "label: about (6 different values in 120 rows",
             "6 classes of 20 items each",
             "Wrote mine.yaml",
+            "lit-metric search --model runs/mine --corpus questions.csv --text asked",
             *SHOWN,
             "Wrote 12 rows to answers.csv",
             "of 120 rows are suspects",
