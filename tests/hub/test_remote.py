@@ -67,25 +67,22 @@ KINDS: dict[str, Kind] = {
         prompts={"query": "w30_ "},
         max_lengths={"title": 4},
     ),
-    "Matryoshka": lambda t: TextEncoder(t, attention(), truncate_dim=12),
-    "LoRA": lambda t: TextEncoder(t, attention(heads=2), adapter=LORA),
+    "LoRA, Matryoshka": lambda t: TextEncoder(t, attention(heads=2), adapter=LORA, truncate_dim=12),
     "sets": lambda t: SetEncoder(
         TextEncoder(t, attention(hidden=3), 8, prompts={"query": "w20 "}, truncate_dim=6, lower_case=True),
         attention(heads=2, context=True, empty="learned"),
         [Projection(5, bias=False, activation="gelu"), Projection(3)],
         normalize_texts=True,
     ),
-    "sets, mean": lambda t: SetEncoder(
-        TextEncoder(t, replacements={"_": " "}), MeanPooling(), normalize=False
+    "sets, max of last": lambda t: SetEncoder(
+        TextEncoder(t, LastTokenPooling(), replacements={"_": " "}), MaxPooling(), normalize=False
     ),
-    "sets, max of last": lambda t: SetEncoder(TextEncoder(t, LastTokenPooling()), MaxPooling()),
     "static attention": lambda t: StaticEncoder(
         t, attention(heads=2, context=True), 4, lower_case=True, replacements={"_": " "}, max_length=5
     ),
-    "static max": lambda t: StaticEncoder(
-        t, MaxPooling(), max_lengths={"query": 2}, prompts={"query": "w20 "}
+    "sets of static": lambda t: SetEncoder(
+        StaticEncoder(t, MaxPooling(), max_lengths={"query": 2}, prompts={"query": "w20 "}), MeanPooling()
     ),
-    "sets of static": lambda t: SetEncoder(StaticEncoder(t), attention(hidden=4)),
     "towers": lambda t: TwoTowerEncoder(
         TextEncoder(t, attention(heads=2), prompts={"query": "w20 "}, replacements={"_": " "}),
         SetEncoder(StaticEncoder(t, prompts={"document": "w21 ", "title": "w22 "}), attention(context=True)),
