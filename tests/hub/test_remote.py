@@ -123,7 +123,13 @@ def peer_vectors(model: SentenceTransformer, encoder: Encoder, role: str | None)
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = ("attention over tokens", "sets, max of last", "static attention", "towers without a file")
+"""Kinds that the others cover between them, or `make test-handover` does."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in KINDS]
+)
 def test_an_export_gives_the_same_vectors_wherever_it_is_read(tiny: str, tmp_path: Path, kind: str) -> None:  # noqa: F811
     encoder = trained(kind, tiny)
     roles = ["query", "document"] if isinstance(encoder, TwoTowerEncoder) else [None, "query"]
