@@ -65,7 +65,7 @@ def label_errors(
             labels has seen the wrong ones, too: give --also its backbone, or take the backbone alone.
         input: Parquet, CSV or JSON Lines file, data set folder, or id of a data set on the hub.
         output: file to write, .parquet, .csv or .jsonl, in place of showing the first suspects.
-        also: a second model, such as the untrained backbone; the evidence of both is added.
+        also: a second model, such as the untrained backbone; the evidence of both is averaged.
         limit: how many suspects at most; all rows in question if not given.
         neighbours: how many of them are told for each suspect.
         label: column of labels; guessed if it has a usual name.

@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lit_metric.data.errors import Problems
 from lit_metric.data.progress import track
@@ -42,7 +42,7 @@ class StoredRows:
         self._ends: list[int] = []
         self._blocks: list[dict[str, Place | list[Any]]] = []
         self._memory = bytearray()
-        self._file: int | None = None
+        self._file: BinaryIO | None = None
         self._size = 0
 
     def __len__(self) -> int:
@@ -66,11 +66,10 @@ class StoredRows:
             if self._file is None:
                 folder = default_cache_dir() if self._folder is None else Path(self._folder)
                 folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder) as unnamed:
-                    self._file = os.dup(unnamed.fileno())
-                weakref.finalize(self, os.close, self._file)
-            with open(self._file, "ab", closefd=False) as file:
-                file.write(self._memory)
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(self._memory)
             self._memory.clear()
         return place
 
@@ -78,7 +77,8 @@ class StoredRows:
         start, length = place
         if self._file is None:
             return bytes(self._memory[start : start + length])
-        return os.pread(self._file, length, start)
+        self._file.seek(start)
+        return self._file.read(length)
 
     def cut(self, column: str, start: int, stop: int) -> list[Any]:
         """The values of a column from row ``start`` to ``stop``."""

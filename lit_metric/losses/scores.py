@@ -204,7 +204,7 @@ def restore_near(
     most = limit * (of_rows + of_columns.amax()) if len(of_columns) else of_rows
     if not squares.numel() or not (squares.amin(dim=-1) <= most).any():
         return of_rows.new_empty(0, dtype=torch.int64)
-    near = (squares <= most[:, None]).view(-1).nonzero()[:, 0]
+    near = true_places(squares <= most[:, None])
     row, column = near // len(of_columns) % max(len(of_rows), 1), near % len(of_columns)
     near = near[flat[near] <= limit * (of_rows[row] + of_columns[column])]
     start, step = 0, 1
@@ -214,6 +214,21 @@ def restore_near(
         flat[places] = found.square().sum(dim=1)
         start, step = start + step, max(1, squares.numel() // max(1, found.shape[1]))
     return near
+
+
+def true_places(mask: Tensor) -> Tensor:
+    """``[n]`` int64, the places of what is true in the flat ``mask``, in order; fast where little is true.
+
+    Example:
+        >>> true_places(torch.tensor([[False, True, False, False], [True, False, False, True]]))
+        tensor([1, 4, 7])
+    """
+    flat = mask.contiguous().view(-1)
+    if len(flat) % 8 or flat.storage_offset() % 8:
+        return flat.nonzero()[:, 0]
+    words = flat.view(torch.int64).nonzero()[:, 0]  # of eight each
+    word, place = flat.view(-1, 8)[words].nonzero(as_tuple=True)
+    return words[word] * 8 + place
 
 
 def safe_sqrt(squares: Tensor) -> Tensor:

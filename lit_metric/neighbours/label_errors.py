@@ -26,9 +26,8 @@ class LabelErrors:
     """How suspicious the label of each item is, and why.
 
     Args:
-        score: ``[n]`` float, above 0 where another label has more in its favour than the given one. It is the
-            sum of two log ratios, of the best other label to the given one: of their shares in the votes of
-            neighbours, and of their probabilities by a linear classifier.
+        score: ``[n]`` in -1..1, the probability of the best other label less that of the given one, so above
+            0 where the other one has more in its favour.
         suggested: ``[n]`` the best other label of each item.
         neighbours: ``[n, k]`` places of the nearest items of other content, nearest first; -1 for none.
         cosines: ``[n, k]`` float32; -inf for none. Of the first space, if there are several.
@@ -54,6 +53,7 @@ def find_label_errors(
     temperature: float = 0.07,
     ridge: float = 0.3,
     ridge_temperature: float = 0.13,
+    flatten: float = 3.0,
     progress: bool = False,
 ) -> LabelErrors:
     """Rank items by how much the other items speak against their labels.
@@ -65,8 +65,9 @@ def find_label_errors(
     - The linear classifier: ridge regression of the classes on the vectors, in closed form with each content
       left out (Allen, Technometrics 1974), and a softmax of its outputs. It knows neighbouring classes apart.
 
-    The score is the sum of both log ratios, over all spaces. This joins the k-NN votes of SimiFeat (Zhu et
-    al., ICML 2022) with the out-of-sample margins of confident learning (Northcutt et al., JAIR 2021).
+    The logarithms of both are added up, for each class, and the probabilities of the score are the softmax of
+    their means over all spaces, divided by ``flatten``. This joins the k-NN votes of SimiFeat (Zhu et al.,
+    ICML 2022) with the out-of-sample margins of confident learning (Northcutt et al., JAIR 2021).
 
     Args:
         vectors: ``[n, d]``, or several such arrays, such as those of the trained model and of its backbone.
@@ -76,6 +77,7 @@ def find_label_errors(
         temperature: of the votes, above 0.
         ridge: added to the diagonal of the scatter matrix of unit vectors, above 0.
         ridge_temperature: of the softmax, above 0.
+        flatten: above 0; with little of it, many suspects are nearly certain, and their order is lost.
         progress: whether to tell of long work.
 
     Raises:
@@ -92,8 +94,8 @@ def find_label_errors(
         ([3], 'a')
     """
     spaces = [vectors] if isinstance(vectors, np.ndarray) else list(vectors)
-    if k < 1 or min(temperature, ridge, ridge_temperature) <= 0:
-        raise ValueError("k must be at least 1, and temperatures and ridge above 0")
+    if k < 1 or min(temperature, ridge, ridge_temperature, flatten) <= 0:
+        raise ValueError("k must be at least 1, and temperatures, ridge and flatten above 0")
     if any(label is None for label in labels):
         raise ValueError("an item has no label: leave such items out")
     lengths = {len(labels), *map(len, spaces), *([] if contents is None else [len(contents)])}
@@ -113,7 +115,7 @@ def find_label_errors(
             for each in (range(len(given)) if contents is None else contents)
         ]
     )
-    ratios = torch.zeros(len(given), len(classes), dtype=torch.float64)
+    evidence = torch.zeros(len(given), len(classes), dtype=torch.float64)
     near: list[tuple[Tensor, Tensor]] = []
     with stage("comparing each item with the others", shown=progress):
         for space in spaces:
@@ -122,12 +124,11 @@ def find_label_errors(
             cosines, places = near[-1]
             voters = Ragged(given[places].view(-1), torch.arange(places.numel() + 1))  # one label each
             shares = knn_shares(voters, places.shape[1], len(classes), cosines, temperature)
-            ratios += (shares.double() + LEAST).log()
-            ratios += _left_out(unit, copies, given, len(classes), ridge) / ridge_temperature
-    rows = torch.arange(len(given))
-    own = ratios[rows, given]
-    ratios[rows, given] = -torch.inf
-    best, suggested = ratios.max(dim=1)
+            evidence += (shares.double() + LEAST).log()
+            evidence += _left_out(unit, copies, given, len(classes), ridge) / ridge_temperature
+    shares = (evidence / (len(spaces) * flatten)).softmax(dim=1)
+    own = shares.gather(1, given[:, None])[:, 0]
+    best, suggested = shares.scatter(1, given[:, None], -1.0).max(dim=1)
     cosines, places = near[0]
     names = [classes[number] for number in suggested.tolist()]
     return LabelErrors((best - own).numpy(), names, places.numpy(), cosines.numpy())

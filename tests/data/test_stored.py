@@ -62,7 +62,7 @@ def test_values_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_lists_too_deep_for_json_stay_in_memory() -> None:
-    rows, deep = StoredRows(), nested(200_000)
+    rows, deep = StoredRows(), nested(50_000)
     rows.add(1, {"cell": [deep]})
     assert rows.cut("cell", 0, 1)[0] is deep
     while deep:  # otherwise each list would be freed within that of the one around it

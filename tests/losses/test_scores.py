@@ -19,6 +19,7 @@ from lit_metric.losses.scores import (
     safe_sqrt,
     similarity,
     softplus,
+    true_places,
     unit,
 )
 
@@ -239,3 +240,11 @@ def test_fixed_candidates_get_no_gradient_and_the_others_theirs(distance: Distan
     torch.testing.assert_close(found[2][:6], of_candidates[:6], rtol=1e-12, atol=1e-12)
     assert of_candidates[6:].all()
     assert not found[2][6:].any()
+
+
+@pytest.mark.parametrize("shape", [(5, 16), (3, 7), (0, 8), (8, 0)])
+def test_places_of_what_is_true(shape: tuple[int, int]) -> None:
+    given = torch.rand(*shape, generator=torch.Generator().manual_seed(5)) < 0.2
+    for mask in (given, given.T, given[1:], given.flatten()[3:][None]):
+        found = true_places(mask)
+        assert found.tolist() == [at for at, each in enumerate(mask.flatten().tolist()) if each]

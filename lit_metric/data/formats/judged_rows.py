@@ -22,7 +22,7 @@ class JudgedRows:
 
     Args:
         table: its name.
-        rows: ``[n]`` int64, their numbers there, from 0, rising.
+        rows: ``[n]`` int64, their numbers there, from 0.
         anchors: ``[n]`` places of texts.
         others: ``[n]`` rows of places of texts that are compared with the anchor.
         negatives: ``[n]`` rows of places of texts that do not belong to the anchor, each once; None

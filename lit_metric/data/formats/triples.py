@@ -114,7 +114,8 @@ class Triples(Supervision):
         ]
         kept = columns.kept_rows.numpy()
         numbers: dict[str, int] = {}
-        kinds = np.array([numbers.setdefault(relations[row], len(numbers)) for row in kept], dtype=np.int64)
+        found = (numbers.setdefault(relations[row], len(numbers)) for row in kept.tolist())
+        kinds = np.fromiter(found, dtype=np.int64, count=len(kept))
         both = by_first_appearance(ends[0][kept] * len(entities.ids) + ends[1][kept])[1]
         first = by_first_appearance(both * len(numbers) + kinds)[0]
         kept, kinds = kept[first], kinds[first]
