@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests import forked
 
 if TYPE_CHECKING:
     from tests.distributed import RankPool
@@ -15,6 +18,13 @@ if TYPE_CHECKING:
 
 # The models are tiny, and threads would spend their time waiting for each other. Processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Let workers that mine be forks, but where a test says otherwise."""
+    client = sys.modules.get("lit_metric.refresh.client")
+    if client is not None:
+        client.Popen = forked.popen  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    """Two ranks for all tests that need them: each rank takes seconds to import what it runs."""
+    """Two ranks for all tests that need them."""
     from tests.distributed import RankPool
 
     with RankPool(2, tmp_path_factory.mktemp("ranks")) as pool:

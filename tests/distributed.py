@@ -3,14 +3,13 @@
     with RankPool(2, tmp_path) as pool:
         of_rank_0, of_rank_1 = pool.run(function, *args)
 
-Ranks are spawned, so the function must be importable: a top-level function of a module that is quick to
-import. Inside it, ``torch.distributed`` has an initialised default group. Each call starts with the same
-environment and the same random state, so the order of tests does not matter.
+Ranks are forks of a server, so the function must be importable: a top-level function of a module. Inside
+it, ``torch.distributed`` has an initialised default group. Each call starts with the same environment and the
+same random state, so the order of tests does not matter.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import sys
@@ -25,8 +24,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Ranks take up to 20 s to start on an idle machine, and a multiple of that beside other work.
+from tests.forked import SERVER
+
 TIMEOUT_S = 600
+"""Other work may keep the machine busy."""
 # Whatever a launcher, a scheduler or Lightning may have left behind would be taken for instructions.
 LAUNCHER = ("MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "NODE_RANK", "TORCHELASTIC_", "SLURM_")
 
@@ -85,12 +86,11 @@ class RankPool:
         return result
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
         self.starts += 1
         meeting_place = self.folder / f"ranks{self.starts}"
         for rank in range(self.size):
-            ours, theirs = context.Pipe()
-            process = context.Process(
+            ours, theirs = SERVER.Pipe()
+            process = SERVER.Process(
                 target=_serve, args=(rank, self.size, meeting_place.as_uri(), theirs), daemon=True
             )
             process.start()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests import forked
+
 DATA = Path(__file__).parents[1] / "data"
 
 COMMON_TAGS = "role::program, use::viewing,\n works-with::image"
@@ -41,8 +43,10 @@ def tiny_index() -> str:
 
 
 def build(index: Path | str, output: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(DATA / "build_debtags.py"), str(index), str(output)]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    """By a new interpreter where it reads a file, by a fork where it reads standard input."""
+    program = [str(DATA / "build_debtags.py")] if text is None else ["-m", "data.build_debtags"]
+    command = [sys.executable, *program, str(index), str(output)]
+    return forked.run(command, input=text, capture_output=True, text=True, check=False, cwd=DATA.parent)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from lit_metric.encoders.backbone import Backbone
 from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.composed import SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.distillation import distill
+from lit_metric.encoders.merging import merge_encoders
 from lit_metric.encoders.pooling import (
     AttentionPooling,
     CLSPooling,
@@ -36,6 +37,7 @@ __all__ = [
     "TextTokenizer",
     "TwoTowerEncoder",
     "distill",
+    "merge_encoders",
 ]
 
 refuse_old_names(__name__)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def _what(encoder: Encoder) -> str:
 
 
 def _usage(name: str, folder: Path, encoder: Encoder) -> str:
-    code = any((folder / f"{EXPORTED}.py").is_file() for folder in (folder,))
+    code = (folder / f"{EXPORTED}.py").is_file()
     tower = encoder.query if isinstance(encoder, TwoTowerEncoder) else encoder
     sets = isinstance(tower, SetEncoder)
     shown = json.dumps(name, ensure_ascii=False)
@@ -188,7 +189,7 @@ def _usage(name: str, folder: Path, encoder: Encoder) -> str:
     role = ', role="query"' if len(calls) > 1 else ""
     own = ["import lit_metric", "", f"encoder = lit_metric.load({shown})"]
     own.append(f"vectors = encoder.encode([{item}]{role})")
-    command = f"lit-metric encode --model {shown} --input items.csv --output vectors.parquet"
+    command = f"lit-metric encode --model {shlex.quote(name)} --input items.csv --output vectors.parquet"
     command += " --role query" * (len(calls) > 1)
     parts = [f"In Python, with sentence-transformers:\n\n{fenced(chr(10).join(lines), 'python')}"]
     if code:

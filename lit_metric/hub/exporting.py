@@ -78,7 +78,7 @@ def export(
             length 1; then nothing is left behind.
     """
     folder = Path(folder)
-    refuse(encoder)
+    check_exportable(encoder)
     if any(value.dtype in (torch.float16, torch.bfloat16) for value in encoder.parameters()):
         reference = copy.deepcopy(encoder).float()
     else:
@@ -103,11 +103,11 @@ def export(
     return check
 
 
-def refuse(encoder: Encoder) -> None:
+def check_exportable(encoder: Encoder) -> None:
     """Raise ValueError for an encoder that can't be carried to sentence-transformers, and say why."""
     if isinstance(encoder, TwoTowerEncoder):
         for name in TOWERS:
-            refuse(getattr(encoder, name))
+            check_exportable(getattr(encoder, name))
         _prompts(encoder.tokenizer)
         return
     lacking = ""

@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE, Popen, TimeoutExpired
 
 from lit_metric.refresh.spec import Answer, Job
 
@@ -52,10 +52,10 @@ class WorkerClient:
     def _start(self) -> None:
         limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         with self.log.open("ab") as errors:
-            process = subprocess.Popen(
+            process = Popen(
                 [sys.executable, "-m", MODULE, str(self.spec)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=PIPE,
+                stdout=PIPE,
                 stderr=errors,
                 env={
                     **os.environ,
@@ -75,7 +75,7 @@ class WorkerClient:
             heard.put(Answer("died", status=process.wait()))
 
         threading.Thread(target=listen, daemon=True).start()
-        self.process: subprocess.Popen[bytes] | None = process
+        self.process: Popen[bytes] | None = process
         self._heard = heard
 
     def ask(self, job: Job) -> None:
@@ -179,7 +179,7 @@ class WorkerClient:
         self.process.terminate()
         try:
             self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             self.process.kill()
             self.process.wait()
         self.process = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from lit_metric.batching import BatchPlanner, NPairPlanner, PKPlanner, PlanDataset, PlanSampler, Step
 from lit_metric.batching.plan import share
 from lit_metric.data import Batch, Collator, Items, LabelRelations, tokenize
+from tests.forked import SERVER
 
 LABELS = [number % 12 for number in range(100)]
 
@@ -52,7 +54,7 @@ def negatives(anchors: Tensor, seed: int, epoch: int, step: int, version: int) -
     return torch.stack([first, torch.where(anchors % 2 == 1, -1, (anchors * 3) % 100)], dim=1)
 
 
-def loader_of(dataset: PlanDataset, workers: int, context: str | None = None, **options) -> DataLoader:
+def loader_of(dataset: PlanDataset, workers: int, context: Any = None, **options) -> DataLoader:
     sampler = PlanSampler(len(dataset), **options)
     return DataLoader(
         dataset,
@@ -75,7 +77,7 @@ def test_items_are_those_of_the_plan_with_their_texts(data):
         assert texts == [f"text {number}" for number in batch.item_ids.tolist()]
 
 
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), (1, SERVER)])
 def test_any_number_of_workers_gives_the_same_epochs(data, workers, context):
     position = {"epoch": 0}
     dataset = dataset_of(data, negatives=negatives)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -31,6 +32,7 @@ from lit_metric.data import (
     Tokens,
     UnionRelations,
 )
+from tests.forked import SERVER
 
 
 class Counted(BatchPlanner):
@@ -111,7 +113,7 @@ def test_another_version_of_the_vectors_is_another_plan(tmp_path):
     assert rows(files.get(0, 2, lambda: second)) == rows(second)
 
 
-def loader(counted: BatchPlanner, folder: Path, workers: int, context: str | None = None) -> DataLoader:
+def loader(counted: BatchPlanner, folder: Path, workers: int, context: Any = None) -> DataLoader:
     items, vocabulary = Items.encode([[f"text {number}"] for number in range(60)])
     collator = Collator(items, Tokens.from_lists([[number] for number in range(len(vocabulary))]))
     dataset = PlanDataset(counted, torch.arange(60), LABELS, collator, plan_files=PlanFiles(folder))
@@ -125,7 +127,7 @@ def loader(counted: BatchPlanner, folder: Path, workers: int, context: str | Non
     )
 
 
-@pytest.mark.parametrize(("workers", "context"), [(3, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(("workers", "context"), [(3, "fork"), (1, SERVER)])
 def test_all_workers_read_the_plan_that_one_process_made(tmp_path, workers, context):
     (made := tmp_path / "made").mkdir()
     counted = Counted(PKPlanner(4, 3), made)

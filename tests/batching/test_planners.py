@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ from lit_metric.batching import (
 from lit_metric.batching.plan import random_stream
 from lit_metric.data import DataError, LabelRelations, PairRelations, Relations, UnionRelations
 from tests.batching.cases import SIZES, by_vectors, digest, judged, plan_of, relations_of, scattered, sized
+from tests.forked import SERVER
 
 SEEDS = range(8)
 PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
@@ -174,12 +173,8 @@ def mixed_digests() -> list[str]:
 def test_another_process_makes_the_same_plan():
     here = mixed_digests()
     assert len({*here}) == 6
-    command = "from tests.batching.test_planners import mixed_digests; print(*mixed_digests())"
-    root = Path(__file__).parents[2]
-    there = subprocess.run(
-        [sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert there.stdout.split() == here
+    with ProcessPoolExecutor(1, mp_context=SERVER) as pool:  # where strings have other hashes
+        assert pool.submit(mixed_digests).result() == here
 
 
 def test_neighbouring_seeds_and_epochs_do_not_share_random_numbers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks import attention
 from benchmarks.attention import SETTINGS, compare, frequencies, noisy, train, verdict, write_data
 from benchmarks.results import spread
 from benchmarks.tagged_items import TaggedItems, read_splits, write_splits
+from tests.encoders.tokens import model_folder
 
 
 def items(rows: list[list[str]]) -> TaggedItems:
@@ -117,6 +119,9 @@ def test_a_second_run_fits_only_what_is_missing(
         noise = float(source.name.split("-")[1])
         return run(0.7 - 0.1 * noise + (0.05 * noise + 0.001 * seed) * (pooling == "attention"), 0.6)
 
+    shipped = read_splits()
+    few = {split: TaggedItems(*(column[::50] for column in rows)) for split, rows in shipped.items()}
+    monkeypatch.setattr(attention, "read_splits", lambda: few)
     monkeypatch.setattr(attention, "train", fake)
     monkeypatch.setattr(attention, "plot", lambda *given: None)
     command = ["--out", str(tmp_path), "--seeds", "2", "--noise", "0", "1", "--on", "validation"]
@@ -141,8 +146,10 @@ def test_a_second_run_fits_only_what_is_missing(
     assert len(fitted) == 9 + 8
 
 
-def test_attention_starts_as_the_mean_and_both_learn(tmp_path: Path) -> None:
+def test_attention_starts_as_the_mean_and_both_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = read_splits()
+    words = {word for tag in frequencies(splits["train"]) for word in re.findall(r"\w+", tag)}
+    monkeypatch.setattr(attention, "BACKBONE", model_folder(tmp_path / "tower", words=sorted(words)))
     few = {
         split: TaggedItems(*(column[::step] for column in splits[split]))
         for split, step in (("train", 8), ("validation", 8), ("test", 8))
@@ -160,4 +167,4 @@ def test_attention_starts_as_the_mean_and_both_learn(tmp_path: Path) -> None:
     assert scores("attention", lr=1e-12) == pytest.approx(still, abs=1e-6)
     trained = {pooling: scores(pooling, classes=30, epochs=6) for pooling in ("attention", "mean")}
     assert trained["attention"] != trained["mean"]
-    assert all(macro > still[0] + 0.05 for macro, _ in trained.values())
+    assert all(macro > still[0] + 0.03 for macro, _ in trained.values())

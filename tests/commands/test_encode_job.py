@@ -25,6 +25,7 @@ from lit_metric.commands.encode import encode
 from lit_metric.data import DataError, read_table
 from lit_metric.data.shards import Shards
 from lit_metric.store import sha256
+from tests import forked
 from tests.end_to_end.command import run
 from tests.small import Small, questions, write_csv
 
@@ -170,7 +171,7 @@ def test_a_killed_job_continues(
 ) -> None:
     encoder, model = texts
     out = tmp_path / output
-    end = subprocess.run([sys.executable, "-c", KILLED, model, source, str(out)], check=False)
+    end = forked.run([sys.executable, "-c", KILLED, model, source, str(out)])
     assert end.returncode == -signal.SIGKILL
     folder = out if output == "out" else tmp_path / "out.npy.shards"
     before = state(folder)
@@ -238,9 +239,8 @@ def test_a_call_that_was_killed_at_its_start_may_be_repeated(tmp_path: Path) -> 
 def start(folder: Path, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     launched = ("MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "NODE_RANK", "TORCHELASTIC_", "SLURM_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
-    command = [sys.executable, "-m", "lit_metric", "encode", *arguments]
-    return subprocess.Popen(
-        command,
+    return forked.popen(
+        [sys.executable, "-m", "lit_metric", "encode", *arguments],
         cwd=folder,
         env={**clean, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment},
         stdout=subprocess.PIPE,

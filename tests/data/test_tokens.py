@@ -18,6 +18,7 @@ import torch
 
 from lit_metric.data import Tokens, Vocabulary, default_cache_dir, progress, tokenize
 from lit_metric.data import tokens as tokens_module
+from tests import forked
 
 TEXTS = ["hello", "", "a\x00b", "ä" * 50, *(f"text {number}" for number in range(3000))]
 
@@ -158,7 +159,7 @@ print(tokens.verify(), len(tokens), bytes(tokens.values[-4:].tolist()).decode())
 def test_processes_that_race_each_get_the_whole(tmp_path):
     command = [sys.executable, "-c", RACE, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    racers = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    racers = [forked.popen(command, **pipes) for _ in range(2)]
     for racer in racers:
         assert racer.stdout.readline() == "ready\n"
     for racer in racers:
@@ -172,7 +173,7 @@ def read_elsewhere(tokens: Tokens, ids: list[int]) -> list[list[int]]:
     return tokens.select(torch.tensor(ids)).tolist()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_other_processes_open_the_file_again(tmp_path, vocabulary, method):
     tokens = tokenize(vocabulary, Bytes(), tmp_path)
     assert len(ForkingPickler.dumps(tokens)) < 1000  # the path, not the data

@@ -90,8 +90,8 @@ def make(
     """A model of ``family`` with weights that don't depend on the state of the random generator."""
     from lit_metric.encoders.pretrained import set_dropout
 
-    settings = (PACKABLE | PADDED | UNPADDED)[family] | changes
-    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, **settings)
+    settings = {"vocab_size": VOCABULARY} | (PACKABLE | PADDED | UNPADDED)[family] | changes
+    config = AutoConfig.for_model(family, **settings)
     set_dropout(config, dropout)
     with torch.random.fork_rng():
         torch.manual_seed(0)

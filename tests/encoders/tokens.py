@@ -32,8 +32,11 @@ def word_tokenizer(limit: int = 64, words: Sequence[str] | None = None) -> PreTr
     )
 
 
-def model_folder(folder: Path, family: str = "bert", dropout: float = 0.0) -> str:
-    """An ordinary Hugging Face folder with a tiny model."""
-    make(family, dropout).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+def model_folder(
+    folder: Path, family: str = "bert", dropout: float = 0.0, words: Sequence[str] | None = None
+) -> str:
+    """An ordinary Hugging Face folder with a tiny model that knows ``words``, or ``w4`` to ``w59``."""
+    size = {} if words is None else {"vocab_size": len(SPECIAL) + len(words)}
+    make(family, dropout, **size).save_pretrained(folder)
+    word_tokenizer(words=words).save_pretrained(folder)
     return str(folder)

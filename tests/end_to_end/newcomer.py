@@ -212,6 +212,7 @@ STORIES = {
             "label: about (6 different values in 120 rows",
             "6 classes of 20 items each",
             "Wrote mine.yaml",
+            "lit-metric search --model runs/mine --corpus questions.csv --text asked",
             *SHOWN,
             "Wrote 12 rows to answers.csv",
             "of 120 rows are suspects",
@@ -242,7 +243,7 @@ STORIES = {
             "lit-metric encode --model my-encoder --input items.csv --tags tags --tag_separator , "
             "--output vectors.parquet",
         ],
-        ["nearest to: card, post", "cosine", "in the format of lit-metric", "Wrote 60 embeddings"],
+        ["nearest to: card, post", "cosine", "SentenceTransformer(", "Wrote 60 embeddings"],
     ),
 }
 

@@ -19,6 +19,7 @@ import yaml
 
 import lit_metric
 from lit_metric.commands.runs import runs
+from tests import forked
 from tests.end_to_end.command import ROOT, metrics, options, run
 from tests.small import Small, write_csv
 
@@ -150,16 +151,21 @@ def test_resuming_from_elsewhere_goes_on_in_the_folder(small: Small, tmp_path: P
     assert after >= score
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_ended_by_a_signal_says_so(small: Small, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "start"), [(signal.SIGTERM, forked.popen), (signal.SIGINT, subprocess.Popen)]
+)
+def test_a_run_ended_by_a_signal_says_so(
+    small: Small, tmp_path: Path, number: signal.Signals, start: Any
+) -> None:
     lasting = ["--trainer.max_epochs=100000", "--trainer.callbacks=LastCheckpoint"]
     arguments = given(small, *lasting, "--name=a")
-    process = subprocess.Popen(
+    # Where a shell has started the tests in the background, SIGINT is ignored.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = start(
         [sys.executable, "-m", "lit_metric", *arguments],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        # Where a shell has started the tests in the background, SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **(heeding if number == signal.SIGINT else {}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
+from tests import forked
 from tests.encoders.tokens import SPECIAL, model_folder, word_tokenizer
 from tests.end_to_end.command import run
 from tests.end_to_end.newcomer import ASKED, FILLERS, SEARCH, STORIES, SUBJECTS, in_a_shell, played
@@ -58,6 +59,11 @@ def test_everybody_gets_to_a_model_that_is_searched_and_exported(
 
     def line(command: str, folder: Path) -> tuple[int, str]:
         program, *arguments = shlex.split(command)
+        if program == "python":
+            code = arguments[1] if arguments[0] == "-c" else (folder / "cells.py").read_text("utf-8")
+            told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            done = forked.run([sys.executable, "-c", code], cwd=folder, **told)
+            return done.returncode, done.stdout
         if program != "lit-metric":
             return in_a_shell(command, folder)
         caplog.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import lit_metric
+from tests import forked
 from tests.end_to_end.command import ROOT, logged, metrics, options, run
 from tests.small import Small, distance, weights
 
@@ -55,18 +57,8 @@ def alone(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root / "runs" / "banking77"
 
 
-def two_ranks(folder: Path, *arguments: str) -> str:
-    """``python -m lit_metric ARGUMENTS`` on two ranks; what was told."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lit_metric", *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def on_two_ranks(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lit_metric", *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 def compare(alone: Path, together: Path) -> None:
@@ -85,7 +77,16 @@ def compare(alone: Path, together: Path) -> None:
 def test_two_ranks_are_one_run_in_one_folder(alone: Path, arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "runs" / "banking77").mkdir(parents=True)
     (tmp_path / "runs" / "banking77" / "config.yaml").touch()
-    told = two_ranks(tmp_path, *arguments)
+    done = subprocess.run(
+        on_two_ranks(*arguments),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    told = done.stderr
     assert "runs/banking77 holds a run already; this one writes to runs/banking77-2" in told
     # Both ranks read both files, and it is said once.
     assert told.count(" taken by their usual names: --data.text text, --data.label label") == 1
@@ -96,7 +97,7 @@ def test_two_ranks_are_one_run_in_one_folder(alone: Path, arguments: list[str], 
     compare(alone, folder)
 
 
-def test_two_ranks_with_workers_go_on_where_one_process_left_off(
+def test_two_ranks_of_a_launcher_with_workers_go_on_where_one_process_left_off(
     alone: Path, arguments: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs" / "banking77"
@@ -105,7 +106,23 @@ def test_two_ranks_with_workers_go_on_where_one_process_left_off(
     (folder / "metrics.csv").write_text("\n".join(row for row in rows if not _after(row, rows[0])) + "\n")
     assert sorted(logged(folder, "train/loss")) == list(range(MIDWAY))
     checkpoint = folder / "checkpoints" / "midway.ckpt"
-    two_ranks(tmp_path, *arguments, f"--ckpt_path={checkpoint}", "--data.num_workers=2")
+    command = on_two_ranks(*arguments, f"--ckpt_path={checkpoint}", "--data.num_workers=2")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place |= {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "GROUP_RANK": "0"}  # as torchrun says
+    started = [
+        forked.popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    told = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["banking77"]
     compare(alone, folder)
 

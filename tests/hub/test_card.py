@@ -78,7 +78,7 @@ def test_a_card_says_how_it_was_trained_and_what_was_measured(run: Path, tmp_pat
         'model = SentenceTransformer("my model")',
         'vectors = model.encode_query(["a text"])',
         'vectors = encoder.encode(["a text"], role="query")',
-        'lit-metric encode --model "my model" --input items.csv --output vectors.parquet --role query',
+        "lit-metric encode --model 'my model' --input items.csv --output vectors.parquet --role query",
     ):
         assert line in text.splitlines(), line
     # What a fence of three ticks would end stands in a longer one.

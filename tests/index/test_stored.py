@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lit_metric import store as store_module
 from lit_metric.index import ExactIndex, FaissIndex, Index, StoredIndexError, load_index
+from tests.forked import SERVER
 
 KINDS: dict[str, Callable[[], Index]] = {
     "exact": lambda: ExactIndex(query_block=7, vector_block=33),
@@ -90,20 +92,18 @@ def test_what_is_mapped_stays_as_it_is_on_the_disk(tmp_path: Path) -> None:
     assert mapped.search(torch.ones(1, 16), 1)[1].item() == 9000
 
 
-MEMORY = """
-import re, sys
-import faiss, numpy, torch  # so that only the index counts
-from pathlib import Path
-from lit_metric.index import load_index
+def anonymous() -> int:
+    """KiB of this process that are of no file."""
+    [found] = re.findall(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found)
 
-def anonymous():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
-before = anonymous()
-index = load_index(sys.argv[1], memory_map=sys.argv[2] == "mapped", verify=False, threads=1)
-print(anonymous() - before)
-print(index.search(torch.eye(128)[:3], 4)[1].tolist())
-"""
+def kilobytes_of(folder: Path, memory_map: bool) -> tuple[int, list[list[int]]]:
+    """What a saved index adds to a process that has loaded faiss, and what it finds."""
+    faiss.omp_get_max_threads()
+    before = anonymous()
+    index = load_index(folder, memory_map=memory_map, verify=False, threads=1)
+    return anonymous() - before, index.search(torch.eye(128)[:3], 4)[1].tolist()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
@@ -113,15 +113,12 @@ def test_a_mapped_index_takes_no_memory_of_its_own(kind: str, tmp_path: Path) ->
     count = 4000 if kind == "HNSW8" else 40_000
     index.add(randn(count, 128), torch.arange(count))
     index.save(tmp_path / "index")
-    expected = str(index.search(torch.eye(128)[:3], 4)[1].tolist())
+    expected = index.search(torch.eye(128)[:3], 4)[1].tolist()
     used = {}
     for how in ("mapped", "memory"):
-        command = [sys.executable, "-c", MEMORY, str(tmp_path / "index"), how]
-        kilobytes, found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(
-            "\n", 1
-        )
-        used[how] = int(kilobytes)
-        assert found.strip() == expected
+        with ProcessPoolExecutor(1, mp_context=SERVER) as pool:
+            used[how], found = pool.submit(kilobytes_of, tmp_path / "index", how == "mapped").result()
+        assert found == expected
     size = count * 128 * 4 / 1024
     assert used["memory"] > 0.9 * size
     assert used["mapped"] < used["memory"] - 0.8 * size

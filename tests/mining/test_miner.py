@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from lit_metric.mining import (
     WithRandom,
     versions,
 )
+from tests.forked import SERVER
 from tests.mining.cases import blobs, relations_of
 
 
@@ -403,7 +403,7 @@ def test_other_processes_draw_the_same_from_the_version_that_the_plan_names(tmp_
     for number in (1, 2, 1, 3, 2, 3, 1):
         assert source(anchors, 1, 2, 3, number).tolist() == expected[number - 1]
     assert len(source._tables) == 2
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=SERVER) as pool:
         other, found = pool.submit(drawn_in_another_process, source, anchors.tolist(), 2).result()
     assert other != os.getpid()
     assert found == expected[1]

@@ -7,7 +7,6 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from lit_metric.mining import NegativeTable, TableError, collect_versions, versions
 from lit_metric.mining.table import half
+from tests.forked import SERVER
 
 FILES = ["anchors.npy", "ids.npy", "scores.npy", "positives.npy", "sample.json"]
 
@@ -260,7 +260,7 @@ def test_another_process_gets_the_path_and_not_the_arrays(tmp_path: Path) -> Non
     save(table, tmp_path)
     opened = NegativeTable.open(tmp_path, 1)
     assert len(pickle.dumps(opened)) < 500
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=SERVER) as pool:
         other, mapped, ids = pool.submit(ids_in_another_process, opened).result()
     assert other != os.getpid()
     assert mapped

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from lit_metric.encoders import CLSPooling, Pooling, SetEncoder, TwoTowerEncoder
 from lit_metric.losses import InfoNCELoss, MetricLoss, ProxyAnchorLoss
 from lit_metric.mining import Miner
 from lit_metric.mining.filters import NegativeFilter
+from tests import forked
 from tests.modules.test_two_tower import data as pairs
 from tests.small import Small, distance, trainer, weights
 
@@ -89,13 +88,7 @@ def test_a_checkpoint_is_the_encoder_that_was_trained(small: Small, tmp_path: Pa
     # another process, from another folder, without the backbone's
     code = "import sys, lit_metric; print(lit_metric.load(sys.argv[1]).encode(sys.argv[2:]).tolist())"
     command = [sys.executable, "-c", code, str(tmp_path / "a.ckpt"), *TEXTS]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-    )
+    done = forked.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, atol=1e-6)
 

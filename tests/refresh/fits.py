@@ -13,7 +13,9 @@ import time
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
+from unittest import mock
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +27,8 @@ from lit_metric.data import Batch
 from lit_metric.encoders.pretrained import fingerprint
 from lit_metric.loggers import RunLogger
 from lit_metric.mining import NegativeTable
+from lit_metric.refresh import client
+from tests import forked
 from tests.refresh import faulty
 from tests.small import Small, Watch, trainer
 
@@ -116,13 +120,14 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
         folder: of the run.
         options: ``resume`` from this checkpoint, ``save`` after this number of steps, ``pause`` at this
             batch, ``workers``, ``prefetch``, ``epochs``, ``callbacks``, ``places``, ``learner``,
-            ``max_tokens``, and arguments of the miner and of ``Refresh``.
+            ``max_tokens``, and arguments of the miner and of ``Refresh``; ``interpreter`` starts one for the
+            miner, which otherwise is a fork.
     """
     resume, save, pause = (options.pop(name, None) for name in ("resume", "save", "pause"))
     workers, prefetch = options.pop("workers", 0), options.pop("prefetch", 1)
     epochs = options.pop("epochs", 3)
     callbacks: list[Any] = options.pop("callbacks", [])
-    places = options.pop("places", {})
+    places, interpreter = options.pop("places", {}), options.pop("interpreter", False)
     encoded = {"max_tokens": options.pop("max_tokens")} if "max_tokens" in options else {}
     learner = options.pop("learner", None) or small.learner(dropout=0.1)
     usual = {"top_k": 6, "negatives": 2, "delay": DELAY, "reuse_training_embeddings": False}
@@ -137,7 +142,8 @@ def fit(small: Small, folder: Path, **options: Any) -> Fit:
         callbacks.append(Pause(pause, folder))
     logger = RunLogger("run", str(folder))
     run = trainer(folder, *callbacks, max_epochs=epochs, logger=logger, log_every_n_steps=1, **places)
-    run.fit(learner, data, ckpt_path=None if resume is None else folder / "checkpoints" / resume)
+    with mock.patch.object(client, "Popen", Popen if interpreter else forked.popen):
+        run.fit(learner, data, ckpt_path=None if resume is None else folder / "checkpoints" / resume)
     return Fit(fingerprint(learner), learner, data, watch, tables, folder, data.refresher)
 
 

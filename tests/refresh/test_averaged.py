@@ -39,7 +39,7 @@ def fit(small: Small, folder: Path, *callbacks: Callback) -> tuple[MetricLearner
     data = small.data(miner=Miner(negatives=1, top_k=8, filters=[]), refresh=Refresh(mode="inline"))
     model = small.learner()
     logger = RunLogger("run", str(folder))
-    trainer(folder, watch, *callbacks, RunReport(), logger=logger, max_epochs=3).fit(model, data)
+    trainer(folder, watch, *callbacks, RunReport(), logger=logger, max_epochs=2).fit(model, data)
     return model, watch
 
 

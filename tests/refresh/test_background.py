@@ -71,7 +71,7 @@ def test_a_table_is_that_of_the_weights_when_they_were_copied(small: Small, undi
 
 
 def test_it_encodes_in_the_precision_of_training(small: Small, tmp_path: Path) -> None:
-    done = fit(small, tmp_path, epochs=2, places={"precision": "bf16-mixed"})
+    done = fit(small, tmp_path, epochs=2, places={"precision": "bf16-mixed"}, interpreter=True)
     table = done.tables.opened[2]
     expected = mined(small, done, 5, half=True)
     assert table.ids.tolist() == expected.ids.tolist()
@@ -161,7 +161,7 @@ def test_a_full_disk_costs_a_refresh_without_restarts(
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        done = fit(small, tmp_path, threads=2)
+        done = fit(small, tmp_path, threads=2, interpreter=True)  # OpenMP's threads don't survive a fork
         after = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)

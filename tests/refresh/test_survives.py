@@ -17,6 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from lit_metric.mining import NegativeTable, versions
+from tests import forked
 from tests.distributed import RankPool
 from tests.end_to_end import ranks
 from tests.end_to_end.command import ROOT, options
@@ -32,7 +33,7 @@ def start(small: Small, folder: Path, faults: str = "", **options: Any) -> subpr
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", faulty.VARIABLE: faults}
     arguments = [str(small.root), str(folder), json.dumps(options)]
     with (folder / "told").open("wb") as told:
-        return subprocess.Popen(
+        return forked.popen(
             [sys.executable, "-m", "tests.refresh.fits", *arguments], cwd=ROOT, env=environment, stderr=told
         )
 
@@ -158,15 +159,10 @@ def test_a_strict_run_of_the_command_ends_in_one_line(small: Small, tmp_path: Pa
     imports = "from tests.refresh.faulty import arm_from_environment; from lit_metric.cli import main"
     code = f"{imports}; arm_from_environment(); main()"
     config = f"--config={ROOT / 'configs' / 'banking77.yaml'}"
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code, "fit", config, *given],
         cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            faulty.VARIABLE: f"encode:kill:9:{tmp_path / 'marks'}",
-        },
+        env={**os.environ, faulty.VARIABLE: f"encode:kill:9:{tmp_path / 'marks'}"},
         capture_output=True,
         text=True,
         timeout=600,

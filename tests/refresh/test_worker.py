@@ -75,6 +75,7 @@ def test_it_mines_with_one_thread_what_the_trainer_would(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("lit_metric.refresh.client.Popen", subprocess.Popen)
     task, encoder, data = task_of(small, tmp_path)
     spec = task.write(tmp_path / "worker", encoder, SETTINGS, vectors_of(encoder, data, task.probed))
     with torch.no_grad():

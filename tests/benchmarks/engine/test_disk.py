@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.engine import disk
 from lit_metric.data import read_table
+from tests import forked
 
 
 def test_rows_are_distinct_and_have_classes(tmp_path: Path) -> None:
@@ -20,7 +21,8 @@ def test_rows_are_distinct_and_have_classes(tmp_path: Path) -> None:
     assert {labels.count(name) for name in {*labels}} == {disk.CLASS}
 
 
-def test_all_rows_are_read_and_all_pairs_planned(tmp_path: Path) -> None:
+def test_all_rows_are_read_and_all_pairs_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk.subprocess, "run", forked.run)
     disk.write_rows(tmp_path / "rows.parquet", 2_000)
     found = disk.read(tmp_path / "rows.parquet")
     assert min(found["read_seconds"], found["tokenize_seconds"]) > 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from benchmarks.losses import fit
 from benchmarks.losses.table import Entry, Setup, configuration, loss_of, planner_of
-from benchmarks.results import REPOSITORY
 from lit_metric import MetricDataModule
 from lit_metric.batching import PKPlanner
 from lit_metric.losses import MetricLoss, PairBlock, Part, masked_mean
+from tests.forked import SERVER
 from tests.small import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -98,24 +97,13 @@ def test_a_batch_counts_whose_middle_lies_within_the_budget(small: Small) -> Non
     assert {budget: fit.steps_within(data, budget) for budget in expected} == expected
 
 
-FRESH = """
-import json, sys
-from pathlib import Path
-from benchmarks.losses import fit
-config, budget, weights = json.loads(sys.argv[1])
-print(json.dumps(fit.train(config, budget, Path(weights))))
-"""
-
-
 def test_a_fit_after_others_equals_one_in_a_process_of_its_own(setup: Setup, tmp_path: Path) -> None:
     first = configuration(setup, Entry(loss_of("NPairLoss"), "n_pair"), 1e-2, 1)
     second = configuration(setup, Entry(loss_of("ProxyNCALoss"), "single", {"loss.proxies": 100.0}), 1e-3, 0)
     fit.train(first, 60, tmp_path / "first.safetensors")
     ours = fit.train(second, 60, tmp_path / "ours.safetensors")
-    given = json.dumps([second, 60, str(tmp_path / "alone.safetensors")])
-    command = [sys.executable, "-c", FRESH, given]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    alone = json.loads(done.stdout.splitlines()[-1])
+    with ProcessPoolExecutor(1, mp_context=SERVER) as pool:
+        alone = pool.submit(fit.train, second, 60, tmp_path / "alone.safetensors").result()
     # Epochs of 42 items in batches of 11, 11, 10 and 10.
     assert (ours["status"], ours["steps"], ours["items"]) == ("trained", 6, 64)
     assert {**ours, "seconds": 0} == {**alone, "seconds": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lit_metric.configurable import rebuilt
 from lit_metric.data import LabelRelations
 from lit_metric.index import Embeddings
 from lit_metric.mining import Miner, UniformWindow
+from tests import forked
 from tests.small import Small
 
 
@@ -80,8 +82,14 @@ def test_variants_can_be_given_to_a_fit(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_draws_hidden_positives(small: Small, tmp_path: Path) -> None:
+def test_a_run_draws_hidden_positives(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit in a process of its own, on the tiny backbone."""
+
+    def run(command: list[str], log: Path) -> Finished:
+        forked.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return Finished(3.0, 100.0)
+
+    monkeypatch.setattr("benchmarks.results.run", run)
     with open(small / "many_train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = {name: [row[name] for row in rows] for name in ("text", "label")}
