@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lit_metric.modules import MetricLearner, TwoTowerLearner
     from lit_metric.neighbours import NeighbourClassifier
     from lit_metric.refresh import Refresh
+    from lit_metric.search_index import SearchIndex
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "Miner",
     "NeighbourClassifier",
     "Refresh",
+    "SearchIndex",
     "SetEncoder",
     "StaticEncoder",
     "TextEncoder",
@@ -52,6 +54,7 @@ _HOMES = {
     "Miner": "mining",
     "NeighbourClassifier": "neighbours",
     "Refresh": "refresh",
+    "SearchIndex": "search_index",
     "SetEncoder": "encoders",
     "StaticEncoder": "encoders",
     "TextEncoder": "encoders",

@@ -33,7 +33,13 @@ from tests.small import questions, write_csv
 
 ROOT = Path(__file__).parents[1]
 GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*GUIDE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "data" / "README.md"]
+PAGES = [
+    *GUIDE,
+    ROOT / "llms.txt",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "data" / "README.md",
+]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 TRAINING = ("fit", "validate", "test", "predict")
 LINE = re.compile(r"^(?:#? {3,4})?((?:lit-metric|make|python) .*)$", re.MULTILINE)
@@ -74,6 +80,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     backbone.mkdir(parents=True)
     (backbone.parent / "__init__.py").touch()
     model_folder(backbone)
+    (root / "sentence-transformers").mkdir()  # so that its models need no hub
+    (root / "sentence-transformers" / "all-MiniLM-L6-v2").symlink_to(backbone)
     write_csv(root / "questions.csv", questions(200, seed=0, classes=20))
     run = root / "runs" / "banking77"
     TextEncoder(str(backbone)).save(run / "model")
@@ -208,6 +216,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", prose(place), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, target
+
+
+def test_every_page_is_listed() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in GUIDE[1:]:
+        assert f": {page.name}\n" in navigation, page
+        if page.name not in ("index.md", "reference.md"):
+            for overview in ("docs/index.md", "llms.txt"):
+                text = (ROOT / overview).read_text(encoding="utf-8")
+                assert f"{page.name})" in text, f"{overview} doesn't link to {page.name}"
 
 
 @named(PAGES)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "lit_metric"
 LAYERS = [
     {"__init__", "__main__", "cli", "commands"},
     {"mteb", "neighbours"},
-    {"hub"},
+    {"hub", "search_index"},
     {"modules"},
     {"callbacks"},
     {"evaluation"},

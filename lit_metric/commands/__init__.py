@@ -1,5 +1,5 @@
-"""What can be done with a trained encoder, ``encode``, ``search``, ``mine``, ``export``, ``distill``, and
-with ``runs``.
+"""What can be done with a trained encoder, ``encode``, ``index``, ``search``, ``mine``, ``export``,
+``distill``, and with ``runs``.
 
 Each command is a typed function in the module of its name. Its signature is its options and its docstring is
 their help, so it can be called from Python as it is. Modules are imported only when their command is used.
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "init": "Look at a table, and write a config that trains on it.",
     "encode": "Write the vector of each row of a file.",
-    "search": "Show the rows of a file that are nearest to a query.",
+    "index": "Encode a corpus once, for search --index.",
+    "search": "Show the rows of a file or an index that are nearest to a query.",
     "classify": "Give each row of a file the label of its nearest labelled rows.",
     "label-errors": "Show the rows of a file whose labels are probably wrong.",
     "duplicates": "Show duplicates in a file, and rows that two files have in common.",
@@ -34,12 +35,21 @@ COMMANDS = {
 
 BARE: dict[str, dict[str, dict[str, Any]]] = {
     "init": {"input": {"help": "Parquet, CSV or JSON Lines file, data set folder, or id of a data set"}},
+    "index": {"--add": {"action": "store_true", "help": "add the rows to an index that is there"}},
+    "search": {
+        "--where": {
+            "action": "append",
+            "metavar": "COLUMN=VALUE",
+            "help": "a value that results have, for an index; may be repeated",
+        }
+    },
     "merge": {
         "models": {"nargs": "+", "help": "run folders, checkpoints, model folders, or hub ids; two or more"},
         "--weights": {"nargs": "+", "type": float, "help": "how much each counts; equally if not given"},
     },
 }
-"""Arguments of a command that are given without a name, or several at once, as ``add_argument`` has them."""
+"""Arguments of a command that are given without a name, without a value, or several at once, as
+``add_argument`` has them."""
 
 
 def function(name: str) -> Callable[..., None]:

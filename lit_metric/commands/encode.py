@@ -108,7 +108,7 @@ def encode(
     encoder = RoleEncoder(load(model, trust_remote_code), role, "--role")
     ranks = start_ranks(accelerator, devices, num_nodes)
     encoder.encoder.to(ranks.device)
-    job = _Job(encoder, input, path, ending, column, csv, bad_rows, shard_rows, max_tokens, precision)
+    job = EncodeJob(encoder, input, path, ending, column, csv, bad_rows, shard_rows, max_tokens, precision)
     columns: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator}
     job.run(ranks, {**columns, "weights": weights, "field": field})
 
@@ -146,8 +146,12 @@ class _Survey:
 
 
 @dataclass
-class _Job:
-    """Encodes ``source`` into ``path``; see :func:`encode`."""
+class EncodeJob:
+    """Encodes ``source`` into ``path``; see :func:`encode` for the other arguments.
+
+    Args:
+        ending: of the path; empty for a folder of shards.
+    """
 
     encoder: RoleEncoder
     source: Any
@@ -160,8 +164,12 @@ class _Job:
     max_tokens: int
     precision: Precision
 
-    def run(self, ranks: Ranks, columns: dict[str, Any]) -> None:
-        """Check the input, encode the shards that are missing, and put them together if it is one file."""
+    def run(self, ranks: Ranks, columns: dict[str, Any]) -> Labels:
+        """Check the input, encode the shards that are missing, and put them together if it is one file.
+
+        Returns:
+            The columns of the items.
+        """
 
         def prepare() -> tuple[_Survey, dict[str, Any], list[int]]:
             with stage("checking the input"):
@@ -207,6 +215,7 @@ class _Job:
             message = "Wrote %d embeddings of %d components to %s%s"
             log.info(message, survey.kept, dimension, self.path, fast)
         ranks.wait()
+        return survey.labels
 
     def _shards(self, survey: _Survey, job: dict[str, Any]) -> Shards:
         folder = self.path.with_name(f"{self.path.name}.shards") if self.ending else self.path

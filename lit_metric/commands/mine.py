@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_metric.commands.items import check_output, save_parquet
+from lit_metric.commands.items import check_output
+from lit_metric.commands.mining_result import MiningResult, OutputFormat
 from lit_metric.configurable import rebuilt, spec
-from lit_metric.data import DataError, PairRelations, Ragged
+from lit_metric.data import DataError, PairRelations, Ragged, default_cache_dir
+from lit_metric.data.progress import has_bars
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
+from lit_metric.encoders.description import fingerprint_of
 from lit_metric.evaluation import encode_split
 from lit_metric.hub import load
 from lit_metric.index import Embeddings, Index
 from lit_metric.mining import Draw, Miner, NegativeFilter, NegativeTable
-from lit_metric.store import replacing
+from lit_metric.store import MANIFEST, StoredError, read_array, read_manifest, write_array, write_folder
 
 log = logging.getLogger(__name__)
 
+OFF, VECTORS = "off", "mining-vectors"
 BLOCK = 256
 """Anchors whose positives are looked up at once."""
-
-_ITEM = {"id": pa.string(), "text": pa.string(), "score": pa.float32()}
-_ITEMS = pa.list_(pa.struct(_ITEM))
-DETAILS = pa.schema(
-    {
-        "id": pa.string(),
-        "anchor": pa.string(),
-        "positives": _ITEMS,
-        "negatives": _ITEMS,
-        "best_positive": pa.float32(),
-        "worst_positive": pa.float32(),
-        "mean_positive": pa.float32(),
-        "dropped": pa.list_(pa.struct({**_ITEM, "filter": pa.string()})),
-        "omitted": pa.int64(),
-    }
-)
-"""The columns of ``NAME.details.parquet``."""
 
 
 def mine(
@@ -65,14 +52,19 @@ def mine(
     index: Index | None = None,
     positives: int | None = None,
     explain: int = 1000,
+    output_format: OutputFormat = "n-tuple",
+    output_scores: bool = False,
+    cross_encoder: str | None = None,
+    cache: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Write hard negatives into a file that other trainers read, too.
 
-    Parquet has the columns anchor, positive, negative_1 ... negative_n, for sentence-transformers. JSON Lines
-    have query, pos and neg, for FlagEmbedding. ``fit`` reads both. NAME.details.parquet next to it has ids,
-    scores, and the candidates that each filter dropped.
+    Parquet has the columns anchor, positive, negative_1 ... negative_n, for sentence-transformers, or those
+    of another output_format. JSON Lines have query, pos and neg, for FlagEmbedding. ``fit`` reads both.
+    NAME.details.parquet next to it has ids, scores, and the candidates that each filter dropped. The vectors
+    of the items are kept for the next call.
 
     Args:
         model: run folder, checkpoint, saved encoder, model folder, or hub id.
@@ -88,6 +80,12 @@ def mine(
         index: what searches, such as FaissIndex with --index.factory IVF256,Flat (ExactIndex).
         positives: positives for each anchor, drawn at random (1 of its class; all that were given as pairs).
         explain: anchors whose dropped candidates are listed.
+        output_format: of Parquet, by the names of sentence-transformers: n-tuple; labeled-pair with anchor,
+            document and label; labeled-list with anchor, documents and labels.
+        output_scores: write scores, too; in place of labels. JSON Lines always have them.
+        cross_encoder: folder or hub id of a cross-encoder of sentence-transformers with one score. Its scores
+            are written in place of cosines. It drops nothing; a GuideFilter with a CrossEncoderGuide does.
+        cache: folder of the vectors that are kept (mining-vectors in the cache directory); off keeps none.
         device: where to encode (a GPU if there is one).
         trust_remote_code: allow classes outside lit_metric and transformers.
 
@@ -101,6 +99,9 @@ def mine(
     path = check_output(output, [".parquet", ".jsonl"])
     if positives is not None and positives < 1:
         raise ValueError(f"--positives {positives}: at least 1 is needed")
+    as_tuples = path.suffix == ".parquet" and output_format == "n-tuple"
+    if path.suffix != ".parquet" and (output_format != "n-tuple" or output_scores):
+        raise ValueError("--output_format and --output_scores are for .parquet; .jsonl is for FlagEmbedding")
     if data is None:
         data = read_data(run)
     miner = data.miner or Miner()
@@ -109,8 +110,14 @@ def mine(
     arguments |= {name: value for name, value in given.items() if value is not None}
     data.miner = type(miner)(**{**arguments, "sample": explain})
     encoder = load(model, trust_remote_code)
-    mined = collect(encoder, data, splits, run is not None, positives, device, path)
-    count, left_out = mined.write_pairs(path) if path.suffix == ".parquet" else mined.write_lines(path)
+    scorer = None if cross_encoder is None else CrossScorer(cross_encoder, device)
+    kept = None if cache == OFF else default_cache_dir() / VECTORS if cache is None else Path(cache)
+    mined = collect(encoder, data, splits, run is not None, positives, device, path, kept)
+    written = mined if scorer is None else mined.scored_by(scorer)
+    if path.suffix == ".parquet":
+        count, left_out = written.write_parquet(path, output_format, output_scores)
+    else:
+        count, left_out = written.write_lines(path)
     log.info("Wrote %d rows for %d anchors to %s", count, len(mined.rows), path)
     if left_out:
         log.warning(
@@ -118,123 +125,12 @@ def mine(
             "or let random ones stand in: --draw WithRandom --draw.draw TopK --draw.share 0 --draw.fill true",
             left_out,
             len(mined.rows),
-            f"{data.miner.negatives} negatives" if path.suffix == ".parquet" else "one negative",
+            f"{data.miner.negatives} negatives" if as_tuples else "one negative",
         )
     details = path.with_name(f"{path.stem}.details.parquet")
     mined.write_details(details)
     explained = len(mined.table.sample)
     log.info("%s has ids, scores and, for %d anchors, what was dropped and why", details, explained)
-
-
-@dataclass(frozen=True, eq=False)
-class MiningResult:
-    """Anchors with their positives and negatives.
-
-    Args:
-        data: where the texts are.
-        table: the mined one.
-        rows: for each anchor that has a positive: its id, its positives and their scores, its negatives and
-            theirs.
-    """
-
-    data: MetricDataModule
-    table: NegativeTable
-    rows: list[tuple[int, list[int], list[float], list[int], list[float]]]
-
-    def text(self, id: int) -> str:
-        """The text of an item; several texts are joined by commas."""
-        return ", ".join(self.data.vocabulary.texts[text] for text in self.data.items.texts[id].tolist())
-
-    def key(self, id: int) -> str:
-        """The item's key in the data, or else its id."""
-        keys = self.data.items.keys
-        return keys[id] if keys and keys[id] else str(id)
-
-    def described(self, ids: list[int], scores: list[float]) -> list[dict[str, Any]]:
-        """Key, text and score of each item."""
-        return [
-            {"id": self.key(id), "text": self.text(id), "score": score}
-            for id, score in zip(ids, scores, strict=True)
-        ]
-
-    def write_pairs(self, path: Path) -> tuple[int, int]:
-        """``anchor``, ``positive``, ``negative_1`` ... ``negative_n``: texts, one row for each pair.
-
-        Nothing else, since the trainer of sentence-transformers takes each column for an input.
-
-        Returns:
-            Rows written, and anchors left out since they have fewer than ``n`` negatives.
-        """
-        assert self.data.miner is not None
-        width = self.data.miner.negatives
-        whole = [row for row in self.rows if len(row[3]) == width]
-        ids = [
-            (anchor, positive, *negatives)
-            for anchor, positives, _, negatives, _ in whole
-            for positive in positives
-        ]
-        names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, width + 1))]
-        texts = {name: [self.text(row[place]) for row in ids] for place, name in enumerate(names)}
-        save_parquet(pa.table({name: pa.array(column, pa.string()) for name, column in texts.items()}), path)
-        return len(ids), len(self.rows) - len(whole)
-
-    def write_lines(self, path: Path) -> tuple[int, int]:
-        """``query``, ``pos``, ``neg``, ``pos_scores``, ``neg_scores``: one line for each anchor.
-
-        Returns:
-            Lines written, and anchors left out since they have no negative.
-        """
-        found = [row for row in self.rows if row[3]]
-        with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-            for anchor, positives, positive_scores, negatives, negative_scores in found:
-                line = {
-                    "query": self.text(anchor),
-                    "pos": [self.text(each) for each in positives],
-                    "neg": [self.text(each) for each in negatives],
-                    "pos_scores": positive_scores,
-                    "neg_scores": negative_scores,
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        return len(found), len(self.rows) - len(found)
-
-    def write_details(self, path: Path) -> None:
-        """One row for each anchor: ids, texts and scores of positives and negatives, and what was dropped.
-
-        ``dropped`` is null for anchors that are not in the table's sample; ``omitted`` counts those beyond
-        the first twenty of each filter. The file's metadata holds the report and the settings of the miner,
-        under ``lit_metric``.
-        """
-        explained = {entry["anchor"]: entry for entry in self.table.sample}
-        anchors = torch.tensor([row[0] for row in self.rows], dtype=torch.int64)
-        summary = self.table.positives[self.table.rows(anchors)].astype(np.float32).tolist()
-        rows = []
-        for (anchor, positives, positive_scores, negatives, scores), (best, worst, mean) in zip(
-            self.rows, summary, strict=True
-        ):
-            entry = explained.get(anchor, {"candidates": None, "omitted": None})
-            dropped = entry["candidates"]
-            if dropped is not None:
-                dropped = [each for each in dropped if each["verdict"] != "kept"]
-                listed = self.described(*([each[name] for each in dropped] for name in ("id", "score")))
-                dropped = [
-                    {**item, "filter": each["verdict"]} for item, each in zip(listed, dropped, strict=True)
-                ]
-            rows.append(
-                {
-                    "id": self.key(anchor),
-                    "anchor": self.text(anchor),
-                    "positives": self.described(positives, positive_scores),
-                    "negatives": self.described(negatives, scores),
-                    "best_positive": best,
-                    "worst_positive": worst,
-                    "mean_positive": mean,
-                    "dropped": dropped,
-                    "omitted": entry["omitted"],
-                }
-            )
-        about = json.dumps({"report": self.table.report, "miner": self.table.settings})
-        table = pa.Table.from_pylist(rows, DETAILS)
-        save_parquet(table.replace_schema_metadata({"lit_metric": about}), path)
 
 
 def collect(
@@ -245,6 +141,7 @@ def collect(
     positives: int | None,
     device: str | None,
     path: Path,
+    cache: Path | None = None,
 ) -> MiningResult:
     """Encode, mine, draw.
 
@@ -258,6 +155,7 @@ def collect(
             were given.
         device: where to encode; a GPU if there is one.
         path: of the output; bad rows that are left out are listed in its folder.
+        cache: of vectors; None keeps none.
 
     Raises:
         DataError: the data can't be used, or is of a kind that the encoder doesn't take.
@@ -286,14 +184,74 @@ def collect(
     ids = torch.cat([anchors, corpus]).unique()
     encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data.prepare(encoder.tokenizer)
+    vectors = vectors_of(encoder, data, ids, cache)
+    embeddings = Embeddings(ids, vectors)
+    table = data.miner.mine(embeddings, data.relations, data.seed, anchors=anchors, corpus=corpus)
+    return draw_rows(table, data, embeddings, corpus, positives)
+
+
+def vectors_of(encoder: Encoder, data: MetricDataModule, ids: Tensor, cache: Path | None) -> Tensor:
+    """``[n, d]`` vectors of the items ``ids [n]``, which rise; those of an earlier call if it kept them.
+
+    The key is a sha256 of the weights and settings of the encoder, the kind of device, and all items with
+    their texts, roles and weights.
+    """
+    folder = None
+    if cache is not None:
+        items = data.items
+        digest = hashlib.sha256(f"{fingerprint_of(encoder)} {encoder.device.type} ".encode())
+        digest.update(f"{data.vocabulary.digest} {items.kind} {items.role_names}".encode())
+        for each in (ids, items.texts.values, items.texts.offsets, items.roles, items.weights):
+            digest.update(b"none" if each is None else each.contiguous().numpy().tobytes())
+        folder = cache / digest.hexdigest()[:32]
+        if (folder / MANIFEST).is_file():
+            try:
+                read_manifest(folder, StoredError)
+                shape = len(ids), encoder.dimension
+                kept = read_array(folder, "vectors", np.float32, shape, StoredError)
+                log.info("The vectors of %d items are those of an earlier call, in %s", len(ids), folder)
+                return torch.from_numpy(kept)
+            except StoredError as error:
+                log.warning("%s", error)
+                shutil.rmtree(folder)
     vectors = torch.empty(len(ids), encoder.dimension)
     with tqdm(total=len(ids), desc="encode", unit="item") as bar:
         for part, found in encode_split(encoder, data, ids):
             vectors[torch.searchsorted(ids, found.cpu())] = part.float().cpu()
             bar.update(len(found))
-    embeddings = Embeddings(ids, vectors)
-    table = data.miner.mine(embeddings, data.relations, data.seed, anchors=anchors, corpus=corpus)
-    return draw_rows(table, data, embeddings, corpus, positives)
+    if folder is not None:
+        write_folder(folder, lambda path: write_array(path / "vectors.npy", vectors.numpy()), {})
+        log.info("Kept the vectors of %d items in %s; --cache off keeps none", len(ids), folder)
+    return vectors
+
+
+class CrossScorer:
+    """Scores pairs of texts by a cross-encoder of sentence-transformers.
+
+    Args:
+        model: folder or hub id.
+        device: where it runs; a GPU if there is one.
+
+    Raises:
+        ValueError: the model gives more than one score for a pair.
+    """
+
+    def __init__(self, model: str, device: str | None) -> None:
+        from sentence_transformers import CrossEncoder
+
+        self.encoder = CrossEncoder(model, device=device)
+        if self.encoder.num_labels != 1:
+            count = self.encoder.num_labels
+            raise ValueError(
+                f"--cross_encoder {model} gives {count} scores for a pair: take one with one label"
+            )
+
+    def __call__(self, pairs: list[tuple[str, str]]) -> list[float]:
+        """The score of each pair."""
+        if not pairs:
+            return []
+        scores: list[float] = self.encoder.predict(pairs, show_progress_bar=has_bars()).tolist()
+        return scores
 
 
 def draw_rows(

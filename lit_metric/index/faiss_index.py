@@ -103,16 +103,25 @@ class FaissIndex(Index):
                 index.add(parts.pop(0)[0].cpu().numpy())
         self._index, self._ids = index, all_ids
 
-    def _trained(self, parts: list[Tensor]) -> Any:
+    def empty(self, dimension: int) -> Any:
+        """The FAISS index for vectors of ``dimension`` components, before any training.
+
+        Raises:
+            ValueError: ``factory`` is not understood, or not for this dimension.
+        """
         import faiss
 
-        dimension = parts[0].shape[1]
         try:
-            index = faiss.index_factory(dimension, self.factory, faiss.METRIC_INNER_PRODUCT)
+            return faiss.index_factory(dimension, self.factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
             raise ValueError(
                 f"FAISS cannot build {self.factory!r} for dimension {dimension}: {_reason(error)}"
             ) from error
+
+    def _trained(self, parts: list[Tensor]) -> Any:
+        import faiss
+
+        index = self.empty(parts[0].shape[1])
         if not index.is_trained:
             try:
                 cells = int(faiss.extract_index_ivf(index).nlist)

@@ -7,17 +7,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
 from lit_metric.configurable import parts
 from lit_metric.data import DataError, Items, Vocabulary
-from lit_metric.index import Embeddings, Similarity, top_k
+from lit_metric.index import Embeddings, Similarity
+from lit_metric.index.scores import RunningTop
 from lit_metric.mining.propose import Proposer
 from lit_metric.store import replacing
 
 _ROWS = 65536
+_TOGETHER = 64
+"""Anchors that BM25 asks for at once."""
+_ITEMS = 8192
+"""Items whose BM25 scores are computed at once."""
 
 
 class ReadsTexts:
@@ -144,34 +151,45 @@ class BM25Proposer(ReadsTexts, Proposer):
         self.stopwords = stopwords
         self.similarity = similarity
         self.texts = texts
-        self._corpus: tuple[Embeddings, Any] | None = None
+        self._corpus: tuple[Embeddings, dict[str, int], list[csr_array]] | None = None
 
     def fit(self, corpus: Embeddings, seed: int) -> None:
         """See :class:`~lit_metric.mining.Proposer`; ``seed`` has no effect."""
         words = self._words(corpus.ids)
-        index = None
+        known: dict[str, int] = {}
+        blocks: list[csr_array] = []
         if any(words):
             index = self._library().BM25(k1=self.k1, b=self.b)
             index.index(words, show_progress=False)
-        self._corpus = corpus, index
+            known, parts = index.vocab_dict, index.scores
+            # [items, words], what a word adds to the score of an item that has it
+            shape = (len(words), len(parts["indptr"]) - 1)
+            scores = csc_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape).tocsr()
+            blocks = [scores[start : start + _ITEMS] for start in range(0, len(words), _ITEMS)]
+        self._corpus = corpus, known, blocks
 
     def propose(self, anchors: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See :class:`~lit_metric.mining.Proposer`."""
         if self._corpus is None:
             raise RuntimeError("call fit() before propose(): there is no corpus to search")
-        corpus, index = self._corpus
+        corpus, known, blocks = self._corpus
         ids = torch.full((len(anchors), count), -1)
         scores = torch.full((len(anchors), count), -torch.inf)
-        if index is None:
+        if not blocks:
             return scores, ids
-        for row, words in enumerate(self._words(anchors)):
-            known = [word for word in words if word in index.vocab_dict]
-            if not known:
-                continue
-            best, order = top_k(torch.from_numpy(index.get_scores(known))[None], count)
-            found = order[best > 0]
-            ids[row, : len(found)] = corpus.ids[found]
-            scores[row, : len(found)] = (corpus[found] @ vectors[row]).cpu()
+        for rows in torch.arange(len(anchors)).split(_TOGETHER):
+            words = [[known[word] for word in row if word in known] for row in self._words(anchors[rows])]
+            asked = np.zeros((blocks[0].shape[1], len(rows)), np.float32)  # how often each has each word
+            columns = np.repeat(np.arange(len(rows)), [len(row) for row in words])
+            np.add.at(asked, (np.concatenate([np.array(row, np.int64) for row in words]), columns), 1)
+            top = RunningTop(len(rows), min(count, len(corpus)), torch.device("cpu"))
+            for number, block in enumerate(blocks):
+                lexical = torch.from_numpy((block @ asked).T.copy())
+                top.add(lexical.masked_fill_(lexical <= 0, -torch.inf), number * _ITEMS)
+            for row, places in zip(rows.tolist(), top.result()[1], strict=True):
+                found = places[places >= 0]
+                ids[row, : len(found)] = corpus.ids[found]
+                scores[row, : len(found)] = (corpus[found] @ vectors[row]).cpu()
         return scores, ids
 
     def forget(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 import torch
 
 from lit_metric.data import DataError, Dataset, Pairs, Problems, read_table
+from lit_metric.data import stored as stored_module
+from lit_metric.data import table as table_module
 from lit_metric.data import texts as texts_module
 from lit_metric.data.formats.base import ReadOptions
 from lit_metric.data.formats.judged_rows import JudgedRows
@@ -128,3 +133,26 @@ def test_texts_of_rows_come_row_by_row() -> None:
     assert places.tolist() == [10, 20, 30, 31, 11, 21, 22, 12, 23, 32]
     assert places[is_anchor].tolist() == [10, 11, 12]
     assert rows.select(torch.tensor([0, 2])).all_texts()[0].tolist() == [10, 20, 30, 31, 12, 23, 32]
+
+
+def test_no_row_is_a_python_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stored_module, table_module):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 100)
+    for module in (stored_module, texts_module):
+        monkeypatch.setattr(module, "IN_MEMORY", 0)
+    monkeypatch.setattr(texts_module, "BLOCK", 100)
+
+    def read_pairs(count: int) -> Dataset:
+        path = tmp_path / f"{count}.jsonl"
+        rows = ({"anchor": f"anchor {row}", "positive": f"positive {row}"} for row in range(count))
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        reading = ReadOptions(cache_dir=str(tmp_path))
+        return Pairs().read({"train": read_table(path, folder=tmp_path)}, reading)
+
+    read_pairs(10)  # imports what it needs
+    tracemalloc.start()
+    found = read_pairs(4000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.items) == 8000
+    assert peak < 600 * 4000  # NumPy's arrays; a row of Python objects takes about 2,000 bytes
