@@ -171,9 +171,10 @@ def accept(parser: Any, page: Path, command: str) -> None:
             shipped = ROOT / "configs" / f"{arguments[place + 1]}.yaml" if argument == "--config" else None
             if shipped is not None and not Path(arguments[place + 1]).exists() and not shipped.exists():
                 content = next(iter(blocks(page, "yaml")), "")
-                if arguments[place + 1].startswith("runs/"):
+                if Path(arguments[place + 1]).name == "config.yaml":  # of a run, or written by init
                     resolved = parser.dump(parser.parse_args(["fit", "--config", base_of(page)]))
                     content = yaml.safe_dump(yaml.safe_load(resolved)["fit"])
+                Path(arguments[place + 1]).parent.mkdir(parents=True, exist_ok=True)
                 Path(arguments[place + 1]).write_text(content, encoding="utf-8")
         with helped():
             parser.parse_args(with_shipped_configs(arguments))
