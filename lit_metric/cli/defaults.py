@@ -56,8 +56,8 @@ def _of(path: str, **arguments: Any) -> dict[str, Any]:
 
 
 def suit_lr(model: Any) -> bool:
-    """Put in the learning rate that suits the encoder where none is given: 1e-2 if all its text encoders are
-    StaticEncoders that are trained, else 1e-4. Returns whether it is the former.
+    """Put in the learning rate that suits the encoder where none is given: 1e-2 if each of its text encoders
+    is a StaticEncoder that is trained, else 1e-4. Returns whether it is the former.
 
     Args:
         model: the options of the learner as parsed; ``lr`` in it is changed if it is None.

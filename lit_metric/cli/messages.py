@@ -153,6 +153,8 @@ def with_options(message: str, command: str = "fit") -> str:
         "name it with --data.text, or give --data.csv.quote ''"
         >>> with_options("name it with text=, or give csv.quote=''", "search")
         "name it with --text, or give --csv.quote ''"
+        >>> with_options('use it with SentenceTransformer("out", trust_remote_code=True)', "export")
+        'use it with SentenceTransformer("out", trust_remote_code=True)'
     """
     places = _places(command)
 
@@ -166,7 +168,8 @@ def with_options(message: str, command: str = "fit") -> str:
 
     message = re.sub(r"(?<![\w./'-])(data|model|trainer)\.(\w+)(?![\w.]*=)", dotted, message)
     value = r"\w+\(\)|'[^']*'|[\w+-][\w.+-]*\b|(?=[\s,.;:)]|$)"
-    return re.sub(rf"(?<![\w.(-])((\w+)(\.\w+)*)=({value})", given, message)
+    # Not those of a call in Python, which follow a bracket or another argument.
+    return re.sub(rf"(?<![\w.(-])(?<!\", )((\w+)(\.\w+)*)=({value})", given, message)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import dict_to_namespace
+from jsonargparse import Namespace, dict_to_namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
@@ -62,7 +62,8 @@ class TrainingParser(Parser, LightningArgumentParser):
         """As jsonargparse's, of a config that is not changed."""
         cfg = cfg.clone()
         for each in (cfg, *(cfg.get(name) for name in TRAINING)):
-            suit_lr(each.get("model") if each else None)
+            # Data alone are written, too, and their `test` and `predict` are no commands.
+            suit_lr(each.get("model") if isinstance(each, Namespace) else None)
         return str(super().dump(cfg, *arguments, **options))
 
 

@@ -256,8 +256,14 @@ def test_export_is_read_by_sentence_transformers(tmp_path: Path, texts: tuple[En
 
 
 def test_export_in_the_own_format_is_for_every_encoder(
-    tmp_path: Path, sets: tuple[Encoder, str], towers: tuple[Encoder, str]
+    tmp_path: Path,
+    sets: tuple[Encoder, str],
+    towers: tuple[Encoder, str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, "export", "--model", sets[1], "--output", "out")
+    assert 'SentenceTransformer("out", trust_remote_code=True)' in caplog.text
     for (encoder, model), role in ((sets, None), (towers, "query")):
         run(tmp_path, "export", "--model", model, "--output", f"out-{role}", "--format", "lit-metric")
         items = [["w5", "w6"], ["w9"]]

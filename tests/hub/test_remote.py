@@ -67,25 +67,22 @@ KINDS: dict[str, Kind] = {
         prompts={"query": "w30_ "},
         max_lengths={"title": 4},
     ),
-    "Matryoshka": lambda t: TextEncoder(t, attention(), truncate_dim=12),
-    "LoRA": lambda t: TextEncoder(t, attention(heads=2), adapter=LORA),
+    "LoRA, Matryoshka": lambda t: TextEncoder(t, attention(heads=2), adapter=LORA, truncate_dim=12),
     "sets": lambda t: SetEncoder(
         TextEncoder(t, attention(hidden=3), 8, prompts={"query": "w20 "}, truncate_dim=6, lower_case=True),
         attention(heads=2, context=True, empty="learned"),
         [Projection(5, bias=False, activation="gelu"), Projection(3)],
         normalize_texts=True,
     ),
-    "sets, mean": lambda t: SetEncoder(
-        TextEncoder(t, replacements={"_": " "}), MeanPooling(), normalize=False
+    "sets, max of last": lambda t: SetEncoder(
+        TextEncoder(t, LastTokenPooling(), replacements={"_": " "}), MaxPooling(), normalize=False
     ),
-    "sets, max of last": lambda t: SetEncoder(TextEncoder(t, LastTokenPooling()), MaxPooling()),
     "static attention": lambda t: StaticEncoder(
         t, attention(heads=2, context=True), 4, lower_case=True, replacements={"_": " "}, max_length=5
     ),
-    "static max": lambda t: StaticEncoder(
-        t, MaxPooling(), max_lengths={"query": 2}, prompts={"query": "w20 "}
+    "sets of static": lambda t: SetEncoder(
+        StaticEncoder(t, MaxPooling(), max_lengths={"query": 2}, prompts={"query": "w20 "}), MeanPooling()
     ),
-    "sets of static": lambda t: SetEncoder(StaticEncoder(t), attention(hidden=4)),
     "towers": lambda t: TwoTowerEncoder(
         TextEncoder(t, attention(heads=2), prompts={"query": "w20 "}, replacements={"_": " "}),
         SetEncoder(StaticEncoder(t, prompts={"document": "w21 ", "title": "w22 "}), attention(context=True)),
@@ -126,7 +123,13 @@ def peer_vectors(model: SentenceTransformer, encoder: Encoder, role: str | None)
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = ("attention over tokens", "sets, max of last", "static attention", "towers without a file")
+"""Kinds that the others cover between them, or `make test-handover` does."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in KINDS]
+)
 def test_an_export_gives_the_same_vectors_wherever_it_is_read(tiny: str, tmp_path: Path, kind: str) -> None:  # noqa: F811
     encoder = trained(kind, tiny)
     roles = ["query", "document"] if isinstance(encoder, TwoTowerEncoder) else [None, "query"]
