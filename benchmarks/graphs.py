@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     reference = encoder.encode(texts)
     seconds = in_turn(ways, given.rounds, time.process_time)
     first = next(iter(ways))
-    print(f"{len(texts)} texts, {processor()['model']}")
+    print(f"{len(texts)} texts, {processor()['model']}", flush=True)
     for name, encode in ways.items():
         ratios = [a / b for a, b in zip(seconds[first], seconds[name], strict=True)]
         size = sizes.get(name.removeprefix("graph, "), 0)

@@ -202,8 +202,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """
         if self.splits:
             return
-        excluded = ExcludedRows(self.exclude, self.csv)
-        alone = self.against["validation"] != "train"
+        alone, excluded = self.against["validation"] != "train", ExcludedRows(self.exclude, self.csv)
 
         def read_one(sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
             options = self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir

@@ -132,7 +132,7 @@ def _evidence(
         "row": [row for _, row in where],
         "given": [labels[place] for place in places],
         "suggested": [found.suggested[place] for place in places],
-        "score": [round(float(found.score[place]), 4) for place in places],
+        "score": [round(float(found.score[place]), 6) for place in places],
         "neighbours": [
             [
                 {"item": names[other], "label": labels[other], "cosine": round(float(cosine), 6)}

@@ -27,7 +27,7 @@ class LabelErrors:
 
     Args:
         score: ``[n]`` in -1..1, the probability of the best other label less that of the given one, so above
-            0 where the other one has more in its favour.
+            0 where the other one has more in its favour. Its size depends on the number of classes.
         suggested: ``[n]`` the best other label of each item.
         neighbours: ``[n, k]`` places of the nearest items of other content, nearest first; -1 for none.
         cosines: ``[n, k]`` float32; -inf for none. Of the first space, if there are several.
@@ -51,9 +51,9 @@ def find_label_errors(
     contents: Sequence[Hashable] | None = None,
     k: int = 200,
     temperature: float = 0.07,
-    ridge: float = 0.3,
+    ridge: float = 0.1,
     ridge_temperature: float = 0.13,
-    flatten: float = 3.0,
+    flatten: float = 10.0,
     progress: bool = False,
 ) -> LabelErrors:
     """Rank items by how much the other items speak against their labels.

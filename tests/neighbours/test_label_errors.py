@@ -49,7 +49,14 @@ def test_the_score_is_a_difference_of_probabilities() -> None:
     unit, groups = torch.from_numpy(vectors).float(), torch.from_numpy(copies)
     linear = module._left_out(unit, groups, torch.from_numpy(labels), 3, 0.3).numpy()
     found = find_label_errors(
-        vectors, labels.tolist(), copies.tolist(), k=7, temperature=0.2, ridge_temperature=0.5, flatten=2.0
+        vectors,
+        labels.tolist(),
+        copies.tolist(),
+        k=7,
+        temperature=0.2,
+        ridge=0.3,
+        ridge_temperature=0.5,
+        flatten=2.0,
     )
     for item, others in enumerate(near):
         votes = np.zeros(3)
