@@ -302,7 +302,11 @@ def test_the_command_writes_graphs_beside_the_folder(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [*PACKABLE, *PADDED])
+@pytest.mark.parametrize(
+    "family",
+    # The tokenizer of Qwen2 adds a token of its own, which the tiny model has no embedding of.
+    sorted({*PACKABLE, *PADDED} - {"qwen2"}),
+)
 def test_every_family_that_can_be_padded_has_a_graph(family: str, tmp_path: Path) -> None:
     """``export_onnx`` compares."""
     pooling = {"mpnet": MaxPooling(), "gpt2": LastTokenPooling()}.get(family, AttentionPooling(2))

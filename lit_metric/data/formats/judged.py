@@ -126,6 +126,8 @@ class JudgedData:
             self._known(),
             self.reading.cache_dir,
         )
+        # The vocabulary has the texts now, and relations need the memory.
+        self.texts, self.fingerprints, self.names = Texts([]), None, None
         if same := sum(int((anchors == others).sum()) for _, anchors, others in self._pairs()):
             logger.info("%d pairs hold the same text twice; they are evaluated, and not trained on", same)
         triplets = {split: found for split, part in own.items() if (found := part.triplets()) is not None}

@@ -112,9 +112,7 @@ class Pairs(Supervision):
         texts, fingerprints, graded, guesses = list[Texts](), list[Integers](), {}, []
         for name, each in columns.items():
             chosen, guessed = self._choose_columns(each.table)
-            rows[name], found = self._check_rows(name, each, sum(map(len, texts)), **chosen)
-            texts.append(found[0])
-            fingerprints.append(found[1])
+            rows[name] = self._check_rows(name, each, texts, fingerprints, **chosen)
             guesses.append((each.table, guessed))
             if chosen["score"]:
                 graded[name] = chosen["score"]
@@ -136,6 +134,7 @@ class Pairs(Supervision):
                 "unjudged": "negative" if self.in_batch_negatives else "ignored",
             },
         )
+        del texts, fingerprints  # `data` frees them when it no longer needs them
         data.hold_out(splits, least=2)
         trained = "train" if "train" in columns else next(iter(columns), "")
         planned: Plans = "scores" if trained in graded else "pairs"
@@ -194,18 +193,20 @@ class Pairs(Supervision):
         self,
         name: str,
         columns: Columns,
-        start: int,
+        all_texts: list[Texts],
+        all_fingerprints: list[Integers],
         anchor: str,
         positive: str,
         negative: list[str],
         score: str | None,
-    ) -> tuple[JudgedRows, tuple[Texts, Integers]]:
-        """The rows of a table, with its texts and their fingerprints; what is wrong with others is noted.
+    ) -> JudgedRows:
+        """The rows of a table; what is wrong with others is noted.
 
         Args:
             name: of the table.
             columns: of the table.
-            start: the place of the first of its texts among all.
+            all_texts: of the tables before; those of this one are added.
+            all_fingerprints: the same of their fingerprints.
             anchor: column of anchors.
             positive: column of positives.
             negative: columns of negatives.
@@ -233,8 +234,10 @@ class Pairs(Supervision):
                 self._note_wrong_negatives(columns, negative, contents, others, negatives)
             elif groups is not None:
                 self._note_groups(columns, contents, groups)
-        kept = columns.kept_rows
-        rows = JudgedRows(
+        kept, start = columns.kept_rows, sum(map(len, all_texts))
+        all_texts.append(texts)
+        all_fingerprints.append(fingerprints)
+        return JudgedRows(
             name,
             kept,
             start + kept,
@@ -243,7 +246,6 @@ class Pairs(Supervision):
             None if scores is None else scores[kept],
             groups=None if groups is None else [groups[row] for row in kept.tolist()],
         )
-        return rows, (texts, fingerprints)
 
     def _note_groups(self, columns: Columns, contents: Tensor, groups: list[str | None]) -> None:
         """Note rows with another group than the first row of their anchor."""
