@@ -13,7 +13,7 @@ RUN := $(VENV)/bin/python
 
 .PHONY: help demo test test-handover test-peers newcomer lint docs clean \
 	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses bench-engine bench-gpu \
-	bench-label-errors
+	bench-label-errors bench-search
 
 help:
 	@echo "make demo               train on data that ships with the project, and see what it is good for"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-mining       what mining costs and is worth, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-losses       all losses from classes compared, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-engine       speed and memory beside other libraries, into OUT=DIR; needs LIT_METRIC_DATA"
+	@echo "make bench-search       how fast each kind of saved index answers, into OUT=DIR"
 	@echo "make bench-label-errors find wrong labels, beside cleanlab, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-gpu          the same on a GPU, in eight minutes, into OUT=DIR"
 	@echo "make clean              remove .venv, caches and build products (runs/ is kept)"
@@ -51,6 +52,10 @@ bench-losses: $(VENV)/installed-bench
 bench-engine: OUT ?= runs/bench-engine
 bench-engine: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.engine --out $(OUT) $(ARGS)
+
+bench-search: OUT ?= runs/bench-search
+bench-search: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.search --out $(OUT) $(ARGS)
 
 bench-label-errors: OUT ?= runs/bench-label-errors
 bench-label-errors: $(VENV)/installed-bench

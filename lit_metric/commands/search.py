@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from dataclasses import field as fields
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lit_metric.commands.items import ENDINGS, BadRowsOption, RoleEncoder, check_output, write_table
+from lit_metric.commands.items import ENDINGS, BadRowsOption, RoleEncoder, check_output, one_line, write_table
 from lit_metric.data import CsvOptions, read_table
 from lit_metric.encoders import Encoder
 from lit_metric.encoders.base import Precision
@@ -26,8 +25,6 @@ from lit_metric.search_index import SearchIndex
 
 log = logging.getLogger(__name__)
 
-SHOWN = 240
-"""Characters of an item that are shown; files have all."""
 STDIN = "-"
 
 
@@ -305,7 +302,7 @@ def _show(asked: list[tuple[Any, str]], hits: list[list[Hit]], key: str | None) 
     console = Console()
     for (_, query), found in zip(asked, hits, strict=True):
         repeated = any((hit.copies or 1) > 1 for hit in found)
-        table = RichTable(title=Text(f"nearest to: {_line(query)}"), title_justify="left")
+        table = RichTable(title=Text(f"nearest to: {one_line(query)}"), title_justify="left")
         for name in ("cosine", "row", *["copies"] * repeated):
             table.add_column(name, justify="right", no_wrap=True)
         if key is not None:
@@ -314,12 +311,6 @@ def _show(asked: list[tuple[Any, str]], hits: list[list[Hit]], key: str | None) 
         for hit in found:
             cells = [f"{hit.score:.3f}", str(hit.row), *[str(hit.copies)] * repeated]
             if key is not None:
-                cells.append(_line(hit.name or ""))
-            table.add_row(*map(Text, [*cells, _line(hit.text)]))
+                cells.append(one_line(hit.name or ""))
+            table.add_row(*map(Text, [*cells, one_line(hit.text)]))
         console.print(table)
-
-
-def _line(text: str) -> str:
-    """A text on one line, without what would steer a terminal, and cut if it is long."""
-    plain = "".join(" " if unicodedata.category(each) == "Cc" else each for each in text[: SHOWN + 1])
-    return plain if len(plain) <= SHOWN else plain[: SHOWN - 1] + "…"
