@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
+from multiprocessing import forkserver, process, resource_tracker, util
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,9 +60,20 @@ def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[A
         return _run(command, **options)
 
 
+def _forget_relatives() -> None:
+    """Drop what multiprocessing knows of this process: children, helpers, the server of descriptors."""
+    util._finalizer_registry.clear()
+    util._run_after_forkers()
+    process._children.clear()
+    resource_tracker._resource_tracker._fd = resource_tracker._resource_tracker._pid = None
+    server = forkserver._forkserver
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+
+
 def _become(command: Sequence[str], environment: dict[str, str]) -> None:
     status = 1
     try:
+        _forget_relatives()
         gc.freeze()  # files of this process that nothing refers to must not be closed under the same numbers
         for file in map(int, os.listdir("/proc/self/fd")):
             if file > 2:

@@ -31,11 +31,9 @@ STDIN = "-"
 def search(
     model: str,
     corpus: str | None = None,
-    index: str | None = None,
     query: list[str] | None = None,
     queries: str | None = None,
     k: int = 10,
-    where: list[str] | None = None,
     output: str | None = None,
     key: str | None = None,
     text: str | None = None,
@@ -49,8 +47,10 @@ def search(
     bad_rows: BadRowsOption = "error",
     max_tokens: int = 16384,
     precision: Precision = "float32",
-    verify: bool = False,
     trust_remote_code: bool = False,
+    index: str | None = None,
+    where: list[str] | None = None,
+    verify: bool = False,
 ) -> None:
     """Show the rows of a file, or of an index, that are nearest to a query, by cosine.
 

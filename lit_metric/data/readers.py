@@ -25,8 +25,8 @@ from lit_metric.data.in_memory import (
     part_of_rows,
     with_class_names,
 )
+from lit_metric.data.row_store import stored
 from lit_metric.data.shards import is_unfinished
-from lit_metric.data.stored import stored
 from lit_metric.data.table import Part, StreamedPart, Table, Take, not_loaded
 from lit_metric.store import PACKAGE, package_path
 
@@ -95,7 +95,8 @@ class SourceReader:
     Args:
         problems: where rows that cannot be read are noted.
         csv: how CSV and TSV files are written.
-        folder: where the rows of text files go beyond 64 MB; see :class:`~lit_metric.data.stored.StoredRows`.
+        folder: where the rows of text files go beyond 64 MB; see
+            :class:`~lit_metric.data.row_store.StoredRows`.
 
     Attributes:
         head_rows: rows of JSON Lines whose columns are known before the others are read.

@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 
-from lit_metric.data import CsvOptions, DataError, Problems, read_table
+from lit_metric.data import CsvOptions, DataError, Problems, read_table, row_store
 from lit_metric.data import delimited as delimited_module
-from lit_metric.data import stored as stored_module
-from lit_metric.data.stored import StoredRows
+from lit_metric.data.row_store import StoredRows
 
 
 @pytest.fixture(params=[1 << 26, 50], ids=["memory", "disk"])
 def in_blocks(request, monkeypatch) -> None:
     """Blocks of three rows; with the second parameter nearly all of them are on disk."""
-    monkeypatch.setattr(stored_module, "ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(stored_module, "IN_MEMORY", request.param)
+    monkeypatch.setattr(row_store, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(row_store, "IN_MEMORY", request.param)
 
 
 def nested(levels: int) -> list[Any]:
