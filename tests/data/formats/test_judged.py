@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_metric.data import DataError, Dataset, Pairs, Problems, read_table
-from lit_metric.data import stored as stored_module
+from lit_metric.data import DataError, Dataset, Pairs, Problems, read_table, row_store
 from lit_metric.data import table as table_module
 from lit_metric.data import texts as texts_module
 from lit_metric.data.formats.base import ReadOptions
@@ -136,9 +135,9 @@ def test_texts_of_rows_come_row_by_row() -> None:
 
 
 def test_no_row_is_a_python_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (stored_module, table_module):
+    for module in (row_store, table_module):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 100)
-    for module in (stored_module, texts_module):
+    for module in (row_store, texts_module):
         monkeypatch.setattr(module, "IN_MEMORY", 0)
     monkeypatch.setattr(texts_module, "BLOCK", 100)
 
