@@ -17,6 +17,8 @@ OF_TRAINING = (
     *("packing", "recompute", "max_tokens_in_memory", "trust_remote_code"),
 )
 """Arguments of encoders that don't change the vector of a text."""
+LENGTHS = ("max_length", "max_lengths")
+"""Arguments that no weight depends on: the mean has those of the first encoder."""
 PRIVATE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures")
 """Of a model's configuration: where it came from."""
 
@@ -36,7 +38,7 @@ def merge_encoders(encoders: Sequence[Encoder], weights: Sequence[float] | None 
         weights: how much each counts, at least 0; divided by their sum. Equal ones if None.
 
     Returns:
-        A new encoder. The others stay as they are.
+        A new encoder, with the lengths at which the first one cuts texts. The others stay as they are.
 
     Raises:
         ValueError: if there are fewer than two, weights are not one for each or not numbers of 0 and above,
@@ -99,7 +101,9 @@ def _difference(first: Any, other: Any, where: str = "") -> str:
     settings = []
     for each in (first, other):
         arguments = {**each.spec()["init_args"], **each._saved_arguments()}
-        settings.append({k: v for k, v in arguments.items() if k not in (*OF_TRAINING, *each.subfolders)})
+        settings.append(
+            {k: v for k, v in arguments.items() if k not in (*OF_TRAINING, *LENGTHS, *each.subfolders)}
+        )
     for name in sorted({*settings[0], *settings[1]}):
         ours, theirs = (each.get(name) for each in settings)
         if ours != theirs:
@@ -107,7 +111,8 @@ def _difference(first: Any, other: Any, where: str = "") -> str:
     for name in first.subfolders:
         if difference := _difference(getattr(first, name), getattr(other, name), name):
             return difference
-    if not where and first.tokenizer.fingerprint != other.tokenizer.fingerprint:
+    contents = [each.tokenizer.content() for each in (first, other) if hasattr(each.tokenizer, "content")]
+    if contents and contents[0] != contents[1]:
         return "their tokenizers give other token ids: a token means another row of the table there"
     shapes = [
         {name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (first, other)

@@ -294,7 +294,7 @@ class TextTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """A sha256 of all that decides which ids a text gets, in any role."""
-        parts = [self._content(), self.max_length, self.prompt, self.lower_case, [*self.replacements.items()]]
+        parts = [self.content(), self.max_length, self.prompt, self.lower_case, [*self.replacements.items()]]
         prompts = {role: prompt for role, prompt in self.prompts.items() if prompt != self.prompt}
         lengths = {role: length for role, length in self.max_lengths.items() if length != self.max_length}
         if prompts or lengths:
@@ -304,7 +304,8 @@ class TextTokenizer:
         content = json.dumps(parts, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def _content(self) -> Any:
+    def content(self) -> Any:
+        """What the tokenizer itself consists of, without this object's prompts, lengths and replacements."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
             content = json.loads(backend.to_str())

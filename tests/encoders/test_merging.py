@@ -84,6 +84,14 @@ def test_adapters_are_merged_into_their_bases_first(tiny: str) -> None:
     torch.testing.assert_close(merged.backbone.model.get_submodule(name).weight, expected)
 
 
+def test_the_mean_of_a_model_and_its_backbone_cuts_texts_where_the_first_does(tiny: str) -> None:
+    first = TextEncoder(tiny, max_length=8)
+    merged = merge_encoders([first, moved(TextEncoder(tiny), 0.1)], [3, 1])
+    long = " ".join(["w5"] * 20)
+    assert merged.tokenizer.max_length == 8
+    np.testing.assert_array_equal(merged.encode([long]), merged.encode([" ".join(["w5"] * 6)]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
