@@ -61,7 +61,7 @@ def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[A
 
 
 def _forget_relatives() -> None:
-    """Drop what multiprocessing knows of this process: children, helpers, the server of descriptors."""
+    """Make multiprocessing forget children, helpers and the server of descriptors of this process."""
     util._finalizer_registry.clear()
     util._run_after_forkers()
     process._children.clear()

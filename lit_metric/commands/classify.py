@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from lit_metric.commands.items import (
     ENDINGS,
+    STANDARD_INPUT,
     BadRowsOption,
     FileItems,
     RoleEncoder,
     check_output,
-    one_line,
+    input_lines,
+    print_table,
+    split_tags,
     with_results,
     write_table,
 )
@@ -30,8 +29,6 @@ from lit_metric.neighbours import NeighbourClassifier
 from lit_metric.neighbours.storage import CONFIG
 
 log = logging.getLogger(__name__)
-
-STANDARD_INPUT = "-"
 
 
 def classify(
@@ -186,26 +183,20 @@ def names_of(read: FileItems) -> list[str]:
 
 def standard_input(encoder: RoleEncoder, separator: str | None) -> list[dict[str, Any]]:
     """Rows of the lines of standard input, each a text, or tags with commas or ``separator`` between them."""
-    lines = [line.strip() for line in sys.stdin if line.strip()]
+    lines = [*input_lines()]
     if not lines:
         raise ValueError("--input -: there are no lines on standard input")
     if encoder.kind == "text":
         return [{"text": line} for line in lines]
-    tags = [[tag.strip() for tag in line.split(separator or ",") if tag.strip()] for line in lines]
-    return [{"tags": each} for each in tags]
+    return [{"tags": split_tags(line, separator)} for line in lines]
 
 
 def _show(asked: FileItems, results: dict[str, list[Any]]) -> None:
     """Print one row for each item: its label, the confidence, its text, and its nearest neighbour."""
-    table = RichTable()
     names = [name for name in ("predicted", "confidence", "p_known") if name in results]
-    for name in names:
-        table.add_column(name, overflow="fold")
-    table.add_column("item", overflow="fold")
-    table.add_column("nearest", overflow="fold")
+    rows = []
     for place, row in enumerate(asked.items.rows):
         cells = [results[name][place] for name in names]
         shown = [", ".join(map(str, each)) if isinstance(each, list) else f"{each}" for each in cells]
-        shown += [", ".join(row), *(each["item"] for each in results["neighbours"][place][:1])]
-        table.add_row(*(Text(one_line(each)) for each in shown))
-    Console().print(table)
+        rows.append([*shown, ", ".join(row), *(each["item"] for each in results["neighbours"][place][:1])])
+    print_table([*names, "item", "nearest"], rows)

@@ -7,9 +7,6 @@ import math
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from lit_metric.commands.items import (
     BAD_ROWS,
@@ -19,7 +16,7 @@ from lit_metric.commands.items import (
     RoleEncoder,
     check_output,
     log_left_out,
-    one_line,
+    print_table,
     with_results,
     write_table,
 )
@@ -153,9 +150,8 @@ def _of_pairs(read: FileItems, others: FileItems, pairs: list[Pair]) -> dict[str
 
 def _rows(read: FileItems, places: list[int]) -> dict[str, list[Any]]:
     """The file, the row from 1, and all columns of some items."""
-    where = [read.table.place(read.rows[place]) for place in places]
-    columns = {name: [values[place] for place in places] for name, values in read.columns().items()}
-    return with_results(columns, {"file": [file for file, _ in where], "row": [row for _, row in where]})
+    chosen = read.select(places)
+    return with_results(chosen.columns(), chosen.origins())
 
 
 def _cosines(first: np.ndarray, others: np.ndarray) -> list[float]:
@@ -166,12 +162,7 @@ def _cosines(first: np.ndarray, others: np.ndarray) -> list[float]:
 
 def _show(results: dict[str, list[Any]]) -> None:
     """Print the first rows of results."""
-    table = RichTable()
-    for name in results:
-        table.add_column(Text(name), overflow="fold")
     rows = [*zip(*results.values(), strict=True)]
-    for row in rows[:SHOWN_ROWS]:
-        table.add_row(*(Text(one_line(str(value))) for value in row))
-    Console().print(table)
+    print_table(results, (map(str, row) for row in rows[:SHOWN_ROWS]))
     if len(rows) > SHOWN_ROWS:
         log.info("These are the first %d of %d rows; --output FILE writes all of them", SHOWN_ROWS, len(rows))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv as tables
 import json
 import logging
+import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from lit_metric.data import CsvOptions, DataError, LabelledItems, Labels, Problems, read_table
 from lit_metric.data.formats.columns import Columns
@@ -51,6 +55,15 @@ class FileItems:
         columns = {name: self.table.column(name) for name in self.table.columns}
         return {name: [values[row] for row in self.rows] for name, values in columns.items()}
 
+    def origins(self) -> dict[str, list[Any]]:
+        """``[n]`` the file of each item, and its row there, from 1."""
+        where = [self.table.place(row) for row in self.rows]
+        return {"file": [file for file, _ in where], "row": [row for _, row in where]}
+
+    def select(self, places: Sequence[int]) -> FileItems:
+        """The items at these places, in this order."""
+        return FileItems(self.table, [self.rows[place] for place in places], self.items.select(places))
+
     def inputs(self) -> list[Any]:
         """``[n]`` what :meth:`Encoder.encode` takes for the items."""
         rows = self.items.rows
@@ -71,8 +84,7 @@ class FileItems:
         for place, content in enumerate(contents):
             places.setdefault(content, []).append(place)
         firsts = [first for first, *_ in places.values()]
-        kept = FileItems(self.table, [self.rows[place] for place in firsts], items.select(firsts))
-        return kept, [len(group) for group in places.values()]
+        return self.select(firsts), [len(group) for group in places.values()]
 
 
 class RoleEncoder:
@@ -239,6 +251,20 @@ def write_lines(
             file.write(_text("{" + ", ".join(cells) + "}\n"))
 
 
+STANDARD_INPUT = "-"
+"""What stands for standard input in place of a file."""
+
+
+def input_lines() -> Iterator[str]:
+    """The lines of standard input that aren't blank, without blanks around them."""
+    return (line.strip() for line in sys.stdin if line.strip())
+
+
+def split_tags(line: str, separator: str | None) -> list[str]:
+    """The tags of a line, with commas or ``separator`` between them."""
+    return [tag.strip() for tag in line.split(separator or ",") if tag.strip()]
+
+
 SHOWN = 240
 """Characters of an item that are shown; files have all."""
 
@@ -247,6 +273,16 @@ def one_line(text: str) -> str:
     """A text on one line, without what would steer a terminal, and cut if it is long."""
     plain = "".join(" " if unicodedata.category(each) == "Cc" else each for each in text[: SHOWN + 1])
     return plain if len(plain) <= SHOWN else plain[: SHOWN - 1] + "…"
+
+
+def print_table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print cells as a table, each on one line before it is folded; nothing in them is markup."""
+    table = RichTable()
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    Console().print(table)
 
 
 def with_results(columns: Mapping[str, list[Any]], results: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

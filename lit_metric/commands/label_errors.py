@@ -5,10 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from lit_metric.commands.classify import names_of
 from lit_metric.commands.items import (
     ENDINGS,
@@ -16,7 +12,7 @@ from lit_metric.commands.items import (
     FileItems,
     RoleEncoder,
     check_output,
-    one_line,
+    print_table,
     with_results,
     write_table,
 )
@@ -109,8 +105,7 @@ def label_errors(
     log.info("%d of %d rows are suspects", len(found.suspects), len(read))
     results = _evidence(read, found, places, neighbours)
     if path is not None:
-        columns = {name: [values[place] for place in places] for name, values in read.columns().items()}
-        write_table(path, with_results(columns, results))
+        write_table(path, with_results(read.select(places).columns(), results))
         log.info(
             "Wrote %d rows to %s; delete what is right, then lit-metric fit --data.exclude %s",
             len(places),
@@ -126,10 +121,8 @@ def _evidence(
 ) -> dict[str, list[Any]]:
     """What is known of each suspect: where it is, its labels, its score, and its nearest rows."""
     names, labels = names_of(read), read.items.labels
-    where = [read.table.place(read.rows[place]) for place in places]
     return {
-        "file": [file for file, _ in where],
-        "row": [row for _, row in where],
+        **read.select(places).origins(),
         "given": [labels[place] for place in places],
         "suggested": [found.suggested[place] for place in places],
         "score": [round(float(found.score[place]), 6) for place in places],
@@ -146,10 +139,8 @@ def _evidence(
 
 def _show(read: FileItems, results: dict[str, list[Any]], places: list[int]) -> None:
     """Print the first suspects, with the nearest neighbour of the suggested label."""
-    table = RichTable()
     names = ("row", "given", "suggested", "score")
-    for name in (*names, "item", "nearest"):
-        table.add_column(name, overflow="fold")
+    rows = []
     items = names_of(read)
     for at, place in enumerate(places[:SHOWN_ROWS]):
         near = results["neighbours"][at]
@@ -157,8 +148,7 @@ def _show(read: FileItems, results: dict[str, list[Any]], places: list[int]) -> 
             (each for each in near if each["label"] == results["suggested"][at]),
             near[0] if near else {"item": ""},
         )
-        cells = [*(str(results[name][at]) for name in names), items[place], shown["item"]]
-        table.add_row(*(Text(one_line(each)) for each in cells))
-    Console().print(table)
+        rows.append([*(str(results[name][at]) for name in names), items[place], shown["item"]])
+    print_table([*names, "item", "nearest"], rows)
     if len(places) > SHOWN_ROWS:
         log.info("These are the first %d; --output FILE writes all of them", SHOWN_ROWS)

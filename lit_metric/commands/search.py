@@ -15,7 +15,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lit_metric.commands.items import ENDINGS, BadRowsOption, RoleEncoder, check_output, one_line, write_table
+from lit_metric.commands.items import (
+    ENDINGS,
+    STANDARD_INPUT,
+    BadRowsOption,
+    RoleEncoder,
+    check_output,
+    input_lines,
+    one_line,
+    split_tags,
+    write_table,
+)
 from lit_metric.data import CsvOptions, read_table
 from lit_metric.encoders import Encoder
 from lit_metric.encoders.base import Precision
@@ -24,8 +34,6 @@ from lit_metric.index import ExactIndex
 from lit_metric.search_index import SearchIndex
 
 log = logging.getLogger(__name__)
-
-STDIN = "-"
 
 
 def search(
@@ -120,7 +128,7 @@ def search(
         return searched.find(encoder.encode(items, max_tokens, role=asking.role, precision=precision), k)
 
     asked = _given(asking, query or [], tag_separator)
-    if queries not in (None, STDIN):
+    if queries not in (None, STANDARD_INPUT):
         asked += _read(asking, str(queries), bad_rows, csv, columns)
     if path is not None:
         asked += _given(asking, _lines(queries), tag_separator)
@@ -237,8 +245,7 @@ def _given(encoder: RoleEncoder, queries: Iterable[str], separator: str | None) 
     """
     asked: list[tuple[Any, str]] = [(each, each) for each in queries]
     if encoder.kind == "set":
-        tags = [[tag.strip() for tag in name.split(separator or ",") if tag.strip()] for _, name in asked]
-        asked = [(list(dict.fromkeys(each)), name) for each, (_, name) in zip(tags, asked, strict=True)]
+        asked = [(list(dict.fromkeys(split_tags(name, separator))), name) for _, name in asked]
     if not all(items if isinstance(items, list) else items.strip() for items, _ in asked):
         raise ValueError("--query is empty: give a text, or tags with commas between them")
     return asked
@@ -260,7 +267,7 @@ def _read(
 
 def _lines(queries: str | None) -> Iterator[str]:
     """The lines of standard input, if queries are read from there."""
-    return (line.strip() for line in sys.stdin if line.strip()) if queries == STDIN else iter(())
+    return input_lines() if queries == STANDARD_INPUT else iter(())
 
 
 def _prompts() -> Iterator[str]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from lit_metric.data.progress import track
 from lit_metric.index import similarities
+from lit_metric.neighbours.known import COPIES
 
 BLOCK = 2048
 """Items whose cosines are computed together, on either side."""
@@ -58,8 +59,7 @@ def near_pairs(
     theirs = ours
     if others is not None:
         theirs = F.normalize(torch.from_numpy(np.ascontiguousarray(others, dtype=np.float32)), dim=1)
-    # A vector and its copy may have a cosine a little below 1.
-    least = min(threshold, 1 - 1e-6)
+    least = min(threshold, COPIES)  # copies may have a cosine a little below 1
     for start in track(range(0, len(ours), BLOCK), "comparing", shown=progress):
         for other in range(start if others is None else 0, len(theirs), BLOCK):
             scores = similarities(ours[start : start + BLOCK], theirs[other : other + BLOCK])

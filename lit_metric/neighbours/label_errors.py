@@ -58,7 +58,7 @@ def find_label_errors(
 ) -> LabelErrors:
     """Rank items by how much the other items speak against their labels.
 
-    Nothing that is said of an item depends on its own label, or on items of equal content:
+    The score of an item depends neither on its own label nor on items of equal content. Two parts make it up:
 
     - The neighbours' vote: the share of each class among the ``k`` nearest items, weighted by
       ``exp(cosine / temperature)``. It knows a label that no item nearby has.
