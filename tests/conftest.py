@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,17 @@ def pytest_collection_finish() -> None:
     client = sys.modules.get("lit_metric.refresh.client")
     if client is not None:
         client.Popen = forked.popen  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Show what a worker logged beside the failure of its test."""
+    outcome = yield
+    report = outcome.get_result()
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and folder is not None:
+        for path in folder.rglob("worker.log"):
+            report.sections.append((str(path), path.read_text("utf-8", "replace")[-8000:]))
 
 
 @pytest.fixture(scope="session")

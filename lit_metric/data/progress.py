@@ -57,7 +57,12 @@ def track(items: Iterable[T], what: str, unit: str = "batch", shown: bool = True
 
 def has_bars() -> bool:
     """Whether a bar can be shown: on a terminal or in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return sys.stderr.isatty() or _in_a_notebook()
+
+
+def _in_a_notebook() -> bool:
+    kernels = sys.modules.get("ipykernel.kernelapp")  # libraries import it outside notebooks, too
+    return kernels is not None and kernels.IPKernelApp.initialized()
 
 
 class Pace:

@@ -8,6 +8,7 @@ error. It ends when its input ends, and at once when its parent is gone.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -139,6 +140,7 @@ def main() -> None:
     """Serve the trainer; standard output is for answers."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    faulthandler.enable(2)  # a fault of a library ends the process: the log says where
     spec = Path(sys.argv[1])
     settings = WorkerSettings(**json.loads(spec.read_text(encoding="utf-8"))["worker"])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 
 import pytest
@@ -27,6 +29,20 @@ def test_a_line_is_logged_once_when_it_takes_long(
         if number == 1:
             wait_for(caplog, "measuring ...")
     assert [record.getMessage() for record in caplog.records] == ["building the index ...", "measuring ..."]
+
+
+def test_a_notebook_shows_bars_and_a_process_that_only_imports_its_kernel_does_not() -> None:
+    code = (
+        "import ipykernel.kernelapp as kernels; from lit_metric.data import progress; "
+        "{}print(progress.has_bars())"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(make)], capture_output=True, text=True, check=True
+        ).stdout
+        for make in ("", "kernels.IPKernelApp.instance(); ")
+    ]
+    assert told == ["False\n", "True\n"]
 
 
 def test_nothing_is_logged_of_what_is_done_at_once_or_not_to_be_shown(
