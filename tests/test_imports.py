@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lit_metric"
 # From the top; what stands in one line is independent of each other, but for the first two.
 LAYERS = [
     {"__init__", "__main__", "cli", "commands"},
+    {"report"},
     {"mteb", "neighbours"},
     {"hub", "search_index"},
     {"modules"},
