@@ -132,22 +132,27 @@ def start(config: Mapping[str, Any]) -> tuple[MetricCLI, MetricLearner, MetricDa
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     gc.collect()  # an earlier model hangs in cycles, of too few objects to call the collector by themselves
+    key = _tower_key(config)  # before the command line makes objects of what is nested in the config
     cli = MetricCLI(args=dict(config), run=False)
     model, data = cli.model, cli.datamodule
     assert isinstance(model, MetricLearner)
     assert isinstance(data, MetricDataModule)
     data.prepare(model.encoder.tokenizer, progress=False)
-    _share_tower(config, model, data)
+    _share_tower(key, model, data)
     return cli, model, data
 
 
-def _share_tower(config: Mapping[str, Any], model: MetricLearner, data: MetricDataModule) -> None:
+def _tower_key(config: Mapping[str, Any]) -> str:
+    """What the vectors of a frozen tower, and the numbers of its texts, depend on."""
+    encoder, data = config["model"]["init_args"]["encoder"]["init_args"], config["data"]["init_args"]
+    return repr([encoder.get("text"), *(data.get(name) for name in ("train", "test", "supervision", "tags"))])
+
+
+def _share_tower(key: str, model: MetricLearner, data: MetricDataModule) -> None:
     """Give the encoder the frozen tower of an earlier fit, or let it fill its table for later ones."""
     encoder = model.encoder
     if not isinstance(encoder, SetEncoder) or not encoder.text.frozen:
         return
-    sources = [config["data"]["init_args"].get(name) for name in ("train", "test", "supervision", "tags")]
-    key = repr([config["model"]["init_args"]["encoder"]["init_args"]["text"], sources])
     if key in _towers:
         encoder.text = _towers[key]
         return
@@ -236,7 +241,7 @@ def train(
     return {**result, "validation": measure(model, data, "validation")}
 
 
-def tested(config: Mapping[str, Any], weights: Path, measure: Measure = scores) -> dict[str, float]:
+def tested(config: Mapping[str, Any], weights: Path, measure: Measure = scores) -> dict[str, float]:  # noqa: PT028
     """The scores of the test items with the weights of an earlier fit."""
     _, model, data = start(config)
     saved = load_file(weights)

@@ -1,7 +1,7 @@
 """Write docs/methods.md from docs/methods.template, the entries of the recipe book, and docs/methods.json.
 
-    python -m docs.build_methods                                        # after a change of an entry or a recipe
-    python -m docs.build_methods --measured runs/methods/methods.json   # after make methods
+    python -m docs.build_methods                                       # after a change of an entry
+    python -m docs.build_methods --measured runs/methods/methods.json  # after make methods
 
 What is not measured is said to be, and nothing stands in its place.
 """

@@ -2,10 +2,11 @@
 
     LIT_METRIC_DATA=DIR python -m benchmarks.methods --out DIR --only B5 C24
 
-Each entry of ``benchmarks/methods/entries`` names its arms, its corpus, its budget in encoded items, its measures
-and its claims. For each arm alike, a fit at each learning rate with seed 0, of which the validation items choose,
-and up to two rates beyond while the best lies at an edge; then the other seeds at that rate. The test items are
-looked at with the chosen fits only. Mined negatives count as encoded; encoding for a search does not, and is said.
+Each entry of ``benchmarks/methods/entries`` names its arms, its corpus, its budget in encoded items, its
+measures and its claims. For each arm alike, a fit at each learning rate with seed 0, of which the validation
+items choose, and up to two rates beyond while the best lies at an edge; then the other seeds at that rate.
+The test items are looked at with the chosen fits only. Mined negatives count as encoded; encoding for a
+search does not, and is said.
 
 Each fit is one JSON file in OUT/KEY, with the values of each test query. A second call measures only what is
 missing or has other settings. ``methods.json`` is the summary; ``python -m docs.build_methods --measured
@@ -21,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.methods.entries import Entry, entries
-from benchmarks.methods.runs import Runs
+from benchmarks.methods.runs import Result, Runs
 from benchmarks.results import BenchmarkError, Spread, environment, read_json, score_table, short, write_json
 
 SUMMARY = "methods.json"
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"The summary is in {short(given.out / SUMMARY)}")
 
 
-def show(console: Console, entry: Entry, result: dict) -> None:  # type: ignore[type-arg]
+def show(console: Console, entry: Entry, result: Result) -> None:
     """The table of an entry, and what became of its claims."""
     rows = {
         arm: {name: Spread(**value) for name, value in row.get("test", {}).items()}

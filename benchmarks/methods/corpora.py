@@ -1,7 +1,7 @@
 """What methods are measured on: tables made from the real data, and a config that reads each.
 
-Encoders are frozen, but for a head on top, so that a fit takes seconds. Splits go by sha256, or are those of the
-source, so no seed changes what is tested.
+Encoders are frozen, but for a head on top, so that a fit takes seconds. Splits go by sha256, or are those of
+the source, so no seed changes what is tested.
 """
 
 from __future__ import annotations

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from benchmarks.methods.corpora import CORPORA
+from benchmarks.methods.verdicts import Expected
 from benchmarks.results import REPOSITORY, BenchmarkError
 
 FOLDER = Path(__file__).parent / "entries"
 RECIPES = REPOSITORY / "configs" / "recipes"
-EXPECTED = ("up", "down", "same")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Claim:
     arm: str
     against: str
     measure: str
-    expected: str = "up"
+    expected: Expected = "up"
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Entry:
         source: the paper.
         when: to use it.
         cost: of using it, in words.
-        recipe: the name of its file in ``configs/recipes``, without the ending; None where a test of something
-            that is always on has nothing to turn on.
+        recipe: the name of its file in ``configs/recipes``, without the ending; None where there is nothing
+            to turn on.
         base: the shipped config that the recipe adds to.
         corpus: the name of one of ``CORPORA``.
         corpora: of single arms, if they differ.
@@ -120,7 +120,7 @@ def load(path: Path) -> Entry:
         for arm in (claim.arm, claim.against):
             if arm not in entry.arms:
                 raise BenchmarkError(f"{path}: a claim names the arm {arm!r}; arms: {', '.join(entry.arms)}")
-        if claim.measure not in (*entry.measures, *entry.logged) or claim.expected not in EXPECTED:
+        if claim.measure not in (*entry.measures, *entry.logged) or claim.expected not in get_args(Expected):
             raise BenchmarkError(
                 f"{path}: {claim.words!r} needs one of {', '.join(entry.measures)}, and up, down or same"
             )

@@ -62,8 +62,8 @@ def pair_ap(model: MetricLearner, data: MetricDataModule, split: str, names: Seq
 
 
 def head_and_votes(model: MetricLearner, data: MetricDataModule, split: str, names: Sequence[str]) -> Found:
-    """Right answers of ten neighbours, or of the head that was trained with the encoder, in bins of the classes'
-    sizes in training: ``tail`` up to 20 items, ``head`` from 200 on, ``medium`` between.
+    """Right answers of ten neighbours, or of the head that was trained with the encoder, in bins of the
+    classes' sizes in training: ``tail`` up to 20 items, ``head`` from 200 on, ``medium`` between.
 
     A loss with one proxy for each class is a head; with any other loss the neighbours answer.
     """

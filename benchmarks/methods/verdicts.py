@@ -1,9 +1,9 @@
 """Whether a method helps, by a rule that was fixed before anything was measured.
 
-Two arms are compared by paired differences: of the same seed, and of the same test query. The difference has two
-intervals of 95%: over seeds, by Student's t with one degree of freedom fewer than seeds; and over queries, by a
-bootstrap of each query's mean over seeds. A method *helps* if every interval that exists lies above 0, it *hurts*
-if every one lies below 0, and otherwise there is *no difference seen*.
+Two arms are compared by paired differences: of the same seed, and of the same test query. The difference has
+two intervals of 95%: over seeds, by Student's t with one degree of freedom fewer than seeds; and over
+queries, by a bootstrap of each query's mean over seeds. A method *helps* if every interval that exists lies
+above 0, it *hurts* if every one lies below 0, and otherwise there is *no difference seen*.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def compare(
     """An arm's runs by seed minus another arm's.
 
     Args:
-        runs, others: results by seed, with ``test`` (figures by name) and ``queries`` (lists of values by name,
-            None where a query has none).
+        runs, others: results by seed, with ``test`` (figures by name) and ``queries`` (lists of values by
+            name, None where a query has none).
         measure: the name.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Every entry of the recipe book trains each of its arms for a few batches, on small tables and a tiny backbone."""
+"""Every entry of the recipe book trains its arms for a few batches, on small tables and a tiny backbone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(path: Path, columns: dict[str, list[object]]) -> None:
 
 @pytest.fixture(scope="module")
 def world(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the tables of ``LIT_METRIC_DATA``, small, and the tiny backbone as a package of its own."""
+    """A folder with small tables in place of ``LIT_METRIC_DATA``, and the tiny backbone as a package."""
     root = tmp_path_factory.mktemp("methods")
     for name, count in (("train", 320), ("test", 160)):
         texts, labels = (list(column) for column in zip(*questions(count, 5, classes=80), strict=True))
