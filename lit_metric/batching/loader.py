@@ -26,7 +26,6 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
 from lit_metric.data.rows_to_encode import RowsToEncode
 from lit_metric.data.tokens import Tokenizer, Tokens, count_truncated, tokenize_in_memory
-from lit_metric.encoders.tokenizer import log_truncation
 
 MAX_ITEMS = 4096
 """Items in a batch for encoding."""
@@ -335,4 +334,6 @@ class RowDataset(IterableDataset[Batch]):
                 batch = collator(part, torch.empty(0, dtype=torch.int64))
                 yield replace(batch, item_ids=block.rows[batch.item_ids])
         if self.logged:
+            from lit_metric.encoders.tokenizer import log_truncation  # workers don't load transformers
+
             log_truncation(counts)
