@@ -47,7 +47,18 @@ SCRIPTS = (
 """In the order in which they run."""
 PIECE = 3 << 18
 """Bytes encoded at a time; base64 takes three by three."""
-AT_ONCE = ("title", "version", "made", "names", "measured_split", "kind", "run", "splits", "metrics", "health")
+AT_ONCE = (
+    "title",
+    "version",
+    "made",
+    "names",
+    "measured_split",
+    "kind",
+    "run",
+    "splits",
+    "metrics",
+    "health",
+)
 SHOWN_CLASS_SIZES = 1000
 
 
@@ -103,7 +114,9 @@ def _check(items: Items) -> None:
                 lengths[f"{name}_{when}"] = len(array)
     wrong = [f"{name} has {length}" for name, length in lengths.items() if length != count]
     if wrong:
-        raise ValueError(f"the report has {count} texts, but {', '.join(wrong)}; give one value for each text")
+        raise ValueError(
+            f"the report has {count} texts, but {', '.join(wrong)}; give one value for each text"
+        )
 
 
 def _asset(name: str) -> str:

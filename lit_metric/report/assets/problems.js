@@ -31,5 +31,5 @@ function renderProblems() {
   const { problems } = data.late;
   if (!problems.length) return section.append(missing("problems", "Nothing was searched for."));
   section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first; CSV files are UTF-8 with a byte order mark, and cells that a spreadsheet would take for formulas begin with an apostrophe."),
-    problems.map(problemList));
+    ...problems.map(problemList));
 }
