@@ -88,7 +88,7 @@ def write_page(report: Report, path: Path) -> None:
         "first": _json(_first(report)),
         "script": script,
     }
-    before, bulk, after = re.split(r"\{\{(bulk)\}\}", _asset("page.html"))
+    before, after = _asset("page.html").split("{{bulk}}")
     with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         # One pass over the template: what is filled in isn't searched for places to fill.
         file.write(re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], before))
@@ -120,7 +120,7 @@ def _check(items: Items) -> None:
 
 
 def _asset(name: str) -> str:
-    """A file of the page, without anything that would end its element early."""
+    """A file of the page."""
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
@@ -196,7 +196,7 @@ def _bulk(report: Report) -> Iterator[tuple[str, str, int, Iterable[bytes]]]:
 
 
 def _arrays(
-    name: str, array: NDArray[Any] | None, dtype: DTypeLike = None
+    name: str, array: NDArray[Any] | None, dtype: DTypeLike | None = None
 ) -> Iterator[tuple[str, str, int, Iterable[bytes]]]:
     """One array, byte planes apart from each other, which deflate better; nothing without an array."""
     if array is None:
@@ -246,7 +246,7 @@ def _deflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows: dataclasses and tuples become dicts and lists, what is no finite number becomes None."""
+    """What JSON knows: dataclasses become dicts, tuples lists, and numbers that are not finite None."""
     if is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, dict):
@@ -271,5 +271,5 @@ def _json(value: Any) -> str:
 
 
 def _valid(text: str) -> str:
-    """The text with a replacement character for each half of a surrogate pair, which UTF-8 has no bytes for."""
+    """The text, with a replacement character for half a surrogate pair, which UTF-8 can't write."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
