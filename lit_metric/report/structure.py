@@ -391,7 +391,7 @@ class Comparison:
 
 @dataclass
 class Report:
-    """All of it; a part that doesn't apply is None or empty, and ``missing`` says why, by part.
+    """All of it; a part that doesn't apply is None or empty, and ``missing`` says why, in a sentence.
 
     Args:
         title: name of the run.
@@ -400,6 +400,8 @@ class Report:
         names: what "before" and "after" are called, such as ("untrained", "trained").
         measured_split: "test", "validation" or "".
         kind: "labels", "several labels", "pairs", "judgements", "scores", "triples".
+        missing: by part: "metrics", "curves", "health", "splits", "map", "neighbours", "confusions",
+            "classes", "negatives", "attention", "problems", "advice".
         seconds_to_write: of parts of writing the report, such as {"project": 12.5}.
     """
 
