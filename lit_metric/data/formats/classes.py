@@ -158,8 +158,10 @@ def hold_out_items(ids: Tensor, relations: Relations, reading: ReadOptions) -> d
         reading: the share and the seed.
 
     Returns:
-        ``train`` and ``validation``; without the latter where there are too few items.
+        ``train`` and ``validation``; without the latter where there are too few items, or the share is 0.
     """
+    if not reading.validation_share:
+        return {"train": ids}
     draw = np.random.default_rng(reading.seed)
     order = ids[torch.from_numpy(draw.permutation(len(ids)))]
     if isinstance(relations, LabelRelations):
