@@ -36,6 +36,13 @@ COMMANDS = {
 
 BARE: dict[str, dict[str, dict[str, Any]]] = {
     "init": {"input": {"help": "Parquet, CSV or JSON Lines file, data set folder, or id of a data set"}},
+    "inspect": {
+        "--plots": {
+            "action": "store_true",
+            "help": "also draw the map, the curves and the confusions, as PNG and SVG, into the folder plots "
+            "next to the page",
+        }
+    },
     "index": {"--add": {"action": "store_true", "help": "add the rows to an index that is there"}},
     "search": {
         "--where": {

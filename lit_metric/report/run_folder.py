@@ -29,10 +29,11 @@ def read_run(folder: Path) -> tuple[Run, dict[str, Any]]:
     config = folder / CONFIG
     logged = read_log(folder / LOG)
     ended = str(metrics.get("ended", "unknown"))
+    how = ended if "ended" in metrics else "it was stopped by force, or it still runs"
     warnings = []
     if metrics and "after" not in metrics:
         warnings.append(
-            f"The run ended early ({ended}): its encoder is that of the best or latest checkpoint, and was "
+            f"The run isn't complete ({how}): its encoder is that of the best or latest checkpoint, and was "
             "measured for this page."
         )
     return (
