@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -16,10 +17,80 @@ from lit_metric.data.evaluated import MEAN, EvaluationView
 from lit_metric.data.progress import stage, track
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
-from lit_metric.metrics import NeighbourMetrics, PairMetrics, SpaceMetrics, TripletMetrics
+from lit_metric.metrics import (
+    NeighbourMetrics,
+    PairMetrics,
+    QueryValues,
+    SpaceMetrics,
+    TripletMetrics,
+    percentile_interval,
+    resampled_means,
+)
 from lit_metric.renamed import refuse_old_names
 
 Role = Literal["queries", "corpus"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What an evaluation found.
+
+    Args:
+        values: by the name of the metric, as :meth:`Evaluation.compute` returns them.
+        queries: the values of each query behind them, under what names of metrics begin with: nothing, or
+            ``NAME/`` for a data set of several. ``nearest`` is that of the retrieval metrics.
+    """
+
+    values: dict[str, float]
+    queries: dict[str, QueryValues]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """95% intervals of a metric before and after, and of the change, by a paired bootstrap over queries.
+
+    Args:
+        before, after, change: lower and upper bound.
+        queries: how many have a value.
+    """
+
+    before: tuple[float, float]
+    after: tuple[float, float]
+    change: tuple[float, float]
+    queries: int
+
+
+def intervals(
+    before: Measured, after: Measured, resamples: int = 1000, seed: int = 0
+) -> dict[str, Intervals]:
+    """How much of a change could be due to the choice of queries, by the name of the metric.
+
+    Metrics without values by query, such as a macro mean over classes, are left out.
+
+    Args:
+        before, after: of the same queries.
+        resamples, seed: of :func:`~lit_metric.metrics.resampled_means`.
+    """
+    found = {}
+    for prefix, first in before.queries.items():
+        second = after.queries.get(prefix)
+        if second is None or not torch.equal(first.ids.cpu(), second.ids.cpu()):
+            continue
+        names = [name for name in first.columns if name in second.columns]
+        sides = [  # [q, m] each
+            torch.stack([each.columns[name] for name in names], dim=1).double().cpu()
+            for each in (first, second)
+        ]
+        mass = [first.weights.get(name, torch.ones(len(first.ids))).double().cpu() for name in names]
+        weights = torch.stack(mass, dim=1).repeat(1, 2).numpy()
+        means = resampled_means(torch.cat(sides, dim=1).numpy(), weights, resamples, seed)
+        for place, name in enumerate(names):
+            old, new = means[:, place], means[:, len(names) + place]
+            first_bounds, last_bounds, bounds = map(percentile_interval, (old, new, new - old))
+            if first_bounds and last_bounds and bounds and f"{prefix}{name}" in after.values:
+                count = int((~sides[1][:, place].isnan()).sum())
+                found[f"{prefix}{name}"] = Intervals(first_bounds, last_bounds, bounds, count)
+    return found
 
 
 class Evaluation(nn.Module):
@@ -126,21 +197,29 @@ class Evaluation(nn.Module):
         Args:
             partial: leave out given pairs and triplets of which an item was not given.
         """
+        return self.measure(partial).values
+
+    def measure(self, partial: bool = False) -> Measured:
+        """The values of :meth:`compute`, and those of each query behind them; then reset."""
         results: dict[str, float] = {}
+        queries: QueryValues | None = None
         for metrics in (self.in_corpus, self.among_queries):
-            values = _finish(metrics)
-            if metrics is self.in_corpus and self.among_queries is not None:
-                values = {
-                    name: value
-                    for name, value in values.items()
-                    if name.startswith(("knn", "queries_without_voter"))
-                }
+            if metrics is None:
+                continue
+            found, by_query = metrics.measure()
+            values = {name: float(value) for name, value in found.items()}
+            metrics.reset()
+            if metrics is self.in_corpus and self.among_queries is not None:  # whose training items only vote
+                voted = ("knn", "queries_without_voter")
+                values = {name: value for name, value in values.items() if name.startswith(voted)}
             results |= values
+            columns = by_query.columns if queries is None else queries.columns | by_query.columns
+            queries = QueryValues(by_query.ids, columns, by_query.weights, by_query.nearest)
         results |= _finish(self.space)
         given = _finish(self.pairs, partial=partial) | _finish(self.triplets, partial=partial)
         if given and math.isnan(results["mrr"]):  # low scores only, say: there is nothing to retrieve
             results = {"effective_rank": results["effective_rank"]}
-        return results | given
+        return Measured(results | given, {} if queries is None else {"": queries})
 
 
 class MixtureEvaluation(nn.Module):
@@ -185,14 +264,23 @@ class MixtureEvaluation(nn.Module):
 
     def compute(self, partial: bool = False) -> dict[str, float]:
         """See :meth:`Evaluation.compute`."""
+        return self.measure(partial).values
+
+    def measure(self, partial: bool = False) -> Measured:
+        """See :meth:`Evaluation.measure`."""
         results: dict[str, float] = {}
+        queries: dict[str, QueryValues] = {}
         main = []
         for name, part in zip(self.starts, self.parts, strict=True):
-            values = part.compute(partial)  # type: ignore[operator]
-            main.append(values.get(self.main[name], math.nan))
-            results |= {f"{name}/{metric}": value for metric, value in values.items()}
+            found = part.measure(partial)  # type: ignore[operator]
+            main.append(found.values.get(self.main[name], math.nan))
+            results |= {f"{name}/{metric}": value for metric, value in found.values.items()}
+            for own in found.queries.values():
+                start = self.starts[name]
+                nearest = torch.where(own.nearest >= 0, own.nearest + start, -1)
+                queries[f"{name}/"] = QueryValues(own.ids + start, own.columns, own.weights, nearest)
         measured = [value for value in main if not math.isnan(value)]
-        return {MEAN: sum(measured) / len(measured) if measured else math.nan, **results}
+        return Measured({MEAN: sum(measured) / len(measured) if measured else math.nan, **results}, queries)
 
 
 def evaluation_of(data: EvaluationView, split: str, **options: Any) -> Evaluation | MixtureEvaluation:
@@ -274,10 +362,23 @@ def evaluate(
     shown: str | None = None,
 ) -> dict[str, float]:
     """Encode what the evaluation of ``split`` needs and measure it; arguments as in `encode_roles`."""
+    return measure(encoder, data, split, evaluation, rank, world_size, shown).values
+
+
+def measure(
+    encoder: Encoder,
+    data: MetricDataModule,
+    split: str,
+    evaluation: Evaluation | MixtureEvaluation,
+    rank: int = 0,
+    world_size: int = 1,
+    shown: str | None = None,
+) -> Measured:
+    """The same as :func:`evaluate`, with the values of each query."""
     evaluation.to(encoder.device)
     encode_roles(encoder, data, split, evaluation, rank, world_size, shown)
     with stage("searching neighbours", shown is not None and rank == 0):
-        return evaluation.compute()
+        return evaluation.measure()
 
 
 refuse_old_names(__name__)

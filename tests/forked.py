@@ -75,10 +75,14 @@ def _become(command: Sequence[str], environment: dict[str, str]) -> None:
     try:
         _forget_relatives()
         gc.freeze()  # files of this process that nothing refers to must not be closed under the same numbers
+        # The parent waits for the end of one of the files. Their numbers stay taken, because libraries that
+        # remember some close them in each fork: libuv, for one, which torch.distributed has.
+        nothing = os.open(os.devnull, os.O_RDWR)
         for file in map(int, os.listdir("/proc/self/fd")):
-            if file > 2:
+            if file not in (0, 1, 2, nothing):
                 with contextlib.suppress(OSError):  # what listed them
-                    os.close(file)  # the parent waits for the end of one of them
+                    os.fstat(file)
+                    os.dup2(nothing, file, inheritable=False)
         stream = partial(os.fdopen, closefd=False)  # those that they replace may be of these descriptors
         sys.stdin, sys.stdout, sys.stderr = stream(0), stream(1, "w"), stream(2, "w", 1)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):

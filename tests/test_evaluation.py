@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from lit_metric import MetricDataModule
 from lit_metric.data import Judgements, Labels, Pairs, Triples
-from lit_metric.evaluation import Evaluation, encode_split, evaluate
+from lit_metric.evaluation import Evaluation, Measured, encode_split, evaluate, intervals, measure
 from tests.small import Small, questions, write_csv
 
 SPLITS = ("train", "validation", "test")
@@ -373,3 +373,26 @@ def test_recall_by_group_of_queries_is_that_of_their_rows(small: Small, tmp_path
                     hits.append(any(rows[other][1] == label for other in others[:k]))
             assert results[f"hit_rate@{k}_{group}"] == pytest.approx(np.mean(hits), abs=1e-6)
     assert not any(name.endswith("_") for name in results)
+
+
+@pytest.mark.parametrize("against", ["self", "train", "both"])
+def test_values_by_query_are_what_the_means_are_of(small: Small, against: str) -> None:
+    encoder, data = small.learner().encoder, small.data(test_corpus=against)
+    data.prepare(encoder.tokenizer)
+    found = measure(encoder, data, "test", Evaluation(data, "test"))
+    assert found.values == pytest.approx(evaluate(encoder, data, "test", Evaluation(data, "test")))
+    queries = found.queries[""]
+    assert queries.ids.tolist() == data.splits["test"].tolist()
+    assert {"map@r", "hit_rate@1", "mrr", "knn1_accuracy", "knn10_accuracy"} <= {*queries.columns}
+    for name, column in queries.columns.items():
+        assert float(column.nanmean()) == pytest.approx(found.values[name], abs=1e-6), name
+    labels = data.relations.labels
+    right = labels[queries.nearest] == labels[queries.ids]
+    assert torch.equal(right.float(), queries.columns["hit_rate@1"])
+    assert torch.isin(queries.nearest, data.splits["train" if against == "train" else "test"]).all()
+    bounds = intervals(found, found)
+    assert set(bounds) == set(queries.columns)
+    assert all(each.change == (0, 0) and each.before == each.after for each in bounds.values())
+    low, high = bounds["map@r"].after
+    assert low < found.values["map@r"] < high
+    assert intervals(Measured({}, {}), found) == {}

@@ -20,7 +20,8 @@ TELL = """
 import json, os, signal, sys
 told = {"argv": sys.argv, "cwd": os.getcwd(), "name": __name__, "in": sys.stdin.read()}
 told["parent"] = os.getppid()
-told["files"] = len(os.listdir("/proc/self/fd"))
+files = [os.path.realpath(f"/proc/self/fd/{file}") for file in os.listdir("/proc/self/fd")]
+told["files"] = len([file for file in files if file != os.devnull])
 told["variable"], told["home"] = os.environ["VARIABLE"], "HOME" in os.environ
 told["signals"] = [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGPIPE)]
 print(json.dumps(told))
@@ -63,6 +64,26 @@ def test_a_fork_of_a_fork_has_streams_and_logs(tmp_path: Path) -> None:
     finally:
         logging.getLogger("tests.forked").removeHandler(handler)
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "WARNING:root:in\n", 4)
+
+
+def test_libraries_that_close_their_files_in_forks_close_no_other() -> None:
+    code = """
+import sys
+import torch.distributed as dist
+from tests.forked import run
+
+store = dist.TCPStore("127.0.0.1", 0, 1, True)  # of libuv, which does so
+options = "input='given', capture_output=True, text=True"
+inner = [sys.executable, "-c", "import sys; print(sys.stdin.read(), end=', taken')"]
+for others in range(4):
+    outer = (
+        f"import os; from tests.forked import run; others = [open(os.devnull) for _ in range({others})]; "
+        f"done = run({inner}, {options}); print(done.stdout, done.stderr, done.returncode)"
+    )
+    print(run([sys.executable, "-c", outer], capture_output=True, text=True).stdout, end="")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "given, taken  0\n" * 4
 
 
 @pytest.mark.parametrize("code", ["raise KeyError('lost')", "import os, signal; os.kill(os.getpid(), 9)"])

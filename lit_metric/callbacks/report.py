@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,19 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, StochasticWei
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_metric.callbacks.checkpoints import best_checkpoint, newest_checkpoint
-from lit_metric.callbacks.summary import next_steps, read_report, table, worse_than_before, write_report
+from lit_metric.callbacks.summary import (
+    confused_classes,
+    next_steps,
+    read_report,
+    table,
+    worse_than_before,
+    worst_confusions,
+    write_report,
+)
+from lit_metric.data import LabelRelations, MultiLabelRelations
 from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.evaluation import evaluate
+from lit_metric.evaluation import Measured, intervals, measure
 from lit_metric.loggers import run_folder
 
 log = logging.getLogger(__name__)
@@ -37,11 +47,17 @@ class RunReport(Callback):
     - ``after``: the metrics of the best checkpoint if a ``ModelCheckpoint`` monitors something, else of the
       last weights. Weights that ``StochasticWeightAveraging`` has averaged come before both, and are also
       saved as ``averaged.ckpt``.
+    - ``intervals``: by metric with values by query, 95% of what it would be ``before``, ``after``, and as the
+      ``change`` of both, for other queries, and the number of ``queries``; see
+      :func:`~lit_metric.evaluation.intervals`. A resumed run has none, as it knows no queries of before.
+    - ``confusions``: of items with labels, the pairs of classes of which most items of the first (``count``
+      of ``of``) have an item of the second as their nearest, after training.
     - ``main_metric``: the first of the table that is printed; and a ``warning`` if it is lower after training
       than before.
     - ``best_checkpoint``, and ``ended``: ``max_epochs``, ``early stopping``, ``SIGTERM``, ...
     - ``seconds``: wall time of the fit with mining and validation, without the evaluations before and after,
       summed over resumed parts.
+    - ``validation_seconds``: of these, in validations.
     - ``steps``, ``texts`` (distinct texts encoded in training steps, all ranks) and ``texts_per_second``.
 
     It comes after all other callbacks, which may still change the weights, but before those that save
@@ -54,8 +70,10 @@ class RunReport(Callback):
 
     def __init__(self, before: bool = True) -> None:
         self.before = before
-        self.seconds = 0.0
+        self.seconds = self.validation_seconds = 0.0
         self.texts: int | torch.Tensor = 0
+        self._validating: float | None = None
+        self._untrained: Measured | None = None
         self._started: float | None = None
         self._folder: Path | None = None
         self._report: dict[str, Any] | None = None
@@ -75,13 +93,14 @@ class RunReport(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the untrained encoder, unless the run is a resumed one."""
-        self._folder, self._failed = run_folder(trainer), None
+        self._folder, self._failed, self._untrained = run_folder(trainer), None, None
         report: dict[str, Any] = read_report(self._folder / REPORT) if self._folder else {}
         if self.seconds == 0.0 or "before" not in report:
             split = self._split(trainer)
             report = {"split": split}
             if self.before and self.seconds == 0.0 and not getattr(trainer, "fast_dev_run", False):
-                report["before"] = self._measure(trainer, pl_module, split, "measuring before training")
+                self._untrained = self._measure(trainer, pl_module, split, "measuring before training")
+                report["before"] = self._untrained.values
                 self._log_first(trainer, pl_module, split, report["before"])
             if self._folder and trainer.is_global_zero:
                 write_report(self._folder / REPORT, report)
@@ -97,7 +116,7 @@ class RunReport(Callback):
         whole = isinstance(trainer.limit_val_batches, float) and trainer.limit_val_batches == 1.0
         if split == "test" and "validation" in self._data(trainer).splits and whole and trainer.loggers:
             what = "measuring validation before training"
-            first["validation"] = self._measure(trainer, pl_module, "validation", what)
+            first["validation"] = self._measure(trainer, pl_module, "validation", what).values
         for logger in trainer.loggers if trainer.is_global_zero else []:
             for name, values in first.items():
                 logger.log_metrics(
@@ -109,6 +128,16 @@ class RunReport(Callback):
     ) -> None:
         """Count texts."""
         self.texts = self.texts + outputs["texts"]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of validations."""
+        self._validating = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop it."""
+        if self._validating is not None and self._started is not None:
+            self.validation_seconds += time.perf_counter() - self._validating
+        self._validating = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock, keep the encoder of the best checkpoint, and measure it."""
@@ -127,7 +156,8 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             self._save(pl_module)
         split = self._split(trainer)
-        self._report |= {"after": self._measure(trainer, pl_module, split, "measuring after training")}
+        trained = self._measure(trainer, pl_module, split, "measuring after training")
+        self._report |= {"after": trained.values, **self._compared(trainer, trained)}
         # Checkpoints may still be written, and are of the last weights.
         pl_module.load_state_dict(last)
         self._report |= {"best_checkpoint": best, "ended": self._limit(trainer), **self._spent(trainer)}
@@ -154,6 +184,8 @@ class RunReport(Callback):
         else:
             names = self._data(trainer).headlines(report["split"])
             print(f"\n{table(report, names)}")
+            if confused := confused_classes(report):
+                print(f"\n{confused}")
             if warning := report.get("warning"):
                 log.warning("%s", warning)
         if self._failed is not None:
@@ -260,19 +292,31 @@ class RunReport(Callback):
 
     def _measure(
         self, trainer: Trainer, pl_module: LightningModule, split: str | None, what: str
-    ) -> dict[str, float]:
+    ) -> Measured:
         if split is None:
-            return {}
+            return Measured({}, {})
         encoder: Any = pl_module.encoder
         evaluation: Any = pl_module.evaluation
         shown = what if trainer.progress_bar_callback is not None else None
         rank, size = trainer.global_rank, trainer.world_size
         with trainer.precision_plugin.forward_context():
-            return evaluate(encoder, self._data(trainer), split, evaluation(split), rank, size, shown)
+            return measure(encoder, self._data(trainer), split, evaluation(split), rank, size, shown)
+
+    def _compared(self, trainer: Trainer, trained: Measured) -> dict[str, Any]:
+        """What the values of each query say: intervals, and confusions of classes."""
+        found: dict[str, Any] = {}
+        if self._untrained is not None and (each := intervals(self._untrained, trained)):
+            found["intervals"] = {name: asdict(value) for name, value in each.items()}
+        relations = self._data(trainer).relations
+        if isinstance(relations, LabelRelations | MultiLabelRelations) and trained.queries:
+            own = trained.queries[""]
+            found["confusions"] = worst_confusions(relations.labels, relations.classes, own)
+        return found
 
     def _spent(self, trainer: Trainer) -> dict[str, Any]:
         return {
             "seconds": self.seconds,
+            "validation_seconds": self.validation_seconds,
             "steps": trainer.global_step,
             "texts": int(self.texts),
             "texts_per_second": int(self.texts) / max(self.seconds, 1e-9),
@@ -308,8 +352,10 @@ class RunReport(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The time and the texts so far."""
         self._tick()
-        return {"seconds": self.seconds, "texts": int(self.texts)}
+        times = {"seconds": self.seconds, "validation_seconds": self.validation_seconds}
+        return {**times, "texts": int(self.texts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the time and the texts of the checkpoint."""
         self.seconds, self.texts = float(state_dict["seconds"]), int(state_dict["texts"])
+        self.validation_seconds = float(state_dict.get("validation_seconds", 0.0))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from lit_metric.data import Ragged
+from lit_metric.metrics import QueryValues
 from lit_metric.store import write_json
+
+INTERVAL = "95% interval of the change"
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
@@ -32,7 +40,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Before, after and change of some measures, as lines of text.
+    """Before, after and change of some measures, as lines of text, with the intervals of the changes.
 
     Args:
         report: the content of ``metrics.json``.
@@ -43,6 +51,10 @@ def table(report: Mapping[str, Any], names: Sequence[str]) -> str:
         >>> print(table(report, ["map@r", "mrr"]))
         test split    before    after   change
         map@r         0.5000   0.6250  +0.1250
+        >>> report["intervals"] = {"map@r": {"change": [0.1, 0.15], "queries": 80}}
+        >>> print(table(report, ["map@r"]))
+        test split    before    after   change  95% interval of the change
+        map@r         0.5000   0.6250  +0.1250  +0.1000 … +0.1500
     """
 
     def shown(value: float, form: str = ".4f") -> str:
@@ -55,11 +67,82 @@ def table(report: Mapping[str, Any], names: Sequence[str]) -> str:
     names = [name for name in names if name in before or name in after]
     title = f"{report.get('split', '')} split"
     width = max(map(len, [title, *names])) + 2
-    lines = [f"{title:<{width}}{'before':>8}{'after':>9}{'change':>9}"]
+    bounds = {name: each["change"] for name, each in (report.get("intervals") or {}).items()}
+    known = any(name in bounds for name in names)
+    heading = f"  {INTERVAL}" if known else ""
+    lines = [f"{title:<{width}}{'before':>8}{'after':>9}{'change':>9}{heading}"]
     for name in names:
         old, new = before.get(name, math.nan), after.get(name, math.nan)
-        lines.append(f"{name:<{width}}{shown(old):>8}{shown(new):>9}{shown(new - old, '+.4f'):>9}")
+        around = f"  {bounds[name][0]:+.4f} … {bounds[name][1]:+.4f}" if name in bounds else ""
+        lines.append(f"{name:<{width}}{shown(old):>8}{shown(new):>9}{shown(new - old, '+.4f'):>9}{around}")
     return "\n".join(lines)
+
+
+def confused_classes(report: Mapping[str, Any]) -> str:
+    """The classes that take each other's neighbours most often, as lines of text; empty if there are none.
+
+    Args:
+        report: the content of ``metrics.json``, with what :func:`worst_confusions` found under
+            ``confusions``.
+
+    Example:
+        >>> worst = {"class": "cash withdrawal", "nearest": "pending cash", "count": 12, "of": 40}
+        >>> print(confused_classes({"confusions": [worst]}))
+        Classes whose nearest items are of another class:
+          cash withdrawal -> pending cash: 12 of 40
+    """
+    lines = [
+        f"  {one_line(each['class'])} -> {one_line(each['nearest'])}: {each['count']} of {each['of']}"
+        for each in report.get("confusions") or []
+    ]
+    return "\n".join(["Classes whose nearest items are of another class:", *lines]) if lines else ""
+
+
+def one_line(label: str, most: int = 60) -> str:
+    """A label without line breaks and other control characters, cut where it is long."""
+    plain = " ".join("".join(each if each.isprintable() else " " for each in label).split())
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+
+
+def worst_confusions(
+    labels: Tensor | Ragged, names: Sequence[str], queries: QueryValues, most: int = 3
+) -> list[dict[str, Any]]:
+    """Pairs of classes of which items of the first have an item of the second as their nearest.
+
+    An item of several classes is confused if it has none in common with its nearest. Then each of its classes
+    counts with each of the other's.
+
+    Args:
+        labels: ``[N]`` the class of each global id, negative where unlabelled; or ``N`` rows of classes.
+        names: of the classes.
+        queries: with the nearest item of each.
+        most: how many pairs.
+
+    Returns:
+        The most frequent first: ``class``, ``nearest``, ``count``, and ``of``, the queries of the class.
+
+    Example:
+        >>> import torch
+        >>> found = QueryValues(torch.arange(3), {}, {}, nearest=torch.tensor([2, 2, 0]))
+        >>> worst_confusions(torch.tensor([0, 0, 1]), ["a", "b"], found, most=1)
+        [{'class': 'a', 'nearest': 'b', 'count': 2, 'of': 2}]
+    """
+    found = queries.nearest >= 0
+    sides = []
+    for ids in (queries.ids[found].cpu(), queries.nearest[found].cpu()):
+        own = labels.select(ids).tolist() if isinstance(labels, Ragged) else labels[ids].tolist()
+        sides.append([each if isinstance(each, list) else [each] * (each >= 0) for each in own])
+    counts: Counter[tuple[int, int]] = Counter()
+    sizes: Counter[int] = Counter()
+    for own, other in zip(*sides, strict=True):
+        sizes.update(own)
+        if not {*own} & {*other}:
+            counts.update(itertools.product(own, other))
+    worst = sorted(counts.items(), key=lambda each: (-each[1], -each[1] / sizes[each[0][0]], each[0]))
+    return [
+        {"class": str(names[one]), "nearest": str(names[other]), "count": count, "of": sizes[one]}
+        for (one, other), count in worst[:most]
+    ]
 
 
 def worse_than_before(report: Mapping[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 Each metric is a `torchmetrics.Metric`; the pure functions beneath are here too.
 """
 
+from lit_metric.metrics.bootstrap import percentile_interval, resampled_means
 from lit_metric.metrics.classification import (
     accuracy_by_frequency,
     f1_macro,
@@ -19,7 +20,7 @@ from lit_metric.metrics.collapse import (
     pairwise_spread,
 )
 from lit_metric.metrics.given import PairMetrics, TripletMetrics
-from lit_metric.metrics.neighbours import NeighbourMetrics
+from lit_metric.metrics.neighbours import NeighbourMetrics, QueryValues
 from lit_metric.metrics.ranking import (
     MRR,
     HitRateAtK,
@@ -57,6 +58,7 @@ __all__ = [
     "NeighbourMetrics",
     "PairMetrics",
     "PrecisionAtK",
+    "QueryValues",
     "RPrecision",
     "Ranking",
     "RecallAtK",
@@ -81,11 +83,13 @@ __all__ = [
     "mean_pairwise_cosine",
     "ndcg_at_k",
     "pairwise_spread",
+    "percentile_interval",
     "precision_at_k",
     "prediction_counts",
     "r_precision",
     "recall_at_k",
     "reciprocal_rank",
+    "resampled_means",
     "uniformity",
 ]
 

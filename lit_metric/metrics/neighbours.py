@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,24 @@ from lit_metric.metrics.classification import ClassVotes, LabelVotes
 from lit_metric.metrics.collapse import effective_rank
 from lit_metric.metrics.ranking import RankingMetric
 from lit_metric.metrics.retrieval import filtered_rank
+
+
+@dataclass(frozen=True, eq=False)
+class QueryValues:
+    """The values of each query behind the means of an evaluation.
+
+    Args:
+        ids: ``[q]`` int64, rising global ids of the queries.
+        columns: ``[q]`` float32 by the name of the metric; NaN for a query that doesn't count.
+        weights: ``[q]`` by name, of those metrics that are no plain mean over queries: how many pairs each
+            value is the mean of.
+        nearest: ``[q]`` int64, the id of the nearest searched item; -1 where there is none.
+    """
+
+    ids: Tensor
+    columns: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    nearest: Tensor
 
 
 class NeighbourMetrics(RankingMetric):
@@ -155,6 +174,22 @@ class NeighbourMetrics(RankingMetric):
             ValueError: there are no queries, an embedding holds NaN or infinity, an id is negative or
                 beyond the labels.
         """
+        return self._results()[0]
+
+    def measure(self) -> tuple[dict[str, Tensor], QueryValues]:
+        """What `compute` returns, and the values of each query, of one search; over all processes.
+
+        Raises:
+            ValueError: as `compute`.
+        """
+        with (
+            self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync),
+            torch.no_grad(),
+            float32_by_default(),
+        ):
+            return self._results()
+
+    def _results(self) -> tuple[dict[str, Tensor], QueryValues]:
         queries, corpus = self._pools_to_rank()
         votes = self._votes(queries[1], corpus[1])
         values = self._measure(queries, corpus, votes)
@@ -178,17 +213,17 @@ class NeighbourMetrics(RankingMetric):
         if votes is not None:
             results |= votes.results()
         results["effective_rank"] = effective_rank(queries[0])
-        return {name: value.to(ids.device, torch.float32) for name, value in results.items()}
-
-    def _per_query(self) -> dict[str, Tensor]:
-        queries, corpus = self._pools_to_rank()
-        votes = self._votes(queries[1], corpus[1])
-        values = self._measure(queries, corpus, votes)
-        columns = {name: values[name] for name in ("id", *self.retrieval)}
-        columns |= {name: values[name] / values["total"] for name in self._over_pairs}
+        results = {name: value.to(ids.device, torch.float32) for name, value in results.items()}
+        columns = {name: values[name] for name in self.retrieval}
+        columns |= {name: values[name] / total for name in self._over_pairs}
         if isinstance(votes, ClassVotes):
             columns |= {f"knn{k}_accuracy": votes.right(k) for k in self.knn}
-        return columns
+        weights = {name: total.float() for name in self._over_pairs}
+        return results, QueryValues(ids, columns, weights, values["nearest"])
+
+    def _per_query(self) -> dict[str, Tensor]:
+        values = self._results()[1]
+        return {"id": values.ids, **values.columns}
 
     def _votes(self, ids: Tensor, corpus_ids: Tensor) -> ClassVotes | LabelVotes | None:
         if self.labels is None or not self.knn:

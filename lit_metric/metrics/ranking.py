@@ -39,6 +39,7 @@ class Ranking:
         first: ``[q]`` float32, the rank of the nearest relevant item in the whole ranking, from 1; infinity
             if there is none.
         grades: ``[q, min(length, N)]``, nearest first.
+        nearest: ``[q, min(length, N)]`` int64, the places of the neighbours in ``scores``.
         ideal: takes k, returns ``[q, min(k, N)]``, the largest grades in the whole corpus, falling.
 
     Example:
@@ -48,7 +49,7 @@ class Ranking:
     """
 
     def __init__(self, scores: Tensor, relevant: Tensor, length: int, grades: Tensor | None = None) -> None:
-        nearest = top_k(scores, length)[1]
+        self.nearest = nearest = top_k(scores, length)[1]
         self.relevant = relevant.gather(1, nearest)
         self.total = relevant.sum(dim=1)
         self.first = 1.0 + self.relevant.int().argmax(dim=1)
@@ -178,8 +179,8 @@ class RankingMetric(EmbeddingMetric):
     def _measure(
         self, queries: tuple[Tensor, ...], corpus: tuple[Tensor, ...], votes: Votes | None = None
     ) -> dict[str, Tensor]:
-        """``[q]`` columns by name: ``id``, ``total`` (the number of relevant items), each metric, and
-        `_more`."""
+        """``[q]`` columns by name: ``id``, ``total`` (the number of relevant items), ``nearest`` (the nearest
+        item's id, -1 without any), each metric, and `_more`."""
         relations = self._relations(queries, corpus)
         (vectors, ids), corpus_ids = queries[:2], corpus[1]
         everything = padded(corpus[0])  # once, rather than for each block
@@ -200,6 +201,9 @@ class RankingMetric(EmbeddingMetric):
                 grades = relations.targets(block_ids, corpus_ids).nan_to_num(0.0).clamp(min=0)
                 grades = grades.index_put((own, itself[own]), grades.new_zeros(()))
             values = self._rank(scores, relevant, grades)
+            best = values["nearest"][:, None]
+            alone = scores.gather(1, best)[:, 0].isneginf()
+            values["nearest"] = corpus_ids[best[:, 0]].masked_fill(alone, -1)
             values |= self._more(relations, scores, relevant, block_ids, corpus_ids)
             for name, column in values.items():
                 columns.setdefault(name, []).append(column)
@@ -208,9 +212,9 @@ class RankingMetric(EmbeddingMetric):
         return {"id": ids, **{name: torch.cat(column) for name, column in columns.items()}}
 
     def _rank(self, scores: Tensor, relevant: Tensor, grades: Tensor | None) -> dict[str, Tensor]:
-        """``[b]`` values of each metric, and ``total``, for a block ``[b, N]``."""
+        """``[b]`` values of each metric, ``total``, and the ``nearest``'s place, for a block ``[b, N]``."""
         total = relevant.sum(dim=1)
-        values: dict[str, Tensor] = {"total": total}
+        values: dict[str, Tensor] = {"total": total, "nearest": torch.zeros_like(total)}
         needed = total if UP_TO_R & {*self.retrieval} else total * 0
         # R differs widely between classes: rows are grouped by the power of two that covers their R, so
         # that a large class does not make every row's list long.
@@ -221,6 +225,7 @@ class RankingMetric(EmbeddingMetric):
             part = [each if every or each is None else each[group] for each in (scores, relevant, grades)]
             length = max(self.length, int(needed[group].max()))
             ranking = Ranking(part[0], part[1], length, part[2])  # type: ignore[arg-type]
+            values["nearest"][group] = ranking.nearest[:, 0]
             for name in self.retrieval:
                 column = ranking.value(name)
                 values.setdefault(name, column.new_empty(len(total)))[group] = column

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import lit_metric
 from lit_metric.callbacks import RunReport, report
 from lit_metric.callbacks.summary import read_report, write_report
+from lit_metric.evaluation import Measured
 from tests.small import Small, distance, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -21,11 +22,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_the_two_evaluations_cost_no_seconds(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(*args: Any) -> dict[str, float]:
+    def slow(*args: Any) -> Measured:
         time.sleep(0.2)
-        return {"map@r": 0.5}
+        return Measured({"map@r": 0.5}, {})
 
-    monkeypatch.setattr(report, "evaluate", slow)
+    monkeypatch.setattr(report, "measure", slow)
     counted = RunReport()
     started = time.perf_counter()
     trainer(tmp_path, counted, max_epochs=1).fit(small.learner(), small.data())

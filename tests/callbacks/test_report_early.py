@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -25,9 +26,12 @@ from safetensors.torch import load_file
 
 import lit_metric
 from lit_metric.callbacks import RunReport, report
-from lit_metric.callbacks.summary import next_steps, read_report, table
+from lit_metric.callbacks.summary import next_steps, read_report, table, worst_confusions
+from lit_metric.data import Ragged
 from lit_metric.encoders import Encoder
-from tests.small import Small, distance, trainer, weights
+from lit_metric.evaluation import Measured
+from lit_metric.metrics import QueryValues
+from tests.small import Small, distance, questions, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -244,20 +248,67 @@ def test_a_fit_ends_with_a_table_and_what_to_do_next(
     written = read_report(tmp_path / "metrics.json")
     lines = capsys.readouterr().out.splitlines()
     [place] = [number for number, line in enumerate(lines) if line.startswith("test split")]
-    assert lines[place].split() == ["test", "split", "before", "after", "change"]
+    heading = "test split before after change 95% interval of the change"
+    assert " ".join(lines[place].split()) == heading
     rows = {line.split()[0]: line.split()[1:] for line in lines[place + 1 : place + 6]}
     assert "map@r" in rows
-    for name, (old, new, change) in rows.items():
+    for name, (old, new, change, *bounds) in rows.items():
         values = written["before"][name], written["after"][name]
         assert [old, new, change] == [f"{values[0]:.4f}", f"{values[1]:.4f}", f"{values[1] - values[0]:+.4f}"]
+        # Only a mean over classes has no values by query.
+        assert (name in written["intervals"]) == (name != "knn10_accuracy_macro") == bool(bounds)
+        if bounds:
+            low, high = written["intervals"][name]["change"]
+            assert bounds == [f"{low:+.4f}", "…", f"{high:+.4f}"]
+            assert low <= values[1] - values[0] <= high
+    assert written["intervals"]["map@r"]["queries"] == 30
+    confused = [line for line in lines if " -> " in line]
+    assert confused == [
+        f"  {each['class']} -> {each['nearest']}: {each['count']} of {each['of']}"
+        for each in written["confusions"]
+    ]
     assert f"  encoder = lit_metric.load({str(tmp_path)!r})" in lines
+
+
+def test_confusions_are_those_of_the_nearest_other_items(small: Small, tmp_path: Path) -> None:
+    trainer(tmp_path, RunReport(), max_steps=2).fit(small.learner(), small.data())
+    written = read_report(tmp_path / "metrics.json")
+    rows = questions(30, seed=1)  # those of test.csv
+    vectors = lit_metric.load(tmp_path).encode([text for text, _ in rows])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    counts: dict[tuple[str, str], int] = {}
+    for place, (_, label) in enumerate(rows):
+        cosines = unit @ unit[place]
+        cosines[place] = -2
+        other = rows[int(cosines.argmax())][1]
+        if other != label:
+            counts[label, other] = counts.get((label, other), 0) + 1
+    assert counts, "with no confusion there is nothing to compare"
+    assert len(written["confusions"]) == min(3, len(counts))
+    for each in written["confusions"]:
+        assert (counts[each["class"], each["nearest"]], each["of"]) == (each["count"], 5)
+    assert [each["count"] for each in written["confusions"]] == sorted(counts.values(), reverse=True)[:3]
+    wrong = sum(counts.values())
+    assert written["after"]["hit_rate@1"] == pytest.approx(1 - wrong / 30)
+
+
+def test_a_confusion_of_items_of_several_classes_counts_each_of_them() -> None:
+    labels = Ragged.from_lists([[0, 1], [2], [1], []])
+    nearest = torch.tensor([1, 2, 0, 1])
+    found = worst_confusions(labels, ["a", "b", "c"], QueryValues(torch.arange(4), {}, {}, nearest), most=9)
+    # Item 2 has b in common with item 0; item 3 has no class.
+    assert [(each["class"], each["nearest"], each["count"], each["of"]) for each in found] == [
+        ("a", "c", 1, 1),
+        ("c", "b", 1, 1),
+        ("b", "c", 1, 2),
+    ]
 
 
 def test_a_model_that_is_worse_than_before_is_a_warning(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = iter([0.5, 0.25])
-    monkeypatch.setattr(report, "evaluate", lambda *args: {"map@r": next(values)})
+    monkeypatch.setattr(report, "measure", lambda *args: Measured({"map@r": next(values)}, {}))
     trainer(tmp_path, RunReport(), max_steps=1).fit(small.learner(), small.data())
     [record] = [record for record in caplog.records if "lower after training" in record.getMessage()]
     assert record.levelno == logging.WARNING

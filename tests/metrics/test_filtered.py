@@ -69,6 +69,14 @@ def test_hits_and_reciprocal_ranks_are_means_over_facts(block_rows: int | None) 
     expected = {f"hits@{k}": float((ranks <= k).mean()) for k in (1, 3, 10)}
     expected["filtered_mrr"] = float((1 / ranks).mean())
     assert {name: got[name] for name in expected} == pytest.approx(expected)
+    # The values by query make up the same means, if each counts as often as it has facts.
+    values, by_query = metric.measure()
+    assert {name: values[name].item() for name in expected} == pytest.approx(expected)
+    for name, mean in expected.items():
+        weights, column = by_query.weights[name].numpy(), by_query.columns[name].numpy()
+        assert weights.tolist() == asked.sum(axis=1).tolist()
+        assert np.nansum(weights * column) / weights.sum() == pytest.approx(mean)
+    assert by_query.nearest.tolist() == [QUERIES + int(row.argmax()) for row in scores]
     # Nothing but the known facts stood in the way.
     raw = np.array(ranks_by_loop(scores, asked, np.zeros_like(known)))
     assert (ranks <= raw).all()
