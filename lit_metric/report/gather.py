@@ -22,8 +22,10 @@ from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.encoders.base import Precision
 from lit_metric.evaluation import Measured
+from lit_metric.index import Embeddings
 from lit_metric.report.chosen import choose, cut_texts, describe_items, labels_of, summarise_splits
 from lit_metric.report.measures import compare, difference, health_of, metric_rows
+from lit_metric.report.mined import mined_negatives
 from lit_metric.report.near import class_rows, confusions
 from lit_metric.report.searched import (
     answers_at,
@@ -35,12 +37,14 @@ from lit_metric.report.searched import (
     search,
     typed_queries,
 )
-from lit_metric.report.structure import Ints, Report, Run
+from lit_metric.report.structure import Ints, MinedNegatives, Report, Run
 from lit_metric.report.vectors import Encoded, encode_once, measure_encoded
 
 log = logging.getLogger(__name__)
 
 NAMES = ("untrained", "trained")
+NEGATIVES = "negatives"
+"""Folder of mined negatives in that of a run."""
 KINDS = {
     "classes": "labels",
     "several classes": "several labels",
@@ -180,9 +184,22 @@ def gather(
             places,
             (near[0][1][places, 0], near[1][1][places, 0]),
         )
+    with _part(report, "negatives"), _timed(seconds, "mined negatives"):
+        report.negatives = _mined(inspected, encoded[1], report.missing)
     if not run.curves:
         missing.setdefault("curves", "The run has no metrics.csv, which RunLogger writes.")
     return report
+
+
+@contextmanager
+def _part(report: Report, name: str) -> Iterator[None]:
+    """Leave out a part that can't be made; the page says why, and shows the others."""
+    try:
+        yield
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("The page has no %s (%s: %s)", name, type(error).__name__, why)
+        report.missing[name] = f"It could not be made: {why}"
 
 
 @contextmanager
@@ -256,6 +273,22 @@ def _check(inspected: Inspected, split: str | None, measured: Pair, run: Run) ->
             f"{name} is {new:.4f}, and was {old:.4f}. Neighbours and positions before training are those of "
             "the encoder that was built again; fit --report keeps the exact one."
         )
+
+
+def _mined(inspected: Inspected, encoded: Encoded, missing: dict[str, str]) -> MinedNegatives | None:
+    """What the miner found, judged by the trained vectors of training items."""
+    data = inspected.data
+    if inspected.folder is None:
+        missing["negatives"] = "There is no folder of a run."
+        return None
+    trained = torch.isin(encoded.ids, data.splits["train"]) if "train" in data.splits else None
+    vectors = None
+    if trained is not None and bool(trained.any()):
+        vectors = Embeddings(encoded.ids[trained], encoded.vectors[trained])
+    found = mined_negatives(inspected.folder / NEGATIVES, data, vectors)
+    if found is None:
+        missing["negatives"] = "The run mined no negatives."
+    return found
 
 
 def _classes(
