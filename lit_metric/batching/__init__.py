@@ -2,6 +2,7 @@
 
 from lit_metric.batching.classes import NPairPlanner, PKPlanner, ShufflePlanner, StratifiedPlanner
 from lit_metric.batching.hard_classes import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
+from lit_metric.batching.labels import LabelPlanner
 from lit_metric.batching.loader import ChunkDataset, PlanDataset, PlanSampler, Step, chunks, resume_position
 from lit_metric.batching.mixture import MixturePart, MixturePlanner
 from lit_metric.batching.pairs import PairPlanner, ScoredPairPlanner
@@ -13,6 +14,7 @@ __all__ = [
     "BatchPlanner",
     "ChunkDataset",
     "HardPKPlanner",
+    "LabelPlanner",
     "MixturePart",
     "MixturePlanner",
     "NGAMEPlanner",

@@ -1,6 +1,7 @@
 """Losses between anchors and candidates under masks of positive and negative pairs, exact across ranks."""
 
 from lit_metric.losses.angular import AngularLoss
+from lit_metric.losses.asymmetric import AsymmetricLoss
 from lit_metric.losses.base import Loss, LossContext, LossOutput, MetricLoss, VectorLoss
 from lit_metric.losses.circle import CircleLoss
 from lit_metric.losses.class_weights import ClassWeightedLoss, effective_number_weights
@@ -38,6 +39,7 @@ from lit_metric.renamed import refuse_old_names
 
 __all__ = [
     "AngularLoss",
+    "AsymmetricLoss",
     "CandidateBank",
     "CandidateMemory",
     "CircleLoss",

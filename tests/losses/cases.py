@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_metric.losses import (
     AngularLoss,
+    AsymmetricLoss,
     CircleLoss,
     ClassWeightedLoss,
     ContrastiveLoss,
@@ -79,6 +80,10 @@ LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "pair-logistic-ranks": partial(PairLogisticLoss, "reciprocal_rank", temperature=0.3),
     "angular": partial(AngularLoss, angle=36.0),
     "angular-dot": partial(AngularLoss, angle=20.0, distance="dot"),
+    "asymmetric": partial(AsymmetricLoss, positive_focus=1.0, temperature=0.4, bias=-0.5),
+    "asymmetric-cross-entropy": partial(
+        AsymmetricLoss, negative_focus=0.0, temperature=0.4, bias=-0.5, learnable=False
+    ),
     "sup-con": partial(InfoNCELoss, temperature=0.2, positives_in_denominator=True),
 }
 
@@ -111,7 +116,7 @@ COMBINED = "sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmet
 COMBINATIONS: dict[str, Callable[..., Loss]] = {name: partial(combination, name) for name in COMBINED}
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.
-WEIGHED_WITHOUT_GRADIENT = ("circle",)
+WEIGHED_WITHOUT_GRADIENT = ("circle", "asymmetric")
 
 # They learn from an anchor's positives alone, and from its negatives alone.
 LEARN_FROM_ONE_KIND = (
@@ -119,11 +124,13 @@ LEARN_FROM_ONE_KIND = (
     "margin-mse",
     "distillation",
     "distillation-cosine",
+    "asymmetric",
+    "asymmetric-cross-entropy",
 )
 
 # They compare scores with a number, and not only with each other: the same bias of all pairs changes them.
 COMPARE_WITH_A_NUMBER = tuple(
-    name for name in LOSSES if name.startswith(("contrastive", "multi-similarity", "circle"))
+    name for name in LOSSES if name.startswith(("contrastive", "multi-similarity", "circle", "asymmetric"))
 )
 
 

@@ -234,7 +234,7 @@ def test_double_precision_is_kept(name: str) -> None:
 def test_loss_is_the_sum_of_its_parts_and_only_it_has_a_gradient(name: str) -> None:
     anchors, candidates, pairs = random_batch()
     output = LOSSES[name]().on_pairs(anchors.float().requires_grad_(), candidates.float(), pairs)
-    reported = {"loss", "active", "anchors_used", "squared_norm", "temperature", "mined"}
+    reported = {"loss", "active", "anchors_used", "squared_norm", "temperature", "mined", "bias"}
     parts = [value for part, value in output.items() if part not in reported]
     torch.testing.assert_close(output["loss"], torch.stack(parts).sum())
     assert [part for part, value in output.items() if value.requires_grad] == ["loss"]
