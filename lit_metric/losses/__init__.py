@@ -9,8 +9,18 @@ from lit_metric.losses.combine import CombinedLoss, MatryoshkaLoss, SumLoss, Sym
 from lit_metric.losses.contrastive import ContrastiveLoss
 from lit_metric.losses.cosent import CoSENTLoss, cosent
 from lit_metric.losses.distillation import DistillationKLLoss
-from lit_metric.losses.gather import gather_ids, gather_with_grad, own_share, rank, sum_over_ranks, world_size
+from lit_metric.losses.frozen_corpus import FrozenCorpus
+from lit_metric.losses.gather import (
+    gather_ids,
+    gather_with_grad,
+    own_share,
+    rank,
+    shared_generator,
+    sum_over_ranks,
+    world_size,
+)
 from lit_metric.losses.guided import GuidedLoss, too_similar
+from lit_metric.losses.hardest_hinge import HardestHingeLoss
 from lit_metric.losses.info_nce import InfoNCELoss
 from lit_metric.losses.lifted_structure import LiftedStructureLoss
 from lit_metric.losses.margin_mse import MarginMSELoss
@@ -18,6 +28,7 @@ from lit_metric.losses.memory import CandidateBank, CandidateMemory
 from lit_metric.losses.multi_similarity import MultiSimilarityLoss
 from lit_metric.losses.n_pair import NPairLoss, TupletLoss, tuplet
 from lit_metric.losses.nca import NCALoss, nca
+from lit_metric.losses.norm_ratio import NormRatioLoss
 from lit_metric.losses.pair_logistic import PairLogisticLoss
 from lit_metric.losses.pairs import (
     DensePairs,
@@ -35,6 +46,7 @@ from lit_metric.losses.proxy_nca import ProxyNCALoss
 from lit_metric.losses.scores import Distance, prepare, similarity, unit
 from lit_metric.losses.soft_triple import SoftTripleLoss
 from lit_metric.losses.triplet import TripletLoss
+from lit_metric.losses.whitening_mse import WhiteningMSELoss
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [
@@ -50,7 +62,9 @@ __all__ = [
     "DensePairs",
     "Distance",
     "DistillationKLLoss",
+    "FrozenCorpus",
     "GuidedLoss",
+    "HardestHingeLoss",
     "InfoNCELoss",
     "ItemRelations",
     "LabelPairs",
@@ -64,6 +78,7 @@ __all__ = [
     "MultiSimilarityLoss",
     "NCALoss",
     "NPairLoss",
+    "NormRatioLoss",
     "PairBlock",
     "PairLogisticLoss",
     "Pairs",
@@ -80,6 +95,7 @@ __all__ = [
     "TripletLoss",
     "TupletLoss",
     "VectorLoss",
+    "WhiteningMSELoss",
     "cosent",
     "effective_number_weights",
     "gather_ids",
@@ -90,6 +106,7 @@ __all__ = [
     "prepare",
     "rank",
     "share",
+    "shared_generator",
     "similarity",
     "sum_over_ranks",
     "too_similar",

@@ -19,8 +19,10 @@ from lit_metric.metrics.collapse import (
     mean_pairwise_cosine,
     pairwise_spread,
 )
+from lit_metric.metrics.direction import direction_auc, directional_scores
 from lit_metric.metrics.given import PairMetrics, TripletMetrics
 from lit_metric.metrics.neighbours import NeighbourMetrics, QueryValues
+from lit_metric.metrics.propensity import propensities, psp_at_k
 from lit_metric.metrics.ranking import (
     MRR,
     HitRateAtK,
@@ -68,6 +70,8 @@ __all__ = [
     "accuracy_by_frequency",
     "alignment",
     "collapse_reason",
+    "direction_auc",
+    "directional_scores",
     "effective_rank",
     "effective_rank_of_gram",
     "f1_macro",
@@ -86,6 +90,8 @@ __all__ = [
     "percentile_interval",
     "precision_at_k",
     "prediction_counts",
+    "propensities",
+    "psp_at_k",
     "r_precision",
     "recall_at_k",
     "reciprocal_rank",

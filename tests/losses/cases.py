@@ -18,6 +18,7 @@ from lit_metric.losses import (
     DensePairs,
     DistillationKLLoss,
     GuidedLoss,
+    HardestHingeLoss,
     InfoNCELoss,
     LiftedStructureLoss,
     Loss,
@@ -25,6 +26,7 @@ from lit_metric.losses import (
     MatryoshkaLoss,
     MultiSimilarityLoss,
     NCALoss,
+    NormRatioLoss,
     NPairLoss,
     PairLogisticLoss,
     ProxyAnchorLoss,
@@ -35,6 +37,7 @@ from lit_metric.losses import (
     TripletLoss,
     TupletLoss,
     VectorLoss,
+    WhiteningMSELoss,
 )
 
 # A new loss joins here: it is then tested for gradients, row blocks, degenerate batches, autocast and ranks.
@@ -78,12 +81,18 @@ LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "pair-logistic": partial(PairLogisticLoss, temperature=0.3),
     "pair-logistic-learned": partial(PairLogisticLoss, temperature=0.3, learnable=True, distance="dot"),
     "pair-logistic-ranks": partial(PairLogisticLoss, "reciprocal_rank", temperature=0.3),
+    "pair-logistic-adore": partial(
+        PairLogisticLoss, "reciprocal_rank", temperature=0.3, average="pairs", cut=3
+    ),
     "angular": partial(AngularLoss, angle=36.0),
     "angular-dot": partial(AngularLoss, angle=20.0, distance="dot"),
     "asymmetric": partial(AsymmetricLoss, positive_focus=1.0, temperature=0.4, bias=-0.5),
     "asymmetric-cross-entropy": partial(
         AsymmetricLoss, negative_focus=0.0, temperature=0.4, bias=-0.5, learnable=False
     ),
+    "hardest-hinge": partial(HardestHingeLoss, margin=0.5, hardest=2, temperature=0.5),
+    "norm-ratio": NormRatioLoss,
+    "whitening-mse": partial(WhiteningMSELoss, epsilon=0.1),
     "sup-con": partial(InfoNCELoss, temperature=0.2, positives_in_denominator=True),
 }
 
@@ -116,7 +125,7 @@ COMBINED = "sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmet
 COMBINATIONS: dict[str, Callable[..., Loss]] = {name: partial(combination, name) for name in COMBINED}
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.
-WEIGHED_WITHOUT_GRADIENT = ("circle", "asymmetric")
+WEIGHED_WITHOUT_GRADIENT = ("circle", "asymmetric", "hardest-hinge")
 
 # They learn from an anchor's positives alone, and from its negatives alone.
 LEARN_FROM_ONE_KIND = (
@@ -128,9 +137,17 @@ LEARN_FROM_ONE_KIND = (
     "asymmetric-cross-entropy",
 )
 
+# They learn from an anchor's positives alone, and not from its negatives.
+LEARN_FROM_POSITIVES = "norm-ratio", "whitening-mse"
+
+# They look at all vectors of a batch, also at those that are in no pair.
+USE_WHOLE_BATCHES = ("whitening-mse",)
+
 # They compare scores with a number, and not only with each other: the same bias of all pairs changes them.
 COMPARE_WITH_A_NUMBER = tuple(
-    name for name in LOSSES if name.startswith(("contrastive", "multi-similarity", "circle", "asymmetric"))
+    name
+    for name in LOSSES
+    if name.startswith(("contrastive", "multi-similarity", "circle", "asymmetric", "whitening"))
 )
 
 

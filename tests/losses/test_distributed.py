@@ -27,7 +27,7 @@ from lit_metric.losses import (
 from tests.distributed import RankPool
 from tests.losses.cases import CLASS_LOSSES, COMBINATIONS, LEARN_FROM_ONE_KIND, LOSSES, Labels
 
-SHARES = ("active", "anchors_used", "mined", "proxies_used")
+SHARES = ("active", "anchors_used", "mined", "proxies_used", "wrong_way")
 """Quotients of counts, which are of single precision."""
 
 
