@@ -93,7 +93,7 @@ class PairLogisticLoss(TemperatureLoss):
                 pairs = pairs._replace(negative=pairs.negative & within)
             if self.average == "pairs":
                 number = pairs.positive.sum(1) * pairs.negative.sum(1)
-                share_of = number.clamp_min(1).reciprocal()[:, None].to(logits.dtype)
+                share_of = number.clamp_min(1).to(logits.dtype).reciprocal()[:, None]
 
         def of_pairs(row: Tensor, column: Tensor) -> tuple[Part, Part]:
             of_anchor, place = logits.index_select(0, row), column[:, None]
