@@ -1,5 +1,6 @@
 """Losses between anchors and candidates under masks of positive and negative pairs, exact across ranks."""
 
+from lit_metric.losses.adversarial import AdversarialLoss
 from lit_metric.losses.angular import AngularLoss
 from lit_metric.losses.asymmetric import AsymmetricLoss
 from lit_metric.losses.base import Loss, LossContext, LossOutput, MetricLoss, VectorLoss
@@ -9,6 +10,7 @@ from lit_metric.losses.combine import CombinedLoss, MatryoshkaLoss, SumLoss, Sym
 from lit_metric.losses.contrastive import ContrastiveLoss
 from lit_metric.losses.cosent import CoSENTLoss, cosent
 from lit_metric.losses.distillation import DistillationKLLoss
+from lit_metric.losses.extended import ExtendedPairs
 from lit_metric.losses.frozen_corpus import FrozenCorpus
 from lit_metric.losses.gather import (
     gather_ids,
@@ -28,6 +30,7 @@ from lit_metric.losses.memory import CandidateBank, CandidateMemory
 from lit_metric.losses.multi_similarity import MultiSimilarityLoss
 from lit_metric.losses.n_pair import NPairLoss, TupletLoss, tuplet
 from lit_metric.losses.nca import NCALoss, nca
+from lit_metric.losses.noise import NoiseNegatives
 from lit_metric.losses.norm_ratio import NormRatioLoss
 from lit_metric.losses.pair_logistic import PairLogisticLoss
 from lit_metric.losses.pairs import (
@@ -50,6 +53,7 @@ from lit_metric.losses.whitening_mse import WhiteningMSELoss
 from lit_metric.renamed import refuse_old_names
 
 __all__ = [
+    "AdversarialLoss",
     "AngularLoss",
     "AsymmetricLoss",
     "CandidateBank",
@@ -62,6 +66,7 @@ __all__ = [
     "DensePairs",
     "Distance",
     "DistillationKLLoss",
+    "ExtendedPairs",
     "FrozenCorpus",
     "GuidedLoss",
     "HardestHingeLoss",
@@ -78,6 +83,7 @@ __all__ = [
     "MultiSimilarityLoss",
     "NCALoss",
     "NPairLoss",
+    "NoiseNegatives",
     "NormRatioLoss",
     "PairBlock",
     "PairLogisticLoss",

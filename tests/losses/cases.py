@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.losses import (
+    AdversarialLoss,
     AngularLoss,
     AsymmetricLoss,
     CircleLoss,
@@ -26,6 +27,7 @@ from lit_metric.losses import (
     MatryoshkaLoss,
     MultiSimilarityLoss,
     NCALoss,
+    NoiseNegatives,
     NormRatioLoss,
     NPairLoss,
     PairLogisticLoss,
@@ -113,6 +115,10 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
         return ClassWeightedLoss(near, beta=0.5)
     if name == "guided":
         return GuidedLoss(near, "not loaded here", threshold=0.6)
+    if name == "noise":
+        return NoiseNegatives(near, noise=1.5, step_size=0.1)
+    if name == "adversarial":
+        return AdversarialLoss(near)
     if name == "symmetric":
         return SymmetricLoss(near)
     if name == "symmetric-guided":
@@ -121,7 +127,10 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
     return both if name == "sum" else MatryoshkaLoss(both, [4, 2], [1.0, 0.3])
 
 
-COMBINED = "sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmetric-guided"
+COMBINED = (
+    *("sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmetric-guided"),
+    *("noise", "adversarial"),
+)
 COMBINATIONS: dict[str, Callable[..., Loss]] = {name: partial(combination, name) for name in COMBINED}
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.
