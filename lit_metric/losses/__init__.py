@@ -43,9 +43,11 @@ from lit_metric.losses.pairs import (
     RelationPairs,
 )
 from lit_metric.losses.parts import Part, Parts, masked_mean, share
+from lit_metric.losses.prototypes import PrototypeLoss, PrototypeTripletLoss, PrototypicalLoss
 from lit_metric.losses.proxies import ProxyLoss
 from lit_metric.losses.proxy_anchor import ProxyAnchorLoss
 from lit_metric.losses.proxy_nca import ProxyNCALoss
+from lit_metric.losses.rare_events import RareEventMemoryLoss
 from lit_metric.losses.scores import Distance, prepare, similarity, unit
 from lit_metric.losses.soft_triple import SoftTripleLoss
 from lit_metric.losses.triplet import TripletLoss
@@ -91,9 +93,13 @@ __all__ = [
     "PairsWrapper",
     "Part",
     "Parts",
+    "PrototypeLoss",
+    "PrototypeTripletLoss",
+    "PrototypicalLoss",
     "ProxyAnchorLoss",
     "ProxyLoss",
     "ProxyNCALoss",
+    "RareEventMemoryLoss",
     "RelationPairs",
     "SoftTripleLoss",
     "SumLoss",

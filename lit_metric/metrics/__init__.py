@@ -20,6 +20,7 @@ from lit_metric.metrics.collapse import (
     pairwise_spread,
 )
 from lit_metric.metrics.direction import direction_auc, directional_scores
+from lit_metric.metrics.few_shot import few_shot_accuracy
 from lit_metric.metrics.given import PairMetrics, TripletMetrics
 from lit_metric.metrics.neighbours import NeighbourMetrics, QueryValues
 from lit_metric.metrics.propensity import propensities, psp_at_k
@@ -76,6 +77,7 @@ __all__ = [
     "effective_rank_of_gram",
     "f1_macro",
     "f1_micro",
+    "few_shot_accuracy",
     "filtered_rank",
     "hit_rate_at_k",
     "knn_predict",

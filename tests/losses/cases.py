@@ -31,6 +31,8 @@ from lit_metric.losses import (
     NormRatioLoss,
     NPairLoss,
     PairLogisticLoss,
+    PrototypeTripletLoss,
+    PrototypicalLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
     SoftTripleLoss,
@@ -104,6 +106,12 @@ CLASS_LOSSES: dict[str, Callable[..., Loss]] = {
     "proxy-nca-others": partial(ProxyNCALoss, temperature=0.5, denominator="others", distance="cosine"),
     "proxy-anchor": partial(ProxyAnchorLoss, scale=4.0),
     "soft-triple": partial(SoftTripleLoss, centres=3, scale=5.0, gamma=0.5),
+}
+
+# Losses that compare anchors with the means of classes; they have tests of their own, and these over ranks.
+PROTOTYPE_LOSSES: dict[str, Callable[..., Loss]] = {
+    "prototypical": partial(PrototypicalLoss, temperature=0.5, learnable=True),
+    "prototype-triplet": partial(PrototypeTripletLoss, margin=3.0),
 }
 
 
