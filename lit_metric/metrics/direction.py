@@ -53,7 +53,7 @@ def direction_auc(parts: Tensor, wholes: Tensor) -> float:
 
     Example:
         >>> direction_auc(torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0], [0.9]]))  # turned: 0.5 and 1.11
-        0.5
+        0.75
     """
     _check(parts, wholes)
     if not len(parts):

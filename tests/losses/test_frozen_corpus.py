@@ -80,11 +80,10 @@ def test_a_run_meets_documents_that_are_in_no_batch(small: Small, tmp_path: Path
     path = write_csv(tmp_path / "pairs.csv", couples, ("anchor", "positive"))
     data = MetricDataModule(
         train=path,
-        supervision=Pairs("anchor", "positive"),
+        validation=write_csv(tmp_path / "more.csv", [rows[0], rows[1]], ("anchor", "positive")),
+        supervision=Pairs("anchor", "positive", symmetric=False),
         planner=PairPlanner(3),
         cache_dir=tmp_path / "c",
-        validation_share=0.0,
-        split=None,
     )
     folder = small / "backbone"
     corpus, watch = FrozenCorpus(folder, top_k), Watch()

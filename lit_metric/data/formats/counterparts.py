@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from lit_metric.data.dataset import Dataset
@@ -17,7 +18,7 @@ from lit_metric.data.table import Part, Table
 
 log = logging.getLogger(__name__)
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_WORD = re.compile(r"\w+(?:['’]\w+)?")
 
 
 def transfer_edit(text: str, edited: str, other: str) -> str | None:
@@ -59,33 +60,45 @@ def transfer_edit(text: str, edited: str, other: str) -> str | None:
         if not free:
             return None
         taken |= {*range(free[0], free[0] + len(wanted))}
-        changes.append((found[free[0]].start(), found[free[0] + len(wanted) - 1].end(), replacement))
+        begin, end = found[free[0]].start(), found[free[0] + len(wanted) - 1].end()
+        changes.append((begin, end, _cased(replacement, before[start], other[begin:end])))
     made = other
     for begin, end, replacement in sorted(changes, reverse=True):
-        made = made[:begin] + _cased(replacement, other[begin:end]) + made[end:]
+        made = made[:begin] + replacement + made[end:]
     made = re.sub(r"\s+", " ", made).strip()
     return None if not changes or _same(made, other) else made
 
 
 def _replacements(before: list[str], after: list[str]) -> list[tuple[int, int, str]]:
-    """Which words of ``before`` become what; each replaces at least one word."""
-    matcher = difflib.SequenceMatcher(None, [w.lower() for w in before], [w.lower() for w in after], False)
+    """Which words of ``before`` become what; each span replaces at least one word."""
+    own, others = ([word.lower() for word in words] for words in (before, after))
+    codes = difflib.SequenceMatcher(None, own, others, False).get_opcodes()
+    changed = sum(
+        max(stop - start, last - first) for kind, start, stop, first, last in codes if kind != "equal"
+    )
+    if len(own) == len(others):  # word by word, where two have changed places
+        differs = [one != other for one, other in zip(own, others, strict=True)]
+        if sum(differs) <= changed:
+            groups = [(differ, [*group]) for differ, group in groupby(range(len(own)), differs.__getitem__)]
+            ends = [(places[0], places[-1] + 1) for differ, places in groups if differ]
+            return [(start, stop, " ".join(after[start:stop])) for start, stop in ends]
     spans = []
-    for kind, start, stop, first, last in matcher.get_opcodes():
-        if kind == "equal":
-            continue
-        if kind == "insert" and start < len(before):  # with the word behind it, which may be at a gap
+    for kind, start, stop, first, last in codes:
+        if kind == "insert" and start < len(before):  # with the word behind it
             spans.append((start, stop + 1, " ".join([*after[first:last], before[start]])))
         elif kind == "insert" and start:
             spans.append((start - 1, stop, " ".join([before[start - 1], *after[first:last]])))
-        elif kind != "insert":
+        elif kind in ("replace", "delete"):
             spans.append((start, stop, " ".join(after[first:last])))
     return spans
 
 
-def _cased(words: str, like: str) -> str:
-    """With a capital where the replaced words have one at their beginning."""
-    return words[:1].upper() + words[1:] if like[:1].isupper() else words
+def _cased(words: str, before: str, replaced: str) -> str:
+    """``words`` with the capital that the ``replaced`` ones have, or without one that ``before`` had and they
+    don't, as at the beginning of a sentence."""
+    if replaced[:1].isupper():
+        return words[:1].upper() + words[1:]
+    return words[:1].lower() + words[1:] if before[:1].isupper() else words
 
 
 def _same(first: str, second: str) -> bool:

@@ -19,6 +19,7 @@ from tests.data.formats.tables import known, read
         ("a man bites a dog", "a dog bites a man", "The dog, bitten by a man", "The man, bitten by a dog"),
         # A capital stays.
         ("two cats sleep", "two birds sleep", "Cats are asleep, two", "Birds are asleep, two"),
+        ("Blue sky, white sea", "White sky, blue sea", "The sea white, sky blue", "The sea blue, sky white"),
         # Several words, and a word that falls away.
         ("a dog next to a car", "a dog on a car", "next to a car, a dog", "on a car, a dog"),
         ("a very old tree", "a old tree", "the tree is very old", "the tree is old"),
@@ -89,5 +90,7 @@ def test_what_it_needs() -> None:
     with pytest.raises(DataError, match="one column of negatives, negative=, and no score"):
         CounterpartPairs(score="s")
     table = read_table([{"anchor": "a", "positive": "b"}])
-    with pytest.raises(DataError, match=r"needs one column of negatives: name it with negative=\. .* anchor"):
+    with pytest.raises(
+        DataError, match=r"needs one column of negatives: name it with negative=\. .* has 'anchor'"
+    ):
         read(CounterpartPairs(), train=table)
