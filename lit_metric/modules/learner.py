@@ -128,6 +128,8 @@ class MetricLearner(EvaluatedModule):
         """
         self.check_strategy()
         data = self.data
+        if data.rows_to_encode is not None:  # nothing else is read
+            return
         self.relations = data.relations
         self.labelled_relations: Relations | None = None
         if self.loss is None:

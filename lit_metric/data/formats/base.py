@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems, listed
 from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats.columns import Checked, Columns
+from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import Table
 from lit_metric.data.texts import Integers
@@ -97,6 +98,10 @@ class ReadOptions:
                 raise DataError(f"{name}= has no rows")
 
 
+ReadItems = Callable[[Columns], tuple[Items, Vocabulary]]
+"""Makes items of the rows of a table in which nothing is wrong."""
+
+
 class Supervision(ABC):
     """What a person knows about items, and in which columns it stands.
 
@@ -114,6 +119,21 @@ class Supervision(ABC):
         Raises:
             DataError: when a column is missing, or rows can't be used.
         """
+
+    def items_to_encode(self, table: Table, other: Table | None = None) -> ReadItems | None:
+        """What makes items of rows that are only encoded, block by block, each row on its own.
+
+        Args:
+            table: the first rows of their source.
+            other: the first rows of another split, whose columns are used where ``table`` has them.
+
+        Returns:
+            What is called with each block; None where :meth:`read` has to read all rows, as by default.
+
+        Raises:
+            DataError: when a column is missing.
+        """
+        return None
 
 
 def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str, tuple[str, Sequence[int]]]:
