@@ -311,7 +311,7 @@ def test_a_lasso_and_words_select(page: Any, report: Report) -> None:
     press(page, find(page, "[data-value=lasso]"))
     canvas = find(page, "[data-when=before] .overlay")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    width, height = canvas.size["width"] - 4, canvas.size["height"] - 4
+    width, height = canvas.size["width"] - 20, canvas.size["height"] - 20  # within the rounded corners
     ActionChains(page).move_to_element_with_offset(
         canvas, -width // 2, -height // 2
     ).click_and_hold().move_by_offset(width, 0).move_by_offset(0, height).move_by_offset(
