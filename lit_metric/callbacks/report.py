@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,14 @@ REPORT, MODEL, AVERAGED = "metrics.json", "model", "averaged.ckpt"
 PREFIXES = {"validation": "val", "test": "test"}
 
 
+def command_line() -> str:
+    """The command that started this process, if that was ``lit-metric``; else nothing."""
+    program = Path(sys.argv[0] if sys.argv else "")
+    if program.name != "lit-metric" and program.parts[-2:] != ("lit_metric", "__main__.py"):
+        return ""
+    return shlex.join(["lit-metric", *sys.argv[1:]])
+
+
 class RunReport(Callback):
     """Writes ``metrics.json`` and the trained encoder (``model/``) into the run folder; prints what changed.
 
@@ -54,6 +64,7 @@ class RunReport(Callback):
       of ``of``) have an item of the second as their nearest, after training.
     - ``main_metric``: the first of the table that is printed; and a ``warning`` if it is lower after training
       than before.
+    - ``command``: that started the run, if it was ``lit-metric``.
     - ``best_checkpoint``, and ``ended``: ``max_epochs``, ``early stopping``, ``SIGTERM``, ...
     - ``seconds``: wall time of the fit with mining and validation, without the evaluations before and after,
       summed over resumed parts.
@@ -102,6 +113,8 @@ class RunReport(Callback):
                 self._untrained = self._measure(trainer, pl_module, split, "measuring before training")
                 report["before"] = self._untrained.values
                 self._log_first(trainer, pl_module, split, report["before"])
+            if command := command_line():
+                report["command"] = command
             if self._folder and trainer.is_global_zero:
                 write_report(self._folder / REPORT, report)
         self._report = report
