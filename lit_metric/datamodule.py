@@ -93,7 +93,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; other
             options are found in each file.
         validation_share: the share of each class, or of the anchors, that is held out for validation, in
-            (0, 1).
+            [0, 1). With 0 all are trained on: nothing stops early, and the last weights are kept.
         planner: makes the batches. If None, 16 classes with 4 members each for items with labels (or all
             classes, if there are fewer), and 64 pairs for pairs.
         mixture: several data sets by name, in place of the sources, ``supervision`` and ``planner``. Each
@@ -149,8 +149,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         seed: int | None = None,
     ) -> None:
         LightningDataModule.__init__(self)
-        if not 0 < validation_share < 1:
-            raise ValueError(f"validation_share must be between 0 and 1, not {validation_share}")
+        if not 0 <= validation_share < 1:
+            raise ValueError(f"validation_share must be at least 0 and below 1, not {validation_share}")
         if bad_rows not in ("error", "skip"):
             raise ValueError(f"bad_rows must be 'error' or 'skip', not {bad_rows!r}")
         if num_workers < 0 or prefetch_factor < 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
-from lit_metric.callbacks.checkpoints import check_monitors
+from lit_metric.callbacks.checkpoints import check_monitors, without_validation
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
@@ -143,7 +143,9 @@ class MetricLearner(EvaluatedModule):
             for task in range(max(1, len(data.mixture))):
                 self._set_up_loss(task)
                 self._check_scored(task)
-            if "validation" in data.splits and self.trainer.limit_val_batches:
+            if "validation" not in data.splits:
+                without_validation(self.trainer)
+            elif self.trainer.limit_val_batches:
                 check_monitors(self.trainer, self, self.evaluation("validation").names())
 
     def _choose_loss(self) -> None:

@@ -39,7 +39,7 @@ class ReadOptions:
     Args:
         problems: where bad rows are noted.
         validation_share: the share of the training data that is held out if there is no validation source,
-            in (0, 1).
+            in [0, 1); 0 holds nothing out.
         seed: of the choice of the share.
         alone: whether validation items search each other, not the training items.
         csv: how CSV files are written; options that are None are found in each file.
@@ -71,7 +71,7 @@ class ReadOptions:
     def hold_out(self, groups: int, least: int = 1) -> Integers:
         """Choose the groups that go to validation.
 
-        They are ``validation_share`` of all, at least one of two, and never all.
+        They are ``validation_share`` of all, at least one of two, and never all; none if the share is 0.
 
         Args:
             groups: how many there are.
@@ -80,6 +80,8 @@ class ReadOptions:
         Returns:
             Their numbers, which groups have by their first appearance in the training rows.
         """
+        if not self.validation_share:
+            return np.empty(0, dtype=np.int64)
         least = least if groups >= 2 * least else 1
         count = min(max(least, round(self.validation_share * groups)), groups - 1)
         return np.random.default_rng(self.seed).permutation(groups)[: max(count, 0)]

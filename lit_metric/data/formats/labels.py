@@ -32,6 +32,7 @@ from lit_metric.data.items import Items, Kind, Vocabulary
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
 from lit_metric.data.table import Table
+from lit_metric.data.text_sets import TextSets
 from lit_metric.data.texts import OneTextEach, Texts
 
 logger = logging.getLogger(__name__)
@@ -208,12 +209,15 @@ class Labels(Supervision):
         elif self.fields:
             rows, roles = self._fields(columns)
         else:
-            rows = columns.read(
-                chosen.tags, lambda value: cells.short_texts(value, self.tag_separator, empty=False)
-            )
-            weights = self._weights(columns, rows)
-            if weights is None:
-                rows = [list(dict.fromkeys(row or ())) for row in rows]
+
+            def check(value: object) -> cells.Checked:
+                return cells.short_texts(value, self.tag_separator, empty=False)
+
+            if self.weights is None:
+                rows = columns.sets(chosen.tags, check)
+            else:
+                rows = columns.read(chosen.tags, check)
+                weights = self._weights(columns, self.weights, rows)
         labels = self._labels(columns, chosen) if labelled else [None] * len(rows)
         keys = None
         if self.key is not None:
@@ -243,14 +247,12 @@ class Labels(Supervision):
             return ([text] if text else []), problem
         return cells.short_texts(value, self.tag_separator, empty=True, what="texts")
 
-    def _weights(self, columns: Columns, rows: list[list[str]]) -> list[list[float]] | None:
-        if self.weights is None:
-            return None
-        weights = columns.read(self.weights, lambda value: cells.numbers(value, self.tag_separator))
+    def _weights(self, columns: Columns, column: str, rows: list[list[str]]) -> list[list[float]]:
+        weights = columns.read(column, lambda value: cells.numbers(value, self.tag_separator))
         for row, (tags, given) in enumerate(zip(rows, weights, strict=True)):
             if row not in columns.bad and len(tags) != len(given):
                 problem = f"{len(given)} weights for {len(tags)} tags"
-                columns.note(row, self.weights, problem, "Give each tag its weight, in the same order.")
+                columns.note(row, column, problem, "Give each tag its weight, in the same order.")
         return weights
 
     def _labels(self, columns: Columns, chosen: _Chosen) -> list[Classes]:
@@ -345,7 +347,11 @@ def _items_of(parts: Sequence[LabelledItems], folder: str | None = None) -> tupl
     if parts[0].kind == "text":
         texts = Texts.joined(part.rows.texts for part in parts if isinstance(part.rows, OneTextEach))
         return Items.of_texts(texts, keys=named, folder=folder)
-    rows = [row for part in parts for row in part.rows]
+    rows: Sequence[list[str]]
+    if (sets := [part.rows for part in parts if isinstance(part.rows, TextSets)]) and len(sets) == len(parts):
+        rows = TextSets.joined(sets)
+    else:
+        rows = [row for part in parts for row in part.rows]
     return Items.encode(rows, "set", named, roles=roles or None, weights=weights or None)
 
 
