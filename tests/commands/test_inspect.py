@@ -283,7 +283,7 @@ def test_pairs_judgements_and_several_labels_have_a_report(small: Small, tmp_pat
 def test_plots_are_drawn_beside_the_page(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     run(tmp_path, "inspect", "--model", str(trained), "--output", "page.html", "--plots")
-    for name in ("curves", "confusions"):
+    for name in ("map", "curves", "confusions"):
         assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / "plots" / f"{name}.svg").read_text(encoding="utf-8")
 
