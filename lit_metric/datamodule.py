@@ -19,15 +19,14 @@ from lit_metric.batching import (
     BatchPlanner,
     ChunkDataset,
     MixturePart,
-    MixturePlanner,
-    PairPlanner,
-    PKPlanner,
     PlanDataset,
     PlanFiles,
     PlanSampler,
-    ScoredPairPlanner,
+    RowDataset,
     chunks,
+    mixture_planner,
     resume_position,
+    suitable_planner,
 )
 from lit_metric.batching.mixture import Strategy
 from lit_metric.data import (
@@ -45,23 +44,22 @@ from lit_metric.data import (
     tokenize,
 )
 from lit_metric.data.dataset import check_names, union
-from lit_metric.data.errors import REJECTED
 from lit_metric.data.evaluated import Against, EvaluationView
 from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats import AUTO
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
+from lit_metric.data.rows_to_encode import RowsToEncode
+from lit_metric.data.shards import SHARD_ROWS
 from lit_metric.data.sources import read_dataset
 from lit_metric.data.tokens import count_truncated
 from lit_metric.encoders.tokenizer import log_truncation
-from lit_metric.loggers import run_folder
+from lit_metric.loggers import list_problems
 from lit_metric.mining import Miner, TableNegatives, give_texts, open_vectors
 from lit_metric.refresh import MiningTask, Refresh, Refresher, TrainingRun, start_refresher
 from lit_metric.renamed import refuse_old_names
 
 log = logging.getLogger(__name__)
-
-PLANNERS = {"classes": PKPlanner, "pairs": PairPlanner}
 
 
 class MetricDataModule(EvaluationView, LightningDataModule):
@@ -95,7 +93,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; other
             options are found in each file.
         validation_share: the share of each class, or of the anchors, that is held out for validation, in
-            (0, 1).
+            [0, 1). With 0 all are trained on: nothing stops early, and the last weights are kept.
         planner: makes the batches. If None, 16 classes with 4 members each for items with labels (or all
             classes, if there are fewer), and 64 pairs for pairs.
         mixture: several data sets by name, in place of the sources, ``supervision`` and ``planner``. Each
@@ -151,8 +149,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         seed: int | None = None,
     ) -> None:
         LightningDataModule.__init__(self)
-        if not 0 < validation_share < 1:
-            raise ValueError(f"validation_share must be between 0 and 1, not {validation_share}")
+        if not 0 <= validation_share < 1:
+            raise ValueError(f"validation_share must be at least 0 and below 1, not {validation_share}")
         if bad_rows not in ("error", "skip"):
             raise ValueError(f"bad_rows must be 'error' or 'skip', not {bad_rows!r}")
         if num_workers < 0 or prefetch_factor < 1:
@@ -192,7 +190,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.cache_dir = cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.refresher: Refresher | None = None
-        self.predict_loader = self.encoding_loader  # WriteEmbeddings takes another
+        self.rows_to_encode: RowsToEncode | None = None
+        self.predict_loader = self._predict_loader  # WriteEmbeddings takes another
 
     def read(self) -> None:
         """Read and check all sources; done once, and by ``setup`` if it was not done before.
@@ -210,18 +209,22 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             return read_dataset(sources, supervision, self.split, reading, self.against)
 
         with without_garbage_collection(), stage("reading the data"):
-            if self.mixture:
-                parts = {}
-                for name, part in self.mixture.items():
-                    sources = {split: getattr(part, split) for split in self.sources}
-                    parts[name] = read_one(sources, part.supervision)
-                dataset = union(parts)
-            else:
-                dataset = read_one(self.sources, self.supervision)
+            parts = {name: read_one(*each) for name, each in self._data_sets.items()}
+            dataset = union(parts) if self.mixture else parts[""]
         excluded.check()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
         self.items, self.vocabulary, self._dataset = dataset.items, dataset.vocabulary, dataset
+
+    @property
+    def _data_sets(self) -> dict[str, tuple[dict[str, Source | None], Supervision | None]]:
+        """By name, empty if there is only one: the sources by split, and what is known about items."""
+        if not self.mixture:
+            return {"": (self.sources, self.supervision)}
+        return {
+            name: ({split: getattr(part, split) for split in self.sources}, part.supervision)
+            for name, part in self.mixture.items()
+        }
 
     @property
     def planner(self) -> BatchPlanner:
@@ -229,30 +232,23 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         if self._planner is None:
             self.read()
             if self.mixture:
-                parts = self.mixture.values()
-                weights = [part.weight for part in parts] if self.strategy == "weighted" else None
-                read = self.dataset.parts.values()
-                planners = [
-                    part.planner or _planner_for(data) for part, data in zip(parts, read, strict=True)
-                ]
-                self._planner = MixturePlanner(planners, self.strategy, weights)
+                self._planner = mixture_planner(self.mixture, self.dataset.parts, self.strategy)
             else:
-                self._planner = _planner_for(self.dataset)
+                self._planner = suitable_planner(self.dataset)
         return self._planner
 
     def setup(self, stage: str) -> None:
         """Read the sources, and tokenise with the tokenizer of the trainer's module."""
-        self.read()
         if self.trainer is None:
             raise RuntimeError("setup needs a trainer; without one, call read() and prepare(tokenizer)")
+        if stage == "predict" and "predict" not in self.splits:
+            self.rows_to_encode = RowsToEncode.open(self._data_sets.values(), self.split, self.csv)
         encoder: Any = self.trainer.lightning_module.encoder
-        folder = run_folder(self.trainer)
-        if folder and self.trainer.is_global_zero:
-            if len(self.problems):
-                log.warning("They are listed in %s", self.problems.write(folder))
-            elif stage == "fit":
-                (folder / REJECTED).unlink(missing_ok=True)  # of an earlier run that was refused
-        self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)
+        self._tokenizer = encoder.tokenizer
+        if self.rows_to_encode is None:
+            self.read()
+            list_problems(self.trainer, self.problems, anew=stage == "fit")
+            self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
 
     def prepare(self, tokenizer: Tokenizer, progress: bool = True) -> None:
@@ -374,8 +370,16 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         return next(name for name in ("predict", "test", "train", *self.splits) if name in self.splits)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The items of :attr:`predict_split`."""
-        return self.predict_loader(self.splits[self.predict_split])
+        """The rows of ``predict=``, read as they are needed; else the items of :attr:`predict_split`."""
+        return self.predict_loader()
+
+    def _predict_loader(self) -> DataLoader[Batch]:
+        if (rows := self.rows_to_encode) is None:
+            return self.encoding_loader(self.splits[self.predict_split])
+        rows.survey(SHARD_ROWS, self.problems)
+        blocks = range(len(rows.kept))[self.rank :: self.world_size]
+        dataset = RowDataset(rows, blocks, self._tokenizer, self.max_tokens, self.rank == 0)
+        return DataLoader(dataset, batch_size=None)
 
     def encoding_loader(self, ids: Tensor) -> DataLoader[Batch]:
         """Batches that hold each of the items ``ids`` once, for encoding."""
@@ -387,13 +391,6 @@ class MetricDataModule(EvaluationView, LightningDataModule):
     def texts_of(self, item: int) -> list[str]:
         """The texts of the item with a global id."""
         return [self.vocabulary.texts[text] for text in self.items.texts[item].tolist()]
-
-
-def _planner_for(dataset: Dataset) -> BatchPlanner:
-    if dataset.planned == "scores":
-        # Scores of documents for a query come from a teacher, and its losses compare them with each other.
-        return ScoredPairPlanner(together=not getattr(dataset.relations, "symmetric", True))
-    return PLANNERS[dataset.planned]()
 
 
 refuse_old_names(__name__)

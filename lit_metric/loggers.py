@@ -4,6 +4,7 @@ of trackio."""
 from __future__ import annotations
 
 import csv
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+
+from lit_metric.data.errors import REJECTED, Problems
+
+log = logging.getLogger(__name__)
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -39,6 +44,17 @@ def run_folder(trainer: Trainer) -> Path | None:
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
             folder = Path(logger.save_dir or root, str(logger.name), version)
     return trainer.strategy.broadcast(folder)
+
+
+def list_problems(trainer: Trainer, problems: Problems, anew: bool = False) -> None:
+    """List rows that are left out in the run's folder; ``anew`` removes the list of an earlier run."""
+    folder = run_folder(trainer)
+    if folder is None or not trainer.is_global_zero:
+        return
+    if len(problems):
+        log.warning("They are listed in %s", problems.write(folder))
+    elif anew:
+        (folder / REJECTED).unlink(missing_ok=True)
 
 
 class RunLogger(CSVLogger):

@@ -215,7 +215,7 @@ def test_predictions_need_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"validation_share": 0.0},
+        {"validation_share": -0.1},
         {"validation_share": 1.0},
         {"num_workers": -1},
         {"prefetch_factor": 0},

@@ -9,7 +9,7 @@ persistent workers and prefetching change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ from lit_metric.data.batch import Batch, Collator
 from lit_metric.data.items import Items
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations
-from lit_metric.data.tokens import Tokens
+from lit_metric.data.rows_to_encode import RowsToEncode
+from lit_metric.data.tokens import Tokenizer, Tokens, count_truncated, tokenize_in_memory
 
 MAX_ITEMS = 4096
 """Items in a batch for encoding."""
@@ -295,3 +296,44 @@ class BlockDataset(IterableDataset[Batch]):
         for block in self.blocks:
             for part in chunks(self.collator.items, self.collator.tokens, block, self.max_tokens):
                 yield self.collator(part, torch.empty(0, dtype=torch.int64))
+
+
+class RowDataset(IterableDataset[Batch]):
+    """The same for blocks of rows that are read as they are needed. The ids of items are the rows.
+
+    Args:
+        rows: after its survey.
+        blocks: numbers of blocks.
+        tokenizer: of the encoder.
+        max_tokens: of a batch, see :func:`chunks`.
+        logged: whether to log at the end how many texts were cut.
+    """
+
+    def __init__(
+        self,
+        rows: RowsToEncode,
+        blocks: Collection[int],
+        tokenizer: Tokenizer,
+        max_tokens: int = 16384,
+        logged: bool = True,
+    ) -> None:
+        self.rows = rows
+        self.blocks = blocks
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.logged = logged
+
+    def __iter__(self) -> Iterator[Batch]:
+        counts: dict[int, list[int]] = {}
+        for block in self.rows.blocks(self.blocks):
+            tokens = tokenize_in_memory(block.vocabulary, self.tokenizer)
+            for limit, found in count_truncated(block.vocabulary, tokens, self.tokenizer).items():
+                counts[limit] = [sum(pair) for pair in zip(counts.get(limit, [0, 0]), found, strict=True)]
+            collator = Collator(block.items, tokens)
+            for part in chunks(block.items, tokens, torch.arange(len(block.items)), self.max_tokens):
+                batch = collator(part, torch.empty(0, dtype=torch.int64))
+                yield replace(batch, item_ids=block.rows[batch.item_ids])
+        if self.logged:
+            from lit_metric.encoders.tokenizer import log_truncation  # workers don't load transformers
+
+            log_truncation(counts)

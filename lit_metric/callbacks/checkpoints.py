@@ -184,6 +184,16 @@ def set_aside(trainer: Trainer, unmeasured: Collection[str]) -> list[str]:
     return changed
 
 
+def without_validation(trainer: Trainer) -> None:
+    """Stop callbacks from monitoring validations of a fit that has none, and log what that changes."""
+    changed = set_aside(trainer, {name for _, name in monitoring(trainer) if name.startswith("val/")})
+    kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, BestCheckpoint)]
+    if kept and not any("latest checkpoint" in each for each in changed):
+        changed.append(f"{kept[0].filename}.ckpt is the latest checkpoint")
+    if changed and trainer.is_global_zero:
+        log.info("There are no validations: %s", "; ".join(changed))
+
+
 def monitoring(trainer: Trainer) -> list[tuple[Callback, str]]:
     """The callbacks that monitor a metric, each with its name."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,20 +24,29 @@ from lit_metric.callbacks.summary import (
     next_steps,
     read_report,
     table,
-    worse_than_before,
     worst_confusions,
     write_report,
 )
+from lit_metric.configurable import needs_trust
 from lit_metric.data import LabelRelations, MultiLabelRelations
 from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import Measured, intervals, measure
 from lit_metric.loggers import run_folder
+from lit_metric.metrics.before_after import worse_than_before
 
 log = logging.getLogger(__name__)
 
 REPORT, MODEL, AVERAGED = "metrics.json", "model", "averaged.ckpt"
 PREFIXES = {"validation": "val", "test": "test"}
+
+
+def command_line() -> str:
+    """The command that started this process, if that was ``lit-metric``; else nothing."""
+    program = Path(sys.argv[0] if sys.argv else "")
+    if program.name != "lit-metric" and program.parts[-2:] != ("lit_metric", "__main__.py"):
+        return ""
+    return shlex.join(["lit-metric", *sys.argv[1:]])
 
 
 class RunReport(Callback):
@@ -54,6 +65,7 @@ class RunReport(Callback):
       of ``of``) have an item of the second as their nearest, after training.
     - ``main_metric``: the first of the table that is printed; and a ``warning`` if it is lower after training
       than before.
+    - ``command``: that started the run, if it was ``lit-metric``.
     - ``best_checkpoint``, and ``ended``: ``max_epochs``, ``early stopping``, ``SIGTERM``, ...
     - ``seconds``: wall time of the fit with mining and validation, without the evaluations before and after,
       summed over resumed parts.
@@ -102,6 +114,8 @@ class RunReport(Callback):
                 self._untrained = self._measure(trainer, pl_module, split, "measuring before training")
                 report["before"] = self._untrained.values
                 self._log_first(trainer, pl_module, split, report["before"])
+            if command := command_line():
+                report["command"] = command
             if self._folder and trainer.is_global_zero:
                 write_report(self._folder / REPORT, report)
         self._report = report
@@ -194,7 +208,9 @@ class RunReport(Callback):
             best = report["best_checkpoint"]
             checkpoint = self._folder / best if best else newest_checkpoint(trainer)
             print(f"\n{self._folder / MODEL} holds the trained encoder.", end=" ")
-            print(next_steps(self._folder, checkpoint, report["split"]), flush=True)
+            encoder: Any = pl_module.encoder
+            steps = next_steps(self._folder, checkpoint, report["split"], needs_trust(encoder))
+            print(steps, flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the work of a run that ends early, without waiting for other processes."""

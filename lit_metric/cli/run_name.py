@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lit_metric.callbacks.untrained import UNTRAINED
 from lit_metric.cli import is_first
 from lit_metric.data.errors import REJECTED
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 RUN = "LIT_METRIC_RUN"
 UNNAMED = (None, "", "lightning_logs")
 EVENTS = "events.out.tfevents.*"
-PRELIMINARY = ("config.yaml", "hparams.yaml", "metrics.csv", "metrics.json", EVENTS, REJECTED)
+PRELIMINARY = ("config.yaml", "hparams.yaml", "metrics.csv", "metrics.json", UNTRAINED, EVENTS, REJECTED)
 CHECKPOINTS = "checkpoints"
 KEYWORDS = ("last", "best")
 

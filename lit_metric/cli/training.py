@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 # Classes are found by their bare names once they are imported.
 from lit_metric import batching, callbacks, encoders, index, losses, mining, modules  # noqa: F401
+from lit_metric.callbacks.untrained import UNTRAINED, KeepUntrained
 from lit_metric.cli import TRAINING
 from lit_metric.cli.defaults import defaults, suit_lr, suit_tags, with_shipped_configs, without_what_cannot_be
 from lit_metric.cli.parser import Parser
@@ -24,7 +26,9 @@ from lit_metric.cli.run_name import EVENTS, name_run, remove_unused
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.loggers import run_folder
 from lit_metric.modules.checkpoint import loss_spec
+from lit_metric.modules.evaluated import EvaluatedModule
 from lit_metric.modules.schedule import TABLE_LR
+from lit_metric.report.plots import check_matplotlib
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,12 @@ EXAMPLES = {
     "validate": "lit-metric validate --config runs/questions/config.yaml --ckpt_path best",
     "test": "lit-metric test --config runs/questions/config.yaml --ckpt_path best",
     "predict": "lit-metric predict --config runs/questions/config.yaml --ckpt_path best --data.predict f.csv",
+}
+
+
+REPORT = {
+    "--report": "At the end, write report.html into the run's folder; see lit-metric inspect.",
+    "--plots": "At the end, draw map, curves and confusions into the run's folder plots.",
 }
 
 
@@ -114,6 +124,7 @@ class MetricCLI(LightningCLI):
 
     def __init__(self, *arguments: Any, only: str | None = None, **options: Any) -> None:
         self.made: Path | None = None
+        self.untrained: KeepUntrained | None = None
         self.complete: str | None = None
         self.events: dict[Path, set[Path]] = {}
         offered = LightningCLI.subcommands()
@@ -138,6 +149,10 @@ class MetricCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> Any:
         options |= {"description": TRAINING[subcommand], "epilog": f"example: {EXAMPLES[subcommand]}"}
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        for option, text in REPORT.items():
+            # The config of a run has them, which other commands read, too.
+            text = text if subcommand == "fit" else SUPPRESS
+            parser.add_argument(option, action="store_true", help=text)
         if subcommand == "predict":
             parser.set_defaults(return_predictions=False)  # WriteEmbeddings writes them, shard by shard
         return parser
@@ -183,6 +198,39 @@ class MetricCLI(LightningCLI):
             self.datamodule.read()
         if self.complete is not None:
             self.trainer.callbacks.append(StopComplete(self.complete))  # type: ignore[attr-defined]
+        config = self.config[self.subcommand]
+        if config.get("report") or config.get("plots"):
+            if config.get("plots"):
+                check_matplotlib()
+            self.untrained = KeepUntrained()
+            self.trainer.callbacks.append(self.untrained)  # type: ignore[attr-defined]
+
+    def after_fit(self) -> None:
+        """Write the report if it is asked for. A failure doesn't cost the run, which is complete."""
+        folder = None if self.untrained is None else self.untrained.folder
+        if folder is None or not self.trainer.is_global_zero:
+            return
+        config = self.config[self.subcommand]
+        try:
+            from lit_metric.commands.inspect import inspect_fit
+
+            data, learner = self.datamodule, self.model
+            if not isinstance(data, MetricDataModule) or not isinstance(learner, EvaluatedModule):
+                raise TypeError("there are only reports of a MetricDataModule and a MetricLearner")
+            wanted = bool(config.report), bool(config.plots)
+            page = inspect_fit(folder, data, learner, str(self.trainer.precision), *wanted)
+        except Exception as error:
+            log.warning(
+                "The report could not be written (%s: %s); the run itself is complete. lit-metric inspect "
+                "--model %s tries again",
+                type(error).__name__,
+                (str(error).splitlines() or [""])[0],
+                folder,
+            )
+            return
+        (folder / UNTRAINED).unlink(missing_ok=True)
+        if page is not None:
+            print(f"\n{page} shows what was learned, and what is wrong with the data.", flush=True)
 
 
 class ParsedCLI(MetricCLI):

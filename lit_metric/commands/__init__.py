@@ -8,8 +8,8 @@ their help, so it can be called from Python as it is. Modules are imported only 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable
+from inspect import cleandoc, signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ COMMANDS = {
     "classify": "Give each row of a file the label of its nearest labelled rows.",
     "label-errors": "Show the rows of a file whose labels are probably wrong.",
     "duplicates": "Show duplicates in a file, and rows that two files have in common.",
+    "inspect": "Write one page about a run: what was learned, mined, and what is wrong with the data.",
     "mine": "Write hard negatives into a file that other trainers read, too.",
     "export": "Write a folder that sentence-transformers and Hugging Face load.",
     "distill": "Write a static model, a table of token vectors, of a trained one.",
@@ -35,6 +36,13 @@ COMMANDS = {
 
 BARE: dict[str, dict[str, dict[str, Any]]] = {
     "init": {"input": {"help": "Parquet, CSV or JSON Lines file, data set folder, or id of a data set"}},
+    "inspect": {
+        "--plots": {
+            "action": "store_true",
+            "help": "also draw the map, the curves and the confusions, as PNG and SVG, into the folder plots "
+            "next to the page",
+        }
+    },
     "index": {"--add": {"action": "store_true", "help": "add the rows to an index that is there"}},
     "search": {
         "--where": {
@@ -67,11 +75,11 @@ def add_arguments(parser: ArgumentParser, name: str) -> None:
         name: of the command.
     """
     command = function(name)
-    description, _, example = inspect.cleandoc(command.__doc__ or "").partition("\nExample:")
+    description, _, example = cleandoc(command.__doc__ or "").partition("\nExample:")
     parser.description = description.partition("\nArgs:")[0].strip()
     parser.epilog = f"example: {example.strip()}" if example else None
     own = BARE.get(name, {})
-    known = inspect.signature(command).parameters.keys()
+    known = signature(command).parameters.keys()
     special = known & {"query", "run", *(each.strip("-") for each in own)}
     parser.add_function_arguments(command, skip={*special})
     for argument, options in own.items():

@@ -30,15 +30,13 @@ from lit_metric.data import CsvOptions, DataError, Labels, Problems
 from lit_metric.data.blocks import RowBlocks
 from lit_metric.data.formats.columns import AbsentTexts, Columns
 from lit_metric.data.progress import Pace, stage
-from lit_metric.data.shards import Shards
+from lit_metric.data.shards import SHARD_ROWS, Shards
 from lit_metric.data.table import Table
 from lit_metric.encoders.base import Precision
 from lit_metric.encoders.description import fingerprint_of
 from lit_metric.encoders.tokenizer import truncation_logged_once
 from lit_metric.hub import load
 from lit_metric.store import check_room, replacing
-
-SHARD_ROWS = 32768
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from rich.text import Text
 from lit_metric.data import CsvOptions, DataError, LabelledItems, Labels, Problems, read_table
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
-from lit_metric.data.items import without_repeats
 from lit_metric.data.table import Table
+from lit_metric.data.text_sets import without_repeats
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import Precision
 from lit_metric.store import replacing

@@ -5,6 +5,7 @@ from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems
 from lit_metric.data.formats import (
+    CounterpartPairs,
     Judgements,
     LabelledItems,
     Labels,
@@ -12,6 +13,7 @@ from lit_metric.data.formats import (
     ReadOptions,
     Supervision,
     Triples,
+    transfer_edit,
 )
 from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.ragged import Ragged
@@ -33,6 +35,7 @@ __all__ = [
     "BadRows",
     "Batch",
     "Collator",
+    "CounterpartPairs",
     "CsvOptions",
     "DataError",
     "Dataset",
@@ -62,6 +65,7 @@ __all__ = [
     "guess_supervision",
     "read_table",
     "tokenize",
+    "transfer_edit",
 ]
 
 refuse_old_names(__name__)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from lit_metric.data.errors import DataError
 from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations, UnionRelations
+from lit_metric.data.text_sets import TextSets
+from lit_metric.data.texts import Texts
 
 Plans = Literal["classes", "pairs", "scores"]
 SPLITS = ("train", "validation", "test", "predict")
@@ -196,25 +199,7 @@ def union(parts: Mapping[str, Dataset]) -> Dataset:
     if len(set(kinds.values())) > 1:
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise DataError(f"one encoder takes texts or sets, but the data sets of the mixture are {found}")
-    texts: list[list[str]] = []
-    weights: list[list[float]] = []
-    keys: list[str] = []
-    for part in parts.values():
-        names, rows = part.vocabulary.texts, part.items.texts
-        texts += [[names[text] for text in row] for row in rows.tolist()]
-        of_texts = part.items.weights
-        if of_texts is None:
-            of_texts = torch.ones(len(rows.values))
-        weights += Ragged(of_texts, rows.offsets).tolist()  # type: ignore[arg-type]
-        keys += part.items.keys or [""] * len(part.items)
-    weighted = any(part.items.weights is not None for part in parts.values())
-    items, vocabulary = Items.encode(
-        texts,
-        next(iter(kinds.values())),
-        keys if any(keys) else None,
-        roles=_roles(parts),
-        weights=weights if weighted else None,
-    )
+    items, vocabulary = _union_of_items([*parts.values()])
     relations = UnionRelations([part.relations for part in parts.values()])
     splits: dict[str, Tensor] = {}
     for (name, part), start in zip(parts.items(), relations.offsets.tolist(), strict=False):
@@ -257,9 +242,49 @@ def _rows(parts: Mapping[str, Dataset]) -> tuple[Tensor, dict[str, int]]:
     return torch.cat(rows), counts
 
 
-def _roles(parts: Mapping[str, Dataset]) -> list[str] | list[list[str]] | None:
+def _union_of_items(parts: Sequence[Dataset]) -> tuple[Items, Vocabulary]:
+    """The items of all parts, with one vocabulary."""
+    kind = parts[0].items.kind
+    keys: list[str] | None = None
+    if any(part.items.keys is not None for part in parts):
+        keys = [key for part in parts for key in part.items.keys or [""] * len(part.items)]
+        keys = keys if any(keys) else None
+    weighted = any(part.items.weights is not None for part in parts)
+    if all(part.vocabulary.roles is None for part in parts) and not weighted:
+        starts = np.cumsum([0, *(len(part.vocabulary) for part in parts)]).tolist()
+        if kind == "text":
+            texts = Texts.joined(_as_texts(part.vocabulary.texts) for part in parts)
+            places = [part.items.texts.values.numpy() + at for part, at in zip(parts, starts, strict=False)]
+            return Items.of_texts(texts, np.concatenate(places), keys)
+        sets = [
+            TextSets(
+                [*part.vocabulary.texts],
+                part.items.texts.values.numpy().astype(np.int32),
+                part.items.texts.offsets.numpy(),
+            )
+            for part in parts
+        ]
+        return Items.encode(TextSets.joined(sets), kind, keys)
+    rows: list[list[str]] = []
+    weights: list[list[float]] = []
+    for part in parts:
+        names, texts_of = part.vocabulary.texts, part.items.texts
+        rows += [[names[text] for text in row] for row in texts_of.tolist()]
+        if weighted:
+            of_texts = part.items.weights
+            if of_texts is None:
+                of_texts = torch.ones(len(texts_of.values))
+            weights += Ragged(of_texts, texts_of.offsets).tolist()  # type: ignore[arg-type]
+    return Items.encode(rows, kind, keys, roles=_roles(parts), weights=weights if weighted else None)
+
+
+def _as_texts(texts: Sequence[str]) -> Texts:
+    return texts if isinstance(texts, Texts) else Texts.of(texts)
+
+
+def _roles(parts: Sequence[Dataset]) -> list[str] | list[list[str]] | None:
     """A role for each item if any item has one, or for each text if any text has one, or None."""
-    if all(part.vocabulary.roles is None for part in parts.values()):
+    if all(part.vocabulary.roles is None for part in parts):
         return None
 
     def names(part: Items | Vocabulary) -> list[str]:
@@ -269,8 +294,8 @@ def _roles(parts: Mapping[str, Dataset]) -> list[str] | list[list[str]] | None:
 
     of_items: list[str] = []
     of_texts: list[list[str]] = []
-    for part in parts.values():
+    for part in parts:
         of_items += names(part.items)
         of_each = names(part.vocabulary)
         of_texts += [[of_each[text] for text in row] for row in part.items.texts.tolist()]
-    return of_items if any(part.items.roles is not None for part in parts.values()) else of_texts
+    return of_items if any(part.items.roles is not None for part in parts) else of_texts

@@ -148,13 +148,13 @@ class EvaluationView:
         if self.parts:
             measured = {name: part for name, part in self.parts.items() if split in part.splits}
             return [MEAN, *(f"{name}/{part.headlines(split)[0]}" for name, part in measured.items())][:5]
-        names = [*HEADLINES[self._kind(split)]]
+        names = [*HEADLINES[self.kind(split)]]
         pairs = self.dataset.pairs.get(split)
         if pairs is not None and len(pairs.targets.unique()) != 2:
             names.remove("pair_ap")
         return names
 
-    def _kind(self, split: str) -> str:
+    def kind(self, split: str) -> str:
         """What is known of the items of a split: a key of ``HEADLINES``."""
         relations = self.relations
         if split in self.dataset.triplets:

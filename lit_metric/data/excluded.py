@@ -72,7 +72,8 @@ class ExcludedRows:
             before = {row: values.get(f"input_{name}", values.get(name)) for row, values in rows.items()}
             column = table.peek(name) if any(isinstance(value, str) for value in before.values()) else []
             for row, value in before.items() if column else ():
-                if isinstance(column[row], str) and isinstance(value, str) and column[row] != value:
+                same = not isinstance(value, str) or column[row] in (value, _without_guard(value))
+                if isinstance(column[row], str) and not same:
                     file, number = table.place(row)
                     raise DataError(
                         f"{self.name} was made of another {file}: column {name!r} of row {number} is "
@@ -92,6 +93,11 @@ class ExcludedRows:
                 f"{self.name} lists {len(missing)} rows of {files} that are not in the labelled sources; "
                 "give exclude= rows of these only"
             )
+
+
+def _without_guard(value: str) -> str:
+    """A cell without the apostrophe that keeps spreadsheets from taking it for a formula."""
+    return value[1:] if value[:1] == "'" and value[1:].startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _place(name: str) -> str:

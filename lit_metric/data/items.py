@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
+from lit_metric.data.text_sets import BLOCK, TextSets, without_repeats
 from lit_metric.data.texts import Integers, Texts, distinct
 
 Kind = Literal["text", "set"]
@@ -70,6 +71,10 @@ class Vocabulary:
             DataError: when a text holds a lone surrogate, which no tokenizer can read.
             ValueError: when there are more or fewer roles than texts.
         """
+        if isinstance(rows, TextSets) and roles is None:
+            used, found = rows.numbered()
+            (vocabulary := cls(used))._refuse_surrogates(rows)
+            return vocabulary, Ragged(torch.from_numpy(found), torch.from_numpy(rows.offsets))
         numbers: dict[tuple[str, str], int] = {}
         ids: list[int] = []
         for row, texts in enumerate(rows):
@@ -235,7 +240,7 @@ class Items:
         of_items, of_texts = cls._roles_of(rows, roles)
         if weights is not None:
             cls._check_weights(rows, weights)
-        if kind == "set":
+        if kind == "set" and not (isinstance(rows, TextSets) and of_texts is None and weights is None):
             rows, of_texts, weights = without_repeats(rows, of_texts, weights)
         vocabulary, texts = Vocabulary.encode(rows, of_texts)
         if kind == "text" and not bool((texts.lengths == 1).all()):
@@ -354,40 +359,10 @@ class Items:
         of_texts = vocabulary.fingerprints
         if kind == "text":
             return of_texts[texts.values]
-        members = [sorted(set(row)) for row in Ragged(of_texts[texts.values], texts.offsets).tolist()]
-        hashed = (hashlib.blake2b(np.array(row, dtype="<i8").tobytes(), digest_size=8) for row in members)
-        digests = b"".join(state.digest() for state in hashed)
+        digests = bytearray()
+        for start in range(0, len(texts), BLOCK):
+            some = texts.select(torch.arange(start, min(start + BLOCK, len(texts))))
+            for row in Ragged(of_texts[some.values], some.offsets).tolist():
+                content = np.array(sorted(set(row)), dtype="<i8").tobytes()
+                digests += hashlib.blake2b(content, digest_size=8).digest()
         return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64))
-
-
-def without_repeats(
-    rows: Sequence[Sequence[str]],
-    roles: Sequence[Sequence[str]] | None,
-    weights: Sequence[Sequence[float]] | None,
-) -> tuple[Sequence[Sequence[str]], Sequence[Sequence[str]] | None, Sequence[Sequence[float]] | None]:
-    """Keep each (role, text) of a row once, at its first place, with the largest of its weights.
-
-    Args:
-        rows: the texts of each item.
-        roles: for each item, a role for each of its texts, or None.
-        weights: for each item, a weight for each of its texts, or None.
-
-    Example:
-        >>> without_repeats([["a", "b", "a"]], None, [[1.0, 2.0, 3.0]])
-        ([['a', 'b']], None, [[3.0, 2.0]])
-    """
-    if roles is None and weights is None:
-        return [row if isinstance(row, str) else list(dict.fromkeys(row)) for row in rows], None, None
-    kept: list[dict[tuple[str, str], float]] = []
-    for number, row in enumerate(rows):
-        names = [""] * len(row) if roles is None else roles[number]
-        largest: dict[tuple[str, str], float] = {}
-        for place, pair in enumerate(zip(names, row, strict=True)):
-            weight = 1.0 if weights is None else weights[number][place]
-            largest[pair] = max(weight, largest.get(pair, 0.0))
-        kept.append(largest)
-    return (
-        [[text for _, text in row] for row in kept],
-        None if roles is None else [[role for role, _ in row] for row in kept],
-        None if weights is None else [list(row.values()) for row in kept],
-    )

@@ -17,6 +17,9 @@ from lit_metric.store import FORMAT, MANIFEST, replacing, sha256, write_json
 
 log = logging.getLogger(__name__)
 
+SHARD_ROWS = 32768
+"""Rows, or items, that are encoded and written together."""
+
 JOB = "job.json"
 RECORDS = ".job"
 """The folder of what is known while shards are being made. A reader of tables skips it."""

@@ -179,6 +179,13 @@ def tokenize(
     return Tokens(path, prompt)
 
 
+def tokenize_in_memory(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tokens:
+    """The same for texts that are needed only once: without a file."""
+    starts = range(0, len(vocabulary), CHUNK)
+    rows = [row for start in starts for row in _tokenize_chunk(vocabulary, tokenizer, start)]
+    return Tokens.from_lists(rows, _prompt_tokens(vocabulary, tokenizer))
+
+
 def _prompt_tokens(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tensor | None:
     """``[V]`` int64, how many leading tokens of each text are kept out of pooling; None for none."""
     if vocabulary.roles is None:

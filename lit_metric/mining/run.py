@@ -275,9 +275,13 @@ def _leading(filters: Sequence[NegativeFilter]) -> list[CeilingFilter]:
 
 
 def add_texts(
-    root: str | Path, version: int, texts: Callable[[Tensor], list[str]], keys: Sequence[str] | None
+    root: str | Path,
+    version: int,
+    texts: Callable[[Tensor], list[str]],
+    keys: Sequence[str] | None,
+    use: dict[str, Any] | None = None,
 ) -> None:
-    """Add the texts and keys of anchors and candidates to a version's sample.
+    """Add the texts and keys of anchors and candidates to a version's sample, and its first use.
 
     A worker that mines has no texts, so the training process adds them.
 
@@ -286,6 +290,7 @@ def add_texts(
         version: which; nothing happens if its sample is gone.
         texts: gives the texts ``[n]`` of items by their ids ``[n]``.
         keys: of all items by id; None: there are none.
+        use: when training took the version into use, in JSON types; None: unknown.
     """
     path = version_folder(root, version) / SAMPLE
     if not path.is_file():
@@ -300,4 +305,4 @@ def add_texts(
         entry["text"] = text
         if keys is not None:
             entry["key"] = keys[number]
-    write_json(path, content)
+    write_json(path, content if use is None else {**content, "use": use})

@@ -30,6 +30,8 @@ _TYPES: dict[str, type] = {
 }
 _POOL, _ITEMS, _VECTORS, _DIMENSION = "pool", "items", "vectors", "dimension"
 _ROWS = 1024
+BINS = 100
+"""Of the histograms of scores in a version's sample."""
 _VECTOR_ROWS = 16384
 _OPEN = 2
 
@@ -162,6 +164,29 @@ class NegativeTable:
             both, total = both + int(found.sum()), total + int((mine >= 0).sum())
         return both / total if total else float("nan")
 
+    def histogram(self) -> dict[str, Any]:
+        """How often which scores occur, in ``BINS`` equal bins.
+
+        Returns:
+            ``low`` and ``high``, the ends of the bins, which are -1 and 1 for cosines; ``positives``, the
+            counts of the anchors' mean positive scores; ``negatives``, those of all candidates' scores.
+        """
+        low, high = -1.0, 1.0
+        if self.similarity != "cosine":
+            ends = [np.extract(np.isfinite(array), array) for array in (self.positives, self.scores)]
+            low = min((float(array.min()) for array in ends if array.size), default=0.0)
+            high = max((float(array.max()) for array in ends if array.size), default=0.0)
+            high = high if high > low else low + 1.0
+        counts = {}
+        for name, values in (("positives", self.positives[:, 2]), ("negatives", self.scores)):
+            counts[name] = np.zeros(BINS, np.int64)
+            for start in range(0, len(values), _VECTOR_ROWS):
+                part = values[start : start + _VECTOR_ROWS].astype(np.float32)
+                # Cosines may be a little beyond 1 by rounding.
+                part = part[np.isfinite(part)].clip(low, high)
+                counts[name] += np.histogram(part, BINS, (low, high))[0]
+        return {"low": low, "high": high, **{name: found.tolist() for name, found in counts.items()}}
+
     def save(
         self,
         root: str | Path,
@@ -201,8 +226,10 @@ class NegativeTable:
         for name, array in arrays.items():
             store.write_array(folder / f"{name}.npy", array)
         published = {} if vectors is None else self._write_vectors(folder, vectors)
-        store.write_json(folder / store.SAMPLE, {**when, "anchors": self.sample})
         rows, width = self.ids.shape
+        # The sample stays when the rest is removed, so it has what a report shows of every version.
+        shown = {"rows": rows, "report": self.report, "histogram": self.histogram(), "anchors": self.sample}
+        store.write_json(folder / store.SAMPLE, {**when, **shown})
         origin = {
             "corpus": corpus,
             "tokenizer": tokenizer,

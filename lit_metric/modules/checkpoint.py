@@ -222,10 +222,13 @@ class CheckpointedModule(LightningModule):
         Raises:
             ValueError: if the weights are of another model, or an option can't be applied.
         """
-        for name, module in self.loss.named_modules(prefix="loss"):
+        state = checkpoint["state_dict"]
+        if self.loss is None:  # only encodes, so no data have chosen a loss
+            state = {name: value for name, value in state.items() if not name.startswith("loss.")}
+        for name, module in [] if self.loss is None else self.loss.named_modules(prefix="loss"):
             if isinstance(module, ProxyLoss):
-                module.make_room(checkpoint["state_dict"], f"{name}.")
-        checkpoint["state_dict"] = {**referenced(self), **checkpoint["state_dict"]}
+                module.make_room(state, f"{name}.")
+        checkpoint["state_dict"] = {**referenced(self), **state}
         saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         if odd := [name for name in {**own, **saved} if own.get(name) != saved.get(name)]:

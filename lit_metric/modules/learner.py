@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_metric.batching import MixturePlanner
 from lit_metric.callbacks import CollapseAlarm, MiningCallback, WriteEmbeddings
-from lit_metric.callbacks.checkpoints import check_monitors
+from lit_metric.callbacks.checkpoints import check_monitors, without_validation
 from lit_metric.callbacks.mining import batches_of_epoch
 from lit_metric.data import Batch, LabelRelations, Relations, UnionRelations
 from lit_metric.encoders import Encoder
@@ -128,6 +128,8 @@ class MetricLearner(EvaluatedModule):
         """
         self.check_strategy()
         data = self.data
+        if data.rows_to_encode is not None:  # nothing else is read
+            return
         self.relations = data.relations
         self.labelled_relations: Relations | None = None
         if self.loss is None:
@@ -141,7 +143,9 @@ class MetricLearner(EvaluatedModule):
             for task in range(max(1, len(data.mixture))):
                 self._set_up_loss(task)
                 self._check_scored(task)
-            if "validation" in data.splits and self.trainer.limit_val_batches:
+            if "validation" not in data.splits:
+                without_validation(self.trainer)
+            elif self.trainer.limit_val_batches:
                 check_monitors(self.trainer, self, self.evaluation("validation").names())
 
     def _choose_loss(self) -> None:
@@ -176,9 +180,14 @@ class MetricLearner(EvaluatedModule):
             return
         part = [*self.data.parts.values()][task] if self.data.mixture else self.data
         counts = part.class_counts if isinstance(relations, LabelRelations) and not shared else None
-        device = self.trainer.strategy.root_device
-        encode = partial(encode_items, data=self.data, device=device)
-        loss.setup(LossContext(self.encoder.dimension, counts, self.relations, encode))
+        loss.setup(self._context(counts))
+
+    def _context(self, class_counts: Tensor | None = None) -> LossContext:
+        encode = partial(encode_items, data=self.data, device=self.trainer.strategy.root_device)
+        corpus = None
+        if not self.data.mixture:
+            corpus = self.data.splits[self.data.dataset.corpus_of("train") or "train"]
+        return LossContext(self.encoder.dimension, class_counts, self.relations, encode, corpus)
 
     def _set_up_bank(self) -> None:
         losses = [self._loss_of(task) for task in range(max(1, len(self.data.mixture)))]
@@ -191,6 +200,7 @@ class MetricLearner(EvaluatedModule):
                 "proxies or scored pairs. Leave memory out, or take a loss between pairs such as InfoNCELoss"
             )
         self.bank.clear()
+        self.bank.setup(self._context())
 
     def _check_scored(self, task: int) -> None:
         """See :func:`~lit_metric.modules.tasks.check_scores`."""

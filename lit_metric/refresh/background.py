@@ -153,11 +153,11 @@ class BackgroundRefresher(InlineRefresher):
         if not self.uses or self.impossible:
             super().before_batch(batch)
             return
-        versions = len(self.uses.uses)
+        versions, started = len(self.uses.uses), time.perf_counter()
         while not self.impossible and self.pending and self.pending[0].first <= batch:
             self._settle(self.pending[0])
         if len(self.uses.uses) > versions:
-            self._on_new_version()
+            self._on_new_version(time.perf_counter() - started)
         if self.impossible:
             self._mine(batch)
 

@@ -180,16 +180,25 @@ class Refresher(ABC):
             version = self.task.publish(table, vectors, fingerprint(encoder), *self.run.position())
             report = dict(table.report)
         self.uses.add(TableUse(batch, self.run.broadcast(version), min(batch, self.trained)))
+        seconds = time.perf_counter() - started
         # A worker at work may be writing a version of a lower number.
-        self._on_new_version(collect=not self.pending)
+        self._on_new_version(seconds, collect=not self.pending)
         self.run.log({**report, "seconds": time.perf_counter() - started})
 
-    def _on_new_version(self, collect: bool = True) -> None:
-        """Add texts to the sample of the version that comes into use. If ``collect``, remove the versions and
-        copies that neither a batch to come nor a checkpoint needs."""
+    def _on_new_version(self, stalled: float, collect: bool = True) -> None:
+        """Complete the sample of the version that comes into use, for which training waited ``stalled``
+        seconds. If ``collect``, remove the versions and copies that neither a batch to come nor a checkpoint
+        needs."""
         tables = self.task.tables
         if self.run.rank == 0:
-            add_texts(tables, self.uses.uses[-1].version, self.run.texts, self.task.items.keys)
+            last = self.uses.uses[-1]
+            use: dict[str, Any] = {
+                "batch": last.first,
+                "taken": last.taken,
+                "per_epoch": self.timetable.per_epoch,
+            }
+            use |= {"seed": self.task.seed, "stall_seconds": round(stalled, 3)}
+            add_texts(tables, last.version, self.run.texts, self.task.items.keys, use)
         if not collect:
             return
         self.uses = TableUses(self._needed())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lit_metric import MetricDataModule
+from lit_metric import MetricDataModule, MetricLearner, SetEncoder, TextEncoder
 from lit_metric.batching import MixturePart
 from lit_metric.callbacks import WriteEmbeddings
 from lit_metric.data import Batch, Pairs, read_table
 from lit_metric.data.shards import Shards
+from lit_metric.encoders import AttentionPooling
+from lit_metric.losses import InfoNCELoss
 from tests.small import Small, questions, trainer, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -154,3 +157,48 @@ def test_rows_of_a_mixture_are_those_of_its_sources_in_turn(small: Small, tmp_pa
     assert places is None
     assert np.isnan(vectors).all(1).tolist() == [True, False, True, False]
     np.testing.assert_allclose(vectors[[1, 3]], learner.encode(["w7", "w8"]), atol=1e-5)
+
+
+def test_rows_are_read_as_they_are_needed(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("all rows were read")
+
+    monkeypatch.setattr("lit_metric.data.readers.stored", refused)  # keeps the rows of a text file
+    texts = [text for text, _ in questions(23, seed=3)]
+    texts[8:16] = [""] * 8  # a whole shard
+    source = write_csv(tmp_path / "new.csv", [(text,) for text in texts], ["text"])
+    learner = MetricLearner(TextEncoder(small / "backbone"))
+    predicted = trainer(tmp_path, WriteEmbeddings(shard_items=8)).predict(
+        learner, small.data(predict=source, bad_rows="skip")
+    )
+    kept = [*range(8), *range(16, 23)]
+    vectors = np.load(tmp_path / "predictions.npy", allow_pickle=False)
+    assert np.isnan(vectors).all(1).nonzero()[0].tolist() == [*range(8, 16)]
+    expected = learner.encode([texts[row] for row in kept])
+    np.testing.assert_allclose(vectors[kept], expected, atol=1e-5)
+    assert predicted is not None
+    assert sorted(torch.cat([each["ids"] for each in predicted]).tolist()) == kept  # type: ignore[index]
+
+
+def test_sets_are_encoded_in_blocks(small: Small, tmp_path: Path) -> None:
+    tags = [["w5", "w6"], ["w7"], ["w6", "w8", "w5"], ["w9"], ["w7", "w5"]]
+    encoder = SetEncoder(TextEncoder(small / "backbone", freeze=True), AttentionPooling())
+    learner = MetricLearner(encoder)
+    data = MetricDataModule(predict={"tags": tags}, cache_dir=small / "cache")
+    trainer(tmp_path, WriteEmbeddings(shard_items=2)).predict(learner, data)
+    vectors = np.load(tmp_path / "predictions.npy", allow_pickle=False)
+    np.testing.assert_allclose(vectors, learner.encode(tags), atol=1e-5)
+
+
+def test_a_checkpoint_of_a_learned_loss_encodes_without_it(small: Small, tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run", max_epochs=1)
+    run.fit(small.learner(InfoNCELoss(0.2, learnable=True)), small.data())
+    run.save_checkpoint(path := tmp_path / "all.ckpt")
+    learner = MetricLearner(TextEncoder(small / "backbone"))
+    data = MetricDataModule(predict={"text": ["w5", "w6 w7"]}, cache_dir=small / "cache")
+    trainer(tmp_path).predict(learner, data, ckpt_path=path)
+    trained = MetricLearner.load_from_checkpoint(path)
+    vectors = np.load(tmp_path / "predictions.npy", allow_pickle=False)
+    np.testing.assert_allclose(vectors, trained.encode(["w5", "w6 w7"]), atol=1e-5)

@@ -2,6 +2,7 @@
 
 from lit_metric.data.formats.base import AUTO, ReadOptions, Supervision
 from lit_metric.data.formats.classes import LabelledItems
+from lit_metric.data.formats.counterparts import CounterpartPairs, transfer_edit
 from lit_metric.data.formats.judgements import Judgements, fold_of
 from lit_metric.data.formats.labels import Labels
 from lit_metric.data.formats.pairs import Pairs
@@ -9,6 +10,7 @@ from lit_metric.data.formats.triples import Triples
 
 __all__ = [
     "AUTO",
+    "CounterpartPairs",
     "Judgements",
     "LabelledItems",
     "Labels",
@@ -17,4 +19,5 @@ __all__ = [
     "Supervision",
     "Triples",
     "fold_of",
+    "transfer_edit",
 ]

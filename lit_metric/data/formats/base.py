@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems, listed
 from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats.columns import Checked, Columns
+from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import Table
 from lit_metric.data.texts import Integers
@@ -38,7 +39,7 @@ class ReadOptions:
     Args:
         problems: where bad rows are noted.
         validation_share: the share of the training data that is held out if there is no validation source,
-            in (0, 1).
+            in [0, 1); 0 holds nothing out.
         seed: of the choice of the share.
         alone: whether validation items search each other, not the training items.
         csv: how CSV files are written; options that are None are found in each file.
@@ -70,7 +71,7 @@ class ReadOptions:
     def hold_out(self, groups: int, least: int = 1) -> Integers:
         """Choose the groups that go to validation.
 
-        They are ``validation_share`` of all, at least one of two, and never all.
+        They are ``validation_share`` of all, at least one of two, and never all; none if the share is 0.
 
         Args:
             groups: how many there are.
@@ -79,6 +80,8 @@ class ReadOptions:
         Returns:
             Their numbers, which groups have by their first appearance in the training rows.
         """
+        if not self.validation_share:
+            return np.empty(0, dtype=np.int64)
         least = least if groups >= 2 * least else 1
         count = min(max(least, round(self.validation_share * groups)), groups - 1)
         return np.random.default_rng(self.seed).permutation(groups)[: max(count, 0)]
@@ -95,6 +98,10 @@ class ReadOptions:
                 if len(self.problems):
                     raise BadRows(self.problems, f"no row of {name}= can be used: ")
                 raise DataError(f"{name}= has no rows")
+
+
+ReadItems = Callable[[Columns], tuple[Items, Vocabulary]]
+"""Makes items of the rows of a table in which nothing is wrong."""
 
 
 class Supervision(ABC):
@@ -114,6 +121,21 @@ class Supervision(ABC):
         Raises:
             DataError: when a column is missing, or rows can't be used.
         """
+
+    def items_to_encode(self, table: Table, other: Table | None = None) -> ReadItems | None:
+        """What makes items of rows that are only encoded, block by block, each row on its own.
+
+        Args:
+            table: the first rows of their source.
+            other: the first rows of another split, whose columns are used where ``table`` has them.
+
+        Returns:
+            What is called with each block; None where :meth:`read` has to read all rows, as by default.
+
+        Raises:
+            DataError: when a column is missing.
+        """
+        return None
 
 
 def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str, tuple[str, Sequence[int]]]:

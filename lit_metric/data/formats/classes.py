@@ -19,6 +19,7 @@ from lit_metric.data.formats.base import ReadOptions
 from lit_metric.data.formats.columns import stands_for_missing
 from lit_metric.data.items import Kind
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
+from lit_metric.data.text_sets import TextSets
 from lit_metric.data.texts import OneTextEach
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class LabelledItems:
 
     Args:
         rows: ``[n]`` the texts of each item: one if ``kind`` is ``"text"``, tags if it is ``"set"``. A list,
-            or :class:`~lit_metric.data.texts.OneTextEach`.
+            :class:`~lit_metric.data.texts.OneTextEach`, or :class:`~lit_metric.data.text_sets.TextSets`.
         labels: ``[n]`` the class of each item, or a list of classes, or None where there is none.
         kind: what an item is.
         keys: ``[n]`` names to show to people, or None.
@@ -62,10 +63,12 @@ class LabelledItems:
         chosen: dict[str, Any] = {
             name: [values[place] for place in places]
             for name, values in columns.items()
-            if values is not None and not isinstance(values, OneTextEach)
+            if values is not None and not isinstance(values, OneTextEach | TextSets)
         }
         if isinstance(self.rows, OneTextEach):
             chosen["rows"] = OneTextEach(self.rows.texts.select(np.array(places, dtype=np.int64)))
+        elif isinstance(self.rows, TextSets):
+            chosen["rows"] = self.rows.select(np.array(places, dtype=np.int64))
         return replace(self, **chosen)
 
 
@@ -155,8 +158,10 @@ def hold_out_items(ids: Tensor, relations: Relations, reading: ReadOptions) -> d
         reading: the share and the seed.
 
     Returns:
-        ``train`` and ``validation``; without the latter where there are too few items.
+        ``train`` and ``validation``; without the latter where there are too few items, or the share is 0.
     """
+    if not reading.validation_share:
+        return {"train": ids}
     draw = np.random.default_rng(reading.seed)
     order = ids[torch.from_numpy(draw.permutation(len(ids)))]
     if isinstance(relations, LabelRelations):

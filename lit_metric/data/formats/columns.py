@@ -19,6 +19,7 @@ from lit_metric.data.errors import Problems, listed, listed_rows
 from lit_metric.data.items import surrogate_at
 from lit_metric.data.progress import track
 from lit_metric.data.table import ROWS_AT_ONCE, Table
+from lit_metric.data.text_sets import TextSets
 from lit_metric.data.texts import Integers, Texts, TextWriter, distinct
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,10 @@ class Columns:
                 writer.extend(each or ())
                 lengths.append(len(each or ()))
         return writer.texts, torch.from_numpy(np.array(lengths, dtype=np.int64))
+
+    def sets(self, column: str, check: Callable[[Any], Checked]) -> TextSets:
+        """The same for sets of texts, with each text of a row once; empty for rows that can't be used."""
+        return TextSets.of(each or () for each in self._checked(column, check))
 
     def numbers(self, column: str) -> Tensor:
         """``[n]`` float64, the numbers of a column; 0 where something is wrong."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.dataset import Dataset, GivenPairs, Plans
-from lit_metric.data.formats.base import SPLITS, TEXT_NAMES, ReadOptions, apart
+from lit_metric.data.formats.base import SPLITS, TEXT_NAMES, ReadItems, ReadOptions, apart
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.judged_rows import JudgedRows, NumberedRows, RowsBySplit
-from lit_metric.data.items import Items
+from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.relations import PairRelations
 from lit_metric.data.relations.lookup import PairSet, unique
 from lit_metric.data.table import Table
@@ -299,3 +299,23 @@ class JudgedData:
                 found.append(pairs[:, ~own.contains(pairs[0], pairs[1])])
         whole = torch.cat([torch.empty(2, 0, dtype=torch.int64), *found], dim=1)
         return whole[0], whole[1]
+
+
+def texts_to_encode(table: Table, text: str | None, roles: tuple[str, str]) -> ReadItems:
+    """What makes items of the rows of a table that are only encoded; see
+    :meth:`~lit_metric.data.Supervision.items_to_encode`.
+
+    Args:
+        table: the first rows.
+        text: their column of texts, if they have that one; otherwise one with a usual name.
+        roles: of anchors, and of what they are compared with; the items have the latter.
+    """
+    column = table.named(text if text in table.columns else None, TEXT_NAMES, "text", "texts")
+
+    def read(columns: Columns) -> tuple[Items, Vocabulary]:
+        texts = columns.texts(column)
+        rows = columns.kept_rows.numpy()
+        of_items = np.ones(len(rows), dtype=np.int8) if any(roles) else None
+        return Items.of_texts(texts, rows, roles=of_items, role_names=roles)
+
+    return read

@@ -18,13 +18,14 @@ from lit_metric.data.formats import columns as cells
 from lit_metric.data.formats.base import (
     DOCUMENT,
     TEXT_NAMES,
+    ReadItems,
     ReadOptions,
     Supervision,
     guesses_of,
     log_guesses,
 )
 from lit_metric.data.formats.columns import Columns
-from lit_metric.data.formats.judged import JudgedData
+from lit_metric.data.formats.judged import JudgedData, texts_to_encode
 from lit_metric.data.formats.judged_rows import JudgedRows, RowsBySplit
 from lit_metric.data.items import QUERY
 from lit_metric.data.ragged import Ragged
@@ -188,6 +189,9 @@ class Judgements(Supervision):
         data.hold_out(rows)
         text = self.text if isinstance(self.text, str) else None
         return data.build(rows, tables.get("predict"), text)
+
+    def items_to_encode(self, table: Table, other: Table | None = None) -> ReadItems:
+        return texts_to_encode(table, self.text if isinstance(self.text, str) else None, (QUERY, DOCUMENT))
 
     def _texts(self, reading: ReadOptions) -> list[TextsById]:
         """Queries and documents. Of several columns of texts, each table uses those that it has."""

@@ -18,6 +18,7 @@ from lit_metric.data.formats import columns as cells
 from lit_metric.data.formats.base import (
     AUTO,
     TEXT_NAMES,
+    ReadItems,
     ReadOptions,
     Supervision,
     apart,
@@ -27,10 +28,11 @@ from lit_metric.data.formats.base import (
 )
 from lit_metric.data.formats.classes import Classes, LabelledItems, hold_out_items, unify_names
 from lit_metric.data.formats.columns import Columns
-from lit_metric.data.items import Items, Kind
+from lit_metric.data.items import Items, Kind, Vocabulary
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
 from lit_metric.data.table import Table
+from lit_metric.data.text_sets import TextSets
 from lit_metric.data.texts import OneTextEach, Texts
 
 logger = logging.getLogger(__name__)
@@ -164,6 +166,23 @@ class Labels(Supervision):
             for split, part in parts.items()
         }
 
+    def items_to_encode(self, table: Table, other: Table | None = None) -> ReadItems:
+        chosen = self._choose_columns(table if other is None else other, labelled=False)
+        if other is not None and not chosen.columns(labelled=False) <= {*table.columns}:
+            expected, chosen = chosen, self._choose_columns(table, labelled=False)
+            if bool(expected.text) != bool(chosen.text):
+                raise DataError(
+                    f"items must be texts in all splits or sets in all splits, and {table.layout}, while "
+                    f"{other.layout}: name the column with text= or tags="
+                )
+        log_guesses([(table, chosen.guessed)])
+        labels = replace(self, text=chosen.text or None, tags=chosen.tags or None, key=None, group=None)
+
+        def read(columns: Columns) -> tuple[Items, Vocabulary]:
+            return _items_of([labels.items(columns, labelled=False).select(columns.kept)])
+
+        return read
+
     def named(self, table: Table) -> Labels:
         """The same for items without labels, with the columns of ``table`` in place of guesses; logs them."""
         chosen = self._choose_columns(table, labelled=False)
@@ -190,12 +209,15 @@ class Labels(Supervision):
         elif self.fields:
             rows, roles = self._fields(columns)
         else:
-            rows = columns.read(
-                chosen.tags, lambda value: cells.short_texts(value, self.tag_separator, empty=False)
-            )
-            weights = self._weights(columns, rows)
-            if weights is None:
-                rows = [list(dict.fromkeys(row or ())) for row in rows]
+
+            def check(value: object) -> cells.Checked:
+                return cells.short_texts(value, self.tag_separator, empty=False)
+
+            if self.weights is None:
+                rows = columns.sets(chosen.tags, check)
+            else:
+                rows = columns.read(chosen.tags, check)
+                weights = self._weights(columns, self.weights, rows)
         labels = self._labels(columns, chosen) if labelled else [None] * len(rows)
         keys = None
         if self.key is not None:
@@ -225,14 +247,12 @@ class Labels(Supervision):
             return ([text] if text else []), problem
         return cells.short_texts(value, self.tag_separator, empty=True, what="texts")
 
-    def _weights(self, columns: Columns, rows: list[list[str]]) -> list[list[float]] | None:
-        if self.weights is None:
-            return None
-        weights = columns.read(self.weights, lambda value: cells.numbers(value, self.tag_separator))
+    def _weights(self, columns: Columns, column: str, rows: list[list[str]]) -> list[list[float]]:
+        weights = columns.read(column, lambda value: cells.numbers(value, self.tag_separator))
         for row, (tags, given) in enumerate(zip(rows, weights, strict=True)):
             if row not in columns.bad and len(tags) != len(given):
                 problem = f"{len(given)} weights for {len(tags)} tags"
-                columns.note(row, self.weights, problem, "Give each tag its weight, in the same order.")
+                columns.note(row, column, problem, "Give each tag its weight, in the same order.")
         return weights
 
     def _labels(self, columns: Columns, chosen: _Chosen) -> list[Classes]:
@@ -281,21 +301,7 @@ class Labels(Supervision):
 
     def _build(self, parts: dict[str, LabelledItems], reading: ReadOptions) -> Dataset:
         each = list(parts.values())
-        keys = [key for part in each for key in part.keys or [""] * len(part)]
-        roles = [row for part in each for row in part.roles or ()]
-        weights = [row for part in each for row in part.weights or ()]
-        named = keys if any(keys) else None
-        if each[0].kind == "text":
-            texts = Texts.joined(part.rows.texts for part in each if isinstance(part.rows, OneTextEach))
-            items, vocabulary = Items.of_texts(texts, keys=named, folder=reading.cache_dir)
-        else:
-            items, vocabulary = Items.encode(
-                [row for part in each for row in part.rows],
-                "set",
-                named,
-                roles=roles or None,
-                weights=weights or None,
-            )
+        items, vocabulary = _items_of(each, reading.cache_dir)
         ends = np.cumsum([0, *map(len, each)]).tolist()
         splits = {name: torch.arange(ends[at], ends[at + 1]) for at, name in enumerate(parts)}
         labels = [label for part in each for label in part.labels]
@@ -330,6 +336,23 @@ class Labels(Supervision):
         numbers = {name: number for number, name in enumerate(classes)}
         ragged = Ragged.from_lists([sorted(numbers[name] for name in row) for row in lists])
         return MultiLabelRelations(ragged, classes, fingerprints, self.overlap, unlabelled)
+
+
+def _items_of(parts: Sequence[LabelledItems], folder: str | None = None) -> tuple[Items, Vocabulary]:
+    """All items of ``parts`` with their vocabulary; texts beyond 64 MB go to ``folder``."""
+    keys = [key for part in parts for key in part.keys or [""] * len(part)]
+    roles = [row for part in parts for row in part.roles or ()]
+    weights = [row for part in parts for row in part.weights or ()]
+    named = keys if any(keys) else None
+    if parts[0].kind == "text":
+        texts = Texts.joined(part.rows.texts for part in parts if isinstance(part.rows, OneTextEach))
+        return Items.of_texts(texts, keys=named, folder=folder)
+    rows: Sequence[list[str]]
+    if (sets := [part.rows for part in parts if isinstance(part.rows, TextSets)]) and len(sets) == len(parts):
+        rows = TextSets.joined(sets)
+    else:
+        rows = [row for part in parts for row in part.rows]
+    return Items.encode(rows, "set", named, roles=roles or None, weights=weights or None)
 
 
 @dataclass(frozen=True)

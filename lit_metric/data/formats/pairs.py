@@ -18,6 +18,7 @@ from lit_metric.data.formats import columns as cells
 from lit_metric.data.formats.base import (
     AUTO,
     DOCUMENT,
+    ReadItems,
     ReadOptions,
     Supervision,
     guesses_of,
@@ -25,7 +26,7 @@ from lit_metric.data.formats.base import (
     rows_by_split,
 )
 from lit_metric.data.formats.columns import Columns
-from lit_metric.data.formats.judged import JudgedData
+from lit_metric.data.formats.judged import JudgedData, texts_to_encode
 from lit_metric.data.formats.judged_rows import JudgedRows, RowsBySplit, once_in_row
 from lit_metric.data.items import QUERY
 from lit_metric.data.ragged import Ragged
@@ -124,7 +125,7 @@ class Pairs(Supervision):
         data = JudgedData(
             columns,
             reading,
-            ("", "") if self.symmetric else (QUERY, DOCUMENT),
+            self._roles,
             Texts.joined(texts),
             np.concatenate([np.empty(0, dtype=np.int64), *fingerprints]),
             symmetric=self.symmetric,
@@ -139,6 +140,14 @@ class Pairs(Supervision):
         trained = "train" if "train" in columns else next(iter(columns), "")
         planned: Plans = "scores" if trained in graded else "pairs"
         return data.build(splits, tables.get("predict"), self.anchor, planned)
+
+    @property
+    def _roles(self) -> tuple[str, str]:
+        """Of anchors, and of what they are compared with."""
+        return ("", "") if self.symmetric else (QUERY, DOCUMENT)
+
+    def items_to_encode(self, table: Table, other: Table | None = None) -> ReadItems:
+        return texts_to_encode(table, self.anchor, self._roles)
 
     def _choose_columns(self, table: Table) -> tuple[dict[str, Any], str]:
         """The columns of a table, and the guessed ones in words."""

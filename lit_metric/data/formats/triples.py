@@ -13,9 +13,9 @@ import torch
 
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.formats import columns as cells
-from lit_metric.data.formats.base import DOCUMENT, ReadOptions, Supervision
+from lit_metric.data.formats.base import DOCUMENT, ReadItems, ReadOptions, Supervision
 from lit_metric.data.formats.columns import Columns
-from lit_metric.data.formats.judged import JudgedData
+from lit_metric.data.formats.judged import JudgedData, texts_to_encode
 from lit_metric.data.formats.judged_rows import JudgedRows, RowsBySplit
 from lit_metric.data.formats.judgements import TextsById
 from lit_metric.data.items import QUERY
@@ -92,6 +92,9 @@ class Triples(Supervision):
         counts = {name: len(dataset.splits[name]) for name in rows}
         logger.info("%d facts, read as %s queries", len(dataset.judgements or ()), counts)
         return dataset
+
+    def items_to_encode(self, table: Table, other: Table | None = None) -> ReadItems:
+        return texts_to_encode(table, self.text if isinstance(self.text, str) else None, (QUERY, DOCUMENT))
 
     def _queries(
         self, name: str, columns: Columns, entities: TextsById, start: int, folder: str | None

@@ -1,0 +1,155 @@
+// At a glance: what the data are, what training changed, whether the space is sound, where time went.
+
+const missing = (part, otherwise) => note(first.missing[part] || otherwise);
+const card = (title, ...children) => el("div", { class: "card" }, el("h3", {}, title), ...children);
+
+function better(row) {
+  const { value, low, high } = row.change;
+  if (value === null || !row.better) return "";
+  const up = row.better === "higher" ? value > 0 : value < 0;
+  if (low !== null && low <= 0 && high >= 0) return "no clear change";
+  return value === 0 ? "no change" : up ? "better" : "worse";
+}
+
+function headline() {
+  const main = first.metrics.find((row) => row.change.value !== null && row.better);
+  if (!main) return null;
+  const words = better(main);
+  const sign = { better: "▲ ", worse: "▼ " }[words] || "";
+  const clear = words === "better" || words === "worse";
+  const over = main.queries ? ` over ${plural(main.queries, "query", "queries")} of the ${first.measured_split || "measured"} split` : "";
+  return el(
+    "div",
+    { class: "headline" },
+    el("p", { class: "muted" }, main.name + over),
+    el("p", { class: "big" }, fixed(main.before.value), el("span", { class: "muted" }, " → "), el("strong", {}, fixed(main.after.value))),
+    el("p", { class: { better: "good", worse: "bad" }[words] || null }, `${sign}${clear ? `${words} than` : `${words} from`} ${BEFORE}: `, signed(main.change.value),
+      main.change.low === null ? "" : el("span", { class: "muted" }, ` (95% interval ${signed(main.change.low)} … ${signed(main.change.high)})`)),
+  );
+}
+
+function inShort() {
+  const list = el("ul", { class: "short" });
+  for (const each of first.advice.slice(0, 3)) list.append(el("li", {}, el("a", { href: "#advice" }, textOf(each.what)), " ", el("span", { class: "muted" }, textOf(each.evidence))));
+  if (!first.advice.length) list.append(el("li", {}, first.missing.advice || "No rule found anything to change."));
+  const counts = first.problems.filter((each) => each.total > 0);
+  const found = el("ul", { class: "chips" });
+  for (const each of counts) found.append(el("li", {}, el("a", { href: "#problems", class: "chip" }, el("strong", { "data-value": each.total }, whole(each.total)), ` ${each.name}`)));
+  return el("div", { class: "headline" }, el("p", { class: "muted" }, "What to do next"), list, counts.length ? found : null);
+}
+
+function metricsTable() {
+  if (!first.metrics.length) return missing("metrics", "No metrics were measured.");
+  const rows = first.metrics.map((row) => ({ ...row, words: better(row) }));
+  const columns = [
+    { name: "name", label: "metric", value: (row) => row.name, show: (row) => el("code", {}, visible(row.name)) },
+    { name: "before", label: BEFORE, numeric: true, value: (row) => row.before.value, show: (row) => interval(row.before) },
+    { name: "after", label: AFTER, numeric: true, value: (row) => row.after.value, show: (row) => interval(row.after) },
+    { name: "change", label: "change", numeric: true, value: (row) => row.change.value, show: (row) => interval(row.change, signed) },
+    { name: "words", label: "so it is", value: (row) => row.words, show: (row) => el("span", { class: { better: "good", worse: "bad" }[row.words] || "muted" }, row.words ? { better: "▲ ", worse: "▼ " }[row.words] || "" : "", row.words || "–") },
+    { name: "queries", label: "queries", numeric: true, value: (row) => row.queries, show: (row) => figure(row.queries, row.queries ? whole(row.queries) : "–") },
+  ];
+  const made = table(columns, rows, { caption: "Metrics, with 95% intervals by bootstrap over queries", page: 14, down: false });
+  made.id = "metrics";
+  return made;
+}
+
+function sizeBars(sizes) {
+  if (!sizes.length) return null;
+  const groups = Math.min(sizes.length, 60);
+  const bars = Array.from({ length: groups }, (_, i) => sizes[Math.floor((i * sizes.length) / groups)]);
+  return el("span", { class: "spark", role: "img", "aria-label": `sizes of classes from ${whole(sizes[0])} to ${whole(sizes[sizes.length - 1])}` },
+    bars.map((size) => el("span", { style: { height: `${Math.max(4, (100 * size) / sizes[0])}%` } })));
+}
+
+function splitsTable() {
+  if (!first.splits.length) return missing("splits", "The data could not be read.");
+  const columns = [
+    { name: "name", label: "split", value: (s) => s.name },
+    { name: "items", label: "items", numeric: true, value: (s) => s.items, show: (s) => figure(s.items, whole(s.items)) },
+    { name: "shown", label: "shown here", numeric: true, value: (s) => s.items_shown, show: (s) => figure(s.items_shown, whole(s.items_shown)) },
+    { name: "classes", label: "classes", numeric: true, value: (s) => s.classes, show: (s) => figure(s.classes, s.classes ? whole(s.classes) : "–") },
+    { name: "sizes", label: "items of a class, largest … smallest", show: (s) => s.class_sizes.length ? [sizeBars(s.class_sizes), ` ${whole(s.class_sizes[0])} … ${whole(s.class_sizes[s.class_sizes.length - 1])}${s.classes > s.class_sizes.length ? " (of the largest)" : ""}`] : "–" },
+    { name: "lengths", label: "tokens: median (5% … 95%, longest)", show: (s) => s.length_quantiles.length === 7 ? `${general(s.length_quantiles[3])} (${general(s.length_quantiles[1])} … ${general(s.length_quantiles[5])}, ${general(s.length_quantiles[6])})` : "–" },
+    { name: "cut", label: "cut", numeric: true, hint: "items longer than the encoder reads", value: (s) => s.cut, show: (s) => figure(s.cut, s.items ? `${whole(s.cut)} (${percent(s.cut / s.items)})` : whole(s.cut)) },
+  ];
+  const made = table(columns, first.splits, { caption: "The data" });
+  made.id = "splits";
+  return made;
+}
+
+const HEALTH = [
+  ["mean_cosine", "Mean cosine of random pairs", (v) => (v > 0.9 ? "collapsed: nearly all vectors point the same way" : v > 0.6 ? "crowded: vectors lie in a narrow cone" : "spread out")],
+  ["effective_dimensions", "Effective dimensions", (v) => (v < 4 ? "very few directions are used" : v < 16 ? "few directions are used" : "many directions are used")],
+  ["hubness", "Hubness (skewness)", (v) => (v > 3 ? "strong: a few items are neighbours of very many" : v > 1.5 ? "some items are neighbours of many" : "even: no item is everybody's neighbour")],
+  ["never_found", "Never among anybody's 10 nearest", (v) => (v > 0.3 ? "many items are hard to find" : v > 0.1 ? "some items are hard to find" : "nearly all items can be found")],
+];
+
+function health() {
+  if (!first.health) return card("Is the space sound?", missing("health", "It was not measured."));
+  const show = (name, value) => (name === "never_found" ? percent(value) : name === "effective_dimensions" ? fixed(value, 1) : fixed(value, 3));
+  const columns = [
+    { name: "what", label: "", show: (row) => row[1] },
+    ...[BEFORE, AFTER].map((label, place) => ({ name: label, label, numeric: true, show: (row) => figure(first.health[row[0]][place], show(row[0], first.health[row[0]][place])) })),
+    { name: "words", label: `${AFTER}, in words`, show: (row) => (first.health[row[0]][1] === null ? "–" : row[2](first.health[row[0]][1])) },
+  ];
+  const made = card("Is the space sound?", table(columns, HEALTH, { caption: "Collapse and hubness" }));
+  made.id = "health";
+  return made;
+}
+
+function timeCard() {
+  const { run } = first;
+  const speed = run.texts_per_second ? `, ${general(run.texts_per_second)} texts a second` : "";
+  const writing = Object.entries(first.seconds_to_write);
+  return card(
+    "Time",
+    el("p", {}, run.seconds ? [figure(run.seconds, duration(run.seconds)), `: ${plural(run.steps, "step")}, ${plural(run.texts, "text")}${speed}`] : "Unknown."),
+    run.parts.length ? partsBar(run.parts) : null,
+    writing.length ? el("p", { class: "muted small" }, `Writing this page: ${writing.map(([name, seconds]) => `${name} ${duration(seconds)}`).join(", ")}.`) : null,
+  );
+}
+
+const listing = (title, text, open = false) =>
+  el("details", { open }, el("summary", {}, title), el("div", { class: "listing" }, copyButton(text, title), el("pre", { tabindex: "0" }, visible(text))));
+
+function curvesCard() {
+  const { curves } = first.run;
+  const part = el("details", { class: "curves", open: true }, el("summary", {}, `Curves over steps (${curves.length})`));
+  const rank = (name) => (/loss/.test(name) ? 0 : /^(val|validation)/.test(name) ? 1 : /^(lr|mining)/.test(name) ? 3 : 2);
+  const ordered = [...curves].sort((one, other) => rank(one.name) - rank(other.name));
+  const grid = el("div", { class: "charts" }, ordered.slice(0, 6).map(lineChart));
+  part.append(curves.length ? grid : missing("curves", "The run logged no values."));
+  if (curves.length > 6) {
+    const rest = button(`Show ${curves.length - 6} more`, () => (grid.append(...ordered.slice(6).map(lineChart)), rest.remove()), { class: "more" });
+    part.append(rest);
+  }
+  return part;
+}
+
+function renderGlance() {
+  const { run } = first;
+  byId("title").replaceChildren(textOf(first.title));
+  const when = first.made.slice(0, 16).replace("T", " ");
+  const kinds = first.kind ? `${first.kind}; ` : "";
+  const measured = first.measured_split ? `measured on the ${first.measured_split} split; ` : "";
+  byId("subtitle").textContent = `What a text encoder learned: ${BEFORE} beside ${AFTER}. ${kinds}${measured}${run.ended || "end unknown"}; written ${when}.`;
+  const section = byId("glance");
+  section.append(el("div", { class: "two" }, headline(), inShort()));
+  for (const words of run.warnings) section.append(el("p", { class: "note warning" }, "⚠ ", textOf(words)));
+  section.append(metricsTable(), splitsTable(), el("div", { class: "two" }, health(), timeCard()), curvesCard());
+  if (run.command) section.append(listing("The command", run.command));
+  if (run.config) section.append(listing("The configuration (config.yaml)", run.config));
+  byId("footer").textContent = `Written by lit-metric ${first.version} from ${run.folder}. This file makes no request to anyone; it holds the texts that it shows.`;
+}
+
+function renderAdvice() {
+  const section = byId("advice");
+  if (!first.advice.length) return section.append(missing("advice", "No rule found anything to change. That is no proof that nothing can be better."));
+  const list = el("ol", { class: "advice" });
+  for (const each of first.advice) {
+    list.append(el("li", {}, el("p", {}, el("strong", {}, textOf(each.what))), el("p", {}, el("span", { class: "muted" }, "Because: "), textOf(each.evidence)),
+      each.option ? el("p", { class: "option" }, el("code", {}, visible(each.option)), copyButton(each.option, "the option")) : null));
+  }
+  section.append(list);
+}

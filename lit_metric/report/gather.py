@@ -1,0 +1,319 @@
+"""From a run, its data and its encoders to a report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_metric.data import DataError
+from lit_metric.data.progress import stage
+from lit_metric.datamodule import MetricDataModule
+from lit_metric.encoders import Encoder
+from lit_metric.encoders.base import Precision
+from lit_metric.evaluation import Measured
+from lit_metric.index import Embeddings
+from lit_metric.report.chosen import choose, cut_texts, describe_items, labels_of, summarise_splits
+from lit_metric.report.measures import compare, difference, health_of, metric_rows
+from lit_metric.report.mined import mined_negatives
+from lit_metric.report.near import class_rows, confusions
+from lit_metric.report.projection import project
+from lit_metric.report.searched import (
+    answers_at,
+    ever_searched,
+    first_of,
+    places_of,
+    pools_of,
+    right_of,
+    search,
+    typed_queries,
+)
+from lit_metric.report.structure import Ints, MinedNegatives, Report, Run
+from lit_metric.report.vectors import Encoded, encode_once, measure_encoded
+
+log = logging.getLogger(__name__)
+
+NAMES = ("untrained", "trained")
+NEGATIVES = "negatives"
+"""Folder of mined negatives in that of a run."""
+KINDS = {
+    "classes": "labels",
+    "several classes": "several labels",
+    "grades": "judgements",
+    "triplets": "triples",
+}
+"""What a report calls kinds of data that an evaluation calls otherwise."""
+
+
+@dataclass
+class Inspected:
+    """What a report is made of.
+
+    Args:
+        title: name of the run.
+        run: what its folder says.
+        data: its data, or others.
+        after: the trained encoder.
+        before: the untrained one, or that of the first of two runs; None: unknown.
+        written: the content of ``metrics.json``, if it is about these data.
+        options: of :class:`~lit_metric.evaluation.Evaluation`.
+        folder: of the run; None: there is none.
+        names: what before and after are called.
+        compared: whether two runs are compared.
+        exact: whether ``before`` is surely the encoder that was trained.
+        missing: why parts can't be there, by their names in :class:`~lit_metric.report.structure.Report`.
+    """
+
+    title: str
+    run: Run
+    data: MetricDataModule
+    after: Encoder
+    before: Encoder | None = None
+    written: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    names: tuple[str, str] = NAMES
+    compared: bool = False
+    exact: bool = False
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def gather(
+    inspected: Inspected,
+    queries: Sequence[tuple[str, Any]] = (),
+    max_items: int = 20_000,
+    precision: Precision = "float32",
+    seed: int = 0,
+    shown: bool = True,
+) -> Report:
+    """Encode, measure, search and look for what is wrong.
+
+    Args:
+        inspected: what there is.
+        queries: texts that were asked for, as they are shown and as the encoder takes them.
+        max_items: shown; see :func:`~lit_metric.report.chosen.choose`.
+        precision: of matrix products.
+        seed: of the choice of items, the bootstrap and the projection.
+        shown: whether to tell of long work.
+
+    Raises:
+        DataError: when the data can't be used, or is a mixture.
+        ValueError: when a number is out of range.
+    """
+    seconds: dict[str, float] = {}
+    missing = dict(inspected.missing)
+    run = replace(inspected.run, warnings=[*inspected.run.warnings])
+    data = inspected.data
+    with _timed(seconds, "read"):
+        data.read()
+        if data.parts:
+            raise DataError(
+                "a report shows one data set, and this run has a mixture: give the sources of one of them, "
+                "such as --data.train FILE --data.test FILE"
+            )
+        split = measured_split(data, inspected.written)
+        ids = choose(data, split, max_items, seed)
+    if split is None:
+        missing["metrics"] = "Nothing was measured, as there is neither a test nor a validation split."
+    encoded, measured = _encode(inspected, split, ids, precision, seconds, shown)
+    vectors = [None if each is None else each.of(ids) for each in encoded]
+    _check(inspected, split, measured, run)
+    with _timed(seconds, "read"):
+        items = describe_items(data, ids, split)
+        cut = cut_texts(data, inspected.after.tokenizer)
+        splits = summarise_splits(data, ids, cut)
+    with _timed(seconds, "search"), stage("searching neighbours", shown):
+        found = pools_of(data, ids, items, split)
+        near = [None if each is None else search(each, found) for each in vectors]
+        right = [None if each is None else right_of(data, each) for each in measured]
+        (items.neighbours_before, items.scores_before), (items.neighbours_after, items.scores_after) = (
+            (None, None) if each is None else each for each in near
+        )
+        items.correct_before, items.correct_after = (answers_at(each, ids) for each in right)
+    report = Report(
+        title=inspected.title,
+        version=importlib.metadata.version("lit-metric"),
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        names=inspected.names,
+        measured_split=split or "",
+        kind="" if split is None else KINDS.get(data.kind(split), data.kind(split)),
+        run=run,
+        splits=splits,
+        metrics=metric_rows(
+            measured[0],
+            measured[1],
+            data.headlines(split) if split else (),
+            None if inspected.compared else inspected.written,
+            seed,
+        ),
+        health=health_of(vectors, [None if each is None else each[0] for each in near], ever_searched(found)),
+        items=items,
+        queries=typed_queries(queries, (inspected.before, inspected.after), encoded, data, ids, split),
+        confusions=[],
+        classes=[],
+        negatives=None,
+        attention=[],
+        problems=[],
+        advice=[],
+        comparison=None,
+        missing=missing,
+        seconds_to_write=seconds,
+    )
+    firsts = [
+        None if own is None or found is None else first_of(own, ids, found[0])
+        for own, found in zip(measured, near, strict=True)
+    ]
+    _classes(report, data, vectors[1], firsts, split)
+    if inspected.compared and right[0] is not None and right[1] is not None:
+        assert near[0] is not None
+        assert near[1] is not None
+        places = places_of(right[1][0], ids)
+        report.comparison = compare(
+            inspected.names,
+            right[0][1].numpy(),
+            right[1][1].numpy(),
+            places,
+            (near[0][1][places, 0], near[1][1][places, 0]),
+        )
+    with _part(report, "map"), _timed(seconds, "project"), stage("projecting items", shown):
+        items.map_before, items.map_after, items.projection = project(vectors[0], vectors[1], seed=seed)
+    with _part(report, "negatives"), _timed(seconds, "mined negatives"):
+        report.negatives = _mined(inspected, encoded[1], report.missing)
+    if not run.curves:
+        missing.setdefault("curves", "The run has no metrics.csv, which RunLogger writes.")
+    return report
+
+
+@contextmanager
+def _part(report: Report, name: str) -> Iterator[None]:
+    """Leave out a part that can't be made; the page says why, and shows the others."""
+    try:
+        yield
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("The page has no %s (%s: %s)", name, type(error).__name__, why)
+        report.missing[name] = f"It could not be made: {why}"
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def measured_split(data: MetricDataModule, written: dict[str, Any]) -> str | None:
+    """The split that is measured: that of ``metrics.json``, else test, else validation; None of neither."""
+    names = [written.get("split"), "test", "validation"]
+    return next((name for name in names if isinstance(name, str) and name in data.splits), None)
+
+
+Pair = list[Any]
+"""Before and after; None where it is unknown."""
+
+
+def _encode(
+    inspected: Inspected,
+    split: str | None,
+    ids: Tensor,
+    precision: Precision,
+    seconds: dict[str, float],
+    shown: bool,
+) -> tuple[Pair, Pair]:
+    """The vectors before and after, and what the evaluation of the measured split finds."""
+    data = inspected.data
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    groups = [] if split is None else [data.splits[name] for name in data.roles(split).values()]
+    encoded: list[Encoded | None] = []
+    measured: list[Measured | None] = []
+    for encoder, name in zip((inspected.before, inspected.after), inspected.names, strict=True):
+        if encoder is None:
+            encoded.append(None)
+            measured.append(None)
+            continue
+        with _timed(seconds, "encode"):
+            title = f"encoding ({name})" if shown else None
+            found = encode_once(encoder.to(device), data, [*groups, ids], precision, title)
+            encoded.append(found)
+        with _timed(seconds, "measure"):
+            own = None
+            if split is not None:
+                own = measure_encoded(found, data, split, inspected.options, device, shown)
+            measured.append(own)
+    return encoded, measured
+
+
+def _check(inspected: Inspected, split: str | None, measured: Pair, run: Run) -> None:
+    """Warn where what is measured now isn't what the run has measured."""
+    if inspected.compared or split is None or split != inspected.written.get("split"):
+        return
+    after = difference(measured[1], inspected.written.get("after"))
+    if after is not None:
+        name, old, new = after
+        run.warnings.append(
+            f"Measured for this page, {name} of the trained encoder is {new:.4f}, and metrics.json says "
+            f"{old:.4f}: the data have changed, or the run measured in another precision. Neighbours and "
+            "positions are those of now."
+        )
+        return
+    before = difference(measured[0], inspected.written.get("before"))
+    if before is not None and not inspected.exact:
+        name, old, new = before
+        run.warnings.append(
+            "The untrained encoder was built again from config.yaml and isn't exactly that of the run: "
+            f"{name} is {new:.4f}, and was {old:.4f}. Neighbours and positions before training are those of "
+            "the encoder that was built again; fit --report keeps the exact one."
+        )
+
+
+def _mined(inspected: Inspected, encoded: Encoded, missing: dict[str, str]) -> MinedNegatives | None:
+    """What the miner found, judged by the trained vectors of training items."""
+    data = inspected.data
+    if inspected.folder is None:
+        missing["negatives"] = "There is no folder of a run."
+        return None
+    trained = torch.isin(encoded.ids, data.splits["train"]) if "train" in data.splits else None
+    vectors = None
+    if trained is not None and bool(trained.any()):
+        vectors = Embeddings(encoded.ids[trained], encoded.vectors[trained])
+    found = mined_negatives(inspected.folder / NEGATIVES, data, vectors)
+    if found is None:
+        missing["negatives"] = "The run mined no negatives."
+    return found
+
+
+def _classes(
+    report: Report,
+    data: MetricDataModule,
+    vectors: Tensor | None,
+    first: list[Ints | None],
+    split: str | None,
+) -> None:
+    """Fill in confusions and classes."""
+    items = report.items
+    if not items.labels or split is None or first[1] is None:
+        why = "The items have no labels." if not items.labels else report.missing["metrics"]
+        report.missing |= {"confusions": why, "classes": why}
+        return
+    sizes = None
+    if "train" in data.splits:
+        _, _, places = labels_of(data, data.splits["train"])
+        sizes = np.bincount(places, minlength=len(items.labels)).astype(np.int32)
+    labels = items.label_offsets, items.label_ids
+    scores = items.scores_after
+    report.confusions = confusions(*labels, first[1], first[0], None if scores is None else scores[:, 0])
+    report.classes = class_rows(*labels, len(items.labels), first[1], first[0], vectors, sizes)
+    if not report.confusions:
+        report.missing["confusions"] = "The nearest item of every measured item has one of its labels."
