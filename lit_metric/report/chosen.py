@@ -262,7 +262,7 @@ def _columns(table: Table, rows: Sequence[int]) -> dict[str, list[Any]]:
 def _numbers(values: Sequence[str | None]) -> list[float | None]:
     """The numbers that all values are, as CSV files have them; empty if one is none."""
     try:
-        found = [None if value in (None, "") else float(value) for value in values]  # type: ignore[arg-type]
+        found = [None if value in (None, "") else float(value) for value in values]
     except ValueError:
         return []
     return found if all(value is None or math.isfinite(value) for value in found) else []
