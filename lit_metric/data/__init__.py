@@ -6,6 +6,7 @@ from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems
 from lit_metric.data.formats import (
     CounterpartPairs,
+    Excerpts,
     Judgements,
     LabelledItems,
     Labels,
@@ -13,6 +14,7 @@ from lit_metric.data.formats import (
     ReadOptions,
     Supervision,
     Triples,
+    excerpt_of,
     transfer_edit,
 )
 from lit_metric.data.items import Items, Vocabulary
@@ -39,6 +41,7 @@ __all__ = [
     "CsvOptions",
     "DataError",
     "Dataset",
+    "Excerpts",
     "GivenPairs",
     "GivenTriplets",
     "Items",
@@ -62,6 +65,7 @@ __all__ = [
     "UnionRelations",
     "Vocabulary",
     "default_cache_dir",
+    "excerpt_of",
     "guess_supervision",
     "read_table",
     "tokenize",
