@@ -149,6 +149,33 @@ class RelativeMargin(CeilingFilter):
         return torch.minimum((1 - self.margin) * positive, positive)
 
 
+class FloorFilter(NegativeFilter):
+    """Keeps s⁻ > s⁺ − ``margin``: the candidates that violate a triplet margin. An anchor without positives
+    keeps all candidates.
+
+    The others have no loss under a hinge of that margin, so they would only cost encodings. It is the
+    opposite of :class:`AbsoluteMargin`; with both, candidates come from a band below the positive.
+
+    Args:
+        margin: on the scale of the index; that of the triplet loss, whose cosines are those of an index.
+        positive_score: which positive s⁺ is, if there are several; see :class:`RelativeMargin`.
+
+    Raises:
+        ValueError: if ``positive_score`` is unknown.
+    """
+
+    def __init__(self, margin: float = 0.2, positive_score: PositiveScore = "mean") -> None:
+        check_positive_score(positive_score)
+        self.margin = margin
+        self.positive_score: PositiveScore = positive_score
+
+    def keep(self, candidates: Candidates) -> Tensor:
+        """See :class:`NegativeFilter`."""
+        floor = candidates.positives.of(self.positive_score) - self.margin
+        # Written as "not at or below" so that a missing positive (NaN) drops nothing.
+        return ~(candidates.scores <= floor[:, None])
+
+
 class RankRange(NegativeFilter):
     """Keeps the candidates with ranks ``range_min`` to ``range_max`` − 1, counted from 0.
 

@@ -64,6 +64,7 @@ LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "tuplet-cosine": partial(TupletLoss, distance="cosine"),
     "n-pair": partial(NPairLoss, l2=0.02),
     "info-nce": partial(InfoNCELoss, temperature=0.2),
+    "info-nce-sum": partial(InfoNCELoss, temperature=0.2, positives="sum"),
     "info-nce-learned": partial(InfoNCELoss, temperature=0.2, learnable=True),
     "info-nce-euclidean": partial(InfoNCELoss, temperature=1.0, distance="euclidean", normalize=True),
     "info-nce-hard": partial(InfoNCELoss, temperature=0.5, hardness=0.7),

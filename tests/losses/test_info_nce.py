@@ -40,6 +40,31 @@ def test_against_a_naive_loop(others: bool, weighted: bool) -> None:
 
 
 @pytest.mark.parametrize("others", [False, True])
+def test_positives_may_be_added_up_against_a_naive_loop(others: bool) -> None:
+    anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
+    logits, of_anchors = cosines(anchors, candidates) / 0.3, []
+    for row, positives, negatives in rows_of(pairs):
+        if positives and negatives:
+            total = 0.0
+            for p in positives:
+                against = [p, *negatives, *([one for one in positives if one != p] if others else [])]
+                total = total - torch.log(logits[row, p].exp() / sum(logits[row, c].exp() for c in against))
+            of_anchors.append(total)
+    loss = InfoNCELoss(0.3, positives_in_denominator=others, positives="sum").on_pairs(
+        anchors, candidates, pairs
+    )
+    torch.testing.assert_close(loss["loss"], sum(of_anchors) / len(of_anchors))
+
+
+def test_one_positive_each_makes_a_sum_of_the_mean() -> None:
+    anchors = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    both = [InfoNCELoss(0.3, positives=how)(anchors, anchors.flip(1)) for how in ("mean", "sum")]
+    torch.testing.assert_close(*both)
+    with pytest.raises(ValueError, match="positives 'most' is none of mean, sum"):
+        InfoNCELoss(positives="most")
+
+
+@pytest.mark.parametrize("others", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_hardness_against_a_naive_loop(weighted: bool, others: bool) -> None:
     # The weights of Robinson et al.: e^(β l) over its mean among the anchor's negatives.

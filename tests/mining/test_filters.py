@@ -13,6 +13,7 @@ from lit_metric.data import LabelRelations
 from lit_metric.mining import (
     AbsoluteMargin,
     Candidates,
+    FloorFilter,
     MaxScore,
     NegativeFilter,
     PositiveScores,
@@ -42,6 +43,23 @@ def test_margin_lies_below_the_chosen_positive() -> None:
     assert kept(AbsoluteMargin(0.25, "best"), candidates) == [[101, 102, 103, 104]]
     assert kept(AbsoluteMargin(0.25, "worst"), candidates) == [[104]]
     assert kept(AbsoluteMargin(0.25, "mean"), candidates) == [[103, 104]]
+
+
+def test_floor_keeps_what_violates_the_margin() -> None:
+    # Floors 0.8 - 0.25 = 0.55, 0.5 - 0.25 = 0.25 and 0.625 - 0.25 = 0.375; the floor itself has no loss.
+    candidates = candidates_of([[0.9, 0.6, 0.5, 0.375, 0.3, 0.2]], best=[0.8], worst=[0.5], mean=[0.625])
+    assert kept(FloorFilter(0.25, "best"), candidates) == [[100, 101]]
+    assert kept(FloorFilter(0.25, "mean"), candidates) == [[100, 101, 102]]
+    assert kept(FloorFilter(0.25, "worst"), candidates) == [[100, 101, 102, 103, 104]]
+    band = candidates.without(~AbsoluteMargin(0.0, "best").keep(candidates))
+    assert kept(FloorFilter(0.25, "best"), band) == [[101]]  # nearer than the positive is out, too
+
+
+def test_floor_drops_nothing_of_an_anchor_without_positives_and_no_empty_place_matters() -> None:
+    candidates = candidates_of([[0.5, NONE, NONE]], best=[NAN], worst=[NAN], mean=[NAN])
+    assert kept(FloorFilter(0.1), candidates) == [[100]]
+    with pytest.raises(ValueError, match="positive_score"):
+        FloorFilter(positive_score="median")
 
 
 def test_percentage_of_the_chosen_positive() -> None:
