@@ -27,6 +27,7 @@ from lit_metric.report.chosen import choose, cut_texts, describe_items, labels_o
 from lit_metric.report.measures import compare, difference, health_of, metric_rows
 from lit_metric.report.mined import mined_negatives
 from lit_metric.report.near import class_rows, confusions
+from lit_metric.report.projection import project
 from lit_metric.report.searched import (
     answers_at,
     ever_searched,
@@ -184,6 +185,8 @@ def gather(
             places,
             (near[0][1][places, 0], near[1][1][places, 0]),
         )
+    with _part(report, "map"), _timed(seconds, "project"), stage("projecting items", shown):
+        items.map_before, items.map_after, items.projection = project(vectors[0], vectors[1], seed=seed)
     with _part(report, "negatives"), _timed(seconds, "mined negatives"):
         report.negatives = _mined(inspected, encoded[1], report.missing)
     if not run.curves:

@@ -120,7 +120,8 @@ function selecting(scatter) {
     node.focus({ preventScroll: true });
     if (event.button || (map.tool === "pan" && !event.shiftKey)) return;
     node.setPointerCapture(event.pointerId);
-    map.line = { scatter, start: d3.pointer(event, node), points: [] };
+    const start = d3.pointer(event, node);
+    map.line = { scatter, start, points: [start] };
   });
   node.addEventListener("pointermove", (event) => {
     if (!map.line || map.line.scatter !== scatter) return;
@@ -239,6 +240,9 @@ function renderMap() {
   section.addEventListener("keydown", (event) => event.key === "Escape" && event.target.id !== "search" && clearMap());
   map.plots.forEach(({ scatter }) => wire(scatter));
   recolour(colourings().length ? colourings()[0][0] : "split");
+  // The first pointer on a map of many points shall not wait for its tree.
+  const soon = window.requestIdleCallback || ((call) => setTimeout(call, 200));
+  map.plots.forEach(({ scatter }) => soon(() => scatter.grow()));
   new ResizeObserver(() => {
     for (const { scatter } of map.plots) scatter.resize();
     redraw();

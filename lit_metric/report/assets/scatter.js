@@ -111,13 +111,18 @@ class Scatter {
     this.context.putImageData(this.image, 0, 0);
   }
 
-  // The item whose point is nearest to a place in CSS pixels, at most `reach` of them away; -1 if there is none.
-  find(x, y, reach = 12) {
+  // A tree of the points, which finds the nearest one.
+  grow() {
     this.tree ||= d3
       .quadtree()
       .x((i) => this.places[2 * i])
       .y((i) => this.places[2 * i + 1])
-      .addAll(d3range(data.count));
+      .addAll(Array.from({ length: data.count }, (_, i) => i));
+  }
+
+  // The item whose point is nearest to a place in CSS pixels, at most `reach` of them away; -1 if there is none.
+  find(x, y, reach = 12) {
+    this.grow();
     const { unit, left, top } = this.frame();
     return this.tree.find((x - left) / unit, (y - top) / unit, reach / unit) ?? -1;
   }
@@ -187,5 +192,3 @@ class Scatter {
     }
   }
 }
-
-const d3range = (count) => Array.from({ length: count }, (_, i) => i);

@@ -1,0 +1,147 @@
+"""How fast the page of a report is, and pictures of it.
+
+``python -m benchmarks.report_page --out DIR`` writes pages of made reports, opens them in headless Chromium,
+and writes report_page.json: time to the first paint, milliseconds from frame to frame while the map is moved,
+zoomed and pointed at, and sizes of files.
+
+``python -m benchmarks.report_page --screenshots DIR PAGE...`` takes a picture of each view of pages that
+``lit-metric inspect`` wrote, as ``DIR/NAME-VIEW.png``; a page is called by the folder that it is in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chromium import Browser, browser, why_not
+from lit_metric.report.page import write_page
+from tests.report.made import made_report
+
+SIZES = (1000, 10000, 100000)
+CLASSES = 77
+LOADS = 5
+FRAMES = 90
+HIGHEST = 1600
+
+MEASURE = """
+const [kind, frames, done] = arguments;
+const canvas = document.querySelector('[data-when=after] .overlay');
+canvas.scrollIntoView({block: 'center'});
+canvas.focus();
+const box = canvas.getBoundingClientRect();
+const at = (name, type, x, y, more) => (type === 'move' ? window : canvas).dispatchEvent(new name(
+  {move: 'mousemove', down: 'mousedown', up: 'mouseup', point: 'pointermove', wheel: 'wheel'}[type],
+  {bubbles: true, cancelable: true, view: window, clientX: box.left + x, clientY: box.top + y, ...more}));
+const times = [];
+(async () => {
+  await new Promise(requestAnimationFrame);
+  if (kind === 'pan') at(MouseEvent, 'down', 200, 200);
+  if (kind === 'hover') { at(PointerEvent, 'point', 50, 50); await new Promise(requestAnimationFrame); }
+  let last = await new Promise(requestAnimationFrame);
+  for (let i = 0; i < frames; i++) {
+    const x = 250 + 150 * Math.cos(i / 9), y = 250 + 150 * Math.sin(i / 9);
+    if (kind === 'pan') at(MouseEvent, 'move', x, y);
+    else if (kind === 'zoom') at(WheelEvent, 'wheel', 250, 250, {deltaY: i % 40 < 20 ? -60 : 60});
+    else at(PointerEvent, 'point', x, y);
+    const now = await new Promise(requestAnimationFrame);
+    times.push(now - last);
+    last = now;
+  }
+  if (kind === 'pan') window.dispatchEvent(new MouseEvent('mouseup', {view: window}));
+  const {k, x, y} = canvas.__zoom;
+  const pointed = !document.getElementById('tip').hidden;
+  const happened = {pan: x !== 0 && y !== 0, zoom: k !== 1, hover: pointed}[kind];
+  done(happened ? times : null);
+})();
+"""
+PAINT = "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
+WHOLE = "return performance.getEntriesByName('ready')[0].startTime"
+
+
+def measured(folder: Path, items: int) -> dict[str, Any]:
+    """Everything about one size."""
+    page = folder / f"{items}.html"
+    report = made_report(items=items, classes=CLASSES)
+    started = time.process_time()
+    write_page(report, page)
+    found: dict[str, Any] = {
+        "items": items,
+        "megabytes": round(page.stat().st_size / 1e6, 2),
+        "seconds_to_write": round(time.process_time() - started, 2),
+    }
+    with browser(folder / f"browser-{items}") as opened:
+        paints, wholes = [], []
+        for _ in range(LOADS):
+            driver = opened.open(page)
+            paints.append(driver.execute_script(PAINT))
+            wholes.append(driver.execute_script(WHOLE))
+        found["first_paint_ms"] = spread(paints)
+        found["whole_page_ms"] = spread(wholes)
+        for kind in ("pan", "zoom", "hover"):
+            times = driver.execute_async_script(MEASURE, kind, FRAMES)
+            found[f"frame_ms_{kind}"] = spread(times) if times else "nothing happened"
+        found["requests"] = len(opened.requests())
+        found["console"] = opened.console()
+    return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, 95% and worst."""
+    ordered = sorted(values)
+    high = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return {
+        "median": round(statistics.median(values), 1),
+        "p95": round(high, 1),
+        "worst": round(ordered[-1], 1),
+    }
+
+
+def photograph(opened: Browser, page: Path, folder: Path) -> None:
+    """A picture of each view, as high as the view, but no higher than fits a screen or two."""
+    driver = opened.open(page)
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in driver.find_elements("css selector", "main > section"):
+        if not section.is_displayed():
+            continue
+        height = min(HIGHEST, section.size["height"] + 90)
+        driver.set_window_size(1280, height)
+        driver.execute_script("arguments[0].scrollIntoView()", section)
+        opened.until("return new Promise(done => setTimeout(() => done(true), 300))")
+        driver.save_screenshot(
+            str(folder / f"{page.resolve().parent.name}-{section.get_attribute('id')}.png")
+        )
+        driver.set_window_size(1280, 900)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-report-page"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--screenshots", type=Path, metavar="DIR")
+    parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE")
+    options = parser.parse_args()
+    if why_not():
+        raise SystemExit(why_not())
+    if options.screenshots:
+        with tempfile.TemporaryDirectory() as folder, browser(Path(folder)) as opened:
+            for page in options.pages:
+                photograph(opened, page, options.screenshots)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        results = [measured(Path(folder), items) for items in options.sizes]
+    machine = {"cores": os.cpu_count(), "processor": platform.processor(), "load": os.getloadavg()}
+    text = json.dumps({"machine": machine, "pages": results}, indent=2)
+    (options.out / "report_page.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
