@@ -260,6 +260,22 @@ def parts(thing: object) -> Iterator[object]:
             yield from parts(value)
 
 
+def needs_trust(thing: object) -> bool:
+    """Whether ``load`` needs ``trust_remote_code=True`` for what was saved of ``thing``.
+
+    That is so if a class outside lit_metric, or code that comes with weights, is part of it.
+
+    Example:
+        >>> from lit_metric.index import ExactIndex
+        >>> needs_trust(ExactIndex())
+        False
+    """
+    return any(
+        class_path(type(part)).split(".")[0] != TRUSTED or bool(arguments_of(part).get("trust_remote_code"))
+        for part in parts(thing)
+    )
+
+
 def arguments_of(thing: object) -> dict[str, Any]:
     """The arguments that an object remembers, or else those that it keeps as attributes."""
     if isinstance(thing, Configurable):

@@ -22,6 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_collection_finish() -> None:
     """Let workers that mine be forks, but where a test says otherwise."""
+    _fork_workers()
+
+
+def _fork_workers() -> None:
+    """For whatever is imported by now; so it is repeated where a fixture imports the library later."""
     client = sys.modules.get("lit_metric.refresh.client")
     if client is not None:
         client.Popen = forked.popen  # type: ignore[attr-defined]
@@ -43,6 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """The small world, written once."""
     from tests.small import Small  # all of lit_metric: seconds that most tests need not wait for
 
+    _fork_workers()
     return Small.make(tmp_path_factory.mktemp("small"))
 
 

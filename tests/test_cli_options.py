@@ -198,6 +198,8 @@ def test_shipped_configs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert of("model", "--config", "banking77")["lr"] == 4e-4
     assert of("model", "--config=cranfield")["lr"] == 5e-5
+    added = of("model", "--config", "banking77", "--config", "recipes/batch-hard")
+    assert (added["lr"], added["loss"]["init_args"]["mining"]) == (4e-4, "hard")
     Path("banking77").write_text("model: {lr: 1.0}\n")  # a file here goes first
     assert of("model", "--config", "banking77")["lr"] == 1.0
     with pytest.raises(

@@ -23,7 +23,7 @@ infinite or NaN is reported as diverged, one whose embeddings went to a point or
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.losses.fit import MEASURES, tested, train
 from benchmarks.losses.table import LOSSES, SETUPS, Entry, Setup, configuration
+from benchmarks.rates import choose, search
 from benchmarks.results import (
     BenchmarkError,
     Rows,
@@ -46,12 +46,11 @@ from benchmarks.results import (
     spread,
     write_json,
 )
+from benchmarks.short_fits import MEASURES, tested, train, without_paths
 
 SUMMARY = "losses.json"
 UNTRAINED = "untrained"
 COSTS = ("steps", "items", "seconds")
-WIDER = 2
-"""How many learning rates may be added to a grid whose best one lies at an edge."""
 Result = dict[str, Any]
 
 
@@ -135,19 +134,13 @@ class Comparison:
 
     def grid(self, loss: str) -> dict[float, Result]:
         """The fits with seed 0 by learning rate: those planned, and some beyond an edge that is the best."""
-        planned = LOSSES[loss].lrs(self.name, self.setup)
-        grid: dict[float, Result] = {}
-        for lr in planned:
-            grid[lr], trained = self.run(loss, lr, 0, final=False)
+
+        def fit(lr: float) -> Result:
+            result, trained = self.run(loss, lr, 0, final=False)
             self.done(trained)
-        for _ in range(WIDER if len(planned) > 1 else 0):
-            further = beyond(choose(grid, self.setup.choose_by), grid, planned[1] / planned[0])
-            if further is None:
-                break
-            self.more()
-            grid[further], trained = self.run(loss, further, 0, final=False)
-            self.done(trained)
-        return grid
+            return result
+
+        return search(LOSSES[loss].lrs(self.name, self.setup), fit, self.setup.choose_by, self.more)
 
     def untrained(self) -> Result:
         """The encoder as it starts, with seed 0."""
@@ -178,37 +171,6 @@ class Comparison:
             content = {self.name: {"settings": settings, "losses": ordered}, "environment": environment()}
             write_json(path, {**read_json(path), **content})
         return read_json(path)[self.name]["losses"]
-
-
-def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the places of its files, whose contents count."""
-    options = {
-        key: value for key, value in config["data"]["init_args"].items() if key not in ("train", "test")
-    }
-    return {**config, "data": {**config["data"], "init_args": options}}
-
-
-def choose(grid: Mapping[float, Result], by: str) -> float | None:
-    """The learning rate with the best validation score, the smaller of two alike; None if all diverged.
-
-    Example:
-        >>> choose({0.1: {"validation": {"a": 0.5}}, 0.2: {"validation": {"a": 0.6}}, 0.3: {}}, "a")
-        0.2
-    """
-    ended = {lr: run["validation"][by] for lr, run in grid.items() if "validation" in run}
-    return max(sorted(ended), key=ended.__getitem__) if ended else None
-
-
-def beyond(chosen: float | None, grid: Iterable[float], factor: float) -> float | None:
-    """The learning rate to try next where the best so far is the smallest or the largest.
-
-    Example:
-        >>> beyond(0.3, [0.1, 0.3], 3.0), beyond(0.1, [0.1, 0.3], 4.0), beyond(0.2, [0.1, 0.2, 0.4], 2.0)
-        (0.9, 0.025, None)
-    """
-    if chosen is None or min(grid) < chosen < max(grid):
-        return None
-    return float(f"{chosen * factor if chosen == max(grid) else chosen / factor:.3g}")
 
 
 def described(entry: Entry, setup: Setup) -> Result:

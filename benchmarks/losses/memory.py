@@ -20,7 +20,6 @@ from typing import Any
 from rich.console import Console
 from scipy.stats import t
 
-from benchmarks.losses.fit import MEASURES, tested, train
 from benchmarks.losses.table import INFO_NCE, SETUPS, Entry, configuration, planner_of
 from benchmarks.results import (
     BenchmarkError,
@@ -33,6 +32,7 @@ from benchmarks.results import (
     spread,
     write_json,
 )
+from benchmarks.short_fits import MEASURES, tested, train
 
 RATES = (1e-4, 2e-4, 4e-4)
 SIZE = 4096

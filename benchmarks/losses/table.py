@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.banking77 import files
 from benchmarks.results import REPOSITORY, digest
+from benchmarks.short_fits import short
 from benchmarks.tagged_items import SHIPPED
 from lit_metric.cli.training import resolved
 
@@ -195,29 +196,11 @@ def configuration(
         seed: of weights, batches and validation splits.
         precision: of Lightning's trainer.
     """
-    every = _read(REPOSITORY / setup.config)
-    # Copies, as the command line makes objects of what is nested in them.
-    config: Spec = {name: deepcopy(every[name]) for name in ("model", "data", "trainer")}
+    config = short(_read(REPOSITORY / setup.config), lr, seed, precision)
     model, source = config["model"]["init_args"], config["data"]["init_args"]
-    model["lr"] = lr
     train, test = setup.sources()
     source |= {"train": str(train), **({} if test is None else {"test": str(test)}), **setup.data}
     if entry is not None:
         model["loss"], source["planner"] = deepcopy((entry.loss, entry.planner(setup)))
         model["lr_scale"] = {**(model.get("lr_scale") or {}), **entry.lr_scale}
-    config["seed_everything"] = seed
-    config["trainer"] = {
-        "accelerator": config["trainer"].get("accelerator", "auto"),
-        "devices": 1,
-        "precision": precision,
-        "gradient_clip_val": config["trainer"].get("gradient_clip_val"),
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 0,
-        "min_epochs": 0,
-        "max_epochs": -1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
     return config

@@ -1,7 +1,9 @@
 """Planners that decide which items share a batch, and the dataset and sampler that serve their plans."""
 
 from lit_metric.batching.classes import NPairPlanner, PKPlanner, ShufflePlanner, StratifiedPlanner
+from lit_metric.batching.episodes import EpisodePlanner
 from lit_metric.batching.hard_classes import HardPKPlanner, NegativeClassPlanner, NGAMEPlanner
+from lit_metric.batching.labels import LabelPlanner
 from lit_metric.batching.loader import (
     ChunkDataset,
     PlanDataset,
@@ -21,7 +23,9 @@ from lit_metric.renamed import refuse_old_names
 __all__ = [
     "BatchPlanner",
     "ChunkDataset",
+    "EpisodePlanner",
     "HardPKPlanner",
+    "LabelPlanner",
     "MixturePart",
     "MixturePlanner",
     "NGAMEPlanner",

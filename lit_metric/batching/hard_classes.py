@@ -266,6 +266,9 @@ class NGAMEPlanner(VectorPlanner):
         cluster_size: the largest number of items in a cluster, at least 2; a cluster has at least half of it.
             The larger, the harder the batch, and the fewer kinds of items are in it. A cluster as large as
             the batch gives the hardest batches.
+        cluster_sizes: another size from an epoch on, such as ``{0: 1, 10: 2, 20: 4}``, so that batches become
+            harder while the vectors become better; 1 means random batches. NGAME doubles the size at epochs
+            10, 20, 25 and so on, of 300.
 
     Raises:
         ValueError: when an argument is out of range. ``plan`` raises :class:`~lit_metric.data.DataError`
@@ -273,13 +276,33 @@ class NGAMEPlanner(VectorPlanner):
             nor pairs.
     """
 
-    def __init__(self, batch_size: int = 256, cluster_size: int = 16) -> None:
+    def __init__(
+        self, batch_size: int = 256, cluster_size: int = 16, cluster_sizes: dict[int, int] | None = None
+    ) -> None:
         if not 2 <= cluster_size <= batch_size:
             raise ValueError(
                 f"cluster_size={cluster_size} must be at least 2, and at most batch_size={batch_size}"
             )
+        for epoch, size in (cluster_sizes or {}).items():
+            if epoch < 0 or not 1 <= size <= batch_size:
+                raise ValueError(
+                    f"cluster_sizes={{{epoch}: {size}}}: an epoch must be at least 0, and a size at least 1 "
+                    f"and at most batch_size={batch_size}"
+                )
         self.batch_size = batch_size
         self.cluster_size = cluster_size
+        self.cluster_sizes = cluster_sizes
+
+    def size_at(self, epoch: int) -> int:
+        """The largest number of items in a cluster of an epoch.
+
+        Example:
+            >>> planner = NGAMEPlanner(cluster_size=8, cluster_sizes={2: 16, 5: 32})
+            >>> [planner.size_at(epoch) for epoch in (0, 1, 2, 4, 5, 99)]
+            [8, 8, 16, 16, 32, 32]
+        """
+        begun = [start for start in self.cluster_sizes or {} if start <= epoch]
+        return self.cluster_sizes[max(begun)] if self.cluster_sizes and begun else self.cluster_size
 
     def length(self, ids: Tensor, relations: Relations, seed: int) -> int:
         if isinstance(relations, PairRelations):
@@ -302,10 +325,13 @@ class NGAMEPlanner(VectorPlanner):
             members = self._members(ids, relations)
             own = np.unique(members.ids)
             others = self.partners(own, members, random)
-        clusters = balanced_clusters(
-            lambda rows: grid_vectors(vectors, own[rows]), len(own), self.cluster_size, random
-        )
-        order = np.concatenate([clusters[place] for place in random.permutation(len(clusters))])
+        if (size := self.size_at(epoch)) == 1:
+            order = random.permutation(len(own))
+        else:
+            clusters = balanced_clusters(
+                lambda rows: grid_vectors(vectors, own[rows]), len(own), size, random
+            )
+            order = np.concatenate([clusters[place] for place in random.permutation(len(clusters))])
         batches = -(-len(own) // self.batch_size)
         lengths = even_lengths(len(own), batches)
         batch_of = np.arange(batches).repeat(lengths.numpy())

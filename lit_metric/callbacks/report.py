@@ -24,15 +24,16 @@ from lit_metric.callbacks.summary import (
     next_steps,
     read_report,
     table,
-    worse_than_before,
     worst_confusions,
     write_report,
 )
+from lit_metric.configurable import needs_trust
 from lit_metric.data import LabelRelations, MultiLabelRelations
 from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import Measured, intervals, measure
 from lit_metric.loggers import run_folder
+from lit_metric.metrics.before_after import worse_than_before
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,9 @@ class RunReport(Callback):
             best = report["best_checkpoint"]
             checkpoint = self._folder / best if best else newest_checkpoint(trainer)
             print(f"\n{self._folder / MODEL} holds the trained encoder.", end=" ")
-            print(next_steps(self._folder, checkpoint, report["split"]), flush=True)
+            encoder: Any = pl_module.encoder
+            steps = next_steps(self._folder, checkpoint, report["split"], needs_trust(encoder))
+            print(steps, flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the work of a run that ends early, without waiting for other processes."""

@@ -145,38 +145,19 @@ def worst_confusions(
     ]
 
 
-def worse_than_before(report: Mapping[str, Any]) -> str | None:
-    """A warning if the main measure is lower after training than before; None if it isn't, or is unknown.
-
-    Args:
-        report: the content of ``metrics.json``, which names the measure under ``main_metric``.
-
-    Example:
-        >>> report = {"main_metric": "mrr", "before": {"mrr": 0.75}, "after": {"mrr": 0.5}}
-        >>> worse_than_before(report).partition(":")[0]
-        'mrr is lower after training than before (by 0.2500)'
-    """
-    name = report.get("main_metric")
-    before, after = ((report.get(when) or {}).get(name) for when in ("before", "after"))
-    if before is None or after is None or not after < before:
-        return None
-    return (
-        f"{name} is lower after training than before (by {before - after:.4f}): lower the learning rate, "
-        "train for fewer epochs, or check the labels; so far the untrained encoder is better"
-    )
-
-
-def next_steps(folder: Path, checkpoint: Path | None, split: str | None) -> str:
+def next_steps(folder: Path, checkpoint: Path | None, split: str | None, trust: bool = False) -> str:
     """What to type next: commands where the run has a config, else Python.
 
     Args:
         folder: of the run.
         checkpoint: the measured one, if any.
         split: "test" if there are test data; None if nothing can be measured.
+        trust: whether the model is loaded with ``trust_remote_code=True`` only.
     """
+    argument, option = (", trust_remote_code=True", " --trust_remote_code true") if trust else ("", "")
     python = [
         "import lit_metric",
-        f"encoder = lit_metric.load({str(folder)!r})",
+        f"encoder = lit_metric.load({str(folder)!r}{argument})",
         'vectors = encoder.encode(["a text"])',
     ]
     if not (folder / "config.yaml").is_file():
@@ -187,8 +168,8 @@ def next_steps(folder: Path, checkpoint: Path | None, split: str | None) -> str:
 
     shown, command = quoted(folder), "test" if split == "test" else "validate"
     steps = [
-        f'lit-metric search --model {shown} --corpus TEXTS.csv --query "a text"',
-        f"lit-metric export --model {shown} --output FOLDER",
+        f'lit-metric search --model {shown} --corpus TEXTS.csv --query "a text"{option}',
+        f"lit-metric export --model {shown} --output FOLDER{option}",
     ]
     if checkpoint is not None and split is not None:
         steps.append(f"lit-metric {command} --config {shown}/config.yaml --ckpt_path {quoted(checkpoint)}")

@@ -127,12 +127,14 @@ def without_what_cannot_be(trainer: Any) -> None:
 
 
 def with_shipped_configs(given: list[str]) -> list[str]:
-    """Arguments in which ``--config NAME`` of a config that ships has become its path.
+    """Arguments in which ``--config NAME`` of a config that ships, such as ``banking77`` or
+    ``recipes/batch-hard``, has become its path.
 
     Raises:
         ValueError: when there is neither such a file nor such a config.
     """
-    shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    files = [*sorted(CONFIGS.glob("*.yaml")), *sorted(CONFIGS.glob("recipes/*.yaml"))]
+    shipped = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in files}
     arguments = list(given)
     for place, argument in enumerate(given):
         option, equals, value = argument.partition("=")

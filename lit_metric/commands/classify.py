@@ -152,7 +152,7 @@ def classify(
 def answers(classifier: NeighbourClassifier, vectors: np.ndarray) -> dict[str, list[Any]]:
     """Columns of results for ``vectors [n, d]``: ``predicted``, ``confidence``, ``p_known`` where items may
     be refused, and ``neighbours``, most similar first."""
-    predicted, shares = classifier.predict(vectors), classifier.predict_proba(vectors)
+    predicted, shares, p_known, cosines, places = classifier.answer(vectors)
     if isinstance(predicted, list):
         place = {name: number for number, name in enumerate(classifier.classes_.tolist())}
         confidence: list[Any] = [
@@ -162,16 +162,15 @@ def answers(classifier: NeighbourClassifier, vectors: np.ndarray) -> dict[str, l
     else:
         predicted, confidence = predicted.tolist(), shares.max(axis=1).round(4).tolist()
     results = {"predicted": predicted, "confidence": confidence}
-    if classifier.refuse is not None:
-        results["p_known"] = classifier.p_known(vectors).tolist()
+    if p_known is not None:
+        results["p_known"] = p_known.tolist()
     labels = classifier.y_
-    distances, places = (each.tolist() for each in classifier.kneighbors(vectors))
     results["neighbours"] = [
         [
-            {"item": classifier.names_[at], "label": labels[at], "cosine": round(1 - distance, 6)}
-            for distance, at in zip(*row, strict=True)
+            {"item": classifier.names_[at], "label": labels[at], "cosine": round(cosine, 6)}
+            for cosine, at in zip(*row, strict=True)
         ]
-        for row in zip(distances, places, strict=True)
+        for row in zip(cosines.tolist(), places.tolist(), strict=True)
     ]
     return results
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from lit_metric.commands.items import RoleEncoder
+from lit_metric.configurable import needs_trust
 from lit_metric.encoders.recipe import EXPORTED
 from lit_metric.encoders.tokenizer import QUERY
 from lit_metric.hub import Check, export_onnx, load, write_card
 from lit_metric.hub import export as write
 from lit_metric.hub.card import run_of
+from lit_metric.hub.card_examples import examples_of
 from lit_metric.hub.onnx import OnnxCheck, OnnxPrecision
 from lit_metric.hub.pushing import check_name
 from lit_metric.hub.pushing import push as upload
@@ -30,6 +32,7 @@ def export(
     trust_remote_code: bool = False,
     push: str | None = None,
     private: bool = False,
+    card_examples: int = 0,
 ) -> None:
     """Write a folder that sentence-transformers loads, with a model card, and compare its vectors.
 
@@ -48,6 +51,7 @@ def export(
         trust_remote_code: allow classes outside lit_metric and transformers.
         push: upload it to the Hugging Face hub as OWNER/NAME.
         private: make a new model on the hub private.
+        card_examples: how many texts of the training data the model card shows. They are published with it.
 
     Raises:
         ValueError: when the folder holds something, the encoder can't be carried to the format, its vectors
@@ -66,14 +70,20 @@ def export(
         raise ValueError("--sample is for ONNX graphs: name them by --onnx float32, int8 or both")
     if private and push is None:
         raise ValueError("--private is for a model that is uploaded: add --push OWNER/NAME")
+    if card_examples < 0 or (card_examples and format == "lit-metric"):
+        raise ValueError(
+            f"--card_examples {card_examples} is a number of texts, for folders of sentence-transformers"
+        )
     if push is not None:
         check_name(push)
+    examples = examples_of(run_of(model), card_examples) if card_examples else []
     encoder = load(model, trust_remote_code)
     items = None if sample is None else RoleEncoder(encoder, None, "--role", QUERY).read(sample).inputs()
     checks: list[Check | OnnxCheck] = []
     if format == "lit-metric":
         encoder.save(folder, merge=merge)
-        log.info('Wrote %s; use it with lit_metric.load("%s")', folder, folder)
+        code = ", trust_remote_code=True" if needs_trust(encoder) else ""
+        log.info('Wrote %s; use it with lit_metric.load("%s"%s)', folder, folder, code)
     else:
         checks.append(write(encoder, folder, card=False))
         code = ", trust_remote_code=True" if (folder / f"{EXPORTED}.py").is_file() else ""
@@ -85,6 +95,6 @@ def export(
             checks.append(replace(check, folder=check.folder.relative_to(folder)))
     finally:  # also of a model without graphs
         if format != "lit-metric":
-            write_card(folder, encoder, checks, run_of(model), push)
+            write_card(folder, encoder, checks, run_of(model), push, examples)
     if push is not None:
         log.info("Uploaded it: %s", upload(folder, push, private))

@@ -90,13 +90,14 @@ def label_errors(
     path = None if output is None else check_output(output, ENDINGS)
     items: dict[str, Any] = {"text": text, "tags": tags, "tag_separator": tag_separator, "weights": weights}
     items |= {"field": field, "csv": csv, "key": key, "label": label}
-    vectors, read = [], None
-    for name in (model, also):
-        if name is not None:
-            encoder = RoleEncoder(load(name, trust_remote_code), role, "--role")
-            read = encoder.read(input, bad_rows, labelled=True, **items)
-            vectors.append(encoder.encode(read, max_tokens, precision))
-    assert read is not None
+    encoder = RoleEncoder(load(model, trust_remote_code), role, "--role")
+    read = encoder.read(input, bad_rows, labelled=True, **items)
+    vectors = [encoder.encode(read, max_tokens, precision)]
+    if also is not None:
+        other = RoleEncoder(load(also, trust_remote_code), role, "--role")
+        same = other.kind == encoder.kind  # else one takes texts and the other one tags
+        rows = read if same else other.read(input, bad_rows, labelled=True, **items)
+        vectors.append(other.encode(rows, max_tokens, precision))
     labels = [each for each in read.items.labels if isinstance(each, str)]
     if len(labels) != len(read):
         raise DataError(f"{read.table.name}: rows have several labels, and label-errors takes one for each")

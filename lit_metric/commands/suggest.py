@@ -262,9 +262,10 @@ def _encoder(found: Suggestion, data: MetricDataModule, backbone: str, sizes: Si
     texts = [vocabulary[int(place)] for place in places]
     scripts = _scripts(texts)
     total = sum(scripts.values())
-    if (total and scripts.most_common(1)[0][1] < 0.995 * total) or (total and "latin" not in scripts):
+    if total:
         shares = ", ".join(f"{name} {count / total:.0%}" for name, count in scripts.most_common(4))
-        found.noticed.append(f"texts by script: {shares}")
+        unknown = "languages of one script are not told apart"
+        found.noticed.append(f"texts by script: {shares}, by their letters; {unknown}")
     inside: dict[str, tuple[Any, str]] = {"backbone": (backbone, "or a Hugging Face id, or a folder")}
     if sizes.tokenizer is None:
         found.noticed.append(f"{backbone} can't be read here, so lengths are its own: {sizes.problem}")

@@ -5,6 +5,8 @@ from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems
 from lit_metric.data.formats import (
+    CounterpartPairs,
+    Excerpts,
     Judgements,
     LabelledItems,
     Labels,
@@ -12,6 +14,8 @@ from lit_metric.data.formats import (
     ReadOptions,
     Supervision,
     Triples,
+    excerpt_of,
+    transfer_edit,
 )
 from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.ragged import Ragged
@@ -33,9 +37,11 @@ __all__ = [
     "BadRows",
     "Batch",
     "Collator",
+    "CounterpartPairs",
     "CsvOptions",
     "DataError",
     "Dataset",
+    "Excerpts",
     "GivenPairs",
     "GivenTriplets",
     "Items",
@@ -59,9 +65,11 @@ __all__ = [
     "UnionRelations",
     "Vocabulary",
     "default_cache_dir",
+    "excerpt_of",
     "guess_supervision",
     "read_table",
     "tokenize",
+    "transfer_edit",
 ]
 
 refuse_old_names(__name__)

@@ -95,8 +95,8 @@ class RowsToEncode:
             if (source := sources.get("predict")) is None:
                 continue
             others = (each for name, each in sources.items() if name != "predict" and each is not None)
-            table = _head(source, csv)
-            other = next((_head(each, csv) for each in others), None)
+            table = head_of(source, csv)
+            other = next((head_of(each, csv) for each in others), None)
             supervision = supervision or guess_supervision(table if other is None else other, split)
             read = supervision.items_to_encode(table, other)
             if read is None:
@@ -171,7 +171,7 @@ class RowsToEncode:
         raise DataError("predict= has other rows than at the start; don't change it meanwhile")
 
 
-def _head(source: Source, csv: CsvOptions | None) -> Table:
+def head_of(source: Source, csv: CsvOptions | None) -> Table:
     """The first rows of a source, for the names of its columns and to look at their values."""
     blocks = RowBlocks(source, HEAD, Problems(skip=True), csv)
     return next(blocks.tables(Problems(skip=True)), blocks.source)

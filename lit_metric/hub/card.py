@@ -18,6 +18,7 @@ from lit_metric.encoders.pretrained import HUB_ID
 from lit_metric.encoders.recipe import EXPORTED
 from lit_metric.hub.check import Check
 from lit_metric.hub.onnx import RUNNER, OnnxCheck
+from lit_metric.metrics.before_after import worse_than_before
 from lit_metric.store import PACKAGE
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,11 @@ def write_card(
     checks: Sequence[Check | OnnxCheck],
     run: str | Path | None = None,
     name: str | None = None,
+    examples: Sequence[str] = (),
 ) -> None:
     """Write ``README.md`` into an exported folder; a failure is logged and costs nothing else.
 
-    The card has names of files, counts, settings and metrics, and no texts of the data.
+    The card has names of files, counts, settings and metrics, and no texts of the data but ``examples``.
 
     Args:
         folder: that was exported.
@@ -66,16 +68,24 @@ def write_card(
         checks: of its forms.
         run: the folder of the run that trained it.
         name: of the model, such as its id on the hub; that of the folder if None.
+        examples: texts of the data to show.
     """
     try:
-        text = card(name or folder.name, folder, encoder, checks, None if run is None else Path(run))
+        text = card(
+            name or folder.name, folder, encoder, checks, None if run is None else Path(run), examples
+        )
         (folder / CARD).write_text(text, encoding="utf-8")
     except Exception as error:  # whatever a config or a report holds
         log.warning("The model card could not be written (%s: %s)", type(error).__name__, error)
 
 
 def card(
-    name: str, folder: Path, encoder: Encoder, checks: Sequence[Check | OnnxCheck], run: Path | None
+    name: str,
+    folder: Path,
+    encoder: Encoder,
+    checks: Sequence[Check | OnnxCheck],
+    run: Path | None,
+    examples: Sequence[str] = (),
 ) -> str:
     """The text of a model card; see :func:`write_card`."""
     config = _read(run, "config.yaml")
@@ -87,6 +97,11 @@ def card(
         _usage(name, folder, encoder),
         "## Training",
         _training(config, report),
+        *(
+            ["Some of the training data:", "\n".join(f"- {escaped(text)}" for text in examples)]
+            if examples
+            else []
+        ),
         "## Metrics",
         _metrics(config, report),
         "## Checks",
@@ -328,12 +343,8 @@ def _metrics(config: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     main = report.get("main_metric") or _monitored(config)
     if main not in after:
         main = next((name for name in MAIN if name in after), None)
-    if main is not None and main in before and after[main] < before[main]:
-        parts.insert(
-            0,
-            f"> **Warning:** training made it worse: {escaped(main)} was {before[main]:.4f} before, and is "
-            f"{after[main]:.4f}. The model that it began with is the better one on these data.",
-        )
+    if warning := worse_than_before({"main_metric": main, "before": before, "after": after}):
+        parts.insert(0, f"> **Warning:** {escaped(warning)}.")
     return "\n\n".join(parts)
 
 

@@ -56,12 +56,15 @@ class LossContext:
         relations: between all items by global id, or None.
         encode: returns for the hub id or folder of another encoder its vectors ``[N, g]`` of all items, by
             global id. Every rank must call it.
+        corpus: ``[N]`` int64 global ids of what training items are compared with, such as documents; None
+            where it isn't known, as in a mixture of data sets.
     """
 
     dimension: int
     class_counts: Tensor | None = None
     relations: ItemRelations | None = None
     encode: Callable[[str], Tensor] | None = None
+    corpus: Tensor | None = None
 
 
 class Loss(Configurable, nn.Module, ABC):

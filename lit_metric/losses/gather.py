@@ -36,6 +36,22 @@ def rows_before(count: int, device: torch.device) -> tuple[int, int]:
     return sum(counts[: rank()]), sum(counts)
 
 
+def shared_generator() -> torch.Generator:
+    """Random numbers that are the same on all ranks, on the CPU; every rank must call it.
+
+    Its seed is a draw of the first rank's global generator, which a learner seeds by the step. So a resumed
+    run and a run of one process draw the same.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> int(torch.randperm(1000, generator=shared_generator())[0])  # any, but always the same
+        906
+    """
+    seed = torch.randint(2**62, (1,))
+    device = "cuda" if world_size() > 1 and dist.get_backend() == "nccl" else "cpu"
+    return torch.Generator().manual_seed(int(gather_ids(seed.to(device))[0]))
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """The sum of ``values`` of any shape over all ranks, without gradient.
 

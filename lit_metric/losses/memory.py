@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.configurable import Configurable
-from lit_metric.losses.base import Loss
+from lit_metric.losses.base import Loss, LossContext
 from lit_metric.losses.combine import CombinedLoss
 from lit_metric.losses.gather import mark_fixed
 from lit_metric.losses.proxies import ProxyLoss
@@ -22,9 +22,13 @@ class CandidateBank(Configurable, ABC):
     asks the relations about their ids. So each is a positive or a negative of an anchor, or neither, as if it
     were in the batch. The anchor gets a gradient from it; the vector itself gets none.
 
-    A subclass implements :meth:`extend`; one that changes during training also :meth:`update`,
-    :meth:`state_dict`, :meth:`load_state_dict` and :meth:`clear`.
+    A subclass implements :meth:`extend`; one that reads the data :meth:`setup`; one that changes during
+    training also :meth:`update`, :meth:`state_dict`, :meth:`load_state_dict` and :meth:`clear`.
     """
+
+    def setup(self, context: LossContext) -> None:
+        """Prepare what depends on the data, such as the vectors of a corpus. A learner calls it before every
+        fit, after :meth:`clear`."""
 
     @abstractmethod
     def extend(self, anchors: Tensor, ids: Tensor, task: int = 0) -> tuple[Tensor, Tensor]:

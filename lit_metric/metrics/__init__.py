@@ -19,8 +19,11 @@ from lit_metric.metrics.collapse import (
     mean_pairwise_cosine,
     pairwise_spread,
 )
+from lit_metric.metrics.direction import direction_auc, directional_scores
+from lit_metric.metrics.few_shot import few_shot_accuracy
 from lit_metric.metrics.given import PairMetrics, TripletMetrics
 from lit_metric.metrics.neighbours import NeighbourMetrics, QueryValues
+from lit_metric.metrics.propensity import propensities, psp_at_k
 from lit_metric.metrics.ranking import (
     MRR,
     HitRateAtK,
@@ -68,10 +71,13 @@ __all__ = [
     "accuracy_by_frequency",
     "alignment",
     "collapse_reason",
+    "direction_auc",
+    "directional_scores",
     "effective_rank",
     "effective_rank_of_gram",
     "f1_macro",
     "f1_micro",
+    "few_shot_accuracy",
     "filtered_rank",
     "hit_rate_at_k",
     "knn_predict",
@@ -86,6 +92,8 @@ __all__ = [
     "percentile_interval",
     "precision_at_k",
     "prediction_counts",
+    "propensities",
+    "psp_at_k",
     "r_precision",
     "recall_at_k",
     "reciprocal_rank",

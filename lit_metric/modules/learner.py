@@ -180,9 +180,14 @@ class MetricLearner(EvaluatedModule):
             return
         part = [*self.data.parts.values()][task] if self.data.mixture else self.data
         counts = part.class_counts if isinstance(relations, LabelRelations) and not shared else None
-        device = self.trainer.strategy.root_device
-        encode = partial(encode_items, data=self.data, device=device)
-        loss.setup(LossContext(self.encoder.dimension, counts, self.relations, encode))
+        loss.setup(self._context(counts))
+
+    def _context(self, class_counts: Tensor | None = None) -> LossContext:
+        encode = partial(encode_items, data=self.data, device=self.trainer.strategy.root_device)
+        corpus = None
+        if not self.data.mixture:
+            corpus = self.data.splits[self.data.dataset.corpus_of("train") or "train"]
+        return LossContext(self.encoder.dimension, class_counts, self.relations, encode, corpus)
 
     def _set_up_bank(self) -> None:
         losses = [self._loss_of(task) for task in range(max(1, len(self.data.mixture)))]
@@ -195,6 +200,7 @@ class MetricLearner(EvaluatedModule):
                 "proxies or scored pairs. Leave memory out, or take a loss between pairs such as InfoNCELoss"
             )
         self.bank.clear()
+        self.bank.setup(self._context())
 
     def _check_scored(self, task: int) -> None:
         """See :func:`~lit_metric.modules.tasks.check_scores`."""

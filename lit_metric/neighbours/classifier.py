@@ -20,7 +20,7 @@ from lit_metric.hub import load
 from lit_metric.index import ExactIndex
 from lit_metric.metrics import knn_predict, knn_predict_labels, knn_shares
 from lit_metric.neighbours.inputs import is_items, labels_of
-from lit_metric.neighbours.known import nearest_of_known
+from lit_metric.neighbours.known import Answers, nearest_of_known
 from lit_metric.neighbours.storage import read_classifier, write_classifier
 
 QUERIES, COMPARED = 4096, 2**24
@@ -142,38 +142,48 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
 
         Refused items have the label ``unknown``, or none.
         """
-        vectors = self._vectors_of(X)
-        refused = np.zeros(len(vectors), dtype=bool)
-        if self.refuse is not None and len(vectors):
-            refused = self.p_known(vectors.numpy()) <= self.refuse
+        return self._predict(self._search(X))
+
+    def answer(self, X: Any) -> Answers:
+        """All that is known of each item, by one search."""
+        found = self._search(X)
+        known = None if self.refuse is None else self._p_known(found[0])
+        return Answers(self._predict(found), self._shares(found), known, found[0].numpy(), found[1].numpy())
+
+    def _predict(self, found: tuple[Tensor, Tensor]) -> Any:
+        refused = np.zeros(len(found[0]), dtype=bool)
+        if self.refuse is not None and len(refused):
+            refused = self._p_known(found[0]) <= self.refuse
         if self._form == "one":
             unknown = self._unknown()
             winners = [
                 knn_predict(labels.values.view(scores.shape), scores, self.temperature)
-                for labels, scores in self._votes(vectors)
+                for labels, scores in self._votes(*found)
             ]
             names = self.classes_[torch.cat(winners).numpy()]
             return np.where(refused, unknown, names) if refused.any() else names
         several = [
             knn_predict_labels(labels, scores.shape[1], len(self.classes_), scores, self.temperature)
-            for labels, scores in self._votes(vectors)
+            for labels, scores in self._votes(*found)
         ]
         chosen = torch.cat(several)
         chosen[torch.from_numpy(refused)] = False
         if self._form == "matrix":
             return chosen.numpy().astype(np.int64)
-        found: list[list[Any]] = [[] for _ in refused]
+        names_of: list[list[Any]] = [[] for _ in refused]
         for row, place in chosen.nonzero().tolist():
-            found[row].append(self.classes_[place].item())
+            names_of[row].append(self.classes_[place].item())
         answer = [] if self.unknown is None else [self.unknown]
-        return [answer if each else row for row, each in zip(found, refused, strict=True)]
+        return [answer if each else row for row, each in zip(names_of, refused, strict=True)]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """``[n, c]`` the share of each class in the votes; rows add up to 1 where items have one label."""
-        vectors = self._vectors_of(X)
+        return self._shares(self._search(X))
+
+    def _shares(self, found: tuple[Tensor, Tensor]) -> NDArray[np.float64]:
         shares = [
             knn_shares(labels, scores.shape[1], len(self.classes_), scores, self.temperature)
-            for labels, scores in self._votes(vectors)
+            for labels, scores in self._votes(*found)
         ]
         return torch.cat(shares).double().numpy()
 
@@ -225,7 +235,9 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: when there are too few held-out items to refuse the share ``refuse``.
         """
-        vectors = self._vectors_of(X)
+        return self._p_known(self._index.search(self._vectors_of(X), 1)[0])
+
+    def _p_known(self, cosines: Tensor) -> NDArray[np.float64]:
         if not hasattr(self, "_nearest"):
             self._nearest = nearest_of_known(self._index, getattr(self, "_held_out", None))
         count = len(self._nearest)
@@ -233,8 +245,7 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"refuse={self.refuse} is too low for {count} held-out items: 1 / {count + 1} works"
             )
-        scores = self._index.search(vectors, 1)[0][:, 0].contiguous()
-        not_above = torch.searchsorted(self._nearest, scores, right=True)
+        not_above = torch.searchsorted(self._nearest, cosines[:, 0].contiguous(), right=True)
         return ((1 + not_above.double()) / (1 + count)).numpy()
 
     def save(self, folder: str | Path) -> None:
@@ -358,13 +369,16 @@ class NeighbourClassifier(ClassifierMixin, BaseEstimator):
             )
         return vectors
 
-    def _votes(self, vectors: Tensor) -> Iterator[tuple[Ragged, Tensor]]:
-        """The labels of the ``k`` nearest items of ``vectors [q, d]``, and their cosines ``[b, k]``, in
-        blocks."""
-        k = min(self.k, len(self._index))
-        for block in vectors.split(max(1, min(QUERIES, COMPARED // k**2))):
-            scores, places = self._index.search(block, k)
-            yield self._labels.select(places.view(-1)), scores
+    def _search(self, X: Any) -> tuple[Tensor, Tensor]:
+        """Cosines and places, ``[n, k]``, of the nearest labelled items of each item."""
+        vectors = self._vectors_of(X)
+        return self._index.search(vectors, min(self.k, len(self._index)))
+
+    def _votes(self, scores: Tensor, places: Tensor) -> Iterator[tuple[Ragged, Tensor]]:
+        """The labels of the nearest items, and their cosines ``[b, k]``, in blocks."""
+        rows = max(1, min(QUERIES, COMPARED // scores.shape[1] ** 2))
+        for some, found in zip(scores.split(rows), places.split(rows), strict=True):
+            yield self._labels.select(found.reshape(-1)), some
 
     def _unknown(self) -> Any:
         """The label of refused items.

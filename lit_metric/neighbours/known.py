@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.index import ExactIndex
@@ -12,6 +15,24 @@ COPIES = 1 - 1e-6
 """Labelled items of a larger cosine are copies of each other."""
 HELD_OUT = 2000
 """Labelled items whose nearest others say how near known items are, where no others are given."""
+
+
+class Answers(NamedTuple):
+    """All that a classifier knows of ``n`` items.
+
+    Args:
+        predicted: as :meth:`NeighbourClassifier.predict` returns it.
+        shares: ``[n, c]`` of the votes.
+        p_known: ``[n]``; None if nothing is refused.
+        cosines: ``[n, k]`` of the nearest labelled items, falling.
+        places: ``[n, k]`` of these.
+    """
+
+    predicted: Any
+    shares: NDArray[np.float64]
+    p_known: NDArray[np.float64] | None
+    cosines: NDArray[np.float32]
+    places: NDArray[np.int64]
 
 
 def nearest_of_known(index: ExactIndex, held_out: Tensor | None) -> Tensor:

@@ -252,9 +252,20 @@ def _columns(table: Table, rows: Sequence[int]) -> dict[str, list[Any]]:
                 None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
                 for value in own
             ]
+        elif kinds == {str} and (numbers := _numbers(own)):
+            found[name] = numbers
         elif kinds == {str} and len({*own}) <= VALUES and max(len(each or "") for each in own) <= SHORT:
             found[name] = own
     return found
+
+
+def _numbers(values: Sequence[str | None]) -> list[float | None]:
+    """The numbers that all values are, as CSV files have them; empty if one is none."""
+    try:
+        found = [None if value in (None, "") else float(value) for value in values]
+    except ValueError:
+        return []
+    return found if all(value is None or math.isfinite(value) for value in found) else []
 
 
 def summarise_splits(data: MetricDataModule, shown: Tensor, cut: Tensor) -> list[SplitSummary]:

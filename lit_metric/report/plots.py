@@ -77,8 +77,9 @@ def _draw_map(report: Report, figure: Any) -> None:
         _scatter(axes, places, colours, names)
         axes.set_title(name)
     if names:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
-    figure.supxlabel(items.projection, fontsize=7)
+        handles = axes.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=7, markerscale=4)
+    figure.suptitle(items.projection, fontsize=8)
 
 
 def _colours(items: Items) -> tuple[np.ndarray, list[str]]:

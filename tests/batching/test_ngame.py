@@ -112,6 +112,33 @@ def test_partners_are_others_of_the_class_equally_often() -> None:
     assert np.abs(counts[~np.eye(4, dtype=bool)] - 1000).max() < 5 * (3000 * 2 / 9) ** 0.5
 
 
+def test_clusters_grow_by_epoch_and_size_one_is_random() -> None:
+    relations, vectors, _ = families(count=30, members=2)
+    ids, labels = torch.arange(len(relations)), relations.labels
+    growing = NGAMEPlanner(24, 2, cluster_sizes={0: 1, 3: 12, 5: 24})
+    for epoch, size in {3: 12, 4: 12, 5: 24, 9: 24}.items():
+        plan = growing.plan(ids, relations, 1, epoch, vectors)
+        fixed = NGAMEPlanner(24, size).plan(ids, relations, 1, epoch, vectors)
+        assert plan.anchors.tolist() == fixed.anchors.tolist()
+        assert plan.candidates.tolist() == fixed.candidates.tolist()
+        assert len(plan) == growing.length(ids, relations, 1)
+    near = [
+        likeness(Plan(p.anchors, p.anchors), labels, vectors)
+        for p in (growing.plan(ids, relations, 1, epoch, vectors) for epoch in (0, 3, 5))
+    ]
+    assert abs(near[0]) < 0.15
+    assert near[0] + 0.1 < near[1] < near[2]
+    first = growing.plan(ids, relations, 1, 0, vectors)
+    assert sorted(first.anchors.values.tolist()) == ids.tolist()
+
+
+def test_cluster_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"cluster_sizes=\{3: 300\}: .* most batch_size=256"):
+        NGAMEPlanner(cluster_sizes={3: 300})
+    with pytest.raises(ValueError, match=r"cluster_sizes=\{-1: 4\}"):
+        NGAMEPlanner(cluster_sizes={-1: 4})
+
+
 def test_arguments_and_data_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="cluster_size=300 must be at least 2, and at most batch_size=256"):
         NGAMEPlanner(cluster_size=300)

@@ -13,6 +13,7 @@ import torch
 from lit_metric.batching import (
     BatchPlanner,
     HardPKPlanner,
+    LabelPlanner,
     MixturePlanner,
     NegativeClassPlanner,
     NGAMEPlanner,
@@ -151,6 +152,7 @@ PAIR_PLANNERS: dict[str, Callable[[], BatchPlanner]] = {
     "clusters of pairs": lambda: NGAMEPlanner(batch_size=8, cluster_size=4),
     "all pairs": lambda: PairPlanner(batch_size=8, pairs="all"),
     "scored pairs": lambda: ScoredPairPlanner(batch_size=8),
+    "labels": lambda: LabelPlanner(batch_size=8),
 }
 
 

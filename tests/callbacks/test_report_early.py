@@ -322,6 +322,9 @@ def test_the_commands_that_are_named_fit_the_run(tmp_path: Path) -> None:
     told = next_steps(tmp_path, tmp_path / "checkpoints" / "best.ckpt", "validation")
     assert f"lit-metric export --model {tmp_path} --output FOLDER" in told
     assert f"validate --config {tmp_path}/config.yaml --ckpt_path {tmp_path}/checkpoints/best.ckpt" in told
+    trusted = next_steps(tmp_path, None, None, trust=True)
+    assert f"export --model {tmp_path} --output FOLDER --trust_remote_code true" in trusted
+    assert f"lit_metric.load({str(tmp_path)!r}, trust_remote_code=True)" in trusted
     shown = table({"split": "test", "before": {"mrr": None}, "after": {"mrr": 0.5}}, ["mrr", "tot"])
     assert shown.splitlines()[1].split() == ["mrr", "–", "0.5000", "–"]
     assert len(shown.splitlines()) == 2

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lit_metric import Encoder, MetricDataModule
+from lit_metric.commands.items import RoleEncoder
 from lit_metric.data import DataError
 from lit_metric.neighbours.label_errors import find_label_errors
 from tests.end_to_end.command import run
@@ -41,7 +42,17 @@ def test_suspects_are_listed_with_their_evidence_and_left_out_by_a_fit(
     vectors = encoder.encode([text for text, _ in WRONG])
     expected = find_label_errors([vectors, vectors], [label for _, label in WRONG])
     how = ["label-errors", "--model", model, "--also", model, "--input", "given.csv"]
-    run(tmp_path, *how, "--output", "suspects.csv", "--neighbours", "3")
+    reads: list[Any] = []
+    read = RoleEncoder.read
+    with monkeypatch.context() as patch:
+
+        def counted(*given: Any, **more: Any) -> Any:
+            reads.append(given)
+            return read(*given, **more)
+
+        patch.setattr(RoleEncoder, "read", counted)
+        run(tmp_path, *how, "--output", "suspects.csv", "--neighbours", "3")
+    assert len(reads) == 1  # for both models
     found = read_csv(tmp_path / "suspects.csv")
     assert list(found[0]) == ["text", "label", "file", "row", "given", "suggested", "score", "neighbours"]
     assert [int(row["row"]) - 1 for row in found] == expected.suspects.tolist()

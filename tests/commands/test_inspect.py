@@ -76,6 +76,14 @@ def test_a_fit_writes_its_page_and_keeps_no_untrained_weights(trained: Path) -> 
     assert not (trained / "plots").exists()
 
 
+def test_other_commands_read_the_config_of_a_run_with_a_page(trained: Path) -> None:
+    assert "\nreport: true\n" in (trained / "config.yaml").read_text()
+    folder = trained.parents[1]
+    run(
+        folder, "test", "--config", "runs/one/config.yaml", "--ckpt_path", "best", "--trainer.accelerator=cpu"
+    )
+
+
 def test_the_metrics_of_a_report_are_those_of_the_run(trained: Path) -> None:
     report, written = report_of(trained), metrics(trained)
     assert report.run.warnings == []

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.losses.fit import MEASURES
 from benchmarks.losses.table import LOSSES, SETUPS
+from benchmarks.short_fits import MEASURES
 from docs import build_losses
 from docs.build_losses import ABLATION, DATA, TITLES, measured, section
 from lit_metric.losses import InfoNCELoss, MetricLoss

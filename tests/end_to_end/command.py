@@ -20,7 +20,7 @@ from tests.small import Small
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"hit_rate@1", "map@r", "knn1_accuracy", "knn10_accuracy", "knn10_accuracy_macro"}
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))  # recipes add to one of these
 
 
 @contextlib.contextmanager

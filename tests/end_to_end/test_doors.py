@@ -173,7 +173,7 @@ def test_a_run_ended_by_a_signal_says_so(
     limit = time.monotonic() + 600
     while not (tmp_path / "runs" / "a" / "checkpoints" / "last.ckpt").exists():
         assert time.monotonic() < limit
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
     process.send_signal(number)
     _, told = process.communicate(timeout=600)

@@ -12,8 +12,11 @@ from huggingface_hub import ModelCard
 
 from lit_metric import hub
 from lit_metric.commands.export import export
+from lit_metric.data import DataError
 from lit_metric.encoders import AttentionPooling, SetEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.hub.card import card, escaped, fenced, run_of
+from lit_metric.hub.card_examples import examples_of
+from lit_metric.metrics.before_after import worse_than_before
 from tests.encoders.conftest import tiny  # noqa: F401
 
 CONFIG = {
@@ -97,7 +100,10 @@ def test_a_card_warns_where_training_made_it_worse(run: Path, tmp_path: Path) ->
     (run / "metrics.json").write_text(json.dumps(worse), encoding="utf-8")
     export(str(run / "model"), str(tmp_path / "out"))
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "**Warning:** training made it worse: map@r was 0.5000 before, and is 0.4000." in text
+    said = worse_than_before({"main_metric": "map@r", "before": {"map@r": 0.5}, "after": {"map@r": 0.4}})
+    assert said is not None
+    assert f"**Warning:** {said}." in text
+    assert "map@r is lower after training than before (by 0.1000)" in text
 
 
 def test_a_card_that_cannot_be_written_costs_nothing(
@@ -142,3 +148,56 @@ def test_where_a_run_is_found(run: Path, tmp_path: Path) -> None:
 def test_a_text_means_nothing_but_itself() -> None:
     assert escaped("a\n| b\\ <script> [x](y) *z*") == r"a \| b\\ &lt;script> \[x\](y) \*z\*"
     assert fenced("a ```` b", "sh") == "`````sh\na ```` b\n`````"
+
+
+def write_run(run: Path, data: dict[str, object]) -> None:
+    (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "data": data}), encoding="utf-8")
+
+
+def test_examples_are_shown_on_request_without_meaning(run: Path, tmp_path: Path) -> None:
+    texts = ["<script>alert(1)</script>", "a | b `c`\n# title", "long " * 100, "d", "e", "", "d"]
+    rows = "".join(json.dumps({"body": text, "label": "x"}) + "\n" for text in texts)
+    (tmp_path / "train.jsonl").write_text(rows, encoding="utf-8")
+    write_run(run, {"train": str(tmp_path / "train.jsonl"), "text": "body"})
+    export(str(run), str(tmp_path / "none"))
+    assert "alert" not in (tmp_path / "none" / "README.md").read_text(encoding="utf-8")
+    export(str(run), str(tmp_path / "some"), card_examples=9)
+    lines = (tmp_path / "some" / "README.md").read_text(encoding="utf-8").splitlines()
+    shown = lines[lines.index("Some of the training data:") + 2 :][:6]
+    assert shown[0] == "- &lt;script>alert(1)&lt;/script>"
+    assert shown[1] == r"- a \| b \`c\` \# title"
+    assert shown[2].endswith("…")
+    assert len(shown[2]) <= 202
+    assert shown[3:] == ["- d", "- e", ""]
+    assert examples_of(run, 2) == [texts[0], "long " * 39 + "long…"]
+
+
+def test_examples_are_items_of_any_supervision(run: Path, tmp_path: Path) -> None:
+    write_run(run, {"train": [{"tags": ["red", "round"], "label": "x"}, {"tags": ["blue"], "label": "y"}]})
+    assert examples_of(run, 5) == ["red | round", "blue"]
+    corpus = [{"id": "d1", "text": "an answer"}]
+    known = {
+        "class_path": "Judgements",
+        "init_args": {"queries": [{"id": "q", "text": "a"}], "corpus": corpus},
+    }
+    write_run(run, {"train": "qrels.tsv", "supervision": known})
+    assert examples_of(run, 5) == ["an answer"]
+    pairs = {"class_path": "lit_metric.data.Pairs", "init_args": {"anchor": "one", "positive": "two"}}
+    write_run(run, {"train": [{"one": "a", "two": "b"}], "supervision": pairs})
+    assert examples_of(run, 5) == ["a"]
+    write_run(run, {"train": [{"anchor": "a", "positive": "b"}]})
+    assert examples_of(run, 5) == ["a"]
+
+
+def test_examples_that_cannot_be_read_are_refused(run: Path, tmp_path: Path) -> None:
+    write_run(run, {"train": str(tmp_path / "gone.csv")})
+    with pytest.raises(DataError, match=r"gone\.csv"):
+        export(str(run), str(tmp_path / "out"), card_examples=2)
+    assert not (tmp_path / "out").exists()
+    write_run(run, {})
+    with pytest.raises(DataError, match=r"names no training data"):
+        export(str(run), str(tmp_path / "out"), card_examples=2)
+    with pytest.raises(DataError, match="needs the folder of the run"):
+        examples_of(None, 2)
+    with pytest.raises(ValueError, match="card_examples -1"):
+        export(str(run), str(tmp_path / "out"), card_examples=-1)

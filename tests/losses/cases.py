@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_metric.losses import (
+    AdversarialLoss,
     AngularLoss,
+    AsymmetricLoss,
     CircleLoss,
     ClassWeightedLoss,
     ContrastiveLoss,
@@ -17,6 +19,7 @@ from lit_metric.losses import (
     DensePairs,
     DistillationKLLoss,
     GuidedLoss,
+    HardestHingeLoss,
     InfoNCELoss,
     LiftedStructureLoss,
     Loss,
@@ -24,8 +27,12 @@ from lit_metric.losses import (
     MatryoshkaLoss,
     MultiSimilarityLoss,
     NCALoss,
+    NoiseNegatives,
+    NormRatioLoss,
     NPairLoss,
     PairLogisticLoss,
+    PrototypeTripletLoss,
+    PrototypicalLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
     SoftTripleLoss,
@@ -34,6 +41,7 @@ from lit_metric.losses import (
     TripletLoss,
     TupletLoss,
     VectorLoss,
+    WhiteningMSELoss,
 )
 
 # A new loss joins here: it is then tested for gradients, row blocks, degenerate batches, autocast and ranks.
@@ -77,8 +85,18 @@ LOSSES: dict[str, Callable[..., VectorLoss]] = {
     "pair-logistic": partial(PairLogisticLoss, temperature=0.3),
     "pair-logistic-learned": partial(PairLogisticLoss, temperature=0.3, learnable=True, distance="dot"),
     "pair-logistic-ranks": partial(PairLogisticLoss, "reciprocal_rank", temperature=0.3),
+    "pair-logistic-adore": partial(
+        PairLogisticLoss, "reciprocal_rank", temperature=0.3, average="pairs", cut=3
+    ),
     "angular": partial(AngularLoss, angle=36.0),
     "angular-dot": partial(AngularLoss, angle=20.0, distance="dot"),
+    "asymmetric": partial(AsymmetricLoss, positive_focus=1.0, temperature=0.4, bias=-0.5),
+    "asymmetric-cross-entropy": partial(
+        AsymmetricLoss, negative_focus=0.0, temperature=0.4, bias=-0.5, learnable=False
+    ),
+    "hardest-hinge": partial(HardestHingeLoss, margin=0.5, hardest=2, temperature=0.5),
+    "norm-ratio": NormRatioLoss,
+    "whitening-mse": partial(WhiteningMSELoss, epsilon=0.1),
     "sup-con": partial(InfoNCELoss, temperature=0.2, positives_in_denominator=True),
 }
 
@@ -90,6 +108,12 @@ CLASS_LOSSES: dict[str, Callable[..., Loss]] = {
     "soft-triple": partial(SoftTripleLoss, centres=3, scale=5.0, gamma=0.5),
 }
 
+# Losses that compare anchors with the means of classes; they have tests of their own, and these over ranks.
+PROTOTYPE_LOSSES: dict[str, Callable[..., Loss]] = {
+    "prototypical": partial(PrototypicalLoss, temperature=0.5, learnable=True),
+    "prototype-triplet": partial(PrototypeTripletLoss, margin=3.0),
+}
+
 
 def combination(name: str, block_rows: int = 1024) -> Loss:
     """Losses made of losses, for the tests over ranks; they have tests of their own besides."""
@@ -99,6 +123,10 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
         return ClassWeightedLoss(near, beta=0.5)
     if name == "guided":
         return GuidedLoss(near, "not loaded here", threshold=0.6)
+    if name == "noise":
+        return NoiseNegatives(near, noise=1.5, step_size=0.1)
+    if name == "adversarial":
+        return AdversarialLoss(near)
     if name == "symmetric":
         return SymmetricLoss(near)
     if name == "symmetric-guided":
@@ -107,11 +135,14 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
     return both if name == "sum" else MatryoshkaLoss(both, [4, 2], [1.0, 0.3])
 
 
-COMBINED = "sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmetric-guided"
+COMBINED = (
+    *("sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmetric-guided"),
+    *("noise", "adversarial"),
+)
 COMBINATIONS: dict[str, Callable[..., Loss]] = {name: partial(combination, name) for name in COMBINED}
 
 # They weigh pairs by numbers through which no gradient passes, which finite differences don't know.
-WEIGHED_WITHOUT_GRADIENT = ("circle",)
+WEIGHED_WITHOUT_GRADIENT = ("circle", "asymmetric", "hardest-hinge")
 
 # They learn from an anchor's positives alone, and from its negatives alone.
 LEARN_FROM_ONE_KIND = (
@@ -119,11 +150,21 @@ LEARN_FROM_ONE_KIND = (
     "margin-mse",
     "distillation",
     "distillation-cosine",
+    "asymmetric",
+    "asymmetric-cross-entropy",
 )
+
+# They learn from an anchor's positives alone, and not from its negatives.
+LEARN_FROM_POSITIVES = "norm-ratio", "whitening-mse"
+
+# They look at all vectors of a batch, also at those that are in no pair.
+USE_WHOLE_BATCHES = ("whitening-mse",)
 
 # They compare scores with a number, and not only with each other: the same bias of all pairs changes them.
 COMPARE_WITH_A_NUMBER = tuple(
-    name for name in LOSSES if name.startswith(("contrastive", "multi-similarity", "circle"))
+    name
+    for name in LOSSES
+    if name.startswith(("contrastive", "multi-similarity", "circle", "asymmetric", "whitening"))
 )
 
 

@@ -16,7 +16,9 @@ from lit_metric import losses
 from lit_metric.losses import DensePairs, InfoNCELoss, MetricLoss, PairBlock, RelationPairs, VectorLoss
 from tests.losses.cases import (
     LEARN_FROM_ONE_KIND,
+    LEARN_FROM_POSITIVES,
     LOSSES,
+    USE_WHOLE_BATCHES,
     WEIGHED_WITHOUT_GRADIENT,
     Labels,
     random_batch,
@@ -108,7 +110,7 @@ def test_many_candidates_make_blocks_of_fewer_rows(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-13)
 
 
-@every_loss
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in USE_WHOLE_BATCHES])
 def test_an_ignored_candidate_has_no_influence(name: str) -> None:
     anchors, candidates, pairs = random_batch()
     positive, negative = pairs.positive.clone(), pairs.negative.clone()
@@ -159,7 +161,7 @@ def test_no_positives_and_no_negatives(name: str) -> None:
     assert_nothing_learned(LOSSES[name]().double(), anchors, candidates, DensePairs(nothing, nothing))
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in LEARN_FROM_ONE_KIND])
+@pytest.mark.parametrize("name", sorted({*LOSSES} - {*LEARN_FROM_ONE_KIND, *LEARN_FROM_POSITIVES}))
 def test_only_one_kind_of_pair(name: str) -> None:
     anchors, candidates, pairs = random_batch()
     loss, nothing = LOSSES[name]().double(), torch.zeros_like(pairs.positive)
@@ -234,7 +236,7 @@ def test_double_precision_is_kept(name: str) -> None:
 def test_loss_is_the_sum_of_its_parts_and_only_it_has_a_gradient(name: str) -> None:
     anchors, candidates, pairs = random_batch()
     output = LOSSES[name]().on_pairs(anchors.float().requires_grad_(), candidates.float(), pairs)
-    reported = {"loss", "active", "anchors_used", "squared_norm", "temperature", "mined"}
+    reported = {"loss", "active", "anchors_used", "squared_norm", "temperature", "mined", "bias", "wrong_way"}
     parts = [value for part, value in output.items() if part not in reported]
     torch.testing.assert_close(output["loss"], torch.stack(parts).sum())
     assert [part for part, value in output.items() if value.requires_grad] == ["loss"]

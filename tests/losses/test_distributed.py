@@ -25,9 +25,16 @@ from lit_metric.losses import (
     world_size,
 )
 from tests.distributed import RankPool
-from tests.losses.cases import CLASS_LOSSES, COMBINATIONS, LEARN_FROM_ONE_KIND, LOSSES, Labels
+from tests.losses.cases import (
+    CLASS_LOSSES,
+    COMBINATIONS,
+    LEARN_FROM_ONE_KIND,
+    LOSSES,
+    PROTOTYPE_LOSSES,
+    Labels,
+)
 
-SHARES = ("active", "anchors_used", "mined", "proxies_used")
+SHARES = ("active", "anchors_used", "mined", "proxies_used", "wrong_way")
 """Quotients of counts, which are of single precision."""
 
 
@@ -50,7 +57,7 @@ CASES = {
     "no candidates on one rank": Case(candidates=(0, 10)),
     "nothing on one rank": Case(anchors=(0, 8), candidates=(0, 10)),
 }
-EVERY_LOSS = {**LOSSES, **CLASS_LOSSES, **COMBINATIONS}
+EVERY_LOSS = {**LOSSES, **CLASS_LOSSES, **PROTOTYPE_LOSSES, **COMBINATIONS}
 
 
 class Step(nn.Module):
@@ -107,7 +114,7 @@ def test_two_ranks_learn_what_one_process_learns(pool: RankPool, name: str, case
         mean = sum(other[part] for other, _ in shares) / 2
         assert mean == pytest.approx(value, rel=1e-6 if part.endswith(SHARES) else 1e-10, abs=1e-12)
     judged_without_positives = (
-        *(*LEARN_FROM_ONE_KIND, *CLASS_LOSSES),
+        *(*LEARN_FROM_ONE_KIND, *CLASS_LOSSES, *PROTOTYPE_LOSSES),
         *("cosent", "cosent-squared", "sum", "matryoshka"),
     )
     if case is CASES["no positives anywhere"] and name not in judged_without_positives:

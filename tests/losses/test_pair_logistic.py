@@ -46,6 +46,26 @@ def test_against_a_naive_loop(weighted: bool, weighting: str) -> None:
     torch.testing.assert_close(output["loss"], expected)
 
 
+@pytest.mark.parametrize("cut", [None, 1, 2, 4, 50])
+def test_as_adore_means_over_the_pairs_of_an_anchor_up_to_a_rank(cut: int | None) -> None:
+    anchors, candidates, pairs = random_batch(anchors=7, candidates=12)
+    logits, total, count = cosines(anchors, candidates) / 0.3, 0.0, 0
+    for row, positives, negatives in rows_of(pairs):
+        listed = positives + negatives
+        ranks = {c: rank_of(logits, row, c, listed) for c in listed}
+        near = [n for n in negatives if cut is None or ranks[n] <= cut]
+        inverse = {c: 1 / ranks[c] if cut is None or ranks[c] <= cut else 0.0 for c in listed}
+        terms = [
+            abs(inverse[p] - inverse[n]) * math.log1p(math.exp(logits[row, n] - logits[row, p]))
+            for p in positives
+            for n in near
+        ]
+        total += sum(terms) / max(len(terms), 1)
+        count += bool(positives) and bool(negatives)
+    loss = PairLogisticLoss("reciprocal_rank", temperature=0.3, average="pairs", cut=cut)
+    assert loss.on_pairs(anchors, candidates, pairs)["loss"].item() == pytest.approx(total / count, rel=1e-9)
+
+
 def test_the_gradient_is_that_of_the_naive_loop_with_ranks_held() -> None:
     anchors, candidates, pairs = random_batch()
     ones = torch.ones(pairs.positive.shape, dtype=torch.float64)
@@ -93,3 +113,12 @@ def test_settings_that_make_no_sense() -> None:
         PairLogisticLoss("ndcg")
     with pytest.raises(ValueError, match="temperature must be above 0 and finite, not 0"):
         PairLogisticLoss(temperature=0)
+
+
+def test_averages_and_cuts_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="'mean' is none of anchors, pairs"):
+        PairLogisticLoss("reciprocal_rank", average="mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="go with weighting: reciprocal_rank"):
+        PairLogisticLoss(average="pairs")
+    with pytest.raises(ValueError, match="cut must be at least 1, the first rank, not 0"):
+        PairLogisticLoss("reciprocal_rank", cut=0)

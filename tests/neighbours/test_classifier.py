@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import lit_metric
 from lit_metric import NeighbourClassifier, SetEncoder, TextEncoder
+from lit_metric.index import ExactIndex
 from lit_metric.neighbours import StoredClassifierError
 from tests.small import Small, questions
 
@@ -231,3 +232,29 @@ def test_a_folder_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
 def test_what_can_t_be_used_is_refused(options: dict[str, Any], labels: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NeighbourClassifier(**options).fit([[1, 0], [0, 1]], labels)
+
+
+def test_one_search_answers_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    vectors, labels = draw.normal(size=(60, 4)), [f"c{row % 3}" for row in range(60)]
+    classifier = NeighbourClassifier(k=7, refuse=0.1).fit(vectors, labels)
+    asked = draw.normal(size=(20, 4))
+    distances, places = classifier.kneighbors(asked)
+    expected = classifier.predict(asked), classifier.predict_proba(asked), classifier.p_known(asked)
+    searches: list[int] = []
+    search = ExactIndex.search
+
+    def counted(self: ExactIndex, queries: Any, k: int, *more: Any) -> Any:
+        searches.append(len(queries))
+        return search(self, queries, k, *more)
+
+    monkeypatch.setattr(ExactIndex, "search", counted)
+    found = classifier.answer(asked)
+    assert searches == [20]
+    assert found.predicted.tolist() == expected[0].tolist()
+    assert found.p_known is not None
+    np.testing.assert_allclose(found.shares, expected[1])
+    np.testing.assert_allclose(found.p_known, expected[2])
+    np.testing.assert_allclose(1 - found.cosines, distances)
+    assert found.places.tolist() == places.tolist()
+    assert NeighbourClassifier(k=7).fit(vectors, labels).answer(asked).p_known is None

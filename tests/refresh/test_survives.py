@@ -38,14 +38,34 @@ def start(small: Small, folder: Path, faults: str = "", **options: Any) -> subpr
         )
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 600.0) -> Any:
-    """The first true answer."""
-    until = time.monotonic() + seconds
+def wait_for(
+    what: Callable[[], Any], of: subprocess.Popen[bytes] | None = None, told: Path | None = None
+) -> Any:
+    """The first true answer.
+
+    Args:
+        what: asked again and again.
+        of: a process without which the answer stays false; its end is an error at once.
+        told: the file of its output, for that error.
+    """
+    until = time.monotonic() + 600.0
     while time.monotonic() < until:
+        ended = None if of is None else of.poll()
         if answer := what():
             return answer
+        if ended is not None:
+            output = told.read_text(errors="replace") if told is not None else ""
+            raise AssertionError(f"the process has ended with status {ended}:\n{output}")
         time.sleep(0.05)
     raise AssertionError("it did not happen in time")
+
+
+def test_waiting_ends_with_the_process_and_shows_its_output(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    told.write_text("no such backbone")
+    process = subprocess.Popen(["sh", "-c", "exit 3"])
+    with pytest.raises(AssertionError, match="ended with status 3:\nno such backbone"):
+        wait_for(lambda: False, process, told)
 
 
 def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resumes_to_the_same_end(
@@ -53,7 +73,8 @@ def test_a_trainer_killed_while_its_miner_works_leaves_nothing_behind_and_resume
 ) -> None:
     # At batch 7, between the copy at 5 and the switch at 8, with the worker in the middle of its work.
     process = start(small, tmp_path, faults=f"search:600:1:{tmp_path / 'searching'}", save=1, pause=7)
-    wait_for(lambda: (tmp_path / "paused").exists() and (tmp_path / "searching").exists())
+    reached = [tmp_path / "paused", tmp_path / "searching"]
+    wait_for(lambda: all(path.exists() for path in reached), process, tmp_path / "told")
     descendants = children(process.pid)
     assert descendants
     process.send_signal(signal.SIGKILL)

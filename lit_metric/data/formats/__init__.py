@@ -2,6 +2,8 @@
 
 from lit_metric.data.formats.base import AUTO, ReadOptions, Supervision
 from lit_metric.data.formats.classes import LabelledItems
+from lit_metric.data.formats.counterparts import CounterpartPairs, transfer_edit
+from lit_metric.data.formats.excerpts import Excerpts, excerpt_of
 from lit_metric.data.formats.judgements import Judgements, fold_of
 from lit_metric.data.formats.labels import Labels
 from lit_metric.data.formats.pairs import Pairs
@@ -9,6 +11,8 @@ from lit_metric.data.formats.triples import Triples
 
 __all__ = [
     "AUTO",
+    "CounterpartPairs",
+    "Excerpts",
     "Judgements",
     "LabelledItems",
     "Labels",
@@ -16,5 +20,7 @@ __all__ = [
     "ReadOptions",
     "Supervision",
     "Triples",
+    "excerpt_of",
     "fold_of",
+    "transfer_edit",
 ]

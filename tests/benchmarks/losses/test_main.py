@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks.losses import __main__ as command
-from benchmarks.losses.fit import MEASURES
 from benchmarks.losses.table import SETUPS, Setup
 from benchmarks.results import BenchmarkError
-from tests.benchmarks.losses.test_fit import small_setup
+from benchmarks.short_fits import MEASURES
+from tests.benchmarks.test_short_fits import small_setup
 from tests.small import Small
 
 RATES = (1e-3, 1e-2, 1e-1)

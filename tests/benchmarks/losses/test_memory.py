@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.losses import memory
-from benchmarks.losses.fit import MEASURES
+from benchmarks.short_fits import MEASURES
 
 
 def test_validation_chooses_one_rate_for_both_and_seeds_are_paired(

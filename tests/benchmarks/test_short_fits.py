@@ -14,7 +14,7 @@ import yaml
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from benchmarks.losses import fit
+from benchmarks import short_fits as fit
 from benchmarks.losses.table import Entry, Setup, configuration, loss_of, planner_of
 from lit_metric import MetricDataModule
 from lit_metric.batching import PKPlanner
@@ -48,7 +48,7 @@ class Together(MetricLoss):
 
 
 def loss_here(name: str) -> Entry:
-    return Entry({"class_path": f"tests.benchmarks.losses.test_fit.{name}", "init_args": {}})
+    return Entry({"class_path": f"tests.benchmarks.test_short_fits.{name}", "init_args": {}})
 
 
 def small_setup(small: Small, folder: Path) -> Setup:

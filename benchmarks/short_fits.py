@@ -12,7 +12,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,19 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.results import BenchmarkError
 from lit_metric import MetricDataModule, MetricLearner, SetEncoder, TextEncoder
+from lit_metric.batching import VectorPlanner
 from lit_metric.callbacks import CollapseAlarm
 from lit_metric.cli import quiet
 from lit_metric.cli.training import MetricCLI
 from lit_metric.evaluation import encode_split, evaluate, evaluation_of
+from lit_metric.index import Embeddings
+from lit_metric.losses import LossContext
 
 MEASURES = ("knn1_accuracy", "knn10_accuracy", "knn10_accuracy_macro", "map@r")
+LOSS = "of the loss: "
+"""Before the names of a loss's parameters in a file of weights."""
+Measure = Callable[[MetricLearner, MetricDataModule, str], dict[str, float]]
+"""From a trained learner, its data and a split to figures by name."""
 
 _towers: dict[str, TextEncoder] = {}
 
@@ -35,16 +43,26 @@ _towers: dict[str, TextEncoder] = {}
 class Watch(Callback):
     """Counts steps, encoded items and seconds, and stops a fit whose loss is no number.
 
+    Args:
+        logged: names of figures that the fit logs at each step, such as ``train/active``.
+
     Attributes:
         diverged_at: the step whose loss was infinite or NaN, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, logged: Sequence[str] = ()) -> None:
         self.steps = 0
         self.items = 0
         self.seconds = 0.0
         self.diverged_at: int | None = None
         self._begin = 0.0
+        self._logged: dict[str, list[float]] = {name: [] for name in logged}
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """Means of the logged figures over the second half of the steps."""
+        halves = {name: values[len(values) // 2 :] for name, values in self._logged.items()}
+        return {name: sum(values) / len(values) for name, values in halves.items() if values}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -56,6 +74,9 @@ class Watch(Callback):
         """Count, and look at the loss."""
         self.steps += 1
         self.items += len(batch.items)
+        for name, values in self._logged.items():
+            if name in trainer.callback_metrics:
+                values.append(float(trainer.callback_metrics[name]))
         if not math.isfinite(float(outputs["loss"])):
             self.diverged_at = self.steps
             trainer.should_stop = True
@@ -65,21 +86,66 @@ class Watch(Callback):
         self.seconds = time.perf_counter() - self._begin
 
 
+def short(config: Mapping[str, Any], lr: float, seed: int, precision: str = "32-true") -> dict[str, Any]:
+    """What ``lit-metric fit`` would read for a fit, without its length and its reports.
+
+    Args:
+        config: all options by name, as :func:`~lit_metric.cli.training.resolved` returns them; it stays.
+        lr: learning rate.
+        seed: of weights, batches and validation splits.
+        precision: of Lightning's trainer.
+    """
+    # Copies, as the command line makes objects of what is nested in them.
+    found: dict[str, Any] = {name: deepcopy(config[name]) for name in ("model", "data", "trainer")}
+    found["model"]["init_args"]["lr"] = lr
+    found["seed_everything"] = seed
+    found["trainer"] = {
+        "accelerator": found["trainer"].get("accelerator", "auto"),
+        "devices": 1,
+        "precision": precision,
+        "gradient_clip_val": found["trainer"].get("gradient_clip_val"),
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "min_epochs": 0,
+        "max_epochs": -1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return found
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without the places of its files, whose contents count."""
+    options = {
+        key: value for key, value in config["data"]["init_args"].items() if key not in ("train", "test")
+    }
+    return {**config, "data": {**config["data"], "init_args": options}}
+
+
 def start(config: Mapping[str, Any]) -> tuple[MetricCLI, MetricLearner, MetricDataModule]:
     """The module and the data of a config, ready to encode, with everything seeded."""
     quiet()
-    for pattern in (".*intended to run from within Python.*", ".*LeafSpec.*"):
+    for pattern in (".*intended to run from within Python.*", ".*LeafSpec.*", ".*no logger configured.*"):
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     gc.collect()  # an earlier model hangs in cycles, of too few objects to call the collector by themselves
+    key = _tower_key(config)  # before the command line makes objects of what is nested in the config
     cli = MetricCLI(args=dict(config), run=False)
     model, data = cli.model, cli.datamodule
     assert isinstance(model, MetricLearner)
     assert isinstance(data, MetricDataModule)
     data.prepare(model.encoder.tokenizer, progress=False)
-    _share_tower(repr(config["model"]["init_args"]["encoder"]), model, data)
+    _share_tower(key, model, data)
     return cli, model, data
+
+
+def _tower_key(config: Mapping[str, Any]) -> str:
+    """What the vectors of a frozen tower, and the numbers of its texts, depend on."""
+    encoder, data = config["model"]["init_args"]["encoder"]["init_args"], config["data"]["init_args"]
+    return repr([encoder.get("text"), *(data.get(name) for name in ("train", "test", "supervision", "tags"))])
 
 
 def _share_tower(key: str, model: MetricLearner, data: MetricDataModule) -> None:
@@ -97,12 +163,21 @@ def _share_tower(key: str, model: MetricLearner, data: MetricDataModule) -> None
 
 
 def steps_within(data: MetricDataModule, budget: int) -> int:
-    """How many batches hold about ``budget`` items, at least one: those whose middle lies within it."""
+    """How many batches hold about ``budget`` items, at least one: those whose middle lies within it.
+
+    Mined negatives count as if no two anchors of a batch had the same.
+    """
     steps = items = epoch = 0
+    negatives = 0 if data.miner is None else data.miner.negatives
+    ids, given = data.splits["train"], {}
+    if isinstance(data.planner, VectorPlanner):  # the sizes of its batches don't depend on the vectors
+        drawn = torch.randn(len(ids), 8, generator=torch.Generator().manual_seed(0))
+        given = {"vectors": Embeddings(ids, drawn)}
     while True:
-        plan = data.planner.plan(data.splits["train"], data.relations, data.seed, epoch)
+        plan = data.planner.plan(ids, data.relations, data.seed, epoch, **given)
         for batch in range(len(plan)):
-            count = len(torch.cat(plan.batch(batch)).unique())
+            anchors, candidates = plan.batch(batch)
+            count = len(torch.cat([anchors, candidates]).unique()) + negatives * len(anchors)
             if steps and items + count / 2 > budget:
                 return steps
             steps, items = steps + 1, items + count
@@ -116,20 +191,28 @@ def scores(model: MetricLearner, data: MetricDataModule, split: str) -> dict[str
     return {name: found[name] for name in MEASURES}
 
 
-def train(config: Mapping[str, Any], budget: int, weights: Path) -> dict[str, Any]:
+def train(
+    config: Mapping[str, Any],
+    budget: int,
+    weights: Path,
+    measure: Measure = scores,
+    logged: Sequence[str] = (),
+) -> dict[str, Any]:
     """A fit and what it is worth on validation items; the test items are not looked at.
 
     Args:
-        config: of :func:`benchmarks.losses.table.configuration`.
+        config: of :func:`short`.
         budget: items to encode; 0 for no training.
         weights: the file for what was trained, unless it diverged.
+        measure: of the validation items.
+        logged: names of figures that the fit logs; their means come with the result if there are names.
 
     Returns:
         ``status`` (``trained``, ``collapsed``, ``diverged``, ``untrained``), ``diverged_at`` (a step, or
         None), ``steps``, ``items`` (encoded), ``seconds`` (of steps), and ``validation``, the scores.
     """
     cli, model, data = start(config)
-    watch, alarms = Watch(), [False]
+    watch, alarms = Watch(logged), [False]
     if budget:
         steps = steps_within(data, budget)
         trainer = cli.instantiate_trainer(max_steps=steps, callbacks=[watch])
@@ -149,28 +232,36 @@ def train(config: Mapping[str, Any], budget: int, weights: Path) -> dict[str, An
         "steps": watch.steps,
         "items": watch.items,
         "seconds": watch.seconds,
+        **({"logged": watch.logged} if logged else {}),
     }
     if diverged:
         return result
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_file(_trained(model), weights)
-    return {**result, "validation": scores(model, data, "validation")}
+    return {**result, "validation": measure(model, data, "validation")}
 
 
-def tested(config: Mapping[str, Any], weights: Path) -> dict[str, float]:
+def tested(config: Mapping[str, Any], weights: Path, measure: Measure = scores) -> dict[str, float]:  # noqa: PT028
     """The scores of the test items with the weights of an earlier fit."""
     _, model, data = start(config)
-    own, saved = _trained(model), load_file(weights)
+    saved = load_file(weights)
+    if model.loss is not None and model.loss.requires_labels and any(key.startswith(LOSS) for key in saved):
+        model.loss.setup(LossContext(model.encoder.dimension, data.class_counts, data.relations))
+    own = _trained(model)
     if own.keys() != saved.keys():
         raise BenchmarkError(f"{weights} is of another encoder: remove it, and its JSON file")
-    model.encoder.load_state_dict(saved, strict=False)
-    return scores(model, data, "test")
+    model.encoder.load_state_dict(
+        {key: value for key, value in saved.items() if not key.startswith(LOSS)}, strict=False
+    )
+    if model.loss is not None:
+        of_loss = {key[len(LOSS) :]: value for key, value in saved.items() if key.startswith(LOSS)}
+        model.loss.load_state_dict(of_loss, strict=False)
+    return measure(model, data, "test")
 
 
 def _trained(model: MetricLearner) -> dict[str, torch.Tensor]:
-    """The parameters of the encoder that are trained."""
-    return {
-        name: value.detach().cpu().contiguous()
-        for name, value in model.encoder.named_parameters()
-        if value.requires_grad
-    }
+    """The parameters of the encoder that are trained, and those of the loss under ``LOSS``."""
+    found = {**dict(model.encoder.named_parameters())}
+    if model.loss is not None:
+        found |= {f"{LOSS}{name}": value for name, value in model.loss.named_parameters()}
+    return {name: value.detach().cpu().contiguous() for name, value in found.items() if value.requires_grad}

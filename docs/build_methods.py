@@ -1,0 +1,166 @@
+"""Write docs/methods.md from docs/methods.template, the entries of the recipe book, and docs/methods.json.
+
+    python -m docs.build_methods                                       # after a change of an entry
+    python -m docs.build_methods --measured runs/methods/methods.json  # after make methods
+
+What is not measured is said to be, and nothing stands in its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.methods.corpora import CORPORA
+from benchmarks.methods.entries import RECIPES, Claim, Entry, entries
+from benchmarks.results import Spread, shown
+from docs.build_losses import TITLES, fill
+
+FOLDER = Path(__file__).parent
+TEMPLATE, PAGE, MEASURED = FOLDER / "methods.template", FOLDER / "methods.md", FOLDER / "methods.json"
+NOT_YET = "not measured yet"
+
+
+def claims(known: Mapping[str, Entry], found: Mapping[str, Any]) -> str:
+    """The table of claims, with the difference that decided and its two intervals."""
+    lines = ["| | claim | here | difference | over seeds | over queries |", "| --- " * 6 + "|"]
+    for entry in known.values():
+        link = f"[{entry.key}](#{slug(entry)})"
+        measured = {claim["words"]: claim for claim in found.get(entry.key, {}).get("claims", ())}
+        for claim in entry.claims:
+            cells = [link, claim.words, *outcome(claim, measured.get(claim.words))]
+            lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+        if not entry.claims:
+            lines.append(f"| {link} | {entry.title} | {NOT_YET} | | | |")
+    return "\n".join(lines)
+
+
+def outcome(claim: Claim, measured: Mapping[str, Any] | None) -> list[str]:
+    """What became of a claim, and the numbers behind it.
+
+    Example:
+        >>> outcome(Claim("A helps", "a", "b", "map@r"), None)
+        ['not measured yet', '', '', '']
+    """
+    if measured is None or measured["difference"] is None:
+        return [NOT_YET, "", "", ""]
+    difference = measured["difference"]
+    title = TITLES.get(claim.measure, f"`{claim.measure}`")
+    bounds = [interval(difference[name]) for name in ("over_seeds", "over_queries")]
+    return [f"**{measured['outcome']}**", f"{difference['mean']:+.3f} {title}", *bounds]
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """The bounds of an interval, a dash for none.
+
+    Example:
+        >>> interval((-0.01, 0.02)), interval(None)
+        ('−0.010 … +0.020', '–')
+    """
+    if bounds is None:
+        return "–"
+    return " … ".join(f"{bound:+.3f}".replace("-", "−") for bound in bounds)
+
+
+def slug(entry: Entry) -> str:
+    """The anchor of an entry's section."""
+    title = f"{entry.key} {entry.title}".lower()
+    return "".join(letter for letter in title if letter.isalnum() or letter in "_- ").replace(" ", "-")
+
+
+def section(entry: Entry, found: Mapping[str, Any] | None) -> str:
+    """What the page says of an entry."""
+    parts = [
+        f"## {entry.key} {entry.title}",
+        fill(" ".join(entry.what.split())),
+        fill(f"**Formula.** {entry.formula}"),
+        fill(f"**Source.** {entry.source}."),
+        fill(f"**When.** {' '.join(entry.when.split())}"),
+        *turn_on(entry),
+        f"**What it did here.** {words_of(entry)}"
+        if found
+        else f"**What it did here.** {NOT_YET.capitalize()}.",
+    ]
+    if found:
+        parts[-1] = fill(parts[-1])
+        parts.append(table(entry, found))
+        if entry.note:
+            parts.append(fill(" ".join(entry.note.split())))
+    return "\n\n".join([*parts, fill(f"**Cost.** {' '.join(entry.cost.split())}")])
+
+
+def turn_on(entry: Entry) -> list[str]:
+    """The recipe's own lines."""
+    if entry.recipe is None:
+        return ["**How.** It is always on."]
+    lines = (RECIPES / f"{entry.recipe}.yaml").read_text(encoding="utf-8").splitlines()
+    yaml = "\n".join(line for line in lines if not line.startswith("#"))
+    return [f"**How.** `--config recipes/{entry.recipe}`, which is", f"```yaml\n{yaml}\n```"]
+
+
+def words_of(entry: Entry) -> str:
+    """The corpus, the budget and the seeds, in a sentence."""
+    corpora = dict.fromkeys([entry.corpus, *entry.corpora.values()])
+    where = "; ".join(CORPORA[name].words for name in corpora)
+    if not any(entry.budget_of(arm) for arm in entry.arms):
+        return f"{where}; nothing is trained."
+    return f"{where}. {entry.budget:,} encoded items in each fit, {entry.seeds} seeds."
+
+
+def table(entry: Entry, found: Mapping[str, Any]) -> str:
+    """A row for each arm, and how it differs from the first that was trained."""
+    names = [*entry.measures, *entry.logged]
+    titles = [TITLES.get(name, f"`{name}`") for name in names]
+    first = next((arm for arm in entry.arms if entry.budget_of(arm)), None)
+    versus = [] if first is None else [f"against *{first}*"]
+    lines = [f"| arm | rate | {' | '.join([*titles, 'seconds', *versus])} |"]
+    lines.append("| --- " * (len(titles) + 3 + len(versus)) + "|")
+    for arm in entry.arms:
+        row = found["arms"].get(arm)
+        if row is None:
+            continue
+        figures = [
+            shown(Spread(**row["test"][name]), entry.digits) if name in row.get("test", {}) else ""
+            for name in names
+        ]
+        seconds = f"{row['cost']['seconds']['mean']:.0f}" if "cost" in row else ""
+        lost = [
+            f"{row['status'].count(word)} of {len(row['status'])} {word}"
+            for word in ("collapsed", "diverged")
+        ]
+        remarks = [each for each in lost if not each.startswith("0")]
+        remarks += ["rate at the edge of its grid"] if row["at_edge"] else []
+        against = found["against"].get(arm)
+        verdict = [] if first is None else ["" if against is None else against["verdict"]]
+        rate = "" if row["lr"] is None or not entry.budget_of(arm) else f"{row['lr']:g}"
+        name = arm if not remarks else f"{arm} ({', '.join(remarks)})"
+        lines.append(f"| {' | '.join([name, rate, *figures, seconds, *verdict])} |".replace("|  |", "| |"))
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The whole of docs/methods.md."""
+    found = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    known = entries()
+    sections = "\n\n".join(section(entry, found.get(entry.key)) for entry in known.values())
+    template = TEMPLATE.read_text(encoding="utf-8")
+    return template.replace("{{claims}}", claims(known, found)).replace("{{sections}}", sections)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("docs.build_methods", description=__doc__, formatter_class=formatter)
+    parser.add_argument("--measured", type=Path, help="methods.json of a comparison, to be kept in docs/")
+    given = parser.parse_args(arguments)
+    if given.measured is not None:
+        content = json.loads(given.measured.read_text(encoding="utf-8"))
+        MEASURED.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

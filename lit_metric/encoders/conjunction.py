@@ -1,0 +1,133 @@
+"""Pooling by pairs of values: for labels that depend on two tags together, and on neither alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lit_metric.data.ragged import Ragged
+from lit_metric.encoders.pooling import Pooling
+from lit_metric.encoders.segments import take_rows, widen
+
+MOST_VALUES = 32
+
+
+class ConjunctionPooling(Pooling):
+    """A weighted mean over all ordered pairs of a row's values: ``z = sum_jk a_jk (x_j * V_k)``.
+
+    ``a_jk = softmax_jk(sum_c q_c (K x_j)_c (L x_k)_c)`` with a learned query ``q``, and ``V_k = V x_k + v``;
+    the products of vectors are taken component by component. So the result can hold what two values mean
+    together, which a weighted mean of single values can't. The order of the values makes no difference, and a
+    value is also paired with itself.
+
+    Each head has its own ``q``, and weighs its own slice of ``h / heads`` components. ``q`` and ``V`` start
+    at zero and ``v`` at one: before training this *is* mean pooling. Values that come with weights ``w_i``
+    have ``a_jk`` in proportion to ``w_j w_k`` times the exponential, so before training this is their
+    weighted mean.
+
+    The number of pairs is quadratic: of n values, time and memory grow by n². So rows are limited to 32
+    values.
+
+    Source: this is the tensor attention of Alman and Song, "How to Capture Higher-order Correlations?
+    Generalizing Matrix Softmax Attention to Kronecker Computation", ICLR 2024 (arXiv 2310.04064), with one
+    query, computed exactly. It isn't that paper's approximate algorithm, which needs entries of bounded size.
+
+    Args:
+        heads: independent queries; divides the dimension of the states.
+        hidden: components of ``K x`` and ``L x``, at least 1; the states' dimension if None.
+        dimension: of the states; the encoder fills it in if None.
+
+    Raises:
+        ValueError: if an argument is out of range, or a row has more than 32 values.
+
+    Example:
+        >>> rows = Ragged(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 2, 2]))
+        >>> ConjunctionPooling(dimension=1)(rows).tolist()
+        [[2.0], [0.0]]
+    """
+
+    def __init__(self, heads: int = 1, hidden: int | None = None, dimension: int | None = None) -> None:
+        super().__init__()
+        if heads < 1:
+            raise ValueError(f"heads is {heads}; at least 1 is needed")
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"hidden is {hidden}; at least 1 is needed")
+        self.heads, self.hidden = heads, hidden
+        self.dimension: int | None = None
+        if dimension is not None:
+            self.build(dimension)
+
+    def build(self, dimension: int) -> None:
+        """Create the parameters; ValueError if ``heads`` doesn't divide it or it was built for another."""
+        if self.dimension is not None:
+            if self.dimension != dimension:
+                raise ValueError(
+                    f"this pooling is for {self.dimension} components, the states have {dimension}"
+                )
+            return
+        if dimension % self.heads:
+            raise ValueError(f"{self.heads} heads don't divide {dimension} components")
+        self.dimension, inner = dimension, self.hidden or dimension
+        self.first_key = nn.Linear(dimension, inner, bias=False)
+        self.second_key = nn.Linear(dimension, inner, bias=False)
+        self.query = nn.Parameter(torch.zeros(self.heads, inner))
+        self.second_value = nn.Linear(dimension, dimension)
+        nn.init.zeros_(self.second_value.weight)
+        nn.init.ones_(self.second_value.bias)
+
+    def weights(self, states: Ragged, given: Tensor | None = None) -> Tensor:
+        """``[n, heads, m, m]`` weights of ordered pairs, m the length of the longest row: they sum to 1 over
+        each row's pairs, and are 0 beyond its values. ``given [total]`` come with the values."""
+        values, present = self._padded(states)
+        logs = None if given is None else self._padded(Ragged(given.log()[:, None], states.offsets))[0]
+        return self._weights(values, present, None if logs is None else logs[:, :, 0])
+
+    def _weights(self, values: Tensor, present: Tensor, logs: Tensor | None) -> Tensor:
+        if self.dimension is None:
+            raise RuntimeError("give ConjunctionPooling a dimension, or let an encoder build it")
+        kind = self.query.dtype
+        first = self.first_key(values.to(kind))[:, None] * self.query[:, None]  # [n, heads, m, hidden]
+        second = self.second_key(values.to(kind))[:, None]
+        scores = widen(first @ second.transpose(2, 3))
+        if logs is not None:
+            scores = scores + (logs[:, :, None] + logs[:, None, :])[:, None]
+        pairs = (present[:, :, None] & present[:, None, :])[:, None].expand_as(scores)
+        scores = scores.masked_fill(~pairs, torch.finfo(scores.dtype).min)
+        return scores.flatten(2).softmax(2).view_as(scores).masked_fill(~pairs, 0)
+
+    def forward(self, states: Ragged, weights: Tensor | None = None) -> Tensor:
+        values, present = self._padded(states)
+        if not values.numel():
+            return values.new_zeros(len(states), values.shape[2])
+        logs = None if weights is None else self._padded(Ragged(weights.log()[:, None], states.offsets))[0]
+        learned = self._weights(values, present, None if logs is None else logs[:, :, 0])
+        partners = widen(self.second_value(values.to(self.query.dtype)))  # [n, m, h]
+        own, others = (
+            each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in (values, partners)
+        )  # [n, heads, m, h / heads]
+        pooled = (own * (learned.to(others.dtype) @ others)).sum(2)
+        return pooled.flatten(1)
+
+    @staticmethod
+    def _padded(states: Ragged) -> tuple[Tensor, Tensor]:
+        """``[n, m, ...]`` with zeros behind shorter rows, and ``[n, m]``, where a row has a value.
+
+        Raises:
+            ValueError: if a row is longer than 32.
+        """
+        longest = int(states.lengths.max()) if len(states) else 0
+        if longest > MOST_VALUES:
+            row = int(states.lengths.argmax())
+            raise ValueError(
+                f"ConjunctionPooling compares all pairs, and takes at most {MOST_VALUES} values of an item; "
+                f"item {row} of this batch has {longest}. Leave out tags, or take "
+                "AttentionPooling(context=True)"
+            )
+        values = widen(states.values)
+        place = torch.arange(longest, device=values.device)
+        present = place < states.lengths[:, None]
+        if not len(values):
+            return values.new_zeros(len(states), longest, *values.shape[1:]), present
+        index = (states.offsets[:-1, None] + place).clamp(max=len(values) - 1).flatten()
+        padded = take_rows(values, index).unflatten(0, (len(states), longest))
+        return padded.masked_fill(~present[:, :, None], 0), present

@@ -1,0 +1,112 @@
+"""A frozen corpus as candidates: the live nearest by a loop, all of it, two ranks, and a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_metric import MetricDataModule, MetricLearner, TextEncoder
+from lit_metric.batching import PairPlanner
+from lit_metric.data import Pairs
+from lit_metric.losses import FrozenCorpus, InfoNCELoss, LossContext, rank
+from tests.distributed import RankPool
+from tests.losses.cases import cosines
+from tests.small import Small, Watch, questions, trainer, write_csv
+
+CORPUS = torch.tensor([1, 3, 4, 6, 8, 9])
+
+
+def vectors() -> Tensor:
+    return torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+
+
+def bank(top_k: int | None) -> FrozenCorpus:
+    made = FrozenCorpus("a folder", top_k)
+    made.setup(LossContext(4, corpus=CORPUS.flip(0), encode=lambda _: vectors()))
+    return made
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_the_nearest_of_each_anchor_now(top_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, anchors = bank(top_k), torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    for _ in range(2):
+        scores = cosines(anchors, vectors()[CORPUS])
+        nearest = {int(CORPUS[place]) for row in scores for place in row.argsort(descending=True)[:top_k]}
+        found, ids = corpus.extend(anchors, torch.tensor([1]))
+        assert ids.tolist() == sorted(nearest)
+        torch.testing.assert_close(found, torch.nn.functional.normalize(vectors()[ids], dim=1))
+        anchors = anchors.roll(1, 1)  # other anchors at the next step, other neighbours
+        monkeypatch.setattr("lit_metric.losses.frozen_corpus.BLOCK_SCORES", 6)  # one anchor at a time
+
+
+@pytest.mark.parametrize("top_k", [None, 6, 100])
+def test_the_whole_corpus_and_no_item_twice(top_k: int | None) -> None:
+    anchors = torch.randn(2, 4)
+    assert bank(top_k).extend(anchors, torch.tensor([3]))[1].tolist() == CORPUS.tolist()
+    candidates, ids = bank(top_k).append(anchors, torch.randn(2, 4, requires_grad=True), torch.tensor([3, 5]))
+    assert ids.tolist() == [3, 5, 1, 4, 6, 8, 9]
+    assert candidates.shape == (7, 4)
+
+
+def share_of_ranks() -> list[int]:
+    own = vectors()[10:].split([2, 0])[rank()]
+    return bank(1).extend(own, torch.tensor([0]))[1].tolist()
+
+
+def test_ranks_get_the_same_candidates(pool: RankPool) -> None:
+    alone = bank(1).extend(vectors()[10:], torch.tensor([0]))[1].tolist()
+    assert pool.run(share_of_ranks) == [alone, alone]
+
+
+def test_what_it_needs() -> None:
+    with pytest.raises(ValueError, match="top_k must be at least 1, or null for the whole corpus, not 0"):
+        FrozenCorpus("a folder", 0)
+    with pytest.raises(ValueError, match="has no vectors yet: call setup"):
+        FrozenCorpus("a folder").extend(torch.ones(1, 4), torch.tensor([0]))
+    with pytest.raises(ValueError, match="needs corpus and encode"):
+        FrozenCorpus("a folder").setup(LossContext(4))
+    with pytest.raises(ValueError, match="have 4 components, and the model's have 5"):
+        FrozenCorpus("a folder").setup(LossContext(5, corpus=CORPUS, encode=lambda _: vectors()))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("top_k", [2, None])
+def test_a_run_meets_documents_that_are_in_no_batch(small: Small, tmp_path: Path, top_k: int | None) -> None:
+    rows = questions(24, seed=5)
+    couples = [(one, other) for (one, _), (other, _) in zip(rows[:12], rows[12:], strict=True)]
+    path = write_csv(tmp_path / "pairs.csv", couples, ("anchor", "positive"))
+    data = MetricDataModule(
+        train=path,
+        validation=write_csv(tmp_path / "more.csv", [rows[0], rows[1]], ("anchor", "positive")),
+        supervision=Pairs("anchor", "positive", symmetric=False),
+        planner=PairPlanner(3),
+        cache_dir=tmp_path / "c",
+    )
+    folder = small / "backbone"
+    corpus, watch = FrozenCorpus(folder, top_k), Watch()
+    seen: list[int] = []
+    extend = corpus.extend
+
+    def noted(anchors: Tensor, ids: Tensor, task: int = 0) -> tuple[Tensor, Tensor]:
+        found = extend(anchors, ids, task)
+        seen.append(len(found[1]))
+        return found
+
+    corpus.extend = noted  # type: ignore[method-assign]
+    learner = MetricLearner(TextEncoder(folder, dropout=0.0), InfoNCELoss(0.5), lr=1e-12, memory=corpus)
+    trainer(tmp_path, watch, max_steps=2).fit(learner, data)
+    documents = len(data.dataset.splits[data.dataset.corpus_of("train")])
+    assert documents == len({other for _, other in couples})
+    assert all(count == documents if top_k is None else 2 <= count <= 6 for count in seen)
+    if top_k is None:  # the first loss, of three anchors against all documents
+        ids = torch.tensor(watch.anchors[0])
+        texts = [data.texts_of(int(item))[0] for item in ids]
+        own = torch.from_numpy(learner.encode(texts))
+        others = torch.from_numpy(learner.encode(sorted({other for _, other in couples})))
+        logits = own @ others.T / 0.5
+        answers = [sorted({other for _, other in couples}).index(dict(couples)[text]) for text in texts]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(answers))
+        assert watch.losses[0] == pytest.approx(expected.item(), rel=1e-4)
