@@ -249,6 +249,39 @@ def test_an_interrupted_run_shows_what_there_is(trained: Path, tmp_path: Path) -
     assert report.metrics[0].before.value == pytest.approx(metrics(trained)["before"]["map@r"], abs=1e-5)
 
 
+def test_parts_that_a_run_cannot_have_say_why(trained: Path) -> None:
+    report = report_of(trained)
+    assert report.missing["negatives"] == "The run mined no negatives."
+    assert "has no weights" in report.missing["attention"]
+    assert not any("could not be made" in why for why in report.missing.values())
+    assert report.items.map_before is not None
+    assert all(each.columns[:2] == ["file", "row"] for each in report.problems)
+
+
+def test_attention_is_shown_of_sets_and_negatives_of_a_run_that_mined(small: Small, tmp_path: Path) -> None:
+    sets = {
+        "data__train": small / "train.parquet",
+        "data__test": small / "test.parquet",
+        "data__tags": "tags",
+    }
+    folder = fit(
+        tmp_path, small, "--data.miner=Miner", "--data.refresh.mode=inline", **sets, trainer__max_epochs=1
+    )
+    report = report_of(folder)
+    assert not any("could not be made" in why for why in report.missing.values())
+    assert report.run.warnings == []
+    assert report.negatives is not None
+    assert report.negatives.versions[0].anchors
+    assert len(report.attention) == 40
+    for each in report.attention:
+        assert each.kind == "tags"
+        assert " | ".join(each.parts) == report.items.texts[each.item]
+        assert each.before is not None
+        assert np.sum(each.before, axis=1) == pytest.approx(1, abs=1e-5)
+        assert np.sum(each.after, axis=1) == pytest.approx(1, abs=1e-5)
+    assert "mine" in [part.name for part in report.run.parts]
+
+
 @pytest.mark.parametrize("kind", ["pairs", "cranfield", "movies"])
 def test_pairs_judgements_and_several_labels_have_a_report(small: Small, tmp_path: Path, kind: str) -> None:
     from lit_metric.data import Judgements, Labels, Pairs
