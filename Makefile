@@ -11,9 +11,9 @@ ARGS ?=
 JOBS ?= 2
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-handover test-peers newcomer lint docs clean \
+.PHONY: help demo test test-handover test-peers newcomer lint docs test-docs clean \
 	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses bench-engine bench-gpu \
-	bench-label-errors bench-search methods
+	bench-label-errors bench-search bench-report-page methods
 
 help:
 	@echo "make demo               train on data that ships with the project, and see what it is good for"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-peers         compare with seven other libraries, many times; they go into .venv-peers"
 	@echo "make lint               ruff check, ruff format, mypy"
 	@echo "make docs               the documentation with its reference, as pages in site/"
+	@echo "make test-docs          open each of these pages in Chromium: links, console, requests"
 	@echo "make bench-demo         tagged packages beside other methods, three seeds"
 	@echo "make bench-banking77    against sentence-transformers; needs LIT_METRIC_DATA"
 	@echo "make bench-supervision  each other kind of supervision, before and after; needs LIT_METRIC_DATA"
@@ -31,6 +32,7 @@ help:
 	@echo "make bench-losses       all losses from classes compared, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-engine       speed and memory beside other libraries, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-search       how fast each kind of saved index answers, into OUT=DIR"
+	@echo "make bench-report-page  how fast the page of a report is in Chromium, into OUT=DIR"
 	@echo "make bench-label-errors find wrong labels, beside cleanlab, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make methods            each method of the recipe book beside its baselines, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-gpu          the same on a GPU, in eight minutes, into OUT=DIR"
@@ -53,6 +55,10 @@ bench-losses: $(VENV)/installed-bench
 bench-engine: OUT ?= runs/bench-engine
 bench-engine: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.engine --out $(OUT) $(ARGS)
+
+bench-report-page: OUT ?= runs/bench-report-page
+bench-report-page: $(VENV)/installed-dev
+	$(RUN) -m benchmarks.report_page --out $(OUT) $(ARGS)
 
 bench-search: OUT ?= runs/bench-search
 bench-search: $(VENV)/installed-bench
@@ -113,6 +119,9 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+test-docs: docs $(VENV)/installed-dev
+	LIT_METRIC_SITE=site $(RUN) -m pytest tests/docs/test_site.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(COLLEAGUE) $(ONNX) .newcomer .handover build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

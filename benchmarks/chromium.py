@@ -24,6 +24,7 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--no-first-run",
     "--force-device-scale-factor=1",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 OWN = ("file:", "data:", "blob:", "about:")
 READY = "return document.documentElement.dataset.ready === 'yes'"
@@ -47,15 +48,16 @@ class Browser:
     Args:
         driver: of selenium.
         downloads: folder in which saved files appear.
+        server: address on 127.0.0.1 whose pages may be asked for; "" if none may.
     """
 
-    def __init__(self, driver: Any, downloads: Path) -> None:
+    def __init__(self, driver: Any, downloads: Path, server: str = "") -> None:
         self.driver = driver
         self.downloads = downloads
+        self.own = (*OWN, *([server] if server else []))
+        blocked = ["https://*", "ws://*", "wss://*", *([] if server else ["http://*"])]
         driver.execute_cdp_cmd("Network.enable", {})
-        driver.execute_cdp_cmd(
-            "Network.setBlockedURLs", {"urls": ["http://*", "https://*", "ws://*", "wss://*"]}
-        )
+        driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": blocked})
         driver.get("about:blank")
         self.requests(), self.console()
 
@@ -73,11 +75,11 @@ class Browser:
         return WebDriverWait(self.driver, timeout, 0.05).until(lambda driver: driver.execute_script(script))
 
     def requests(self) -> list[str]:
-        """Addresses asked for since the last call, but those of files, of data and of the browser itself."""
+        """Addresses asked for since the last call, but files, data, the server, and the browser's own."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
         asked = [each["request"]["url"] for each in sent]
-        return [url for url in asked if not url.startswith((*OWN, "chrome"))]
+        return [url for url in asked if not url.startswith((*self.own, "chrome"))]
 
     def console(self) -> list[str]:
         """What the console showed since the last call."""
@@ -85,7 +87,7 @@ class Browser:
 
 
 @contextmanager
-def browser(folder: Path, width: int = 1280, height: int = 900) -> Iterator[Browser]:
+def browser(folder: Path, width: int = 1280, height: int = 900, server: str = "") -> Iterator[Browser]:
     """Open a browser with a fresh profile in ``folder``, and close it at the end."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -103,6 +105,6 @@ def browser(folder: Path, width: int = 1280, height: int = 900) -> Iterator[Brow
     driver = webdriver.Chrome(options=options, service=Service(_found(["chromedriver"])))
     try:
         driver.set_script_timeout(300)
-        yield Browser(driver, downloads)
+        yield Browser(driver, downloads, server)
     finally:
         driver.quit()

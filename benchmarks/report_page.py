@@ -40,6 +40,7 @@ const at = (name, type, x, y, more) => (type === 'move' ? window : canvas).dispa
   {move: 'mousemove', down: 'mousedown', up: 'mouseup', point: 'pointermove', wheel: 'wheel'}[type],
   {bubbles: true, cancelable: true, view: window, clientX: box.left + x, clientY: box.top + y, ...more}));
 const times = [];
+let pointed = false;
 (async () => {
   await new Promise(requestAnimationFrame);
   if (kind === 'pan') at(MouseEvent, 'down', 200, 200);
@@ -52,11 +53,11 @@ const times = [];
     else at(PointerEvent, 'point', x, y);
     const now = await new Promise(requestAnimationFrame);
     times.push(now - last);
+    pointed ||= !document.getElementById('tip').hidden;
     last = now;
   }
   if (kind === 'pan') window.dispatchEvent(new MouseEvent('mouseup', {view: window}));
   const {k, x, y} = canvas.__zoom;
-  const pointed = !document.getElementById('tip').hidden;
   const happened = {pan: x !== 0 && y !== 0, zoom: k !== 1, hover: pointed}[kind];
   done(happened ? times : null);
 })();

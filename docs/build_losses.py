@@ -154,7 +154,7 @@ def section(loss: type) -> str:
     parts = [
         f"## {loss.__name__}",
         *paragraphs(parsed.text, loss.__name__),
-        "\n".join(rows),
+        *(["\n".join(rows)] if len(rows) > 2 else []),
         *paragraphs([" ".join(parsed.after)], loss.__name__),
     ]
     return "\n\n".join(parts)

@@ -13,6 +13,7 @@ from lit_metric.losses.base import Loss, LossContext
 from lit_metric.losses.combine import CombinedLoss
 from lit_metric.losses.gather import mark_fixed
 from lit_metric.losses.proxies import ProxyLoss
+from lit_metric.losses.rare_events import RareEventMemoryLoss
 
 
 class CandidateBank(Configurable, ABC):
@@ -169,11 +170,10 @@ class CandidateMemory(CandidateBank):
 def compares_candidates(loss: Loss) -> bool:
     """Whether a loss learns from candidates outside the batch.
 
-    Losses with proxies ignore candidates. Losses that require scores ignore pairs whose score is unknown, as
-    nearly all pairs of an anchor and an item of another batch are.
-    """
+    Losses with proxies, or with a memory of their own, ignore candidates. Losses that require scores ignore
+    pairs whose score is unknown, as nearly all pairs of an anchor and an item of another batch are."""
     return any(
-        not isinstance(each, ProxyLoss) and not each.requires_scores
+        not isinstance(each, ProxyLoss | RareEventMemoryLoss) and not each.requires_scores
         for each in loss.modules()
         if isinstance(each, Loss) and not isinstance(each, CombinedLoss)
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.data import DataError, LabelRelations, MultiLabelRelations, Problems, Ragged, read_table
@@ -282,7 +283,6 @@ def summarise_splits(data: MetricDataModule, shown: Tensor, cut: Tensor) -> list
         labels, _, places = labels_of(data, ids)
         sizes = np.sort(np.bincount(places, minlength=len(labels)))[::-1] if labels else np.zeros(0, np.int64)
         lengths = token_counts(data, ids).numpy()
-        rows = data.items.texts.select(ids)
         summaries.append(
             SplitSummary(
                 name=name,
@@ -291,7 +291,7 @@ def summarise_splits(data: MetricDataModule, shown: Tensor, cut: Tensor) -> list
                 items_shown=int(torch.isin(ids, shown).sum()),
                 class_sizes=sizes[sizes > 0][:SIZES].tolist(),
                 length_quantiles=np.quantile(lengths, QUANTILES).tolist() if len(lengths) else [],
-                cut=len(rows.segment_ids[cut[rows.values]].unique()),
+                cut=int(cut_items(data, ids, cut).sum()),
             )
         )
     return summaries
@@ -319,3 +319,11 @@ def cut_texts(data: MetricDataModule, tokenizer: Any) -> Tensor:
         for place in (own & (lengths >= int(limit_of(role)))).nonzero()[:, 0].tolist():
             cut[place] = count([vocabulary.texts[place]], role)[1] > 0
     return cut
+
+
+def cut_items(data: MetricDataModule, ids: Tensor, cut: Tensor) -> NDArray[np.bool_]:
+    """``[n]``, whether a text of each item is cut; ``cut`` is what :func:`cut_texts` returns."""
+    rows = data.items.texts.select(ids)
+    found = torch.zeros(len(ids), dtype=torch.bool)
+    found[rows.segment_ids[cut[rows.values]]] = True
+    return found.numpy()

@@ -14,19 +14,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.data import DataError
+from lit_metric.data import DataError, Ragged
 from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.encoders.base import Precision
 from lit_metric.evaluation import Measured
 from lit_metric.index import Embeddings
-from lit_metric.report.chosen import choose, cut_texts, describe_items, labels_of, summarise_splits
+from lit_metric.report.advice import advise
+from lit_metric.report.attended import attention_of
+from lit_metric.report.chosen import (
+    choose,
+    cut_items,
+    cut_texts,
+    describe_items,
+    labels_of,
+    summarise_splits,
+)
 from lit_metric.report.measures import compare, difference, health_of, metric_rows
 from lit_metric.report.mined import mined_negatives
 from lit_metric.report.near import class_rows, confusions
+from lit_metric.report.problems import problems_of
 from lit_metric.report.projection import project
 from lit_metric.report.searched import (
     answers_at,
@@ -38,11 +49,15 @@ from lit_metric.report.searched import (
     search,
     typed_queries,
 )
-from lit_metric.report.structure import Ints, MinedNegatives, Report, Run
+from lit_metric.report.structure import Attention, Ints, Items, MinedNegatives, Report, Run
 from lit_metric.report.vectors import Encoded, encode_once, measure_encoded
 
 log = logging.getLogger(__name__)
 
+Pair = list[Any]
+"""Before and after; None where it is unknown."""
+ATTENDED = 40
+"""Items whose attention is shown."""
 NAMES = ("untrained", "trained")
 NEGATIVES = "negatives"
 """Folder of mined negatives in that of a run."""
@@ -111,7 +126,6 @@ def gather(
         ValueError: when a number is out of range.
     """
     seconds: dict[str, float] = {}
-    missing = dict(inspected.missing)
     run = replace(inspected.run, warnings=[*inspected.run.warnings])
     data = inspected.data
     with _timed(seconds, "read"):
@@ -123,23 +137,21 @@ def gather(
             )
         split = measured_split(data, inspected.written)
         ids = choose(data, split, max_items, seed)
-    if split is None:
-        missing["metrics"] = "Nothing was measured, as there is neither a test nor a validation split."
     encoded, measured = _encode(inspected, split, ids, precision, seconds, shown)
     vectors = [None if each is None else each.of(ids) for each in encoded]
     _check(inspected, split, measured, run)
     with _timed(seconds, "read"):
         items = describe_items(data, ids, split)
         cut = cut_texts(data, inspected.after.tokenizer)
-        splits = summarise_splits(data, ids, cut)
     with _timed(seconds, "search"), stage("searching neighbours", shown):
-        found = pools_of(data, ids, items, split)
-        near = [None if each is None else search(each, found) for each in vectors]
-        right = [None if each is None else right_of(data, each) for each in measured]
-        (items.neighbours_before, items.scores_before), (items.neighbours_after, items.scores_after) = (
-            (None, None) if each is None else each for each in near
-        )
-        items.correct_before, items.correct_after = (answers_at(each, ids) for each in right)
+        pools = pools_of(data, ids, items, split)
+        near = [None if each is None else search(each, pools) for each in vectors]
+    (items.neighbours_before, items.scores_before), (items.neighbours_after, items.scores_after) = (
+        (None, None) if each is None else each for each in near
+    )
+    neighbours = [items.neighbours_before, items.neighbours_after]
+    headlines = data.headlines(split) if split else ()
+    written = None if inspected.compared else inspected.written
     report = Report(
         title=inspected.title,
         version=importlib.metadata.version("lit-metric"),
@@ -148,15 +160,9 @@ def gather(
         measured_split=split or "",
         kind="" if split is None else KINDS.get(data.kind(split), data.kind(split)),
         run=run,
-        splits=splits,
-        metrics=metric_rows(
-            measured[0],
-            measured[1],
-            data.headlines(split) if split else (),
-            None if inspected.compared else inspected.written,
-            seed,
-        ),
-        health=health_of(vectors, [None if each is None else each[0] for each in near], ever_searched(found)),
+        splits=summarise_splits(data, ids, cut),
+        metrics=metric_rows(measured[0], measured[1], headlines, written, seed),
+        health=health_of(vectors, neighbours, ever_searched(pools)),
         items=items,
         queries=typed_queries(queries, (inspected.before, inspected.after), encoded, data, ids, split),
         confusions=[],
@@ -166,32 +172,65 @@ def gather(
         problems=[],
         advice=[],
         comparison=None,
-        missing=missing,
+        missing=dict(inspected.missing),
         seconds_to_write=seconds,
     )
-    firsts = [
-        None if own is None or found is None else first_of(own, ids, found[0])
-        for own, found in zip(measured, near, strict=True)
-    ]
-    _classes(report, data, vectors[1], firsts, split)
-    if inspected.compared and right[0] is not None and right[1] is not None:
-        assert near[0] is not None
-        assert near[1] is not None
-        places = places_of(right[1][0], ids)
-        report.comparison = compare(
-            inspected.names,
-            right[0][1].numpy(),
-            right[1][1].numpy(),
-            places,
-            (near[0][1][places, 0], near[1][1][places, 0]),
-        )
+    if split is None:
+        report.missing["metrics"] = "Nothing was measured: there is neither a test nor a validation split."
+    _judge(report, inspected, measured, ids, vectors[1])
     with _part(report, "map"), _timed(seconds, "project"), stage("projecting items", shown):
         items.map_before, items.map_after, items.projection = project(vectors[0], vectors[1], seed=seed)
+    _look(report, inspected, encoded, ids, cut_items(data, ids, cut), seed, shown)
+    if not run.curves:
+        report.missing.setdefault("curves", "The run has no metrics.csv, which RunLogger writes.")
+    return report
+
+
+def _judge(report: Report, inspected: Inspected, measured: Pair, ids: Tensor, vectors: Tensor | None) -> None:
+    """Fill in which neighbours are right, confusions and classes, and the comparison of two runs."""
+    data, items = inspected.data, report.items
+    right = [None if each is None else right_of(data, each) for each in measured]
+    items.correct_before, items.correct_after = (answers_at(each, ids) for each in right)
+    firsts = [
+        None if own is None or near is None else first_of(own, ids, near)
+        for own, near in zip(measured, (items.neighbours_before, items.neighbours_after), strict=True)
+    ]
+    _classes(report, data, vectors, firsts)
+    before, after = right
+    scores = items.scores_before, items.scores_after
+    if not inspected.compared or before is None or after is None or scores[0] is None or scores[1] is None:
+        return
+    places = places_of(after[0], ids)
+    nearest = scores[0][places, 0], scores[1][places, 0]
+    report.comparison = compare(inspected.names, before[1].numpy(), after[1].numpy(), places, nearest)
+
+
+def _look(
+    report: Report,
+    inspected: Inspected,
+    encoded: Pair,
+    ids: Tensor,
+    cut: NDArray[np.bool_],
+    seed: int,
+    shown: bool,
+) -> None:
+    """Fill in what was mined, what poolings look at, what is wrong with the data, and what to do next."""
+    data, items, seconds = inspected.data, report.items, report.seconds_to_write
     with _part(report, "negatives"), _timed(seconds, "mined negatives"):
         report.negatives = _mined(inspected, encoded[1], report.missing)
-    if not run.curves:
-        missing.setdefault("curves", "The run has no metrics.csv, which RunLogger writes.")
-    return report
+    with _part(report, "attention"), _timed(seconds, "attention"):
+        report.attention = _attention(inspected, items, ids, seed)
+        if not report.attention:
+            report.missing["attention"] = "The encoder's pooling has no weights, as a mean has none."
+    with _part(report, "problems"), _timed(seconds, "problems"), stage("looking for wrong data", shown):
+        # Near duplicates are found by untrained vectors, which neither of two runs has.
+        before, after = (None if each is None else each.of(ids) for each in encoded)
+        untrained = None if inspected.compared else before
+        report.problems = problems_of(items, untrained, after, cut, data.items.kind == "set")
+        if not report.problems:
+            report.missing["problems"] = "No rule found a row to look at."
+    with _part(report, "advice"):
+        report.advice = advise(report)
 
 
 @contextmanager
@@ -218,10 +257,6 @@ def measured_split(data: MetricDataModule, written: dict[str, Any]) -> str | Non
     """The split that is measured: that of ``metrics.json``, else test, else validation; None of neither."""
     names = [written.get("split"), "test", "validation"]
     return next((name for name in names if isinstance(name, str) and name in data.splits), None)
-
-
-Pair = list[Any]
-"""Before and after; None where it is unknown."""
 
 
 def _encode(
@@ -294,16 +329,35 @@ def _mined(inspected: Inspected, encoded: Encoded, missing: dict[str, str]) -> M
     return found
 
 
+def _attention(inspected: Inspected, items: Items, ids: Tensor, seed: int) -> list[Attention]:
+    """What the poolings look at in some measured items: half of them with a wrong neighbour, if there are as
+    many."""
+    data, random = inspected.data, np.random.default_rng(seed)
+    right = items.correct_after
+    wrong, others = (random.permutation(np.flatnonzero(each)) for each in (right == 0, right != 0))
+    chosen = np.concatenate([wrong[: ATTENDED // 2], others])[:ATTENDED]
+    roles = data.items.role_names
+    found = []
+    for number in np.unique(items.role[chosen]).tolist():
+        places = np.sort(chosen[items.role[chosen] == number])
+        own = ids[torch.from_numpy(places)]
+        texts = [data.texts_of(each) for each in own.tolist()]
+        weights = None
+        if data.items.weights is not None:
+            weights = Ragged(data.items.weights, data.items.texts.offsets).select(own).tolist()
+        inputs = texts if data.items.kind == "set" else [each[0] for each in texts]
+        role = roles[number] if data.items.roles is not None else None
+        encoders = inspected.before, inspected.after
+        found += attention_of(*encoders, inputs, places.tolist(), role, weights)
+    return sorted(found, key=lambda each: each.item)
+
+
 def _classes(
-    report: Report,
-    data: MetricDataModule,
-    vectors: Tensor | None,
-    first: list[Ints | None],
-    split: str | None,
+    report: Report, data: MetricDataModule, vectors: Tensor | None, first: Sequence[Ints | None]
 ) -> None:
     """Fill in confusions and classes."""
     items = report.items
-    if not items.labels or split is None or first[1] is None:
+    if not items.labels or first[1] is None:
         why = "The items have no labels." if not items.labels else report.missing["metrics"]
         report.missing |= {"confusions": why, "classes": why}
         return

@@ -159,6 +159,7 @@ def _bulk(report: Report) -> Iterator[tuple[str, str, int, Iterable[bytes]]]:
     """Name, kind, number of values and bytes of all that is read after the first paint."""
     items = report.items
     texts = [_valid(text) for text in items.texts]
+    columns = {name: _coded(values) for name, values in items.columns.items()}
     late = {
         "queries": report.queries,
         "confusions": report.confusions,
@@ -171,7 +172,7 @@ def _bulk(report: Report) -> Iterator[tuple[str, str, int, Iterable[bytes]]]:
         "splits": items.splits,
         "roles": items.roles,
         "projection": items.projection,
-        "columns": [{"name": name, **_coded(values)[0]} for name, values in items.columns.items()],
+        "columns": [{"name": name, "strings": strings} for name, (strings, _) in columns.items()],
         "keys": _keys(items),
     }
     yield "late", "json", 1, [_json(late).encode("utf-8")]
@@ -191,8 +192,8 @@ def _bulk(report: Report) -> Iterator[tuple[str, str, int, Iterable[bytes]]]:
         scores = getattr(items, name)
         thousandths = None if scores is None else np.rint(np.nan_to_num(scores) * 1000.0).clip(-32000, 32000)
         yield from _arrays(name, thousandths, np.int16)
-    for place, values in enumerate(items.columns.values()):
-        yield from _arrays(f"column-{place}", _coded(values)[1])
+    for place, (_, codes) in enumerate(columns.values()):
+        yield from _arrays(f"column-{place}", codes)
 
 
 def _arrays(
@@ -214,15 +215,15 @@ def _quantised(places: Floats | None) -> NDArray[np.uint16] | None:
     return np.rint(np.nan_to_num(places, nan=0.5).clip(0, 1) * 65535.0).astype(np.uint16)
 
 
-def _coded(values: list[Any]) -> tuple[dict[str, Any], NDArray[Any]]:
+def _coded(values: list[Any]) -> tuple[list[str] | None, NDArray[Any]]:
     """A column as numbers, or as places among its distinct strings; NaN and -1 for cells without a value."""
     known = [value for value in values if value is not None]
     if all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in known):
-        return {"strings": None}, np.array([math.nan if v is None else v for v in values], np.float64)
+        return None, np.array([math.nan if v is None else v for v in values], np.float64)
     strings = sorted({_valid(str(value)) for value in known})
     places = {string: place for place, string in enumerate(strings)}
     codes: Ints = np.array([-1 if v is None else places[_valid(str(v))] for v in values], np.int32)
-    return {"strings": strings}, codes
+    return strings, codes
 
 
 def _keys(items: Items) -> list[str] | None:
@@ -272,4 +273,8 @@ def _json(value: Any) -> str:
 
 def _valid(text: str) -> str:
     """The text, with a replacement character for half a surrogate pair, which UTF-8 can't write."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

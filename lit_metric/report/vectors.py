@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lit_metric.data import DataError
 from lit_metric.data.progress import stage
@@ -89,6 +90,10 @@ def encode_once(
     return Encoded(everything, vectors)
 
 
+def _alone() -> bool:
+    return False
+
+
 def measure_encoded(
     encoded: Encoded,
     data: MetricDataModule,
@@ -108,6 +113,9 @@ def measure_encoded(
         shown: whether to tell of long work.
     """
     evaluation = evaluation_of(data, split, **options).to(device)
+    for part in evaluation.modules():
+        if isinstance(part, Metric):  # after a fit of several ranks, the others don't answer any more
+            part.distributed_available_fn = _alone
     for role, name in data.roles(split).items():
         for ids in data.splits[name].split(ROWS):
             evaluation.update(encoded.of(ids).to(device), ids.to(device), role)

@@ -128,6 +128,23 @@ def test_a_column_that_is_called_as_a_result_is_compared_under_its_other_name(tm
             assert len(data.items) == 71
 
 
+def test_an_apostrophe_before_a_formula_is_no_other_text(tmp_path: Path) -> None:
+    """Lists of a report have it, so that spreadsheets calculate nothing."""
+    rows = [("=1+1", "a"), ("'quoted", "a"), *ROWS]
+    given = write_csv(tmp_path / "given.csv", rows)
+    for cells, fits in (
+        (("'=1+1", "'quoted"), True),
+        (("'=1+2", "'quoted"), False),
+        (("=1+1", "quoted"), False),
+    ):
+        listed = [(given, str(row), cell) for row, cell in enumerate(cells, start=1)]
+        write_csv(tmp_path / "list.csv", listed, ["file", "row", "text"])
+        data = MetricDataModule(train=given, exclude=str(tmp_path / "list.csv"), cache_dir=str(tmp_path))
+        with contextlib.nullcontext() if fits else pytest.raises(DataError, match="column 'text' of row"):
+            data.read()
+            assert len(data.items) == len(ROWS)
+
+
 def test_rows_of_several_files_are_left_out_of_each(tmp_path: Path) -> None:
     half = [write_csv(tmp_path / f"{name}.csv", rows) for name, rows in (("a", ROWS[:36]), ("b", ROWS[36:]))]
     pq.write_table(pa.table({"file": [half[1], half[0]], "row": [2, 36]}), tmp_path / "list.parquet")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import lit_metric
-from lit_metric import MetricDataModule
+from lit_metric import MetricDataModule, TextEncoder, TwoTowerEncoder
 from lit_metric.commands.inspect import build_again, inspected_run, typed
 from lit_metric.commands.mine import read_data
+from lit_metric.data import Judgements, Labels, Pairs
 from lit_metric.hub import load
 from lit_metric.report.gather import gather
 from lit_metric.report.structure import Report
@@ -249,10 +250,41 @@ def test_an_interrupted_run_shows_what_there_is(trained: Path, tmp_path: Path) -
     assert report.metrics[0].before.value == pytest.approx(metrics(trained)["before"]["map@r"], abs=1e-5)
 
 
+def test_parts_that_a_run_cannot_have_say_why(trained: Path) -> None:
+    report = report_of(trained)
+    assert report.missing["negatives"] == "The run mined no negatives."
+    assert "has no weights" in report.missing["attention"]
+    assert not any("could not be made" in why for why in report.missing.values())
+    assert report.items.map_before is not None
+    assert all(each.columns[:2] == ["file", "row"] for each in report.problems)
+
+
+def test_attention_is_shown_of_sets_and_negatives_of_a_run_that_mined(small: Small, tmp_path: Path) -> None:
+    sets = {
+        "data__train": small / "train.parquet",
+        "data__test": small / "test.parquet",
+        "data__tags": "tags",
+    }
+    folder = fit(
+        tmp_path, small, "--data.miner=Miner", "--data.refresh.mode=inline", **sets, trainer__max_epochs=1
+    )
+    report = report_of(folder)
+    assert not any("could not be made" in why for why in report.missing.values())
+    assert report.run.warnings == []
+    assert report.negatives is not None
+    assert report.negatives.versions[0].anchors
+    assert len(report.attention) == 40
+    for each in report.attention:
+        assert each.kind == "tags"
+        assert " | ".join(each.parts) == report.items.texts[each.item]
+        assert each.before is not None
+        assert np.sum(each.before, axis=1) == pytest.approx(1, abs=1e-5)
+        assert np.sum(each.after, axis=1) == pytest.approx(1, abs=1e-5)
+    assert "mine" in [part.name for part in report.run.parts]
+
+
 @pytest.mark.parametrize("kind", ["pairs", "cranfield", "movies"])
 def test_pairs_judgements_and_several_labels_have_a_report(small: Small, tmp_path: Path, kind: str) -> None:
-    from lit_metric.data import Judgements, Labels, Pairs
-
     supervision: Any = {
         "pairs": lambda: Pairs("words", "definition", split="split"),
         "cranfield": lambda: Judgements(
@@ -286,6 +318,28 @@ def test_pairs_judgements_and_several_labels_have_a_report(small: Small, tmp_pat
     else:
         assert roles <= {"test_corpus", "corpus"}
         assert "no labels" in report.missing["confusions"]
+
+
+def test_two_towers_have_a_report(small: Small, tmp_path: Path) -> None:
+    backbone = small / "backbone"
+    encoder = TwoTowerEncoder(TextEncoder(backbone), TextEncoder(backbone, prompts={"document": "w42 "}))
+    encoder.save(tmp_path / "model")
+    files = [small / f"cranfield/{name}.parquet" for name in ("queries", "corpus")]
+    data = MetricDataModule(
+        train=small / "cranfield/qrels.parquet",
+        supervision=Judgements(*files, folds=5),
+        cache_dir=small / "cache",
+    )
+    report = report_of(tmp_path, data=data, queries=typed(load(tmp_path), ["w4 w5 w30"]))
+    assert not any("could not be made" in why for why in report.missing.values())
+    items = report.items
+    documents = [place for place, role in enumerate(items.role) if items.roles[role] == "document"]
+    vectors = encoder.encode([items.texts[place] for place in documents], role="document")
+    query = encoder.encode("w4 w5 w30", role="query")
+    cosines = vectors @ query / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(query))
+    found = report.queries[0]
+    assert all(items.splits[items.split[place]] == "corpus" for place in found.after)
+    assert found.scores_after == pytest.approx(np.sort(cosines)[::-1][:10], abs=1e-5)
 
 
 def test_plots_are_drawn_beside_the_page(trained: Path, tmp_path: Path) -> None:

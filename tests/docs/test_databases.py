@@ -26,7 +26,9 @@ def recipe(name: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "package"), [("DuckDB", "duckdb"), ("LanceDB", "lancedb")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("DuckDB", "duckdb"), ("LanceDB", "lancedb"), ("Qdrant", "qdrant_client")]
+)
 def test_a_database_takes_the_file_as_it_is(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
 ) -> None:
@@ -41,11 +43,14 @@ def test_a_database_takes_the_file_as_it_is(
     names: dict[str, Any] = {}
     exec(compile(recipe(name), name, "exec"), names)
     hits = names["hits"]
-    found = [(hit["text"], 1 - hit["_distance"]) if isinstance(hit, dict) else hit for hit in hits]
+    if name == "LanceDB":
+        hits = [(hit["text"], 1 - hit["_distance"]) for hit in hits]
+    elif name == "Qdrant":
+        hits = [(hit.payload["text"], hit.score) for hit in hits]
     vectors = encoder.encode([text for text, _ in rows])
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     query = encoder.encode(["where is my card"])[0]
     similar = unit @ (query / np.linalg.norm(query))
     order = np.argsort(-similar)[:3]
-    assert [text for text, _ in found] == [rows[place][0] for place in order]
-    assert [cosine for _, cosine in found] == pytest.approx(similar[order].tolist(), abs=1e-5)
+    assert [text for text, _ in hits] == [rows[place][0] for place in order]
+    assert [cosine for _, cosine in hits] == pytest.approx(similar[order].tolist(), abs=1e-5)

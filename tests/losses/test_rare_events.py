@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.losses import DensePairs, LabelPairs, LossContext, RareEventMemoryLoss, rank, world_size
+from lit_metric.losses.memory import compares_candidates
 from tests.distributed import RankPool
 
 
@@ -148,6 +149,7 @@ def gradient_of_nothing(labels: Tensor) -> Tensor:
 
 def test_what_it_needs_and_what_it_ignores() -> None:
     assert not gradient_of_nothing(torch.tensor([0, -1])).any()
+    assert not compares_candidates(memory())  # so a bank of candidates beside it is refused
     same = torch.eye(2, dtype=torch.bool)
     with pytest.raises(ValueError, match="needs the classes of 2 anchors"):
         memory().on_pairs(torch.eye(2), torch.eye(2), DensePairs(same, ~same))

@@ -145,7 +145,7 @@ def test_metrics_and_data_are_those_of_the_report(page: Any, report: Report) -> 
     assert "0.6240" in words
     assert "+0.2116 (+0.1950 … +0.2290)" in words
     judged = [row.find_elements(By.TAG_NAME, "td")[4].text for row in find_all(page, "#metrics tbody tr")]
-    assert judged == ["▲ better", "no clear change", "▲ better", "–"]
+    assert judged == ["▲ better", "no clear change", "▲ better (no interval)", "–"]
     assert figures(page, "#splits") == [
         [split.items, split.items_shown, split.classes, split.cut] for split in report.splits
     ]

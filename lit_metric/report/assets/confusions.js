@@ -1,6 +1,6 @@
 // Confusions: classes that take each other's neighbours; each class in figures; flips between two runs.
 
-const className = (label) => (label < 0 ? el("span", { class: "muted" }, "–") : textOf(short(data.late.labels[label], 80)));
+const className = (label) => (label < 0 ? el("span", { class: "muted" }, "–") : nameOf(data.late.labels[label]));
 
 function pairSide(title, i) {
   return el("div", { class: "side" }, el("p", { class: "muted small" }, title), el("p", {}, textOf(short(item.text(i), 600))),

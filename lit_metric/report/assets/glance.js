@@ -11,6 +11,30 @@ function better(row) {
   return value === 0 ? "no change" : up ? "better" : "worse";
 }
 
+// What the names of metrics mean, for somebody who meets them here.
+const MEANINGS = [
+  [/^hit_rate@(\d+)$/, (k) => (k === "1" ? "share of queries whose nearest item is right" : `share of queries with a right item among their ${k} nearest`)],
+  [/^recall@(\d+)$/, (k) => `share of the right items that are among the ${k} nearest`],
+  [/^precision@(\d+)$/, (k) => (k === "1" ? "share of nearest items that are right" : `share of the ${k} nearest items that are right`)],
+  [/^map@r$/, () => "how far right items stand before wrong ones; 1 if no wrong one is nearer than a right one"],
+  [/^r_precision$/, () => "share of right items among as many nearest ones as there are right ones"],
+  [/mrr$/, () => "mean of 1 / rank of the first right item"],
+  [/^ndcg@(\d+)$/, (k) => `how well the ${k} nearest items are ordered by relevance; 1 is perfect`],
+  [/^knn(\d+)_accuracy$/, (k) => (k === "1" ? "share of items whose nearest labelled item has their label" : `share of items that a vote of their ${k} nearest labelled items classifies right`)],
+  [/^knn(\d+)_(accuracy|f1)_macro$/, (k, what) => `${what === "f1" ? "F1" : what} of k-NN with k = ${k}, as a mean over classes`],
+  [/^knn(\d+)_accuracy_(tail|medium|head)$/, (k, part) => `accuracy of k-NN with k = ${k} on ${{ tail: "rare", medium: "middle-sized", head: "frequent" }[part]} classes`],
+  [/^effective_rank$/, () => "how many directions of the space are used"],
+  [/^spearman$/, () => "rank correlation of cosines with the given scores"],
+];
+
+function meaning(name) {
+  for (const [pattern, words] of MEANINGS) {
+    const found = name.match(pattern);
+    if (found) return words(...found.slice(1));
+  }
+  return "";
+}
+
 function headline() {
   const main = first.metrics.find((row) => row.change.value !== null && row.better);
   if (!main) return null;
@@ -21,10 +45,11 @@ function headline() {
   return el(
     "div",
     { class: "headline" },
-    el("p", { class: "muted" }, main.name + over),
+    el("p", {}, el("strong", {}, visible(main.name)), el("span", { class: "muted" }, over)),
     el("p", { class: "big" }, fixed(main.before.value), el("span", { class: "muted" }, " → "), el("strong", {}, fixed(main.after.value))),
     el("p", { class: { better: "good", worse: "bad" }[words] || null }, `${sign}${clear ? `${words} than` : `${words} from`} ${BEFORE}: `, signed(main.change.value),
       main.change.low === null ? "" : el("span", { class: "muted" }, ` (95% interval ${signed(main.change.low)} … ${signed(main.change.high)})`)),
+    meaning(main.name) ? el("p", { class: "muted small" }, `${main.name}: ${meaning(main.name)}.`) : null,
   );
 }
 
@@ -38,18 +63,25 @@ function inShort() {
   return el("div", { class: "headline" }, el("p", { class: "muted" }, "What to do next"), list, counts.length ? found : null);
 }
 
+// Without an interval, nobody knows whether chance made the change.
+function judgement({ words, change }) {
+  const unsure = change.low === null && (words === "better" || words === "worse");
+  const kind = unsure ? "muted" : { better: "good", worse: "bad" }[words] || "muted";
+  return el("span", { class: kind }, { better: "▲ ", worse: "▼ " }[words] || "", words || "–", unsure ? " (no interval)" : "");
+}
+
 function metricsTable() {
   if (!first.metrics.length) return missing("metrics", "No metrics were measured.");
   const rows = first.metrics.map((row) => ({ ...row, words: better(row) }));
   const columns = [
-    { name: "name", label: "metric", value: (row) => row.name, show: (row) => el("code", {}, visible(row.name)) },
+    { name: "name", label: "metric", value: (row) => row.name, show: (row) => [el("code", {}, visible(row.name)), meaning(row.name) ? el("div", { class: "muted small" }, meaning(row.name)) : null] },
     { name: "before", label: BEFORE, numeric: true, value: (row) => row.before.value, show: (row) => interval(row.before) },
     { name: "after", label: AFTER, numeric: true, value: (row) => row.after.value, show: (row) => interval(row.after) },
     { name: "change", label: "change", numeric: true, value: (row) => row.change.value, show: (row) => interval(row.change, signed) },
-    { name: "words", label: "so it is", value: (row) => row.words, show: (row) => el("span", { class: { better: "good", worse: "bad" }[row.words] || "muted" }, row.words ? { better: "▲ ", worse: "▼ " }[row.words] || "" : "", row.words || "–") },
+    { name: "words", label: "so it is", value: (row) => row.words, show: judgement },
     { name: "queries", label: "queries", numeric: true, value: (row) => row.queries, show: (row) => figure(row.queries, row.queries ? whole(row.queries) : "–") },
   ];
-  const made = table(columns, rows, { caption: "Metrics, with 95% intervals by bootstrap over queries", page: 14, down: false });
+  const made = table(columns, rows, { caption: "Metrics, with 95% intervals by bootstrap over queries", page: 6, down: false });
   made.id = "metrics";
   return made;
 }

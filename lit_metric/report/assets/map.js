@@ -32,7 +32,10 @@ function drawOverlays() {
 function relevel() {
   const { levels } = map.style;
   const isolated = map.isolated;
-  for (let i = 0; i < levels.length; i++) levels[i] = isolated !== null && map.groups.of[i] !== isolated ? DIM : PLAIN;
+  for (let i = 0; i < levels.length; i++) {
+    const group = map.groups.scale ? 0 : map.groups.of[i];
+    levels[i] = (isolated === null ? group < 0 : group !== isolated) ? DIM : PLAIN;
+  }
   if (map.selected.length) {
     levels.fill(DIM);
     for (const i of map.selected) levels[i] = BRIGHT;
@@ -182,8 +185,8 @@ function wire(scatter) {
     });
 }
 
-function mapTools() {
-  const find = el("input", { type: "search", id: "map-search", placeholder: "Words of a text or a label", onchange: () => select(search(find.value), find.value.trim() && `with “${find.value.trim()}”`) });
+// A name among those without a hue gets one.
+function colourAnother() {
   const more = el("input", { list: "map-names", placeholder: "Colour another…", "aria-label": "Colour another label", onchange: (event) => {
     const place = map.groups.all.indexOf(event.target.value);
     if (place < 0) return;
@@ -191,6 +194,11 @@ function mapTools() {
     event.target.value = "";
     recolour();
   } });
+  return el("p", { id: "map-more", hidden: true }, more, el("datalist", { id: "map-names" }));
+}
+
+function mapTools() {
+  const find = el("input", { type: "search", id: "map-search", placeholder: "Words of a text or a label", onchange: () => select(search(find.value), find.value.trim() && `with “${find.value.trim()}”`) });
   const shown = (value) => {
     byId("map-plots").dataset.shown = value;
     for (const { scatter } of map.plots) scatter.resize();
@@ -204,8 +212,7 @@ function mapTools() {
     el("label", { class: "field" }, el("span", {}, "Select by words"), find),
     segments("Dragging", [["pan", "Move"], ["box", "Select a box"], ["lasso", "Lasso"]], "pan", (name) => (map.tool = name)),
     map.plots.length > 1 ? segments("Maps", [["both", "Both"], ["before", BEFORE], ["after", AFTER]], narrow ? "after" : "both", shown) : null,
-    button("Whole map", () => map.plots.forEach(({ scatter }) => map.zoom.transform(d3.select(scatter.overlay), d3.zoomIdentity)), { class: "quiet" }),
-    el("span", { id: "map-more", hidden: true }, more, el("datalist", { id: "map-names" })));
+    button("Whole map", () => map.plots.forEach(({ scatter }) => map.zoom.transform(d3.select(scatter.overlay), d3.zoomIdentity)), { class: "quiet" }));
 }
 
 function renderMap() {
@@ -232,6 +239,7 @@ function renderMap() {
     plots,
     el("p", { id: "map-help", class: "muted small" }, "Drag to move; wheel (after a click) or + and − to zoom; 0 for the whole map. A click or Enter (nearest to the middle) picks an item; Shift and drag select; Escape clears."),
     el("div", { id: "map-legend" }),
+    colourAnother(),
     el("div", { class: "selection" }, el("p", { id: "map-count", "data-count": 0 }, "Nothing is selected"),
       button("Export as CSV", exportSelection, { id: "map-export", disabled: true, class: "quiet" }), button("Clear", clearMap, { id: "map-clear", disabled: true, class: "quiet" })),
     el("ul", { id: "map-list", class: "items" }),

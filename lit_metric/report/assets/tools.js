@@ -31,6 +31,10 @@ const textOf = (text, props = {}) =>
     ? el("span", { class: "muted" }, "(empty)")
     : el("bdi", { dir: "auto", ...props, class: `text ${props.class || ""}`.trim() }, visible(text));
 
+// Names such as card_not_working may break after their signs.
+const nameOf = (name) =>
+  el("bdi", { dir: "auto", class: "name" }, visible(short(name, 80)).split(/(?<=[_/.:-])/).flatMap((piece) => [piece, el("wbr")]));
+
 const short = (text, length = 120) => (text.length > length ? `${text.slice(0, length)}…` : text);
 
 const whole = (value) => (value === null || value === undefined ? "–" : Number(value).toLocaleString("en-US"));

@@ -1,0 +1,274 @@
+"""Rows of the data that a person should look at: suspected labels, duplicates, leaks, odd texts."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_metric.neighbours import find_label_errors
+from lit_metric.neighbours.duplicates import common_items, duplicate_groups, normalized
+from lit_metric.report.structure import Items, ProblemList
+
+MOST = 500
+"""Rows of a list at most."""
+SHOWN = 300
+"""Characters of a text in a list."""
+CROWDED = 0.001
+"""A larger share of pairs above the threshold says that this encoder's cosines can't tell duplicates."""
+_SAMPLED = 2048
+
+
+def problems_of(
+    items: Items,
+    before: Tensor | None,
+    after: Tensor | None,
+    cut: NDArray[np.bool_] | None = None,
+    sets: bool = False,
+    threshold: float = 0.95,
+) -> list[ProblemList]:
+    """Lists of rows that may be wrong; a list without rows is left out.
+
+    The columns of each list begin with ``file`` and ``row``, so that ``--data.exclude`` reads it. It compares
+    columns that a list shares with a file, so the others have names that no file should have. Items whose
+    place is unknown are left out, unless no place is known; then ``export`` is "".
+
+    Args:
+        items: of the report.
+        before: ``[N, d]`` untrained vectors, by which near duplicates are found; None: only equal texts are.
+            Training makes items of a class similar, so trained vectors can't tell.
+        after: ``[N, d]`` trained vectors. Labels are judged by both.
+        cut: ``[N]``, the items that were cut at the encoder's length.
+        sets: whether the texts are tags, joined by " | ".
+        threshold: least cosine of near duplicates, in (0, 1].
+    """
+    placed = bool((items.file >= 0).any())
+    usable = (items.file >= 0) | (not placed)
+    contents = [text.split(" | ") if sets else text for text in items.texts]
+    found = [
+        _label_errors(items, before, after, contents, usable),
+        _duplicates(items, before, contents, usable, threshold),
+        _leaks(items, before, contents, usable, threshold),
+        _odd(items, cut, usable),
+    ]
+    lists = [each for each in found if each is not None]
+    if not placed:
+        for each in lists:
+            each.export = ""
+    return lists
+
+
+def _list(
+    items: Items,
+    name: str,
+    explanation: str,
+    export: str,
+    places: Sequence[int],
+    columns: dict[str, list[Any]],
+) -> ProblemList | None:
+    """A list with the place of each item in front and its text at the end; None if it is empty."""
+    if not places:
+        return None
+    shown = list(places[:MOST])
+    known = [int(items.file[place]) for place in shown]
+    values: dict[str, list[Any]] = {
+        "file": [items.files[file] if file >= 0 else "" for file in known],
+        "row": [int(items.row[place]) if file >= 0 else "" for file, place in zip(known, shown, strict=True)],
+        "of_split": [items.splits[items.split[place]] for place in shown],
+        **{column: given[:MOST] for column, given in columns.items()},
+        "shown_text": [items.texts[place][:SHOWN] for place in shown],
+    }
+    rows = [list(row) for row in zip(*values.values(), strict=True)]
+    return ProblemList(name, explanation, [*values], rows, shown, len(places), export)
+
+
+def _labels(items: Items, place: int) -> list[str]:
+    own = items.label_ids[items.label_offsets[place] : items.label_offsets[place + 1]]
+    return [items.labels[label] for label in own.tolist()]
+
+
+def _label_errors(
+    items: Items, before: Tensor | None, after: Tensor | None, contents: list[Any], usable: NDArray[np.bool_]
+) -> ProblemList | None:
+    """Items with one label each that the others speak against."""
+    lengths = np.diff(items.label_offsets)
+    spaces = [each.float().cpu() for each in (after, before) if each is not None]
+    if not spaces or (lengths > 1).any():
+        return None
+    asked = lengths == 1
+    for space in spaces:
+        asked &= space.isfinite().all(dim=1).numpy()
+    places = np.flatnonzero(asked)
+    labels = [_labels(items, place)[0] for place in places.tolist()]
+    if len({*labels}) < 2:
+        return None
+    vectors = [space.numpy()[places] for space in spaces]
+    found = find_label_errors(vectors, labels, [normalized(contents[place]) for place in places.tolist()])
+    suspects = [each for each in found.suspects.tolist() if usable[places[each]]]
+    nearest = []
+    for each in suspects[:MOST]:
+        near = [other for other in found.neighbours[each].tolist() if other >= 0]
+        named = [other for other in near if labels[other] == found.suggested[each]]
+        best = (named or near)[:1]
+        nearest.append(items.texts[places[best[0]]][:SHOWN] if best else "")
+    return _list(
+        items,
+        "label errors",
+        "Labels that are probably wrong, the most suspicious first: the nearest items of other content and a "
+        "linear classifier, both without the item itself, say another label. Expect right ones among them, "
+        "most of all where two classes overlap: look at each before you leave it out.",
+        "suspects.csv",
+        [int(places[each]) for each in suspects],
+        {
+            "given_label": [labels[each] for each in suspects],
+            "suggested_label": [str(found.suggested[each]) for each in suspects],
+            "suspicion": [round(float(found.score[each]), 4) for each in suspects],
+            "nearest_of_suggested": nearest,
+        },
+    )
+
+
+def _telling(vectors: Tensor | None, threshold: float) -> NDArray[np.float32] | None:
+    """The vectors, if their cosines can tell duplicates, else None."""
+    if vectors is None or not bool(vectors.isfinite().all()):
+        return None
+    drawn = np.random.default_rng(0).permutation(len(vectors))[:_SAMPLED]
+    unit = F.normalize(vectors[torch.from_numpy(drawn)].float().cpu(), dim=1)
+    pairs = len(unit) * (len(unit) - 1)
+    crowded = int((unit @ unit.T >= threshold).fill_diagonal_(False).sum()) > max(
+        2 * len(unit), CROWDED * pairs
+    )
+    return None if crowded else vectors.float().cpu().numpy()
+
+
+def _found_by(vectors: NDArray[np.float32] | None, threshold: float) -> str:
+    equal = "equal but for case, blanks, Unicode form and punctuation at the end"
+    if vectors is None:
+        return f"Texts are {equal}. Near ones were not searched: no untrained vectors can tell them."
+    return f"Texts are {equal}, or their untrained vectors have a cosine of {threshold:g} or more."
+
+
+def _duplicates(
+    items: Items, before: Tensor | None, contents: list[Any], usable: NDArray[np.bool_], threshold: float
+) -> ProblemList | None:
+    """Items of one split and role that repeat another; the first of each group isn't listed."""
+    vectors = _telling(before, threshold)
+    places: list[int] = []
+    columns: dict[str, list[Any]] = {"copy_of_row": [], "labels_differ": [], "copy_of_text": []}
+    for split, role in sorted({*zip(items.split.tolist(), items.role.tolist(), strict=True)}):
+        own = np.flatnonzero((items.split == split) & (items.role == role) & usable)
+        given = None if vectors is None else vectors[own]
+        for group in duplicate_groups([contents[place] for place in own.tolist()], given, threshold):
+            first, *others = own[group].tolist()
+            for place in others:
+                places.append(place)
+                columns["copy_of_row"].append(int(items.row[first]))
+                columns["labels_differ"].append(_labels(items, place) != _labels(items, first))
+                columns["copy_of_text"].append(items.texts[first][:SHOWN])
+    order = sorted(range(len(places)), key=lambda at: not columns["labels_differ"][at])
+    return _list(
+        items,
+        "near duplicates",
+        "Items that repeat another of their split, those with another label first. "
+        f"{_found_by(vectors, threshold)} The first of each group isn't listed, so it stays in the data.",
+        "duplicates.csv",
+        [places[at] for at in order],
+        {name: [values[at] for at in order] for name, values in columns.items()},
+    )
+
+
+def _leaks(
+    items: Items, before: Tensor | None, contents: list[Any], usable: NDArray[np.bool_], threshold: float
+) -> ProblemList | None:
+    """Training items that another split has, too."""
+    if "train" not in items.splits:
+        return None
+    vectors = _telling(before, threshold)
+    train = items.splits.index("train")
+    best: dict[int, tuple[float, int]] = {}
+    for role in np.unique(items.role).tolist():
+        ours = np.flatnonzero((items.split == train) & (items.role == role) & usable)
+        others = np.flatnonzero((items.split != train) & (items.role == role))
+        others = np.array([each for each in others if items.splits[items.split[each]] != "corpus"], np.int64)
+        both = None if vectors is None else (vectors[ours], vectors[others])
+        if not len(ours) or not len(others):
+            continue
+        one_side, other_side = ([contents[place] for place in side.tolist()] for side in (ours, others))
+        for one, two, cosine in common_items(one_side, other_side, both, threshold):
+            known = 1.0 if cosine != cosine else cosine
+            best[int(ours[one])] = max(best.get(int(ours[one]), (-1.0, -1)), (known, int(others[two])))
+    places = sorted(best, key=lambda place: -best[place][0])
+    leaked = [best[place][1] for place in places]
+    return _list(
+        items,
+        "leaks",
+        "Training items that a measured split has, too, so that its results are too high. "
+        f"{_found_by(vectors, threshold)} Left out of training, they no longer leak.",
+        "leaks.csv",
+        places,
+        {
+            "also_in_split": [items.splits[items.split[other]] for other in leaked],
+            "also_in_row": [int(items.row[other]) for other in leaked],
+            "cosine_of_both": [round(best[place][0], 4) for place in places],
+            "also_in_text": [items.texts[other][:SHOWN] for other in leaked],
+        },
+    )
+
+
+def _odd(items: Items, cut: NDArray[np.bool_] | None, usable: NDArray[np.bool_]) -> ProblemList | None:
+    """Items whose text looks wrong by itself."""
+    sizes = np.log1p([len(text.strip()) for text in items.texts])
+    low, high = -np.inf, np.inf
+    if len(sizes):
+        lower, upper = np.quantile(sizes, [0.25, 0.75])
+        low, high = lower - 3 * max(upper - lower, 0.1), upper + 3 * max(upper - lower, 0.1)
+    scripts = [_script(text) for text in items.texts]
+    counts = Counter(each for each in scripts if each)
+    rare = {name for name, count in counts.items() if count < 0.01 * counts.total()}
+    reasons: dict[int, list[str]] = {}
+    for place, text in enumerate(items.texts):
+        why = []
+        if not text.strip():
+            why.append("empty")
+        elif not any(each.isalnum() for each in text):
+            why.append("neither letters nor digits")
+        elif sizes[place] < low:
+            why.append("very short")
+        if sizes[place] > high:
+            why.append("very long")
+        if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]", text):
+            why.append("control or replacement characters")
+        if scripts[place] in rare:
+            why.append(f"letters are {scripts[place]}")
+        if cut is not None and cut[place]:
+            why.append("cut at the encoder's length")
+        if why and usable[place]:
+            reasons[place] = why
+    # What is only cut, or only long, comes last.
+    mild = ({"cut at the encoder's length"}, {"very long"}, {"cut at the encoder's length", "very long"})
+    places = sorted(reasons, key=lambda place: ({*reasons[place]} in mild, place))
+    return _list(
+        items,
+        "odd texts",
+        "Texts that are empty, very short or long among these (beyond three interquartile ranges of the "
+        "logarithm of their length), of other letters than 99% of the rest, with control characters, or cut.",
+        "odd.csv",
+        places,
+        {"what_is_odd": ["; ".join(reasons[place]) for place in places]},
+    )
+
+
+def _script(text: str) -> str:
+    """The script of most letters of the first 1,000 characters, such as "LATIN"; "" without letters."""
+    names = Counter(
+        unicodedata.name(each, "UNKNOWN").split()[0].split("-")[0] for each in text[:1000] if each.isalpha()
+    )
+    return names.most_common(1)[0][0] if names else ""

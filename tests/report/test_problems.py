@@ -1,0 +1,174 @@
+"""Lists of problems: what is found in made data, and that --data.exclude reads them."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lit_metric import MetricDataModule
+from lit_metric.report.problems import problems_of
+from lit_metric.report.structure import Items, ProblemList
+from tests.small import Small
+
+
+def items_of(texts: list[str], labels: list[str], splits: list[str], file: str = "rows.csv") -> Items:
+    """Items of one file, in its order."""
+    count, names = len(texts), sorted({*labels})
+    split_names = sorted({*splits})
+    return Items(
+        texts=texts,
+        keys=[f"{file}:{row}" for row in range(1, count + 1)],
+        files=[file],
+        file=np.zeros(count, np.int32),
+        row=np.arange(1, count + 1, dtype=np.int32),
+        labels=names,
+        label_offsets=np.arange(count + 1, dtype=np.int32),
+        label_ids=np.array([names.index(each) for each in labels], np.int32),
+        splits=split_names,
+        split=np.array([split_names.index(each) for each in splits], np.int32),
+        roles=[""],
+        role=np.zeros(count, np.int32),
+        columns={},
+        map_before=None,
+        map_after=None,
+        projection="",
+        neighbours_before=None,
+        neighbours_after=None,
+        scores_before=None,
+        scores_after=None,
+        correct_before=np.full(count, -1, np.int32),
+        correct_after=np.full(count, -1, np.int32),
+    )
+
+
+WORDS = [f"{first}{second}" for first in ("ap", "bre", "clo", "dre", "eag") for second in ("ple", "ad", "ud")]
+
+
+def world() -> tuple[Items, torch.Tensor]:
+    """60 texts of two classes, of which some are wrong in ways that are known."""
+    texts = [f"{WORDS[row % 15]} {WORDS[(row * 7 + row // 15 + 1) % 15]} of case {row}" for row in range(60)]
+    labels = ["even" if row % 2 == 0 else "odd" for row in range(60)]
+    splits = ["train"] * 40 + ["test"] * 20
+    draw = np.random.default_rng(0)
+    vectors = np.eye(16)[[row % 2 for row in range(60)]] + 0.3 * draw.normal(size=(60, 16))
+    labels[6] = "odd"  # a wrong label
+    texts[11] = texts[10].upper() + " !"  # a copy, of another label
+    texts[50], vectors[50] = texts[20], vectors[20]  # a leak
+    vectors[52] = vectors[22] + 0.01  # a near leak
+    texts[30], texts[31], texts[32] = "   ", "?!", "bell\x07 rings in case 32"
+    texts[34] = "long " * 400
+    return items_of(texts, labels, splits), torch.from_numpy(vectors).float()
+
+
+def by_name(found: list[ProblemList]) -> dict[str, ProblemList]:
+    return {each.name: each for each in found}
+
+
+def test_known_problems_are_found() -> None:
+    items, vectors = world()
+    found = by_name(problems_of(items, vectors, vectors, np.arange(60) == 35))
+    assert [*found] == ["label errors", "near duplicates", "leaks", "odd texts"]
+    for each in found.values():
+        assert each.columns[:2] == ["file", "row"]
+        assert each.total == len(each.rows) == len(each.items)
+        assert [row[1] for row in each.rows] == [place + 1 for place in each.items]
+        assert {row[0] for row in each.rows} == {"rows.csv"}
+        assert {len(row) for row in each.rows} == {len(each.columns)}
+    suspects = found["label errors"]
+    assert suspects.items[0] == 6
+    row = dict(zip(suspects.columns, suspects.rows[0], strict=True))
+    assert (row["given_label"], row["suggested_label"]) == ("odd", "even")
+    assert found["near duplicates"].items == [11]
+    row = dict(zip(found["near duplicates"].columns, found["near duplicates"].rows[0], strict=True))
+    assert (row["copy_of_row"], row["labels_differ"]) == (11, True)
+    assert found["leaks"].items == [20, 22]
+    row = dict(zip(found["leaks"].columns, found["leaks"].rows[1], strict=True))
+    assert (row["also_in_split"], row["also_in_row"]) == ("test", 53)
+    wanted = vectors[22] @ vectors[52] / vectors[22].norm() / vectors[52].norm()
+    assert row["cosine_of_both"] == pytest.approx(float(wanted), abs=1e-4)
+    column = found["odd texts"].columns.index("what_is_odd")
+    odd = {
+        place: row[column]
+        for place, row in zip(found["odd texts"].items, found["odd texts"].rows, strict=True)
+    }
+    assert odd == {
+        30: "empty",
+        31: "neither letters nor digits",
+        32: "control or replacement characters",
+        34: "very long",
+        35: "cut at the encoder's length",
+    }
+    assert found["odd texts"].items[-2:] == [34, 35]
+
+
+def test_rare_scripts_are_odd() -> None:
+    texts = [f"plain text number {row}" for row in range(200)] + ["привет как дела вы"]
+    items = items_of(texts, ["one"] * 201, ["train"] * 201)
+    (found,) = problems_of(items, None, None)
+    assert found.items == [200]
+    assert found.rows[0][found.columns.index("what_is_odd")] == "letters are CYRILLIC"
+
+
+def test_clean_data_have_no_problems() -> None:
+    texts = [f"{WORDS[row % 15]} {WORDS[row // 15]} is number {row}" for row in range(40)]
+    items = items_of(texts, ["a", "b"] * 20, ["train"] * 30 + ["test"] * 10)
+    draw = np.random.default_rng(1)
+    vectors = torch.from_numpy(3 * np.eye(8)[np.arange(40) % 2] + 0.3 * draw.normal(size=(40, 8))).float()
+    assert problems_of(items, vectors, vectors, threshold=0.999) == []
+
+
+def test_crowded_vectors_find_equal_texts_only() -> None:
+    items, _ = world()
+    crowded = torch.ones(60, 4) + 0.001 * torch.arange(60)[:, None]
+    found = by_name(problems_of(items, crowded, None))
+    assert found["near duplicates"].items == [11]
+    assert "no untrained vectors can tell" in found["near duplicates"].explanation
+
+
+def test_without_places_nothing_is_exported() -> None:
+    items, vectors = world()
+    found = problems_of(replace(items, file=np.full(60, -1, np.int32)), vectors, vectors)
+    assert found
+    assert {each.export for each in found} == {""}
+    assert found[0].rows[0][:2] == ["", ""]
+    some = np.where(np.arange(60) == 6, -1, 0).astype(np.int32)
+    assert 6 not in by_name(problems_of(replace(items, file=some), vectors, vectors))["label errors"].items
+
+
+def test_tags_are_equal_in_any_order() -> None:
+    items = items_of(["red | round", "round | Red", "red"], ["a", "a", "b"], ["train"] * 3)
+    assert by_name(problems_of(items, None, None, sets=True))["near duplicates"].items == [1]
+    assert "near duplicates" not in by_name(problems_of(items, None, None))
+
+
+def test_a_data_module_leaves_out_the_rows_of_a_list(small: Small, tmp_path: Path) -> None:
+    items, vectors = world()
+    keep = [row for row in range(60) if items.texts[row].strip()]
+    file = tmp_path / "rows.csv"
+    with file.open("w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["text", "label"])
+        writer.writerows([items.texts[row], items.labels[items.label_ids[row]]] for row in keep)
+    kept = items_of(
+        [items.texts[row] for row in keep],
+        [items.labels[items.label_ids[row]] for row in keep],
+        ["train"] * len(keep),
+        str(file),
+    )
+    for each in problems_of(kept, vectors[keep], vectors[keep]):
+        path = tmp_path / each.export
+        with path.open("w", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(each.columns)
+            writer.writerows(each.rows)
+        data = MetricDataModule(train=str(file), exclude=str(path), cache_dir=str(tmp_path / "cache"))
+        data.read()
+        left = {data.texts_of(item)[0] for item in range(len(data.items))}
+        assert len(data.items) == len(keep) - len({*each.items})
+        repeated = {kept.texts[place] for place in range(len(keep)) if place not in each.items}
+        assert left == repeated
