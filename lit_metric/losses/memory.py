@@ -171,7 +171,8 @@ def compares_candidates(loss: Loss) -> bool:
     """Whether a loss learns from candidates outside the batch.
 
     Losses with proxies, or with a memory of their own, ignore candidates. Losses that require scores ignore
-    pairs whose score is unknown, as nearly all pairs of an anchor and an item of another batch are."""
+    pairs whose score is unknown, as nearly all pairs of an anchor and an item of another batch are.
+    """
     return any(
         not isinstance(each, ProxyLoss | RareEventMemoryLoss) and not each.requires_scores
         for each in loss.modules()
