@@ -22,7 +22,11 @@ LARGER = 3.0
 RISE = 0.002
 """Change of a validation metric that counts."""
 SUSPECTED = 0.02
+STRONG = 0.5
+"""Suspicion from which a label counts: below, classes often overlap, and the label may well be right."""
 LEAKED = 0.01
+EQUAL = 0.9995
+"""Cosine from which a training item counts as one that another split has, too: below, texts are alike."""
 
 
 def advise(report: Report) -> list[Advice]:
@@ -91,13 +95,13 @@ def _worse(report: Report) -> Advice | None:
 
 
 def _leaks(report: Report) -> Advice | None:
-    leaked = sum(each.total for each in report.problems if each.name == "leaks")
+    leaked, more = _at_least(report, "leaks", "cosine_of_both", EQUAL)
     items = sum(each.items_shown for each in report.splits if each.name == report.measured_split)
     if not leaked or not items or leaked < max(2, LEAKED * items):
         return None
     return Advice(
         "Leave the leaks out of training and measure again: the results are too high.",
-        f"{leaked} training items are in another split, too; {items} items were measured",
+        f"{leaked}{more} training items are in another split, too; {items} items were measured",
         "--data.exclude leaks.csv",
     )
 
@@ -149,15 +153,26 @@ def _watched(report: Report) -> Curve | None:
 
 
 def _suspects(report: Report) -> Advice | None:
-    suspects = sum(each.total for each in report.problems if each.name == "label errors")
+    suspects, more = _at_least(report, "label errors", "suspicion", STRONG)
     items = len(report.items)
     if not items or suspects <= max(2, SUSPECTED * items):
         return None
     return Advice(
         "Look at the suspected labels first: wrong labels hold back training and falsify results.",
-        f"{suspects} of {items} labels are suspected ({suspects / items:.1%})",
+        f"{suspects}{more} of {items} labels have much against them (a suspicion of {STRONG:g} or more)",
         "--data.exclude suspects.csv",
     )
+
+
+def _at_least(report: Report, name: str, column: str, bound: float) -> tuple[int, str]:
+    """How many rows of a list, the strongest first, reach a bound; " or more" if all that are shown do."""
+    count, more = 0, ""
+    for each in report.problems:
+        if each.name == name:
+            place = each.columns.index(column)
+            count += (strong := sum(row[place] >= bound for row in each.rows))
+            more = " or more" if strong == len(each.rows) < each.total else more
+    return count, more
 
 
 def _swallowing(report: Report) -> Advice | None:

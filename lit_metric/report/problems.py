@@ -210,8 +210,9 @@ def _leaks(
     return _list(
         items,
         "leaks",
-        "Training items that a measured split has, too, so that its results are too high. "
-        f"{_found_by(vectors, threshold)} Left out of training, they no longer leak.",
+        "Training items that a measured split has, too, the most alike first. Equal ones make its results "
+        f"too high; others may only be alike. {_found_by(vectors, threshold)} Left out of training, they no "
+        "longer leak.",
         "leaks.csv",
         places,
         {

@@ -30,8 +30,10 @@ def metric(before: float, after: float, low: float | None = None, high: float | 
     return MetricRow("map@r", Interval(before), Interval(after), change, 0 if low is None else 100)
 
 
-def problem(name: str, total: int) -> ProblemList:
-    return ProblemList(name, "", ["file", "row"], [], [], total, "")
+def problem(name: str, strong: int, weak: int = 0, total: int | None = None) -> ProblemList:
+    column = {"leaks": "cosine_of_both", "label errors": "suspicion"}[name]
+    rows: list[list[Any]] = [["a.csv", row, 1.0 if row < strong else 0.2] for row in range(strong + weak)]
+    return ProblemList(name, "", ["file", "row", column], rows, [], total or len(rows), "")
 
 
 def rows(*sizes: int) -> list[ClassRow]:
@@ -73,7 +75,8 @@ FIRES: list[tuple[str, str, str, Report]] = [
     ("false", "belong to their anchor", "20%", report(negatives=MinedNegatives([], 0.2, ""))),
     ("rising", "still rising", "0.5500 to 0.6000", report([0.4, 0.5, 0.55, 0.6])),
     ("fell", "fell after its best", "0.6000 at step 1", report([0.4, 0.6, 0.55])),
-    ("suspects", "suspected labels", "5 of 100", report(problems=[problem("label errors", 5)])),
+    ("suspects", "suspected labels", "5 of 100", report(problems=[problem("label errors", 5, 3)])),
+    ("many suspects", "labels", "5 or more of 100", report(problems=[problem("label errors", 5, 0, 9)])),
     (
         "swallows",
         "'class 2' takes",
@@ -91,6 +94,8 @@ QUIET: list[tuple[str, Report]] = [
     ("no direction", report(metrics=[replace(metric(5, 4, -1.5, -0.5), better="")])),
     ("no metrics", report(metrics=[])),
     ("one leak", report(problems=[problem("leaks", 1)])),
+    ("texts of two splits are alike", report(problems=[problem("leaks", 1, weak=40)])),
+    ("classes overlap", report(problems=[problem("label errors", 1, weak=40)])),
     ("few false", report(negatives=MinedNegatives([], 0.05, ""))),
     ("unknown false", report(negatives=MinedNegatives([], None, ""))),
     ("level", report([0.4, 0.59, 0.6, 0.601])),
