@@ -24,6 +24,17 @@ ELSEWHERE = {
     "MatryoshkaLoss",
     "GuidedLoss",
     "SymmetricLoss",
+    # These have an entry in benchmarks/methods,
+    "AdversarialLoss",
+    "HardestHingeLoss",
+    "NoiseNegatives",
+    "RareEventMemoryLoss",
+    # and these have none yet.
+    "AsymmetricLoss",
+    "NormRatioLoss",
+    "PrototypeTripletLoss",
+    "PrototypicalLoss",
+    "WhiteningMSELoss",
 }
 
 
