@@ -26,7 +26,7 @@ LAYERS = [
     {"index"},
     {"data"},
     {"configurable"},
-    {"store"},
+    {"store", "before_after"},
     {"renamed"},
 ]
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, StochasticWeightAveraging, Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lit_metric.before_after import worse_than_before
 from lit_metric.callbacks.checkpoints import best_checkpoint, newest_checkpoint
 from lit_metric.callbacks.summary import (
     confused_classes,
@@ -33,7 +34,6 @@ from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.evaluation import Measured, intervals, measure
 from lit_metric.loggers import run_folder
-from lit_metric.metrics.before_after import worse_than_before
 
 log = logging.getLogger(__name__)
 

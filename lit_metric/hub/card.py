@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
+from lit_metric.before_after import worse_than_before
 from lit_metric.encoders import Encoder, SetEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.encoders.pretrained import HUB_ID
 from lit_metric.encoders.recipe import EXPORTED
 from lit_metric.hub.check import Check
 from lit_metric.hub.onnx import RUNNER, OnnxCheck
-from lit_metric.metrics.before_after import worse_than_before
 from lit_metric.store import PACKAGE
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ import yaml
 from huggingface_hub import ModelCard
 
 from lit_metric import hub
+from lit_metric.before_after import worse_than_before
 from lit_metric.commands.export import export
 from lit_metric.data import DataError
 from lit_metric.encoders import AttentionPooling, SetEncoder, TextEncoder, TwoTowerEncoder
 from lit_metric.hub.card import card, escaped, fenced, run_of
 from lit_metric.hub.card_examples import examples_of
-from lit_metric.metrics.before_after import worse_than_before
 from tests.encoders.conftest import tiny  # noqa: F401
 
 CONFIG = {
