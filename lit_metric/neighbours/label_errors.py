@@ -29,12 +29,15 @@ class LabelErrors:
         score: ``[n]`` in -1..1, the probability of the best other label less that of the given one, so above
             0 where the other one has more in its favour. Its size depends on the number of classes.
         suggested: ``[n]`` the best other label of each item.
+        log_odds: ``[n]`` natural logarithm of how many times as probable the suggested label is as the given
+            one, before ``flatten``. Its size doesn't depend on the number of classes.
         neighbours: ``[n, k]`` places of the nearest items of other content, nearest first; -1 for none.
         cosines: ``[n, k]`` float32; -inf for none. Of the first space, if there are several.
     """
 
     score: NDArray[np.float64]
     suggested: list[Any]
+    log_odds: NDArray[np.float64]
     neighbours: NDArray[np.int64]
     cosines: NDArray[np.float32]
 
@@ -129,9 +132,10 @@ def find_label_errors(
     shares = (evidence / (len(spaces) * flatten)).softmax(dim=1)
     own = shares.gather(1, given[:, None])[:, 0]
     best, suggested = shares.scatter(1, given[:, None], -1.0).max(dim=1)
+    log_odds = (best.log() - own.log()) * flatten
     cosines, places = near[0]
     names = [classes[number] for number in suggested.tolist()]
-    return LabelErrors((best - own).numpy(), names, places.numpy(), cosines.numpy())
+    return LabelErrors((best - own).numpy(), names, log_odds.numpy(), places.numpy(), cosines.numpy())
 
 
 def _neighbours(unit: Tensor, copies: Tensor, k: int) -> tuple[Tensor, Tensor]:

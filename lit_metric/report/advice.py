@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lit_metric.report.problems import STRONG
 from lit_metric.report.structure import Advice, Curve, Report
 
 MOST = 4
@@ -22,11 +23,7 @@ LARGER = 3.0
 RISE = 0.002
 """Change of a validation metric that counts."""
 SUSPECTED = 0.02
-STRONG = 0.5
-"""Suspicion from which a label counts: below, classes often overlap, and the label may well be right."""
 LEAKED = 0.01
-EQUAL = 0.9995
-"""Cosine from which a training item counts as one that another split has, too: below, texts are alike."""
 
 
 def advise(report: Report) -> list[Advice]:
@@ -95,7 +92,7 @@ def _worse(report: Report) -> Advice | None:
 
 
 def _leaks(report: Report) -> Advice | None:
-    leaked, more = _at_least(report, "leaks", "cosine_of_both", EQUAL)
+    leaked, more = _at_least(report, "leaks", "equal_texts", True)
     items = sum(each.items_shown for each in report.splits if each.name == report.measured_split)
     if not leaked or not items or leaked < max(2, LEAKED * items):
         return None
@@ -159,7 +156,7 @@ def _suspects(report: Report) -> Advice | None:
         return None
     return Advice(
         "Look at the suspected labels first: wrong labels hold back training and falsify results.",
-        f"{suspects}{more} of {items} labels have much against them (a suspicion of {STRONG:g} or more)",
+        f"{suspects}{more} of {items} labels are nearly certainly wrong (a suspicion of {STRONG:g} or more)",
         "--data.exclude suspects.csv",
     )
 

@@ -20,6 +20,8 @@ from lit_metric.report.structure import Items, ProblemList
 
 MOST = 500
 """Rows of a list at most."""
+STRONG = 6.0
+"""Logarithm of odds from which a label is nearly certainly wrong; see docs/decisions.md."""
 SHOWN = 300
 """Characters of a text in a list."""
 CROWDED = 0.001
@@ -33,7 +35,7 @@ def problems_of(
     after: Tensor | None,
     cut: NDArray[np.bool_] | None = None,
     sets: bool = False,
-    threshold: float = 0.95,
+    threshold: float = 0.98,
 ) -> list[ProblemList]:
     """Lists of rows that may be wrong; a list without rows is left out.
 
@@ -112,7 +114,9 @@ def _label_errors(
         return None
     vectors = [space.numpy()[places] for space in spaces]
     found = find_label_errors(vectors, labels, [normalized(contents[place]) for place in places.tolist()])
-    suspects = [each for each in found.suspects.tolist() if usable[places[each]]]
+    order = np.argsort(-found.log_odds, kind="stable")
+    suspects = [each for each in order[found.log_odds[order] > 0].tolist() if usable[places[each]]]
+    strong = sum(bool(found.log_odds[each] >= STRONG) for each in suspects)
     nearest = []
     for each in suspects[:MOST]:
         near = [other for other in found.neighbours[each].tolist() if other >= 0]
@@ -122,15 +126,17 @@ def _label_errors(
     return _list(
         items,
         "label errors",
-        "Labels that are probably wrong, the most suspicious first: the nearest items of other content and a "
-        "linear classifier, both without the item itself, say another label. Expect right ones among them, "
-        "most of all where two classes overlap: look at each before you leave it out.",
+        "Labels that are probably wrong, the most suspicious first: the nearest items with other texts and a "
+        "linear classifier, both without the item itself, say another label. The suspicion is the natural "
+        "logarithm of how many times as probable the suggested label is as the given one. "
+        f"{strong} have {STRONG:g} or more, and are mostly wrong; the smaller it is, the more right labels "
+        "are among them, most of all where two classes overlap. Correct the label, or leave the row out.",
         "suspects.csv",
         [int(places[each]) for each in suspects],
         {
             "given_label": [labels[each] for each in suspects],
             "suggested_label": [str(found.suggested[each]) for each in suspects],
-            "suspicion": [round(float(found.score[each]), 4) for each in suspects],
+            "suspicion": [round(float(found.log_odds[each]), 2) for each in suspects],
             "nearest_of_suggested": nearest,
         },
     )
@@ -149,11 +155,14 @@ def _telling(vectors: Tensor | None, threshold: float) -> NDArray[np.float32] | 
     return None if crowded else vectors.float().cpu().numpy()
 
 
-def _found_by(vectors: NDArray[np.float32] | None, threshold: float) -> str:
-    equal = "equal but for case, blanks, Unicode form and punctuation at the end"
+def _found_by(vectors: NDArray[np.float32] | None, threshold: float, equal: int, total: int) -> str:
+    how = "equal but for case, blanks, Unicode form and punctuation at the end"
     if vectors is None:
-        return f"Texts are {equal}. Near ones were not searched: no untrained vectors can tell them."
-    return f"Texts are {equal}, or their untrained vectors have a cosine of {threshold:g} or more."
+        return f"Texts are {how}. Near ones were not searched: no untrained vectors can tell them."
+    return (
+        f"{equal} of {total} are {how}; the others are only alike (a cosine of their untrained vectors of "
+        f"{threshold:g} or more) and may ask for different things."
+    )
 
 
 def _duplicates(
@@ -162,7 +171,9 @@ def _duplicates(
     """Items of one split and role that repeat another; the first of each group isn't listed."""
     vectors = _telling(before, threshold)
     places: list[int] = []
-    columns: dict[str, list[Any]] = {"copy_of_row": [], "labels_differ": [], "copy_of_text": []}
+    names = ("copy_of_row", "own_label", "label_of_copied", "copy_of_text")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    equal = 0
     for split, role in sorted({*zip(items.split.tolist(), items.role.tolist(), strict=True)}):
         own = np.flatnonzero((items.split == split) & (items.role == role) & usable)
         given = None if vectors is None else vectors[own]
@@ -171,14 +182,19 @@ def _duplicates(
             for place in others:
                 places.append(place)
                 columns["copy_of_row"].append(int(items.row[first]))
-                columns["labels_differ"].append(_labels(items, place) != _labels(items, first))
+                columns["own_label"].append(" | ".join(_labels(items, place)))
+                columns["label_of_copied"].append(" | ".join(_labels(items, first)))
+                equal += normalized(contents[place]) == normalized(contents[first])
                 columns["copy_of_text"].append(items.texts[first][:SHOWN])
-    order = sorted(range(len(places)), key=lambda at: not columns["labels_differ"][at])
+    order = sorted(
+        range(len(places)), key=lambda at: columns["own_label"][at] == columns["label_of_copied"][at]
+    )
     return _list(
         items,
         "near duplicates",
         "Items that repeat another of their split, those with another label first. "
-        f"{_found_by(vectors, threshold)} The first of each group isn't listed, so it stays in the data.",
+        f"{_found_by(vectors, threshold, equal, len(places))} The first of each group isn't listed, so it "
+        "stays in the data.",
         "duplicates.csv",
         [places[at] for at in order],
         {name: [values[at] for at in order] for name, values in columns.items()},
@@ -194,6 +210,7 @@ def _leaks(
     vectors = _telling(before, threshold)
     train = items.splits.index("train")
     best: dict[int, tuple[float, int]] = {}
+    equal: set[int] = set()
     for role in np.unique(items.role).tolist():
         ours = np.flatnonzero((items.split == train) & (items.role == role) & usable)
         others = np.flatnonzero((items.split != train) & (items.role == role))
@@ -204,6 +221,9 @@ def _leaks(
         one_side, other_side = ([contents[place] for place in side.tolist()] for side in (ours, others))
         for one, two, cosine in common_items(one_side, other_side, both, threshold):
             known = 1.0 if cosine != cosine else cosine
+            if normalized(one_side[one]) == normalized(other_side[two]):
+                equal.add(int(ours[one]))
+                known = 2.0  # before all that are only alike
             best[int(ours[one])] = max(best.get(int(ours[one]), (-1.0, -1)), (known, int(others[two])))
     places = sorted(best, key=lambda place: -best[place][0])
     leaked = [best[place][1] for place in places]
@@ -211,14 +231,17 @@ def _leaks(
         items,
         "leaks",
         "Training items that a measured split has, too, the most alike first. Equal ones make its results "
-        f"too high; others may only be alike. {_found_by(vectors, threshold)} Left out of training, they no "
+        f"too high. {_found_by(vectors, threshold, len(equal), len(places))} Left out of training, they no "
         "longer leak.",
         "leaks.csv",
         places,
         {
             "also_in_split": [items.splits[items.split[other]] for other in leaked],
             "also_in_row": [int(items.row[other]) for other in leaked],
-            "cosine_of_both": [round(best[place][0], 4) for place in places],
+            "equal_texts": [place in equal for place in places],
+            "cosine_of_both": [round(min(best[place][0], 1.0), 4) for place in places],
+            "own_label": [" | ".join(_labels(items, place)) for place in places],
+            "label_there": [" | ".join(_labels(items, other)) for other in leaked],
             "also_in_text": [items.texts[other][:SHOWN] for other in leaked],
         },
     )
@@ -263,7 +286,10 @@ def _odd(items: Items, cut: NDArray[np.bool_] | None, usable: NDArray[np.bool_])
         "logarithm of their length), of other letters than 99% of the rest, with control characters, or cut.",
         "odd.csv",
         places,
-        {"what_is_odd": ["; ".join(reasons[place]) for place in places]},
+        {
+            "what_is_odd": ["; ".join(reasons[place]) for place in places],
+            "own_label": [" | ".join(_labels(items, place)) for place in places],
+        },
     )
 
 

@@ -67,6 +67,8 @@ def test_the_score_is_a_difference_of_probabilities() -> None:
         given, shares[labels[item]] = shares[labels[item]], -1
         assert found.score[item] == pytest.approx(shares.max() - given, abs=1e-4)
         assert found.suggested[item] == shares.argmax()
+        odds = np.exp(evidence)[shares.argmax()] / np.exp(evidence)[labels[item]]
+        assert found.log_odds[item] == pytest.approx(np.log(odds), abs=1e-3)
     assert found.neighbours.tolist() == near.tolist()
     np.testing.assert_allclose(found.cosines, np.take_along_axis(cosines, near, axis=1), atol=1e-5)
 

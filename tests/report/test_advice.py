@@ -31,8 +31,8 @@ def metric(before: float, after: float, low: float | None = None, high: float | 
 
 
 def problem(name: str, strong: int, weak: int = 0, total: int | None = None) -> ProblemList:
-    column = {"leaks": "cosine_of_both", "label errors": "suspicion"}[name]
-    rows: list[list[Any]] = [["a.csv", row, 1.0 if row < strong else 0.2] for row in range(strong + weak)]
+    column, high, low = {"leaks": ("equal_texts", True, False), "label errors": ("suspicion", 6.5, 5.5)}[name]
+    rows: list[list[Any]] = [["a.csv", row, high if row < strong else low] for row in range(strong + weak)]
     return ProblemList(name, "", ["file", "row", column], rows, [], total or len(rows), "")
 
 

@@ -85,8 +85,11 @@ def test_known_problems_are_found() -> None:
     assert (row["given_label"], row["suggested_label"]) == ("odd", "even")
     assert found["near duplicates"].items == [11]
     row = dict(zip(found["near duplicates"].columns, found["near duplicates"].rows[0], strict=True))
-    assert (row["copy_of_row"], row["labels_differ"]) == (11, True)
+    assert (row["copy_of_row"], row["own_label"], row["label_of_copied"]) == (11, "odd", "even")
+    assert "1 of 1 are equal" in found["near duplicates"].explanation
     assert found["leaks"].items == [20, 22]
+    assert "1 of 2 are equal" in found["leaks"].explanation
+    assert [row[found["leaks"].columns.index("equal_texts")] for row in found["leaks"].rows] == [True, False]
     row = dict(zip(found["leaks"].columns, found["leaks"].rows[1], strict=True))
     assert (row["also_in_split"], row["also_in_row"]) == ("test", 53)
     wanted = vectors[22] @ vectors[52] / vectors[22].norm() / vectors[52].norm()

@@ -163,9 +163,9 @@ function renderGlance() {
   const { run } = first;
   byId("title").replaceChildren(textOf(first.title));
   const when = first.made.slice(0, 16).replace("T", " ");
-  const kinds = first.kind ? `${first.kind}; ` : "";
-  const measured = first.measured_split ? `measured on the ${first.measured_split} split; ` : "";
-  byId("subtitle").textContent = `What a text encoder learned: ${BEFORE} beside ${AFTER}. ${kinds}${measured}${run.ended || "end unknown"}; written ${when}.`;
+  const kinds = first.kind ? `Data with ${first.kind}. ` : "";
+  const measured = first.measured_split ? `Measured on the ${first.measured_split} split. ` : "";
+  byId("subtitle").textContent = `What a text encoder learned: ${BEFORE} beside ${AFTER}. ${kinds}${measured}${run.ended ? `Training ended by ${run.ended}. ` : ""}Written ${when}.`;
   const section = byId("glance");
   section.append(el("div", { class: "two" }, headline(), inShort()));
   for (const words of run.warnings) section.append(el("p", { class: "note warning" }, "⚠ ", textOf(words)));

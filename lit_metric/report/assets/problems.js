@@ -16,7 +16,7 @@ function problemList(list, place) {
   const usable = list.columns.includes("file") && list.columns.includes("row");
   part.append(
     el("div", { class: "tools" }, button(`Export ${list.export}`, () => download(list.export, csv(list.columns, list.rows)), { class: "export", "data-file": list.export }),
-      usable ? el("span", { class: "muted small" }, "Delete the rows that are right, then leave the others out: ", el("code", {}, `--data.exclude ${list.export}`)) : null));
+      usable ? el("span", { class: "muted small" }, "In the file, delete the rows that you want to keep, then train without the others: ", el("code", {}, `--data.exclude ${list.export}`)) : null));
   // The table is built when the list is opened for the first time.
   const fill = () => {
     if (part.open && !part.querySelector("table")) part.append(table(columns, rows, { caption: list.name, page: 20, class: "cells" }));
