@@ -18,7 +18,7 @@ from lit_metric.neighbours import find_label_errors
 from lit_metric.neighbours.duplicates import common_items, duplicate_groups, normalized
 from lit_metric.report.structure import Items, ProblemList
 
-MOST = 500
+MOST = 2000
 """Rows of a list at most."""
 STRONG = 6.0
 """Logarithm of odds from which a label is nearly certainly wrong; see docs/decisions.md."""
