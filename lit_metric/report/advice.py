@@ -30,8 +30,8 @@ def advise(report: Report) -> list[Advice]:
     """The advice for a run, the most important first; none for a run in which nothing is wrong.
 
     The rules look for: a collapsed space, results below those of the untrained encoder, leaks between splits,
-    many likely false negatives, many suspected labels, validation that fell after its best value or still rose
-    at the end, and a class that takes other classes' neighbours.
+    many likely false negatives, many suspected labels, validation that fell after its best value or still
+    rose at the end, and a class that takes other classes' neighbours.
     """
     if report.comparison is not None:  # two runs, of which neither is before the other
         return []
