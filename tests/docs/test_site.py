@@ -48,7 +48,7 @@ def test_pages_are_quiet_ask_nobody_else_and_link_to_what_is_there(opened: Brows
     for page in pages:
         url = urljoin(server, page.relative_to(SITE).as_posix().removesuffix("index.html"))
         opened.driver.get(url)
-        opened.until("return document.readyState === 'complete' && document.querySelector('h1') !== null", 60)
+        opened.until("return document.readyState === 'complete' && document.querySelector('h1') !== null")
         found, ids = opened.driver.execute_script(
             "return [[...document.querySelectorAll('a[href], link[href], img[src], script[src]')]"
             ".map(e => e.href || e.src),"

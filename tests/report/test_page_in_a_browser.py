@@ -84,7 +84,7 @@ def saved(opened: Browser, name: str) -> bytes:
     from selenium.webdriver.support.ui import WebDriverWait
 
     path = opened.downloads / name
-    WebDriverWait(opened.driver, 60, 0.05).until(
+    WebDriverWait(opened.driver, 300, 0.05).until(
         lambda _: path.exists() and not [*opened.downloads.glob("*.crdownload")] and path.stat().st_size > 0
     )
     content = path.read_bytes()
