@@ -14,7 +14,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,16 +279,36 @@ def page() -> str:
     return re.sub(r"^\{\{(\w+)\}\}$", filled, template, flags=re.MULTILINE)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+def write(
+    arguments: Sequence[str] | None,
+    program: str,
+    about: str | None,
+    kept: Path,
+    place: Path,
+    page: Callable[[], str],
+) -> None:
+    """The command line of a page that is made from measured results.
+
+    Args:
+        arguments: given ones; None: those of the process.
+        program, about: its name and what its help says.
+        kept: the copy of the results in docs/.
+        place: of the page.
+        page: makes its text.
+    """
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("docs.build_losses", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--measured", type=Path, help="losses.json of a comparison, to be kept in docs/")
+    parser = argparse.ArgumentParser(program, description=about, formatter_class=formatter)
+    parser.add_argument("--measured", type=Path, help=f"{kept.name} of a comparison, to be kept in docs/")
     given = parser.parse_args(arguments)
     if given.measured is not None:
         content = json.loads(given.measured.read_text(encoding="utf-8"))
-        MEASURED.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page(), encoding="utf-8")
+        kept.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    place.write_text(page(), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    write(arguments, "docs.build_losses", __doc__, MEASURED, PAGE, page)
 
 
 if __name__ == "__main__":

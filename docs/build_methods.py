@@ -8,7 +8,6 @@ What is not measured is said to be, and nothing stands in its place.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from benchmarks.methods.corpora import CORPORA
 from benchmarks.methods.entries import RECIPES, Claim, Entry, entries
 from benchmarks.results import Spread, shown
-from docs.build_losses import TITLES, fill
+from docs.build_losses import TITLES, fill, write
 
 FOLDER = Path(__file__).parent
 TEMPLATE, PAGE, MEASURED = FOLDER / "methods.template", FOLDER / "methods.md", FOLDER / "methods.json"
@@ -152,14 +151,7 @@ def page() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("docs.build_methods", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--measured", type=Path, help="methods.json of a comparison, to be kept in docs/")
-    given = parser.parse_args(arguments)
-    if given.measured is not None:
-        content = json.loads(given.measured.read_text(encoding="utf-8"))
-        MEASURED.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page(), encoding="utf-8")
+    write(arguments, "docs.build_methods", __doc__, MEASURED, PAGE, page)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_metric.data.ragged import Ragged
-from lit_metric.encoders.pooling import Pooling
+from lit_metric.encoders.pooling import Pooling, is_built
 from lit_metric.encoders.segments import take_rows, widen
 
 MOST_VALUES = 32
@@ -59,14 +59,8 @@ class ConjunctionPooling(Pooling):
 
     def build(self, dimension: int) -> None:
         """Create the parameters; ValueError if ``heads`` doesn't divide it or it was built for another."""
-        if self.dimension is not None:
-            if self.dimension != dimension:
-                raise ValueError(
-                    f"this pooling is for {self.dimension} components, the states have {dimension}"
-                )
+        if is_built(self.dimension, dimension, self.heads):
             return
-        if dimension % self.heads:
-            raise ValueError(f"{self.heads} heads don't divide {dimension} components")
         self.dimension, inner = dimension, self.hidden or dimension
         self.first_key = nn.Linear(dimension, inner, bias=False)
         self.second_key = nn.Linear(dimension, inner, bias=False)
@@ -79,17 +73,17 @@ class ConjunctionPooling(Pooling):
         """``[n, heads, m, m]`` weights of ordered pairs, m the length of the longest row: they sum to 1 over
         each row's pairs, and are 0 beyond its values. ``given [total]`` come with the values."""
         values, present = self._padded(states)
-        logs = None if given is None else self._padded(Ragged(given.log()[:, None], states.offsets))[0]
-        return self._weights(values, present, None if logs is None else logs[:, :, 0])
+        return self._weights(values, present, states.offsets, given)
 
-    def _weights(self, values: Tensor, present: Tensor, logs: Tensor | None) -> Tensor:
+    def _weights(self, values: Tensor, present: Tensor, offsets: Tensor, given: Tensor | None) -> Tensor:
         if self.dimension is None:
             raise RuntimeError("give ConjunctionPooling a dimension, or let an encoder build it")
         kind = self.query.dtype
         first = self.first_key(values.to(kind))[:, None] * self.query[:, None]  # [n, heads, m, hidden]
         second = self.second_key(values.to(kind))[:, None]
         scores = widen(first @ second.transpose(2, 3))
-        if logs is not None:
+        if given is not None:
+            logs = self._padded(Ragged(given.log()[:, None], offsets))[0][:, :, 0]
             scores = scores + (logs[:, :, None] + logs[:, None, :])[:, None]
         pairs = (present[:, :, None] & present[:, None, :])[:, None].expand_as(scores)
         scores = scores.masked_fill(~pairs, torch.finfo(scores.dtype).min)
@@ -99,8 +93,7 @@ class ConjunctionPooling(Pooling):
         values, present = self._padded(states)
         if not values.numel():
             return values.new_zeros(len(states), values.shape[2])
-        logs = None if weights is None else self._padded(Ragged(weights.log()[:, None], states.offsets))[0]
-        learned = self._weights(values, present, None if logs is None else logs[:, :, 0])
+        learned = self._weights(values, present, states.offsets, weights)
         partners = widen(self.second_value(values.to(self.query.dtype)))  # [n, m, h]
         own, others = (
             each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in (values, partners)

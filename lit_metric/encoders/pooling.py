@@ -57,6 +57,24 @@ class Pooling(Configurable, nn.Module):
         return take_rows(values, places.clamp(0, len(values) - 1)).masked_fill(empty, 0)
 
 
+def is_built(built: int | None, dimension: int, heads: int) -> bool:
+    """Whether a pooling with heads has its parameters.
+
+    Args:
+        built: the dimension for which it was built; None if it wasn't.
+        dimension: of the states that it is to take.
+        heads: of the pooling.
+
+    Raises:
+        ValueError: if it was built for another dimension, or ``heads`` doesn't divide this one.
+    """
+    if built is not None and built != dimension:
+        raise ValueError(f"this pooling is for {built} components, the states have {dimension}")
+    if dimension % heads:
+        raise ValueError(f"{heads} heads don't divide {dimension} components")
+    return built is not None
+
+
 class MeanPooling(Pooling):
     """The mean of each row.
 
@@ -144,14 +162,8 @@ class AttentionPooling(Pooling):
 
     def build(self, dimension: int) -> None:
         """Create the parameters; ValueError if ``heads`` doesn't divide it or it was built for another."""
-        if self.dimension is not None:
-            if self.dimension != dimension:
-                raise ValueError(
-                    f"this pooling is for {self.dimension} components, the states have {dimension}"
-                )
+        if is_built(self.dimension, dimension, self.heads):
             return
-        if dimension % self.heads:
-            raise ValueError(f"{self.heads} heads don't divide {dimension} components")
         self.dimension = dimension
         inner = dimension
         if self.score == "feedforward":

@@ -182,11 +182,7 @@ class NeighbourMetrics(RankingMetric):
         Raises:
             ValueError: as `compute`.
         """
-        with (
-            self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync),
-            torch.no_grad(),
-            float32_by_default(),
-        ):
+        with self._over_processes():
             return self._results()
 
     def _results(self) -> tuple[dict[str, Tensor], QueryValues]:

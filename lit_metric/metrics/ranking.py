@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -150,12 +151,18 @@ class RankingMetric(EmbeddingMetric):
         Raises:
             ValueError: as `compute`.
         """
+        with self._over_processes():
+            return self._per_query()
+
+    @contextmanager
+    def _over_processes(self) -> Iterator[None]:
+        """What all processes were given, as `compute` sees it."""
         with (
             self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync),
             torch.no_grad(),
             float32_by_default(),
         ):
-            return self._per_query()
+            yield
 
     def _per_query(self) -> dict[str, Tensor]:
         values = self._measure(*self._pools_to_rank())

@@ -18,7 +18,7 @@ HELD_OUT = 2000
 
 
 class Answers(NamedTuple):
-    """All that a classifier knows of ``n`` items.
+    """What a classifier finds for ``n`` items.
 
     Args:
         predicted: as :meth:`NeighbourClassifier.predict` returns it.

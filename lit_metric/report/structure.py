@@ -1,9 +1,9 @@
 """What a report holds: plain values, and arrays for what there are many of.
 
-Everything that is told of a run is gathered into a :class:`Report` by pure functions. Only
-:mod:`lit_metric.report.page` knows how it looks. Items are named by their places ``0 .. N-1`` in
-:class:`Items`, classes by their places among ``labels``. "Before" is the untrained encoder, "after" the
-trained one; with two runs compared, they are the first and the second run, and ``names`` says so.
+Pure functions gather what is shown of a run into a :class:`Report`; :mod:`lit_metric.report.page` writes it.
+Items are named by their places ``0 .. N-1`` in :class:`Items`, classes by theirs among ``labels``. "Before"
+is the untrained encoder, "after" the trained one; with two runs compared, they are the first and the second
+run, and ``names`` says so.
 """
 
 from __future__ import annotations
