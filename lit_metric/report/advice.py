@@ -156,7 +156,7 @@ def _suspects(report: Report) -> Advice | None:
         return None
     return Advice(
         "Look at the suspected labels first: wrong labels hold back training and falsify results.",
-        f"{suspects}{more} of {items} labels are nearly certainly wrong (a suspicion of {STRONG:g} or more)",
+        f"{suspects}{more} of {items} labels have much against them (a suspicion of {STRONG:g} or more)",
         "--data.exclude suspects.csv",
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import label_errors
 from benchmarks.results import BenchmarkError, read_json
+from lit_metric.neighbours import find_label_errors
 
 
 def corpus(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -63,11 +64,30 @@ def test_all_methods_are_measured_and_kept(
     for _ in range(2):
         label_errors.main(["--out", str(tmp_path / "out"), "--seeds", "2", "--noise", "random"])
     assert "kept, the settings are the same" in capsys.readouterr().out
-    found = read_json(tmp_path / "out" / "banking77" / "label-errors.json")["untrained"]["random"]
+    content = read_json(tmp_path / "out" / "banking77" / "label-errors.json")
+    assert content["suspicion"]["as published"]["3"]["changed"] == 0
+    both = []
+    for seed in range(2):
+        after, which = label_errors.changed(labels, vectors, "random", seed)
+        both.append(label_errors.suspicion(vectors, after, texts, which)["3"]["changed"])
+    assert content["suspicion"]["random"]["3"]["changed"]["values"] == pytest.approx(both)
+    found = content["untrained"]["random"]
     assert set(found) == {"lit-metric", "vote of 10 neighbours", "cleanlab"}
     assert len(found["lit-metric"]["values"]) == 2
     assert found["lit-metric"]["mean"] > 0.9
     assert found["cleanlab"]["mean"] == pytest.approx(0.05)
+
+
+def test_labels_are_counted_from_a_bound_on() -> None:
+    vectors, labels = corpus()
+    after, which = label_errors.changed(labels, vectors, "random", seed=1)
+    texts = [f"text {number}" for number in range(240)]
+    found = label_errors.suspicion(vectors.astype(np.float32), after, texts, which)
+    odds = find_label_errors(vectors.astype(np.float32), after.tolist(), texts).log_odds
+    for bound, row in found.items():
+        reached = [place for place in range(240) if odds[place] >= float(bound)]
+        assert row["share"] == len(reached) / 240
+        assert row["changed"] == pytest.approx(sum(which[place] for place in reached) / max(len(reached), 1))
 
 
 def test_data_that_are_missing_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
