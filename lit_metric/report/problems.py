@@ -129,8 +129,8 @@ def _label_errors(
         "Labels that are probably wrong, the most suspicious first: the nearest items with other texts and a "
         "linear classifier, both without the item itself, say another label. The suspicion is the natural "
         "logarithm of how many times as probable the suggested label is as the given one. "
-        f"{strong} have {STRONG:g} or more: where classes are apart, most of these are wrong. Expect right ones "
-        "where two classes overlap, and more of them below. Correct the label, or leave the row out.",
+        f"{strong} have {STRONG:g} or more: where classes are apart, most of these are wrong. Expect right "
+        "ones where two classes overlap, and more of them below. Correct the label, or leave the row out.",
         "suspects.csv",
         [int(places[each]) for each in suspects],
         {
