@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import BenchmarkError, digest
+from benchmarks.short_fits import without_paths
 from benchmarks.splits import bucket
 from benchmarks.supervision import captions, read, split_of, write
 from benchmarks.tagged_items import SHIPPED
@@ -61,10 +62,33 @@ class Corpus:
         }
 
 
+FILES = ("train", "validation", "test")
+OF_SUPERVISION = ("queries", "corpus", "entities")
+
+
 def digest_of(config: Row) -> str:
-    """Of the files that a config names."""
-    files = (config["data"].get(name) for name in ("train", "test"))
-    return digest(*(SHIPPED if str(each).startswith("package:") else Path(each) for each in files if each))
+    """Of the files that a resolved config names.
+
+    Raises:
+        BenchmarkError: it names none.
+    """
+    data = config["data"]["init_args"]
+    supervision = (data.get("supervision") or {}).get("init_args", {})
+    named = [*map(data.get, FILES), *map(supervision.get, OF_SUPERVISION)]
+    files = [SHIPPED if str(each).startswith("package:") else Path(each) for each in named if each]
+    if not files:
+        raise BenchmarkError("the config names no file of data")
+    return digest(*files)
+
+
+def without_files(config: Row) -> Row:
+    """A resolved config without the places of its files, whose contents count."""
+    found = without_paths(config)
+    supervision = found["data"]["init_args"].get("supervision")
+    if supervision:
+        given = {key: value for key, value in supervision["init_args"].items() if key not in OF_SUPERVISION}
+        found["data"]["init_args"]["supervision"] = {**supervision, "init_args": given}
+    return found
 
 
 def source(*names: str) -> Path:

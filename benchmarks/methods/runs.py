@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from benchmarks.methods import probes
-from benchmarks.methods.corpora import BACKBONE, CORPORA, digest_of, headless
+from benchmarks.methods.corpora import BACKBONE, CORPORA, digest_of, headless, without_files
 from benchmarks.methods.entries import RECIPES, Entry
 from benchmarks.methods.verdicts import Difference, compare
 from benchmarks.rates import choose, search
 from benchmarks.results import environment, kept, read_json, spread, write_json
-from benchmarks.short_fits import short, tested, train, without_paths
+from benchmarks.short_fits import short, tested, train
 from lit_metric import MetricDataModule, MetricLearner
 from lit_metric.cli.training import resolved
 
@@ -101,21 +101,23 @@ class Runs:
             "files": digest_of(config),
             "versions": environment()["versions"],
             "budget": budget,
-            "config": without_paths(config),
+            "config": without_files(config),
             "probe": self.entry.probe,
             "measures": list(self.entry.measures),
         }
-        measure = Measuring(self.entry, bool(budget))
+        if config["data"]["init_args"].get("miner"):
+            settings["budget_counts"] = "what is encoded for searches, too"
+        measure, vectors = Measuring(self.entry, bool(budget)), self.out / "vectors"
 
         def fit() -> Result:
-            return train(config, budget, weights, measure, self.entry.logged)
+            return train(config, budget, weights, measure, self.entry.logged, vectors)
 
         result = kept(path, settings, fit)
         if final and "test" not in result and result["status"] != "diverged":
             if not weights.is_file():  # an earlier call was interrupted, or another rate chosen by then
                 path.unlink()
                 result = kept(path, settings, fit)
-            test = tested(config, weights, measure) | result.get("logged", {})
+            test = tested(config, weights, measure, vectors) | result.get("logged", {})
             write_json(path, {**result, "test": test, "queries": _rounded(measure.queries)})
             result = read_json(path)
         if final:
