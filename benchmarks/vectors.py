@@ -149,7 +149,7 @@ def _fill(tower: TextEncoder, data: MetricDataModule, queries: bool | None, fold
     prints = torch.cat(
         [torch.empty(0, dtype=torch.int64), *(hashes(each.tokens, each.skip) for each in parts)]
     )
-    digest = hashlib.sha256(f"{fingerprint(tower)} {tower.normalize}".encode())
+    digest = hashlib.sha256(f"{fingerprint(tower)} {tower.pooling.spec()}".encode())
     digest.update(prints.numpy().tobytes())
     name = digest.hexdigest()[:32]
 
@@ -193,15 +193,21 @@ class KeptItems:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
-    def __call__(self, encoder: str, data: MetricDataModule, device: torch.device) -> Tensor:
+    def __call__(
+        self, encoder: str, ids: Tensor | None = None, *, data: MetricDataModule, device: torch.device
+    ) -> Tensor:
         """See :func:`~lit_metric.modules.tasks.encode_items`."""
-        texts = text_of_items(data.items, data.vocabulary, torch.arange(len(data.items)))
+        wanted = torch.arange(len(data.items)) if ids is None else ids
+        texts = text_of_items(data.items, data.vocabulary, wanted)
         digest = hashlib.sha256(json.dumps([encoder, *texts]).encode())
         for path in sorted(Path(locate(encoder)).glob("*")):  # nothing, for a name on the hub
             if path.is_file():
                 digest.update(path.read_bytes())
         name = f"guide-{digest.hexdigest()[:32]}"
+
+        def encode() -> dict[str, Tensor]:
+            return {"values": encode_items(encoder, ids, data=data, device=device).cpu()}
+
         if name not in self._found:
-            made = _saved(name, lambda: {"values": encode_items(encoder, data, device).cpu()}, self.folder)
-            self._found[name] = made["values"]
+            self._found[name] = _saved(name, encode, self.folder)["values"]
         return self._found[name].to(device)
