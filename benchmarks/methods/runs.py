@@ -81,12 +81,14 @@ class Runs:
 
     def config(self, arm: str) -> Result:
         """All options of an arm, but for the learning rate and the seed."""
-        corpus = CORPORA[self.entry.corpus_of(arm)]
+        corpus = _prepared(self.entry.corpus_of(arm), self.out / "corpora", self.backbone)
         options = dict(self.entry.arms[arm])
         recipe = options.pop("recipe", False)
-        parts = [corpus.config(self.out / "corpora", self.backbone), dict(self.entry.common)]
+        parts = [json.loads(corpus), dict(self.entry.common)]
         if recipe:
-            parts.append(yaml.safe_load((RECIPES / f"{self.entry.recipe}.yaml").read_text(encoding="utf-8")))
+            parts.append(
+                _of_class(yaml.safe_load((RECIPES / f"{self.entry.recipe}.yaml").read_text("utf-8")))
+            )
         given = json.dumps([part for part in [*parts, options] if part])
         return _resolved(given.replace(json.dumps(BACKBONE), json.dumps(self.backbone)))
 
@@ -177,6 +179,20 @@ class Runs:
             for arm, each in found.items()
             if each is not None
         }
+
+
+@functools.cache
+def _prepared(corpus: str, folder: Path, backbone: str) -> str:
+    """The config of a corpus as JSON, whose tables are written once in a process."""
+    return json.dumps(CORPORA[corpus].config(folder, backbone))
+
+
+def _of_class(recipe: Result) -> Result:
+    """A recipe for the class of encoder that the corpus has, where the recipe names none."""
+    encoder = recipe.get("model", {}).get("encoder", {})
+    if encoder and "class_path" not in encoder:
+        return {**recipe, "model": {**recipe["model"], "encoder": {"init_args": encoder}}}
+    return recipe
 
 
 @functools.cache
