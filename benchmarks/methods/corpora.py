@@ -142,6 +142,17 @@ def definitions(folder: Path) -> dict[str, str]:
     return {"train": str(write(folder / "definitions.parquet", rows))}
 
 
+def definitions_noise(folder: Path, share: float = 0.2) -> dict[str, str]:
+    """A share of the training rows gets the definition of another."""
+    rows, draw = read(Path(definitions(folder)["train"])), random.Random(0)
+    wrong = [row for row in rows if row["split"] == "train"]
+    wrong = draw.sample(wrong, round(share * len(wrong)))
+    meant = [row["definition"] for row in wrong]
+    for row, definition in zip(wrong, [*meant[1:], *meant[:1]], strict=True):
+        row["definition"] = definition
+    return {"train": str(write(folder / "definitions-noise.parquet", rows))}
+
+
 def sugarcrepe(folder: Path) -> dict[str, str]:
     """SugarCrepe++, all of it for the test but what a fit needs to start."""
     source("sugarcrepe_pp", "triplets.parquet")
@@ -159,6 +170,13 @@ TEXTS = {
     "validation_corpus": "self",
     "test_corpus": "self",
     "planner": {"class_path": "PKPlanner", "init_args": {"classes": 32, "per_class": 4}},
+}
+WORDS = {
+    "supervision": {
+        "class_path": "Pairs",
+        "init_args": {"anchor": "words", "positive": "definition", "symmetric": False},
+    },
+    "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
 }
 CAST = {"fields": {"title": "title", "cast": "cast"}, "labels": "genres", "key": "title"}
 ATTENTION = {"class_path": "AttentionPooling", "init_args": {"heads": 4, "hidden": 128, "context": True}}
@@ -204,13 +222,12 @@ CORPORA = {
     "definitions": Corpus(
         "words of WordNet and their definitions, a fifth of them, frozen MiniLM and a head",
         definitions,
-        {
-            "supervision": {
-                "class_path": "Pairs",
-                "init_args": {"anchor": "words", "positive": "definition", "symmetric": False},
-            },
-            "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
-        },
+        WORDS,
+    ),
+    "definitions-noise": Corpus(
+        "the same words, a fifth of them with the definition of another",
+        definitions_noise,
+        WORDS,
     ),
     "debian-edits": Corpus(
         "Debian packages: a synopsis and a tag to be exchanged, frozen MiniLM and a composer",
