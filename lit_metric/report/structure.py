@@ -153,6 +153,8 @@ class Items:
         scores_before, scores_after: ``[N, K]`` float32 cosines.
         correct_before, correct_after: ``[N]`` int32: 1 if the item's nearest searched item belongs together
             with it, 0 if not, -1 if not asked.
+        together_before, together_after: ``[N, K]`` int8, whether each of the neighbours belongs together with
+            the item: 1, 0, or -1 where that is unknown or there is no neighbour; None: judge by the labels.
     """
 
     texts: list[str]
@@ -177,6 +179,8 @@ class Items:
     scores_after: Floats | None
     correct_before: Ints
     correct_after: Ints
+    together_before: NDArray[np.int8] | None = None
+    together_after: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -399,10 +403,12 @@ class Report:
         made: ISO 8601 time.
         names: what "before" and "after" are called, such as ("untrained", "trained").
         measured_split: "test", "validation" or "".
-        kind: "labels", "several labels", "pairs", "judgements", "scores", "triples".
+        kind: "labels", "several labels", "pairs", "judgements", "scores", "triples", "triplets", or "several
+            data sets".
         missing: by part: "metrics", "curves", "health", "splits", "map", "neighbours", "confusions",
             "classes", "negatives", "attention", "problems", "advice".
         seconds_to_write: of parts of writing the report, such as {"project": 12.5}.
+        precision: of the matrix products behind the vectors, such as "float32"; "" if unknown.
     """
 
     title: str
@@ -426,3 +432,4 @@ class Report:
     comparison: Comparison | None
     missing: dict[str, str] = field(default_factory=dict)
     seconds_to_write: dict[str, float] = field(default_factory=dict)
+    precision: str = ""
