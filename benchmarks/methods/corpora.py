@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods.edits import package_edits
 from benchmarks.results import BenchmarkError, digest
 from benchmarks.splits import bucket
 from benchmarks.supervision import captions, read, split_of, write
@@ -36,6 +37,7 @@ class Corpus:
         pooling: of an item's texts.
         dropout: of the head.
         tag_dropout: of items of several texts.
+        head: whether there are two layers on top; without, what the pooling has is trained.
     """
 
     words: str
@@ -46,6 +48,7 @@ class Corpus:
     pooling: Any = "MeanPooling"
     dropout: float = 0.0
     tag_dropout: float = 0.0
+    head: bool = True
 
     def config(self, folder: Path, backbone: str = BACKBONE) -> Row:
         """What ``lit-metric fit`` reads, with the files in ``folder``."""
@@ -54,7 +57,9 @@ class Corpus:
             if value is not None:
                 text[name] = dict(value)
         head = [{"dimension": 1024, "activation": "gelu"}, {"dimension": 384, "dropout": self.dropout}]
-        encoder = {"text": text, "pooling": self.pooling, "projection": head, "tag_dropout": self.tag_dropout}
+        encoder = {"text": text, "pooling": self.pooling, "tag_dropout": self.tag_dropout}
+        if self.head:
+            encoder["projection"] = head
         return {
             "model": {"encoder": {"class_path": "SetEncoder", "init_args": encoder}},
             "data": {**self.prepare(folder), **self.data},
@@ -137,10 +142,27 @@ def definitions(folder: Path) -> dict[str, str]:
     return {"train": str(write(folder / "definitions.parquet", rows))}
 
 
+def definitions_noise(folder: Path, share: float = 0.2) -> dict[str, str]:
+    """A share of the training rows gets the definition of another."""
+    rows, draw = read(Path(definitions(folder)["train"])), random.Random(0)
+    wrong = [row for row in rows if row["split"] == "train"]
+    wrong = draw.sample(wrong, round(share * len(wrong)))
+    meant = [row["definition"] for row in wrong]
+    for row, definition in zip(wrong, [*meant[1:], *meant[:1]], strict=True):
+        row["definition"] = definition
+    return {"train": str(write(folder / "definitions-noise.parquet", rows))}
+
+
 def sugarcrepe(folder: Path) -> dict[str, str]:
     """SugarCrepe++, all of it for the test but what a fit needs to start."""
     source("sugarcrepe_pp", "triplets.parquet")
     return {"train": captions(Path(os.environ["LIT_METRIC_DATA"]), folder)[1]}
+
+
+def debian_edits(folder: Path) -> dict[str, str]:
+    """Packages whose tags differ in one; see :func:`~benchmarks.methods.edits.package_edits`."""
+    rows = package_edits(read(source("debian", "packages.parquet")))
+    return {"train": str(write(folder / "debian-edits.parquet", rows))}
 
 
 TEXTS = {
@@ -148,6 +170,13 @@ TEXTS = {
     "validation_corpus": "self",
     "test_corpus": "self",
     "planner": {"class_path": "PKPlanner", "init_args": {"classes": 32, "per_class": 4}},
+}
+WORDS = {
+    "supervision": {
+        "class_path": "Pairs",
+        "init_args": {"anchor": "words", "positive": "definition", "symmetric": False},
+    },
+    "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
 }
 CAST = {"fields": {"title": "title", "cast": "cast"}, "labels": "genres", "key": "title"}
 ATTENTION = {"class_path": "AttentionPooling", "init_args": {"heads": 4, "hidden": 128, "context": True}}
@@ -193,13 +222,22 @@ CORPORA = {
     "definitions": Corpus(
         "words of WordNet and their definitions, a fifth of them, frozen MiniLM and a head",
         definitions,
+        WORDS,
+    ),
+    "definitions-noise": Corpus(
+        "the same words, a fifth of them with the definition of another",
+        definitions_noise,
+        WORDS,
+    ),
+    "debian-edits": Corpus(
+        "Debian packages: a synopsis and a tag to be exchanged, frozen MiniLM and a composer",
+        debian_edits,
         {
-            "supervision": {
-                "class_path": "Pairs",
-                "init_args": {"anchor": "words", "positive": "definition", "symmetric": False},
-            },
-            "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
+            "supervision": "Composed",
+            "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 32}},
         },
+        pooling={"class_path": "ComposedPooling", "init_args": {"dropout": 0.1}},
+        head=False,
     ),
     "sugarcrepe": Corpus(
         "SugarCrepe++, frozen MiniLM",

@@ -35,7 +35,7 @@ def vectors() -> Tensor:
 
 def bank(top_k: int | None) -> FrozenCorpus:
     made = FrozenCorpus("a folder", top_k)
-    made.setup(LossContext(4, corpus=CORPUS.flip(0), encode=lambda _: vectors()))
+    made.setup(LossContext(4, corpus=CORPUS.flip(0), encode=lambda _, ids: vectors()[ids]))
     return made
 
 
@@ -79,7 +79,7 @@ def test_what_it_needs() -> None:
     with pytest.raises(ValueError, match="needs corpus and encode"):
         FrozenCorpus("a folder").setup(LossContext(4))
     with pytest.raises(ValueError, match="have 4 components, and the model's have 5"):
-        FrozenCorpus("a folder").setup(LossContext(5, corpus=CORPUS, encode=lambda _: vectors()))
+        FrozenCorpus("a folder").setup(LossContext(5, corpus=CORPUS, encode=lambda _, ids: vectors()[ids]))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -138,7 +138,7 @@ def composed_gradient() -> tuple[float, list[Tensor]]:
     queries = pooling(Ragged.from_lengths(texts[own].flatten(0, 1), torch.full([len(own)], 2)))
     corpus = FrozenCorpus("a folder", None)
     known = torch.randn(12, 4, generator=generator).double()
-    corpus.setup(LossContext(4, corpus=torch.arange(12), encode=lambda _: known))
+    corpus.setup(LossContext(4, corpus=torch.arange(12), encode=lambda _, ids: known[ids]))
     in_batch, ids = gather_with_grad(known[TARGETS[own]]), gather_ids(TARGETS[own])
     candidates, ids = corpus.append(queries, in_batch, ids)
     positive = ids == TARGETS[own][:, None]
