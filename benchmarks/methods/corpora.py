@@ -216,6 +216,11 @@ CORPORA = {
         DEFINITIONS,
         towers=True,
     ),
+    "definitions-noise": Corpus(
+        "the same words, a fifth of them with the definition of another",
+        tables.definitions_noise,
+        DEFINITIONS,
+    ),
     "debian-edits": Corpus(
         "Debian packages: a synopsis and a tag to be exchanged, frozen MiniLM and a composer",
         tables.debian_edits,

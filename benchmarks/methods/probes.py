@@ -19,7 +19,7 @@ from lit_metric import MetricDataModule, MetricLearner
 from lit_metric.data import LabelRelations, PairRelations
 from lit_metric.evaluation import encode_split, evaluation_of, measure
 from lit_metric.losses import NormRatioLoss
-from lit_metric.metrics import TripletMetrics, direction_auc, few_shot_accuracy
+from lit_metric.metrics import SpaceMetrics, TripletMetrics, direction_auc, few_shot_accuracy
 
 Found = dict[str, list[float | None] | float]
 
@@ -58,13 +58,11 @@ def encoded(model: MetricLearner, data: MetricDataModule, ids: Tensor) -> Tensor
 def pair_ap(model: MetricLearner, data: MetricDataModule, split: str, names: Sequence[str]) -> Found:
     """The usual, and ``pair_ap``: the average precision of finding the pairs of one class among all pairs of
     different items by their cosine."""
-    assert isinstance(data.relations, LabelRelations)
     ids = data.splits[split]
-    unit, labels = F.normalize(encoded(model, data, ids), dim=1), data.relations.labels[ids]
-    row, column = torch.triu_indices(len(ids), len(ids), offset=1)
-    same, scores = labels[row] == labels[column], (unit @ unit.T)[row, column]
+    space = SpaceMetrics(data.relations)
+    space.update(encoded(model, data, ids), ids)
     found = usual(model, data, split, [name for name in names if name != "pair_ap"])
-    return {**found, "pair_ap": float(average_precision_score(same.numpy(), scores.numpy()))}
+    return {**found, "pair_ap": float(space.compute()["all_pairs_ap"])}
 
 
 def head_and_votes(model: MetricLearner, data: MetricDataModule, split: str, names: Sequence[str]) -> Found:

@@ -92,6 +92,17 @@ def definitions(folder: Path) -> dict[str, str]:
     return {"train": str(write(folder / "definitions.parquet", rows))}
 
 
+def definitions_noise(folder: Path, share: float = 0.2) -> dict[str, str]:
+    """A share of the training rows gets the definition of another."""
+    rows, draw = read(Path(definitions(folder)["train"])), random.Random(0)
+    wrong = [row for row in rows if row["split"] == "train"]
+    wrong = draw.sample(wrong, round(share * len(wrong)))
+    meant = [row["definition"] for row in wrong]
+    for row, definition in zip(wrong, [*meant[1:], *meant[:1]], strict=True):
+        row["definition"] = definition
+    return {"train": str(write(folder / "definitions-noise.parquet", rows))}
+
+
 def sugarcrepe(folder: Path) -> dict[str, str]:
     """SugarCrepe++, all of it for the test but what a fit needs to start."""
     source("sugarcrepe_pp", "triplets.parquet")
