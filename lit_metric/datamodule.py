@@ -210,7 +210,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
 
         with without_garbage_collection(), stage("reading the data"):
             parts = {name: read_one(*each) for name, each in self._data_sets.items()}
-            dataset = union(parts) if self.mixture else parts[""]
+            dataset = union(parts, self.cache_dir) if self.mixture else parts[""]
         excluded.check()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))

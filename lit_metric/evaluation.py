@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -336,6 +336,7 @@ def encode_roles(
     world_size: int = 1,
     shown: str | None = None,
     searched_only: bool = False,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> None:
     """Encode the items of each role of ``split`` and give them to its evaluation; all ranks together.
 
@@ -345,11 +346,14 @@ def encode_roles(
         shown: the title of a bar, None for none.
         searched_only: encode only what queries search, after some of the queries were encoded elsewhere.
             Queries that search fewer items would get higher values.
+        seen: called with this rank's vectors ``[n, d]`` and ids ``[n]`` of each batch.
     """
     for role, name in data.roles(split).items():
         if (target := evaluation.searched(role) if searched_only else role) is not None:
             for vectors, ids in encode_split(encoder, data, data.splits[name], rank, world_size, shown):
                 evaluation.update(vectors, ids, target)
+                if seen is not None:
+                    seen(vectors, ids)
 
 
 def evaluate(
@@ -373,10 +377,11 @@ def measure(
     rank: int = 0,
     world_size: int = 1,
     shown: str | None = None,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Measured:
-    """The same as :func:`evaluate`, with the values of each query."""
+    """The same as :func:`evaluate`, with the values of each query; ``seen`` as in :func:`encode_roles`."""
     evaluation.to(encoder.device)
-    encode_roles(encoder, data, split, evaluation, rank, world_size, shown)
+    encode_roles(encoder, data, split, evaluation, rank, world_size, shown, seen=seen)
     with stage("searching neighbours", shown is not None and rank == 0):
         return evaluation.measure()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods.edits import package_edits
 from benchmarks.results import BenchmarkError, digest
 from benchmarks.splits import bucket
 from benchmarks.supervision import captions, read, split_of, write
@@ -36,6 +37,7 @@ class Corpus:
         pooling: of an item's texts.
         dropout: of the head.
         tag_dropout: of items of several texts.
+        head: whether there are two layers on top; without, what the pooling has is trained.
     """
 
     words: str
@@ -46,6 +48,7 @@ class Corpus:
     pooling: Any = "MeanPooling"
     dropout: float = 0.0
     tag_dropout: float = 0.0
+    head: bool = True
 
     def config(self, folder: Path, backbone: str = BACKBONE) -> Row:
         """What ``lit-metric fit`` reads, with the files in ``folder``."""
@@ -54,7 +57,9 @@ class Corpus:
             if value is not None:
                 text[name] = dict(value)
         head = [{"dimension": 1024, "activation": "gelu"}, {"dimension": 384, "dropout": self.dropout}]
-        encoder = {"text": text, "pooling": self.pooling, "projection": head, "tag_dropout": self.tag_dropout}
+        encoder = {"text": text, "pooling": self.pooling, "tag_dropout": self.tag_dropout}
+        if self.head:
+            encoder["projection"] = head
         return {
             "model": {"encoder": {"class_path": "SetEncoder", "init_args": encoder}},
             "data": {**self.prepare(folder), **self.data},
@@ -143,6 +148,12 @@ def sugarcrepe(folder: Path) -> dict[str, str]:
     return {"train": captions(Path(os.environ["LIT_METRIC_DATA"]), folder)[1]}
 
 
+def debian_edits(folder: Path) -> dict[str, str]:
+    """Packages whose tags differ in one; see :func:`~benchmarks.methods.edits.package_edits`."""
+    rows = package_edits(read(source("debian", "packages.parquet")))
+    return {"train": str(write(folder / "debian-edits.parquet", rows))}
+
+
 TEXTS = {
     "supervision": {"class_path": "Labels", "init_args": {"fields": {"text": "text"}, "label": "label"}},
     "validation_corpus": "self",
@@ -200,6 +211,16 @@ CORPORA = {
             },
             "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
         },
+    ),
+    "debian-edits": Corpus(
+        "Debian packages: a synopsis and a tag to be exchanged, frozen MiniLM and a composer",
+        debian_edits,
+        {
+            "supervision": "Composed",
+            "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 32}},
+        },
+        pooling={"class_path": "ComposedPooling", "init_args": {"dropout": 0.1}},
+        head=False,
     ),
     "sugarcrepe": Corpus(
         "SugarCrepe++, frozen MiniLM",

@@ -87,7 +87,8 @@ class Runs:
         parts = [corpus.config(self.out / "corpora", self.backbone), dict(self.entry.common)]
         if recipe:
             parts.append(yaml.safe_load((RECIPES / f"{self.entry.recipe}.yaml").read_text(encoding="utf-8")))
-        return _resolved(json.dumps([part for part in [*parts, options] if part]))
+        given = json.dumps([part for part in [*parts, options] if part])
+        return _resolved(given.replace(json.dumps(BACKBONE), json.dumps(self.backbone)))
 
     def run(self, arm: str, lr: float, seed: int, final: bool) -> Result:
         """A fit, from its JSON file if it is there, with the figures of test items if ``final``."""

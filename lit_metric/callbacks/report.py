@@ -28,6 +28,7 @@ from lit_metric.callbacks.summary import (
     worst_confusions,
     write_report,
 )
+from lit_metric.callbacks.untrained import KeepUntrained
 from lit_metric.configurable import needs_trust
 from lit_metric.data import LabelRelations, MultiLabelRelations
 from lit_metric.data.progress import stage
@@ -111,7 +112,9 @@ class RunReport(Callback):
             split = self._split(trainer)
             report = {"split": split}
             if self.before and self.seconds == 0.0 and not getattr(trainer, "fast_dev_run", False):
-                self._untrained = self._measure(trainer, pl_module, split, "measuring before training")
+                self._untrained = self._measure(
+                    trainer, pl_module, split, "measuring before training", "before"
+                )
                 report["before"] = self._untrained.values
                 self._log_first(trainer, pl_module, split, report["before"])
             if command := command_line():
@@ -170,7 +173,7 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             self._save(pl_module)
         split = self._split(trainer)
-        trained = self._measure(trainer, pl_module, split, "measuring after training")
+        trained = self._measure(trainer, pl_module, split, "measuring after training", "after")
         self._report |= {"after": trained.values, **self._compared(trainer, trained)}
         # Checkpoints may still be written, and are of the last weights.
         pl_module.load_state_dict(last)
@@ -307,16 +310,27 @@ class RunReport(Callback):
         return str(resolved)
 
     def _measure(
-        self, trainer: Trainer, pl_module: LightningModule, split: str | None, what: str
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        split: str | None,
+        what: str,
+        when: str | None = None,
     ) -> Measured:
+        """The metrics of a split; a callback that keeps vectors gets them as those of ``when``."""
         if split is None:
             return Measured({}, {})
         encoder: Any = pl_module.encoder
         evaluation: Any = pl_module.evaluation
         shown = what if trainer.progress_bar_callback is not None else None
         rank, size = trainer.global_rank, trainer.world_size
+        keepers = [each for each in trainer.callbacks if isinstance(each, KeepUntrained)]  # type: ignore[attr-defined]
+        seen, keep = keepers[0].measuring(when) if keepers and when else (None, None)
         with trainer.precision_plugin.forward_context():
-            return measure(encoder, self._data(trainer), split, evaluation(split), rank, size, shown)
+            found = measure(encoder, self._data(trainer), split, evaluation(split), rank, size, shown, seen)
+        if keep is not None:
+            keep()
+        return found
 
     def _compared(self, trainer: Trainer, trained: Measured) -> dict[str, Any]:
         """What the values of each query say: intervals, and confusions of classes."""

@@ -208,7 +208,7 @@ class MetricCLI(LightningCLI):
     def after_fit(self) -> None:
         """Write the report if it is asked for. A failure doesn't cost the run, which is complete."""
         folder = None if self.untrained is None else self.untrained.folder
-        if folder is None or not self.trainer.is_global_zero:
+        if self.untrained is None or folder is None or not self.trainer.is_global_zero:
             return
         config = self.config[self.subcommand]
         try:
@@ -218,7 +218,9 @@ class MetricCLI(LightningCLI):
             if not isinstance(data, MetricDataModule) or not isinstance(learner, EvaluatedModule):
                 raise TypeError("there are only reports of a MetricDataModule and a MetricLearner")
             wanted = bool(config.report), bool(config.plots)
-            page = inspect_fit(folder, data, learner, str(self.trainer.precision), *wanted)
+            page = inspect_fit(
+                folder, data, learner, str(self.trainer.precision), *wanted, self.untrained.vectors
+            )
         except Exception as error:
             log.warning(
                 "The report could not be written (%s: %s); the run itself is complete. lit-metric inspect "

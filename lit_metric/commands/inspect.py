@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.encoders.base import CONFIG as ENCODER
 from lit_metric.encoders.base import Precision
+from lit_metric.encoders.inference import multiplies_bfloat16
 from lit_metric.hub import load
+from lit_metric.index import Embeddings
 from lit_metric.modules.evaluated import EvaluatedModule
 from lit_metric.report.gather import Inspected, gather
 from lit_metric.report.page import write_page
@@ -63,7 +66,9 @@ def inspect(
         output: file to write, .html (report.html in the run folder).
         query: a text, or tags with commas between them, whose neighbours the page shows; may be repeated.
         max_items: items that the page shows: those measured, what they search, then training items.
-        precision: of matrix products (that in which the run measured, float32 if unknown).
+        precision: of matrix products behind the vectors (that in which the run measured, float32 if unknown;
+            or bfloat16, if the metrics of the page are those that the run wrote, and the processor multiplies
+            bfloat16 in hardware).
         plots: also draw the map, the curves and the confusions, as PNG and SVG, into the folder plots next to
             the page.
         seed: of the choice of items, the intervals and the map.
@@ -96,7 +101,7 @@ def inspect(
         own = False
     inspected = inspected_run(folder, model, data, own, compare, trust_remote_code)
     asked = typed(inspected.after, query or [])
-    report = gather(inspected, asked, max_items, precision or precision_of(run_options(folder)), seed)
+    report = gather(inspected, asked, max_items, precision or precision_for(inspected, folder), seed)
     finish(report, path, path.parent / PLOTS if plots else None, started)
 
 
@@ -108,6 +113,16 @@ def precision_of(options: dict[str, Any]) -> Precision:
     """The precision in which a run with these options measured."""
     trainer = options.get("trainer")
     return PRECISIONS.get(str(trainer.get("precision") if isinstance(trainer, dict) else None), "float32")
+
+
+def precision_for(inspected: Inspected, folder: Path) -> Precision:
+    """The precision of a page's vectors, if none was asked for: that of the run, or bfloat16 where it is
+    faster and no metric of the page comes from it."""
+    own = precision_of(run_options(folder))
+    written = all(inspected.written.get(each) for each in ("before", "after", "intervals"))
+    if own != "float32" or not written or inspected.compared or torch.cuda.is_available():
+        return own
+    return "bfloat16" if multiplies_bfloat16() else own
 
 
 def run_options(folder: Path) -> dict[str, Any]:
@@ -129,7 +144,13 @@ def run_options(folder: Path) -> dict[str, Any]:
 
 
 def inspect_fit(
-    folder: Path, data: MetricDataModule, learner: EvaluatedModule, precision: str, page: bool, plots: bool
+    folder: Path,
+    data: MetricDataModule,
+    learner: EvaluatedModule,
+    precision: str,
+    page: bool,
+    plots: bool,
+    known: Mapping[str, Embeddings] = MappingProxyType({}),
 ) -> Path | None:
     """Write the page of a run that has just been trained, its plots, or both.
 
@@ -140,6 +161,7 @@ def inspect_fit(
         precision: of the trainer.
         page: whether to write the page.
         plots: whether to draw plots.
+        known: the vectors that were measured ``"before"`` and ``"after"``.
 
     Returns:
         The page, if it is written.
@@ -151,6 +173,7 @@ def inspect_fit(
         folder.resolve().name, run, data, load(folder, True), None, written, options, folder
     )
     add_untrained(inspected, folder, True)
+    inspected.known = known.get("before"), known.get("after")
     report = gather(inspected, precision=PRECISIONS.get(precision, "float32"), shown=False)
     return finish(report, folder / PAGE if page else None, folder / PLOTS if plots else None, started)
 

@@ -23,7 +23,6 @@ from lit_metric.data import CsvOptions, DataError, LabelledItems, Labels, Proble
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.formats.labels import TAG_NAMES
 from lit_metric.data.table import Table
-from lit_metric.data.text_sets import without_repeats
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import Precision
 from lit_metric.store import replacing
@@ -183,12 +182,9 @@ class RoleEncoder:
         self, read: FileItems, max_tokens: int, precision: Precision, progress: bool = True
     ) -> np.ndarray:
         """``[n, dimension]`` vectors of the items of a file."""
-        items = read.items
-        inputs, roles, weights = read.inputs(), items.roles, items.weights
-        if roles is not None or weights is not None:
-            inputs, roles, weights = without_repeats(items.rows, roles, weights)  # type: ignore[assignment]
+        roles, weights = read.items.roles, read.items.weights
         return self.encoder.encode(
-            inputs, max_tokens, progress, role=roles or self.role, weights=weights, precision=precision
+            read.inputs(), max_tokens, progress, role=roles or self.role, weights=weights, precision=precision
         )
 
 

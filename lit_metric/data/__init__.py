@@ -5,6 +5,7 @@ from lit_metric.data.dataset import Dataset, GivenPairs, GivenTriplets
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems
 from lit_metric.data.formats import (
+    Composed,
     CounterpartPairs,
     Excerpts,
     Judgements,
@@ -37,6 +38,7 @@ __all__ = [
     "BadRows",
     "Batch",
     "Collator",
+    "Composed",
     "CounterpartPairs",
     "CsvOptions",
     "DataError",

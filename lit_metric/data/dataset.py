@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lit_metric.data.errors import DataError
-from lit_metric.data.items import Items, Vocabulary
+from lit_metric.data.items import Items, Vocabulary, numbers_of
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import Relations, UnionRelations
 from lit_metric.data.text_sets import TextSets
@@ -182,11 +183,12 @@ def check_names(names: Iterable[str]) -> None:
             )
 
 
-def union(parts: Mapping[str, Dataset]) -> Dataset:
+def union(parts: Mapping[str, Dataset], folder: str | None = None) -> Dataset:
     """Lay data sets end to end; across them nothing is known.
 
     Args:
         parts: by name; all of texts or all of sets.
+        folder: where texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
 
     Returns:
         The whole. A split ``NAME/SPLIT`` for each split of a part, and the splits of all parts together;
@@ -199,7 +201,7 @@ def union(parts: Mapping[str, Dataset]) -> Dataset:
     if len(set(kinds.values())) > 1:
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise DataError(f"one encoder takes texts or sets, but the data sets of the mixture are {found}")
-    items, vocabulary = _union_of_items([*parts.values()])
+    items, vocabulary = _union_of_items([*parts.values()], folder)
     relations = UnionRelations([part.relations for part in parts.values()])
     splits: dict[str, Tensor] = {}
     for (name, part), start in zip(parts.items(), relations.offsets.tolist(), strict=False):
@@ -242,60 +244,60 @@ def _rows(parts: Mapping[str, Dataset]) -> tuple[Tensor, dict[str, int]]:
     return torch.cat(rows), counts
 
 
-def _union_of_items(parts: Sequence[Dataset]) -> tuple[Items, Vocabulary]:
+def _union_of_items(parts: Sequence[Dataset], folder: str | None) -> tuple[Items, Vocabulary]:
     """The items of all parts, with one vocabulary."""
     kind = parts[0].items.kind
     keys: list[str] | None = None
     if any(part.items.keys is not None for part in parts):
         keys = [key for part in parts for key in part.items.keys or [""] * len(part.items)]
         keys = keys if any(keys) else None
-    weighted = any(part.items.weights is not None for part in parts)
-    if all(part.vocabulary.roles is None for part in parts) and not weighted:
+    if kind == "text" and (roles := _item_roles(parts)) is not None:
         starts = np.cumsum([0, *(len(part.vocabulary) for part in parts)]).tolist()
-        if kind == "text":
-            texts = Texts.joined(_as_texts(part.vocabulary.texts) for part in parts)
-            places = [part.items.texts.values.numpy() + at for part, at in zip(parts, starts, strict=False)]
-            return Items.of_texts(texts, np.concatenate(places), keys)
-        sets = [
-            TextSets(
-                [*part.vocabulary.texts],
-                part.items.texts.values.numpy().astype(np.int32),
-                part.items.texts.offsets.numpy(),
-            )
-            for part in parts
-        ]
-        return Items.encode(TextSets.joined(sets), kind, keys)
-    rows: list[list[str]] = []
-    weights: list[list[float]] = []
-    for part in parts:
-        names, texts_of = part.vocabulary.texts, part.items.texts
-        rows += [[names[text] for text in row] for row in texts_of.tolist()]
-        if weighted:
-            of_texts = part.items.weights
-            if of_texts is None:
-                of_texts = torch.ones(len(texts_of.values))
-            weights += Ragged(of_texts, texts_of.offsets).tolist()  # type: ignore[arg-type]
-    return Items.encode(rows, kind, keys, roles=_roles(parts), weights=weights if weighted else None)
+        texts = Texts.joined(_as_texts(part.vocabulary.texts) for part in parts)
+        places = [part.items.texts.values.numpy() + at for part, at in zip(parts, starts, strict=False)]
+        return Items.of_texts(texts, np.concatenate(places), keys, *roles, folder=folder)
+    sets = TextSets.joined([_as_sets(part) for part in parts], folder)
+    if all(part.items.roles is None for part in parts):
+        return Items.encode(sets, kind, keys, folder=folder)
+    names = [name for part in parts for name in _names(part.items)]
+    return Items.encode(sets, kind, keys, roles=names, weights=sets.weight_rows())
 
 
 def _as_texts(texts: Sequence[str]) -> Texts:
     return texts if isinstance(texts, Texts) else Texts.of(texts)
 
 
-def _roles(parts: Sequence[Dataset]) -> list[str] | list[list[str]] | None:
-    """A role for each item if any item has one, or for each text if any text has one, or None."""
+def _as_sets(part: Dataset) -> TextSets:
+    """The texts of all items, with the roles of texts and the weights."""
+    items, vocabulary = part.items, part.vocabulary
+    return TextSets(
+        vocabulary.texts,
+        items.texts.values.numpy().astype(np.int32),
+        items.texts.offsets.numpy(),
+        None if vocabulary.roles is None else _names(vocabulary),
+        None if items.weights is None else items.weights.numpy(),
+    )
+
+
+def _item_roles(parts: Sequence[Dataset]) -> tuple[npt.NDArray[np.int8] | None, list[str]] | None:
+    """``[N]`` int8 a role for each item, and the roles' names; no array if no text has a role. None if texts
+    have roles, and items don't."""
     if all(part.vocabulary.roles is None for part in parts):
+        return None, []
+    if all(part.items.roles is None for part in parts):
         return None
-
-    def names(part: Items | Vocabulary) -> list[str]:
-        if part.roles is None:
-            return [""] * len(part)
-        return [part.role_names[number] for number in part.roles.tolist()]
-
-    of_items: list[str] = []
-    of_texts: list[list[str]] = []
+    names = [*dict.fromkeys(name for part in parts for name in part.items.role_names or [""])]
+    numbers = []
     for part in parts:
-        of_items += names(part.items)
-        of_each = names(part.vocabulary)
-        of_texts += [[of_each[text] for text in row] for row in part.items.texts.tolist()]
-    return of_items if any(part.items.roles is not None for part in parts) else of_texts
+        roles = part.items.roles
+        if roles is None:
+            roles = torch.zeros(len(part.items), dtype=torch.int8)
+        numbers.append(numbers_of(part.items.role_names or [""], names)[roles.long()])
+    return torch.cat(numbers).numpy(), names
+
+
+def _names(part: Items | Vocabulary) -> list[str]:
+    """The role of each item or text, ``""`` where there are none."""
+    if part.roles is None:
+        return [""] * len(part)
+    return [part.role_names[number] for number in part.roles.tolist()]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_metric.data.errors import DataError
 from lit_metric.data.ragged import Ragged
-from lit_metric.data.text_sets import BLOCK, TextSets, without_repeats
+from lit_metric.data.text_sets import BLOCK, TextSets, taken
 from lit_metric.data.texts import Integers, Texts, distinct
 
 Kind = Literal["text", "set"]
@@ -55,13 +55,18 @@ class Vocabulary:
 
     @classmethod
     def encode(
-        cls, rows: Sequence[Sequence[str]], roles: Sequence[Sequence[str]] | None = None
+        cls,
+        rows: Sequence[Sequence[str]],
+        roles: Sequence[Sequence[str]] | None = None,
+        folder: str | Path | None = None,
     ) -> tuple[Vocabulary, Ragged]:
         """Number the distinct texts of ``rows`` by first appearance.
 
         Args:
-            rows: the texts of each item; an item may have none.
-            roles: for each item, a list with a role for each of its texts; None if there are no roles.
+            rows: the texts of each item; an item may have none. A list, or
+                :class:`~lit_metric.data.text_sets.TextSets`, which may have roles themselves.
+            roles: for each item, a list with a role for each of its texts; None if there are no others.
+            folder: where texts beyond 64 MB go that are :class:`~lit_metric.data.Texts`.
 
         Returns:
             The vocabulary, and the rows as vocabulary ids, in the same order.
@@ -71,35 +76,23 @@ class Vocabulary:
             DataError: when a text holds a lone surrogate, which no tokenizer can read.
             ValueError: when there are more or fewer roles than texts.
         """
-        if isinstance(rows, TextSets) and roles is None:
-            used, found = rows.numbered()
-            (vocabulary := cls(used))._refuse_surrogates(rows)
-            return vocabulary, Ragged(torch.from_numpy(found), torch.from_numpy(rows.offsets))
-        numbers: dict[tuple[str, str], int] = {}
-        ids: list[int] = []
-        for row, texts in enumerate(rows):
-            if isinstance(texts, str):
-                raise TypeError(
-                    f"item {row} is the string {texts!r:.60}; give a list of texts, such as [text]"
-                )
-            names = [""] * len(texts) if roles is None else roles[row]
-            for text, name in zip(texts, names, strict=True):
-                if not isinstance(text, str):
-                    raise TypeError(
-                        f"item {row} holds {text!r:.60}, a {type(text).__name__}; texts are strings"
-                    )
-                ids.append(numbers.setdefault((name, text), len(numbers)))
-        vocabulary = cls([text for _, text in numbers])
-        if roles is not None:
-            role_names = list(dict.fromkeys(name for name, _ in numbers))
-            vocabulary = cls(
-                vocabulary.texts, numbers_of([name for name, _ in numbers], role_names), role_names
-            )
+        sets = rows
+        if roles is not None or not isinstance(sets, TextSets):
+            sets = TextSets.of(rows, roles, repeats=True)
+        used, found = sets.numbered()
+        names = sets.names
+        texts = names.select(used, folder) if isinstance(names, Texts) else taken(names, used)
+        vocabulary = cls(texts)
+        if sets.roles is not None:
+            of_texts = taken(sets.roles, used)
+            role_names = list(dict.fromkeys(of_texts))
+            vocabulary = cls(texts, numbers_of(of_texts, role_names), role_names)
         vocabulary._refuse_surrogates(rows)
-        lengths = torch.tensor([len(texts) for texts in rows], dtype=torch.int64)
-        return vocabulary, Ragged.from_lengths(torch.tensor(ids, dtype=torch.int64), lengths)
+        return vocabulary, Ragged(torch.from_numpy(found), torch.from_numpy(sets.offsets))
 
     def _refuse_surrogates(self, rows: Sequence[Sequence[str]]) -> None:
+        if isinstance(self.texts, Texts):
+            return  # it can't hold any
         broken = {text for text in self.texts if surrogate_at(text) is not None}
         if not broken:
             return
@@ -207,17 +200,20 @@ class Items:
         keys: Sequence[str] | None = None,
         roles: Sequence[str] | Sequence[Sequence[str]] | None = None,
         weights: Sequence[Sequence[float]] | None = None,
+        folder: str | Path | None = None,
     ) -> tuple[Items, Vocabulary]:
         """Number the distinct texts of ``rows`` and take each row's fingerprint.
 
         Args:
             rows: the texts of each item. Repeats within a set, in the same role, are dropped.
+                :class:`~lit_metric.data.text_sets.TextSets` may have roles and weights themselves.
             kind: ``"text"`` or ``"set"``.
             keys: names of the items, or None.
             roles: one role for each item, which its texts have, too. Or for each item a list with a role for
                 each of its texts; the items then have no roles.
             weights: for each item a list with a weight > 0 for each of its texts, for kind ``"set"``.
                 Repeated texts keep their largest weight.
+            folder: as in :meth:`Vocabulary.encode`.
 
         Raises:
             DataError: when an item of kind ``"text"`` does not have exactly one text, when there are more or
@@ -241,8 +237,9 @@ class Items:
         if weights is not None:
             cls._check_weights(rows, weights)
         if kind == "set" and not (isinstance(rows, TextSets) and of_texts is None and weights is None):
-            rows, of_texts, weights = without_repeats(rows, of_texts, weights)
-        vocabulary, texts = Vocabulary.encode(rows, of_texts)
+            rows, of_texts = TextSets.of(rows, of_texts, weights), None
+        vocabulary, texts = Vocabulary.encode(rows, of_texts, folder)
+        of_sets = rows.weights if isinstance(rows, TextSets) else None
         if kind == "text" and not bool((texts.lengths == 1).all()):
             row = int((texts.lengths != 1).nonzero()[0])
             raise DataError(
@@ -257,9 +254,7 @@ class Items:
             keys,
             None if of_items is None else numbers_of(of_items, role_names),
             role_names,
-            None
-            if weights is None
-            else torch.tensor([w for row in weights for w in row], dtype=torch.float32),
+            None if of_sets is None else torch.from_numpy(of_sets),
         )
         return items, vocabulary
 

@@ -4,6 +4,7 @@ from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.backbone import Backbone
 from lit_metric.encoders.base import Encoder
 from lit_metric.encoders.composed import SetEncoder, TwoTowerEncoder
+from lit_metric.encoders.composing import ComposedPooling
 from lit_metric.encoders.conjunction import ConjunctionPooling
 from lit_metric.encoders.distillation import distill
 from lit_metric.encoders.merging import merge_encoders
@@ -25,6 +26,7 @@ __all__ = [
     "AttentionPooling",
     "Backbone",
     "CLSPooling",
+    "ComposedPooling",
     "ConjunctionPooling",
     "Encoder",
     "EncoderInput",

@@ -37,7 +37,7 @@ class SetEncoder(Encoder):
         normalize: whether :meth:`encode` returns vectors of length 1.
 
     Raises:
-        ValueError: if ``tag_dropout`` is not in [0, 1).
+        ValueError: if ``tag_dropout`` is not in [0, 1), or drops texts whose places have a meaning.
 
     In a configuration, with two layers after the pooling::
 
@@ -70,11 +70,20 @@ class SetEncoder(Encoder):
             raise ValueError(f"tag_dropout is {tag_dropout}; it has to be at least 0 and less than 1")
         self.text = text
         self.pooling = pooling or AttentionPooling()
+        if tag_dropout and self._ordered:
+            raise ValueError(
+                f"tag_dropout is {tag_dropout}, and {type(self.pooling).__name__} needs each text at its "
+                "place: leave tag_dropout out"
+            )
         self.pooling.build(text.dimension)
         self.projection, self.dimension = Projection.stack(projection, hidden, text.dimension)
         self.normalize_texts = normalize_texts
         self.tag_dropout = tag_dropout
         self.normalize = normalize
+
+    @property
+    def _ordered(self) -> bool:
+        return getattr(self.pooling, "ordered", False)  # poolings from elsewhere may not say
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -117,6 +126,11 @@ class SetEncoder(Encoder):
                 raise TypeError(
                     f"item {place} is {item!r:.60}, and a list of texts was expected: this encoder is for "
                     "items of several texts (tags)"
+                )
+            if self._ordered and isinstance(item, (set, frozenset)):
+                raise TypeError(
+                    f"item {place} is a set, which has no order, and {type(self.pooling).__name__} needs "
+                    "one: give a list"
                 )
             items[row] = (
                 sorted(item) if isinstance(item, (set, frozenset)) else as_list(item, f"item {place}")

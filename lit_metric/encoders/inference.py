@@ -37,6 +37,14 @@ SAMPLED = 16
 MOST_PIECES = 8
 """Pieces that run at a time; more would wait for Python's lock."""
 
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for matrix products in bfloat16 (AVX512-BF16 or AMX), so that
+    encoding in it is faster than in float32."""
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(bool(each()) for each in asked if each is not None)
+
+
 Run = Callable[[PreTrainedModel, Ragged], Tensor]
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}

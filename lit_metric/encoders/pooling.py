@@ -8,7 +8,7 @@ says otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,12 @@ class Pooling(Configurable, nn.Module):
 
     Called with the states, and optionally ``weights [total] > 0``, how much each counts in its row. Poolings
     that take means use them; the largest, first and last state are the same with any.
+
+    Attributes:
+        ordered: whether an item's texts have different meanings by their places, so that none may be dropped.
     """
+
+    ordered: ClassVar[bool] = False
 
     def build(self, dimension: int) -> None:
         """Create parameters for states of ``dimension`` components; encoders call this."""

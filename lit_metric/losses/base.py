@@ -55,7 +55,8 @@ class LossContext:
             have one class each. If only the number of classes is known, ``torch.ones(number)`` will do.
         relations: between all items by global id, or None.
         encode: returns for the hub id or folder of another encoder its vectors ``[N, g]`` of all items, by
-            global id. Every rank must call it.
+            global id; with a second argument ``ids [M]``, those of these items, ``[M, g]``. Every rank must
+            call it.
         corpus: ``[N]`` int64 global ids of what training items are compared with, such as documents; None
             where it isn't known, as in a mixture of data sets.
     """
@@ -63,7 +64,7 @@ class LossContext:
     dimension: int
     class_counts: Tensor | None = None
     relations: ItemRelations | None = None
-    encode: Callable[[str], Tensor] | None = None
+    encode: Callable[..., Tensor] | None = None
     corpus: Tensor | None = None
 
 

@@ -48,7 +48,7 @@ class FrozenCorpus(CandidateBank):
     Example:
         >>> vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [1.0, 0.1]])  # item 3 is a query
         >>> bank = FrozenCorpus("a folder", top_k=1)
-        >>> bank.setup(LossContext(2, corpus=torch.arange(3), encode=lambda _: vectors))
+        >>> bank.setup(LossContext(2, corpus=torch.arange(3), encode=lambda _, ids: vectors[ids]))
         >>> bank.extend(vectors[3:], torch.tensor([2]))[1]
         tensor([0])
     """
@@ -71,14 +71,13 @@ class FrozenCorpus(CandidateBank):
                 "data set, which a mixture doesn't have, and what encodes them"
             )
         ids = context.corpus.unique()
-        vectors = context.encode(self.encoder)
+        vectors = context.encode(self.encoder, ids)
         if vectors.shape[1] != context.dimension:
             raise ValueError(
                 f"vectors of {self.encoder} have {vectors.shape[1]} components, and the model's have "
                 f"{context.dimension}: give the folder of the document tower"
             )
-        ids = ids.to(vectors.device)
-        self._corpus = unit(vectors[ids].float()), ids
+        self._corpus = unit(vectors.float()), ids.to(vectors.device)
 
     def extend(self, anchors: Tensor, ids: Tensor, task: int = 0) -> tuple[Tensor, Tensor]:
         """See :meth:`CandidateBank.extend`.

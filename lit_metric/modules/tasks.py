@@ -167,20 +167,23 @@ def check_scores(loss: Loss, planner: BatchPlanner, ids: Tensor, relations: Rela
         )
 
 
-def encode_items(encoder: str, data: MetricDataModule, device: torch.device) -> Tensor:
-    """``[N, g]`` float32 vectors of all items, by their global id, on ``device``.
+def encode_items(
+    encoder: str, ids: Tensor | None = None, *, data: MetricDataModule, device: torch.device
+) -> Tensor:
+    """``[N, g]`` float32 vectors of all items, by their global id, or of ``ids [N]``, on ``device``.
 
     Every rank must call it: each encodes its share of the distinct texts, and all get the same vectors.
 
     Args:
         encoder: hub id or folder of the guide, which has its own tokenizer.
+        ids: global ids of items; None for all.
         data: after its ``setup``.
         device: where to encode.
     """
     # To load a model draws random numbers, for weights that it then replaces.
     with torch.random.fork_rng():
         guide = TextEncoder(encoder, freeze=True).to(device)
-    texts = text_of_items(data.items, data.vocabulary, torch.arange(len(data.items)))
+    texts = text_of_items(data.items, data.vocabulary, torch.arange(len(data.items)) if ids is None else ids)
     distinct = list(dict.fromkeys(texts))
     shares = [distinct[first :: world_size()] for first in range(world_size())]
     vectors = gather_ids(torch.from_numpy(guide.encode(shares[rank()])).to(device))

@@ -34,7 +34,14 @@ from lit_metric.report.chosen import (
     labels_of,
     summarise_splits,
 )
-from lit_metric.report.measures import compare, difference, health_of, metric_rows
+from lit_metric.report.measures import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    compare,
+    difference,
+    health_of,
+    metric_rows,
+)
 from lit_metric.report.mined import mined_negatives
 from lit_metric.report.near import class_rows, confusions
 from lit_metric.report.problems import problems_of
@@ -87,6 +94,7 @@ class Inspected:
         compared: whether two runs are compared.
         exact: whether ``before`` is surely the encoder that was trained.
         missing: why parts can't be there, by their names in :class:`~lit_metric.report.structure.Report`.
+        known: vectors that ``before`` and ``after`` made of some items; None: all are to be encoded.
     """
 
     title: str
@@ -101,6 +109,7 @@ class Inspected:
     compared: bool = False
     exact: bool = False
     missing: dict[str, str] = field(default_factory=dict)
+    known: tuple[Embeddings | None, Embeddings | None] = (None, None)
 
 
 def gather(
@@ -139,7 +148,13 @@ def gather(
         ids = choose(data, split, max_items, seed)
     encoded, measured = _encode(inspected, split, ids, precision, seconds, shown)
     vectors = [None if each is None else each.of(ids) for each in encoded]
-    _check(inspected, split, measured, run)
+    # In half precision, a few queries may find another nearest item.
+    tolerance = (
+        HALF_TOLERANCE + 2 / max(len(data.splits[split]), 1)
+        if precision != "float32" and split
+        else TOLERANCE
+    )
+    _check(inspected, split, measured, run, tolerance)
     with _timed(seconds, "read"):
         items = describe_items(data, ids, split)
         cut = cut_texts(data, inspected.after.tokenizer)
@@ -174,6 +189,7 @@ def gather(
         comparison=None,
         missing=dict(inspected.missing),
         seconds_to_write=seconds,
+        precision=precision,
     )
     if split is None:
         report.missing["metrics"] = "Nothing was measured: there is neither a test nor a validation split."
@@ -273,14 +289,15 @@ def _encode(
     groups = [] if split is None else [data.splits[name] for name in data.roles(split).values()]
     encoded: list[Encoded | None] = []
     measured: list[Measured | None] = []
-    for encoder, name in zip((inspected.before, inspected.after), inspected.names, strict=True):
+    encoders = inspected.before, inspected.after
+    for encoder, name, known in zip(encoders, inspected.names, inspected.known, strict=True):
         if encoder is None:
             encoded.append(None)
             measured.append(None)
             continue
         with _timed(seconds, "encode"):
             title = f"encoding ({name})" if shown else None
-            found = encode_once(encoder.to(device), data, [*groups, ids], precision, title)
+            found = encode_once(encoder.to(device), data, [*groups, ids], precision, title, known)
             encoded.append(found)
         with _timed(seconds, "measure"):
             own = None
@@ -290,11 +307,11 @@ def _encode(
     return encoded, measured
 
 
-def _check(inspected: Inspected, split: str | None, measured: Pair, run: Run) -> None:
+def _check(inspected: Inspected, split: str | None, measured: Pair, run: Run, tolerance: float) -> None:
     """Warn where what is measured now isn't what the run has measured."""
     if inspected.compared or split is None or split != inspected.written.get("split"):
         return
-    after = difference(measured[1], inspected.written.get("after"))
+    after = difference(measured[1], inspected.written.get("after"), tolerance)
     if after is not None:
         name, old, new = after
         run.warnings.append(
@@ -303,7 +320,7 @@ def _check(inspected: Inspected, split: str | None, measured: Pair, run: Run) ->
             "positions are those of now."
         )
         return
-    before = difference(measured[0], inspected.written.get("before"))
+    before = difference(measured[0], inspected.written.get("before"), tolerance)
     if before is not None and not inspected.exact:
         name, old, new = before
         run.warnings.append(

@@ -12,15 +12,16 @@ from scipy.stats import binomtest, skew
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_metric.evaluation import Measured, intervals
+from lit_metric.evaluation import Intervals, Measured, intervals
 from lit_metric.metrics import mean_pairwise_cosine
 from lit_metric.report.structure import Comparison, Flip, Floats, Health, Interval, Ints, MetricRow
 
 LOWER = ("alignment", "uniformity", "hubness")
 NEITHER = ("effective_rank", "queries_without_positive", "queries_without_voter")
 RESAMPLES = 1000
-TOLERANCE = 1e-3
-"""How far a metric that is measured again may be from that of the run before the report says so."""
+TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
+"""How far a metric that is measured again, in float32 or in half precision, may be from that of the run
+before the report says so."""
 HUB = 10
 """Neighbours among which an item is looked for, to see how often it is found."""
 
@@ -37,7 +38,8 @@ def metric_rows(
     Args:
         before, after: measured; None: unknown.
         first: names of the metrics that matter most.
-        written: the content of ``metrics.json``, whose values count where they are. None: those measured now.
+        written: the content of ``metrics.json``, whose values and intervals count where they are. None: those
+            measured now.
         seed: of the bootstrap.
     """
     values = [
@@ -48,7 +50,17 @@ def metric_rows(
         for when, found in (("before", before), ("after", after))
     ]
     names = [*dict.fromkeys([*first, *sorted(values[1]), *sorted(values[0])])]
-    paired = intervals(before, after, RESAMPLES, seed) if before is not None and after is not None else {}
+    paired = {
+        name: Intervals(
+            before=tuple(each["before"]),
+            after=tuple(each["after"]),
+            change=tuple(each["change"]),
+            queries=each["queries"],
+        )
+        for name, each in ((written or {}).get("intervals") or {}).items()
+    }
+    if not paired and before is not None and after is not None:
+        paired = intervals(before, after, RESAMPLES, seed)
     alone = intervals(after, after, RESAMPLES, seed) if after is not None and not paired else {}
     rows = []
     for name in names:
@@ -76,7 +88,7 @@ def _finite(value: Any) -> float | None:
 
 
 def difference(
-    measured: Measured | None, written: Mapping[str, Any] | None
+    measured: Measured | None, written: Mapping[str, Any] | None, tolerance: float = TOLERANCE
 ) -> tuple[str, float, float] | None:
     """The metric that is farthest from what ``metrics.json`` says, if any is beyond the tolerance.
 
@@ -92,7 +104,7 @@ def difference(
         for name, value in written.items()
         if value is not None and name in measured.values and name.rpartition("/")[2] not in NEITHER
     ]
-    far = [each for each in pairs if not abs(each[1] - each[2]) <= TOLERANCE]
+    far = [each for each in pairs if not abs(each[1] - each[2]) <= tolerance]
     return max(far, key=lambda each: abs(each[1] - each[2]), default=None)
 
 

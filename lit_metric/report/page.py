@@ -58,6 +58,7 @@ AT_ONCE = (
     "splits",
     "metrics",
     "health",
+    "precision",
 )
 SHOWN_CLASS_SIZES = 1000
 

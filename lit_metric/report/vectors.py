@@ -17,6 +17,7 @@ from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder, SetEncoder, TwoTowerEncoder
 from lit_metric.encoders.base import Precision
 from lit_metric.evaluation import Measured, encode_split, evaluation_of
+from lit_metric.index import Embeddings
 
 ROWS = 4096
 """Vectors that an evaluation is given at once."""
@@ -56,6 +57,7 @@ def encode_once(
     groups: Sequence[Tensor],
     precision: Precision = "float32",
     shown: str | None = None,
+    known: Embeddings | None = None,
 ) -> Encoded:
     """Encode the items of some groups, each item once.
 
@@ -67,6 +69,7 @@ def encode_once(
         groups: ids of each.
         precision: of matrix products.
         shown: the title of a bar, None for none.
+        known: vectors of some items by the same encoder, which aren't encoded again.
 
     Raises:
         DataError: when the data is of another kind than the encoder takes.
@@ -78,15 +81,19 @@ def encode_once(
     half: AbstractContextManager[Any] = nullcontext()
     if precision != "float32":
         half = torch.autocast(encoder.device.type, getattr(torch, precision))
-    known = torch.empty(0, dtype=torch.int64)
+    done = torch.empty(0, dtype=torch.int64)
+    if known is not None:
+        done = everything[torch.isin(everything, known.ids)]
+        kept = torch.as_tensor(known.values)  # as they are, since a page shows what isn't finite, too
+        vectors[torch.searchsorted(everything, done)] = kept[known.rows(done)]
     for group in groups:
-        left = group if not len(known) else group[~torch.isin(group, known)]
+        left = group if not len(done) else group[~torch.isin(group, done)]
         if not len(left):
             continue
         with half:
             for part, ids in encode_split(encoder, data, left, shown=shown):
                 vectors[torch.searchsorted(everything, ids.cpu())] = part.float().cpu()
-        known = torch.cat([known, left])
+        done = torch.cat([done, left])
     return Encoded(everything, vectors)
 
 

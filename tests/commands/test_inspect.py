@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lit_metric
+import lit_metric.commands.inspect as command
 from lit_metric import MetricDataModule, TextEncoder, TwoTowerEncoder
 from lit_metric.commands.inspect import build_again, inspected_run, typed
 from lit_metric.commands.mine import read_data
 from lit_metric.data import Judgements, Labels, Pairs
+from lit_metric.evaluation import encode_split
 from lit_metric.hub import load
+from lit_metric.report import vectors as report_vectors
 from lit_metric.report.gather import gather
 from lit_metric.report.structure import Report
 from tests.end_to_end.command import metrics, options, run
@@ -77,6 +81,48 @@ def test_a_fit_writes_its_page_and_keeps_no_untrained_weights(trained: Path) -> 
     assert not (trained / "plots").exists()
 
 
+def test_a_fit_encodes_nothing_twice_for_its_page(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+
+    def counted(encoder: Any, data: Any, ids: torch.Tensor, **more: Any) -> Any:
+        encoded.extend(ids.tolist())
+        return encode_split(encoder, data, ids, **more)
+
+    monkeypatch.setattr(report_vectors, "encode_split", counted)
+    folder = fit(tmp_path, small, "--report", trainer__max_epochs=1)
+    held_out = read_data(str(folder))
+    held_out.read()
+    # Test items and the training items that vote for them were measured; those for validation were not.
+    assert sorted(encoded) == sorted([*held_out.splits["validation"].tolist()] * 2)
+
+
+def test_bfloat16_is_taken_where_it_is_faster_and_no_metric_comes_from_it(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    inspected = inspected_run(trained, str(trained), read_data(str(trained)), True, None, False)
+    assert command.precision_for(inspected, trained) == "bfloat16"
+    report, written = gather(inspected, precision="bfloat16", shown=False), metrics(trained)
+    assert report.precision == "bfloat16"
+    assert report.run.warnings == []
+    for row in report.metrics:
+        assert (row.before.value, row.after.value) == (
+            written["before"][row.name],
+            written["after"][row.name],
+        )
+        if row.name in written["intervals"]:
+            own = written["intervals"][row.name]
+            assert [row.after.low, row.after.high, row.change.low] == [*own["after"], own["change"][0]]
+    inspected.written = {**written, "intervals": {}}
+    assert command.precision_for(inspected, trained) == "float32"
+    inspected.written = written
+    monkeypatch.setattr(command, "multiplies_bfloat16", lambda: False)
+    assert command.precision_for(inspected, trained) == "float32"
+
+
 def test_other_commands_read_the_config_of_a_run_with_a_page(trained: Path) -> None:
     assert "\nreport: true\n" in (trained / "config.yaml").read_text()
     folder = trained.parents[1]
@@ -128,7 +174,7 @@ def test_the_untrained_encoder_is_that_of_the_run(trained: Path, small: Small, t
     assert "Nothing is known of the untrained encoder" in report.run.warnings[0]
     assert report.items.neighbours_before is None
     assert report.metrics[0].before.value == metrics(trained)["before"]["map@r"]
-    assert report.metrics[0].change.low is None
+    assert report.metrics[0].change.low == metrics(trained)["intervals"]["map@r"]["change"][0]
 
 
 def test_neighbours_are_those_of_a_loop_and_those_that_were_measured(trained: Path) -> None:
@@ -353,8 +399,6 @@ def test_plots_are_drawn_beside_the_page(trained: Path, tmp_path: Path) -> None:
 def test_a_page_that_fails_does_not_cost_the_run(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from lit_metric.commands import inspect as command
-
     def fail(*args: Any) -> None:
         raise OSError("no room\nat all")
 

@@ -10,8 +10,18 @@ from torch import Tensor
 
 from lit_metric import MetricDataModule, MetricLearner, TextEncoder
 from lit_metric.batching import PairPlanner
-from lit_metric.data import Pairs
-from lit_metric.losses import FrozenCorpus, InfoNCELoss, LossContext, rank
+from lit_metric.data import Pairs, Ragged
+from lit_metric.encoders import ComposedPooling
+from lit_metric.losses import (
+    DensePairs,
+    FrozenCorpus,
+    InfoNCELoss,
+    LossContext,
+    gather_ids,
+    gather_with_grad,
+    rank,
+    world_size,
+)
 from tests.distributed import RankPool
 from tests.losses.cases import cosines
 from tests.small import Small, Watch, questions, trainer, write_csv
@@ -25,7 +35,7 @@ def vectors() -> Tensor:
 
 def bank(top_k: int | None) -> FrozenCorpus:
     made = FrozenCorpus("a folder", top_k)
-    made.setup(LossContext(4, corpus=CORPUS.flip(0), encode=lambda _: vectors()))
+    made.setup(LossContext(4, corpus=CORPUS.flip(0), encode=lambda _, ids: vectors()[ids]))
     return made
 
 
@@ -69,7 +79,7 @@ def test_what_it_needs() -> None:
     with pytest.raises(ValueError, match="needs corpus and encode"):
         FrozenCorpus("a folder").setup(LossContext(4))
     with pytest.raises(ValueError, match="have 4 components, and the model's have 5"):
-        FrozenCorpus("a folder").setup(LossContext(5, corpus=CORPUS, encode=lambda _: vectors()))
+        FrozenCorpus("a folder").setup(LossContext(5, corpus=CORPUS, encode=lambda _, ids: vectors()[ids]))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -110,3 +120,40 @@ def test_a_run_meets_documents_that_are_in_no_batch(small: Small, tmp_path: Path
         answers = [sorted({other for _, other in couples}).index(dict(couples)[text]) for text in texts]
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(answers))
         assert watch.losses[0] == pytest.approx(expected.item(), rel=1e-4)
+
+
+TARGETS = torch.tensor([2, 5, 8, 4, 9])
+"""Of each of five queries."""
+
+
+def composed_gradient() -> tuple[float, list[Tensor]]:
+    """The loss and the gradient of a composer, for this rank's share of five queries."""
+    generator = torch.Generator().manual_seed(3)
+    pooling = ComposedPooling(hidden=3, dimension=4).double()
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    texts = torch.randn(5, 2, 4, generator=generator).double()
+    shares = [5] if world_size() == 1 else [4, 1]
+    own = torch.arange(5).split(shares)[rank()]
+    queries = pooling(Ragged.from_lengths(texts[own].flatten(0, 1), torch.full([len(own)], 2)))
+    corpus = FrozenCorpus("a folder", None)
+    known = torch.randn(12, 4, generator=generator).double()
+    corpus.setup(LossContext(4, corpus=torch.arange(12), encode=lambda _, ids: known[ids]))
+    in_batch, ids = gather_with_grad(known[TARGETS[own]]), gather_ids(TARGETS[own])
+    candidates, ids = corpus.append(queries, in_batch, ids)
+    positive = ids == TARGETS[own][:, None]
+    pairs = DensePairs(positive, ~positive)
+    loss = InfoNCELoss(0.3).on_pairs(queries, candidates, pairs)["loss"]
+    loss.backward()
+    gradients = [parameter.grad for parameter in pooling.parameters()]
+    assert all(each is not None for each in gradients)
+    return loss.item(), gradients  # type: ignore[return-value]
+
+
+def test_composed_queries_on_two_ranks_learn_as_on_one(pool: RankPool) -> None:
+    loss, alone = composed_gradient()
+    several = pool.run(composed_gradient)
+    assert sum(each for each, _ in several) / 2 == pytest.approx(loss, rel=1e-9)
+    for number, expected in enumerate(alone):  # DDP takes the mean
+        found = torch.stack([gradients[number] for _, gradients in several]).mean(0)
+        torch.testing.assert_close(found, expected)

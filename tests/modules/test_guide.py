@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -59,7 +60,7 @@ def shared_work(folder: str, texts: list[str]) -> tuple[list[str], Tensor]:
 
     with patch("lit_metric.modules.tasks.TextEncoder", Heard):
         data = SimpleNamespace(items=items, vocabulary=vocabulary)
-        return asked, encode_items(folder, data, torch.device("cpu"))  # type: ignore[arg-type]
+        return asked, encode_items(folder, data=data, device=torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_ranks_share_the_encoding_and_have_the_same_vectors(small: Small, pool: RankPool) -> None:
@@ -77,3 +78,22 @@ def test_ranks_share_the_encoding_and_have_the_same_vectors(small: Small, pool: 
         encoder = TextEncoder(small / "backbone")
         by_one = [torch.from_numpy(encoder.encode([text]))[0] for text in texts]
         torch.testing.assert_close(vectors, torch.stack(by_one), rtol=0, atol=1e-5)
+
+
+def test_only_the_items_that_are_asked_for_are_encoded(small: Small) -> None:
+    texts = [text for text, _ in questions(6, seed=1)]
+    items, vocabulary = Items.encode([[text] for text in texts])
+    data: Any = SimpleNamespace(items=items, vocabulary=vocabulary)
+    asked: list[str] = []
+
+    class Heard(TextEncoder):
+        def encode(self, items: list[str]) -> object:  # type: ignore[override]
+            asked.extend(items)
+            return super().encode(items)
+
+    with patch("lit_metric.modules.tasks.TextEncoder", Heard):
+        ids = torch.tensor([4, 1])
+        found = encode_items(small / "backbone", ids, data=data, device=torch.device("cpu"))
+    assert asked == [texts[4], texts[1]]
+    expected = torch.from_numpy(TextEncoder(small / "backbone").encode([texts[4], texts[1]]))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -123,6 +123,7 @@ def made_report(
         ],
         comparison=_comparison(items) if compared else None,
         seconds_to_write={"encode": 3.5, "project": 12.5},
+        precision="bfloat16",
     )
 
 

@@ -83,4 +83,12 @@ def test_rows_have_the_written_values_and_the_intervals_of_those_measured() -> N
     assert (mrr.change.low, mrr.change.high) == (0.125, 0.5)  # of 0.5, 0.5, 0, 0.5, four drawn
     assert rows["uniformity"].change.low is None
     assert difference(new, {"mrr": 0.8755, "effective_rank": 9.0}) is None
+    # What the run has written comes before what the same queries would give now.
+    own = {"before": [0.25, 0.75], "after": [0.625, 1.0], "change": [0.125, 0.625], "queries": 7}
+    [row] = [
+        each for each in metric_rows(old, new, (), written | {"intervals": {"mrr": own}}) if each.queries
+    ]
+    assert [row.before.low, row.after.high, row.change.low, row.change.high] == [0.25, 1.0, 0.125, 0.625]
+    assert row.queries == 7
+    assert difference(new, {"mrr": 0.88}, tolerance=0.01) is None
     assert difference(new, {"mrr": 0.88, "other": 1.0}) == ("mrr", 0.88, 0.875)

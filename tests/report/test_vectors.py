@@ -10,6 +10,7 @@ import torch
 from lit_metric.data import DataError
 from lit_metric.encoders import SetEncoder
 from lit_metric.evaluation import Evaluation, evaluate
+from lit_metric.index import Embeddings
 from lit_metric.report.vectors import encode_once, measure_encoded
 from tests.distributed import RankPool
 from tests.small import Small
@@ -51,6 +52,12 @@ def test_each_item_is_encoded_once(small: Small, monkeypatch: pytest.MonkeyPatch
     test, train = data.splits["test"], data.splits["train"]
     found = encode_once(encoder, data, [test, torch.cat([test[:3], train[:5]])])
     assert sorted(seen) == sorted([*test.tolist(), *train[:5].tolist()])
+    # What is known already isn't encoded again.
+    seen.clear()
+    known = Embeddings(test.flip(0), torch.arange(len(test)).float()[:, None].expand(-1, encoder.dimension))
+    more = encode_once(encoder, data, [test, train[:5]], known=known)
+    assert sorted(seen) == sorted(train[:5].tolist())
+    assert more.of(test)[:, 0].tolist() == [*range(len(test))][::-1]
     texts = [data.texts_of(each)[0] for each in train[:5].tolist()]
     expected = torch.from_numpy(encoder.encode(texts))
     vectors = torch.nn.functional.normalize(found.of(train[:5]), dim=1)

@@ -2,6 +2,7 @@
 
 from lit_metric.data.formats.base import AUTO, ReadOptions, Supervision
 from lit_metric.data.formats.classes import LabelledItems
+from lit_metric.data.formats.composed import Composed
 from lit_metric.data.formats.counterparts import CounterpartPairs, transfer_edit
 from lit_metric.data.formats.excerpts import Excerpts, excerpt_of
 from lit_metric.data.formats.judgements import Judgements, fold_of
@@ -11,6 +12,7 @@ from lit_metric.data.formats.triples import Triples
 
 __all__ = [
     "AUTO",
+    "Composed",
     "CounterpartPairs",
     "Excerpts",
     "Judgements",

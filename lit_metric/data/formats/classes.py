@@ -24,8 +24,6 @@ from lit_metric.data.texts import OneTextEach
 
 logger = logging.getLogger(__name__)
 
-Classes = str | list[str] | None
-
 
 @dataclass(frozen=True, eq=False)
 class LabelledItems:
@@ -34,41 +32,48 @@ class LabelledItems:
     Args:
         rows: ``[n]`` the texts of each item: one if ``kind`` is ``"text"``, tags if it is ``"set"``. A list,
             :class:`~lit_metric.data.texts.OneTextEach`, or :class:`~lit_metric.data.text_sets.TextSets`.
-        labels: ``[n]`` the class of each item, or a list of classes, or None where there is none.
+        labels: ``[n]`` the class of each item, or None where there is none. Of several classes each,
+            :class:`~lit_metric.data.text_sets.TextSets`, empty where there is none.
         kind: what an item is.
         keys: ``[n]`` names to show to people, or None.
-        roles: ``[n]`` the role of each of the item's texts, or None.
-        weights: ``[n]`` the weight of each of the item's texts, or None.
         groups: ``[n]`` the group of each item, None for none; or None.
         places: ``[n]`` the row of each item in its table, from 0.
     """
 
     rows: Sequence[list[str]]
-    labels: Sequence[Classes]
+    labels: TextSets | Sequence[str | None]
     kind: Kind
     keys: list[str] | None = None
-    roles: list[list[str]] | None = None
-    weights: list[list[float]] | None = None
     groups: list[str | None] | None = None
     places: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def roles(self) -> list[list[str]] | None:
+        """``[n]`` the role of each of the item's texts, or None."""
+        return self.rows.role_rows() if isinstance(self.rows, TextSets) else None
+
+    @property
+    def weights(self) -> list[list[float]] | None:
+        """``[n]`` the weight of each of the item's texts, or None."""
+        return self.rows.weight_rows() if isinstance(self.rows, TextSets) else None
+
     def select(self, places: Sequence[int]) -> LabelledItems:
         """The items at the given places."""
         if places == range(len(self)):
             return self
         columns = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
-        chosen: dict[str, Any] = {
-            name: [values[place] for place in places]
-            for name, values in columns.items()
-            if values is not None and not isinstance(values, OneTextEach | TextSets)
-        }
-        if isinstance(self.rows, OneTextEach):
-            chosen["rows"] = OneTextEach(self.rows.texts.select(np.array(places, dtype=np.int64)))
-        elif isinstance(self.rows, TextSets):
-            chosen["rows"] = self.rows.select(np.array(places, dtype=np.int64))
+        numbers = np.array(places, dtype=np.int64)
+        chosen: dict[str, Any] = {}
+        for name, values in columns.items():
+            if isinstance(values, OneTextEach):
+                chosen[name] = OneTextEach(values.texts.select(numbers))
+            elif isinstance(values, TextSets):
+                chosen[name] = values.select(numbers)
+            elif values is not None:
+                chosen[name] = [values[place] for place in places]
         return replace(self, **chosen)
 
 

@@ -19,7 +19,7 @@ from lit_metric.data.errors import Problems, listed, listed_rows
 from lit_metric.data.items import surrogate_at
 from lit_metric.data.progress import track
 from lit_metric.data.table import ROWS_AT_ONCE, Table
-from lit_metric.data.text_sets import TextSets
+from lit_metric.data.text_sets import SetWriter, TextSets, Weights
 from lit_metric.data.texts import Integers, Texts, TextWriter, distinct
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ Checked = tuple[Any, Problem | None]
 FILL = "Fill it in, or drop the row."
 ABSENT = frozenset({"nan", "none", "null", "n/a", "#n/a", "na", "<na>", "nat"})
 """What programs write where a value is missing, in lower case."""
+WEIGHTS = (1e-37, 1e37)
+"""The least and the largest weight, which float32 can hold."""
 SHARED = 1 << 17
 """Distinct strings of a column of which equal ones are one object."""
 
@@ -134,9 +136,25 @@ class Columns:
                 lengths.append(len(each or ()))
         return writer.texts, torch.from_numpy(np.array(lengths, dtype=np.int64))
 
-    def sets(self, column: str, check: Callable[[Any], Checked]) -> TextSets:
-        """The same for sets of texts, with each text of a row once; empty for rows that can't be used."""
-        return TextSets.of(each or () for each in self._checked(column, check))
+    def sets(self, column: str, check: Callable[[Any], Checked], repeats: bool = False) -> TextSets:
+        """The same for sets of texts, each once in a row, or with ``repeats``; empty for bad rows."""
+        with SetWriter(self.folder, repeats) as writer:
+            for each in self._checked(column, check):
+                writer.append(each or ())
+        return writer.sets
+
+    def weights(self, column: str, check: Callable[[Any], Checked], sets: TextSets) -> Weights:
+        """``[t]`` a weight for each text of the rows of ``sets``; 1 for rows that can't be used."""
+        found, wrong = array("f"), []
+        counts = np.diff(sets.offsets)
+        for row, (each, count) in enumerate(zip(self._checked(column, check), counts, strict=True)):
+            fits = row not in self.bad and len(each) == count
+            found.extend(each if fits else [1.0] * int(count))
+            if not fits and row not in self.bad:
+                wrong.append((row, f"{len(each)} weights for {count} tags"))
+        for row, problem in wrong:
+            self.note(row, column, problem, "Give each tag its weight, in the same order.")
+        return np.array(found, dtype=np.float32)
 
     def numbers(self, column: str) -> Tensor:
         """``[n]`` float64, the numbers of a column; 0 where something is wrong."""
@@ -361,6 +379,8 @@ def numbers(value: Any, separator: str | None) -> Checked:
     Example:
         >>> numbers("1;0.5", ";"), numbers([0], None)
         (([1.0, 0.5], None), ([], ('0 among the weights', 'Weights are numbers above 0.')))
+        >>> numbers([1e-50], None)[1]
+        ('1e-50 among the weights', 'Weights are at least 1e-37 and at most 1e+37.')
     """
     if isinstance(value, str) and separator is not None:
         value = [piece.strip() for piece in value.split(separator) if piece.strip()]
@@ -373,5 +393,8 @@ def numbers(value: Any, separator: str | None) -> Checked:
         result, problem = number(each)
         if problem or result <= 0:
             return [], (f"{each!r:.60} among the weights", "Weights are numbers above 0.")
+        if not WEIGHTS[0] <= result <= WEIGHTS[1]:
+            remedy = f"Weights are at least {WEIGHTS[0]:g} and at most {WEIGHTS[1]:g}."
+            return [], (f"{each!r:.60} among the weights", remedy)
         results.append(result)
     return results, None

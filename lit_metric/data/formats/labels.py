@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,13 +27,13 @@ from lit_metric.data.formats.base import (
     log_guesses,
     rows_by_split,
 )
-from lit_metric.data.formats.classes import Classes, LabelledItems, hold_out_items, unify_names
+from lit_metric.data.formats.classes import LabelledItems, hold_out_items, unify_names
 from lit_metric.data.formats.columns import Columns
 from lit_metric.data.items import Items, Kind, Vocabulary
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
 from lit_metric.data.table import Table
-from lit_metric.data.text_sets import TextSets
+from lit_metric.data.text_sets import TextSets, taken
 from lit_metric.data.texts import OneTextEach, Texts
 
 logger = logging.getLogger(__name__)
@@ -145,26 +146,24 @@ class Labels(Supervision):
 
     def _unify_labels(self, parts: dict[str, LabelledItems]) -> dict[str, LabelledItems]:
         """The same items, with one name for each class."""
-        labels = [label for part in parts.values() for label in part.labels]
-        counts = Counter(
-            name
-            for label in labels
-            for name in (label if isinstance(label, list) else [label])
-            if name is not None
-        )
+        counts: Counter[str] = Counter()
+        for part in parts.values():
+            if isinstance(part.labels, TextSets):
+                used, found = part.labels.numbered()
+                names = taken(part.labels.names, used)
+                counts.update(dict(zip(names, np.bincount(found).tolist(), strict=True)))
+            else:
+                counts.update(name for name in part.labels if name is not None)
         renamed = unify_names(counts, self.normalize_labels)
         if not renamed:
             return parts
 
-        def rename(label: Classes) -> Classes:
-            if isinstance(label, list):
-                return list(dict.fromkeys(renamed.get(name, name) for name in label))
-            return renamed.get(label, label) if label is not None else None
+        def rename(labels: TextSets | Sequence[str | None]) -> TextSets | list[str | None]:
+            if isinstance(labels, TextSets):
+                return labels.renamed(renamed)
+            return [None if name is None else renamed.get(name, name) for name in labels]
 
-        return {
-            split: replace(part, labels=[rename(label) for label in part.labels])
-            for split, part in parts.items()
-        }
+        return {split: replace(part, labels=rename(part.labels)) for split, part in parts.items()}
 
     def items_to_encode(self, table: Table, other: Table | None = None) -> ReadItems:
         chosen = self._choose_columns(table if other is None else other, labelled=False)
@@ -201,23 +200,21 @@ class Labels(Supervision):
         return self._check_items(columns, chosen, labelled)
 
     def _check_items(self, columns: Columns, chosen: _Chosen, labelled: bool) -> LabelledItems:
-        roles, weights = None, None
         kind: Kind = "set"
-        rows: Sequence[list[str]]
+        rows: OneTextEach | TextSets
         if chosen.text:
             rows, kind = OneTextEach(columns.texts(chosen.text)), "text"
         elif self.fields:
-            rows, roles = self._fields(columns)
+            rows = self._fields(columns)
         else:
 
             def check(value: object) -> cells.Checked:
                 return cells.short_texts(value, self.tag_separator, empty=False)
 
-            if self.weights is None:
-                rows = columns.sets(chosen.tags, check)
-            else:
-                rows = columns.read(chosen.tags, check)
-                weights = self._weights(columns, self.weights, rows)
+            rows = columns.sets(chosen.tags, check, repeats=self.weights is not None)
+            if self.weights is not None:
+                numbers = partial(cells.numbers, separator=self.tag_separator)
+                rows = rows.weighted(columns.weights(self.weights, numbers, rows))
         labels = self._labels(columns, chosen) if labelled else [None] * len(rows)
         keys = None
         if self.key is not None:
@@ -225,20 +222,17 @@ class Labels(Supervision):
         groups = None
         if self.group is not None and labelled:
             groups = columns.read(self.group, lambda value: cells.name(value, empty=True))
-        return LabelledItems(rows, labels, kind, keys, roles, weights, groups, range(len(rows)))
+        return LabelledItems(rows, labels, kind, keys, groups, range(len(rows)))
 
-    def _fields(self, columns: Columns) -> tuple[list[list[str]], list[list[str]]]:
-        rows: list[list[str]] = [[] for _ in range(len(columns.table))]
-        roles: list[list[str]] = [[] for _ in rows]
-        for role, column in (self.fields or {}).items():
-            found = columns.read(column, self._check_field)
-            for row, texts in enumerate(found):
-                rows[row] += texts or ()
-                roles[row] += [role] * len(texts or ())
-        for row, texts in enumerate(rows):
-            if not texts and row not in columns.bad:
-                columns.note(row, " + ".join((self.fields or {}).values()), "no text in any", cells.FILL)
-        return rows, roles
+    def _fields(self, columns: Columns) -> TextSets:
+        fields = self.fields or {}
+        rows = TextSets.fields(
+            {role: columns.sets(column, self._check_field) for role, column in fields.items()}
+        )
+        for row in np.flatnonzero(np.diff(rows.offsets) == 0).tolist():
+            if row not in columns.bad:
+                columns.note(row, " + ".join(fields.values()), "no text in any", cells.FILL)
+        return rows
 
     def _check_field(self, value: object) -> cells.Checked:
         """A text, or a list of texts, or nothing."""
@@ -247,23 +241,14 @@ class Labels(Supervision):
             return ([text] if text else []), problem
         return cells.short_texts(value, self.tag_separator, empty=True, what="texts")
 
-    def _weights(self, columns: Columns, column: str, rows: list[list[str]]) -> list[list[float]]:
-        weights = columns.read(column, lambda value: cells.numbers(value, self.tag_separator))
-        for row, (tags, given) in enumerate(zip(rows, weights, strict=True)):
-            if row not in columns.bad and len(tags) != len(given):
-                problem = f"{len(given)} weights for {len(tags)} tags"
-                columns.note(row, column, problem, "Give each tag its weight, in the same order.")
-        return weights
-
-    def _labels(self, columns: Columns, chosen: _Chosen) -> list[Classes]:
+    def _labels(self, columns: Columns, chosen: _Chosen) -> TextSets | list[str | None]:
         optional = self.unlabelled != "error"
         if chosen.labels:
-            found = columns.read(
+            return columns.sets(
                 chosen.labels,
                 lambda value: cells.short_texts(value, self.labels_separator, optional, "labels"),
             )
-            return [list(dict.fromkeys(each)) if each else None for each in found]
-        labels: list[Classes] = columns.read(chosen.label, lambda value: cells.name(value, empty=optional))
+        labels: list[str | None] = columns.read(chosen.label, lambda value: cells.name(value, empty=optional))
         columns.one_type(chosen.label)
         return labels
 
@@ -289,7 +274,7 @@ class Labels(Supervision):
 
     def _without_unlabelled(self, items: LabelledItems, split: str) -> LabelledItems:
         """Log how many items have no label, and leave them out if they are to be ignored."""
-        labelled = [place for place, label in enumerate(items.labels) if label is not None]
+        labelled = [place for place, label in enumerate(items.labels) if label]
         count = len(items) - len(labelled)
         if split == "predict" or not count:
             return items
@@ -304,7 +289,7 @@ class Labels(Supervision):
         items, vocabulary = _items_of(each, reading.cache_dir)
         ends = np.cumsum([0, *map(len, each)]).tolist()
         splits = {name: torch.arange(ends[at], ends[at + 1]) for at, name in enumerate(parts)}
-        labels = [label for part in each for label in part.labels]
+        labels = _labels_of(each)
         relations = self._relations(labels, items.fingerprints)
         held_out = "train" in splits and "validation" not in splits
         if held_out:
@@ -324,35 +309,52 @@ class Labels(Supervision):
 
     def _relations(
         self,
-        labels: Sequence[Classes],
+        labels: TextSets | list[str | None],
         fingerprints: Tensor,
         unlabelled: Literal["ignored", "negative"] = "ignored",
     ) -> Relations:
-        """Relations by class names: multi-label ones if any item has a list of them."""
-        if not any(isinstance(label, list) for label in labels):
-            return LabelRelations.from_names(labels, fingerprints, unlabelled)  # type: ignore[arg-type]
-        lists = [label if isinstance(label, list) else [] for label in labels]
-        classes = sorted({name for row in lists for name in row})
-        numbers = {name: number for number, name in enumerate(classes)}
-        ragged = Ragged.from_lists([sorted(numbers[name] for name in row) for row in lists])
+        """Relations by class names: multi-label ones of sets of names."""
+        if not isinstance(labels, TextSets):
+            return LabelRelations.from_names(labels, fingerprints, unlabelled)
+        used, found = labels.numbered()
+        names = taken(labels.names, used)
+        order = sorted(range(len(names)), key=names.__getitem__)
+        rank = np.empty(len(names), dtype=np.int64)
+        rank[order] = np.arange(len(names))
+        ragged = Ragged(torch.from_numpy(rank[found]), torch.from_numpy(labels.offsets))
+        keys = (ragged.segment_ids * len(names) + ragged.values).sort().values  # ascending in each row
+        ragged = Ragged(keys % max(len(names), 1), ragged.offsets)
+        classes = [names[place] for place in order]
         return MultiLabelRelations(ragged, classes, fingerprints, self.overlap, unlabelled)
+
+
+def _labels_of(parts: Sequence[LabelledItems]) -> TextSets | list[str | None]:
+    """The labels of all parts: sets if any part has some that are not empty. Other parts then have none."""
+    several = [part.labels for part in parts if isinstance(part.labels, TextSets)]
+    if not any(len(each.numbers) for each in several):
+        return [label for part in parts for label in _one_each(part)]
+    none = (TextSets.of([[]] * len(part)) for part in parts)
+    return TextSets.joined(
+        [
+            part.labels if isinstance(part.labels, TextSets) else empty
+            for part, empty in zip(parts, none, strict=True)
+        ]
+    )
+
+
+def _one_each(part: LabelledItems) -> Sequence[str | None]:
+    return [None] * len(part) if isinstance(part.labels, TextSets) else part.labels
 
 
 def _items_of(parts: Sequence[LabelledItems], folder: str | None = None) -> tuple[Items, Vocabulary]:
     """All items of ``parts`` with their vocabulary; texts beyond 64 MB go to ``folder``."""
     keys = [key for part in parts for key in part.keys or [""] * len(part)]
-    roles = [row for part in parts for row in part.roles or ()]
-    weights = [row for part in parts for row in part.weights or ()]
     named = keys if any(keys) else None
     if parts[0].kind == "text":
         texts = Texts.joined(part.rows.texts for part in parts if isinstance(part.rows, OneTextEach))
         return Items.of_texts(texts, keys=named, folder=folder)
-    rows: Sequence[list[str]]
-    if (sets := [part.rows for part in parts if isinstance(part.rows, TextSets)]) and len(sets) == len(parts):
-        rows = TextSets.joined(sets)
-    else:
-        rows = [row for part in parts for row in part.rows]
-    return Items.encode(rows, "set", named, roles=roles or None, weights=weights or None)
+    rows = TextSets.joined([part.rows for part in parts if isinstance(part.rows, TextSets)], folder)
+    return Items.encode(rows, "set", named, folder=folder)
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,12 @@ function curvesCard() {
   return part;
 }
 
+function precision() {
+  if (!first.precision) return "";
+  const half = first.precision === "float32" ? "" : " Neighbours that are nearly equally near may change places. Metrics that the run has written are shown as it wrote them.";
+  return el("p", { id: "precision", class: "muted small" }, `The vectors behind this page were computed in ${first.precision}.${half}`);
+}
+
 function renderGlance() {
   const { run } = first;
   byId("title").replaceChildren(textOf(first.title));
@@ -169,7 +175,7 @@ function renderGlance() {
   const section = byId("glance");
   section.append(el("div", { class: "two" }, headline(), inShort()));
   for (const words of run.warnings) section.append(el("p", { class: "note warning" }, "⚠ ", textOf(words)));
-  section.append(metricsTable(), splitsTable(), el("div", { class: "two" }, health(), timeCard()), curvesCard());
+  section.append(metricsTable(), splitsTable(), precision(), el("div", { class: "two" }, health(), timeCard()), curvesCard());
   if (run.command) section.append(listing("The command", run.command));
   if (run.config) section.append(listing("The configuration (config.yaml)", run.config));
   byId("footer").textContent = `Written by lit-metric ${first.version} from ${run.folder}. This file makes no request to anyone; it holds the texts that it shows.`;

@@ -48,6 +48,16 @@ def world(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         root / "wn18rr" / "entities.parquet",
         {"id": ids, "lemmas": [text.split()[:2] for text in words], "definition": definitions},
     )
+    write(
+        root / "debian" / "packages.parquet",
+        {
+            "synopsis": words,
+            "tags": [
+                [f"a::{draw.randrange(9)}", f"b::{draw.randrange(9)}", f"c::{draw.randrange(2)}"]
+                for _ in words
+            ],
+        },
+    )
     subsets = [f"{kind}_{what}" for kind in ("replace", "swap") for what in ("att", "obj")] * 20
     write(
         root / "sugarcrepe_pp" / "triplets.parquet",
