@@ -192,7 +192,7 @@ def against_none(out: Path, pairs: int, tokens: int, dropout: float, rounds: int
 
 def cached_loss(out: Path, pairs: int, tokens: Sequence[int], dropout: float, rounds: int) -> dict[str, Any]:
     """Pairs a second beside the peer's cached loss, both at the fastest of their settings."""
-    ours = {"recompute": "chunks", "max_tokens_in_memory": tokens, "dropout": dropout}
+    ours: dict[str, Any] = {"recompute": "chunks", "max_tokens_in_memory": tokens, "dropout": dropout}
     peer = {"loss": "CachedMultipleNegativesRankingLoss", "mini_batch_size": PEER_SIZES, "dropout": dropout}
     settings = {"backbone": BACKBONE, "pairs": pairs, "ours": ours, "peer": peer, "rounds": rounds}
     ways = (
