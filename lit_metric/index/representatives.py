@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from lit_metric.index.base import Exclude, Index, StoredIndexError, index_from
@@ -18,6 +20,9 @@ from lit_metric.index.exact import ExactIndex
 from lit_metric.store import read_array, write_array
 
 _BLOCK = 16384
+_MOST_LINKED = 10_000
+
+Linkage = Literal["single", "complete"]
 
 
 class RepresentativeIndex(Index):
@@ -154,6 +159,47 @@ def near_duplicates(
     lowest = np.full(count, len(index))
     np.minimum.at(lowest, cluster, np.arange(len(index)))
     return torch.from_numpy(lowest[cluster])
+
+
+def linked(clusters: Tensor, vectors: Tensor, threshold: float) -> Tensor:
+    """Divide clusters by complete linkage: the cosine of any two rows of one is at least ``threshold``.
+
+    Clusters are joined in the order of their least cosine, the largest first, as long as it is large enough.
+
+    Args:
+        clusters: ``[n]`` int64, equal for rows of one cluster, as of :func:`near_duplicates`.
+        vectors: ``[n, d]``.
+        threshold: a cosine.
+
+    Returns:
+        ``[n]`` int64, the lowest row of each row's cluster.
+
+    Raises:
+        ValueError: if a cluster has more than 10,000 rows, whose pairs would be too many to compare.
+
+    Example:
+        >>> angles = torch.tensor([0.0, 0.2, 0.4])
+        >>> chain = torch.stack([angles.cos(), angles.sin()], dim=1)
+        >>> linked(torch.tensor([0, 0, 0]), chain, threshold=0.97).tolist()  # cos 0.2 = 0.98, cos 0.4 = 0.92
+        [0, 0, 2]
+    """
+    found = torch.arange(len(clusters))
+    order = clusters.sort(stable=True).indices
+    for rows in order.split(torch.unique(clusters, return_counts=True)[1].tolist()):
+        if len(rows) > _MOST_LINKED:
+            raise ValueError(
+                f"a cluster of near duplicates has {len(rows)} items, too many to compare all pairs: raise "
+                f"the threshold, which is {threshold}"
+            )
+        if len(rows) > 1:
+            unit = torch.nn.functional.normalize(vectors[rows.to(vectors.device)].double(), dim=1)
+            far = (1 - unit @ unit.T).clamp(min=0).cpu()
+            pairs = squareform(far.numpy(), checks=False)
+            joined = fcluster(linkage(pairs, "complete"), 1 - threshold, "distance")
+            lowest = np.full(joined.max() + 1, len(clusters))
+            np.minimum.at(lowest, joined, rows.numpy())
+            found[rows] = torch.from_numpy(lowest[joined])
+    return found
 
 
 def _blocks(vectors: Tensor, rows: Tensor) -> Iterable[tuple[Tensor, Tensor]]:

@@ -9,6 +9,7 @@ from lit_metric.losses.class_weights import ClassWeightedLoss, effective_number_
 from lit_metric.losses.combine import CombinedLoss, MatryoshkaLoss, SumLoss, SymmetricLoss
 from lit_metric.losses.contrastive import ContrastiveLoss
 from lit_metric.losses.cosent import CoSENTLoss, cosent
+from lit_metric.losses.deduplicated import DeduplicatedLoss
 from lit_metric.losses.distillation import DistillationKLLoss
 from lit_metric.losses.extended import ExtendedPairs
 from lit_metric.losses.frozen_corpus import FrozenCorpus
@@ -65,6 +66,7 @@ __all__ = [
     "CoSENTLoss",
     "CombinedLoss",
     "ContrastiveLoss",
+    "DeduplicatedLoss",
     "DensePairs",
     "Distance",
     "DistillationKLLoss",

@@ -93,6 +93,14 @@ class Loss(Configurable, nn.Module, ABC):
             f"{name}={value}" for name, value in given if not isinstance(value, nn.Module | dict)
         )
 
+    @property
+    def plateau(self) -> float | None:
+        """The loss if all embeddings were one point, where that doesn't depend on the batch; None elsewhere.
+
+        A loss that stays there shows a collapse, see :class:`~lit_metric.callbacks.CollapseAlarm`.
+        """
+        return None
+
     def after_step(self) -> None:
         """Update buffers. A learner calls it after each step of the optimizer."""
 

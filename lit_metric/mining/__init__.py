@@ -22,6 +22,7 @@ from lit_metric.mining.propose import (
     RandomProposer,
 )
 from lit_metric.mining.table import NegativeTable, TableError, TableNegatives, open_vectors
+from lit_metric.mining.teacher import EncoderProposer
 from lit_metric.mining.texts import BM25Proposer, give_texts, write_texts
 from lit_metric.renamed import refuse_old_names
 from lit_metric.store import collect_versions, versions
@@ -37,6 +38,7 @@ __all__ = [
     "DrawContext",
     "DuplicateFilter",
     "EncoderGuide",
+    "EncoderProposer",
     "FloorFilter",
     "Guide",
     "GuideFilter",

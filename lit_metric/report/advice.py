@@ -93,7 +93,8 @@ def _worse(report: Report) -> Advice | None:
 
 def _leaks(report: Report) -> Advice | None:
     leaked, more = _at_least(report, "leaks", "equal_texts", True)
-    items = sum(each.items_shown for each in report.splits if each.name == report.measured_split)
+    measured = (each for each in report.splits if each.name.rpartition("/")[2] == report.measured_split)
+    items = sum(each.items_shown for each in measured)
     if not leaked or not items or leaked < max(2, LEAKED * items):
         return None
     return Advice(

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_metric.data import DataError, LabelRelations, MultiLabelRelations, Problems, Ragged, read_table
+from lit_metric.data.evaluated import EvaluationView
 from lit_metric.data.table import Table
 from lit_metric.data.texts import Texts
 from lit_metric.datamodule import MetricDataModule
+from lit_metric.report.data_sets import data_set_of, data_sets
 from lit_metric.report.structure import Ints, Items, SplitSummary
 
 log = logging.getLogger(__name__)
@@ -28,16 +30,18 @@ COLUMNS, SHORT = 8, 40
 ORDER = ("test", "validation", "train", "predict")
 SIZES, QUANTILES = 1000, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 """Of a split: class sizes at most, and shares of its items that are no longer than the lengths told."""
+DATA_SET = "data set"
+"""Column of items of a mixture."""
 VALUES = 200
 """Distinct strings of a column that is shown, at most."""
 
 
-def choose(data: MetricDataModule, split: str | None, most: int, seed: int = 0) -> Tensor:
+def choose(data: EvaluationView, split: str | None, most: int, seed: int = 0) -> Tensor:
     """The items that are shown: those of the measured split, what they search, then training items.
 
     Where there are more than ``most``, queries take half at most if they search a corpus. Of the corpus, what
     belongs to the queries that are shown comes first. Items with labels are taken from each class in
-    proportion.
+    proportion. Data sets of a mixture share the room evenly; what a small one leaves is for the others.
 
     Args:
         data: after :meth:`~lit_metric.MetricDataModule.read`.
@@ -53,6 +57,19 @@ def choose(data: MetricDataModule, split: str | None, most: int, seed: int = 0) 
     """
     if most < 10:
         raise ValueError(f"--max_items {most}: at least 10 are needed")
+    if data.parts:
+        views = sorted(data_sets(data), key=lambda view: len(view.data.relations))
+        found, left = [], most
+        for place, view in enumerate(views):
+            own = split if split in view.data.splits else None
+            found.append(_choose(view.data, own, left // (len(views) - place), seed) + view.start)
+            left -= len(found[-1])
+        return torch.cat(found).sort().values
+    return _choose(data, split, most, seed)
+
+
+def _choose(data: EvaluationView, split: str | None, most: int, seed: int) -> Tensor:
+    """:func:`choose` from one data set."""
     chosen = torch.empty(0, dtype=torch.int64)
     splits = data.splits
     if split is not None:
@@ -76,7 +93,7 @@ def choose(data: MetricDataModule, split: str | None, most: int, seed: int = 0) 
     return chosen.sort().values
 
 
-def _in_proportion(data: MetricDataModule, ids: Tensor, most: int, seed: int) -> Tensor:
+def _in_proportion(data: EvaluationView, ids: Tensor, most: int, seed: int) -> Tensor:
     """At most that many of ``ids [n]``, of each class in proportion to its size."""
     if len(ids) <= most:
         return ids
@@ -91,7 +108,7 @@ def _in_proportion(data: MetricDataModule, ids: Tensor, most: int, seed: int) ->
     return ids[order[by_class[keys.argsort()[:most]]]]
 
 
-def first_labels(data: MetricDataModule, ids: Tensor) -> Tensor:
+def first_labels(data: EvaluationView, ids: Tensor) -> Tensor:
     """``[n]`` int64, a class of each item, -1 without any."""
     relations = data.relations
     if isinstance(relations, LabelRelations):
@@ -105,22 +122,33 @@ def first_labels(data: MetricDataModule, ids: Tensor) -> Tensor:
     return torch.full([len(ids)], -1)
 
 
-def labels_of(data: MetricDataModule, ids: Tensor) -> tuple[list[str], Ints, Ints]:
-    """The distinct labels, sorted, and those of each item as offsets ``[n + 1]`` and places ``[L]``."""
-    relations = data.relations
-    if isinstance(relations, LabelRelations):
-        own = relations.labels[ids]
-        rows = Ragged.from_lengths(own[own >= 0], (own >= 0).long())
-    elif isinstance(relations, MultiLabelRelations):
-        rows = relations.labels.select(ids)
-    else:
-        return [], np.zeros(len(ids) + 1, np.int32), np.zeros(0, np.int32)
-    names = [str(name) for name in relations.classes]
+def labels_of(data: EvaluationView, ids: Tensor) -> tuple[list[str], Ints, Ints]:
+    """The distinct labels, sorted, and those of each item as offsets ``[n + 1]`` and places ``[L]``.
+
+    Labels of a data set in a mixture have its name before them, as in ``intents: card_lost``.
+    """
+    names: list[str] = []
+    lengths = torch.zeros(len(ids), dtype=torch.int64)
+    numbers, owners = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    for view in data_sets(data):
+        relations, mine = view.data.relations, view.mine(ids).nonzero()[:, 0]
+        if isinstance(relations, LabelRelations):
+            own = relations.labels[ids[mine] - view.start]
+            rows = Ragged.from_lengths(own[own >= 0], (own >= 0).long())
+        elif isinstance(relations, MultiLabelRelations):
+            rows = relations.labels.select(ids[mine] - view.start)
+        else:
+            continue
+        lengths[mine] = rows.lengths
+        numbers.append(rows.values + len(names))
+        owners.append(mine[rows.segment_ids])
+        names += [f"{view.name}: {each}" if view.name else str(each) for each in relations.classes]
     order = sorted(range(len(names)), key=names.__getitem__)
     place = np.empty(len(names), np.int32)
     place[order] = np.arange(len(names), dtype=np.int32)
-    values = place[rows.values.numpy()] if len(names) else np.zeros(0, np.int32)
-    return [names[number] for number in order], rows.offsets.numpy().astype(np.int32), values
+    values = torch.cat(numbers)[torch.cat(owners).argsort(stable=True)].numpy()
+    offsets = np.concatenate([[0], lengths.cumsum(0).numpy()]).astype(np.int32)
+    return [names[number] for number in order], offsets, place[values]
 
 
 def home_of(data: MetricDataModule, ids: Tensor, measured: str | None) -> list[str]:
@@ -171,6 +199,9 @@ def describe_items(data: MetricDataModule, ids: Tensor, measured: str | None) ->
     roles, of_items = data.items.role_names, data.items.roles
     role = np.zeros(len(ids), np.int32) if of_items is None else of_items[ids].numpy().astype(np.int32)
     files, file, row, columns = _sources(data, ids, home)
+    if data.parts:
+        sets = [view.name for view in data_sets(data)]
+        columns = {DATA_SET: [sets[number] for number in data_set_of(data, ids).tolist()], **columns}
     keys = [data.items.keys[each] if data.items.keys else "" for each in ids.tolist()]
     keys = [
         key or (f"{files[number]}:{line}" if number >= 0 else "")
@@ -191,7 +222,9 @@ def describe_items(data: MetricDataModule, ids: Tensor, measured: str | None) ->
         split=np.array([splits.index(name) for name in home], np.int32),
         roles=[*roles] if of_items is not None else [""],
         role=role,
-        columns={"tokens": token_counts(data, ids).tolist(), **columns},
+        columns={**columns, "tokens": token_counts(data, ids).tolist()}
+        if data.parts
+        else {"tokens": token_counts(data, ids).tolist(), **columns},
         map_before=None,
         map_after=None,
         projection="",
@@ -209,27 +242,36 @@ def _sources(
 ) -> tuple[list[str], Ints, Ints, dict[str, list[Any]]]:
     """The file and row of each item, and its values in other columns of the sources."""
     file, row = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
-    places = data.dataset.rows
     files: dict[str, int] = {}
     columns: dict[str, list[Any]] = {}
-    if places is None:
-        return [], file, row, {}
-    rows = places[ids].tolist()
-    for split, source in data.sources.items():
-        # Validation items that were held out, and splits that a column names, stand in the training data.
-        own = [
-            place
-            for place, name in enumerate(home)
-            if rows[place] >= 0 and (name == split or (split == "train" and data.sources.get(name) is None))
-        ]
+    rows = np.full(len(ids), -1, np.int64)
+    given: list[tuple[str, Any, list[int]]] = []
+    for view in data_sets(data):
+        mine = view.mine(ids)
+        if view.data.dataset.rows is None:
+            continue
+        rows[mine.numpy()] = view.data.dataset.rows[ids[mine] - view.start].numpy()
+        places = [place for place in mine.nonzero()[:, 0].tolist() if rows[place] >= 0]
+        sources = data.sources
+        if view.name:
+            sources = {split: getattr(data.mixture[view.name], split) for split in sources}
+        for split, source in sources.items():
+            # Validation items that were held out, and splits that a column names, stand in the training data.
+            own = [
+                place
+                for place in places
+                if home[place] == split or (split == "train" and sources.get(home[place]) is None)
+            ]
+            given.append((split, source, own))
+    for split, source, own in given:
         if source is None or not own:
             continue
         try:
             table = read_table(source, problems=Problems(True, ""), name=split, csv=data.csv)
             for place in own:
-                name, number = table.place(rows[place])
+                name, number = table.place(int(rows[place]))
                 file[place], row[place] = files.setdefault(name, len(files)), number
-            for name, values in _columns(table, [rows[place] for place in own]).items():
+            for name, values in _columns(table, [int(rows[place]) for place in own]).items():
                 column = columns.setdefault(name, [None] * len(ids))
                 for place, value in zip(own, values, strict=True):
                     column[place] = value
@@ -278,7 +320,9 @@ def summarise_splits(data: MetricDataModule, shown: Tensor, cut: Tensor) -> list
         cut: ``[V]`` bool; see :func:`cut_texts`.
     """
     summaries = []
-    for name, ids in sorted(data.splits.items(), key=lambda each: (_place(each[0]), each[0])):
+    for name, ids in sorted(data.splits.items(), key=lambda each: _place(each[0])):
+        if data.parts and "/" not in name:  # of all data sets together
+            continue
         ids = ids.unique()
         labels, _, places = labels_of(data, ids)
         sizes = np.sort(np.bincount(places, minlength=len(labels)))[::-1] if labels else np.zeros(0, np.int64)
@@ -297,9 +341,11 @@ def summarise_splits(data: MetricDataModule, shown: Tensor, cut: Tensor) -> list
     return summaries
 
 
-def _place(name: str) -> int:
+def _place(name: str) -> tuple[str, int, str]:
+    """By which splits are sorted: the data set, then the usual order."""
+    data_set, _, own = name.rpartition("/")
     order = ("train", "validation", "test")
-    return order.index(name) if name in order else len(order)
+    return data_set, order.index(own) if own in order else len(order), own
 
 
 def cut_texts(data: MetricDataModule, tokenizer: Any) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_metric.data import DataError, Ragged
+from lit_metric.data import Ragged
 from lit_metric.data.progress import stage
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
@@ -34,6 +34,7 @@ from lit_metric.report.chosen import (
     labels_of,
     summarise_splits,
 )
+from lit_metric.report.data_sets import data_set_of
 from lit_metric.report.measures import (
     HALF_TOLERANCE,
     TOLERANCE,
@@ -54,6 +55,7 @@ from lit_metric.report.searched import (
     pools_of,
     right_of,
     search,
+    together_of,
     typed_queries,
 )
 from lit_metric.report.structure import Attention, Ints, Items, MinedNegatives, Report, Run
@@ -131,7 +133,7 @@ def gather(
         shown: whether to tell of long work.
 
     Raises:
-        DataError: when the data can't be used, or is a mixture.
+        DataError: when the data can't be used.
         ValueError: when a number is out of range.
     """
     seconds: dict[str, float] = {}
@@ -139,11 +141,6 @@ def gather(
     data = inspected.data
     with _timed(seconds, "read"):
         data.read()
-        if data.parts:
-            raise DataError(
-                "a report shows one data set, and this run has a mixture: give the sources of one of them, "
-                "such as --data.train FILE --data.test FILE"
-            )
         split = measured_split(data, inspected.written)
         ids = choose(data, split, max_items, seed)
     encoded, measured = _encode(inspected, split, ids, precision, seconds, shown)
@@ -165,6 +162,7 @@ def gather(
         (None, None) if each is None else each for each in near
     )
     neighbours = [items.neighbours_before, items.neighbours_after]
+    items.together_before, items.together_after = (together_of(data, ids, each) for each in neighbours)
     headlines = data.headlines(split) if split else ()
     written = None if inspected.compared else inspected.written
     report = Report(
@@ -173,7 +171,7 @@ def gather(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         names=inspected.names,
         measured_split=split or "",
-        kind="" if split is None else KINDS.get(data.kind(split), data.kind(split)),
+        kind=kind_of(data, split),
         run=run,
         splits=summarise_splits(data, ids, cut),
         metrics=metric_rows(measured[0], measured[1], headlines, written, seed),
@@ -200,6 +198,13 @@ def gather(
     if not run.curves:
         report.missing.setdefault("curves", "The run has no metrics.csv, which RunLogger writes.")
     return report
+
+
+def kind_of(data: MetricDataModule, split: str | None) -> str:
+    """What a report calls the data; "" if no split is measured."""
+    if data.parts:
+        return "several data sets"
+    return "" if split is None else KINDS.get(data.kind(split), data.kind(split))
 
 
 def _judge(report: Report, inspected: Inspected, measured: Pair, ids: Tensor, vectors: Tensor | None) -> None:
@@ -242,7 +247,8 @@ def _look(
         # Near duplicates are found by untrained vectors, which neither of two runs has.
         before, after = (None if each is None else each.of(ids) for each in encoded)
         untrained = None if inspected.compared else before
-        report.problems = problems_of(items, untrained, after, cut, data.items.kind == "set")
+        parts = data_set_of(data, ids).numpy()
+        report.problems = problems_of(items, untrained, after, cut, data.items.kind == "set", parts=parts)
         if not report.problems:
             report.missing["problems"] = "No rule found a row to look at."
     with _part(report, "advice"):
@@ -375,7 +381,11 @@ def _classes(
     """Fill in confusions and classes."""
     items = report.items
     if not items.labels or first[1] is None:
-        why = "The items have no labels." if not items.labels else report.missing["metrics"]
+        why = (
+            "The items have no labels, so there are no classes."
+            if not items.labels
+            else report.missing["metrics"]
+        )
         report.missing |= {"confusions": why, "classes": why}
         return
     sizes = None

@@ -17,6 +17,7 @@ from lit_metric.index import Embeddings, ExactIndex
 from lit_metric.mining import NegativeTable, TableError, open_vectors
 from lit_metric.mining.texts import text_of_items
 from lit_metric.neighbours.duplicates import normalized
+from lit_metric.report.chosen import labels_of
 from lit_metric.report.structure import MinedAnchor, MinedCandidate, MinedNegatives, MinedVersion
 from lit_metric.store import SAMPLE
 
@@ -111,28 +112,31 @@ def _same_items(data: Any, samples: list[dict[str, Any]]) -> bool:
     return text_of_items(data.items, data.vocabulary, ids) == [*texts.values()]
 
 
-def _labels_of(data: Any, number: int) -> list[int]:
-    """Numbers of an item's labels; none where items have no labels."""
-    labels = getattr(data.relations, "labels", None)
-    if labels is None:
-        return []
-    own = labels[number].tolist()
-    return [each for each in (own if isinstance(own, list) else [own]) if each >= 0]
+class _Labels:
+    """The labels of all items."""
+
+    def __init__(self, data: Any) -> None:
+        self.names, self._offsets, self._places = labels_of(data, torch.arange(len(data.items)))
+
+    def __getitem__(self, number: int) -> list[int]:
+        """Places of an item's labels among ``names``; none where it has no labels."""
+        own: list[int] = self._places[self._offsets[number] : self._offsets[number + 1]].tolist()
+        return own
 
 
 class _Judge:
     """Finds likely false negatives among the candidates of samples; see ``RULE``."""
 
     def __init__(self, data: Any, samples: dict[int, dict[str, Any]], vectors: Embeddings | None) -> None:
-        self.data = data
+        self.data, self.labels = data, _Labels(data)
         self.votes: dict[int, dict[int, float]] = {}
         """By item, the share of its nearest labelled training items that have each label."""
         self._texts: dict[int, set[Any]] = {}
-        if vectors is None or getattr(data.relations, "labels", None) is None:
+        if vectors is None or not self.labels.names:
             return
         trained = data.splits["train"]
         trained = trained[torch.isin(trained, vectors.ids)]
-        voters = trained[torch.tensor([bool(_labels_of(data, each)) for each in trained.tolist()]).bool()]
+        voters = trained[torch.tensor([bool(self.labels[each]) for each in trained.tolist()]).bool()]
         shown = {int(anchor["anchor"]) for sample in samples.values() for anchor in sample["anchors"]}
         shown |= {
             int(each["id"])
@@ -151,7 +155,7 @@ class _Judge:
         for item, row in zip(ids.tolist(), near.tolist(), strict=True):
             counts: dict[int, float] = {}
             found = [other for other in row if other >= 0]
-            for label in (label for other in found for label in _labels_of(data, other)):
+            for label in (label for other in found for label in self.labels[other]):
                 counts[label] = counts.get(label, 0) + 1 / len(found)
             self.votes[item] = counts
 
@@ -160,7 +164,7 @@ class _Judge:
         if normalized(text) in self._own_texts(anchor):
             return "its text is nearly that of the anchor or of a positive"
         for item, other, whose in ((candidate, anchor, "its"), (anchor, candidate, "the anchor's")):
-            votes, labels = self.votes.get(item, {}), _labels_of(self.data, other)
+            votes, labels = self.votes.get(item, {}), self.labels[other]
             share = max((votes.get(label, 0.0) for label in labels), default=0.0)
             if share >= MAJORITY - 1e-9:
                 name = "the anchor's" if whose == "its" else "its"
@@ -316,8 +320,7 @@ def _anchor(
         text = item.get("text")
         if text is None:  # of a version that was never used
             text = text_of_items(data.items, data.vocabulary, torch.tensor([number]))[0]
-        names = getattr(data.relations, "classes", [])
-        return text, ", ".join(names[label] for label in _labels_of(data, number))
+        return text, ", ".join(judge.labels.names[label] for label in judge.labels[number])
 
     candidates = []
     for each in entry["candidates"]:

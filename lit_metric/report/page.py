@@ -108,7 +108,7 @@ def _check(items: Items) -> None:
     lengths |= {name: len(getattr(items, name)) for name in ("correct_before", "correct_after")}
     lengths |= {f"columns[{name!r}]": len(values) for name, values in items.columns.items()}
     lengths["label_offsets"] = len(items.label_offsets) - 1
-    for name in ("map", "neighbours", "scores"):
+    for name in ("map", "neighbours", "scores", "together"):
         for when in ("before", "after"):
             array = getattr(items, f"{name}_{when}")
             if array is not None:
@@ -189,6 +189,8 @@ def _bulk(report: Report) -> Iterator[tuple[str, str, int, Iterable[bytes]]]:
     yield from _arrays("row", items.row, np.int32)
     for name in ("neighbours_before", "neighbours_after"):
         yield from _arrays(name, getattr(items, name), np.int32)
+    for name in ("together_before", "together_after"):
+        yield from _arrays(name, getattr(items, name), np.int8)
     for name in ("scores_before", "scores_after"):
         scores = getattr(items, name)
         thousandths = None if scores is None else np.rint(np.nan_to_num(scores) * 1000.0).clip(-32000, 32000)

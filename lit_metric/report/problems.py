@@ -24,6 +24,8 @@ STRONG = 6.0
 """Logarithm of odds from which a label is strongly suspected; see docs/decisions.md."""
 SHOWN = 300
 """Characters of a text in a list."""
+OF_LABELS = ("own_label", "label_of_copied", "label_there")
+"""Columns that lists of items without labels don't have."""
 CROWDED = 0.001
 """A larger share of pairs above the threshold says that this encoder's cosines can't tell duplicates."""
 _SAMPLED = 2048
@@ -36,6 +38,7 @@ def problems_of(
     cut: NDArray[np.bool_] | None = None,
     sets: bool = False,
     threshold: float = 0.98,
+    parts: NDArray[np.int64] | None = None,
 ) -> list[ProblemList]:
     """Lists of rows that may be wrong; a list without rows is left out.
 
@@ -51,13 +54,16 @@ def problems_of(
         cut: ``[N]``, the items that were cut at the encoder's length.
         sets: whether the texts are tags, joined by " | ".
         threshold: least cosine of near duplicates, in (0, 1].
+        parts: ``[N]``, the data set of each item in a mixture, whose labels are judged, and whose duplicates
+            are searched, apart; None: there is one.
     """
+    parts = np.zeros(len(items), np.int64) if parts is None else parts
     placed = bool((items.file >= 0).any())
     usable = (items.file >= 0) | (not placed)
     contents = [text.split(" | ") if sets else text for text in items.texts]
     found = [
-        _label_errors(items, before, after, contents, usable),
-        _duplicates(items, before, contents, usable, threshold),
+        _label_errors(items, before, after, contents, usable, parts),
+        _duplicates(items, before, contents, usable, threshold, parts),
         _leaks(items, before, contents, usable, threshold),
         _odd(items, cut, usable),
     ]
@@ -80,6 +86,8 @@ def _list(
     if not places:
         return None
     shown = list(places[:MOST])
+    if not items.labels:
+        columns = {column: given for column, given in columns.items() if column not in OF_LABELS}
     known = [int(items.file[place]) for place in shown]
     values: dict[str, list[Any]] = {
         "file": [items.files[file] if file >= 0 else "" for file in known],
@@ -98,31 +106,38 @@ def _labels(items: Items, place: int) -> list[str]:
 
 
 def _label_errors(
-    items: Items, before: Tensor | None, after: Tensor | None, contents: list[Any], usable: NDArray[np.bool_]
+    items: Items,
+    before: Tensor | None,
+    after: Tensor | None,
+    contents: list[Any],
+    usable: NDArray[np.bool_],
+    parts: NDArray[np.int64],
 ) -> ProblemList | None:
-    """Items with one label each that the others speak against."""
+    """Items with one label each that the others of their data set speak against."""
     lengths = np.diff(items.label_offsets)
     spaces = [each.float().cpu() for each in (after, before) if each is not None]
-    if not spaces or (lengths > 1).any():
-        return None
-    asked = lengths == 1
+    finite = np.ones(len(items), bool)
     for space in spaces:
-        asked &= space.isfinite().all(dim=1).numpy()
-    places = np.flatnonzero(asked)
-    labels = [_labels(items, place)[0] for place in places.tolist()]
-    if len({*labels}) < 2:
-        return None
-    vectors = [space.numpy()[places] for space in spaces]
-    found = find_label_errors(vectors, labels, [normalized(contents[place]) for place in places.tolist()])
-    order = np.argsort(-found.log_odds, kind="stable")
-    suspects = [each for each in order[found.log_odds[order] > 0].tolist() if usable[places[each]]]
-    strong = sum(bool(found.log_odds[each] >= STRONG) for each in suspects)
-    nearest = []
-    for each in suspects[:MOST]:
-        near = [other for other in found.neighbours[each].tolist() if other >= 0]
-        named = [other for other in near if labels[other] == found.suggested[each]]
-        best = (named or near)[:1]
-        nearest.append(items.texts[places[best[0]]][:SHOWN] if best else "")
+        finite &= space.isfinite().all(dim=1).numpy()
+    suspects: list[tuple[float, int, str, str, str]] = []
+    for part in np.unique(parts).tolist():
+        places = np.flatnonzero((parts == part) & finite & (lengths == 1))
+        labels = [_labels(items, place)[0] for place in places.tolist()]
+        if not spaces or (lengths[parts == part] > 1).any() or len({*labels}) < 2:
+            continue
+        vectors = [space.numpy()[places] for space in spaces]
+        texts = [normalized(contents[place]) for place in places.tolist()]
+        found = find_label_errors(vectors, labels, texts)
+        for each in np.flatnonzero(found.log_odds > 0).tolist():
+            if usable[places[each]]:
+                near = [other for other in found.neighbours[each].tolist() if other >= 0]
+                named = [other for other in near if labels[other] == found.suggested[each]]
+                best = (named or near)[:1]
+                nearest = items.texts[places[best[0]]][:SHOWN] if best else ""
+                odds, suggested = float(found.log_odds[each]), str(found.suggested[each])
+                suspects.append((odds, int(places[each]), labels[each], suggested, nearest))
+    suspects.sort(key=lambda each: -each[0])
+    strong = sum(each[0] >= STRONG for each in suspects)
     return _list(
         items,
         "label errors",
@@ -132,12 +147,12 @@ def _label_errors(
         f"{strong} have {STRONG:g} or more: where classes are apart, most of these are wrong. Expect right "
         "ones where two classes overlap, and more of them below. Correct the label, or leave the row out.",
         "suspects.csv",
-        [int(places[each]) for each in suspects],
+        [place for _, place, *_ in suspects],
         {
-            "given_label": [labels[each] for each in suspects],
-            "suggested_label": [str(found.suggested[each]) for each in suspects],
-            "suspicion": [round(float(found.log_odds[each]), 2) for each in suspects],
-            "nearest_of_suggested": nearest,
+            "given_label": [given for _, _, given, _, _ in suspects],
+            "suggested_label": [suggested for _, _, _, suggested, _ in suspects],
+            "suspicion": [round(odds, 2) for odds, *_ in suspects],
+            "nearest_of_suggested": [nearest for *_, nearest in suspects],
         },
     )
 
@@ -166,16 +181,22 @@ def _found_by(vectors: NDArray[np.float32] | None, threshold: float, equal: int,
 
 
 def _duplicates(
-    items: Items, before: Tensor | None, contents: list[Any], usable: NDArray[np.bool_], threshold: float
+    items: Items,
+    before: Tensor | None,
+    contents: list[Any],
+    usable: NDArray[np.bool_],
+    threshold: float,
+    parts: NDArray[np.int64],
 ) -> ProblemList | None:
-    """Items of one split and role that repeat another; the first of each group isn't listed."""
+    """Items of one split, role and data set that repeat another; the first of each group isn't listed."""
     vectors = _telling(before, threshold)
     places: list[int] = []
     names = ("copy_of_row", "own_label", "label_of_copied", "copy_of_text")
     columns: dict[str, list[Any]] = {name: [] for name in names}
     equal = 0
-    for split, role in sorted({*zip(items.split.tolist(), items.role.tolist(), strict=True)}):
-        own = np.flatnonzero((items.split == split) & (items.role == role) & usable)
+    groups = np.stack([items.split, items.role, parts], axis=1)
+    for group_of in np.unique(groups, axis=0):
+        own = np.flatnonzero((groups == group_of).all(axis=1) & usable)
         given = None if vectors is None else vectors[own]
         for group in duplicate_groups([contents[place] for place in own.tolist()], given, threshold):
             first, *others = own[group].tolist()
@@ -192,7 +213,8 @@ def _duplicates(
     return _list(
         items,
         "near duplicates",
-        "Items that repeat another of their split, those with another label first. "
+        "Items that repeat another of their split"
+        f"{', those with another label first' if items.labels else ''}. "
         f"{_found_by(vectors, threshold, equal, len(places))} The first of each group isn't listed, so it "
         "stays in the data.",
         "duplicates.csv",

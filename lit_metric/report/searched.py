@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_metric.data import LabelRelations, MultiLabelRelations
+from lit_metric.data.evaluated import EvaluationView
 from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import Encoder
 from lit_metric.evaluation import Measured
+from lit_metric.report.chosen import first_labels
+from lit_metric.report.data_sets import data_sets
 from lit_metric.report.near import nearest
 from lit_metric.report.structure import Floats, Ints, Items, TypedQuery
 from lit_metric.report.vectors import Encoded
 
 NEIGHBOURS = 10
 """Nearest items that are shown of each."""
+BLOCK = 1024
+"""Items whose positives are looked up at once."""
 
 Pools = list[tuple[Tensor, Tensor]]
 """``[N]`` masks of items that search, and of those that they search."""
@@ -31,12 +39,15 @@ def pools_of(data: MetricDataModule, ids: Tensor, items: Items, split: str | Non
     other items search their own split.
     """
     pools = []
-    for number, name in enumerate(items.splits):
-        target = data.dataset.corpus_of(name) if name in data.splits and not name.endswith("corpus") else None
+    for view, (number, whole) in itertools.product(data_sets(data), enumerate(items.splits)):
+        asking = torch.from_numpy(items.split == number) & view.mine(ids)
+        own, name = view.data, whole.removeprefix(f"{view.name}/")
+        if not asking.any():
+            continue
+        target = own.dataset.corpus_of(name) if name in own.splits and not name.endswith("corpus") else None
         if target is None:
-            target = "train" if name == split and data.compared_with(name) == "train" else name
-        asking = torch.from_numpy(items.split == number)
-        pools.append((asking, torch.isin(ids, data.splits[target])))
+            target = "train" if name == split and own.compared_with(name) == "train" else name
+        pools.append((asking, torch.isin(ids, own.splits[target] + view.start)))
     return pools
 
 
@@ -59,13 +70,57 @@ def search(vectors: Tensor, pools: Pools) -> tuple[Ints, Floats]:
     return places, cosines
 
 
+def together_of(data: MetricDataModule, ids: Tensor, near: Ints | None) -> NDArray[np.int8] | None:
+    """Which of the neighbours belong together with each item.
+
+    Args:
+        data: whose relations say so.
+        ids: ``[N]`` of the items of the report.
+        near: ``[N, K]`` places of the nearest, -1 for none; None: unknown.
+
+    Returns:
+        ``[N, K]``: 1, 0, or -1 where it is unknown: items of labelled data without a label, and other items
+        that belong together with none of ``ids``.
+    """
+    if near is None:
+        return None
+    places = torch.from_numpy(near.astype(np.int64))
+    asked = places >= 0
+    rows = asked.nonzero()[:, 0]
+    found = places[asked]
+    answers = data.relations.positive_pairs(ids[rows], ids[found]).to(torch.int8)
+    known, labelled = _known(data, ids)
+    answers[~known[rows] | (labelled[rows] & ~known[found])] = -1
+    together = torch.full(places.shape, -1, dtype=torch.int8)
+    together[asked] = answers
+    return together.numpy()
+
+
+def _known(data: EvaluationView, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """``[N]`` each: whether anything is known of what belongs to an item; whether labels would say so."""
+    relations = data.relations
+    if data.parts:
+        known, labelled = torch.zeros(2, len(ids), dtype=torch.bool)
+        for view in data_sets(data):
+            own = view.mine(ids)
+            known[own], labelled[own] = _known(view.data, ids[own] - view.start)
+        return known, labelled
+    if isinstance(relations, LabelRelations | MultiLabelRelations):
+        return first_labels(data, ids) >= 0, torch.ones(len(ids), dtype=torch.bool)
+    found = [relations.positives(block, ids).lengths > 0 for block in ids.split(BLOCK)]
+    return torch.cat([torch.empty(0, dtype=torch.bool), *found]), torch.zeros(len(ids), dtype=torch.bool)
+
+
 def right_of(data: MetricDataModule, measured: Measured) -> tuple[Tensor, Tensor]:
     """The queries, and whether the nearest searched item of each belongs together with it: 1, 0, or -1 where
     no item does."""
-    queries = measured.queries[""]
-    ids, found = queries.ids.cpu(), queries.nearest.cpu()
-    right = data.relations.positive_pairs(ids, found.clamp(min=0)).long()
-    return ids, right.masked_fill((found < 0) | queries.columns["mrr"].cpu().isnan(), -1)
+    answers = []
+    for queries in measured.queries.values():  # of each data set
+        ids, found = queries.ids.cpu(), queries.nearest.cpu()
+        right = data.relations.positive_pairs(ids, found.clamp(min=0)).long()
+        answers.append((ids, right.masked_fill((found < 0) | queries.columns["mrr"].cpu().isnan(), -1)))
+    all_ids, all_right = (torch.cat(each) for each in zip(*answers, strict=True))
+    return all_ids, all_right
 
 
 def places_of(own: Tensor, ids: Tensor) -> Ints:
@@ -91,11 +146,11 @@ def first_of(measured: Measured, ids: Tensor, near: Ints) -> Ints:
         ids: ``[N]`` of the items of the report.
         near: ``[N, K]`` places of the nearest items of the report, for queries whose nearest isn't in it.
     """
-    queries = measured.queries[""]
-    own, found = places_of(queries.ids.cpu(), ids), places_of(queries.nearest.cpu(), ids)
-    here = own >= 0
     first = np.full(len(ids), -1, np.int32)
-    first[own[here]] = np.where(found[here] >= 0, found[here], near[own[here], 0])
+    for queries in measured.queries.values():
+        own, found = places_of(queries.ids.cpu(), ids), places_of(queries.nearest.cpu(), ids)
+        here = own >= 0
+        first[own[here]] = np.where(found[here] >= 0, found[here], near[own[here], 0])
     return first
 
 
@@ -118,7 +173,12 @@ def typed_queries(
     """
     if not queries:
         return []
-    corpus = data.splits[data.dataset.corpus_of(split) or split] if split else ids
+    corpus = ids
+    if split:
+        views = [view for view in data_sets(data) if split in view.data.splits]
+        names = [view.data.dataset.corpus_of(split) or split for view in views]
+        found = [view.data.splits[name] + view.start for view, name in zip(views, names, strict=True)]
+        corpus = torch.cat(found)
     searched = torch.isin(ids, corpus).nonzero()[:, 0]
     if not len(searched):
         searched = torch.arange(len(ids))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -14,10 +13,9 @@ import torch
 
 import lit_metric
 import lit_metric.commands.inspect as command
-from lit_metric import MetricDataModule, TextEncoder, TwoTowerEncoder
+from lit_metric import MetricDataModule
 from lit_metric.commands.inspect import build_again, inspected_run, typed
 from lit_metric.commands.mine import read_data
-from lit_metric.data import Judgements, Labels, Pairs
 from lit_metric.evaluation import encode_split
 from lit_metric.hub import load
 from lit_metric.report import vectors as report_vectors
@@ -327,65 +325,6 @@ def test_attention_is_shown_of_sets_and_negatives_of_a_run_that_mined(small: Sma
         assert np.sum(each.before, axis=1) == pytest.approx(1, abs=1e-5)
         assert np.sum(each.after, axis=1) == pytest.approx(1, abs=1e-5)
     assert "mine" in [part.name for part in report.run.parts]
-
-
-@pytest.mark.parametrize("kind", ["pairs", "cranfield", "movies"])
-def test_pairs_judgements_and_several_labels_have_a_report(small: Small, tmp_path: Path, kind: str) -> None:
-    supervision: Any = {
-        "pairs": lambda: Pairs("words", "definition", split="split"),
-        "cranfield": lambda: Judgements(
-            small / "cranfield/queries.parquet", small / "cranfield/corpus.parquet", folds=5
-        ),
-        "movies": lambda: Labels(text="title", labels="genres", split="split"),
-    }[kind]()
-    files = {"pairs": "pairs", "cranfield": "qrels", "movies": "movies"}
-    data = MetricDataModule(
-        train=small / f"{kind}/{files[kind]}.parquet", supervision=supervision, cache_dir=small / "cache"
-    )
-    encoder = small.learner().encoder
-    encoder.save(tmp_path / "model")
-    report = report_of(tmp_path, data=data, max_items=1000)
-    items = report.items
-    expected = {"pairs": "pairs", "cranfield": "judgements", "movies": "several labels"}
-    assert report.kind == expected[kind]
-    values = {row.name: row.after.value for row in report.metrics}
-    asked = items.correct_after >= 0
-    assert (items.correct_after[asked] == 1).mean() == pytest.approx(values["hit_rate@1"])
-    assert items.neighbours_after is not None
-    first = items.neighbours_after[asked, 0]
-    roles = {items.splits[items.split[place]] for place in first.tolist()}
-    if kind == "movies":
-        bounds = itertools.pairwise(items.label_offsets.tolist())
-        own = [{*items.label_ids[start:end].tolist()} for start, end in bounds]
-        pairs = zip(np.flatnonzero(asked).tolist(), first.tolist(), strict=True)
-        right = [bool(own[place] & own[other]) for place, other in pairs]
-        assert right == (items.correct_after[asked] == 1).tolist()
-        assert report.classes
-    else:
-        assert roles <= {"test_corpus", "corpus"}
-        assert "no labels" in report.missing["confusions"]
-
-
-def test_two_towers_have_a_report(small: Small, tmp_path: Path) -> None:
-    backbone = small / "backbone"
-    encoder = TwoTowerEncoder(TextEncoder(backbone), TextEncoder(backbone, prompts={"document": "w42 "}))
-    encoder.save(tmp_path / "model")
-    files = [small / f"cranfield/{name}.parquet" for name in ("queries", "corpus")]
-    data = MetricDataModule(
-        train=small / "cranfield/qrels.parquet",
-        supervision=Judgements(*files, folds=5),
-        cache_dir=small / "cache",
-    )
-    report = report_of(tmp_path, data=data, queries=typed(load(tmp_path), ["w4 w5 w30"]))
-    assert not any("could not be made" in why for why in report.missing.values())
-    items = report.items
-    documents = [place for place, role in enumerate(items.role) if items.roles[role] == "document"]
-    vectors = encoder.encode([items.texts[place] for place in documents], role="document")
-    query = encoder.encode("w4 w5 w30", role="query")
-    cosines = vectors @ query / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(query))
-    found = report.queries[0]
-    assert all(items.splits[items.split[place]] == "corpus" for place in found.after)
-    assert found.scores_after == pytest.approx(np.sort(cosines)[::-1][:10], abs=1e-5)
 
 
 def test_plots_are_drawn_beside_the_page(trained: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
 from lit_metric.index import ExactIndex, FaissIndex, RepresentativeIndex, load_index
+from lit_metric.index.representatives import linked
 
 ORIGINALS, COPIES, CLASSES = 300, 3, 20
 
@@ -99,3 +101,30 @@ def test_a_loaded_one_answers_as_the_saved_one(tmp_path: Path, inner: Any, memor
     for one, other in zip(index.search(wanted, 5), loaded.search(wanted, 5), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(loaded.representatives(torch.arange(9)), index.representatives(torch.arange(9)))
+
+
+def test_complete_linkage_is_that_of_scikit_learn() -> None:
+    vectors = torch.nn.functional.normalize(
+        torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    groups = torch.arange(60) % 2 * 7
+    found = linked(groups, vectors, 0.9)
+    for group in (0, 7):
+        rows = (groups == group).nonzero()[:, 0]
+        model = AgglomerativeClustering(
+            n_clusters=None, metric="precomputed", linkage="complete", distance_threshold=0.1
+        )
+        far = 1 - vectors[rows].double() @ vectors[rows].double().T
+        labels = model.fit_predict(far.clamp(min=0).numpy())
+        for label in set(labels.tolist()):
+            own = rows[torch.from_numpy(labels == label)]
+            assert found[own].tolist() == [int(own.min())] * len(own)
+            assert float((vectors[own] @ vectors[own].T).min()) >= 0.9 - 1e-6
+    assert len(found.unique()) < 60
+    assert linked(torch.empty(0, dtype=torch.int64), torch.empty(0, 3), 0.9).tolist() == []
+
+
+def test_a_cluster_too_large_to_compare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_metric.index.representatives._MOST_LINKED", 3)
+    with pytest.raises(ValueError, match=r"has 4 items, too many .* raise the threshold, which is 0\.5"):
+        linked(torch.zeros(4, dtype=torch.int64), torch.ones(4, 2), 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lit_metric.losses import (
     ClassWeightedLoss,
     ContrastiveLoss,
     CoSENTLoss,
+    DeduplicatedLoss,
     DensePairs,
     DistillationKLLoss,
     GuidedLoss,
@@ -124,6 +126,9 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
         return ClassWeightedLoss(near, beta=0.5)
     if name == "guided":
         return GuidedLoss(near, "not loaded here", threshold=0.6)
+    if name.startswith("deduplicated"):
+        linkage: Any = "complete" if name.endswith("complete") else "single"
+        return DeduplicatedLoss(near, "not loaded here", threshold=0.8, linkage=linkage)
     if name == "noise":
         return NoiseNegatives(near, noise=1.5, step_size=0.1)
     if name == "adversarial":
@@ -138,7 +143,7 @@ def combination(name: str, block_rows: int = 1024) -> Loss:
 
 COMBINED = (
     *("sum", "matryoshka", "class-weighted", "guided", "symmetric", "symmetric-guided"),
-    *("noise", "adversarial"),
+    *("noise", "adversarial", "deduplicated", "deduplicated-complete"),
 )
 COMBINATIONS: dict[str, Callable[..., Loss]] = {name: partial(combination, name) for name in COMBINED}
 

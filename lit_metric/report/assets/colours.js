@@ -14,6 +14,9 @@ const abgr = (hex) => {
 // Names of everything that can colour the points, with the words for it.
 function colourings() {
   const found = [];
+  // A mixture is coloured by its data sets, whose labels may be of different kinds.
+  const sets = first.kind === "several data sets" ? data.columns.findIndex((column) => column.name === "data set") : -1;
+  if (sets >= 0) found.push([`column-${sets}`, "data set"]);
   if (data.labelled) found.push(["label", "label"]);
   if (data.late.splits.length > 1) found.push(["split", "split"]);
   if (data.late.roles.length > 1) found.push(["role", "role"]);
@@ -21,7 +24,7 @@ function colourings() {
     if (data[`correct_${when}`].some((value) => value >= 0)) found.push([`correct_${when}`, `right or wrong, ${name}`]);
   }
   if (found.some(([name]) => name.startsWith("correct"))) found.push(["changed", "became right or wrong"]);
-  data.columns.forEach((column, place) => found.push([`column-${place}`, `column ${column.name}`]));
+  data.columns.forEach((column, place) => place !== sets && found.push([`column-${place}`, `column ${column.name}`]));
   return found;
 }
 

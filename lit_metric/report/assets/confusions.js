@@ -58,7 +58,7 @@ function classTable() {
 
 function renderConfusions() {
   byId("confusions").append(
-    el("p", { class: "lead" }, "Each item is given the label of its nearest neighbour. Where that label is another class's, the two are confused."),
+    data.labelled && el("p", { class: "lead" }, "Each item is given the label of its nearest neighbour. Where that label is another class's, the two are confused."),
     confusionTable(), classTable());
 }
 
@@ -73,7 +73,7 @@ function renderFlips() {
     figure(lost, whole(lost)), " became wrong. ", clear, " (McNemar's exact test, p = ", figure(chance, general(chance)), ")."));
   const columns = [
     { name: "item", label: "item", value: (flip) => item.text(flip.item), show: (flip) => button(textOf(short(item.text(flip.item), 160)), () => openItem(flip.item), { class: "item" }) },
-    { name: "labels", label: "labels", value: (flip) => item.labelNames(flip.item).join(" | "), show: (flip) => labelTags(item.labelNames(flip.item)) },
+    ...(data.labelled ? [{ name: "labels", label: "labels", value: (flip) => item.labelNames(flip.item).join(" | "), show: (flip) => labelTags(item.labelNames(flip.item)) }] : []),
     { name: "first", label: comparison.first, value: (flip) => Number(flip.first_right), show: (flip) => verdict(flip.first_right) },
     { name: "second", label: comparison.second, value: (flip) => Number(flip.second_right), show: (flip) => verdict(flip.second_right) },
   ];

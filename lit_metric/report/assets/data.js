@@ -4,7 +4,7 @@ const first = JSON.parse(byId("first").textContent);
 const [BEFORE, AFTER] = first.names;
 const data = { count: first.items, late: null };
 
-const TYPES = { int16: Int16Array, uint16: Uint16Array, int32: Int32Array, float64: Float64Array };
+const TYPES = { int8: Int8Array, int16: Int16Array, uint16: Uint16Array, int32: Int32Array, float64: Float64Array };
 
 async function inflate(text) {
   const packed = atob(text);
@@ -39,7 +39,7 @@ async function read(name) {
 
 const ARRAYS = [
   "lengths", "texts", "label_offsets", "label_ids", "split", "role", "file", "row", "correct_before",
-  "correct_after", "map_before", "map_after", "neighbours_before", "neighbours_after", "scores_before", "scores_after",
+  "correct_after", "together_before", "together_after", "map_before", "map_after", "neighbours_before", "neighbours_after", "scores_before", "scores_after",
 ];
 
 async function readAll() {
@@ -69,13 +69,16 @@ const item = {
   together: (i, j) => (item.labels(i).length && item.labels(j).length ? item.share(i, j) : null),
 };
 
-// [{place, score, rank}] of an item, nearest first; null without neighbours.
+// [{place, score, rank, together}] of an item, nearest first; null without neighbours. Whether a neighbour
+// belongs together with the item is null where nobody knows.
 function near(i, when) {
   const places = data[`neighbours_${when}`];
   if (!places) return null;
+  const known = data[`together_${when}`];
   const found = [];
   for (let k = i * data.width; k < (i + 1) * data.width && places[k] >= 0; k++) {
-    found.push({ place: places[k], score: data[`scores_${when}`] ? data[`scores_${when}`][k] / 1000 : null, rank: found.length + 1 });
+    const together = known ? (known[k] < 0 ? null : known[k] === 1) : item.together(i, places[k]);
+    found.push({ place: places[k], score: data[`scores_${when}`] ? data[`scores_${when}`][k] / 1000 : null, rank: found.length + 1, together });
   }
   return found;
 }
@@ -95,5 +98,17 @@ function search(words, most = Infinity) {
   }
   return found;
 }
+
+// What it means that two items belong together, by what is known of the items.
+const LABELS = { yes: "same label", no: "other label", count: (right, asked) => `${right} of ${asked} share a label`, lead: "✓ shares a label with it." };
+const PAIRS = { yes: "known pair", no: "no known pair", count: (right, asked) => `${right} of ${asked} are known pairs`, lead: "✓ was given as a pair with it. Others may belong to it, too, without having been given." };
+const KINDS = {
+  labels: LABELS,
+  "several labels": LABELS,
+  judgements: { yes: "relevant", no: "not judged relevant", count: (right, asked) => `${right} of ${asked} are relevant`, lead: "✓ was judged relevant to it. Others may not have been judged." },
+  triples: { yes: "known fact", no: "no known fact", count: (right, asked) => `${right} of ${asked} are known facts`, lead: "✓ is a known fact with it. Others may be true, too." },
+  "several data sets": { yes: "belongs together", no: "not known to", count: (right, asked) => `${right} of ${asked} belong together`, lead: "✓ belongs together with it, by what is known in its data set." },
+};
+const TOGETHER = KINDS[first.kind] || PAIRS;
 
 const labelTags = (names) => names.map((name) => el("span", { class: "label" }, textOf(name)));

@@ -24,10 +24,12 @@ const MEANINGS = [
   [/^knn(\d+)_(accuracy|f1)_macro$/, (k, what) => `${what === "f1" ? "F1" : what} of k-NN with k = ${k}, as a mean over classes`],
   [/^knn(\d+)_accuracy_(tail|medium|head)$/, (k, part) => `accuracy of k-NN with k = ${k} on ${{ tail: "rare", medium: "middle-sized", head: "frequent" }[part]} classes`],
   [/^effective_rank$/, () => "how many directions of the space are used"],
+  [/^mean$/, () => "mean of the main metrics of the data sets"],
   [/^spearman$/, () => "rank correlation of cosines with the given scores"],
 ];
 
-function meaning(name) {
+function meaning(given) {
+  const name = given.split("/").pop(); // of a mixture, NAME/METRIC
   for (const [pattern, words] of MEANINGS) {
     const found = name.match(pattern);
     if (found) return words(...found.slice(1));
@@ -96,12 +98,13 @@ function sizeBars(sizes) {
 
 function splitsTable() {
   if (!first.splits.length) return missing("splits", "The data could not be read.");
+  const labelled = first.splits.some((split) => split.classes);
   const columns = [
     { name: "name", label: "split", value: (s) => s.name },
     { name: "items", label: "items", numeric: true, value: (s) => s.items, show: (s) => figure(s.items, whole(s.items)) },
     { name: "shown", label: "shown here", numeric: true, value: (s) => s.items_shown, show: (s) => figure(s.items_shown, whole(s.items_shown)) },
-    { name: "classes", label: "classes", numeric: true, value: (s) => s.classes, show: (s) => figure(s.classes, s.classes ? whole(s.classes) : "–") },
-    { name: "sizes", label: "items of a class, largest … smallest", show: (s) => s.class_sizes.length ? [sizeBars(s.class_sizes), ` ${whole(s.class_sizes[0])} … ${whole(s.class_sizes[s.class_sizes.length - 1])}${s.classes > s.class_sizes.length ? " (of the largest)" : ""}`] : "–" },
+    ...(labelled ? [{ name: "classes", label: "classes", numeric: true, value: (s) => s.classes, show: (s) => figure(s.classes, s.classes ? whole(s.classes) : "–") },
+    { name: "sizes", label: "items of a class, largest … smallest", show: (s) => s.class_sizes.length ? [sizeBars(s.class_sizes), ` ${whole(s.class_sizes[0])} … ${whole(s.class_sizes[s.class_sizes.length - 1])}${s.classes > s.class_sizes.length ? " (of the largest)" : ""}`] : "–" }] : []),
     { name: "lengths", label: "tokens: median (5% … 95%, longest)", show: (s) => s.length_quantiles.length === 7 ? `${general(s.length_quantiles[3])} (${general(s.length_quantiles[1])} … ${general(s.length_quantiles[5])}, ${general(s.length_quantiles[6])})` : "–" },
     { name: "cut", label: "cut", numeric: true, hint: "items longer than the encoder reads", value: (s) => s.cut, show: (s) => figure(s.cut, s.items ? `${whole(s.cut)} (${percent(s.cut / s.items)})` : whole(s.cut)) },
   ];
@@ -169,7 +172,7 @@ function renderGlance() {
   const { run } = first;
   byId("title").replaceChildren(textOf(first.title));
   const when = first.made.slice(0, 16).replace("T", " ");
-  const kinds = first.kind ? `Data with ${first.kind}. ` : "";
+  const kinds = first.kind === "several data sets" ? "A mixture of data sets. " : first.kind ? `Data with ${first.kind}. ` : "";
   const measured = first.measured_split ? `Measured on the ${first.measured_split} split. ` : "";
   byId("subtitle").textContent = `What a text encoder learned: ${BEFORE} beside ${AFTER}. ${kinds}${measured}${run.ended ? `Training ended by ${run.ended}. ` : ""}Written ${when}.`;
   const section = byId("glance");

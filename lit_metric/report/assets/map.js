@@ -198,7 +198,7 @@ function colourAnother() {
 }
 
 function mapTools() {
-  const find = el("input", { type: "search", id: "map-search", placeholder: "Words of a text or a label", onchange: () => select(search(find.value), find.value.trim() && `with “${find.value.trim()}”`) });
+  const find = el("input", { type: "search", id: "map-search", placeholder: data.labelled ? "Words of a text or a label" : "Words of a text", onchange: () => select(search(find.value), find.value.trim() && `with “${find.value.trim()}”`) });
   const shown = (value) => {
     byId("map-plots").dataset.shown = value;
     for (const { scatter } of map.plots) scatter.resize();

@@ -12,7 +12,7 @@ function anchorView(anchor) {
   const columns = [
     { name: "score", label: "score", numeric: true, value: (c) => c.score, show: (c) => meter(c.score, figure(c.score, fixed(c.score, 3))) },
     { name: "text", label: "candidate", value: (c) => c.text, show: (c) => textOf(short(c.text, 400)) },
-    { name: "label", label: "label", value: (c) => c.label, show: (c) => (c.label ? labelTags([c.label]) : "–") },
+    ...(anchor.candidates.some((c) => c.label) ? [{ name: "label", label: "label", value: (c) => c.label, show: (c) => (c.label ? labelTags([c.label]) : "–") }] : []),
     { name: "fate", label: "fate", value: (c) => c.fate, show: fateWords },
     { name: "false", label: "likely false?", value: (c) => Number(c.false_negative), numeric: true, show: (c) => (c.false_negative ? el("span", { class: "bad" }, "⚠ yes: ", visible(c.reason)) : "no") },
   ];

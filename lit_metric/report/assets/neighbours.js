@@ -3,9 +3,8 @@
 const MOST_FOUND = 50;
 
 // One list; `other` is the list at the other time, to say where a neighbour was.
-function neighbourList(title, found, own, other, open) {
+function neighbourList(title, found, other, open) {
   const list = el("ol", { class: "near" });
-  const judged = (each) => (own === null ? null : item.together(own, each.place));
   for (const each of found) {
     const was = other && other.find(({ place }) => place === each.place);
     list.append(
@@ -13,20 +12,20 @@ function neighbourList(title, found, own, other, open) {
         el("span", { class: "rank", "aria-label": `rank ${each.rank}` }, each.rank),
         el("div", { class: "what" },
           button(textOf(short(item.text(each.place), 300)), () => open(each.place), { class: "item", "data-place": each.place }),
-          el("div", { class: "facts" }, labelTags(item.labelNames(each.place)), verdict(judged(each), ["same label", "other label"]),
+          el("div", { class: "facts" }, labelTags(item.labelNames(each.place)), verdict(each.together, [TOGETHER.yes, TOGETHER.no]),
             other ? el("span", { class: "muted" }, was ? `rank ${was.rank} in the other list` : "not in the other list") : null)),
         el("span", { class: "score", title: "cosine" }, fixed(each.score, 3))));
   }
-  const right = found.filter((each) => judged(each)).length;
-  const asked = found.filter((each) => judged(each) !== null).length;
-  return el("div", { class: "list" }, el("h4", {}, visible(title), asked ? el("span", { class: "muted" }, ` ${right} of ${asked} share a label`) : null),
+  const right = found.filter((each) => each.together).length;
+  const asked = found.filter((each) => each.together !== null).length;
+  return el("div", { class: "list" }, el("h4", {}, visible(title), asked ? el("span", { class: "muted" }, ` ${TOGETHER.count(right, asked)}`) : null),
     found.length ? list : note("No neighbours were searched for it."));
 }
 
-function bothLists(before, after, own, open) {
+function bothLists(before, after, open) {
   const lists = [];
-  if (before) lists.push(neighbourList(BEFORE, before, own, after, open));
-  if (after) lists.push(neighbourList(AFTER, after, own, before, open));
+  if (before) lists.push(neighbourList(BEFORE, before, after, open));
+  if (after) lists.push(neighbourList(AFTER, after, before, open));
   return lists.length ? el("div", { class: "two lists" }, lists) : missing("neighbours", "No neighbours were searched.");
 }
 
@@ -45,7 +44,7 @@ function itemFacts(i) {
 // The whole of one item: its text, its facts and its neighbours; `open` is called for a neighbour.
 const itemView = (i, open) => [
   el("div", { class: "chosen" }, el("p", { class: "full", tabindex: "0" }, textOf(item.text(i))), itemFacts(i)),
-  bothLists(near(i, "before"), near(i, "after"), i, open),
+  bothLists(near(i, "before"), near(i, "after"), open),
 ];
 
 function openItem(i, jump = true) {
@@ -61,17 +60,17 @@ function openItem(i, jump = true) {
 }
 
 function openQuery(query) {
-  const joinedList = (places, scores) => places.map((place, k) => ({ place, score: scores[k], rank: k + 1 }));
+  const joinedList = (places, scores) => places.map((place, k) => ({ place, score: scores[k], rank: k + 1, together: null }));
   byId("neighbour-view").replaceChildren(
-    el("div", { class: "chosen" }, el("p", { class: "full" }, textOf(query.text)), el("p", { class: "muted" }, "A text that was asked for; it has no label.")),
-    bothLists(joinedList(query.before, query.scores_before), joinedList(query.after, query.scores_after), null, (other) => openItem(other, false)));
+    el("div", { class: "chosen" }, el("p", { class: "full" }, textOf(query.text)), el("p", { class: "muted" }, "A text that was asked for; nothing is known of what belongs to it.")),
+    bothLists(joinedList(query.before, query.scores_before), joinedList(query.after, query.scores_after), (other) => openItem(other, false)));
 }
 
 // A box that searches texts while one types; arrows and Enter choose.
 function searchBox(label, choose) {
   const id = "search-options";
   const options = el("ul", { id, role: "listbox", "aria-label": "Items found", class: "options", hidden: true });
-  const input = el("input", { type: "search", id: "search", role: "combobox", "aria-expanded": "false", "aria-controls": id, "aria-autocomplete": "list", autocomplete: "off", placeholder: "Words of a text or a label" });
+  const input = el("input", { type: "search", id: "search", role: "combobox", "aria-expanded": "false", "aria-controls": id, "aria-autocomplete": "list", autocomplete: "off", placeholder: data.labelled ? "Words of a text or a label" : "Words of a text" });
   let found = [];
   let active = -1;
   let timer = 0;
@@ -127,7 +126,7 @@ function searchBox(label, choose) {
 function renderNeighbours() {
   const section = byId("neighbours");
   if (!data.count) return section.append(missing("neighbours", "The report shows no items."));
-  section.append(el("p", { class: "lead" }, `Pick an item to see what was near it (${BEFORE}) and what is near it now (${AFTER}). ✓ shares a label with it.`),
+  section.append(el("p", { class: "lead" }, `Pick an item to see what was near it (${BEFORE}) and what is near it now (${AFTER}). ${TOGETHER.lead}`),
     searchBox("Find an item", (i) => openItem(i, false)));
   if (data.late.queries.length) {
     section.append(el("div", { class: "chips" }, el("span", { class: "muted" }, "Asked for: "),

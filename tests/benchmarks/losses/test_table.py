@@ -26,6 +26,7 @@ ELSEWHERE = {
     "SymmetricLoss",
     # These have an entry in benchmarks/methods,
     "AdversarialLoss",
+    "DeduplicatedLoss",
     "HardestHingeLoss",
     "NoiseNegatives",
     "RareEventMemoryLoss",

