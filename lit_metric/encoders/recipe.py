@@ -12,6 +12,8 @@ from typing import Any
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
+from lit_metric.encoders.composing import ComposedPooling
+from lit_metric.encoders.conjunction import ConjunctionPooling
 from lit_metric.encoders.pooling import (
     ACTIVATIONS,
     AttentionPooling,
@@ -32,6 +34,20 @@ POOLINGS: dict[str, type[Pooling]] = {
     "lasttoken": LastTokenPooling,
 }
 """Pooling modes of sentence-transformers that are known here."""
+
+LEARNED: dict[str, type[Pooling]] = {
+    "attention": AttentionPooling,
+    "conjunction": ConjunctionPooling,
+    "composed": ComposedPooling,
+}
+"""Poolings with weights, by their modes in an exported folder."""
+
+LEARNED_OPTIONS = {
+    "attention": ("heads", "score", "hidden", "empty", "context"),
+    "conjunction": ("heads", "hidden"),
+    "composed": ("hidden",),
+}
+"""Their arguments that such a folder keeps."""
 
 STATIC = "lit-metric-static"
 """The ``model_type`` of a table of token vectors that this library saved."""
@@ -284,13 +300,14 @@ class Recipe:
 
 def segment_pooling(source: str, path: str, config: dict[str, Any]) -> Pooling:
     """The pooling that an export has as a SegmentPooling in a folder of that path."""
-    if config["mode"] != "attention":
-        return POOLINGS[config["mode"]]()
-    names = ("heads", "score", "hidden", "empty", "dimension", "context")
-    pooling = AttentionPooling(**{name: config[name] for name in names})
+    mode = config["mode"]
+    if mode not in LEARNED:
+        return POOLINGS[mode]()
+    names = (*LEARNED_OPTIONS[mode], "dimension")
+    pooling = LEARNED[mode](**{name: config[name] for name in names})
     weights = find_file(source, f"{path}/model.safetensors")
     if weights is None:
-        raise ValueError(f"{source}: the attention pooling in {path!r} has no model.safetensors; {IGNORE}")
+        raise ValueError(f"{source}: the {mode} pooling in {path!r} has no model.safetensors; {IGNORE}")
     pooling.load_state_dict(load_file(weights))
     return pooling
 

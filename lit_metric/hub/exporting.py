@@ -16,7 +16,6 @@ import torch
 from tokenizers import Tokenizer
 
 from lit_metric.encoders import (
-    AttentionPooling,
     Encoder,
     Projection,
     SetEncoder,
@@ -26,7 +25,7 @@ from lit_metric.encoders import (
 )
 from lit_metric.encoders.pooling import ACTIVATIONS, Pooling
 from lit_metric.encoders.pretrained import quietly
-from lit_metric.encoders.recipe import EXPORTED, FORWARD, MAX_LENGTHS, POOLINGS
+from lit_metric.encoders.recipe import EXPORTED, FORWARD, LEARNED, LEARNED_OPTIONS, MAX_LENGTHS, POOLINGS
 from lit_metric.encoders.tokenizer import DOCUMENT_NAMES, QUERY, TextTokenizer, TowerTokenizers
 from lit_metric.hub.card import write_card
 from lit_metric.hub.check import Check, compare, cuts_by_role
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 DEFAULT = "default"
 """The name of the prompt of texts without a role in an export."""
 
-MODES = {pooling: mode for mode, pooling in POOLINGS.items()} | {AttentionPooling: "attention"}
+MODES = {pooling: mode for mode, pooling in (POOLINGS | LEARNED).items()}
 
 ROUTER = "sentence_transformers.base.modules.router.Router"
 GENERAL = "config_sentence_transformers.json"
@@ -56,7 +55,7 @@ def export(
     """Write a folder that ``SentenceTransformer(folder)`` loads, read it back, and compare the vectors.
 
     Standard poolings become modules of sentence-transformers, and the folder is an ordinary Hugging Face
-    model besides. Attention pooling, replacements and encoders of sets need a file of modules, which the
+    model besides. Poolings that learn, replacements and encoders of sets need a file of modules, which the
     folder holds and ``SentenceTransformer(folder, trust_remote_code=True)`` runs. There an item of several
     texts is a list, or one string with " | " between them. Two towers become one model, of which
     ``encode_query`` and ``encode_document`` choose the tower, and whose folders ``query`` and ``document``
@@ -246,9 +245,8 @@ def _text_modules(encoder: TextEncoder, folder: Path, sets: bool) -> list[Any]:
 def _segment_pooling(pooling: Pooling, dimension: int, **options: Any) -> SegmentPooling:
     from lit_metric.hub.remote import SegmentPooling
 
-    if isinstance(pooling, AttentionPooling):
-        names = ("heads", "score", "hidden", "empty", "context")
-        options |= {name: getattr(pooling, name) for name in names}
+    names = LEARNED_OPTIONS.get(MODES[type(pooling)], ())
+    options |= {name: getattr(pooling, name) for name in names}
     module = SegmentPooling(MODES[type(pooling)], dimension, **options)
     module.load_state_dict(pooling.state_dict())
     return module

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lit_metric.encoders import (
     AttentionPooling,
     CLSPooling,
+    ComposedPooling,
+    ConjunctionPooling,
     LastTokenPooling,
     MaxPooling,
     MeanPooling,
@@ -26,7 +28,10 @@ from lit_metric.encoders import (
 from lit_metric.encoders.packing import skipped_position
 from lit_metric.encoders.pooling import unit_rows
 
-POOLINGS = (MeanPooling, CLSPooling, MaxPooling, LastTokenPooling, AttentionPooling)
+POOLINGS = (
+    *(MeanPooling, CLSPooling, MaxPooling, LastTokenPooling, AttentionPooling),
+    *(ConjunctionPooling, ComposedPooling),
+)
 """Poolings that :func:`pool_padded` knows; subclasses may pool in another way, so they don't count."""
 
 
@@ -137,6 +142,10 @@ def pool_padded(pooling: Pooling, states: Tensor, weights: Tensor) -> Tensor:
         # Of all counts the last has the highest, and the first one that is any is the first that isn't 0.
         place = count.argmax(1) if type(pooling) is LastTokenPooling else present.long().argmax(1)
         return states.gather(1, place[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
+    if type(pooling) is ConjunctionPooling:
+        return _conjunction(pooling, states, weights, present)
+    if type(pooling) is ComposedPooling:
+        return _composed(pooling, states, weights, present)
     assert type(pooling) is AttentionPooling
     scores = _scores(pooling, states, present) + weights.masked_fill(~present, 1).log()[:, :, None]
     scores = scores.masked_fill(~present[:, :, None], torch.finfo(scores.dtype).min)
@@ -145,6 +154,37 @@ def pool_padded(pooling: Pooling, states: Tensor, weights: Tensor) -> Tensor:
     values = states.unflatten(2, (pooling.heads, pooling.dimension // pooling.heads))
     pooled = (values * learned[:, :, :, None]).sum(1).flatten(1)
     return torch.where(empty, pooling.empty_vector, pooled) if pooling.empty == "learned" else pooled
+
+
+def _conjunction(pooling: ConjunctionPooling, states: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+    """``[n, h]``, as :meth:`ConjunctionPooling.forward`, for rows of any length."""
+    assert pooling.dimension is not None
+    keys = pooling.first_key(states)[:, None] * pooling.query[:, None]  # [n, heads, length, hidden]
+    logs = weights.masked_fill(~present, 1).log()
+    scores = keys @ pooling.second_key(states)[:, None].transpose(2, 3)
+    scores = scores + (logs[:, :, None] + logs[:, None, :])[:, None]
+    pairs = (present[:, :, None] & present[:, None, :])[:, None]
+    scores = scores.masked_fill(~pairs, torch.finfo(scores.dtype).min)
+    learned = scores.flatten(2).softmax(2).reshape(scores.shape).masked_fill(~pairs, 0)
+    shape = (pooling.heads, pooling.dimension // pooling.heads)
+    own, others = (
+        each.unflatten(2, shape).transpose(1, 2) for each in (states, pooling.second_value(states))
+    )
+    return (own * (learned @ others)).sum(2).flatten(1)
+
+
+def _composed(pooling: ComposedPooling, states: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+    """``[n, h]``, as :meth:`ComposedPooling.forward`."""
+    unit = unit_rows(states)
+    first = present.long().argmax(1)[:, None]  # [n, 1]
+    reference = unit.gather(1, first[:, :, None].expand(-1, 1, unit.shape[2]))
+    place = torch.arange(states.shape[1], device=states.device)[None]
+    is_edit = (present & (place > first)).to(states.dtype)
+    read = torch.cat([reference.expand_as(unit), unit], dim=2)
+    change = pooling.outer(nn.functional.gelu(pooling.inner(read)))
+    of_first = weights.gather(1, first)
+    ratios = is_edit * weights / of_first.masked_fill(of_first == 0, 1)
+    return reference.squeeze(1) + ((unit + change) * ratios[:, :, None]).sum(1)
 
 
 def _scores(pooling: AttentionPooling, states: Tensor, present: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 SEPARATOR = " | "
 _SET = ("set_texts", "set_lengths")
+_LEARNED = ("attention", "conjunction", "composed")
+_MOST_VALUES = 32
 
 
 def join_texts(texts: Sequence[str]) -> str:
@@ -234,14 +236,15 @@ class SegmentPooling(Module):
     A row without values becomes the zero vector, unless ``empty`` is "learned".
 
     Args:
-        mode: "mean", "cls" (the first), "max", "lasttoken" or "attention".
+        mode: "mean", "cls" (the first), "max", "lasttoken", "attention", "conjunction" (a weighted mean over
+            all pairs of at most 32 states), or "composed" (the first state with the changes of the others).
         dimension: of the states; of longer ones, the leading components are used.
         level: "tokens" pools the states of a text's tokens, "texts" the vectors of an item's texts.
         include_prompt: whether the tokens of a prompt are pooled.
         normalize: bring states to length 1 first.
-        heads: of attention, each of which weighs its own slice of the components.
+        heads: of attention and conjunction, each of which weighs its own slice of the components.
         score: of attention: "feedforward" is ``v^T tanh(W x + b)``, "dot" is ``q^T x / sqrt(dimension)``.
-        hidden: rows of ``W``, ``dimension`` if None.
+        hidden: rows of ``W``, or components of keys and of inner layers; ``dimension`` if None.
         empty: "zero", or "learned" for a vector of its own.
         context: whether a score also depends on the mean of the row's other states.
     """
@@ -269,6 +272,14 @@ class SegmentPooling(Module):
         self.include_prompt, self.normalize = include_prompt, normalize
         self.heads, self.score, self.hidden = heads, score, hidden
         self.empty, self.context = empty, context
+        width = hidden or dimension
+        if mode == "conjunction":
+            self.first_key = nn.Linear(dimension, width, bias=False)
+            self.second_key = nn.Linear(dimension, width, bias=False)
+            self.query = nn.Parameter(torch.zeros(heads, width))
+            self.second_value = nn.Linear(dimension, dimension)
+        if mode == "composed":
+            self.inner, self.outer = nn.Linear(2 * dimension, width), nn.Linear(width, dimension)
         if mode != "attention":
             return
         width = dimension
@@ -326,6 +337,10 @@ class SegmentPooling(Module):
             pooled = zeros.scatter_reduce(0, index, values, "amax", include_self=False)
         elif self.mode == "mean":
             pooled = zeros.index_add(0, rows, values) / lengths.clamp(min=1)[:, None]
+        elif self.mode == "conjunction":
+            pooled = self._conjunction(values, lengths)
+        elif self.mode == "composed":
+            pooled = self._composed(values, rows, lengths)
         else:
             weights = self._weights(values, rows, lengths)
             weighted = (values.unflatten(1, (self.heads, -1)) * weights[:, :, None]).flatten(1)
@@ -334,6 +349,38 @@ class SegmentPooling(Module):
         if self.mode == "attention" and self.empty == "learned":
             pooled = torch.where((lengths == 0)[:, None], self.empty_vector.to(pooled.dtype), pooled)
         return pooled
+
+    def _conjunction(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """``[n, h]``: the products of each two states of a row, weighted over all its pairs."""
+        longest = int(lengths.max())
+        if longest > _MOST_VALUES:
+            raise ValueError(
+                f"this model compares all pairs, and takes at most {_MOST_VALUES} texts of an item; one has "
+                f"{longest}. Leave some out"
+            )
+        present = torch.arange(longest, device=values.device) < lengths[:, None]
+        states = values.new_zeros(*present.shape, values.shape[1])
+        states[present] = values
+        given = states.to(self.query.dtype)
+        keys = self.first_key(given)[:, None] * self.query[:, None]  # [n, heads, longest, hidden]
+        scores = (keys @ self.second_key(given)[:, None].transpose(2, 3)).to(values.dtype)
+        pairs = (present[:, :, None] & present[:, None, :])[:, None].expand_as(scores)
+        scores = scores.masked_fill(~pairs, torch.finfo(scores.dtype).min)
+        weights = scores.flatten(2).softmax(2).view_as(scores).masked_fill(~pairs, 0)
+        partners = self.second_value(given).to(values.dtype)
+        own, others = (
+            each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in (states, partners)
+        )  # [n, heads, longest, h / heads]
+        return (own * (weights @ others)).sum(2).flatten(1)
+
+    def _composed(self, values: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        """``[n, h]``: a row's first state, with each of the others and what it changes; all of length 1."""
+        unit = nn.functional.normalize(values, dim=1, eps=1e-12)
+        starts = (lengths.cumsum(0) - lengths)[rows]  # [total]
+        read = torch.cat([unit[starts], unit], dim=1).to(self.inner.weight.dtype)
+        change = self.outer(nn.functional.gelu(self.inner(read))).to(values.dtype)
+        is_edit = (torch.arange(len(values), device=values.device) > starts)[:, None]
+        return values.new_zeros(len(lengths), values.shape[1]).index_add(0, rows, unit + change * is_edit)
 
     def _weights(self, values: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
         """``[total, heads]``, which sum to 1 over each row."""
@@ -363,7 +410,7 @@ class SegmentPooling(Module):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Write settings, and weights if there are any."""
         self.save_config(output_path)
-        if self.mode == "attention":
+        if self.mode in _LEARNED:
             weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
             save_file(weights, Path(output_path, "model.safetensors"))
 
@@ -374,7 +421,7 @@ class SegmentPooling(Module):
         """Read what :meth:`save` wrote."""
         hub = {name: kwargs[name] for name in _HUB if name in kwargs}
         module = cls(**cls.load_config(model_name_or_path, subfolder, **hub))
-        if module.mode == "attention":
+        if module.mode in _LEARNED:
             module.load_state_dict(cls.load_torch_weights(model_name_or_path, subfolder, **hub))
         return module
 

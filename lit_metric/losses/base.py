@@ -93,6 +93,14 @@ class Loss(Configurable, nn.Module, ABC):
             f"{name}={value}" for name, value in given if not isinstance(value, nn.Module | dict)
         )
 
+    @property
+    def plateau(self) -> float | None:
+        """The loss if all embeddings were one point, where that doesn't depend on the batch; None elsewhere.
+
+        A loss that stays there shows a collapse, see :class:`~lit_metric.callbacks.CollapseAlarm`.
+        """
+        return None
+
     def after_step(self) -> None:
         """Update buffers. A learner calls it after each step of the optimizer."""
 
@@ -179,7 +187,7 @@ class VectorLoss(Loss):
     Args:
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
-        block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²⁴ scores. A
+        block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²² scores. A
             larger batch is computed in blocks, so that memory is ``[block_rows, C]``. If one part makes the
             loss, the gradient of each block is computed at once, in the forward pass. Otherwise the backward
             pass computes all blocks but the last again.

@@ -123,6 +123,11 @@ class DeduplicatedLoss(CombinedLoss):
             int(sizes.max()) if len(found) else 0,
         )
 
+    @property
+    def plateau(self) -> float | None:
+        """See :attr:`Loss.plateau`; that of the loss."""
+        return self.loss.plateau
+
     def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
         """See :meth:`VectorLoss.on_pairs`.
 

@@ -122,6 +122,11 @@ class GuidedLoss(CombinedLoss):
             raise ValueError("GuidedLoss needs encode of the LossContext, which returns its guide's vectors")
         self.vectors = F.normalize(context.encode(self.encoder).float(), dim=1)
 
+    @property
+    def plateau(self) -> float | None:
+        """See :attr:`Loss.plateau`; that of the loss."""
+        return self.loss.plateau
+
     def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
         """See :meth:`VectorLoss.on_pairs`.
 

@@ -63,6 +63,11 @@ class HardestHingeLoss(MetricLoss):
             raise ValueError(f"temperature must be above 0 and finite, not {temperature}")
         self.margin, self.hardest, self.temperature = margin, hardest, temperature
 
+    @property
+    def plateau(self) -> float:
+        """See :attr:`Loss.plateau`; the margin."""
+        return self.margin
+
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`MetricLoss.parts`; no gradient passes through the choice of negatives and their
         weights."""

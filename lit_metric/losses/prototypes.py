@@ -149,6 +149,11 @@ class PrototypeTripletLoss(PrototypeLoss):
             raise ValueError(f"margin must be above 0 and finite, not {margin}")
         self.margin = margin
 
+    @property
+    def plateau(self) -> float:
+        """See :attr:`Loss.plateau`; the margin."""
+        return self.margin
+
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`MetricLoss.parts`; the candidates are prototypes."""
         used, least = pairs.usable, torch.finfo(scores.dtype).min / 4

@@ -85,6 +85,11 @@ class TripletLoss(MetricLoss):
         self.mining: Mining = mining
         self.average = average
 
+    @property
+    def plateau(self) -> float:
+        """See :attr:`Loss.plateau`; the margin, or log 2 for the soft one."""
+        return math.log(2) if self.margin == "soft" else self.margin
+
     def parts(self, scores: Tensor, pairs: PairBlock) -> Parts:
         """See :meth:`MetricLoss.parts`."""
         find = {"all": self._all, "semi_hard": self._semi_hard, "hard": self._hard}[self.mining]

@@ -24,7 +24,7 @@ class CollapseMonitor(Metric):
 
     The batch-hard triplet loss collapses a model more easily the larger the batch and the smaller the
     dimension (arXiv 2210.11173). A loss that stays at its margin, or at ln 2 for a soft margin, shows the
-    same.
+    same: see `plateau_reason`.
 
     Args:
         dimension: d of the embeddings.
@@ -241,6 +241,34 @@ def collapse_reason(
             "embeddings use few directions"
         )
     return None
+
+
+def plateau_reason(
+    losses: Tensor, plateau: float, tolerance: float = 0.02, min_steps: int = 10
+) -> str | None:
+    """Why the losses of some steps count as stuck at a plateau, or ``None`` if they do not.
+
+    They are stuck if none of them is further than ``tolerance`` from it. A loss that falls through this value
+    stays so near for a few steps only, and batches differ by more.
+
+    Args:
+        losses: ``[steps]``, of steps one after another.
+        plateau: the loss if all embeddings are one point, above 0: the margin of a hinge, log 2 of a soft
+            margin.
+        tolerance: as a share of ``plateau``, 0..1.
+        min_steps: fewer losses say nothing.
+
+    Example:
+        >>> plateau_reason(torch.full((50,), 0.2), plateau=0.2)
+        'the loss has stayed at 0.2 for 50 steps, its value if all embeddings are one point'
+        >>> plateau_reason(torch.linspace(0.3, 0.1, 50), plateau=0.2)
+    """
+    if len(losses) < min_steps or not bool(((losses - plateau).abs() <= tolerance * plateau).all()):
+        return None
+    return (
+        f"the loss has stayed at {plateau:.3g} for {len(losses)} steps, its value if all embeddings are "
+        "one point"
+    )
 
 
 def _as_float64(embeddings: Tensor) -> Tensor:

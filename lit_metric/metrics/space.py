@@ -18,6 +18,8 @@ from lit_metric.index import padded, similarities, top_k
 from lit_metric.metrics.base import EmbeddingMetric, Relations, float32_by_default
 
 _ELEMENTS = 2**24
+_STEPS = 2**20
+"""Steps between a cosine of 0 and one of 1, to which cosines are rounded to be counted."""
 
 
 class SpaceMetrics(EmbeddingMetric):
@@ -27,6 +29,9 @@ class SpaceMetrics(EmbeddingMetric):
 
     - ``alignment``: see `alignment`, of all positive pairs. The lower the better.
     - ``uniformity``: see `uniformity`, of all pairs. The lower the better.
+    - ``all_pairs_ap``: the average precision (scikit-learn's) of finding the positive pairs among all pairs
+      by their cosine, 0..1: how well one threshold serves all items. Pairs that the relations exclude without
+      being positive, such as those of unlabelled items, don't count. Cosines are rounded to 2⁻²⁰.
     - ``hubness``: the skewness of how often each item is among the ``k`` nearest of the others: 0 where all
     are
       equally often, large where few hubs are near to everything (Radovanović, Nanopoulos and Ivanović, JMLR
@@ -54,7 +59,7 @@ class SpaceMetrics(EmbeddingMetric):
         >>> metric = SpaceMetrics(relations, relations.labels, k=1)
         >>> metric.update(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.arange(4))
         >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}
-        {'alignment': 0.0, 'uniformity': -1.063, 'hubness': 0.0, 'nmi': 1.0}
+        {'alignment': 0.0, 'uniformity': -1.063, 'all_pairs_ap': 1.0, 'hubness': 0.0, 'nmi': 1.0}
     """
 
     labels: Tensor | None
@@ -72,7 +77,13 @@ class SpaceMetrics(EmbeddingMetric):
 
     def names(self) -> set[str]:
         """All names that `compute` may return."""
-        return {"alignment", "uniformity", "hubness", *(() if self.labels is None else ("nmi",))}
+        return {
+            "alignment",
+            "uniformity",
+            "all_pairs_ap",
+            "hubness",
+            *(() if self.labels is None else ("nmi",)),
+        }
 
     def update(self, embeddings: Tensor, ids: Tensor) -> None:
         """Add ``embeddings [n, d]`` (any float dtype) of the items ``ids [n]``.
@@ -94,14 +105,19 @@ class SpaceMetrics(EmbeddingMetric):
         if not len(ids):
             raise ValueError("no embeddings were given; call update before compute")
         relations = self._placed(self.relations, ids.device)
-        distances, neighbours, everyone = [], [], padded(vectors)
+        distances, neighbours, everyone, pairs = [], [], padded(vectors), PairScores(ids.device)
         width = min(self.k, len(ids) - 1)
         for rows in torch.arange(len(ids), device=ids.device).split(max(1, _ELEMENTS // 4 // len(ids))):
             scores = similarities(vectors[rows], everyone)[:, : len(ids)]
             scores[torch.arange(len(rows), device=ids.device), rows] = -torch.inf
             if width:
                 neighbours.append(top_k(scores, width)[1])
-            row, column = relations.positive(ids[rows], ids).nonzero(as_tuple=True)
+            positive = relations.positive(ids[rows], ids)
+            unknown = scores.isneginf()
+            if hasattr(self.relations, "excluded"):
+                unknown |= relations.excluded(ids[rows], ids) & ~positive
+            pairs.add(scores, positive, unknown)
+            row, column = positive.nonzero(as_tuple=True)
             at_a_time = max(1, _ELEMENTS // 4 // vectors.shape[1])
             for first, second in zip(row.split(at_a_time), column.split(at_a_time), strict=True):
                 if len(first):
@@ -109,6 +125,7 @@ class SpaceMetrics(EmbeddingMetric):
                     distances.append(torch.stack([distance, distance.new_tensor(len(first))]))
         means, numbers = torch.stack(distances).unbind(dim=1) if distances else vectors.new_zeros(2, 1)
         values = {"alignment": (means * numbers).sum() / numbers.sum(), "uniformity": uniformity(vectors)}
+        values["all_pairs_ap"] = pairs.average_precision()
         if neighbours:
             counts = torch.bincount(torch.cat(neighbours).flatten(), minlength=len(ids)).cpu().double()
             same = bool((counts == counts[0]).all())
@@ -125,6 +142,43 @@ class SpaceMetrics(EmbeddingMetric):
         centres = k_means(points, len(labels[known].unique()), seed=self.seed)
         clusters = nearest_centres(points, centres)[:, 0]
         return float(normalized_mutual_info_score(labels[known].cpu().numpy(), clusters.cpu().numpy()))
+
+
+class PairScores:
+    """Counts pairs by their cosine, so that memory doesn't grow with their number.
+
+    Example:
+        >>> pairs = PairScores(torch.device("cpu"))
+        >>> known = torch.zeros(1, 3, dtype=torch.bool)
+        >>> pairs.add(torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[True, False, True]]), known)
+        >>> round(pairs.average_precision().item(), 4)  # (1 + 2/3) / 2
+        0.8333
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.positives, self.all = torch.zeros(2, 2 * _STEPS + 1, dtype=torch.int64, device=device)
+
+    def add(self, scores: Tensor, positive: Tensor, unknown: Tensor) -> None:
+        """Count a block.
+
+        Args:
+            scores: ``[a, n]`` cosines.
+            positive: ``[a, n]`` bool.
+            unknown: ``[a, n]`` bool: pairs that don't count.
+        """
+        places = ((scores.clamp(-1, 1) + 1) * _STEPS).round().long()
+        self.all += places[~unknown].bincount(minlength=len(self.all))
+        self.positives += places[positive & ~unknown].bincount(minlength=len(self.all))
+
+    def average_precision(self) -> Tensor:
+        """Scalar float64: the sum of precisions at each cosine, each times the gain in recall there, from the
+        highest cosine on; NaN without pairs of both kinds."""
+        found, seen = self.positives.flip(0), self.all.flip(0)
+        total = found.sum()
+        if not 0 < total < seen.sum():
+            return torch.full((), torch.nan, dtype=torch.float64, device=found.device)
+        precision = found.cumsum(0).double() / seen.cumsum(0).clamp(min=1)
+        return (precision * found).sum() / total
 
 
 def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> Tensor:

@@ -59,7 +59,7 @@ class MetricLearner(EvaluatedModule):
         ks: list lengths of recall and precision in evaluations.
         knn: numbers of voting neighbours in evaluations.
         knn_temperature: votes weigh ``exp(cosine / knn_temperature)``; None counts them.
-        space: also measure alignment, uniformity, hubness and NMI in evaluations.
+        space: also measure alignment, uniformity, average precision of pairs, hubness and NMI in evaluations.
         memory: how many vectors of the latest batches are candidates of a batch, too, without gradient; 0 for
             none. Or a :class:`~lit_metric.losses.CandidateBank` of your own.
         layer_decay: factor on the learning rate from each layer of a backbone to the next below it, in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from lit_metric import MetricLearner, TextEncoder
 from lit_metric.callbacks import CollapseAlarm
-from lit_metric.losses import InfoNCELoss
+from lit_metric.losses import InfoNCELoss, TripletLoss
 from lit_metric.metrics import effective_rank
 from tests.small import Small, trainer
 
@@ -74,3 +75,58 @@ def test_a_run_has_one_alarm_and_it_is_ours_if_none_is_given(small: Small, tmp_p
 def test_looks_are_at_least_a_step_apart() -> None:
     with pytest.raises(ValueError, match="every must be at least 1, not 0"):
         CollapseAlarm(0)
+
+
+class Stuck(TripletLoss):
+    """A triplet loss that has the values of a list, one at each step."""
+
+    def __init__(self, values: list[float], margin: Any = 0.2) -> None:
+        super().__init__(margin)
+        self.values = values
+
+    def on_pairs(self, anchors: Any, candidates: Any, pairs: Any) -> Any:
+        loss = super().on_pairs(anchors, candidates, pairs)["loss"]
+        return {"loss": 0.0 * loss + self.values.pop(0)}
+
+
+@pytest.mark.parametrize(
+    ("margin", "values", "rings"),
+    [
+        (0.2, [0.2] * 12, True),  # the vectors are healthy, the loss is where it would be for one point
+        ("soft", [math.log(2)] * 12, True),
+        (0.2, [0.201, 0.199] * 6, True),
+        (0.2, [0.2] * 6 + [0.19] * 6, False),
+        (0.2, [0.2] * 9, False),  # too few steps say nothing
+        (0.2, [0.693] * 12, False),  # log 2 is the plateau of the soft margin alone
+        (0.3, torch.linspace(0.35, 0.25, 12).tolist(), False),
+    ],
+)
+def test_a_loss_that_stays_at_its_plateau(
+    small: Small,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    margin: Any,
+    values: list[float],
+    rings: bool,
+) -> None:
+    alarm, steps = CollapseAlarm(len(values)), len(values)
+    with caplog.at_level(logging.WARNING, "lit_metric"):
+        learner = small.learner(Stuck([*values], margin), lr=1e-9)
+        fit = trainer(tmp_path, alarm, max_steps=steps, max_epochs=-1, limit_val_batches=0)
+        fit.fit(learner, small.data())
+    assert alarm.warned == rings
+    told = [record.getMessage() for record in caplog.records if "stuck" in record.getMessage()]
+    assert len(told) == rings
+    if rings:
+        plateau = "0.693" if margin == "soft" else "0.2"
+        assert f"stuck at step {steps}: the loss has stayed at {plateau} for {steps} steps" in told[0]
+
+
+def test_each_window_is_looked_at_by_itself_and_other_losses_have_no_plateau(
+    small: Small, tmp_path: Path
+) -> None:
+    alarm = CollapseAlarm(10)
+    learner = small.learner(Stuck([0.2] * 9 + [0.5] * 2 + [0.2] * 9), lr=1e-9)
+    trainer(tmp_path, alarm, max_steps=20, max_epochs=-1, limit_val_batches=0).fit(learner, small.data())
+    assert not alarm.warned
+    assert InfoNCELoss().plateau is None

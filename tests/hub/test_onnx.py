@@ -15,6 +15,8 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.encoders import (
     AttentionPooling,
     CLSPooling,
+    ComposedPooling,
+    ConjunctionPooling,
     Encoder,
     LastTokenPooling,
     MaxPooling,
@@ -70,8 +72,10 @@ def text_encoder(folder: Path, family: str, pooling: Pooling, **options: Any) ->
         lambda heads: AttentionPooling(heads, "dot", empty="learned"),
         lambda heads: AttentionPooling(heads, hidden=3),
         lambda heads: AttentionPooling(heads, context=True),
+        lambda heads: ConjunctionPooling(heads, hidden=3),
+        lambda heads: ComposedPooling(hidden=3),
     ],
-    ids=["mean", "max", "cls", "last", "dot", "feedforward", "context"],
+    ids=["mean", "max", "cls", "last", "dot", "feedforward", "context", "conjunction", "composed"],
 )
 @pytest.mark.parametrize("weighted", [False, True])
 def test_poolings_on_padded_rows_are_those_on_ragged_ones(pooling: Any, heads: int, weighted: bool) -> None:
@@ -150,6 +154,23 @@ def test_graphs_give_the_same_vectors_at_any_padding(kind: str, tmp_path: Path) 
         if kind == "prompt left out":
             inputs["prompt_tokens"] = np.zeros(len(rows), np.int64)
         np.testing.assert_allclose(graph.text.run(None, inputs)[0], encoder.encode(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pooling", [ConjunctionPooling(2, hidden=5), ComposedPooling(hidden=5)], ids=["conjunction", "composed"]
+)
+def test_poolings_by_pairs_and_places_have_a_graph(pooling: Pooling, tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    encoder = shaken(SetEncoder(TextEncoder(tiny, dropout=0.0), pooling, 5)).eval()
+    [check] = onnx.export_onnx(encoder, tmp_path / "onnx", "float32")
+    assert check.difference < 1e-4
+    graph = OnnxEncoder(tmp_path / "onnx")
+    np.testing.assert_allclose(graph.encode(SETS), encoder.encode(SETS), atol=1e-5)
+    given = {
+        "vectors": graph._encode_texts(["w5 w6", "w7"], "")[None],
+        "weights": np.array([[3.0, 0.5]], np.float32),
+    }
+    weighted = encoder.encode([["w5 w6", "w7"]], weights=[[3.0, 0.5]])
+    np.testing.assert_allclose(graph.set.run(None, given)[0], weighted, atol=1e-5)
 
 
 def test_sets_have_a_graph_of_their_own(tiny: str, tmp_path: Path) -> None:  # noqa: F811

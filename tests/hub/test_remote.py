@@ -19,6 +19,8 @@ from lit_metric import hub
 from lit_metric.encoders import (
     AttentionPooling,
     CLSPooling,
+    ComposedPooling,
+    ConjunctionPooling,
     Encoder,
     LastTokenPooling,
     MaxPooling,
@@ -83,6 +85,11 @@ KINDS: dict[str, Kind] = {
     "sets of static": lambda t: SetEncoder(
         StaticEncoder(t, MaxPooling(), max_lengths={"query": 2}, prompts={"query": "w20 "}), MeanPooling()
     ),
+    "conjunction of sets": lambda t: SetEncoder(TextEncoder(t), ConjunctionPooling(heads=2, hidden=5), 3),
+    "conjunction over tokens": lambda t: TextEncoder(t, ConjunctionPooling(hidden=4), max_length=9),
+    "composed": lambda t: SetEncoder(
+        TextEncoder(t, prompts={"query": "w20 "}), ComposedPooling(hidden=5, dropout=0.1)
+    ),
     "towers": lambda t: TwoTowerEncoder(
         TextEncoder(t, attention(heads=2), prompts={"query": "w20 "}, replacements={"_": " "}),
         SetEncoder(StaticEncoder(t, prompts={"document": "w21 ", "title": "w22 "}), attention(context=True)),
@@ -104,6 +111,9 @@ def trained(kind: str, folder: str) -> Encoder:
                 module.query.normal_()
                 if module.empty == "learned":
                     module.empty_vector.normal_()
+            if isinstance(module, ConjunctionPooling | ComposedPooling):
+                for value in module.parameters():
+                    value.normal_(std=0.5)
     return encoder.eval()
 
 
@@ -123,7 +133,10 @@ def peer_vectors(model: SentenceTransformer, encoder: Encoder, role: str | None)
     return found
 
 
-SLOW = ("attention over tokens", "sets, max of last", "static attention", "towers without a file")
+SLOW = (
+    *("attention over tokens", "sets, max of last", "static attention", "towers without a file"),
+    "conjunction over tokens",
+)
 """Kinds that the others cover between them, or `make test-handover` does."""
 
 
@@ -159,6 +172,16 @@ def test_sets_may_also_be_lists(tiny: str, tmp_path: Path) -> None:  # noqa: F81
     np.testing.assert_allclose(model.encode(SETS), encoder.encode(SETS), atol=1e-5)
     with pytest.raises(ValueError, match=r"an encoder of sets: lit_metric\.load reads it"):
         TextEncoder(str(tmp_path))
+
+
+def test_items_of_too_many_texts_are_refused_as_by_the_pooling(tiny: str, tmp_path: Path) -> None:  # noqa: F811
+    encoder = trained("conjunction of sets", tiny)
+    hub.export(encoder, tmp_path)
+    model = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True)
+    items = [["w5"], [f"w{number}" for number in range(5, 38)]]
+    for encode in (model.encode, encoder.encode):
+        with pytest.raises(ValueError, match=r"at most 32 .* of an item; .* has 33"):
+            encode(items)
 
 
 @settings(max_examples=60, deadline=None)

@@ -70,6 +70,12 @@ def test_one_hardest_negative_is_the_triplet_loss_with_it() -> None:
     torch.testing.assert_close(found, hard)
 
 
+def test_the_plateau_is_the_loss_of_one_point() -> None:
+    loss = HardestHingeLoss(0.4)
+    assert loss(torch.ones(6, 3), labels=torch.tensor([0, 0, 1, 1, 2, 2])).item() == pytest.approx(0.4)
+    assert loss.plateau == 0.4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

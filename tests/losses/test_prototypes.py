@@ -53,6 +53,12 @@ def test_against_a_naive_loop(kind: type, score: str, rows: int) -> None:
     assert output["active"].item() == pytest.approx(active)
 
 
+def test_the_plateau_is_the_loss_of_one_point() -> None:
+    loss = PrototypeTripletLoss(0.7)
+    assert loss(torch.ones(6, 3), labels=torch.tensor([0, 0, 1, 1, 2, 2])).item() == pytest.approx(0.7)
+    assert loss.plateau == 0.7
+
+
 @pytest.mark.parametrize("make", [PrototypicalLoss, PrototypeTripletLoss])
 def test_gradients_reach_the_examples(make: type) -> None:
     loss = make(0.5, distance="euclidean").double()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer
 from torch import Tensor, nn
 
-from lit_metric.losses import DensePairs, TripletLoss
+from lit_metric.losses import DeduplicatedLoss, DensePairs, GuidedLoss, TripletLoss
 from tests.losses.cases import cosines, labelled_batch, random_batch, random_weights, rows_of
 
 
@@ -190,3 +191,14 @@ def test_semi_hard_takes_the_easiest_negative_where_all_are_closer_than_the_posi
 def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TripletLoss(**arguments)
+
+
+@pytest.mark.parametrize("mining", ["all", "semi_hard", "hard"])
+@pytest.mark.parametrize(("margin", "expected"), [(0.3, 0.3), ("soft", math.log(2))])
+def test_the_plateau_is_the_loss_of_one_point(mining: Any, margin: Any, expected: float) -> None:
+    loss = TripletLoss(margin, mining)
+    value = loss(torch.ones(6, 3), labels=torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert value.item() == pytest.approx(expected)
+    assert loss.plateau == expected
+    for wrapped in (GuidedLoss(loss, "none"), DeduplicatedLoss(loss, "none")):
+        assert wrapped.plateau == expected

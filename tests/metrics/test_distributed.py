@@ -148,7 +148,7 @@ NAMES = {
         "hit_rate@1_even",
     },
     given: {"pair_ap", "spearman", "pearson", "tot", "tot_even", "tot_odd"},
-    space: {"alignment", "uniformity", "hubness", "nmi"},
+    space: {"alignment", "uniformity", "all_pairs_ap", "hubness", "nmi"},
 }
 
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from scipy.stats import skew
 from sklearn.cluster import KMeans
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import average_precision_score, normalized_mutual_info_score
 from torch import Tensor
 
 from lit_metric.clusters import k_means, nearest_centres
+from lit_metric.data import LabelRelations
 from lit_metric.metrics import SpaceMetrics, alignment, uniformity
+from lit_metric.metrics.space import PairScores
 from tests.metrics.items import SameClass, clustered
 from tests.mining.cases import blobs
 
@@ -33,6 +35,8 @@ def test_all_pairs_by_a_loop(monkeypatch: pytest.MonkeyPatch, elements: int) -> 
     squared = [[float(((x - y) ** 2).sum()) for y in unit] for x in unit]
     pairs = [(one, other) for one in range(60) for other in range(60) if one != other]
     positives = [pair for pair in pairs if labels[pair[0]] == labels[pair[1]]]
+    cosines = [unit[one] @ unit[other] for one, other in pairs]
+    same = [bool(labels[one] == labels[other]) for one, other in pairs]
     counts = np.zeros(60)
     for one in range(60):
         near = sorted((other for other in range(60) if other != one), key=lambda other: squared[one][other])
@@ -42,6 +46,7 @@ def test_all_pairs_by_a_loop(monkeypatch: pytest.MonkeyPatch, elements: int) -> 
         {
             "alignment": np.mean([squared[one][other] for one, other in positives]),
             "uniformity": math.log(np.mean([math.exp(-2 * squared[one][other]) for one, other in pairs])),
+            "all_pairs_ap": average_precision_score(same, cosines),
             "hubness": skew(counts),
         },
         rel=1e-5,
@@ -76,10 +81,50 @@ def test_what_cannot_be_measured_is_not_a_number() -> None:
         metric.compute()
     metric.update(torch.ones(1, 3), torch.tensor([0]))
     values = metric.compute()
-    assert {*values} == {"alignment", "uniformity", "nmi"}
+    assert {*values} == {"alignment", "uniformity", "all_pairs_ap", "nmi"}
     assert all(value.isnan() for value in values.values())
     with pytest.raises(ValueError, match="k must be at least 1"):
         SpaceMetrics(SameClass(labels), k=0)
+
+
+def test_equal_cosines_are_one_threshold_as_in_scikit_learn() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randint(-4, 5, (7, 30), generator=draw) / 4  # many ties, from -1 to 1
+    positive = torch.rand(7, 30, generator=draw) < 0.3
+    unknown = torch.rand(7, 30, generator=draw) < 0.2
+    pairs = PairScores(torch.device("cpu"))
+    for rows in torch.arange(7).split(3):
+        pairs.add(scores[rows], positive[rows], unknown[rows])
+    expected = average_precision_score(positive[~unknown].numpy(), scores[~unknown].numpy())
+    assert pairs.average_precision().item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_unlabelled_items_and_equal_texts_are_in_no_pair() -> None:
+    embeddings, labels = clustered(40)
+    names = [None if row % 5 == 0 else str(int(label)) for row, label in enumerate(labels)]
+    fingerprints = torch.arange(40)
+    fingerprints[7] = fingerprints[3]
+    relations = LabelRelations.from_names(names, fingerprints)
+    metric = SpaceMetrics(relations)
+    metric.update(embeddings, torch.arange(40))
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=1)
+    same, cosines = [], []
+    for one in range(40):
+        for other in range(40):
+            equal = fingerprints[one] == fingerprints[other] and names[one] != names[other]
+            if one != other and names[one] and names[other] and not equal:
+                same.append(names[one] == names[other])
+                cosines.append(float(unit[one] @ unit[other]))
+    assert 0 < sum(same) < len(same)
+    expected = average_precision_score(same, cosines)
+    assert metric.compute()["all_pairs_ap"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_pairs_of_one_kind_have_no_average_precision() -> None:
+    for names in (["a", "a", "a"], ["a", "b", "c"]):
+        metric = SpaceMetrics(LabelRelations.from_names(names, torch.arange(3)))
+        metric.update(torch.eye(3), torch.arange(3))
+        assert metric.compute()["all_pairs_ap"].isnan()
 
 
 def unit(n: int, d: int = 5, seed: int = 0) -> Tensor:
