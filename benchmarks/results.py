@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import statistics
@@ -114,8 +115,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole. A :class:`Spread` becomes an object."""
-    store.write_json(path, _plain(content))
+    """Replace a JSON file as a whole. A :class:`Spread` becomes an object; a list of numbers is one line."""
+    with store.replacing(path) as unfinished:
+        unfinished.write_text(as_json(_plain(content)), encoding="utf-8")
+
+
+_NUMBERS = re.compile(r"\[\n\s+([^\[\]{}\"]+?)\s+\]")  # a string has no line break of its own
+
+
+def as_json(content: Any) -> str:
+    """JSON for people and for version control: indented, with each list of numbers on one line.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON lacks.
+
+    Example:
+        >>> print(as_json({"scores": [0.5, None, 1], "of": ["a"]}), end="")
+        {
+          "scores": [0.5, null, 1],
+          "of": [
+            "a"
+          ]
+        }
+    """
+    indented = json.dumps(content, indent=2, allow_nan=False)
+    return _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", indented) + "\n"
 
 
 def _plain(content: Any) -> Any:

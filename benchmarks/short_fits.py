@@ -1,8 +1,7 @@
 """A fit within this process that comes out as one in a process of its own would.
 
 Many short fits in one process save what each would spend on imports, and on passing the same texts through
-a frozen tower. The tower of a config is kept, with what it has computed, and its table is filled by one pass
-over all items in their order, so that no vector depends on which fit came first.
+a frozen tower, whose vectors are kept (:mod:`benchmarks.vectors`).
 """
 
 from __future__ import annotations
@@ -16,20 +15,26 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from benchmarks.results import BenchmarkError
-from lit_metric import MetricDataModule, MetricLearner, SetEncoder, TextEncoder
+from benchmarks.vectors import KeptItems, keep_vectors
+from lit_metric import MetricDataModule, MetricLearner
 from lit_metric.batching import VectorPlanner
 from lit_metric.callbacks import CollapseAlarm
 from lit_metric.cli import quiet
 from lit_metric.cli.training import MetricCLI
-from lit_metric.evaluation import encode_split, evaluate, evaluation_of
+from lit_metric.data.ragged import EncoderInput
+from lit_metric.evaluation import evaluate, evaluation_of
 from lit_metric.index import Embeddings
 from lit_metric.losses import LossContext
+from lit_metric.modules import learner
 
 MEASURES = ("knn1_accuracy", "knn10_accuracy", "knn10_accuracy_macro", "map@r")
 LOSS = "of the loss: "
@@ -37,11 +42,11 @@ LOSS = "of the loss: "
 Measure = Callable[[MetricLearner, MetricDataModule, str], dict[str, float]]
 """From a trained learner, its data and a split to figures by name."""
 
-_towers: dict[str, TextEncoder] = {}
-
 
 class Watch(Callback):
     """Counts steps, encoded items and seconds, and stops a fit whose loss is no number.
+
+    Each item counts that passes through the encoder, in a batch or for a search.
 
     Args:
         logged: names of figures that the fit logs at each step, such as ``train/active``.
@@ -56,6 +61,7 @@ class Watch(Callback):
         self.seconds = 0.0
         self.diverged_at: int | None = None
         self._begin = 0.0
+        self._hook: RemovableHandle | None = None
         self._logged: dict[str, list[float]] = {name: [] for name in logged}
 
     @property
@@ -63,6 +69,15 @@ class Watch(Callback):
         """Means of the logged figures over the second half of the steps."""
         halves = {name: values[len(values) // 2 :] for name, values in self._logged.items()}
         return {name: sum(values) / len(values) for name, values in halves.items() if values}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch the encoder."""
+
+        def count(encoder: nn.Module, given: tuple[EncoderInput, ...]) -> None:
+            self.items += len(given[0].items)
+
+        encoder: Any = pl_module.encoder
+        self._hook = encoder.register_forward_pre_hook(count)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -73,7 +88,6 @@ class Watch(Callback):
     ) -> None:
         """Count, and look at the loss."""
         self.steps += 1
-        self.items += len(batch.items)
         for name, values in self._logged.items():
             if name in trainer.callback_metrics:
                 values.append(float(trainer.callback_metrics[name]))
@@ -84,6 +98,8 @@ class Watch(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
         self.seconds = time.perf_counter() - self._begin
+        if self._hook is not None:
+            self._hook.remove()
 
 
 def short(config: Mapping[str, Any], lr: float, seed: int, precision: str = "32-true") -> dict[str, Any]:
@@ -119,13 +135,22 @@ def short(config: Mapping[str, Any], lr: float, seed: int, precision: str = "32-
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without the places of its files, whose contents count."""
     options = {
-        key: value for key, value in config["data"]["init_args"].items() if key not in ("train", "test")
+        key: value
+        for key, value in config["data"]["init_args"].items()
+        if key not in ("train", "validation", "test")
     }
     return {**config, "data": {**config["data"], "init_args": options}}
 
 
-def start(config: Mapping[str, Any]) -> tuple[MetricCLI, MetricLearner, MetricDataModule]:
-    """The module and the data of a config, ready to encode, with everything seeded."""
+def start(
+    config: Mapping[str, Any], vectors: Path | None = None
+) -> tuple[MetricCLI, MetricLearner, MetricDataModule]:
+    """The module and the data of a config, ready to encode, with everything seeded.
+
+    Args:
+        config: of :func:`short`.
+        vectors: folder for the vectors of frozen towers; None keeps them in this process alone.
+    """
     quiet()
     for pattern in (".*intended to run from within Python.*", ".*LeafSpec.*", ".*no logger configured.*"):
         warnings.filterwarnings("ignore", pattern)
@@ -138,46 +163,48 @@ def start(config: Mapping[str, Any]) -> tuple[MetricCLI, MetricLearner, MetricDa
     assert isinstance(model, MetricLearner)
     assert isinstance(data, MetricDataModule)
     data.prepare(model.encoder.tokenizer, progress=False)
-    _share_tower(key, model, data)
+    keep_vectors(model.encoder, data, key, vectors)
     return cli, model, data
 
 
 def _tower_key(config: Mapping[str, Any]) -> str:
-    """What the vectors of a frozen tower, and the numbers of its texts, depend on."""
-    encoder, data = config["model"]["init_args"]["encoder"]["init_args"], config["data"]["init_args"]
-    return repr([encoder.get("text"), *(data.get(name) for name in ("train", "test", "supervision", "tags"))])
+    """What the vectors of frozen towers depend on: which items there are, and which encoder."""
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    given = [data.get(name) for name in ("train", "validation", "test", "supervision", "tags", "label")]
+    return repr([*given, *(model.get(name) for name in ("encoder", "query", "document"))])
 
 
-def _share_tower(key: str, model: MetricLearner, data: MetricDataModule) -> None:
-    """Give the encoder the frozen tower of an earlier fit, or let it fill its table for later ones."""
-    encoder = model.encoder
-    if not isinstance(encoder, SetEncoder) or not encoder.text.frozen:
-        return
-    if key in _towers:
-        encoder.text = _towers[key]
-        return
-    _towers[key] = encoder.text
-    with torch.random.fork_rng():  # a loader draws a seed, and what is drawn after that must not depend on it
-        for _ in encode_split(encoder, data, torch.arange(len(data.items))):
-            pass
+def encoded_for_search(data: MetricDataModule) -> int:
+    """How many items an inline search for negatives, or for a planner's vectors, encodes; 0 without a
+    miner."""
+    if data.miner is None:
+        return 0
+    ids, corpus = data.splits["train"], data.dataset.corpus_of("train")
+    return len(ids if corpus is None else torch.cat([ids, data.splits[corpus]]).unique())
 
 
 def steps_within(data: MetricDataModule, budget: int) -> int:
-    """How many batches hold about ``budget`` items, at least one: those whose middle lies within it.
+    """How many batches can be trained on until about ``budget`` items are encoded, at least one: those whose
+    middle lies within it.
 
-    Mined negatives count as if no two anchors of a batch had the same.
+    What is encoded for a search counts, before the batch that needs it. Mined negatives count as if no two
+    anchors of a batch had the same.
     """
     steps = items = epoch = 0
     negatives = 0 if data.miner is None else data.miner.negatives
+    searched = encoded_for_search(data)
     ids, given = data.splits["train"], {}
     if isinstance(data.planner, VectorPlanner):  # the sizes of its batches don't depend on the vectors
         drawn = torch.randn(len(ids), 8, generator=torch.Generator().manual_seed(0))
         given = {"vectors": Embeddings(ids, drawn)}
     while True:
         plan = data.planner.plan(ids, data.relations, data.seed, epoch, **given)
+        period = data.refresh.period(len(plan))
         for batch in range(len(plan)):
             anchors, candidates = plan.batch(batch)
             count = len(torch.cat([anchors, candidates]).unique()) + negatives * len(anchors)
+            if searched and (not steps or (period and steps % period == 0)):
+                items += searched
             if steps and items + count / 2 > budget:
                 return steps
             steps, items = steps + 1, items + count
@@ -197,6 +224,7 @@ def train(
     weights: Path,
     measure: Measure = scores,
     logged: Sequence[str] = (),
+    vectors: Path | None = None,
 ) -> dict[str, Any]:
     """A fit and what it is worth on validation items; the test items are not looked at.
 
@@ -206,17 +234,20 @@ def train(
         weights: the file for what was trained, unless it diverged.
         measure: of the validation items.
         logged: names of figures that the fit logs; their means come with the result if there are names.
+        vectors: see :func:`start`.
 
     Returns:
         ``status`` (``trained``, ``collapsed``, ``diverged``, ``untrained``), ``diverged_at`` (a step, or
-        None), ``steps``, ``items`` (encoded), ``seconds`` (of steps), and ``validation``, the scores.
+        None), ``steps``, ``items`` (encoded, also for a search), ``seconds`` (of steps), and ``validation``,
+        the scores.
     """
-    cli, model, data = start(config)
+    cli, model, data = start(config, vectors)
     watch, alarms = Watch(logged), [False]
     if budget:
         steps = steps_within(data, budget)
         trainer = cli.instantiate_trainer(max_steps=steps, callbacks=[watch])
-        trainer.fit(model, datamodule=data)
+        with patch.object(learner, "encode_items", KeptItems(vectors)):
+            trainer.fit(model, datamodule=data)
         alarms = [each.warned for each in trainer.callbacks if isinstance(each, CollapseAlarm)]  # type: ignore[attr-defined]
         if watch.diverged_at is None and watch.steps != steps:
             raise BenchmarkError(f"the fit ended after {watch.steps} steps of {steps}")
@@ -241,9 +272,14 @@ def train(
     return {**result, "validation": measure(model, data, "validation")}
 
 
-def tested(config: Mapping[str, Any], weights: Path, measure: Measure = scores) -> dict[str, float]:  # noqa: PT028
-    """The scores of the test items with the weights of an earlier fit."""
-    _, model, data = start(config)
+def tested(
+    config: Mapping[str, Any],
+    weights: Path,
+    measure: Measure = scores,  # noqa: PT028
+    vectors: Path | None = None,  # noqa: PT028
+) -> dict[str, float]:
+    """The scores of the test items with the weights of an earlier fit; for ``vectors`` see :func:`start`."""
+    _, model, data = start(config, vectors)
     saved = load_file(weights)
     if model.loss is not None and model.loss.requires_labels and any(key.startswith(LOSS) for key in saved):
         model.loss.setup(LossContext(model.encoder.dimension, data.class_counts, data.relations))

@@ -51,7 +51,7 @@ from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.rows_to_encode import RowsToEncode
 from lit_metric.data.shards import SHARD_ROWS
-from lit_metric.data.sources import read_dataset
+from lit_metric.data.sources import given, read_dataset, without_predict
 from lit_metric.data.tokens import count_truncated
 from lit_metric.encoders.tokenizer import log_truncation
 from lit_metric.loggers import list_problems
@@ -193,8 +193,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.rows_to_encode: RowsToEncode | None = None
         self.predict_loader = self._predict_loader  # WriteEmbeddings takes another
 
-    def read(self) -> None:
-        """Read and check all sources; done once, and by ``setup`` if it was not done before.
+    def read(self, predict: bool = True) -> None:
+        """Read and check all sources, once; ``predict=False`` leaves out that of ``predict`` beside others.
 
         Raises:
             DataError: when something in them can't be used; nothing has been trained by then.
@@ -203,7 +203,8 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             return
         alone, excluded = self.against["validation"] != "train", ExcludedRows(self.exclude, self.csv)
 
-        def read_one(sources: dict[str, Source | None], supervision: Supervision | None) -> Dataset:
+        def read_one(sources: dict[str, Source], supervision: Supervision | None) -> Dataset:
+            sources = sources if predict else without_predict(sources)
             options = self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir
             reading = ReadOptions(*options, excluded=excluded)
             return read_dataset(sources, supervision, self.split, reading, self.against)
@@ -217,12 +218,12 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.items, self.vocabulary, self._dataset = dataset.items, dataset.vocabulary, dataset
 
     @property
-    def _data_sets(self) -> dict[str, tuple[dict[str, Source | None], Supervision | None]]:
+    def _data_sets(self) -> dict[str, tuple[dict[str, Source], Supervision | None]]:
         """By name, empty if there is only one: the sources by split, and what is known about items."""
         if not self.mixture:
-            return {"": (self.sources, self.supervision)}
+            return {"": (given(self.sources), self.supervision)}
         return {
-            name: ({split: getattr(part, split) for split in self.sources}, part.supervision)
+            name: (given({split: getattr(part, split) for split in self.sources}), part.supervision)
             for name, part in self.mixture.items()
         }
 
@@ -243,10 +244,12 @@ class MetricDataModule(EvaluationView, LightningDataModule):
             raise RuntimeError("setup needs a trainer; without one, call read() and prepare(tokenizer)")
         if stage == "predict" and "predict" not in self.splits:
             self.rows_to_encode = RowsToEncode.open(self._data_sets.values(), self.split, self.csv)
+            if self.rows_to_encode is None and any("predict" in each for each, _ in self._data_sets.values()):
+                self._dataset = None  # what was read for training lacks these rows
         encoder: Any = self.trainer.lightning_module.encoder
         self._tokenizer = encoder.tokenizer
         if self.rows_to_encode is None:
-            self.read()
+            self.read(predict=stage == "predict")
             list_problems(self.trainer, self.problems, anew=stage == "fit")
             self.prepare(encoder.tokenizer, progress=self.trainer.is_global_zero)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -210,6 +211,37 @@ def test_predictions_need_no_labels(tmp_path: Path) -> None:
     data = read(predict=str(source))
     assert data.splits["predict"].tolist() == [0, 1]
     assert data.relations.labels.tolist() == [-1, -1]
+
+
+def test_training_does_not_read_the_rows_that_are_only_encoded(small: Small, tmp_path: Path) -> None:
+    source = tmp_path / "new.csv"
+    source.write_text('text\nw5 w6\n""\n')  # an empty text would be refused
+    learner, data = small.learner(), small.data(predict=str(source), bad_rows="error")
+    trainer(tmp_path, max_steps=1).fit(learner, data)
+    assert sorted(data.splits) == ["test", "train", "validation"]
+    corpus = data.corpus
+    assert read(train=small / "train.csv", validation_share=0.2, seed=data.seed).corpus == corpus
+    with pytest.raises(DataError, match=r"new\.csv: 1 bad row"):
+        trainer(tmp_path).predict(learner, data)
+
+
+def test_rows_that_are_read_all_at_once_are_read_after_training(small: Small, tmp_path: Path) -> None:
+    pairs = {"anchor": [f"w{n} w{n + 1}" for n in range(4, 24)], "positive": [f"w{n}" for n in range(4, 24)]}
+    data = MetricDataModule(
+        pairs,
+        predict={"anchor": ["w5 w6", "w9"]},
+        supervision=Pairs("anchor", "positive"),
+        validation_share=0.2,
+        cache_dir=small / "cache",
+    )
+    learner = small.learner()
+    trainer(tmp_path, max_steps=1).fit(learner, data)
+    corpus = data.corpus
+    assert "predict" not in data.splits
+    trainer(tmp_path).predict(learner, data, return_predictions=False)
+    expected = learner.encode(["w5 w6", "w9"])
+    np.testing.assert_allclose(np.load(tmp_path / "predictions.npy"), expected, atol=1e-5)
+    assert data.corpus == corpus
 
 
 @pytest.mark.parametrize(

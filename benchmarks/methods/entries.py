@@ -26,7 +26,7 @@ class Claim:
         arm: which should differ.
         against: from which.
         measure: in what.
-        expected: ``up``, ``down`` or ``same``.
+        expected: ``up``, ``down``, ``same`` or ``not lower``.
     """
 
     words: str
@@ -41,7 +41,7 @@ class Entry:
     """A method, and how it is measured.
 
     Args:
-        key: such as ``B5``.
+        key: such as ``B5``, or ``C26-STAR`` for one of several of a paper.
         title: of its section.
         what: it is, in plain words.
         formula: in one line.
@@ -122,7 +122,8 @@ def load(path: Path) -> Entry:
                 raise BenchmarkError(f"{path}: a claim names the arm {arm!r}; arms: {', '.join(entry.arms)}")
         if claim.measure not in (*entry.measures, *entry.logged) or claim.expected not in get_args(Expected):
             raise BenchmarkError(
-                f"{path}: {claim.words!r} needs one of {', '.join(entry.measures)}, and up, down or same"
+                f"{path}: {claim.words!r} needs one of {', '.join(entry.measures)}, and one of "
+                f"{', '.join(get_args(Expected))}"
             )
     for name in (entry.corpus, *entry.corpora.values()):
         if name not in CORPORA:
@@ -133,4 +134,9 @@ def load(path: Path) -> Entry:
 def entries() -> dict[str, Entry]:
     """All, by key, in the order of letters and numbers."""
     found = [load(path) for path in sorted(FOLDER.glob("*.yaml"))]
-    return {entry.key: entry for entry in sorted(found, key=lambda each: (each.key[0], int(each.key[1:])))}
+
+    def place(entry: Entry) -> tuple[str, int, str]:
+        number, _, rest = entry.key[1:].partition("-")
+        return entry.key[0], int(number), rest
+
+    return {entry.key: entry for entry in sorted(found, key=place)}

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from benchmarks.methods import probes
-from benchmarks.methods.corpora import BACKBONE, CORPORA, digest_of, headless
+from benchmarks.methods.corpora import BACKBONE, CORPORA, digest_of, headless, without_files
 from benchmarks.methods.entries import RECIPES, Entry
 from benchmarks.methods.verdicts import Difference, compare
 from benchmarks.rates import choose, search
 from benchmarks.results import environment, kept, read_json, spread, write_json
-from benchmarks.short_fits import short, tested, train, without_paths
+from benchmarks.short_fits import short, tested, train
 from lit_metric import MetricDataModule, MetricLearner
 from lit_metric.cli.training import resolved
 
@@ -81,12 +81,14 @@ class Runs:
 
     def config(self, arm: str) -> Result:
         """All options of an arm, but for the learning rate and the seed."""
-        corpus = CORPORA[self.entry.corpus_of(arm)]
+        corpus = _prepared(self.entry.corpus_of(arm), self.out / "corpora", self.backbone)
         options = dict(self.entry.arms[arm])
         recipe = options.pop("recipe", False)
-        parts = [corpus.config(self.out / "corpora", self.backbone), dict(self.entry.common)]
+        parts = [json.loads(corpus), dict(self.entry.common)]
         if recipe:
-            parts.append(yaml.safe_load((RECIPES / f"{self.entry.recipe}.yaml").read_text(encoding="utf-8")))
+            parts.append(
+                _of_class(yaml.safe_load((RECIPES / f"{self.entry.recipe}.yaml").read_text("utf-8")))
+            )
         given = json.dumps([part for part in [*parts, options] if part])
         return _resolved(given.replace(json.dumps(BACKBONE), json.dumps(self.backbone)))
 
@@ -102,21 +104,23 @@ class Runs:
             "files": digest_of(config),
             "versions": environment()["versions"],
             "budget": budget,
-            "config": without_paths(config),
+            "config": without_files(config),
             "probe": self.entry.probe,
             "measures": list(self.entry.measures),
         }
-        measure = Measuring(self.entry, bool(budget))
+        if config["data"]["init_args"].get("miner"):
+            settings["budget_counts"] = "what is encoded for searches, too"
+        measure, vectors = Measuring(self.entry, bool(budget)), self.out / "vectors"
 
         def fit() -> Result:
-            return train(config, budget, weights, measure, self.entry.logged)
+            return train(config, budget, weights, measure, self.entry.logged, vectors)
 
         result = kept(path, settings, fit)
         if final and "test" not in result and result["status"] != "diverged":
             if not weights.is_file():  # an earlier call was interrupted, or another rate chosen by then
                 path.unlink()
                 result = kept(path, settings, fit)
-            test = tested(config, weights, measure) | result.get("logged", {})
+            test = tested(config, weights, measure, vectors) | result.get("logged", {})
             write_json(path, {**result, "test": test, "queries": _rounded(measure.queries)})
             result = read_json(path)
         if final:
@@ -175,6 +179,20 @@ class Runs:
             for arm, each in found.items()
             if each is not None
         }
+
+
+@functools.cache
+def _prepared(corpus: str, folder: Path, backbone: str) -> str:
+    """The config of a corpus as JSON, whose tables are written once in a process."""
+    return json.dumps(CORPORA[corpus].config(folder, backbone))
+
+
+def _of_class(recipe: Result) -> Result:
+    """A recipe for the class of encoder that the corpus has, where the recipe names none."""
+    encoder = recipe.get("model", {}).get("encoder", {})
+    if encoder and "class_path" not in encoder:
+        return {**recipe, "model": {**recipe["model"], "encoder": {"init_args": encoder}}}
+    return recipe
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from benchmarks.results import BenchmarkError
 from lit_metric.metrics.bootstrap import LEVEL, percentile_interval, resampled_means
 
 Bounds = tuple[float, float]
-Expected = Literal["up", "down", "same"]
+Expected = Literal["up", "down", "same", "not lower"]
 WORDS = {1: "helps", 0: "no difference seen", -1: "hurts"}
 SAME = 0.01
 """Within this, two scores count as equal, where a claim says that they are."""
@@ -62,7 +62,8 @@ class Difference(NamedTuple):
     def claim(self, expected: Expected) -> str:
         """What became of a claim: ``confirmed``, ``not seen`` or ``the opposite seen``.
 
-        That two scores are the ``same`` is confirmed if all intervals lie within ``SAME`` of 0.
+        That two scores are the ``same`` is confirmed if all intervals lie within ``SAME`` of 0; that one is
+        ``not lower`` if they lie above ``-SAME``.
 
         Example:
             >>> better = Difference(0.2, (0.1, 0.3), (0.15, 0.25), [0.2, 0.2])
@@ -71,6 +72,9 @@ class Difference(NamedTuple):
             >>> Difference(0.0, (-0.005, 0.005), None, [0.0, 0.0]).claim("same")
             'confirmed'
         """
+        if expected == "not lower":
+            above = bool(self.intervals) and all(low > -SAME for low, _ in self.intervals)
+            return "confirmed" if above else "the opposite seen" if self.sign < 0 else "not seen"
         if expected == "same":
             within = bool(self.intervals) and all(low > -SAME and high < SAME for low, high in self.intervals)
             return "confirmed" if within else "the opposite seen" if self.sign else "not seen"

@@ -83,6 +83,32 @@ def suit_lr(model: Any) -> bool:
     return static
 
 
+def options_to_trust(model: Any) -> dict[str, str]:
+    """The options that let the code of a backbone run, by the backbone.
+
+    Args:
+        model: the options of the learner as they were given.
+
+    Example:
+        >>> encoder = Namespace(class_path="TextEncoder", init_args=Namespace(backbone="org/name"))
+        >>> options_to_trust(Namespace(class_path="MetricLearner", init_args=Namespace(encoder=encoder)))
+        {'org/name': '--model.encoder.trust_remote_code true'}
+    """
+    found: dict[str, str] = {}
+
+    def visit(value: Any, path: str) -> None:
+        options = value.get("init_args") if isinstance(value, Namespace) else None
+        if not options:
+            return
+        if isinstance(backbone := options.get("backbone"), str):
+            found.setdefault(backbone, f"--{path}.trust_remote_code true")
+        for name, each in vars(options).items():
+            visit(each, f"{path}.{name}")
+
+    visit(model, "model")
+    return found
+
+
 def suit_tags(model: Any, data: Any) -> None:
     """Put an encoder of sets with attention around a text encoder where items are tags or fields.
 

@@ -20,7 +20,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_metric import batching, callbacks, encoders, index, losses, mining, modules  # noqa: F401
 from lit_metric.callbacks.untrained import UNTRAINED, KeepUntrained
 from lit_metric.cli import TRAINING
-from lit_metric.cli.defaults import defaults, suit_lr, suit_tags, with_shipped_configs, without_what_cannot_be
+from lit_metric.cli.defaults import (
+    defaults,
+    options_to_trust,
+    suit_lr,
+    suit_tags,
+    with_shipped_configs,
+    without_what_cannot_be,
+)
 from lit_metric.cli.parser import Parser
 from lit_metric.cli.run_name import EVENTS, name_run, remove_unused
 from lit_metric.datamodule import MetricDataModule
@@ -44,6 +51,10 @@ REPORT = {
     "--report": "At the end, write report.html into the run's folder; see lit-metric inspect.",
     "--plots": "At the end, draw map, curves and confusions into the run's folder plots.",
 }
+
+
+TRUST = "Pass trust_remote_code=True"
+"""What the error of a backbone says to somebody who writes Python."""
 
 
 class RunComplete(Exception):
@@ -126,6 +137,7 @@ class MetricCLI(LightningCLI):
         self.made: Path | None = None
         self.untrained: KeepUntrained | None = None
         self.complete: str | None = None
+        self.to_trust: dict[str, str] = {}
         self.events: dict[Path, set[Path]] = {}
         offered = LightningCLI.subcommands()
         self.subcommands = lambda: {only: offered[only]} if only else offered  # type: ignore[method-assign]
@@ -174,6 +186,7 @@ class MetricCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         trainer = config.trainer
         without_what_cannot_be(trainer)
+        self.to_trust = options_to_trust(config.get("model"))
         suit_tags(config.get("model"), config.get("data"))
         if suit_lr(config.get("model")):
             log.info("The learning rate is %g, as a table of token vectors is trained", TABLE_LR)
@@ -192,10 +205,20 @@ class MetricCLI(LightningCLI):
             if folder is not None:
                 self.events = {folder: {*folder.glob(EVENTS)}}
 
+    def instantiate_classes(self) -> None:
+        """As Lightning's; an error of a backbone whose code isn't trusted names the option to give."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            for backbone, option in self.to_trust.items():
+                if TRUST in str(error) and repr(backbone) in str(error):
+                    raise ValueError(str(error).replace(TRUST, f"Give {option}")) from error
+            raise
+
     def before_fit(self) -> None:
         """Read the data before anything is written, and prepare for the end of a run that is complete."""
         if isinstance(self.datamodule, MetricDataModule):
-            self.datamodule.read()
+            self.datamodule.read(predict=False)
         if self.complete is not None:
             self.trainer.callbacks.append(StopComplete(self.complete))  # type: ignore[attr-defined]
         config = self.config[self.subcommand]

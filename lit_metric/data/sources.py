@@ -27,7 +27,7 @@ Classified = LabelRelations | MultiLabelRelations
 
 
 def read_dataset(
-    sources: Mapping[str, Source | None],
+    sources: Mapping[str, Source],
     supervision: Supervision | None,
     split: str | None,
     reading: ReadOptions,
@@ -36,7 +36,7 @@ def read_dataset(
     """Read the sources of a data set, check them, and log what a person should know about them.
 
     Args:
-        sources: by split; None: there is none.
+        sources: by split.
         supervision: what is known about items; guessed if None.
         split: the column that names the split of each row, if the supervision is guessed.
         reading: how sources are read.
@@ -50,7 +50,6 @@ def read_dataset(
             source, problems=reading.problems, name=name, csv=reading.csv, folder=reading.cache_dir
         )
         for name, source in sources.items()
-        if source is not None
     }
     if not tables:
         raise DataError(f"no data: give train= (and test=), each {SOURCES}")
@@ -67,6 +66,16 @@ def read_dataset(
         logger.info("columns that are not used: %s", "; ".join(columns))
     check(dataset, EvaluationView(dataset, against))
     return dataset
+
+
+def given(sources: Mapping[str, Source | None]) -> dict[str, Source]:
+    """The sources that are there."""
+    return {name: source for name, source in sources.items() if source is not None}
+
+
+def without_predict(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """The sources without the rows that are only encoded, unless there are no others."""
+    return {name: source for name, source in sources.items() if name != "predict"} or dict(sources)
 
 
 def guess_supervision(table: Table, split: str | None = AUTO) -> Supervision:

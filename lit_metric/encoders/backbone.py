@@ -270,6 +270,7 @@ class Backbone(nn.Module):
         else:  # by its configuration, as a model is saved by the first of several processes only
             if getattr(self.model, "_auto_class", None):
                 config: Any = self.model.config
+                folder.mkdir(parents=True, exist_ok=True)
                 custom_object_save(self.model, folder, config=config)
             self.model.config.save_pretrained(folder)
         self.tokenizer.save(folder, pad)

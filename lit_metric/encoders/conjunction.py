@@ -9,8 +9,6 @@ from lit_metric.data.ragged import Ragged
 from lit_metric.encoders.pooling import Pooling, is_built
 from lit_metric.encoders.segments import take_rows, widen
 
-MOST_VALUES = 32
-
 
 class ConjunctionPooling(Pooling):
     """A weighted mean over all ordered pairs of a row's values: ``z = sum_jk a_jk (x_j * V_k)``.
@@ -25,8 +23,8 @@ class ConjunctionPooling(Pooling):
     have ``a_jk`` in proportion to ``w_j w_k`` times the exponential, so before training this is their
     weighted mean.
 
-    The number of pairs is quadratic: of n values, time and memory grow by n². So rows are limited to 32
-    values.
+    The number of pairs is quadratic: of n values, time and memory grow by n². So rows
+    are limited to ``most_values``. The longest row of a batch decides its memory, items × heads × n² numbers.
 
     Source: this is the tensor attention of Alman and Song, "How to Capture Higher-order Correlations?
     Generalizing Matrix Softmax Attention to Kronecker Computation", ICLR 2024 (arXiv 2310.04064), with one
@@ -36,9 +34,10 @@ class ConjunctionPooling(Pooling):
         heads: independent queries; divides the dimension of the states.
         hidden: components of ``K x`` and ``L x``, at least 1; the states' dimension if None.
         dimension: of the states; the encoder fills it in if None.
+        most_values: the largest number of values in a row, at least 1.
 
     Raises:
-        ValueError: if an argument is out of range, or a row has more than 32 values.
+        ValueError: if an argument is out of range, or a row has more than ``most_values`` values.
 
     Example:
         >>> rows = Ragged(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 2, 2]))
@@ -46,13 +45,21 @@ class ConjunctionPooling(Pooling):
         [[2.0], [0.0]]
     """
 
-    def __init__(self, heads: int = 1, hidden: int | None = None, dimension: int | None = None) -> None:
+    def __init__(
+        self,
+        heads: int = 1,
+        hidden: int | None = None,
+        dimension: int | None = None,
+        most_values: int = 32,
+    ) -> None:
         super().__init__()
         if heads < 1:
             raise ValueError(f"heads is {heads}; at least 1 is needed")
         if hidden is not None and hidden < 1:
             raise ValueError(f"hidden is {hidden}; at least 1 is needed")
-        self.heads, self.hidden = heads, hidden
+        if most_values < 1:
+            raise ValueError(f"most_values is {most_values}; at least 1 is needed")
+        self.heads, self.hidden, self.most_values = heads, hidden, most_values
         self.dimension: int | None = None
         if dimension is not None:
             self.build(dimension)
@@ -101,19 +108,19 @@ class ConjunctionPooling(Pooling):
         pooled = (own * (learned.to(others.dtype) @ others)).sum(2)
         return pooled.flatten(1)
 
-    @staticmethod
-    def _padded(states: Ragged) -> tuple[Tensor, Tensor]:
+    def _padded(self, states: Ragged) -> tuple[Tensor, Tensor]:
         """``[n, m, ...]`` with zeros behind shorter rows, and ``[n, m]``, where a row has a value.
 
         Raises:
-            ValueError: if a row is longer than 32.
+            ValueError: if a row is longer than ``most_values``.
         """
         longest = int(states.lengths.max()) if len(states) else 0
-        if longest > MOST_VALUES:
+        if longest > self.most_values:
             row = int(states.lengths.argmax())
             raise ValueError(
-                f"ConjunctionPooling compares all pairs, and takes at most {MOST_VALUES} values of an item; "
-                f"item {row} of this batch has {longest}. Leave out tags, or take "
+                f"ConjunctionPooling compares all pairs, and takes at most {self.most_values} values of an "
+                f"item; item {row} of this batch has {longest}. Set most_values={longest} or more (the cost "
+                "grows by the square), leave such items out by data.exclude, or take "
                 "AttentionPooling(context=True)"
             )
         values = widen(states.values)

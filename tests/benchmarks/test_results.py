@@ -84,6 +84,22 @@ def test_a_measurement_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_lists_of_numbers_take_one_line_and_texts_stay(tmp_path: Path) -> None:
+    content = {
+        "queries": {"hit_rate@1": [1, 0, None, 0.25], "none": []},
+        "pairs": [[1, 2], [3.5]],
+        "texts": ["a [\n  1,\n  2\n] b", "c", True],
+        "rows": [{"a": [1e-7, -2]}],
+    }
+    write_json(tmp_path / "a.json", content)
+    written = (tmp_path / "a.json").read_text()
+    assert json.loads(written) == content
+    lines = [line.strip() for line in written.splitlines()]
+    assert '"hit_rate@1": [1, 0, null, 0.25],' in lines
+    assert lines.count("[1, 2],") == lines.count("[3.5]") == 1
+    assert '"a": [1e-07, -2]' in lines
+
+
 def test_json_holds_spreads_as_objects_and_no_nan(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"rows": {"ours": spread([1.0, 3.0])}})

@@ -15,8 +15,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from benchmarks import short_fits as fit
+from benchmarks import vectors
 from benchmarks.losses.table import Entry, Setup, configuration, loss_of, planner_of
-from lit_metric import MetricDataModule
+from lit_metric import MetricDataModule, Miner, Refresh, TextEncoder
 from lit_metric.batching import PKPlanner
 from lit_metric.losses import MetricLoss, PairBlock, Part, masked_mean
 from tests.forked import SERVER
@@ -95,6 +96,56 @@ def test_a_batch_counts_whose_middle_lies_within_the_budget(small: Small) -> Non
     # Batches of 12 end at 12, 24, 36, ...; there are 6 in an epoch.
     expected = {1: 1, 18: 2, 29: 2, 30: 3, 41: 3, 120: 10}
     assert {budget: fit.steps_within(data, budget) for budget in expected} == expected
+
+
+def test_what_is_encoded_for_a_search_counts_too(small: Small) -> None:
+    miner = Miner(top_k=5, negatives=1)
+    data = MetricDataModule(train=small / "train.csv", planner=PKPlanner(4, 3), miner=miner)
+    data.read()
+    # A search before each epoch of 6 batches, which hold 12 anchors and 12 mined negatives each.
+    search = len(data.splits["train"])
+    assert 50 < search <= 72
+    again = search + 6 * 24 + search
+    expected = {1: 1, search + 24 + 11: 1, search + 24 + 12: 2, again + 11: 6, again + 12: 7}
+    assert {budget: fit.steps_within(data, budget) for budget in expected} == expected
+    data.refresh = Refresh(every="never", mode="inline")
+    assert fit.steps_within(data, search + 6 * 24 + 12) == 7
+
+
+def test_items_are_counted_as_they_pass_through_the_encoder(setup: Setup, tmp_path: Path) -> None:
+    config = configuration(setup, Entry(loss_of("InfoNCELoss"), "pairs"), 1e-3, 0)
+    data = config["data"]["init_args"]
+    data["planner"] = planner_of("HardPKPlanner", classes=4, per_class=3)
+    data["miner"] = {"class_path": "lit_metric.Miner", "init_args": {"negatives": 0}}
+    data["refresh"] = {"class_path": "lit_metric.Refresh", "init_args": {"mode": "inline"}}
+    found = fit.train(config, 42 + 42 + 42 + 6, tmp_path / "w.safetensors")
+    # A search of 42 items before each epoch of 4 batches with 12 items each, so 42 + 48 + 42 + ....
+    assert (found["steps"], found["items"]) == (4, 42 + 48)
+    found = fit.train(config, 42 + 48 + 42 + 6, tmp_path / "w.safetensors")
+    assert (found["steps"], found["items"]) == (5, 42 + 48 + 42 + 12)
+
+
+def test_another_process_finds_vectors_on_disk_and_encodes_nothing(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, pool = [0], TextEncoder._pool
+
+    def counted(tower: TextEncoder, tokens: Any, skip: Any = None) -> Tensor:
+        texts[0] += len(tokens)
+        return pool(tower, tokens, skip)
+
+    monkeypatch.setattr(TextEncoder, "_pool", counted)
+    config = configuration(setup, Entry(loss_of("NCALoss")), 1e-2, 0)
+    found = []
+    for number in range(2):  # what a process remembers is forgotten in between
+        monkeypatch.setattr(vectors, "_kept", {})
+        monkeypatch.setattr(vectors, "_names", {})
+        found.append(fit.train(config, 48, tmp_path / f"{number}.safetensors", vectors=tmp_path / "vectors"))
+        assert texts[0] == 6 * 4 + 32  # words, of which tags are made
+    assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
+    weights = [(tmp_path / f"{number}.safetensors").read_bytes() for number in range(2)]
+    assert weights[0] == weights[1]
+    assert len([*(tmp_path / "vectors").iterdir()]) == 1
 
 
 def test_a_fit_after_others_equals_one_in_a_process_of_its_own(setup: Setup, tmp_path: Path) -> None:

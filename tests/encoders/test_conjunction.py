@@ -113,6 +113,14 @@ def test_more_than_32_values_are_refused_and_32_are_not() -> None:
     assert pooling(states([32, 1])).shape == (2, SIZE)
     with pytest.raises(ValueError, match=r"at most 32 values of an item; item 1 of this batch has 33"):
         pooling(states([1, 33]))
+    with pytest.raises(ValueError, match="Set most_values=33 or more"):
+        pooling(states([1, 33]))
+    given = states([1, 33])
+    torch.testing.assert_close(
+        ConjunctionPooling(dimension=SIZE, most_values=33)(given), MeanPooling()(given)
+    )
+    with pytest.raises(ValueError, match="most_values is 0"):
+        ConjunctionPooling(most_values=0)
 
 
 def test_half_precision_is_pooled_in_single() -> None:

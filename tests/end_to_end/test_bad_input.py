@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +360,62 @@ def test_a_wrong_option_is_told_in_one_line(
     small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], expected: str
 ) -> None:
     assert refused(small, tmp_path, capsys, **values) == expected
+
+
+CODE = """
+from transformers import BertConfig, BertModel
+class MineConfig(BertConfig):
+    model_type = "mine"
+class MineModel(BertModel):
+    config_class = MineConfig
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [
+        ([], "--model.encoder.trust_remote_code true"),
+        (
+            ["--data.tags=tags"],
+            "--model.encoder.trust_remote_code true",
+        ),  # where a SetEncoder is put around it
+        (["--data.tags=tags", "--model.encoder=SetEncoder"], "--model.encoder.text.trust_remote_code true"),
+    ],
+    ids=["texts", "tags", "given sets"],
+)
+def test_the_option_that_runs_the_code_of_a_backbone(
+    small: Small,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    option: str,
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    shutil.copytree(small / "backbone", tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "m.MineConfig", "AutoModel": "m.MineModel"}}
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine" / "m.py").write_text(CODE)
+    place = option.removeprefix("--model.").removesuffix(".trust_remote_code true")
+    arguments = [
+        *more,
+        *options(
+            data__train=small / ("train.parquet" if more else "train.csv"),
+            data__label="section" if more else "label",
+            data__cache_dir=small / "cache",
+            trainer__accelerator="cpu",
+            trainer__max_steps=1,
+        ),
+        f"--model.{place}.backbone={tmp_path / 'mine'}",
+    ]
+    with pytest.raises(SystemExit):
+        run(tmp_path, "fit", *arguments)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(f"Give {option} if you trust it")
+    run(tmp_path, "fit", *arguments, *option.split())
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train"]
 
 
 def test_a_config_that_is_no_yaml(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

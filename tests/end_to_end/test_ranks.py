@@ -105,7 +105,15 @@ def test_evaluation_and_predictions(small: Small, tmp_path: Path, pool: RankPool
     assert not [*(tmp_path / "ranks").glob("predictions.shards")]
 
 
-def _sharded(root: Path, folder: Path) -> tuple[str, str]:
+LORA = {"peft_type": "LORA", "r": 2, "init_lora_weights": False}
+
+
+def _encoder(small: Small, adapter: dict[str, Any] | None) -> lit_metric.TextEncoder:
+    torch.manual_seed(0)
+    return lit_metric.TextEncoder(small / "backbone", adapter=adapter)
+
+
+def _sharded(root: Path, folder: Path, adapter: dict[str, Any] | None) -> tuple[str, str]:
     """Errors of a run that shards weights, and of saving a sharded encoder; rank zero saves it gathered."""
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -116,30 +124,42 @@ def _sharded(root: Path, folder: Path) -> tuple[str, str]:
     strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
     run = trainer(folder, **{**ranks.places(2), "strategy": strategy})
     with pytest.raises(ValueError, match="several processes") as refused:
-        run.fit(small.learner(), small.data())
-    encoder: Any = small.learner().encoder
-    with torch.no_grad():
-        for value in encoder.parameters():
-            value.mul_(1.5)
+        run.fit(lit_metric.MetricLearner(_encoder(small, adapter), ranks.InfoNCELoss(0.2)), small.data())
+    encoder: Any = _encoder(small, adapter)
+    _scale(encoder)
     for layer in encoder.backbone.model.encoder.layer:
         fully_shard(layer)
     fully_shard(encoder)
     with pytest.raises(ValueError, match="several processes") as unsaved:
         encoder.save(folder / "sharded")
-    whole = small.learner().encoder
+    whole = _encoder(small, adapter)
     whole.load_state_dict(get_model_state_dict(encoder, options=StateDictOptions(full_state_dict=True)))
     if torch.distributed.get_rank() == 0:
         whole.save(folder / "whole")
     return str(refused.value), str(unsaved.value)
 
 
+def _scale(encoder: lit_metric.Encoder) -> None:
+    """Change what is trained."""
+    with torch.no_grad():
+        for value in encoder.parameters():
+            if value.requires_grad:
+                value.mul_(1.5)
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["all", "lora"])
 def test_sharded_weights_are_refused_and_can_be_gathered(
-    small: Small, tmp_path: Path, pool: RankPool
+    adapter: dict[str, Any] | None, small: Small, tmp_path: Path, pool: RankPool
 ) -> None:
-    for refused, unsaved in pool.run(_sharded, small.root, tmp_path):
+    if adapter is not None:
+        pytest.importorskip("peft", reason="needs peft, of the extra 'peft'")
+    for refused, unsaved in pool.run(_sharded, small.root, tmp_path, adapter):
         assert "can't use ModelParallelStrategy" in refused
         assert "Take strategy ddp" in refused
         assert "gather them by get_model_state_dict" in unsaved
     assert not (tmp_path / "sharded").exists()
-    expected = {name: 1.5 * value for name, value in ranks.weights(small.learner().encoder).items()}
-    assert distance(ranks.weights(lit_metric.load(tmp_path / "whole")), expected) == 0
+    expected = _encoder(small, adapter)
+    _scale(expected)
+    found = lit_metric.load(tmp_path / "whole")
+    assert distance(ranks.weights(found), ranks.weights(expected)) == 0
+    assert distance(ranks.weights(found), ranks.weights(_encoder(small, adapter))) > 1e-3

@@ -28,7 +28,7 @@ def write(path: Path, columns: dict[str, list[object]]) -> None:
 def world(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with small tables in place of ``LIT_METRIC_DATA``, and the tiny backbone as a package."""
     root = tmp_path_factory.mktemp("methods")
-    for name, count in (("train", 320), ("test", 160)):
+    for name, count in (("train", 960), ("test", 480)):
         texts, labels = (list(column) for column in zip(*questions(count, 5, classes=80), strict=True))
         write(root / "banking77" / f"{name}.parquet", {"text": texts, "label": labels})
     words = [text for text, _ in questions(600, 6)]
@@ -40,6 +40,9 @@ def world(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
             "year": [2001] * 600,
             "cast": [text.split()[:3] for text in words],
             "genres": [draw.sample(["drama", "comedy", "crime", "war"], 2) for _ in words],
+            "extract": [
+                f"{' '.join(draw.sample(words, 2))}. {' '.join(draw.sample(words, 2))}." for _ in words
+            ],
         },
     )
     ids = [f"e{number}" for number in range(600)]
@@ -51,9 +54,15 @@ def world(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     write(
         root / "debian" / "packages.parquet",
         {
+            "name": ids,
             "synopsis": words,
             "tags": [
-                [f"a::{draw.randrange(9)}", f"b::{draw.randrange(9)}", f"c::{draw.randrange(2)}"]
+                [
+                    f"a::{draw.randrange(6)}",
+                    f"b::{draw.randrange(6)}",
+                    f"implemented-in::{draw.randrange(2)}",
+                    f"role::{draw.randrange(2)}",
+                ]
                 for _ in words
             ],
         },
@@ -61,7 +70,12 @@ def world(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     subsets = [f"{kind}_{what}" for kind in ("replace", "swap") for what in ("att", "obj")] * 20
     write(
         root / "sugarcrepe_pp" / "triplets.parquet",
-        {"subset": subsets, "caption": words[:80], "caption2": words[80:160], "negative": words[160:240]},
+        {
+            "subset": subsets,
+            "caption": words[:80],
+            "caption2": [" ".join(reversed(text.split())) for text in words[:80]],
+            "negative": [f"{text.rpartition(' ')[0]} {draw.choice('uvw')}" for text in words[:80]],
+        },
     )
     package = root / "tiny_backbone"
     package.mkdir()

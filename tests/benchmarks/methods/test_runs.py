@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.methods import runs as module
+from benchmarks.methods.corpora import digest_of, without_files
 from benchmarks.methods.entries import entries, load
 from benchmarks.methods.runs import Runs
 from benchmarks.results import BenchmarkError, read_json
@@ -43,7 +44,7 @@ class Fits:
         monkeypatch.setattr(module, "train", self.train)
         monkeypatch.setattr(module, "tested", self.test)
 
-    def train(self, config: Any, budget: int, weights: Path, measure: Any, logged: Any) -> Any:
+    def train(self, config: Any, budget: int, weights: Path, measure: Any, logged: Any, *_: Any) -> Any:
         self.trained.append(self.of(config))
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.touch()
@@ -51,7 +52,7 @@ class Fits:
         score = 1 - abs(self.of(config)[1] - 0.01)
         return {"status": "trained", **costs, "validation": {"map@r": score}}
 
-    def test(self, config: Any, weights: Path, measure: Any) -> dict[str, float]:
+    def test(self, config: Any, weights: Path, measure: Any, *_: Any) -> dict[str, float]:
         better, _, seed = self.of(config)
         self.tested.append(self.of(config))
         measure.queries = {"map@r": [value + 0.1 * better + 0.001 * seed for value in (0.4, 0.5, 0.6)]}
@@ -80,6 +81,23 @@ def test_each_arm_gets_its_rate_by_validation_and_a_claim_its_answer(
     assert kept["queries"] == {"map@r": [0.501, 0.601, 0.701]}
     Runs(entry, tmp_path / "out").measure()
     assert len(fits.trained) == 10  # nothing is measured twice
+
+
+def test_a_result_depends_on_the_contents_of_files_and_not_on_their_places(tmp_path: Path) -> None:
+    def config(folder: str, content: str) -> Any:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        files = {name: str(tmp_path / folder / f"{name}.csv") for name in ("train", "test", "corpus")}
+        for name, path in files.items():
+            Path(path).write_text(content if name == "corpus" else name)
+        supervision = {"class_path": "Judgements", "init_args": {"corpus": files.pop("corpus"), "folds": 5}}
+        return {"data": {"init_args": {**files, "supervision": supervision}}}
+
+    first, moved, changed = config("a", "x"), config("b", "x"), config("c", "y")
+    assert digest_of(first) == digest_of(moved) != digest_of(changed)
+    assert without_files(first) == without_files(moved) != first
+    assert first["data"]["init_args"]["supervision"]["init_args"]["corpus"].endswith("corpus.csv")
+    with pytest.raises(BenchmarkError, match="names no file"):
+        digest_of({"data": {"init_args": {}}})
 
 
 @pytest.mark.parametrize(

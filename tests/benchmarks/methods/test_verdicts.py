@@ -67,3 +67,17 @@ def test_other_queries_are_refused() -> None:
 )
 def test_every_interval_must_exclude_zero(seeds: Any, queries: Any, verdict: str) -> None:
     assert Difference(0.02, seeds, queries, [0.02]).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("seeds", "outcome"),
+    [
+        ((-0.005, 0.3), "confirmed"),
+        ((-0.02, 0.01), "not seen"),
+        ((-0.03, -0.02), "the opposite seen"),
+        ((-0.009, -0.001), "confirmed"),  # lower, but by less than counts
+    ],
+)
+def test_not_lower_leaves_room_for_a_hundredth(seeds: Any, outcome: str) -> None:
+    assert Difference(0.0, seeds, None, [0.0]).claim("not lower") == outcome
+    assert Difference(0.0, None, None, [0.0]).claim("not lower") == "not seen"
