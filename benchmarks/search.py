@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.engine.measures import processor
 from lit_metric import SearchIndex, TextEncoder
 from lit_metric.index.mapped import nearest
 
@@ -126,7 +126,7 @@ def main() -> None:
     if results:
         earlier = json.loads(path.read_text())["corpora"] if path.is_file() else {}
         both = {name: {**earlier.get(name, {}), **results.get(name, {})} for name in {**earlier, **results}}
-        about = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+        about = {"processor": processor(), "threads": torch.get_num_threads()}
         path.write_text(json.dumps({**about, "k": K, "corpora": both}, indent=2) + "\n")
 
 

@@ -41,6 +41,8 @@ TEMPERATURE = 0.05
 MEASURES = ("memory-flat", "recompute-chunks", "cached-loss")
 PEER_SIZES = (16, 32, 64, 128, 256)
 """Mini-batches of the peer, of which the fastest counts."""
+OUR_TOKENS = (1024, 2048, TOKENS_IN_MEMORY)
+"""Tokens in memory beside the peer's cached loss, of which the fastest counts."""
 
 Step = Callable[[], Any]
 
@@ -188,28 +190,29 @@ def against_none(out: Path, pairs: int, tokens: int, dropout: float, rounds: int
     return measured(out, f"recompute-chunks-dropout-{dropout:g}", title, settings, work)
 
 
-def cached_loss(out: Path, pairs: int, tokens: int, dropout: float, rounds: int) -> dict[str, Any]:
-    """Pairs a second beside the peer's cached loss, at the fastest of its mini-batches."""
-    ours = {"recompute": "chunks", "max_tokens_in_memory": tokens, "dropout": dropout}
+def cached_loss(out: Path, pairs: int, tokens: Sequence[int], dropout: float, rounds: int) -> dict[str, Any]:
+    """Pairs a second beside the peer's cached loss, both at the fastest of their settings."""
+    ours: dict[str, Any] = {"recompute": "chunks", "max_tokens_in_memory": tokens, "dropout": dropout}
     peer = {"loss": "CachedMultipleNegativesRankingLoss", "mini_batch_size": PEER_SIZES, "dropout": dropout}
     settings = {"backbone": BACKBONE, "pairs": pairs, "ours": ours, "peer": peer, "rounds": rounds}
+    ways = (
+        ("ours", [{**ours, "max_tokens_in_memory": size} for size in tokens]),
+        ("peer", [{"mini_batch_size": size, "dropout": dropout} for size in PEER_SIZES]),
+    )
 
     def work() -> dict[str, Any]:
-        few = min(pairs, 512)
-        tried = {
-            size: run("peer", few, 1, mini_batch_size=size, dropout=dropout)["seconds"] for size in PEER_SIZES
-        }
-        best = min(tried, key=lambda size: tried[size])
-        found = [
-            [run("ours", pairs, 1, **ours), run("peer", pairs, 1, mini_batch_size=best, dropout=dropout)]
-            for _ in range(rounds)
-        ]
+        few, tried, best = min(pairs, 512), {}, {}
+        for side, options in ways:
+            seconds = [run(side, few, 1, **each)["seconds"] for each in options]
+            tried[side] = [{**each, "seconds": of} for each, of in zip(options, seconds, strict=True)]
+            best[side] = options[seconds.index(min(seconds))]
+        found = [[run(side, pairs, 1, **best[side]) for side, _ in ways] for _ in range(rounds)]
         rates = [[pairs / each[side]["seconds"] for each in found] for side in (0, 1)]
         memory = [statistics.median(added(each[side]) for each in found) for side in (0, 1)]
         return {
             **compared(rates[0], rates[1], target=2.0),
             "chosen": best,
-            "tried_seconds": {str(size): seconds for size, seconds in tried.items()},
+            "tried": tried,
             "memory_mb": {"ours": memory[0], "peer": memory[1]},
         }
 
@@ -232,11 +235,12 @@ def measure(
     rounds = 1 if quick else 3
     sizes = [16, 32] if quick else [4096, 16384, *([65536] if largest else [])]
     results = [flat(out, sizes, tokens)] if "memory-flat" in only else []
-    sides = (("recompute-chunks", against_none, 512), ("cached-loss", cached_loss, 2048))
-    for name, compare, most in sides:
-        if name in only:
-            pairs = 16 if quick else most
-            results += [compare(out, pairs, tokens, dropout, rounds) for dropout in (0.1, 0.0)]
+    for dropout in (0.1, 0.0):
+        if "recompute-chunks" in only:
+            results.append(against_none(out, 16 if quick else 512, tokens, dropout, rounds))
+        if "cached-loss" in only:
+            several = (tokens,) if quick else OUR_TOKENS
+            results.append(cached_loss(out, 16 if quick else 2048, several, dropout, rounds))
     return results
 
 

@@ -187,7 +187,7 @@ class VectorLoss(Loss):
     Args:
         distance: ``cosine``, ``dot``, ``euclidean`` or ``squared_euclidean``; embeddings arrive raw.
         normalize: scale embeddings to unit length before a Euclidean distance is taken.
-        block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²⁴ scores. A
+        block_rows: how many anchors are compared with all candidates at a time, fewer beyond 2²² scores. A
             larger batch is computed in blocks, so that memory is ``[block_rows, C]``. If one part makes the
             loss, the gradient of each block is computed at once, in the forward pass. Otherwise the backward
             pass computes all blocks but the last again.

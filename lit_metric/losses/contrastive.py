@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from lit_metric.losses.base import MetricLoss
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.parts import Part, Parts
+from lit_metric.losses.scores import true_places
 
 
 class ContrastiveLoss(MetricLoss):
@@ -79,7 +80,8 @@ class ContrastiveLoss(MetricLoss):
 
 class _Squares(torch.autograd.Function):
     """The sum of d² over positive pairs, that of [margin − d]₊² over negative pairs, and how many of these
-    are not 0. Keeps both terms before they are squared, and nothing else of the shape ``[r, C]``."""
+    are not 0. Where positives are few, keeps both terms before they are squared in one matrix, else in two,
+    and nothing else of the shape ``[r, C]``."""
 
     @staticmethod
     def forward(
@@ -91,23 +93,37 @@ class _Squares(torch.autograd.Function):
         nearest: float,
         margin: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pull = torch.where(positive, scores, nearest)
-        if nearest:
-            pull.sub_(nearest)
-        push = torch.where(negative, scores, nearest - margin).add_(margin - nearest).relu_()
+        others = true_places(~negative) if scores.device.type == "cpu" else None
+        places = []
+        if others is not None and 8 * len(others) < scores.numel():
+            # One pass for the negatives, and the positives one by one.
+            push = (scores + (margin - nearest)).contiguous().relu_()
+            push.view(-1)[others] = 0.0
+            places.append(others[positive.reshape(-1)[others]])
+            pull = scores.reshape(-1)[places[0]] - nearest
+        else:
+            push = torch.where(negative, scores, nearest - margin).add_(margin - nearest).relu_()
+            pull = torch.where(positive, scores, nearest).sub_(nearest)
         active = push.sign().sum().long()  # exact, and on a CPU faster than a comparison
         if weight is None:
-            sums = [torch.linalg.vector_norm(each, dim=1).square().sum() for each in (pull, push)]
-            ctx.save_for_backward(pull, push)
+            sums = [torch.linalg.vector_norm(each, dim=-1).square().sum() for each in (pull, push)]
         else:
-            kept = [each * weight.to(each.dtype) for each in (pull, push)]
+            weights = weight.to(push.dtype)
+            of_pull = weights.reshape(-1)[places[0]] if places else weights
+            kept = pull * of_pull, push * weights
             sums = [(a * b).sum() for a, b in zip(kept, (pull, push), strict=True)]
-            ctx.save_for_backward(*kept)
+            pull, push = kept
+        ctx.save_for_backward(pull, push, *places)
         ctx.mark_non_differentiable(active)
         return sums[0], sums[1], active
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_positives: Tensor, of_negatives: Tensor, _: Tensor) -> tuple[Any, ...]:
-        pull, push = ctx.saved_tensors
-        return torch.addcmul(pull * (2 * of_positives), push, 2 * of_negatives), *[None] * 5
+        pull, push, *places = ctx.saved_tensors
+        gradient, pull = push * (2 * of_negatives), pull * (2 * of_positives)
+        if places:
+            gradient.view(-1)[places[0]] = pull
+        else:
+            gradient += pull
+        return gradient, *[None] * 5

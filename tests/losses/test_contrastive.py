@@ -23,10 +23,19 @@ def naive(distances: Tensor, pairs: DensePairs, margin: float, weight: Tensor) -
     return positives, negatives
 
 
+def few_positives() -> tuple[Tensor, Tensor, DensePairs]:
+    """As :func:`random_batch`, with all but a few pairs negatives, some ignored."""
+    anchors, candidates, _ = random_batch(6, 80)
+    kind = torch.rand(6, 80, generator=torch.Generator().manual_seed(2))
+    return anchors, candidates, DensePairs(kind < 0.04, kind > 0.07)
+
+
+@pytest.mark.parametrize("of", ["many positives", "few positives"])
 @pytest.mark.parametrize("average", ["balanced", "pairs"])
 @pytest.mark.parametrize("distance", ["euclidean", "unit euclidean", "cosine"])
-def test_against_a_naive_loop(distance: str, average: str) -> None:
-    anchors, candidates, pairs = random_batch()
+def test_against_a_naive_loop(distance: str, average: str, of: str) -> None:
+    anchors, candidates, pairs = random_batch() if of == "many positives" else few_positives()
+    anchors.requires_grad_()
     weight = random_weights(pairs) + 0.1
     if distance == "cosine":
         loss = ContrastiveLoss(0.8, "cosine", average=average)
@@ -46,6 +55,18 @@ def test_against_a_naive_loop(distance: str, average: str) -> None:
     assert output["active"].item() == pytest.approx(
         sum(term > 0 for term in negatives).item() / len(negatives)
     )
+    value = sum(positives) / counts[0] + 2 * sum(negatives) / counts[1]  # parts get gradients of their own
+    expected = torch.autograd.grad(value, anchors, retain_graph=True)[0]
+    parts = loss.sum_blocks(anchors, candidates, DensePairs(pairs.positive, pairs.negative, weight))
+    mine = parts["positive"].total / counts[0] + 2 * parts["negative"].total / counts[1]
+    torch.testing.assert_close(torch.autograd.grad(mine, anchors)[0], expected)
+    plain = loss.on_pairs(anchors, candidates, pairs)["loss"]  # without weights
+    positives, negatives = naive(distances, pairs, loss.margin, torch.ones_like(weight))
+    both = len(positives) + len(negatives)
+    counts = (both, both) if average == "pairs" else (len(positives), len(negatives))
+    value = sum(positives) / counts[0] + sum(negatives) / counts[1]
+    torch.testing.assert_close(plain, value)
+    torch.testing.assert_close(torch.autograd.grad(plain, anchors)[0], torch.autograd.grad(value, anchors)[0])
 
 
 def test_hand_computed() -> None:
