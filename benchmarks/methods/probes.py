@@ -205,7 +205,7 @@ def swapped(model: MetricLearner, data: MetricDataModule, split: str, names: Seq
         with tempfile.TemporaryDirectory() as folder:
             rows = read(Path(scored(Path(os.environ["LIT_METRIC_DATA"]), Path(folder), 600)[1]))
         first, second = (
-            torch.as_tensor(model.encoder.encode([row[name] for row in rows]))
+            torch.as_tensor(model.encoder.encode([[row[name]] for row in rows]))  # of sets of one text
             for name in ("sentence1", "sentence2")
         )
         cosines = F.cosine_similarity(first, second).numpy()
