@@ -13,7 +13,7 @@ RUN := $(VENV)/bin/python
 
 .PHONY: help demo test test-handover test-peers newcomer lint docs test-docs clean \
 	bench-demo bench-banking77 bench-supervision bench-attention bench-mining bench-losses bench-engine bench-gpu \
-	bench-label-errors bench-search bench-report-page methods
+	bench-label-errors bench-false-negatives bench-search bench-report-page methods
 
 help:
 	@echo "make demo               train on data that ships with the project, and see what it is good for"
@@ -34,6 +34,7 @@ help:
 	@echo "make bench-search       how fast each kind of saved index answers, into OUT=DIR"
 	@echo "make bench-report-page  how fast the page of a report is in Chromium, into OUT=DIR"
 	@echo "make bench-label-errors find wrong labels, beside cleanlab, into OUT=DIR; needs LIT_METRIC_DATA"
+	@echo "make bench-false-negatives  find mined negatives that are false, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make methods            each method of the recipe book beside its baselines, into OUT=DIR; needs LIT_METRIC_DATA"
 	@echo "make bench-gpu          the same on a GPU, in eight minutes, into OUT=DIR"
 	@echo "make clean              remove .venv, caches and build products (runs/ is kept)"
@@ -67,6 +68,10 @@ bench-search: $(VENV)/installed-bench
 bench-label-errors: OUT ?= runs/bench-label-errors
 bench-label-errors: $(VENV)/installed-bench
 	$(RUN) -m benchmarks.label_errors --out $(OUT) $(ARGS)
+
+bench-false-negatives: OUT ?= runs/bench-false-negatives
+bench-false-negatives: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.false_negatives --out $(OUT) $(ARGS)
 
 methods: OUT ?= runs/methods
 methods: $(VENV)/installed-bench

@@ -4,6 +4,10 @@
 and writes report_page.json: time to the first paint, milliseconds from frame to frame while the map is moved,
 zoomed and pointed at, and sizes of files.
 
+``python -m benchmarks.report_page --write RUN --out DIR`` writes the page of a run by ``lit-metric inspect``,
+in float32 and in bfloat16, and writes write_page.json: seconds in all and of each part, and those of a
+projection of 10,000 made vectors by PCA and by PaCMAP.
+
 ``python -m benchmarks.report_page --screenshots DIR PAGE...`` takes a picture of each view of pages that
 ``lit-metric inspect`` wrote, as ``DIR/NAME-VIEW.png``; a page is called by the folder that it is in.
 """
@@ -14,18 +18,25 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.chromium import Browser, browser, why_not
 from lit_metric.report.page import write_page
+from lit_metric.report.projection import Method, project
 from tests.report.made import made_report
 
 SIZES = (1000, 10000, 100000)
 CLASSES = 77
+METHODS: tuple[Method, ...] = ("pca", "pacmap")
 LOADS = 5
 FRAMES = 90
 HIGHEST = 1600
@@ -104,6 +115,37 @@ def spread(values: list[float]) -> dict[str, float]:
     }
 
 
+def written(run: Path, folder: Path) -> dict[str, Any]:
+    """How long ``lit-metric inspect`` takes for a run, in each precision."""
+    found: dict[str, Any] = {}
+    for precision in ("float32", "bfloat16"):
+        page = folder / f"{precision}.html"
+        command = [sys.executable, "-m", "lit_metric", "inspect", "--model", str(run), "--output", str(page)]
+        started = time.perf_counter()
+        subprocess.run([*command, "--precision", precision], check=True)
+        seconds = time.perf_counter() - started
+        content = re.search(r'id="first">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+        assert content is not None
+        parts = json.loads(content[1])["seconds_to_write"]
+        found[precision] = {"seconds": round(seconds, 1), **{name: round(parts[name], 1) for name in parts}}
+    return found
+
+
+def projected(items: int = 10_000, dimension: int = 384) -> dict[str, float]:
+    """Seconds of a projection before and after of made vectors around 77 centres, by method."""
+    draw = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLASSES, dimension, generator=draw)
+    labels = torch.arange(items) % CLASSES
+    both = [centres[labels] + spread * torch.randn(items, dimension, generator=draw) for spread in (2.0, 1.0)]
+    project(both[0][:100], both[1][:100])  # what is compiled once isn't measured
+    seconds: dict[str, float] = {}
+    for method in METHODS:
+        started = time.perf_counter()
+        project(both[0], both[1], method)
+        seconds[method] = round(time.perf_counter() - started, 1)
+    return seconds
+
+
 def photograph(opened: Browser, page: Path, folder: Path) -> None:
     """A picture of each view, as high as the view, but no higher than fits a screen or two."""
     driver = opened.open(page)
@@ -125,9 +167,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-report-page"))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--write", type=Path, metavar="RUN")
     parser.add_argument("--screenshots", type=Path, metavar="DIR")
     parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE")
     options = parser.parse_args()
+    if options.write:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            pages = written(options.write, Path(folder))
+        save(options.out / "write_page.json", {"pages": pages, "projection": projected()})
+        return
     if why_not():
         raise SystemExit(why_not())
     if options.screenshots:
@@ -138,9 +187,14 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         results = [measured(Path(folder), items) for items in options.sizes]
+    save(options.out / "report_page.json", {"pages": results})
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write and print figures with the machine that they are of."""
     machine = {"cores": os.cpu_count(), "processor": platform.processor(), "load": os.getloadavg()}
-    text = json.dumps({"machine": machine, "pages": results}, indent=2)
-    (options.out / "report_page.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps({"machine": machine, **content}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
     print(text)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # The models are tiny, and threads would spend their time waiting for each other. Processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing is downloaded, and a test that names a model that isn't there must not wait for the hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_collection_finish() -> None:

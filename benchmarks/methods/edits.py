@@ -6,11 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.splits import bucket
 from benchmarks.supervision import split_of
 
 Row = dict[str, Any]
 MOST = 8
 """Packages of one set of tags; where there are more, a synopsis says little about the one that is meant."""
+QUERIES = 20
+"""Queries of one group. Dictionaries of fifty languages would otherwise be a seventh of all."""
 
 
 def package_edits(packages: Sequence[Row]) -> list[Row]:
@@ -18,13 +21,14 @@ def package_edits(packages: Sequence[Row]) -> list[Row]:
 
     Two packages make a query if they have the same tags but for one of the same facet, such as
     ``uitoolkit::gtk`` and ``uitoolkit::qt``. All packages with the tags that are wanted are targets. The tags
-    in common decide the split, so none of a test query's group was trained on.
+    in common make a group, of which at most :data:`QUERIES` are taken, chosen by a hash. They decide the
+    split, so none of a test query's group was trained on.
 
     Args:
         packages: with ``synopsis`` and ``tags``.
 
     Returns:
-        Rows of ``reference``, ``edit``, ``target`` (a list) and ``split``, in the order of the packages.
+        Rows of ``reference``, ``edit``, ``target`` (a list) and ``split``.
 
     Example:
         >>> packages = [{"synopsis": s, "tags": ["role::program", t]} for s, t in
@@ -43,14 +47,16 @@ def package_edits(packages: Sequence[Row]) -> list[Row]:
                 groups[tag.partition("::")[0], rest][tag].append(package["synopsis"])
     rows = []
     for (_, rest), by_tag in groups.items():
+        queries = []
         known = {tag: [*dict.fromkeys(found)] for tag, found in by_tag.items() if len(found) <= MOST}
         for old, references in known.items():
             for new, targets in known.items():
                 for reference in references if new != old else ():
                     if meant := [each for each in targets if each != reference]:
                         edit = f"{_words(new)} instead of {_words(old)}"
-                        row = {"reference": reference, "edit": edit, "target": meant}
-                        rows.append({**row, "split": split_of(" ".join(rest))})
+                        queries.append({"reference": reference, "edit": edit, "target": meant})
+        chosen = sorted(queries, key=lambda row: bucket(f"{row['reference']}, {row['edit']}", 2**64))
+        rows += [{**row, "split": split_of(" ".join(rest))} for row in chosen[:QUERIES]]
     return rows
 
 

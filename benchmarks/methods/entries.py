@@ -99,6 +99,18 @@ class Entry:
         """The items that a fit of an arm encodes."""
         return self.budgets.get(arm, self.budget)
 
+    def parts(self, arm: str) -> list[dict[str, Any]]:
+        """The options of an arm beyond those of its corpus: one mapping after another, as a YAML has them."""
+        options = dict(self.arms[arm])
+        found = [dict(self.common)]
+        if options.pop("recipe", False):
+            recipe = yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text(encoding="utf-8"))
+            encoder = recipe.get("model", {}).get("encoder", {})
+            if encoder and "class_path" not in encoder:  # of the class that the corpus has
+                recipe["model"]["encoder"] = {"init_args": encoder}
+            found.append(recipe)
+        return [part for part in [*found, options] if part]
+
 
 def load(path: Path) -> Entry:
     """The entry in a file.

@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.methods import probes
 from benchmarks.methods.corpora import BACKBONE, CORPORA, digest_of, headless, without_files
-from benchmarks.methods.entries import RECIPES, Entry
+from benchmarks.methods.entries import Entry
 from benchmarks.methods.verdicts import Difference, compare
 from benchmarks.rates import choose, search
 from benchmarks.results import environment, kept, read_json, spread, write_json
@@ -82,14 +82,7 @@ class Runs:
     def config(self, arm: str) -> Result:
         """All options of an arm, but for the learning rate and the seed."""
         corpus = _prepared(self.entry.corpus_of(arm), self.out / "corpora", self.backbone)
-        options = dict(self.entry.arms[arm])
-        recipe = options.pop("recipe", False)
-        parts = [json.loads(corpus), dict(self.entry.common)]
-        if recipe:
-            parts.append(
-                _of_class(yaml.safe_load((RECIPES / f"{self.entry.recipe}.yaml").read_text("utf-8")))
-            )
-        given = json.dumps([part for part in [*parts, options] if part])
+        given = json.dumps([json.loads(corpus), *self.entry.parts(arm)])
         return _resolved(given.replace(json.dumps(BACKBONE), json.dumps(self.backbone)))
 
     def run(self, arm: str, lr: float, seed: int, final: bool) -> Result:
@@ -185,14 +178,6 @@ class Runs:
 def _prepared(corpus: str, folder: Path, backbone: str) -> str:
     """The config of a corpus as JSON, whose tables are written once in a process."""
     return json.dumps(CORPORA[corpus].config(folder, backbone))
-
-
-def _of_class(recipe: Result) -> Result:
-    """A recipe for the class of encoder that the corpus has, where the recipe names none."""
-    encoder = recipe.get("model", {}).get("encoder", {})
-    if encoder and "class_path" not in encoder:
-        return {**recipe, "model": {**recipe["model"], "encoder": {"init_args": encoder}}}
-    return recipe
 
 
 @functools.cache

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lit_metric.data.items import Vocabulary
-from lit_metric.data.progress import track
+from lit_metric.data.progress import Pace, has_bars, track
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.texts import default_cache_dir
 from lit_metric.store import replacing, write_json
@@ -144,7 +144,7 @@ def tokenize(
         vocabulary: the distinct texts.
         tokenizer: see :class:`Tokenizer`; called with up to 1,024 texts at a time.
         cache_dir: where the file lives; by default :func:`default_cache_dir`.
-        progress: show a progress bar where there is much to do.
+        progress: show a progress bar where there is much to do, or log how far it is.
 
     Raises:
         ValueError: when the tokenizer returns another number of rows than it was given.
@@ -168,9 +168,11 @@ def tokenize(
         if done := blocks.rows:
             logger.info("tokenising goes on after the %d texts that are on disk", done)
         shown = track(starts[done // CHUNK :], "tokenising", f"{CHUNK} texts", progress)
+        pace = Pace(len(vocabulary) - done, "texts", shown=progress and not has_bars())
         rows: list[list[int]] = []
         for start in shown:
             rows += _tokenize_chunk(vocabulary, tokenizer, start)
+            pace.advance(CHUNK)
             if len(rows) == BLOCK:
                 blocks.append(rows)
                 rows = []

@@ -44,7 +44,7 @@ LEARNED: dict[str, type[Pooling]] = {
 
 LEARNED_OPTIONS = {
     "attention": ("heads", "score", "hidden", "empty", "context"),
-    "conjunction": ("heads", "hidden"),
+    "conjunction": ("heads", "hidden", "most_values"),
     "composed": ("hidden",),
 }
 """Their arguments that such a folder keeps."""
@@ -304,7 +304,7 @@ def segment_pooling(source: str, path: str, config: dict[str, Any]) -> Pooling:
     if mode not in LEARNED:
         return POOLINGS[mode]()
     names = (*LEARNED_OPTIONS[mode], "dimension")
-    pooling = LEARNED[mode](**{name: config[name] for name in names})
+    pooling = LEARNED[mode](**{name: config[name] for name in names if name in config})
     weights = find_file(source, f"{path}/model.safetensors")
     if weights is None:
         raise ValueError(f"{source}: the {mode} pooling in {path!r} has no model.safetensors; {IGNORE}")

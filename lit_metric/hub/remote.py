@@ -25,7 +25,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 SEPARATOR = " | "
 _SET = ("set_texts", "set_lengths")
 _LEARNED = ("attention", "conjunction", "composed")
-_MOST_VALUES = 32
 
 
 def join_texts(texts: Sequence[str]) -> str:
@@ -237,7 +236,7 @@ class SegmentPooling(Module):
 
     Args:
         mode: "mean", "cls" (the first), "max", "lasttoken", "attention", "conjunction" (a weighted mean over
-            all pairs of at most 32 states), or "composed" (the first state with the changes of the others).
+            all pairs of states), or "composed" (the first state with the changes of the others).
         dimension: of the states; of longer ones, the leading components are used.
         level: "tokens" pools the states of a text's tokens, "texts" the vectors of an item's texts.
         include_prompt: whether the tokens of a prompt are pooled.
@@ -247,11 +246,12 @@ class SegmentPooling(Module):
         hidden: rows of ``W``, or components of keys and of inner layers; ``dimension`` if None.
         empty: "zero", or "learned" for a vector of its own.
         context: whether a score also depends on the mean of the row's other states.
+        most_values: of conjunction, the longest row that it takes.
     """
 
     config_keys: list[str] = [  # noqa: RUF012
         *("mode", "dimension", "level", "include_prompt", "normalize"),
-        *("heads", "score", "hidden", "empty", "context"),
+        *("heads", "score", "hidden", "empty", "context", "most_values"),
     ]
 
     def __init__(
@@ -266,12 +266,13 @@ class SegmentPooling(Module):
         hidden: int | None = None,
         empty: str = "zero",
         context: bool = False,
+        most_values: int = 32,
     ) -> None:
         super().__init__()
         self.mode, self.dimension, self.level = mode, dimension, level
         self.include_prompt, self.normalize = include_prompt, normalize
         self.heads, self.score, self.hidden = heads, score, hidden
-        self.empty, self.context = empty, context
+        self.empty, self.context, self.most_values = empty, context, most_values
         width = hidden or dimension
         if mode == "conjunction":
             self.first_key = nn.Linear(dimension, width, bias=False)
@@ -353,10 +354,10 @@ class SegmentPooling(Module):
     def _conjunction(self, values: Tensor, lengths: Tensor) -> Tensor:
         """``[n, h]``: the products of each two states of a row, weighted over all its pairs."""
         longest = int(lengths.max())
-        if longest > _MOST_VALUES:
+        if longest > self.most_values:
             raise ValueError(
-                f"this model compares all pairs, and takes at most {_MOST_VALUES} texts of an item; one has "
-                f"{longest}. Leave some out"
+                f"this model compares all pairs, and takes at most {self.most_values} texts of an item; "
+                f"one has {longest}. Leave some out"
             )
         present = torch.arange(longest, device=values.device) < lengths[:, None]
         states = values.new_zeros(*present.shape, values.shape[1])

@@ -24,6 +24,7 @@ from lit_metric.losses.gather import (
 )
 from lit_metric.losses.guided import GuidedLoss, too_similar
 from lit_metric.losses.hardest_hinge import HardestHingeLoss
+from lit_metric.losses.icnn import ICNNLoss
 from lit_metric.losses.info_nce import InfoNCELoss
 from lit_metric.losses.lifted_structure import LiftedStructureLoss
 from lit_metric.losses.margin_mse import MarginMSELoss
@@ -74,6 +75,7 @@ __all__ = [
     "FrozenCorpus",
     "GuidedLoss",
     "HardestHingeLoss",
+    "ICNNLoss",
     "InfoNCELoss",
     "ItemRelations",
     "LabelPairs",

@@ -17,6 +17,8 @@ from lit_metric.losses.pairs import PairBlock, Pairs, PairsWrapper
 log = logging.getLogger(__name__)
 
 BLOCK = 16384
+TOO_LARGE = 0.1
+"""The share of all items beyond which a cluster is hardly one of copies."""
 
 
 class DeduplicatedLoss(CombinedLoss):
@@ -114,14 +116,22 @@ class DeduplicatedLoss(CombinedLoss):
             found = linked(found, vectors, self.threshold)
         self.clusters = found.to(vectors.device)
         sizes = found.bincount()
-        several = sizes[sizes > 1]
+        several, largest = sizes[sizes > 1], int(sizes.max()) if len(found) else 0
         log.info(
             "%d of %d items have near duplicates, in %d clusters; the largest has %d items",
             int(several.sum()),
             len(found),
             len(several),
-            int(sizes.max()) if len(found) else 0,
+            largest,
         )
+        if largest > max(10, TOO_LARGE * len(found)):
+            log.warning(
+                "DeduplicatedLoss takes %d of %d items for copies of each other, so none of them is a "
+                "negative of another: raise its threshold of %g, or take linkage='complete'",
+                largest,
+                len(found),
+                self.threshold,
+            )
 
     @property
     def plateau(self) -> float | None:

@@ -21,7 +21,8 @@ from lit_metric.mining.propose import (
     Proposer,
     RandomProposer,
 )
-from lit_metric.mining.table import NegativeTable, TableError, TableNegatives, open_vectors
+from lit_metric.mining.published import TableError, open_vectors
+from lit_metric.mining.table import NegativeTable, TableNegatives
 from lit_metric.mining.teacher import EncoderProposer
 from lit_metric.mining.texts import BM25Proposer, give_texts, write_texts
 from lit_metric.renamed import refuse_old_names

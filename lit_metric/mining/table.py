@@ -1,7 +1,4 @@
-"""The mined negatives of every training item, in memory or as a memory-mapped version on disk.
-
-Beside a table, a version may hold the items' vectors, for planners that look at them.
-"""
+"""The mined negatives of every training item, in memory or as a memory-mapped version on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from lit_metric.data.relations import Relations
 from lit_metric.index import Embeddings, Similarity
 from lit_metric.mining.candidates import Candidates, PositiveScores
 from lit_metric.mining.draw import Draw, DrawContext
-from lit_metric.store import StoredError
+from lit_metric.mining.published import TableError, check_corpus, write_vectors
 
 _TYPES: dict[str, type] = {
     "anchors": np.int32,
@@ -28,18 +25,12 @@ _TYPES: dict[str, type] = {
     "scores": np.float16,
     "positives": np.float16,
 }
-_POOL, _ITEMS, _VECTORS, _DIMENSION = "pool", "items", "vectors", "dimension"
+_POOL = "pool"
 _ROWS = 1024
 BINS = 100
 """Of the histograms of scores in a version's sample."""
-_VECTOR_ROWS = 16384
+_BLOCK = 16384
 _OPEN = 2
-
-
-class TableError(StoredError):
-    """A stored version is missing, unfinished, damaged, or belongs to something else."""
-
-    remedy = "mine it again"
 
 
 class NegativeTable:
@@ -180,8 +171,8 @@ class NegativeTable:
         counts = {}
         for name, values in (("positives", self.positives[:, 2]), ("negatives", self.scores)):
             counts[name] = np.zeros(BINS, np.int64)
-            for start in range(0, len(values), _VECTOR_ROWS):
-                part = values[start : start + _VECTOR_ROWS].astype(np.float32)
+            for start in range(0, len(values), _BLOCK):
+                part = values[start : start + _BLOCK].astype(np.float32)
                 # Cosines may be a little beyond 1 by rounding.
                 part = part[np.isfinite(part)].clip(low, high)
                 counts[name] += np.histogram(part, BINS, (low, high))[0]
@@ -225,7 +216,7 @@ class NegativeTable:
         when = {"version": version, "step": step, "epoch": epoch, "similarity": self.similarity}
         for name, array in arrays.items():
             store.write_array(folder / f"{name}.npy", array)
-        published = {} if vectors is None else self._write_vectors(folder, vectors)
+        published = {} if vectors is None else write_vectors(folder, vectors)
         rows, width = self.ids.shape
         # The sample stays when the rest is removed, so it has what a report shows of every version.
         shown = {"rows": rows, "report": self.report, "histogram": self.histogram(), "anchors": self.sample}
@@ -241,21 +232,6 @@ class NegativeTable:
             folder, {**when, "rows": rows, "candidates": width, _POOL: pool, **published, **origin}
         )
         return version
-
-    @staticmethod
-    def _write_vectors(folder: Path, vectors: Embeddings) -> dict[str, int]:
-        """Write the ids (int32, rising) and the unit vectors (float16); return entries of the manifest."""
-        vectors, ids = vectors.by("cosine"), vectors.ids.sort().values
-        store.write_array(folder / f"{_ITEMS}.npy", ids.int().numpy())
-        shape = len(vectors), vectors.dimension
-        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
-        # Block by block and not through a memory map, which would end the process where the disk is full.
-        path = folder / f"{_VECTORS}.npy"
-        with store.replacing(path) as unfinished, unfinished.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for block in ids.split(_VECTOR_ROWS):
-                file.write(vectors.of(block).half().cpu().numpy().tobytes())
-        return {_ITEMS: shape[0], _DIMENSION: shape[1]}
 
     @classmethod
     def open(
@@ -294,7 +270,7 @@ class NegativeTable:
             raise TableError(
                 f"the manifest of {folder} is that of version {number}: the folder was renamed or copied"
             )
-        _check_corpus(folder, of, corpus)
+        check_corpus(folder, of, corpus)
         if tokenizer is not None and (used := manifest.get("tokenizer")) != tokenizer:
             raise TableError(
                 f"{folder} was mined with another tokenizer ({used}, not {tokenizer}): mine it again"
@@ -366,30 +342,6 @@ class TableNegatives:
         return {**self.__dict__, "_tables": {}}
 
 
-def open_vectors(root: str | Path, version: int, corpus: str | None = None) -> Embeddings:
-    """The memory-mapped vectors of the items, which were published with a table, with unit length.
-
-    Args:
-        root: folder of the versions.
-        version: its number.
-        corpus: fingerprint of the expected corpus; None accepts any.
-
-    Raises:
-        TableError: if the version is missing, unfinished, damaged, of another corpus, or was mined without
-            vectors.
-    """
-    folder = store.version_folder(root, version)
-    manifest = store.read_manifest(folder, TableError, [])
-    if manifest.get(_DIMENSION) is None:
-        raise TableError(f"{folder} was mined for a planner that uses no vectors; {TableError.remedy}")
-    _check_corpus(folder, manifest.get("corpus"), corpus)
-    store.read_manifest(folder, TableError, [f"{_ITEMS}.npy", f"{_VECTORS}.npy"])
-    rows, dimension = int(manifest[_ITEMS]), int(manifest[_DIMENSION])
-    ids = store.read_array(folder, _ITEMS, np.int32, (rows,), TableError, "r")
-    values = store.read_array(folder, _VECTORS, np.float16, (rows, dimension), TableError, "r")
-    return Embeddings(torch.from_numpy(ids.astype(np.int64)), values)
-
-
 def half(values: Tensor) -> NDArray[np.float16]:
     """Scores as float16.
 
@@ -412,8 +364,3 @@ def _shapes(rows: int, width: int) -> dict[str, tuple[int, ...]]:
         "scores": (rows, width),
         "positives": (rows, 3),
     }
-
-
-def _check_corpus(folder: Path, found: str | None, expected: str | None) -> None:
-    if expected is not None and found != expected:
-        raise TableError(f"{folder} was mined for another corpus ({found}, not {expected}): mine it again")

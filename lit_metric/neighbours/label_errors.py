@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,24 +111,11 @@ def find_label_errors(
         raise ValueError("all items have the same label, so none can be wrong")
     place = {name: number for number, name in enumerate(classes)}
     given = torch.tensor([place[label] for label in labels])
-    numbers: dict[Hashable, int] = {}
-    copies = torch.tensor(
-        [
-            numbers.setdefault(each, len(numbers))
-            for each in (range(len(given)) if contents is None else contents)
-        ]
-    )
-    evidence = torch.zeros(len(given), len(classes), dtype=torch.float64)
-    near: list[tuple[Tensor, Tensor]] = []
+    copies = numbered(range(len(given)) if contents is None else contents)
     with stage("comparing each item with the others", shown=progress):
-        for space in spaces:
-            unit = F.normalize(torch.from_numpy(np.ascontiguousarray(space, dtype=np.float32)), dim=1)
-            near.append(_neighbours(unit, copies, min(k, len(given))))
-            cosines, places = near[-1]
-            voters = Ragged(given[places].view(-1), torch.arange(places.numel() + 1))  # one label each
-            shares = knn_shares(voters, places.shape[1], len(classes), cosines, temperature)
-            evidence += (shares.double() + LEAST).log()
-            evidence += _left_out(unit, copies, given, len(classes), ridge) / ridge_temperature
+        evidence, near = _evidence(
+            spaces, given, len(classes), copies, k, temperature, ridge, ridge_temperature
+        )
     shares = (evidence / (len(spaces) * flatten)).softmax(dim=1)
     own = shares.gather(1, given[:, None])[:, 0]
     best, suggested = shares.scatter(1, given[:, None], -1.0).max(dim=1)
@@ -136,6 +123,64 @@ def find_label_errors(
     cosines, places = near[0]
     names = [classes[number] for number in suggested.tolist()]
     return LabelErrors((best - own).numpy(), names, log_odds.numpy(), places.numpy(), cosines.numpy())
+
+
+def numbered(contents: Iterable[Hashable]) -> Tensor:
+    """``[n]`` int64, equal for equal contents, counted from 0."""
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(each, len(numbers)) for each in contents], dtype=torch.int64)
+
+
+def label_probabilities(
+    spaces: Sequence[NDArray[Any]],
+    given: Tensor,
+    classes: int,
+    copies: Tensor,
+    k: int = 200,
+    temperature: float = 0.07,
+    ridge: float = 0.1,
+    ridge_temperature: float = 0.13,
+) -> Tensor:
+    """How probable each label is for each item, as the items of other content have it.
+
+    The evidence is that of :func:`find_label_errors`, without ``flatten``; a mean over the spaces.
+
+    Args:
+        spaces: ``[n, d]`` vectors each, such as those of the trained model and of its backbone.
+        given: ``[n]`` int64 labels, ``0 .. classes - 1``.
+        classes: how many there are.
+        copies: ``[n]`` int64, equal for items of equal content.
+        k, temperature, ridge, ridge_temperature: as there.
+
+    Returns:
+        ``[n, classes]`` float64; each row sums to 1.
+    """
+    evidence, _ = _evidence(spaces, given, classes, copies, k, temperature, ridge, ridge_temperature)
+    return (evidence / len(spaces)).softmax(dim=1)
+
+
+def _evidence(
+    spaces: Sequence[NDArray[Any]],
+    given: Tensor,
+    classes: int,
+    copies: Tensor,
+    k: int,
+    temperature: float,
+    ridge: float,
+    ridge_temperature: float,
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """``[n, classes]`` logarithms of both parts, added up over spaces, and the neighbours in each space."""
+    evidence = torch.zeros(len(given), classes, dtype=torch.float64)
+    near: list[tuple[Tensor, Tensor]] = []
+    for space in spaces:
+        unit = F.normalize(torch.from_numpy(np.ascontiguousarray(space, dtype=np.float32)), dim=1)
+        near.append(_neighbours(unit, copies, min(k, len(given))))
+        cosines, places = near[-1]
+        voters = Ragged(given[places].view(-1), torch.arange(places.numel() + 1))  # one label each
+        shares = knn_shares(voters, places.shape[1], classes, cosines, temperature)
+        evidence += (shares.double() + LEAST).log()
+        evidence += _left_out(unit, copies, given, classes, ridge) / ridge_temperature
+    return evidence, near
 
 
 def _neighbours(unit: Tensor, copies: Tensor, k: int) -> tuple[Tensor, Tensor]:

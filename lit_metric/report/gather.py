@@ -238,7 +238,7 @@ def _look(
     """Fill in what was mined, what poolings look at, what is wrong with the data, and what to do next."""
     data, items, seconds = inspected.data, report.items, report.seconds_to_write
     with _part(report, "negatives"), _timed(seconds, "mined negatives"):
-        report.negatives = _mined(inspected, encoded[1], report.missing)
+        report.negatives = _mined(inspected, encoded, report.missing)
     with _part(report, "attention"), _timed(seconds, "attention"):
         report.attention = _attention(inspected, items, ids, seed)
         if not report.attention:
@@ -336,18 +336,18 @@ def _check(inspected: Inspected, split: str | None, measured: Pair, run: Run, to
         )
 
 
-def _mined(inspected: Inspected, encoded: Encoded, missing: dict[str, str]) -> MinedNegatives | None:
-    """What the miner found, judged by the trained vectors of training items."""
+def _mined(inspected: Inspected, encoded: Pair, missing: dict[str, str]) -> MinedNegatives | None:
+    """What the miner found, judged by the vectors of training items."""
     data = inspected.data
     if inspected.folder is None:
         missing["negatives"] = "There is no folder of a run."
         return None
-    trained = torch.isin(encoded.ids, data.splits["train"]) if "train" in data.splits else None
-    vectors = None
-    if trained is not None and bool(trained.any()):
-        vectors = Embeddings(encoded.ids[trained], encoded.vectors[trained])
-    found = mined_negatives(inspected.folder / NEGATIVES, data, vectors)
-    if found is None:
+    spaces = []
+    for each in (encoded[1], None if inspected.compared else encoded[0]):  # the trained one first
+        if each is not None and "train" in data.splits:
+            own = torch.isin(each.ids, data.splits["train"])
+            spaces += [Embeddings(each.ids[own], each.vectors[own])] if bool(own.any()) else []
+    if (found := mined_negatives(inspected.folder / NEGATIVES, data, spaces)) is None:
         missing["negatives"] = "The run mined no negatives."
     return found
 

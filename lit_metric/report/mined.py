@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +13,23 @@ import torch
 
 from lit_metric.batching.plan import Plan
 from lit_metric.data import DataError
-from lit_metric.index import Embeddings, ExactIndex
+from lit_metric.index import Embeddings
 from lit_metric.mining import NegativeTable, TableError, open_vectors
 from lit_metric.mining.texts import text_of_items
-from lit_metric.neighbours.duplicates import normalized
-from lit_metric.report.chosen import labels_of
+from lit_metric.report.false_negatives import TEXTS_ONLY, Judge
 from lit_metric.report.structure import MinedAnchor, MinedCandidate, MinedNegatives, MinedVersion
 from lit_metric.store import SAMPLE
 
-VOTERS = 20
-"""Nearest labelled items that vote on an item's label."""
-MAJORITY = 0.7
-"""Share of the voters that must have the label."""
 
-RULE = (
-    "A kept candidate is called a likely false negative if at least 70% of its own 20 nearest labelled "
-    "training items have a label of the anchor, or if as many of the anchor's have a label of the candidate "
-    "(by the trained vectors, the item itself left out); or if its text equals that of the anchor or of one "
-    "of its positives but for case, blanks and punctuation at the end. The share is that of the newest "
-    "version's sampled anchors. How far to trust the rule was measured on other data, Banking77 with 5% of "
-    "the labels moved to the nearest class: it found {found} of the truly false negatives, and {precision} "
-    "of those that it named were false."
-)
-FOUND, PRECISION = "44%", "52%"
-TEXTS_ONLY = (
-    "There are no trained vectors of items with labels to judge by. A kept candidate is called a likely "
-    "false negative only if its text equals that of the anchor or of one of its positives but for case, "
-    "blanks and punctuation at the end, so most false negatives are not found. The share is that of the "
-    "newest version's sampled anchors."
-)
-
-
-def mined_negatives(folder: Path, data: Any, vectors: Embeddings | None = None) -> MinedNegatives | None:
+def mined_negatives(folder: Path, data: Any, spaces: Sequence[Embeddings] = ()) -> MinedNegatives | None:
     """What the versions of a run's table of negatives show.
 
     Args:
         folder: of the versions, ``RUN/negatives``. Samples stay there when old tables are removed.
         data: the run's DataModule, after it has read. If its texts are not those of the samples, there are
             no labels and no draws.
-        vectors: trained, of the training items, or some of them, under their global ids; None: likely false
-            negatives are found by their texts alone.
+        spaces: trained vectors, and perhaps untrained ones, of the training items, or of some of them, under
+            their global ids. Without any, likely false negatives are found by their texts alone.
 
     Returns:
         None if nothing was mined.
@@ -64,7 +41,7 @@ def mined_negatives(folder: Path, data: Any, vectors: Embeddings | None = None) 
     if not samples:
         return None
     known = _same_items(data, [*samples.values()])
-    judge = _Judge(data, samples, vectors) if known else None
+    judge = Judge(data, *_sampled(samples), spaces) if known else None
     plans = _plans(data, folder, samples) if known else None
     versions, before = [], None
     for sample in samples.values():
@@ -72,9 +49,7 @@ def mined_negatives(folder: Path, data: Any, vectors: Embeddings | None = None) 
         drawn = {} if plans is None else _drawn(data, folder, sample, plans, later)
         versions.append(_version(sample, before, drawn, judge, data))
         before = sample
-    rule = TEXTS_ONLY
-    if judge is not None and judge.votes:
-        rule = RULE.format(found=FOUND, precision=PRECISION)
+    rule = TEXTS_ONLY if judge is None else judge.rule
     kept = [
         each
         for anchor in versions[-1].anchors
@@ -112,73 +87,11 @@ def _same_items(data: Any, samples: list[dict[str, Any]]) -> bool:
     return text_of_items(data.items, data.vocabulary, ids) == [*texts.values()]
 
 
-class _Labels:
-    """The labels of all items."""
-
-    def __init__(self, data: Any) -> None:
-        self.names, self._offsets, self._places = labels_of(data, torch.arange(len(data.items)))
-
-    def __getitem__(self, number: int) -> list[int]:
-        """Places of an item's labels among ``names``; none where it has no labels."""
-        own: list[int] = self._places[self._offsets[number] : self._offsets[number + 1]].tolist()
-        return own
-
-
-class _Judge:
-    """Finds likely false negatives among the candidates of samples; see ``RULE``."""
-
-    def __init__(self, data: Any, samples: dict[int, dict[str, Any]], vectors: Embeddings | None) -> None:
-        self.data, self.labels = data, _Labels(data)
-        self.votes: dict[int, dict[int, float]] = {}
-        """By item, the share of its nearest labelled training items that have each label."""
-        self._texts: dict[int, set[Any]] = {}
-        if vectors is None or not self.labels.names:
-            return
-        trained = data.splits["train"]
-        trained = trained[torch.isin(trained, vectors.ids)]
-        voters = trained[torch.tensor([bool(self.labels[each]) for each in trained.tolist()]).bool()]
-        shown = {int(anchor["anchor"]) for sample in samples.values() for anchor in sample["anchors"]}
-        shown |= {
-            int(each["id"])
-            for sample in samples.values()
-            for anchor in sample["anchors"]
-            for each in anchor["candidates"]
-            if each["verdict"] == "kept"
-        }
-        ids = torch.tensor(sorted(shown), dtype=torch.int64)
-        ids = ids[torch.isin(ids, vectors.ids)]
-        if not len(ids) or len(voters) <= 1:
-            return
-        index = ExactIndex(device="cpu")
-        index.add(vectors.of(voters), voters)
-        _, near = index.search(vectors.of(ids), VOTERS, lambda rows, found, _: ids[rows][:, None] == found)
-        for item, row in zip(ids.tolist(), near.tolist(), strict=True):
-            counts: dict[int, float] = {}
-            found = [other for other in row if other >= 0]
-            for label in (label for other in found for label in self.labels[other]):
-                counts[label] = counts.get(label, 0) + 1 / len(found)
-            self.votes[item] = counts
-
-    def reason(self, anchor: int, candidate: int, text: str) -> str:
-        """By which part of the rule the candidate is likely a positive; "" if it isn't."""
-        if normalized(text) in self._own_texts(anchor):
-            return "its text is nearly that of the anchor or of a positive"
-        for item, other, whose in ((candidate, anchor, "its"), (anchor, candidate, "the anchor's")):
-            votes, labels = self.votes.get(item, {}), self.labels[other]
-            share = max((votes.get(label, 0.0) for label in labels), default=0.0)
-            if share >= MAJORITY - 1e-9:
-                name = "the anchor's" if whose == "its" else "its"
-                return f"{share:.0%} of {whose} nearest labelled items have {name} label"
-        return ""
-
-    def _own_texts(self, anchor: int) -> set[Any]:
-        if anchor not in self._texts:
-            own = torch.tensor([anchor])
-            positives = self.data.relations.positives(own, self.data.splits["train"]).values
-            ids = torch.cat([own, positives.cpu().long()])
-            texts = text_of_items(self.data.items, self.data.vocabulary, ids)
-            self._texts[anchor] = {normalized(text) for text in texts}
-        return self._texts[anchor]
+def _sampled(samples: dict[int, dict[str, Any]]) -> tuple[set[int], set[int]]:
+    """Ids of all sampled anchors, and of their kept candidates."""
+    anchors = [anchor for sample in samples.values() for anchor in sample["anchors"]]
+    kept = [each["id"] for anchor in anchors for each in anchor["candidates"] if each["verdict"] == "kept"]
+    return {int(each["anchor"]) for each in anchors}, {int(each) for each in kept}
 
 
 def _plans(
@@ -268,7 +181,7 @@ def _version(
     sample: dict[str, Any],
     before: dict[str, Any] | None,
     drawn: dict[int, set[int]],
-    judge: _Judge | None,
+    judge: Judge | None,
     data: Any,
 ) -> MinedVersion:
     """One version, from its sample and that of the version before."""
@@ -309,9 +222,7 @@ def _overlap(sample: dict[str, Any], before: dict[str, Any]) -> float | None:
     return sum(len(now[anchor] & earlier[anchor]) for anchor in both) / total if total else None
 
 
-def _anchor(
-    entry: dict[str, Any], drawn: dict[int, set[int]], judge: _Judge | None, data: Any
-) -> MinedAnchor:
+def _anchor(entry: dict[str, Any], drawn: dict[int, set[int]], judge: Judge | None, data: Any) -> MinedAnchor:
     anchor = int(entry["anchor"])
 
     def described(item: dict[str, Any], number: int) -> tuple[str, str]:

@@ -293,12 +293,14 @@ def test_many_texts_make_the_same_file_as_few(tmp_path, vocabulary, monkeypatch)
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_run_that_was_cut_off_goes_on(tmp_path, vocabulary, caplog):
+def test_a_run_that_was_cut_off_goes_on(tmp_path, vocabulary, caplog, monkeypatch):
     cut_off(tmp_path, 17)  # five blocks of three chunks, and two chunks more
     tokenizer = Bytes()
+    monkeypatch.setattr("lit_metric.data.progress.BETWEEN", 0.0)
     with caplog.at_level(logging.INFO, logger="lit_metric"):
         tokens = tokenize(vocabulary, tokenizer, tmp_path)
     assert "on after the 1500 texts" in caplog.text
+    assert f" 300 of {len(vocabulary) - 1500:,} texts, " in caplog.text
     assert sum(tokenizer.calls) == len(TEXTS) - 1500
     assert tokens.select(torch.arange(len(TEXTS))).tolist() == naive(list(range(len(TEXTS))))
     assert len(files(tmp_path)) == 1

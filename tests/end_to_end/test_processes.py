@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -77,8 +79,8 @@ def compare(alone: Path, together: Path) -> None:
 def test_two_ranks_are_one_run_in_one_folder(alone: Path, arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "runs" / "banking77").mkdir(parents=True)
     (tmp_path / "runs" / "banking77" / "config.yaml").touch()
-    done = subprocess.run(
-        on_two_ranks(*arguments),
+    done = forked.run(  # Lightning starts the second rank, as a fork of the first
+        on_two_ranks(*arguments, "--report"),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -95,6 +97,21 @@ def test_two_ranks_are_one_run_in_one_folder(alone: Path, arguments: list[str], 
     folder = tmp_path / "runs" / "banking77-2"
     assert int(yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["devices"]) == 2
     compare(alone, folder)
+    # The page is written once, by the first rank, after both have encoded their share of the measured items.
+    assert told.count(f"Wrote {Path('runs/banking77-2/report.html')}") == 1, told
+    assert not list(folder.glob("untrained*"))
+    page, written = (folder / "report.html").read_text(encoding="utf-8"), metrics(folder)
+    content = re.search(r'<script type="application/json" id="first">(.*?)</script>', page, re.DOTALL)
+    assert content is not None
+    shown = json.loads(content[1])
+    assert shown["run"]["warnings"] == []
+    assert shown["run"]["steps"] == written["steps"]
+    assert {row["name"] for row in shown["metrics"]} == set(written["after"])
+    for row in shown["metrics"]:
+        for when in ("before", "after"):
+            assert row[when]["value"] == written[when][row["name"]]
+        if (own := written["intervals"].get(row["name"])) is not None:
+            assert [row["change"]["low"], row["change"]["high"]] == own["change"]
 
 
 def test_two_ranks_of_a_launcher_with_workers_go_on_where_one_process_left_off(

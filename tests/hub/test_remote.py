@@ -85,7 +85,7 @@ KINDS: dict[str, Kind] = {
     "sets of static": lambda t: SetEncoder(
         StaticEncoder(t, MaxPooling(), max_lengths={"query": 2}, prompts={"query": "w20 "}), MeanPooling()
     ),
-    "conjunction of sets": lambda t: SetEncoder(TextEncoder(t), ConjunctionPooling(heads=2, hidden=5), 3),
+    "conjunction of sets": lambda t: SetEncoder(TextEncoder(t), ConjunctionPooling(2, 5, most_values=40), 3),
     "conjunction over tokens": lambda t: TextEncoder(t, ConjunctionPooling(hidden=4), max_length=9),
     "composed": lambda t: SetEncoder(
         TextEncoder(t, prompts={"query": "w20 "}), ComposedPooling(hidden=5, dropout=0.1)
@@ -178,9 +178,11 @@ def test_items_of_too_many_texts_are_refused_as_by_the_pooling(tiny: str, tmp_pa
     encoder = trained("conjunction of sets", tiny)
     hub.export(encoder, tmp_path)
     model = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True)
-    items = [["w5"], [f"w{number}" for number in range(5, 38)]]
+    assert hub.load(tmp_path).pooling.most_values == 40
+    items = [["w5"], [f"w{number % 20}" for number in range(41)]]
     for encode in (model.encode, encoder.encode):
-        with pytest.raises(ValueError, match=r"at most 32 .* of an item; .* has 33"):
+        encode([items[1][:40]])
+        with pytest.raises(ValueError, match=r"at most 40 .* of an item; .* has 41"):
             encode(items)
 
 

@@ -22,6 +22,7 @@ from lit_metric.losses import (
     DistillationKLLoss,
     GuidedLoss,
     HardestHingeLoss,
+    ICNNLoss,
     InfoNCELoss,
     LiftedStructureLoss,
     Loss,
@@ -116,6 +117,9 @@ PROTOTYPE_LOSSES: dict[str, Callable[..., Loss]] = {
     "prototypical": partial(PrototypicalLoss, temperature=0.5, learnable=True),
     "prototype-triplet": partial(PrototypeTripletLoss, margin=3.0),
 }
+
+# Losses of which weights change nothing; they have tests of their own, and these over ranks.
+UNWEIGHTED_LOSSES: dict[str, Callable[..., Loss]] = {"icnn": partial(ICNNLoss, neighbours=3)}
 
 
 def combination(name: str, block_rows: int = 1024) -> Loss:

@@ -114,6 +114,17 @@ def test_of_injected_copies_none_is_a_negative_while_plainly_most_are() -> None:
     assert torch.equal(block.negative, plain & ~of_copies)  # nothing else is left out
 
 
+def test_a_cluster_of_half_the_data_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    angles = torch.cat([torch.linspace(0, 1.5, 20), torch.linspace(2, 5, 20)])
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    for threshold, told in ((0.99, True), (0.9999, False)):
+        caplog.clear()
+        loss = DeduplicatedLoss(InfoNCELoss(), "none", threshold)
+        with caplog.at_level(logging.WARNING, logger="lit_metric.losses.deduplicated"):
+            loss.setup(LossContext(2, encode=lambda _: vectors))
+        assert ("takes 20 of 40 items for copies" in caplog.text) == told
+
+
 def test_turned_pairs_are_masked_alike() -> None:
     vectors = draws(10, 5)
     pairs = RelationPairs(Labels(LABELS), ANCHORS, CANDIDATES)

@@ -31,6 +31,7 @@ from tests.losses.cases import (
     LEARN_FROM_ONE_KIND,
     LOSSES,
     PROTOTYPE_LOSSES,
+    UNWEIGHTED_LOSSES,
     Labels,
 )
 
@@ -57,7 +58,7 @@ CASES = {
     "no candidates on one rank": Case(candidates=(0, 10)),
     "nothing on one rank": Case(anchors=(0, 8), candidates=(0, 10)),
 }
-EVERY_LOSS = {**LOSSES, **CLASS_LOSSES, **PROTOTYPE_LOSSES, **COMBINATIONS}
+EVERY_LOSS = {**LOSSES, **CLASS_LOSSES, **PROTOTYPE_LOSSES, **UNWEIGHTED_LOSSES, **COMBINATIONS}
 
 
 class Step(nn.Module):

@@ -29,7 +29,7 @@ def save(root: Path, corpus: str = "these items") -> int:
 
 
 def test_directions_come_back_by_id_memory_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_metric.mining.table._VECTOR_ROWS", 2)
+    monkeypatch.setattr("lit_metric.mining.published._VECTOR_ROWS", 2)
     save(tmp_path)
     source = pickle.loads(pickle.dumps(partial(open_vectors, tmp_path, corpus="these items")))
     vectors = source(1)

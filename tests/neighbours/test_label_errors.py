@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score
 
 from lit_metric.neighbours import label_errors as module
-from lit_metric.neighbours.label_errors import find_label_errors
+from lit_metric.neighbours.label_errors import find_label_errors, label_probabilities
 
 
 def noisy(seed: int = 0, classes: int = 8, count: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,3 +133,23 @@ def test_a_few_items_are_enough() -> None:
     copies = find_label_errors(np.ones((3, 2)), ["a", "b", "b"], contents=[0, 0, 0])
     assert np.isfinite(copies.score).all()
     assert (copies.neighbours == -1).all()
+
+
+def test_probabilities_are_those_behind_the_odds() -> None:
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 15)
+    spaces = [(np.eye(4)[labels] + draw.normal(size=(60, 4)) * 0.5).astype(np.float32) for _ in range(2)]
+    labels[7] = 2
+    found = find_label_errors(spaces, labels.tolist(), k=20)
+    shares = label_probabilities(spaces, torch.from_numpy(labels), 4, torch.arange(60), k=20).numpy()
+    assert shares.sum(axis=1) == pytest.approx(1)
+    for item, row in enumerate(shares):
+        others = [label for label in range(4) if label != labels[item]]
+        best = max(others, key=row.__getitem__)
+        assert best == found.suggested[item]
+        assert np.log(row[best]) - np.log(row[labels[item]]) == pytest.approx(found.log_odds[item])
+    # An item's own label has no part in it.
+    changed = labels.copy()
+    changed[7] = 0
+    again = label_probabilities(spaces, torch.from_numpy(changed), 4, torch.arange(60), k=20).numpy()
+    assert again[7] == pytest.approx(shares[7])

@@ -16,7 +16,8 @@ from lit_metric import MetricDataModule, Refresh
 from lit_metric.data import Batch, DataError
 from lit_metric.index import Embeddings
 from lit_metric.mining import Miner, NegativeTable, SimANS, versions
-from lit_metric.report.mined import MAJORITY, VOTERS, mined_negatives
+from lit_metric.report.false_negatives import LIKELY
+from lit_metric.report.mined import mined_negatives
 from lit_metric.report.structure import MinedAnchor
 from tests.small import Small, trainer
 
@@ -163,9 +164,9 @@ def judged(small: Small, tmp_path: Path) -> dict[str, MinedAnchor]:
     vectors = Embeddings(train, F.normalize(directions + noise, dim=1))
     table = Miner(filters=[], top_k=40, sample=100).mine(vectors, data.relations)
     table.save(tmp_path / "negatives", corpus=data.corpus, weights="", step=0, epoch=0)
-    found = mined_negatives(tmp_path / "negatives", data, vectors)
+    found = mined_negatives(tmp_path / "negatives", data, [vectors])
     assert found is not None
-    assert f"{MAJORITY:.0%} of its own {VOTERS} nearest" in found.rule
+    assert f"a probability of {LIKELY:.0%} or more" in found.rule
     anchors = {anchor.text: anchor for anchor in found.versions[0].anchors}
     kept = [each for anchor in anchors.values() for each in anchor.candidates if each.fate == "kept"]
     assert found.false_negative_share == sum(each.false_negative for each in kept) / len(kept)
@@ -180,7 +181,7 @@ def test_likely_false_negatives_by_neighbours_and_by_text(judged: dict[str, Mine
     for each in red:  # most of the moved anchor's neighbours are red
         assert each.label == "red"
         assert each.false_negative
-    assert any("of the anchor's nearest labelled items have its label" in each.reason for each in red)
+    assert any("its label has a probability of" in each.reason for each in red)
     for text, anchor in judged.items():
         for each in anchor.candidates:
             if each.fate != "kept":
@@ -191,7 +192,7 @@ def test_likely_false_negatives_by_neighbours_and_by_text(judged: dict[str, Mine
             elif moved.text not in (text, each.text):
                 assert not each.false_negative
             if each.text == moved.text and anchor.label == "red":
-                assert "of its nearest labelled items have the anchor's label" in each.reason
+                assert "the anchor's label has a probability of" in each.reason
 
 
 def test_a_sample_without_news_of_its_use_is_read(run: Any, tmp_path: Path) -> None:

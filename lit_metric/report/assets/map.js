@@ -1,7 +1,7 @@
 // The map: both times side by side, with one zoom, one selection and one picked item.
 
 const MOST_LISTED = 200;
-const map = { plots: [], hovered: -1, picked: -1, selected: [], isolated: null, tool: "pan", line: null, wanted: [], colouring: "", waiting: false };
+const map = { plots: [], hovered: -1, picked: -1, selected: [], isolated: null, tool: "pan", line: null, wanted: [], colouring: "", waiting: false, moving: false };
 
 function surface(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -13,7 +13,7 @@ function redraw() {
   requestAnimationFrame(() => {
     map.waiting = false;
     const background = abgr(surface("--plot"));
-    for (const { scatter } of map.plots) scatter.draw(background);
+    for (const { scatter } of map.plots) scatter.draw(background, map.moving);
     drawOverlays();
   });
 }
@@ -230,6 +230,11 @@ function renderMap() {
         scatter.transform = event.transform;
         scatter.overlay.__zoom = event.transform;
       }
+      map.moving = Boolean(event.sourceEvent);
+      redraw();
+    })
+    .on("end", () => {
+      map.moving = false;
       redraw();
     });
   const plots = el("div", { id: "map-plots" }, map.plots.map(({ when, name, scatter }) =>
@@ -248,9 +253,6 @@ function renderMap() {
   section.addEventListener("keydown", (event) => event.key === "Escape" && event.target.id !== "search" && clearMap());
   map.plots.forEach(({ scatter }) => wire(scatter));
   recolour(colourings().length ? colourings()[0][0] : "split");
-  // The first pointer on a map of many points shall not wait for its tree.
-  const soon = window.requestIdleCallback || ((call) => setTimeout(call, 200));
-  map.plots.forEach(({ scatter }) => soon(() => scatter.grow()));
   new ResizeObserver(() => {
     for (const { scatter } of map.plots) scatter.resize();
     redraw();

@@ -5,6 +5,7 @@ const DIM = 0;
 const PLAIN = 1;
 const BRIGHT = 2;
 const MANY = 20000;
+const CELLS = 256; // of the grid that finds points, in each direction
 
 // A disc as offsets from its middle, each with how much of its pixel is covered (0 .. 255).
 function disc(radius) {
@@ -28,7 +29,7 @@ class Scatter {
     this.points = el("canvas", { class: "points", "aria-hidden": "true" });
     this.overlay = el("canvas", { class: "overlay", tabindex: "0", role: "application", "aria-roledescription": "map", "aria-label": `Map, ${name}`, "aria-describedby": "map-help" });
     this.node = el("div", { class: "plot" }, this.points, this.overlay);
-    this.tree = null;
+    this.grid = null;
   }
 
   resize() {
@@ -67,15 +68,47 @@ class Scatter {
     return Math.min(9, base * this.transform.k ** 0.35);
   }
 
-  draw(background) {
+  // Of many points in motion, edges are not smoothed: pixels are covered or not.
+  draw(background, moving = false) {
     if (!this.image && !this.resize()) return;
-    const { width, height } = this.points;
-    const { pixels, places, ratio } = this;
-    const { colours, levels } = this.style;
+    const { pixels, ratio } = this;
     const frame = this.frame();
     const [unit, left, top] = [frame.unit * ratio, frame.left * ratio, frame.top * ratio];
     const radius = this.radius() * ratio;
     pixels.fill(background);
+    if (moving && data.count > MANY) this.stamps(background, unit, left, top, radius);
+    else this.discs(unit, left, top, radius);
+    this.context.putImageData(this.image, 0, 0);
+  }
+
+  stamps(background, unit, left, top, radius) {
+    const { width, height } = this.points;
+    const { pixels, places } = this;
+    const { colours, levels } = this.style;
+    const part = (colour, shift) => (colour >> shift) & 255;
+    const faint = (colour, shift) => Math.round(0.35 * part(colour, shift) + 0.65 * part(background, shift)) << shift;
+    for (const level of [DIM, PLAIN, BRIGHT]) {
+      const stamp = disc(level === BRIGHT ? radius * 1.35 : radius).filter(([, , covered]) => covered > 127);
+      const reach = Math.ceil(radius * 1.35) + 1;
+      const offsets = Int32Array.from(stamp, ([dx, dy]) => dy * width + dx);
+      const count = offsets.length;
+      for (let i = 0, n = levels.length; i < n; i++) {
+        if (levels[i] !== level) continue;
+        const px = (left + places[2 * i] * unit) | 0;
+        const py = (top + places[2 * i + 1] * unit) | 0;
+        if (px < reach || py < reach || px >= width - reach || py >= height - reach) continue;
+        let colour = colours[i];
+        if (level === DIM) colour = 0xff000000 | faint(colour, 16) | faint(colour, 8) | faint(colour, 0);
+        const middle = py * width + px;
+        for (let s = 0; s < count; s++) pixels[middle + offsets[s]] = colour;
+      }
+    }
+  }
+
+  discs(unit, left, top, radius) {
+    const { width, height } = this.points;
+    const { pixels, places } = this;
+    const { colours, levels } = this.style;
     for (const level of [DIM, PLAIN, BRIGHT]) {
       const stamp = disc(level === BRIGHT ? radius * 1.35 : radius);
       const reach = Math.ceil(radius * 1.35) + 1;
@@ -108,23 +141,56 @@ class Scatter {
         }
       }
     }
-    this.context.putImageData(this.image, 0, 0);
   }
 
-  // A tree of the points, which finds the nearest one.
-  grow() {
-    this.tree ||= d3
-      .quadtree()
-      .x((i) => this.places[2 * i])
-      .y((i) => this.places[2 * i + 1])
-      .addAll(Array.from({ length: data.count }, (_, i) => i));
+  // The points of each cell of a grid, one cell after the other: those of cell c are order[starts[c] .. starts[c + 1]].
+  sort() {
+    const starts = new Uint32Array(CELLS * CELLS + 1);
+    const cells = new Uint16Array(data.count);
+    for (let i = 0; i < data.count; i++) {
+      cells[i] = (this.places[2 * i + 1] >> 8) * CELLS + (this.places[2 * i] >> 8);
+      starts[cells[i] + 1]++;
+    }
+    for (let cell = 0; cell < CELLS * CELLS; cell++) starts[cell + 1] += starts[cell];
+    const next = starts.slice();
+    const order = new Uint32Array(data.count);
+    for (let i = 0; i < data.count; i++) order[next[cells[i]]++] = i;
+    return { starts, order };
+  }
+
+  // The point nearest to a place on the map (0 .. 65535), at most `reach` away; -1 if there is none. It looks
+  // through rings of cells around the place, until no cell can hold a nearer one.
+  nearest(x, y, reach) {
+    this.grid ||= this.sort();
+    const { starts, order } = this.grid;
+    const [column, row] = [x, y].map((value) => Math.max(0, Math.min(CELLS - 1, Math.floor(value / 256))));
+    let [best, distance] = [-1, reach * reach];
+    const look = (cellX, cellY) => {
+      if (cellX < 0 || cellY < 0 || cellX >= CELLS || cellY >= CELLS) return;
+      const cell = cellY * CELLS + cellX;
+      for (let at = starts[cell]; at < starts[cell + 1]; at++) {
+        const i = order[at];
+        const found = (this.places[2 * i] - x) ** 2 + (this.places[2 * i + 1] - y) ** 2;
+        if (found < distance || (found === distance && best < 0)) [best, distance] = [i, found];
+      }
+    };
+    for (let ring = 0; ring < CELLS && ((ring - 1) * 256) ** 2 <= distance; ring++) {
+      for (let step = -ring; step <= ring; step++) {
+        look(column + step, row - ring);
+        if (ring) look(column + step, row + ring);
+      }
+      for (let step = 1 - ring; step < ring; step++) {
+        look(column - ring, row + step);
+        look(column + ring, row + step);
+      }
+    }
+    return best;
   }
 
   // The item whose point is nearest to a place in CSS pixels, at most `reach` of them away; -1 if there is none.
   find(x, y, reach = 12) {
-    this.grow();
     const { unit, left, top } = this.frame();
-    return this.tree.find((x - left) / unit, (y - top) / unit, reach / unit) ?? -1;
+    return this.nearest((x - left) / unit, (y - top) / unit, reach / unit);
   }
 
   // Items inside of a closed line of CSS pixels.

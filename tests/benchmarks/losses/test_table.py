@@ -33,6 +33,7 @@ ELSEWHERE = {
     # and these have none yet.
     "AsymmetricLoss",
     "NormRatioLoss",
+    "ICNNLoss",
     "PrototypeTripletLoss",
     "PrototypicalLoss",
     "WhiteningMSELoss",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from benchmarks.methods.edits import MOST, package_edits
 
 
-def test_pairs_differ_in_one_tag_of_one_facet() -> None:
+def test_pairs_differ_in_one_tag_of_one_facet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.methods.edits.QUERIES", 1000)
     draw = random.Random(0)
     tags = ["use::a", "use::b", "use::c", "role::x", "role::y", "area::p"]
     packages = [
@@ -41,3 +44,13 @@ def test_a_group_is_in_one_split_and_a_reference_is_not_its_own_target() -> None
     rows = package_edits(packages)
     assert len({row["split"] for row in rows}) == 1
     assert all(row["reference"] not in row["target"] for row in rows)
+
+
+def test_of_a_large_group_a_few_queries_are_taken() -> None:
+    packages = [
+        {"synopsis": f"no {number}", "tags": ["role::x", f"culture::{number}"]} for number in range(30)
+    ]
+    rows = package_edits(packages)
+    assert len(rows) == 20  # of 30 · 29
+    assert len({row["reference"] for row in rows}) > 10
+    assert sorted(map(str, package_edits(packages[::-1]))) == sorted(map(str, rows))
