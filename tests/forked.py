@@ -91,7 +91,9 @@ def _become(command: Sequence[str], environment: dict[str, str]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(environment)
-        for logger in [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]:
+        logging.root.handlers.clear()
+        logging.root.setLevel(logging.WARNING)
+        for logger in map(logging.getLogger, logging.root.manager.loggerDict):
             for handler in list(logger.handlers):
                 if type(handler) is logging.StreamHandler:
                     handler.stream = sys.stderr

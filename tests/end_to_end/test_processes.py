@@ -79,7 +79,7 @@ def compare(alone: Path, together: Path) -> None:
 def test_two_ranks_are_one_run_in_one_folder(alone: Path, arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "runs" / "banking77").mkdir(parents=True)
     (tmp_path / "runs" / "banking77" / "config.yaml").touch()
-    done = subprocess.run(
+    done = forked.run(  # Lightning starts the second rank, as a fork of the first
         on_two_ranks(*arguments, "--report"),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

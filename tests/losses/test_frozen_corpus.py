@@ -157,3 +157,43 @@ def test_composed_queries_on_two_ranks_learn_as_on_one(pool: RankPool) -> None:
     for number, expected in enumerate(alone):  # DDP takes the mean
         found = torch.stack([gradients[number] for _, gradients in several]).mean(0)
         torch.testing.assert_close(found, expected)
+
+
+def test_a_composer_learns_more_from_all_targets_than_from_those_of_a_small_batch() -> None:
+    """3,000 targets: 150 things in 20 colours. The word for a colour is a turned copy of what it adds to a
+    thing. A query is a thing of one colour and the word for another; things of the test were never seen."""
+    torch.manual_seed(0)
+    things, words, turn = torch.randn(150, 48), torch.randn(20, 48), torch.linalg.qr(torch.randn(48, 48))[0]
+    things, words = (torch.nn.functional.normalize(each, dim=1) for each in (things, words))
+    targets = torch.nn.functional.normalize(things[:, None] + 0.7 * (words @ turn), dim=2).flatten(0, 1)
+
+    def draw(count: int, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """References, words and targets."""
+        thing, old, new = (torch.randint(*ends, (count,)) for ends in ((first, last), (0, 20), (0, 20)))
+        return thing * 20 + old, new, thing * 20 + new
+
+    def composed(pooling: ComposedPooling, references: Tensor, edits: Tensor) -> Tensor:
+        texts = torch.stack([targets[references], words[edits]], dim=1).flatten(0, 1)
+        return pooling(Ragged.from_lengths(texts, torch.full((len(references),), 2)))
+
+    test, hits = draw(500, 120, 150), {}
+    for whole in (False, True):
+        torch.manual_seed(1)
+        corpus = FrozenCorpus("a folder", None)
+        corpus.setup(LossContext(48, corpus=torch.arange(3000), encode=lambda _, ids: targets[ids]))
+        pooling, loss = ComposedPooling(dimension=48), InfoNCELoss(0.05)
+        optimizer = torch.optim.AdamW(pooling.parameters(), lr=3e-3)
+        for _ in range(60):
+            references, edits, ids = draw(4, 0, 120)
+            queries, candidates, own = composed(pooling, references, edits), targets[ids], ids
+            if whole:
+                candidates, ids = corpus.append(queries, candidates, ids)
+            pairs = DensePairs(ids == own[:, None], ids != own[:, None])
+            optimizer.zero_grad()
+            loss.on_pairs(queries, candidates, pairs)["loss"].backward()
+            optimizer.step()
+        with torch.no_grad():
+            scores = composed(pooling, *test[:2]) @ targets.T
+        better = (scores > scores.gather(1, test[2][:, None])).sum(dim=1)
+        hits[whole] = float((better < 10).float().mean())
+    assert hits[True] > hits[False] + 0.3
