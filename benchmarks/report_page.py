@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.chromium import Browser, browser, why_not
+from benchmarks.engine.measures import processor
 from lit_metric.report.page import write_page
 from lit_metric.report.projection import Method, project
 from tests.report.made import made_report
@@ -192,7 +192,7 @@ def main() -> None:
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write and print figures with the machine that they are of."""
-    machine = {"cores": os.cpu_count(), "processor": platform.processor(), "load": os.getloadavg()}
+    machine = {"processor": processor(), "load": os.getloadavg()}
     text = json.dumps({"machine": machine, **content}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
     print(text)
