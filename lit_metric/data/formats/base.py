@@ -181,24 +181,36 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
     return {name: each for name, each in rows.items() if each[1]} or {"train": ("train", [])}
 
 
-def _guess_split(columns: Mapping[str, Columns]) -> str | None:
-    """A column ``split`` that names splits, or None; one log line names it."""
-    if columns.keys() - {"predict"} != {"train"}:
+def guess_split(tables: Mapping[str, Table]) -> tuple[str, Counter[str]] | None:
+    """A column ``split`` of ``train`` that names splits, and the rows of each split; None if there is none,
+    or if there are other sources than ``train``."""
+    if tables.keys() - {"predict"} != {"train"}:
         return None
-    table = columns["train"].table
-    column = table.guess(("split",))
+    column = tables["train"].guess(("split",))
     if column is None:
         return None
-    found = Counter(
-        SPELLINGS.get(value, value) if isinstance(value, str) else None for value in table.peek(column)
-    )
+    found = Counter(split_named(value) for value in tables["train"].peek(column))
     if len(found) < 2 or "train" not in found or not {*found} <= {*SPLITS}:
         return None
+    return column, found
+
+
+def split_named(value: Any) -> str:
+    """The split that a cell names, by one spelling."""
+    return SPELLINGS.get(value, value) if isinstance(value, str) else ""
+
+
+def _guess_split(columns: Mapping[str, Columns]) -> str | None:
+    """See :func:`guess_split`; one log line names the column."""
+    guessed = guess_split({name: each.table for name, each in columns.items()})
+    if guessed is None:
+        return None
+    column, found = guessed
     logger.info(
         "column %r of %s says which split each row belongs to (%s); set split to null to have a share held "
         "out instead",
         column,
-        table.name,
+        columns["train"].table.name,
         ", ".join(f"{name}: {found[name]}" for name in SPLITS if name in found),
     )
     return column

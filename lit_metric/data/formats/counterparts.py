@@ -12,7 +12,7 @@ from typing import Any
 
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.errors import DataError
-from lit_metric.data.formats.base import ReadOptions
+from lit_metric.data.formats.base import AUTO, ReadOptions, guess_split, split_named
 from lit_metric.data.formats.pairs import Pairs
 from lit_metric.data.table import Part, Table
 
@@ -112,8 +112,9 @@ class CounterpartPairs(Pairs):
     A row has an anchor x, a text y that means the same, and a negative x' that was made of x by a small edit.
     The same edit makes y' of y (:func:`transfer_edit`). Then x is paired with y and has the negative y'; and
     x' is paired with y', and has the negative y, in a row that is added to the training table. Rows in which
-    the edited words are not in y stay as they are, and a line of the log counts the others. With a loss in
-    both directions this is TripletCLIP on texts::
+    the edited words are not in y stay as they are, and a line of the log counts the others. Validation and
+    test rows stay as they are, too, unless a share of the training table is held out for validation. With a
+    loss in both directions this is TripletCLIP on texts::
 
         model:
           loss:
@@ -145,11 +146,17 @@ class CounterpartPairs(Pairs):
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         """See :meth:`Pairs.read`."""
         if "train" in tables:
-            tables = {**tables, "train": self.with_counterparts(tables["train"])}
+            guessed = guess_split(tables) if self.split == AUTO else None
+            column = guessed[0] if guessed else None if self.split == AUTO else self.split
+            tables = {**tables, "train": self.with_counterparts(tables["train"], column)}
         return super().read(tables, reading)
 
-    def with_counterparts(self, table: Table) -> Table:
+    def with_counterparts(self, table: Table, split: str | None = None) -> Table:
         """The training table with the counterparts of its rows.
+
+        Args:
+            table: the training table.
+            split: its column that names the splits; rows of others than ``train`` stay as they are.
 
         Raises:
             DataError: when there is not one column of negatives.
@@ -162,14 +169,18 @@ class CounterpartPairs(Pairs):
         names = chosen["anchor"], chosen["positive"], chosen["negative"][0]
         parts: list[Part] = []
         added: dict[str, list[Any]] = {name: [] for name in table.columns}
+        count = 0
         for part in table.parts:
             rows = [*zip(*(part.load(name) for name in names), strict=True)]
+            named = part.load(split) if split in table.columns else ["train"] * len(rows)
+            trained = [split_named(value) == "train" for value in named]
             made = [
                 transfer_edit(x, edited, y)
-                if all(isinstance(each, str) and each.strip() for each in (x, y, edited))
+                if train and all(isinstance(each, str) and each.strip() for each in (x, y, edited))
                 else None
-                for x, y, edited in rows
+                for (x, y, edited), train in zip(rows, trained, strict=True)
             ]
+            count += sum(trained)
             kept = [
                 number
                 for number, text in enumerate(made)
@@ -186,10 +197,10 @@ class CounterpartPairs(Pairs):
             added[names[0]] += [rows[number][2] for number in kept]
             added[names[1]] += [made[number] for number in kept]
             added[names[2]] += [rows[number][1] for number in kept]
-        count = len(added[names[0]])
-        log.info("%s: %d of %d rows have a counterpart", table.name, count, len(table))
-        if count:
-            more = Part(f"counterparts of {table.name}", count, table.columns, added.__getitem__)
+        found = len(added[names[0]])
+        log.info("%s: %d of %d training rows have a counterpart", table.name, found, count)
+        if found:
+            more = Part(f"counterparts of {table.name}", found, table.columns, added.__getitem__)
             parts.append(more)
         return Table(parts)
 

@@ -57,7 +57,7 @@ def test_both_texts_get_a_counterpart(caplog: pytest.LogCaptureFixture) -> None:
         ("a red bus", "a scarlet coach", 1.0),  # the edited word isn't there, so the row stays as it is
         ("a red bus", "a blue bus", 0.0),
     }
-    assert "1 of 2 rows have a counterpart" in caplog.text
+    assert "1 of 2 training rows have a counterpart" in caplog.text
 
 
 def test_only_training_rows_are_changed() -> None:
@@ -68,6 +68,30 @@ def test_only_training_rows_are_changed() -> None:
     )
     assert ours == plain
     assert ("a black dog", "a white dog", 0.0) in ours
+
+
+@pytest.mark.parametrize("split", ["auto", "part"])
+def test_rows_of_other_splits_in_the_same_table_stay(split: str) -> None:
+    column = "split" if split == "auto" else split
+    rows = [
+        {
+            **ROWS[0],
+            column: name,
+            "caption": f"{name}: a black dog",
+            "negative": f"{name}: a white dog",
+        }
+        for name in ("train", "val", "test")
+    ]
+    data = read(
+        CounterpartPairs("caption", "caption2", "negative", split=split),
+        train=read_table([{**ROWS[1], column: "train"}, *rows]),
+    )
+    assert ("train: a white dog", "the dog is white", 1.0) in known(data, "train")
+    for name, written in (("validation", "val"), ("test", "test")):
+        assert known(data, name) == {
+            (f"{written}: a black dog", "the dog is black", 1.0),
+            (f"{written}: a black dog", f"{written}: a white dog", 0.0),
+        }
 
 
 def test_other_columns_go_along_and_rows_keep_their_places() -> None:
