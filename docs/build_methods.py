@@ -24,32 +24,42 @@ NOT_YET = "not measured yet"
 
 
 def claims(known: Mapping[str, Entry], found: Mapping[str, Any]) -> str:
-    """The table of claims, with the difference that decided and its two intervals."""
+    """The table of measured claims, each with the difference that decided and its two intervals; below it,
+    what is still to be measured, and which measured entries make no claim."""
     lines = ["| | claim | here | difference | over seeds | over queries |", "| --- " * 6 + "|"]
+    left: list[str] = []
+    silent: list[str] = []
     for entry in known.values():
         link = f"[{entry.key}](#{slug(entry)})"
         measured = {claim["words"]: claim for claim in found.get(entry.key, {}).get("claims", ())}
         for claim in entry.claims:
-            cells = [link, claim.words, *outcome(claim, measured.get(claim.words))]
-            lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+            cells = outcome(claim, measured.get(claim.words))
+            if cells is None:
+                left.append(link)
+            else:
+                lines.append(f"| {' | '.join([link, claim.words, *cells])} |".replace("|  |", "| |"))
         if not entry.claims:
-            lines.append(f"| {link} | {entry.title} | {NOT_YET} | | | |")
+            (silent if entry.key in found else left).append(link)
+    if left:
+        lines += ["", fill(f"{NOT_YET.capitalize()}: {', '.join(dict.fromkeys(left))}.")]
+    if silent:
+        lines += ["", fill(f"Measured, and no claim: {', '.join(silent)}.")]
     return "\n".join(lines)
 
 
-def outcome(claim: Claim, measured: Mapping[str, Any] | None) -> list[str]:
-    """What became of a claim, and the numbers behind it.
+def outcome(claim: Claim, measured: Mapping[str, Any] | None) -> list[str] | None:
+    """What became of a claim, and the numbers behind it; None if it isn't measured.
 
     Example:
-        >>> outcome(Claim("A helps", "a", "b", "map@r"), None)
-        ['not measured yet', '', '', '']
+        >>> outcome(Claim("A helps", "a", "b", "map@r"), None) is None
+        True
     """
     if measured is None or measured["difference"] is None:
-        return [NOT_YET, "", "", ""]
+        return None
     difference = measured["difference"]
     title = TITLES.get(claim.measure, f"`{claim.measure}`")
     bounds = [interval(difference[name]) for name in ("over_seeds", "over_queries")]
-    return [f"**{measured['outcome']}**", f"{difference['mean']:+.3f} {title}", *bounds]
+    return [f"**{measured['outcome']}**", f"{signed(difference['mean'])} {title}", *bounds]
 
 
 def interval(bounds: Sequence[float] | None) -> str:
@@ -61,7 +71,18 @@ def interval(bounds: Sequence[float] | None) -> str:
     """
     if bounds is None:
         return "–"
-    return " … ".join(f"{bound:+.3f}".replace("-", "−") for bound in bounds)
+    return " … ".join(map(signed, bounds))
+
+
+def signed(number: float) -> str:
+    """Three digits with a sign, which 0 has none of; two from ten on.
+
+    Example:
+        >>> signed(-0.2534), signed(0.0001), signed(13.27)
+        ('−0.253', '0.000', '+13.27')
+    """
+    digits = 2 if abs(number) >= 10 else 3
+    return f"{0:.{digits}f}" if not round(number, digits) else f"{number:+.{digits}f}".replace("-", "−")
 
 
 def slug(entry: Entry) -> str:

@@ -16,7 +16,16 @@ def test_what_is_not_measured_is_said_to_be() -> None:
     entry = entries()["B5"]
     assert "**What it did here.** Not measured yet." in section(entry, None)
     table = claims({"B5": entry}, {})
-    assert table.count("not measured yet") == len(entry.claims)
+    assert table.endswith("\n\nNot measured yet: [B5](#b5-hard-classes-in-a-batch).")
+    assert len(table.splitlines()) == 4  # and nothing stands in the table
+
+
+def test_an_entry_without_a_claim_is_named_when_it_is_measured() -> None:
+    known = {"C4": entries()["C4"]}
+    assert "Not measured yet: [C4]" in claims(known, {})
+    assert claims(known, {"C4": {"claims": []}}).endswith(
+        "Measured, and no claim: [C4](#c4-sugarcrepe-by-subset)."
+    )
 
 
 def test_a_claim_stands_with_its_difference_and_both_intervals() -> None:
