@@ -38,6 +38,16 @@ def test_a_twentieth_of_the_labels_is_changed(noise: str) -> None:
             assert after[place] == max(others, key=lambda number: means[number] @ own)
 
 
+def test_what_is_changed_does_not_depend_on_what_a_fit_holds_out() -> None:
+    # A fit with the same seed draws its validation items from a permutation, too.
+    labels = np.arange(4000) % 8
+    vectors = np.eye(8, dtype=np.float32)[labels]
+    for seed in range(3):
+        _, which = label_errors.changed(labels, vectors, "random", seed)
+        drawn = np.random.default_rng(seed).permutation(4000)[:400]
+        assert 5 <= which[drawn].sum() <= 40  # 20 expected; 4.4 standard deviations
+
+
 def test_the_vote_is_a_share_of_the_others() -> None:
     vectors, labels = corpus()
     cosines = vectors @ vectors.T
