@@ -151,15 +151,33 @@ def _watched(report: Report) -> Curve | None:
 
 
 def _suspects(report: Report) -> Advice | None:
-    suspects, more = _at_least(report, "label errors", "suspicion", STRONG)
+    suspects, more = _at_least(report, "suspected labels", "suspicion", STRONG)
     items = len(report.items)
     if not items or suspects <= max(2, SUSPECTED * items):
         return None
     return Advice(
         "Look at the suspected labels first: wrong labels hold back training and falsify results.",
-        f"{suspects}{more} of {items} labels have much against them (a suspicion of {STRONG:g} or more)",
+        f"{suspects}{more} of {items} labels have much against them (a suspicion of {STRONG:g} or more)"
+        f"{_most_in(report)}",
         "--data.exclude suspects.csv",
     )
+
+
+def _most_in(report: Report) -> str:
+    """Of the split in which strong suspects are three times as frequent as elsewhere, their number."""
+    names = report.items.splits
+    found = dict.fromkeys(names, 0)
+    for each in report.problems:
+        if each.name == "suspected labels":
+            odds, split = each.columns.index("suspicion"), each.columns.index("of_split")
+            for row in each.rows:
+                found[row[split]] += row[odds] >= STRONG
+    sizes = {name: int((report.items.split == number).sum()) for number, name in enumerate(names)}
+    for name in names:
+        others, elsewhere = len(report.items) - sizes[name], sum(found.values()) - found[name]
+        if others and sizes[name] and found[name] / sizes[name] > 3 * max(elsewhere, 1) / others:
+            return f"; {found[name]} of them are among the {sizes[name]} items of {name}"
+    return ""
 
 
 def _at_least(report: Report, name: str, column: str, bound: float) -> tuple[int, str]:

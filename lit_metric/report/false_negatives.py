@@ -32,7 +32,9 @@ TEXTS = (
 END = " The share is that of the newest version's sampled anchors."
 RULE = (
     f"{START}the label of the anchor has a probability of {LIKELY:.0%} or more for the candidate, or that of "
-    "the candidate for the anchor; or if " + TEXTS + ". The probability is that of the list of label errors: "
+    "the candidate for the anchor; or if "
+    + TEXTS
+    + ". The probability is that of the list of suspected labels: "
     "by the nearest items and a linear classifier, the item itself left out. How far to trust the rule was "
     "measured on other data, Banking77 with 5% of the labels moved to the nearest class, and a small head "
     "trained on them: it found {found} of the truly false negatives, and {precision} of those that it named "

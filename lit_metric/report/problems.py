@@ -140,12 +140,13 @@ def _label_errors(
     strong = sum(each[0] >= STRONG for each in suspects)
     return _list(
         items,
-        "label errors",
+        "suspected labels",
         "Labels that are probably wrong, the most suspicious first: the nearest items with other texts and a "
         "linear classifier, both without the item itself, say another label. The suspicion is the natural "
         "logarithm of how many times as probable the suggested label is as the given one. "
-        f"{strong} have {STRONG:g} or more: where classes are apart, most of these are wrong. Expect right "
-        "ones where two classes overlap, and more of them below. Correct the label, or leave the row out.",
+        f"{strong} have {STRONG:g} or more{_by_split(items, suspects)}: where classes are apart, most of "
+        "these are wrong. Expect right ones where two classes overlap, and more of them below. Correct the "
+        "label, or leave the row out.",
         "suspects.csv",
         [place for _, place, *_ in suspects],
         {
@@ -155,6 +156,18 @@ def _label_errors(
             "nearest_of_suggested": [nearest for *_, nearest in suspects],
         },
     )
+
+
+def _by_split(items: Items, suspects: list[tuple[float, int, str, str, str]]) -> str:
+    """Where the strong suspects are, such as " (3 of 90 in train, 1 of 10 in test)"; nothing of one split."""
+    strong = [items.split[place] for odds, place, *_ in suspects if odds >= STRONG]
+    if len(items.splits) < 2 or not strong:
+        return ""
+    counts = (
+        (strong.count(number), int((items.split == number).sum()), name)
+        for number, name in enumerate(items.splits)
+    )
+    return f" ({', '.join(f'{found} of {total} in {name}' for found, total, name in counts if found)})"
 
 
 def _telling(vectors: Tensor | None, threshold: float) -> NDArray[np.float32] | None:

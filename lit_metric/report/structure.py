@@ -338,7 +338,7 @@ class ProblemList:
     """Rows that a person should look at.
 
     Args:
-        name: "label errors", "near duplicates", "leaks", "odd texts".
+        name: "suspected labels", "near duplicates", "leaks", "odd texts".
         explanation: what the list is and how sure it is, in a sentence.
         rows: of ``columns``, plain values; the first columns are file and row, in the form of --data.exclude.
         columns: names.

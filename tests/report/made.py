@@ -351,7 +351,7 @@ def _problems(items: Items, hostile: bool) -> list[ProblemList]:
     twins = [["data/train.csv", i + 1, "data/train.csv", i + 2, 0.99] for i in range(120)]
     return [
         ProblemList(
-            "label errors",
+            "suspected labels",
             "Items whose neighbours have another label; about 8 of 10 are wrong.",
             columns,
             suspects,

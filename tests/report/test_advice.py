@@ -30,10 +30,15 @@ def metric(before: float, after: float, low: float | None = None, high: float | 
     return MetricRow("map@r", Interval(before), Interval(after), change, 0 if low is None else 100)
 
 
-def problem(name: str, strong: int, weak: int = 0, total: int | None = None) -> ProblemList:
-    column, high, low = {"leaks": ("equal_texts", True, False), "label errors": ("suspicion", 6.5, 5.5)}[name]
-    rows: list[list[Any]] = [["a.csv", row, high if row < strong else low] for row in range(strong + weak)]
-    return ProblemList(name, "", ["file", "row", column], rows, [], total or len(rows), "")
+def problem(
+    name: str, strong: int, weak: int = 0, total: int | None = None, split: str = "train"
+) -> ProblemList:
+    columns = {"leaks": ("equal_texts", True, False), "suspected labels": ("suspicion", 6.5, 5.5)}
+    column, high, low = columns[name]
+    rows: list[list[Any]] = [
+        ["a.csv", row, split, high if row < strong else low] for row in range(strong + weak)
+    ]
+    return ProblemList(name, "", ["file", "row", "of_split", column], rows, [], total or len(rows), "")
 
 
 def rows(*sizes: int) -> list[ClassRow]:
@@ -75,8 +80,8 @@ FIRES: list[tuple[str, str, str, Report]] = [
     ("false", "belong to their anchor", "20%", report(negatives=MinedNegatives([], 0.2, ""))),
     ("rising", "still rising", "0.5500 to 0.6000", report([0.4, 0.5, 0.55, 0.6])),
     ("fell", "fell after its best", "0.6000 at step 1", report([0.4, 0.6, 0.55])),
-    ("suspects", "suspected labels", "5 of 100", report(problems=[problem("label errors", 5, 3)])),
-    ("many suspects", "labels", "5 or more of 100", report(problems=[problem("label errors", 5, 0, 9)])),
+    ("suspects", "suspected labels", "5 of 100", report(problems=[problem("suspected labels", 5, 3)])),
+    ("many suspects", "labels", "5 or more of 100", report(problems=[problem("suspected labels", 5, 0, 9)])),
     (
         "swallows",
         "'class 2' takes",
@@ -95,14 +100,14 @@ QUIET: list[tuple[str, Report]] = [
     ("no metrics", report(metrics=[])),
     ("one leak", report(problems=[problem("leaks", 1)])),
     ("texts of two splits are alike", report(problems=[problem("leaks", 1, weak=40)])),
-    ("classes overlap", report(problems=[problem("label errors", 1, weak=40)])),
+    ("classes overlap", report(problems=[problem("suspected labels", 1, weak=40)])),
     ("few false", report(negatives=MinedNegatives([], 0.05, ""))),
     ("unknown false", report(negatives=MinedNegatives([], None, ""))),
     ("level", report([0.4, 0.59, 0.6, 0.601])),
     ("stopped early", report([0.4, 0.5, 0.6], ended="early stopping")),
     ("two validations", report([0.4, 0.6])),
     ("fell a little", report([0.4, 0.6, 0.599])),
-    ("few suspects", report(problems=[problem("label errors", 2)])),
+    ("few suspects", report(problems=[problem("suspected labels", 2)])),
     ("few confusions", report(confusions=confused((0, 2, 5)), classes=rows(10, 12, 100))),
     ("not larger", report(confusions=confused((0, 2, 40)), classes=rows(10, 12, 20))),
     (
@@ -132,7 +137,7 @@ def test_the_most_important_come_first_and_there_are_few() -> None:
         [0.4, 0.6, 0.55],
         health=health((0.4, 0.97), (20, 1)),
         metrics=[metric(0.6, 0.5)],
-        problems=[problem("leaks", 9), problem("label errors", 9)],
+        problems=[problem("leaks", 9), problem("suspected labels", 9)],
         negatives=MinedNegatives([], 0.5, ""),
     )
     found = [each.what for each in advise(bad)]
@@ -143,3 +148,18 @@ def test_the_most_important_come_first_and_there_are_few() -> None:
 
 def test_two_runs_get_no_advice() -> None:
     assert advise(made_report(items=100, compared=True)) == []
+
+
+def test_a_split_with_most_of_the_suspects_is_named() -> None:
+    made = report()
+    test = made.items.splits.index("test")
+    size = int((made.items.split == test).sum())
+    found = advise(replace(made, problems=[problem("suspected labels", 9, split="test")]))
+    assert found[0].evidence.endswith(f"; 9 of them are among the {size} items of test")
+    # As many for each item of both splits: nothing to say.
+    others = len(made.items) - size
+    both = [
+        problem("suspected labels", size // 4, split="test"),
+        problem("suspected labels", others // 4, split="train"),
+    ]
+    assert "among the" not in advise(replace(made, problems=both))[0].evidence

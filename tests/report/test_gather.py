@@ -109,7 +109,7 @@ def test_a_mixture_has_a_report_whose_data_sets_stay_apart(small: Small, tmp_pat
     )
     assert {items.labels[each.label] for each in report.classes} == {*items.labels}
     assert {
-        own[place] for each in report.problems if each.name == "label errors" for place in each.items
+        own[place] for each in report.problems if each.name == "suspected labels" for place in each.items
     } <= {"intents"}
     fewer = report_of(tmp_path, data=data, max_items=40)
     counts = [fewer.items.columns["data set"].count(name) for name in sets]

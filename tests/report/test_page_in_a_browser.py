@@ -114,7 +114,7 @@ def test_hostile_texts_do_nothing(opened: Browser, tmp_path: Path) -> None:
     assert opened.requests() == []
     assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     texts = driver.execute_script(
-        "return [...document.querySelectorAll('[data-name=\"label errors\"] tbody tr')]"
+        "return [...document.querySelectorAll('[data-name=\"suspected labels\"] tbody tr')]"
         ".map(row => row.cells[2].textContent)"
     )
     assert texts[0] == HOSTILE[0]

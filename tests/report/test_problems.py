@@ -72,17 +72,22 @@ def by_name(found: list[ProblemList]) -> dict[str, ProblemList]:
 def test_known_problems_are_found() -> None:
     items, vectors = world()
     found = by_name(problems_of(items, vectors, vectors, np.arange(60) == 35))
-    assert [*found] == ["label errors", "near duplicates", "leaks", "odd texts"]
+    assert [*found] == ["suspected labels", "near duplicates", "leaks", "odd texts"]
     for each in found.values():
         assert each.columns[:2] == ["file", "row"]
         assert each.total == len(each.rows) == len(each.items)
         assert [row[1] for row in each.rows] == [place + 1 for place in each.items]
         assert {row[0] for row in each.rows} == {"rows.csv"}
         assert {len(row) for row in each.rows} == {len(each.columns)}
-    suspects = found["label errors"]
+    suspects = found["suspected labels"]
     assert suspects.items[0] == 6
     row = dict(zip(suspects.columns, suspects.rows[0], strict=True))
     assert (row["given_label"], row["suggested_label"]) == ("odd", "even")
+    strong = [dict(zip(suspects.columns, row, strict=True)) for row in suspects.rows]
+    strong = [row["of_split"] for row in strong if row["suspicion"] >= 6]
+    sizes = {name: int((items.split == number).sum()) for number, name in enumerate(items.splits)}
+    tally = [f"{strong.count(name)} of {size} in {name}" for name, size in sizes.items() if name in strong]
+    assert f"{len(strong)} have 6 or more ({', '.join(tally)})" in suspects.explanation
     assert found["near duplicates"].items == [11]
     row = dict(zip(found["near duplicates"].columns, found["near duplicates"].rows[0], strict=True))
     assert (row["copy_of_row"], row["own_label"], row["label_of_copied"]) == (11, "odd", "even")
@@ -140,7 +145,9 @@ def test_without_places_nothing_is_exported() -> None:
     assert {each.export for each in found} == {""}
     assert found[0].rows[0][:2] == ["", ""]
     some = np.where(np.arange(60) == 6, -1, 0).astype(np.int32)
-    assert 6 not in by_name(problems_of(replace(items, file=some), vectors, vectors))["label errors"].items
+    assert (
+        6 not in by_name(problems_of(replace(items, file=some), vectors, vectors))["suspected labels"].items
+    )
 
 
 def test_tags_are_equal_in_any_order() -> None:

@@ -16,7 +16,7 @@ function problemList(list, place) {
   const usable = list.columns.includes("file") && list.columns.includes("row");
   part.append(
     el("div", { class: "tools" }, button(`Export ${list.export}`, () => download(list.export, csv(list.columns, list.rows)), { class: "export", "data-file": list.export }),
-      usable ? el("span", { class: "muted small" }, "In the file, delete the rows that you want to keep, then train without the others: ", el("code", {}, `--data.exclude ${list.export}`)) : null));
+      usable ? el("span", { class: "muted small" }, "All rows of this file will be left out. So first delete from it the rows that are right after all. Then: ", el("code", {}, `lit-metric fit … --data.exclude ${list.export}`)) : null));
   // The table is built when the list is opened for the first time.
   const fill = () => {
     if (part.open && !part.querySelector("table")) part.append(table(columns, rows, { caption: list.name, page: 20, class: "cells" }));
@@ -30,6 +30,6 @@ function renderProblems() {
   const section = byId("problems");
   const { problems } = data.late;
   if (!problems.length) return section.append(missing("problems", "Nothing was searched for."));
-  section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first; CSV files are UTF-8 with a byte order mark, and cells that a spreadsheet would take for formulas begin with an apostrophe."),
+  section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Rows are counted from 1, without a header. CSV files are UTF-8 with a byte order mark, and cells that a spreadsheet would take for formulas begin with an apostrophe."),
     ...problems.map(problemList));
 }
