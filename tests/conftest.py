@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing is downloaded, and a test that names a model that isn't there must not wait for the hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests fork, and numba ends a fork of a process in which it used OpenMP.
+os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
 
 
 def pytest_collection_finish() -> None:

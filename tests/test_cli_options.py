@@ -60,6 +60,8 @@ REQUIRED = {
     "text": TEXT,
 }
 """Values of arguments without a default."""
+FROZEN = {losses.GuidedLoss, losses.DeduplicatedLoss, mining.EncoderProposer}
+"""Classes whose ``encoder`` is the id or folder of a frozen one."""
 
 
 def optional(cls: type) -> list[str]:
@@ -103,7 +105,7 @@ def test_null_reaches_every_optional_argument(cls: type, base: type) -> None:
     Inner.__module__ = Outer.__module__ = __name__
     Inner.__qualname__, Outer.__qualname__ = "Inner", "Outer"
     parameters = inspect.signature(cls).parameters.values()
-    values = {**REQUIRED, **({"encoder": "b"} if cls is losses.GuidedLoss else {})}
+    values = {**REQUIRED, **({"encoder": "b"} if cls in FROZEN else {})}
     required = [
         each for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD
     ]

@@ -69,9 +69,9 @@ def same_label(probabilities: Tensor, given: Tensor, anchors: Tensor, candidates
         ``[P]`` in 0 .. 1.
 
     Example:
-        >>> shares = torch.tensor([[0.9, 0.1], [0.7, 0.3]])
+        >>> shares = torch.tensor([[0.875, 0.125], [0.75, 0.25]])
         >>> same_label(shares, torch.tensor([0, 1]), torch.tensor([0]), torch.tensor([1])).tolist()
-        [0.7...]
+        [0.75]
     """
     return torch.maximum(probabilities[candidates, given[anchors]], probabilities[anchors, given[candidates]])
 

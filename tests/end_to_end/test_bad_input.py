@@ -317,12 +317,12 @@ def test_a_list_of_rejected_rows_outlives_a_refusal_and_no_longer(
         (
             {"model__loss": "lit_metric.losses.InfoNCLoss"},
             "--model.loss: there is no 'InfoNCLoss' in lit_metric.losses; nearest are "
-            "'InfoNCELoss', 'NCALoss', 'ProxyNCALoss'",
+            "'InfoNCELoss', 'NCALoss', 'ICNNLoss'",
         ),
         (
             {"model__loss": "InfoNCLoss"},
             "--model.loss: there is no class 'InfoNCLoss'; nearest are 'InfoNCELoss', 'NCALoss', "
-            "'ProxyNCALoss'; "
+            "'ICNNLoss'; "
             "or give the whole path of your own",
         ),
         (
