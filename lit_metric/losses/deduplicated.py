@@ -6,13 +6,12 @@ import logging
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lit_metric.index import ExactIndex
 from lit_metric.index.representatives import Linkage, linked, near_duplicates
-from lit_metric.losses.base import Loss, LossContext, LossOutput
-from lit_metric.losses.combine import CombinedLoss
-from lit_metric.losses.pairs import PairBlock, Pairs, PairsWrapper
+from lit_metric.losses.base import Loss
+from lit_metric.losses.guided import FrozenGuideLoss
+from lit_metric.losses.pairs import PairBlock
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ TOO_LARGE = 0.1
 """The share of all items beyond which a cluster is hardly one of copies."""
 
 
-class DeduplicatedLoss(CombinedLoss):
+class DeduplicatedLoss(FrozenGuideLoss):
     """Around any loss: items of one cluster of near duplicates are never negatives of each other.
 
     For data in which the same text stands several times, with other punctuation or a few other words, and
@@ -83,28 +82,21 @@ class DeduplicatedLoss(CombinedLoss):
         neighbours: int = 10,
         linkage: Linkage = "single",
     ) -> None:
-        super().__init__()
+        super().__init__(loss, encoder)
         if neighbours < 1:
             raise ValueError(f"neighbours={neighbours} must be at least 1")
         if linkage not in ("single", "complete"):
             raise ValueError(f"linkage is {linkage!r}; choose 'single' or 'complete'")
-        self.loss = loss
-        self.encoder, self.threshold, self.neighbours = encoder, threshold, neighbours
+        self.threshold, self.neighbours = threshold, neighbours
         self.linkage: Linkage = linkage
-        self.combine([loss])
-        # No buffer: DDP would send it to all ranks at each step.
-        self.clusters: Tensor | None = None  # [N], the lowest id of each item's cluster
 
-    def setup(self, context: LossContext) -> None:
-        """See :meth:`Loss.setup`; encodes all items and finds clusters.
+    @property
+    def clusters(self) -> Tensor | None:
+        """``[N]`` the lowest id of each item's cluster; None before :meth:`setup`."""
+        return self.known
 
-        Raises:
-            ValueError: if the context can't encode.
-        """
-        super().setup(context)
-        if context.encode is None:
-            raise ValueError("DeduplicatedLoss needs encode of the LossContext, which returns vectors")
-        vectors = F.normalize(context.encode(self.encoder).float(), dim=1)
+    def describe(self, vectors: Tensor) -> Tensor:
+        """See :class:`FrozenGuideLoss`; finds the clusters."""
         rows = torch.arange(len(vectors)).split(BLOCK)
         found = near_duplicates(
             ExactIndex(),
@@ -114,7 +106,6 @@ class DeduplicatedLoss(CombinedLoss):
         )
         if self.linkage == "complete":
             found = linked(found, vectors, self.threshold)
-        self.clusters = found.to(vectors.device)
         sizes = found.bincount()
         several, largest = sizes[sizes > 1], int(sizes.max()) if len(found) else 0
         log.info(
@@ -132,28 +123,8 @@ class DeduplicatedLoss(CombinedLoss):
                 len(found),
                 self.threshold,
             )
+        return found.to(vectors.device)
 
-    @property
-    def plateau(self) -> float | None:
-        """See :attr:`Loss.plateau`; that of the loss."""
-        return self.loss.plateau
-
-    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """See :meth:`VectorLoss.on_pairs`.
-
-        Raises:
-            ValueError: if the pairs don't know their items' ids, or :meth:`setup` was not called.
-        """
-        if self.clusters is None:
-            raise ValueError("DeduplicatedLoss has no clusters: call setup(LossContext(...)) first")
-        self.clusters = self.clusters.to(anchors.device)
-        return self.loss.on_pairs(anchors, candidates, PairsWrapper(pairs, self._leave_out))
-
-    def _leave_out(self, block: PairBlock, pairs: Pairs, start: int, stop: int) -> PairBlock:
-        if self.clusters is None or pairs.anchor_ids is None or pairs.candidate_ids is None:
-            raise ValueError(
-                f"DeduplicatedLoss must know the ids of the items, and {type(pairs).__name__} has none; use "
-                "RelationPairs"
-            )
-        own, others = self.clusters[pairs.anchor_ids[start:stop]], self.clusters[pairs.candidate_ids]
-        return block._replace(negative=block.negative & (own[:, None] != others))
+    def left(self, block: PairBlock, own: Tensor, others: Tensor) -> Tensor:
+        """See :class:`FrozenGuideLoss`; those of another cluster."""
+        return block.negative & (own[:, None] != others)

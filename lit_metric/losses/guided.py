@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,7 +45,76 @@ def too_similar(
     return similar
 
 
-class GuidedLoss(CombinedLoss):
+class FrozenGuideLoss(CombinedLoss):
+    """Base of what goes around a loss and takes negatives away from it, by what a second, frozen encoder says
+    of both items: one row of numbers for each item, found before training.
+
+    A subclass implements :meth:`describe` and :meth:`left`.
+
+    Args:
+        loss: any that compares anchors and candidates.
+        encoder: a hub id or folder, as of ``TextEncoder``.
+    """
+
+    def __init__(self, loss: Loss, encoder: str) -> None:
+        super().__init__()
+        self.loss = loss
+        self.encoder = encoder
+        self.combine([loss])
+        # No buffer: DDP would send it to all ranks at each step.
+        self.known: Tensor | None = None
+
+    @abstractmethod
+    def describe(self, vectors: Tensor) -> Tensor:
+        """``[N, ...]``, what is known of each item, of the encoder's unit vectors ``[N, g]``."""
+
+    @abstractmethod
+    def left(self, block: PairBlock, own: Tensor, others: Tensor) -> Tensor:
+        """``[r, C]`` bool, the negatives of a block that stay, by what is known of anchors ``[r, ...]`` and
+        candidates ``[C, ...]``."""
+
+    def setup(self, context: LossContext) -> None:
+        """See :meth:`Loss.setup`; encodes all items with the frozen encoder.
+
+        Raises:
+            ValueError: if the context can't encode.
+        """
+        super().setup(context)
+        if context.encode is None:
+            raise ValueError(
+                f"{type(self).__name__} needs encode of the LossContext, which returns its encoder's vectors"
+            )
+        self.known = self.describe(F.normalize(context.encode(self.encoder).float(), dim=1))
+
+    @property
+    def plateau(self) -> float | None:
+        """See :attr:`Loss.plateau`; that of the loss."""
+        return self.loss.plateau
+
+    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
+        """See :meth:`VectorLoss.on_pairs`.
+
+        Raises:
+            ValueError: if the pairs don't know their items' ids, or :meth:`setup` was not called.
+        """
+        if self.known is None:
+            raise ValueError(
+                f"{type(self).__name__} has not encoded the items: call setup(LossContext(...)) first"
+            )
+        self.known = self.known.to(anchors.device)
+        return self.loss.on_pairs(anchors, candidates, PairsWrapper(pairs, self._leave_out))
+
+    def _leave_out(self, block: PairBlock, pairs: Pairs, start: int, stop: int) -> PairBlock:
+        if self.known is None or pairs.anchor_ids is None or pairs.candidate_ids is None:
+            raise ValueError(
+                f"{type(self).__name__} must know the ids of the items, and {type(pairs).__name__} has none; "
+                "use RelationPairs"
+            )
+        own, others = self.known[pairs.anchor_ids[start:stop]], self.known[pairs.candidate_ids]
+        return block._replace(negative=self.left(block, own, others))
+
+
+class GuidedLoss(FrozenGuideLoss):
     """GISTEmbed's guide around any loss: a second, frozen encoder leaves out negatives of the batch that it
     finds too similar to the anchor, by a cosine above ``threshold``, or above that of the anchor's best
     positive minus ``margin``.
@@ -98,54 +169,25 @@ class GuidedLoss(CombinedLoss):
     def __init__(
         self, loss: Loss, encoder: str, threshold: float | None = 0.9, margin: float | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(loss, encoder)
         if threshold is None and margin is None:
             raise ValueError(
                 "threshold and margin are both None, so the guide would leave out nothing: set one"
             )
-        self.loss = loss
-        self.encoder = encoder
         self.threshold = threshold
         self.margin = margin
-        self.combine([loss])
-        # No buffer: DDP would send it to all ranks at each step.
-        self.vectors: Tensor | None = None
-
-    def setup(self, context: LossContext) -> None:
-        """See :meth:`Loss.setup`; encodes all items with the guide.
-
-        Raises:
-            ValueError: if the context can't encode.
-        """
-        super().setup(context)
-        if context.encode is None:
-            raise ValueError("GuidedLoss needs encode of the LossContext, which returns its guide's vectors")
-        self.vectors = F.normalize(context.encode(self.encoder).float(), dim=1)
 
     @property
-    def plateau(self) -> float | None:
-        """See :attr:`Loss.plateau`; that of the loss."""
-        return self.loss.plateau
+    def vectors(self) -> Tensor | None:
+        """``[N, g]`` the guide's unit vectors of all items; None before :meth:`setup`."""
+        return self.known
 
-    def on_pairs(self, anchors: Tensor, candidates: Tensor, pairs: Pairs) -> LossOutput:
-        """See :meth:`VectorLoss.on_pairs`.
+    def describe(self, vectors: Tensor) -> Tensor:
+        """See :class:`FrozenGuideLoss`; the vectors themselves."""
+        return vectors
 
-        Raises:
-            ValueError: if the pairs don't know their items' ids, or :meth:`setup` was not called.
-        """
-        if self.vectors is None:
-            raise ValueError("GuidedLoss has no vectors of its guide: call setup(LossContext(...)) first")
-        self.vectors = self.vectors.to(anchors.device)
-        return self.loss.on_pairs(anchors, candidates, PairsWrapper(pairs, self._leave_out))
-
-    def _leave_out(self, block: PairBlock, pairs: Pairs, start: int, stop: int) -> PairBlock:
-        if self.vectors is None or pairs.anchor_ids is None or pairs.candidate_ids is None:
-            raise ValueError(
-                f"GuidedLoss must know the ids of the items, and {type(pairs).__name__} has none; use "
-                "RelationPairs"
-            )
-        with torch.autocast(self.vectors.device.type, enabled=False):
-            own, others = self.vectors[pairs.anchor_ids[start:stop]], self.vectors[pairs.candidate_ids]
+    def left(self, block: PairBlock, own: Tensor, others: Tensor) -> Tensor:
+        """See :class:`FrozenGuideLoss`; those that are not :func:`too_similar`."""
+        with torch.autocast(own.device.type, enabled=False):
             scores = own @ others.T
-        similar = too_similar(scores, block.positive, self.threshold, self.margin)
-        return block._replace(negative=block.negative & ~similar)
+        return block.negative & ~too_similar(scores, block.positive, self.threshold, self.margin)
