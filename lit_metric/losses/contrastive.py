@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from lit_metric.losses.base import MetricLoss
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.parts import Part, Parts
-from lit_metric.losses.scores import true_places
+from lit_metric.losses.scores import few_others
 
 
 class ContrastiveLoss(MetricLoss):
@@ -93,9 +93,8 @@ class _Squares(torch.autograd.Function):
         nearest: float,
         margin: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        others = true_places(~negative) if scores.device.type == "cpu" else None
-        places = []
-        if others is not None and 8 * len(others) < scores.numel():
+        others, places = few_others(negative), []
+        if others is not None:
             # One pass for the negatives, and the positives one by one.
             push = (scores + (margin - nearest)).contiguous().relu_()
             push.view(-1)[others] = 0.0

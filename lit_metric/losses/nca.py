@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from lit_metric.losses.pairs import PairBlock
 from lit_metric.losses.parts import Parts, masked_mean
-from lit_metric.losses.scores import Distance, softplus, true_places
+from lit_metric.losses.scores import Distance, few_others, softplus
 from lit_metric.losses.temperature import TemperatureLoss
 
 
@@ -51,8 +51,8 @@ class _LogRatio(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
         least = torch.finfo(scores.dtype).min / 2 / max(scale, 1.0)
-        others = true_places(~negative) if scores.device.type == "cpu" else None
-        if others is not None and 8 * len(others) < scores.numel():
+        others = few_others(negative)
+        if others is not None:
             found = _LogRatio.of_few(scores, positive, others, least, scale)
         else:
             push, pull = (

@@ -232,6 +232,22 @@ def true_places(mask: Tensor) -> Tensor:
     return words[word] * 8 + place
 
 
+def few_others(negative: Tensor) -> Tensor | None:
+    """``[n]`` int64, the places in the flat mask of all that is no negative, if these are less than an eighth
+    of all pairs; None if they are more, or on another device than a CPU, where it doesn't pay.
+
+    Example:
+        >>> few_others(torch.tensor([[True] * 8 + [False] + [True] * 7]))
+        tensor([8])
+        >>> few_others(torch.tensor([[True, False]])) is None
+        True
+    """
+    if negative.device.type != "cpu":
+        return None
+    others = true_places(~negative)
+    return others if 8 * len(others) < negative.numel() else None
+
+
 def safe_sqrt(squares: Tensor) -> Tensor:
     """Square root whose gradient at 0 is 0 rather than infinite: coinciding vectors don't push each other."""
     positive = squares > 0
