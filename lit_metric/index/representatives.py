@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from lit_metric.index.base import Exclude, Index, StoredIndexError, index_from
@@ -183,6 +181,9 @@ def linked(clusters: Tensor, vectors: Tensor, threshold: float) -> Tensor:
         >>> linked(torch.tensor([0, 0, 0]), chain, threshold=0.97).tolist()  # cos 0.2 = 0.98, cos 0.4 = 0.92
         [0, 0, 2]
     """
+    from scipy.cluster.hierarchy import fcluster, linkage  # a quarter of a second, which few need
+    from scipy.spatial.distance import squareform
+
     found = torch.arange(len(clusters))
     order = clusters.sort(stable=True).indices
     for rows in order.split(torch.unique(clusters, return_counts=True)[1].tolist()):
