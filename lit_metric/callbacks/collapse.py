@@ -76,7 +76,8 @@ class CollapseAlarm(Callback):
         if self.monitor is None or not int(self.monitor.count):
             return
         what, reason = "The embeddings have collapsed", self.monitor.reason()
-        plateau = pl_module.loss.plateau if isinstance(pl_module.loss, Loss) else None
+        loss = getattr(pl_module, "loss", None)  # a module from elsewhere may have none
+        plateau = loss.plateau if isinstance(loss, Loss) else None
         if reason is None and plateau is not None and self._losses:
             what, reason = "Training is stuck", plateau_reason(torch.stack(self._losses), plateau)
         if reason is not None and not self.warned:
