@@ -92,7 +92,8 @@ def _worse(report: Report) -> Advice | None:
 
 
 def _leaks(report: Report) -> Advice | None:
-    leaked, more = _at_least(report, "leaks", "equal_texts", True)
+    splits, more = _at_least(report, "leaks", "equal_texts", True)
+    leaked = len(splits)
     measured = (each for each in report.splits if each.name.rpartition("/")[2] == report.measured_split)
     items = sum(each.items_shown for each in measured)
     if not leaked or not items or leaked < max(2, LEAKED * items):
@@ -151,44 +152,38 @@ def _watched(report: Report) -> Curve | None:
 
 
 def _suspects(report: Report) -> Advice | None:
-    suspects, more = _at_least(report, "suspected labels", "suspicion", STRONG)
-    items = len(report.items)
+    splits, more = _at_least(report, "suspected labels", "suspicion", STRONG)
+    suspects, items = len(splits), len(report.items)
     if not items or suspects <= max(2, SUSPECTED * items):
         return None
     return Advice(
         "Look at the suspected labels first: wrong labels hold back training and falsify results.",
         f"{suspects}{more} of {items} labels have much against them (a suspicion of {STRONG:g} or more)"
-        f"{_most_in(report)}",
+        f"{_most_in(report, splits)}",
         "--data.exclude suspects.csv",
     )
 
 
-def _most_in(report: Report) -> str:
-    """Of the split in which strong suspects are three times as frequent as elsewhere, their number."""
-    names = report.items.splits
-    found = dict.fromkeys(names, 0)
-    for each in report.problems:
-        if each.name == "suspected labels":
-            odds, split = each.columns.index("suspicion"), each.columns.index("of_split")
-            for row in each.rows:
-                found[row[split]] += row[odds] >= STRONG
-    sizes = {name: int((report.items.split == number).sum()) for number, name in enumerate(names)}
-    for name in names:
-        others, elsewhere = len(report.items) - sizes[name], sum(found.values()) - found[name]
-        if others and sizes[name] and found[name] / sizes[name] > 3 * max(elsewhere, 1) / others:
-            return f"; {found[name]} of them are among the {sizes[name]} items of {name}"
+def _most_in(report: Report, splits: list[str]) -> str:
+    """In which split they are, if they are three times as frequent there as elsewhere: one split for each."""
+    for number, name in enumerate(report.items.splits):
+        size, count = int((report.items.split == number).sum()), splits.count(name)
+        others, elsewhere = len(report.items) - size, len(splits) - count
+        if others and size and count / size > 3 * max(elsewhere, 1) / others:
+            return f"; {count} of them are among the {size} items of {name}"
     return ""
 
 
-def _at_least(report: Report, name: str, column: str, bound: float) -> tuple[int, str]:
-    """How many rows of a list, the strongest first, reach a bound; " or more" if all that are shown do."""
-    count, more = 0, ""
+def _at_least(report: Report, name: str, column: str, bound: float) -> tuple[list[str], str]:
+    """The split of each row of a list that reaches a bound; " or more" if all rows that are shown do."""
+    splits: list[str] = []
+    more = ""
     for each in report.problems:
         if each.name == name:
-            place = each.columns.index(column)
-            count += (strong := sum(row[place] >= bound for row in each.rows))
-            more = " or more" if strong == len(each.rows) < each.total else more
-    return count, more
+            place, split = each.columns.index(column), each.columns.index("of_split")
+            splits += (strong := [row[split] for row in each.rows if row[place] >= bound])
+            more = " or more" if len(strong) == len(each.rows) < each.total else more
+    return splits, more
 
 
 def _swallowing(report: Report) -> Advice | None:

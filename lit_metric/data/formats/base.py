@@ -181,17 +181,15 @@ def rows_by_split(columns: Mapping[str, Columns], split: str | None) -> dict[str
     return {name: each for name, each in rows.items() if each[1]} or {"train": ("train", [])}
 
 
-def guess_split(tables: Mapping[str, Table]) -> tuple[str, Counter[str]] | None:
-    """A column ``split`` of ``train`` that names splits, and the rows of each split; None if there is none,
-    or if there are other sources than ``train``."""
+def guess_split(tables: Mapping[str, Table]) -> tuple[str | None, Counter[str]]:
+    """A column ``split`` of ``train`` that names splits, and how many rows each split has; None if there is
+    no such column, or if there are other sources than ``train``."""
     if tables.keys() - {"predict"} != {"train"}:
-        return None
+        return None, Counter()
     column = tables["train"].guess(("split",))
-    if column is None:
-        return None
-    found = Counter(split_named(value) for value in tables["train"].peek(column))
+    found = Counter(split_named(value) for value in tables["train"].peek(column)) if column else Counter()
     if len(found) < 2 or "train" not in found or not {*found} <= {*SPLITS}:
-        return None
+        return None, Counter()
     return column, found
 
 
@@ -202,10 +200,9 @@ def split_named(value: Any) -> str:
 
 def _guess_split(columns: Mapping[str, Columns]) -> str | None:
     """See :func:`guess_split`; one log line names the column."""
-    guessed = guess_split({name: each.table for name, each in columns.items()})
-    if guessed is None:
+    column, found = guess_split({name: each.table for name, each in columns.items()})
+    if column is None:
         return None
-    column, found = guessed
     logger.info(
         "column %r of %s says which split each row belongs to (%s); set split to null to have a share held "
         "out instead",

@@ -146,8 +146,9 @@ class CounterpartPairs(Pairs):
     def read(self, tables: Mapping[str, Table], reading: ReadOptions) -> Dataset:
         """See :meth:`Pairs.read`."""
         if "train" in tables:
-            guessed = guess_split(tables) if self.split == AUTO else None
-            column = guessed[0] if guessed else None if self.split == AUTO else self.split
+            column = self.split
+            if column == AUTO:
+                column, _ = guess_split(tables)
             tables = {**tables, "train": self.with_counterparts(tables["train"], column)}
         return super().read(tables, reading)
 
