@@ -27,15 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from benchmarks.label_errors import CONFIG, CORPORA, Labels, Measurement, Vectors, changed, unit
-from benchmarks.results import BenchmarkError, environment, fit, score_table, short, spread, write_json
+from benchmarks.label_errors import CORPORA, Labels, Measurement, Vectors, changed, unit
+from benchmarks.results import BenchmarkError, environment, score_table, short, spread, write_json
 from lit_metric.data import LabelRelations
 from lit_metric.index import Embeddings, ExactIndex
 from lit_metric.losses import InfoNCELoss
@@ -69,20 +67,6 @@ def with_head(vectors: Vectors, labels: Labels, seed: int) -> Vectors:
         optimizer.step()
     with torch.no_grad():
         return unit(head(inputs).numpy())
-
-
-def with_fit(measurement: Measurement, labels: Labels, seed: int) -> Vectors:
-    """``[n, d]`` of a model that was trained on the labels."""
-    from lit_metric import load
-
-    source = measurement.out / "changed.parquet"
-    names = [f"class {each}" for each in labels]
-    pq.write_table(pa.table({"text": measurement.texts, "label": names}), source)
-    folder = measurement.out / "fits" / f"{NOISE}-{seed}"
-    fit(
-        CONFIG, folder, "--data.train", source, "--seed_everything", str(seed), log=folder.with_suffix(".log")
-    )
-    return unit(load(folder).encode(measurement.texts))
 
 
 def mined(vectors: Vectors, labels: Labels, copies: torch.Tensor, seed: int) -> tuple[NDArray[Any], ...]:
@@ -137,7 +121,7 @@ def measure(measurement: Measurement, seed: int, trained: bool) -> dict[str, Any
     """All rules with one seed of the noise."""
     labels, _ = changed(measurement.labels, measurement.backbone, NOISE, seed)
     if trained:
-        vectors = with_fit(measurement, labels, seed)
+        vectors = measurement.fitted(labels, NOISE, seed)
     else:
         vectors = with_head(measurement.backbone, labels, seed)
     copies = numbered(normalized(text) for text in measurement.texts)

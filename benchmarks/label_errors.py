@@ -220,22 +220,25 @@ class Measurement:
         """All methods on the vectors of a model that was trained on the changed labels, and ours on both."""
 
         def measure() -> dict[str, float]:
-            from lit_metric import load
-
             labels, which = changed(self.labels, self.backbone, noise, seed)
-            source = self.out / "changed.parquet"
-            pq.write_table(
-                pa.table({"text": self.texts, "label": [f"class {each}" for each in labels]}), source
-            )
-            options: list[str | Path] = ["--data.train", source, "--seed_everything", str(seed)]
-            folder = self.out / "fits" / f"{noise.replace(' ', '-')}-{seed}"
-            fit(CONFIG, folder, *options, log=folder.with_suffix(".log"))
-            vectors = unit(load(folder).encode(self.texts))
+            vectors = self.fitted(labels, noise, seed)
             scores = self.methods(vectors, labels)
             scores["lit-metric, and the backbone"] = ours([vectors, self.backbone], labels, self.texts)
             return precisions(scores, which)
 
         return self._keep("trained", noise, seed, measure)
+
+    def fitted(self, labels: Labels, noise: str, seed: int) -> Vectors:
+        """``[n, d]`` of a model that was trained on the labels."""
+        from lit_metric import load
+
+        source = self.out / "changed.parquet"
+        names = [f"class {each}" for each in labels]
+        pq.write_table(pa.table({"text": self.texts, "label": names}), source)
+        options: list[str | Path] = ["--data.train", source, "--seed_everything", str(seed)]
+        folder = self.out / "fits" / f"{noise.replace(' ', '-')}-{seed}"
+        fit(CONFIG, folder, *options, log=folder.with_suffix(".log"))
+        return unit(load(folder).encode(self.texts))
 
     def methods(self, vectors: Vectors, labels: Labels) -> dict[str, NDArray[np.float64]]:
         """The scores of each method on the same vectors."""

@@ -119,6 +119,15 @@ DEFINITIONS = {
     },
     "planner": {"class_path": "PairPlanner", "init_args": {"batch_size": 128}},
 }
+PACKAGES = {
+    "tags": "tags",
+    "key": "name",
+    "validation_corpus": "both",
+    "test_corpus": "both",
+    "planner": {"class_path": "ShufflePlanner", "init_args": {"batch_size": 1024}},
+}
+TAGS_AS_WORDS = {"::": " ", ":": " ", "-": " "}
+
 CAPTIONS = {
     "bad_rows": "skip",
     "supervision": {
@@ -139,15 +148,8 @@ CORPORA = {
     "debtags": Corpus(
         "Debian packages by their tags, frozen MiniLM, attention pooling and a head",
         lambda folder: {"train": "package:lit_metric/debtags.parquet"},
-        {
-            "tags": "tags",
-            "label": "section",
-            "key": "name",
-            "validation_corpus": "both",
-            "test_corpus": "both",
-            "planner": {"class_path": "ShufflePlanner", "init_args": {"batch_size": 1024}},
-        },
-        replacements={"::": " ", ":": " ", "-": " "},
+        {**PACKAGES, "label": "section"},
+        replacements=TAGS_AS_WORDS,
         pooling=ATTENTION,
         dropout=0.3,
         tag_dropout=0.2,
@@ -155,15 +157,8 @@ CORPORA = {
     "roles-and-languages": Corpus(
         "Debian packages by their tags, role and language together as the label, frozen MiniLM and a head",
         tables.roles_and_languages,
-        {
-            "tags": "tags",
-            "label": "label",
-            "key": "name",
-            "validation_corpus": "both",
-            "test_corpus": "both",
-            "planner": {"class_path": "ShufflePlanner", "init_args": {"batch_size": 1024}},
-        },
-        replacements={"::": " ", ":": " ", "-": " "},
+        {**PACKAGES, "label": "label"},
+        replacements=TAGS_AS_WORDS,
         dropout=0.3,
         tag_dropout=0.2,
     ),
