@@ -159,6 +159,17 @@ def trainer(folder: Path, *callbacks: Callback, **options: Any) -> pl.Trainer:
     return pl.Trainer(default_root_dir=folder, callbacks=list(callbacks), **{**defaults, **quiet, **options})
 
 
+def heard(asked: list[str]) -> type[TextEncoder]:
+    """Text encoders that note in ``asked`` what they encode."""
+
+    class Heard(TextEncoder):
+        def encode(self, items: list[str]) -> object:  # type: ignore[override]
+            asked.extend(items)
+            return super().encode(items)
+
+    return Heard
+
+
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of all weights."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}

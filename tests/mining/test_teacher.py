@@ -23,7 +23,7 @@ from lit_metric.mining import (
 )
 from tests.encoders.tokens import model_folder
 from tests.mining.cases import blobs, relations_of
-from tests.small import questions
+from tests.small import heard, questions
 
 COUNT = 40
 
@@ -81,12 +81,7 @@ def test_each_text_is_encoded_once_in_a_run_and_again_for_other_texts(
     rows, _ = texts
     asked: list[str] = []
 
-    class Heard(TextEncoder):
-        def encode(self, items: list[str]) -> object:  # type: ignore[override]
-            asked.extend(items)
-            return super().encode(items)
-
-    with patch("lit_metric.encoders.TextEncoder", Heard):
+    with patch("lit_metric.encoders.TextEncoder", heard(asked)):
         proposer, embeddings = EncoderProposer(folder), trained()
         give_texts(Miner(proposer=proposer), *Items.encode([[text] for text in rows]), tmp_path)
         anchors = torch.arange(COUNT)

@@ -15,7 +15,7 @@ from lit_metric.data import Items
 from lit_metric.losses import GuidedLoss, InfoNCELoss, Loss, SumLoss
 from lit_metric.modules.tasks import encode_items
 from tests.distributed import RankPool
-from tests.small import Small, Watch, questions, trainer
+from tests.small import Small, Watch, heard, questions, trainer
 
 
 def losses_with(small: Small, folder: Path, loss: Loss) -> list[float]:
@@ -53,12 +53,7 @@ def shared_work(folder: str, texts: list[str]) -> tuple[list[str], Tensor]:
     items, vocabulary = Items.encode([[text] for text in texts])
     asked: list[str] = []
 
-    class Heard(TextEncoder):
-        def encode(self, items: list[str]) -> object:  # type: ignore[override]
-            asked.extend(items)
-            return super().encode(items)
-
-    with patch("lit_metric.modules.tasks.TextEncoder", Heard):
+    with patch("lit_metric.modules.tasks.TextEncoder", heard(asked)):
         data = SimpleNamespace(items=items, vocabulary=vocabulary)
         return asked, encode_items(folder, data=data, device=torch.device("cpu"))  # type: ignore[arg-type]
 
@@ -86,12 +81,7 @@ def test_only_the_items_that_are_asked_for_are_encoded(small: Small) -> None:
     data: Any = SimpleNamespace(items=items, vocabulary=vocabulary)
     asked: list[str] = []
 
-    class Heard(TextEncoder):
-        def encode(self, items: list[str]) -> object:  # type: ignore[override]
-            asked.extend(items)
-            return super().encode(items)
-
-    with patch("lit_metric.modules.tasks.TextEncoder", Heard):
+    with patch("lit_metric.modules.tasks.TextEncoder", heard(asked)):
         ids = torch.tensor([4, 1])
         found = encode_items(small / "backbone", ids, data=data, device=torch.device("cpu"))
     assert asked == [texts[4], texts[1]]
