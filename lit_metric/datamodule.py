@@ -45,8 +45,8 @@ from lit_metric.data import (
 )
 from lit_metric.data.dataset import check_names, union
 from lit_metric.data.evaluated import Against, EvaluationView
-from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats import AUTO
+from lit_metric.data.formats.listed_rows import CorrectedLabels, ExcludedRows
 from lit_metric.data.progress import stage, without_garbage_collection
 from lit_metric.data.readers import Source
 from lit_metric.data.rows_to_encode import RowsToEncode
@@ -89,7 +89,10 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         normalize_labels: make one class of labels that differ only in case, blanks or Unicode form.
         bad_rows: refuse data with bad rows (``"error"``), or leave the rows out (``"skip"``), and list them
             in ``rejected.parquet`` in the run's folder.
-        exclude: rows of labelled items to leave out; see :class:`~lit_metric.data.excluded.ExcludedRows`.
+        exclude: rows of labelled items to leave out; see
+            :class:`~lit_metric.data.formats.listed_rows.ExcludedRows`.
+        corrections: rows that have another label than their file says; see
+            :class:`~lit_metric.data.formats.listed_rows.CorrectedLabels`.
         csv: how CSV files are written, such as ``CsvOptions(separator=";", encoding="cp1252")``; other
             options are found in each file.
         validation_share: the share of each class, or of the anchors, that is held out for validation, in
@@ -133,6 +136,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         normalize_labels: bool = False,
         bad_rows: Literal["error", "skip"] = "error",
         exclude: Source | None = None,
+        corrections: Source | None = None,
         csv: CsvOptions | None = None,
         validation_share: float = 0.1,
         planner: BatchPlanner | None = None,
@@ -180,7 +184,7 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         self.supervision = supervision
         self.split = split
         self.problems = Problems(bad_rows == "skip", "leave them out with bad_rows='skip'")
-        self.csv, self.exclude = csv, exclude
+        self.csv, self.exclude, self.corrections = csv, exclude, corrections
         self.validation_share = validation_share
         self._planner = planner
         self.miner = miner
@@ -201,18 +205,21 @@ class MetricDataModule(EvaluationView, LightningDataModule):
         """
         if self.splits:
             return
-        alone, excluded = self.against["validation"] != "train", ExcludedRows(self.exclude, self.csv)
+        alone = self.against["validation"] != "train"
+        excluded = ExcludedRows(self.exclude, self.csv)
+        corrected = CorrectedLabels(self.corrections, self.csv)
 
         def read_one(sources: dict[str, Source], supervision: Supervision | None) -> Dataset:
             sources = sources if predict else without_predict(sources)
             options = self.problems, self.validation_share, self.seed, alone, self.csv, self.cache_dir
-            reading = ReadOptions(*options, excluded=excluded)
+            reading = ReadOptions(*options, excluded=excluded, corrected=corrected)
             return read_dataset(sources, supervision, self.split, reading, self.against)
 
         with without_garbage_collection(), stage("reading the data"):
             parts = {name: read_one(*each) for name, each in self._data_sets.items()}
             dataset = union(parts, self.cache_dir) if self.mixture else parts[""]
         excluded.check()
+        corrected.check()
         if len(self.problems):
             log.warning("%d bad rows are left out", len(self.problems))
         self.items, self.vocabulary, self._dataset = dataset.items, dataset.vocabulary, dataset

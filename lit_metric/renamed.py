@@ -24,6 +24,7 @@ NAMES: dict[str, dict[str, str]] = {
         "Content": "Dataset",
         "Reading": "ReadOptions",
         "concatenate": "nothing used it",
+        "excluded": "lit_metric.data.formats.listed_rows",
         "files": "lit_metric.store",
         "given": "lit_metric.data.dataset",
         "guessed": "guess_supervision",

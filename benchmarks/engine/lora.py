@@ -2,7 +2,7 @@
 
 Both are steps of lit-metric on the same texts, with InfoNCE and a fused AdamW over what is trained. The
 ``peer`` of a result is the step of all parameters. Each side runs in a process of its own. Its memory is the
-most that the process held, libraries included, as loading a model may take more than a step with LoRA.
+most that it held during the steps, less what it held before the model was loaded.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def beside_full(
             ways: list[dict[str, Any]] = [{"backbone": backbone, "adapter": ADAPTER}, {"backbone": backbone}]
             found = [[run("ours", pairs, steps, **way) for way in ways] for _ in range(rounds)]
         rates = [[pairs / each[side]["seconds"] for each in found] for side in (0, 1)]
-        memory = [statistics.median(each[side]["peak_mb"] for each in found) for side in (0, 1)]
+        memory = [
+            statistics.median(each[side]["steps_peak_mb"] - each[side]["libraries_mb"] for each in found)
+            for side in (0, 1)
+        ]
         return {
             **compared(rates[0], rates[1], target=1.0),
             "memory_mb": {"ours": memory[0], "peer": memory[1]},

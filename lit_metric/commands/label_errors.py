@@ -52,9 +52,10 @@ def label_errors(
     """Show the rows of a file whose labels are probably wrong, the most suspicious first.
 
     A row is judged by all rows of other texts: by the votes of its nearest ones, and by a linear classifier
-    that has not seen it. Suspects are the rows for which another label has more in its favour than the given
-    one. A person should look at them: delete the rows of the output that are right, and then train without
-    the others by lit-metric fit --data.exclude OUTPUT.
+    that has not seen it. How often each class is labelled as another one is estimated from all rows. Suspects
+    are the rows whose label is then more probably wrong than right. A person should look at them: delete the
+    rows of the output that are right, and then train without the others by lit-metric fit --data.exclude
+    OUTPUT.
 
     Args:
         model: run folder, checkpoint, saved encoder, model folder, or hub id. One that was trained on these
@@ -103,7 +104,12 @@ def label_errors(
         raise DataError(f"{read.table.name}: rows have several labels, and label-errors takes one for each")
     found = find_label_errors(vectors, labels, [normalized(each) for each in read.inputs()], progress=True)
     places = found.suspects[:limit].tolist()
-    log.info("%d of %d rows are suspects", len(found.suspects), len(read))
+    log.info(
+        "%d of %d rows are suspects; %.1f%% of the labels are estimated to be wrong",
+        len(found.suspects),
+        len(read),
+        100 * found.share,
+    )
     results = _evidence(read, found, places, neighbours)
     if path is not None:
         write_table(path, with_results(read.select(places).columns(), results))

@@ -18,7 +18,7 @@ from lit_metric.encoders.pooling import (
     Projection,
 )
 from lit_metric.encoders.static import StaticEncoder
-from lit_metric.encoders.text import TextEncoder
+from lit_metric.encoders.text import TextEncoder, frozen_encoder
 from lit_metric.encoders.tokenizer import TextTokenizer
 from lit_metric.renamed import refuse_old_names
 
@@ -41,6 +41,7 @@ __all__ = [
     "TextTokenizer",
     "TwoTowerEncoder",
     "distill",
+    "frozen_encoder",
     "merge_encoders",
 ]
 

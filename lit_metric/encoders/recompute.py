@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import mmap
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
 
@@ -16,6 +20,8 @@ Recompute = Literal["none", "chunks", "layers"]
 
 TOKENS_IN_MEMORY = 4096
 """Tokens whose activations are held at once under ``recompute: chunks``, by default."""
+GROWTH = 1 << 27
+"""Bytes by which the process may grow from chunk to chunk before freed memory is given back."""
 
 
 def tokens_in_memory(recompute: Recompute, given: int | None) -> int:
@@ -113,7 +119,7 @@ class Chunks(torch.autograd.Function):
             with torch.autocast(kind, **precision):
                 return work(rows)
 
-        vectors, states = torch.empty(0), []
+        vectors, states, heap = torch.empty(0), [], Heap(kind)
         for rows in chunks:
             if trained:
                 states.append((torch.get_rng_state(), *get_device_states(rows)))
@@ -123,6 +129,8 @@ class Chunks(torch.autograd.Function):
             if rows is chunks[0]:
                 vectors = part.new_empty(sum(map(len, chunks)), part.shape[1])
             vectors[rows] = part
+            del part
+            heap.bound()
         ctx.chunk, ctx.chunks, ctx.states, ctx.trained = chunk, chunks, states, trained
         return vectors
 
@@ -132,6 +140,8 @@ class Chunks(torch.autograd.Function):
         """The sum of the chunks' gradients."""
         totals: list[Tensor | None] = [None] * len(ctx.trained)
         kind = gradient.device.type
+        heap = Heap(kind)
+        heap.give_back()  # what the loss took
         for rows, (state, devices, device_states) in zip(ctx.chunks, ctx.states, strict=True):
             with torch.random.fork_rng(devices, device_type="cuda" if kind == "cpu" else kind):
                 torch.set_rng_state(state)
@@ -143,8 +153,55 @@ class Chunks(torch.autograd.Function):
             found = torch.autograd.grad(part, ctx.trained, gradient[rows], allow_unused=True)
             totals = [add(*both) for both in zip(totals, found, strict=True)]
             del part, found  # before the next chunk
+            heap.bound()
         pairs = zip(totals, ctx.trained, strict=True)
         return None, None, *(None if total is None else total.to(each.dtype) for total, each in pairs)
+
+
+class Heap:
+    """Keeps the C heap from growing with every chunk, where it is glibc's and tensors are on the CPU.
+
+    Chunks have tensors of different sizes, and small objects that stay lie between them. So what one chunk
+    has freed serves the next only in part. To give it back to the system after every chunk would cost a tenth
+    of the time; so that is done when the process has grown by ``GROWTH``.
+
+    Args:
+        kind: of the device of the tensors.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._trim = _malloc_trim() if kind == "cpu" else None
+        self._first = 0  # bytes after the first chunk since memory was given back
+
+    def give_back(self) -> None:
+        """Give freed memory back to the system."""
+        if self._trim is not None:
+            self._trim(0)
+            self._first = 0
+
+    def bound(self) -> None:
+        """Call it after each chunk."""
+        if self._trim is None:
+            return
+        held = resident_memory()
+        self._first = self._first or held
+        if held > self._first + GROWTH:
+            self.give_back()
+
+
+def resident_memory() -> int:
+    """The memory that this process holds, in bytes; on Linux only."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """glibc's function of this name; None in another C library."""
+    found: Callable[[int], int] | None = None
+    if sys.platform == "linux":
+        found = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
 
 
 def add(total: Tensor | None, more: Tensor | None) -> Tensor | None:

@@ -292,6 +292,17 @@ class TextEncoder(Encoder):
         }
 
 
+def frozen_encoder(backbone: str, device: torch.device | str = "cpu") -> TextEncoder:
+    """A text encoder that isn't trained, such as a guide's; the global generator is as before.
+
+    Args:
+        backbone: as for :class:`TextEncoder`.
+        device: where it runs.
+    """
+    with torch.random.fork_rng():  # to load a model draws random numbers, for weights that it then replaces
+        return TextEncoder(backbone, freeze=True).to(device)
+
+
 class FrozenTable:
     """One vector per text of a vocabulary, each computed when it is first needed.
 

@@ -55,10 +55,9 @@ class EncoderGuide(ReadsTexts, Guide):
             and torch.equal(wanted, self._vectors.ids)
         ):
             return
-        from lit_metric.encoders import TextEncoder
+        from lit_metric.encoders import frozen_encoder
 
-        with torch.random.fork_rng():
-            encoder = TextEncoder(self.encoder, freeze=True).to(self.device)
+        encoder = frozen_encoder(self.encoder, self.device)
         vectors = torch.from_numpy(encoder.encode(self.texts_of(wanted)))
         self._encoded = self.texts
         self._vectors = Embeddings(wanted, torch.nn.functional.normalize(vectors, dim=1))

@@ -102,10 +102,9 @@ class EncoderProposer(ReadsTexts, Proposer):
 
     def _loaded(self) -> Any:
         if self._frozen is None:
-            from lit_metric.encoders import TextEncoder
+            from lit_metric.encoders import frozen_encoder
 
-            with torch.random.fork_rng():  # to load a model draws random numbers
-                self._frozen = TextEncoder(self.encoder, freeze=True).to(self.device)
+            self._frozen = frozen_encoder(self.encoder, self.device)
         return self._frozen
 
     def __getstate__(self) -> dict[str, Any]:

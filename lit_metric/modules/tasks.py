@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_metric.batching import BatchPlanner, ScoredPairPlanner
 from lit_metric.data import DataError, LabelRelations, PairRelations, Relations
 from lit_metric.datamodule import MetricDataModule
-from lit_metric.encoders import TextEncoder
+from lit_metric.encoders import frozen_encoder
 from lit_metric.losses import CombinedLoss, DistillationKLLoss, Loss, MarginMSELoss, sum_over_ranks
 from lit_metric.losses.gather import gather_ids, rank, world_size
 from lit_metric.mining.texts import text_of_items
@@ -180,9 +180,7 @@ def encode_items(
         data: after its ``setup``.
         device: where to encode.
     """
-    # To load a model draws random numbers, for weights that it then replaces.
-    with torch.random.fork_rng():
-        guide = TextEncoder(encoder, freeze=True).to(device)
+    guide = frozen_encoder(encoder, device)
     texts = text_of_items(data.items, data.vocabulary, torch.arange(len(data.items)) if ids is None else ids)
     distinct = list(dict.fromkeys(texts))
     shares = [distinct[first :: world_size()] for first in range(world_size())]

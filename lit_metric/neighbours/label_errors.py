@@ -19,6 +19,12 @@ from lit_metric.metrics import knn_shares
 
 LEAST = 0.001
 """Added to all shares of votes before their logarithms are taken."""
+SHARE = 0.05
+"""Share of wrong labels from which the estimate of the noise starts."""
+STEPS = 20
+"""Steps of the estimate of the noise, at most."""
+ROWS = 1 << 22
+"""Probabilities that are computed together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +32,17 @@ class LabelErrors:
     """How suspicious the label of each item is, and why.
 
     Args:
-        score: ``[n]`` in -1..1, the probability of the best other label less that of the given one, so above
-            0 where the other one has more in its favour. Its size depends on the number of classes.
-        suggested: ``[n]`` the best other label of each item.
-        log_odds: ``[n]`` natural logarithm of how many times as probable the suggested label is as the given
-            one, before ``flatten``. Its size doesn't depend on the number of classes.
+        score: ``[n]`` natural logarithm of the odds that the given label is wrong, so above 0 where it is
+            probably wrong: 2.2 is a probability of 0.9.
+        suggested: ``[n]`` the most probable other label of each item.
+        share: of wrong labels, as it was estimated, 0..1.
         neighbours: ``[n, k]`` places of the nearest items of other content, nearest first; -1 for none.
         cosines: ``[n, k]`` float32; -inf for none. Of the first space, if there are several.
     """
 
     score: NDArray[np.float64]
     suggested: list[Any]
-    log_odds: NDArray[np.float64]
+    share: float
     neighbours: NDArray[np.int64]
     cosines: NDArray[np.float32]
 
@@ -56,21 +61,26 @@ def find_label_errors(
     temperature: float = 0.07,
     ridge: float = 0.1,
     ridge_temperature: float = 0.13,
-    flatten: float = 10.0,
+    smoothing: float = 1.0,
     progress: bool = False,
 ) -> LabelErrors:
     """Rank items by how much the other items speak against their labels.
 
-    The score of an item depends neither on its own label nor on items of equal content. Two parts make it up:
+    The evidence about an item depends neither on its own label nor on items of equal content. Two parts make
+    it up:
 
     - The neighbours' vote: the share of each class among the ``k`` nearest items, weighted by
       ``exp(cosine / temperature)``. It knows a label that no item nearby has.
     - The linear classifier: ridge regression of the classes on the vectors, in closed form with each content
       left out (Allen, Technometrics 1974), and a softmax of its outputs. It knows neighbouring classes apart.
 
-    The logarithms of both are added up, for each class, and the probabilities of the score are the softmax of
-    their means over all spaces, divided by ``flatten``. This joins the k-NN votes of SimiFeat (Zhu et al.,
-    ICML 2022) with the out-of-sample margins of confident learning (Northcutt et al., JAIR 2021).
+    The logarithms of both are added up, and averaged over the spaces. Their softmax is how probable each
+    label is before the given one is known. How often each class is labelled as each other one is then
+    estimated by expectation maximisation (Dawid and Skene, Applied Statistics 1979, with one annotator), and
+    the score is the posterior. So a label that is often given to items of another class is suspicious where
+    that class is possible, and a rare confusion only where the given class is hardly possible. The votes are
+    those of SimiFeat (Zhu et al., ICML 2022); to estimate the noise from probabilities out of sample is
+    confident learning (Northcutt et al., JAIR 2021).
 
     Args:
         vectors: ``[n, d]``, or several such arrays, such as those of the trained model and of its backbone.
@@ -80,7 +90,8 @@ def find_label_errors(
         temperature: of the votes, above 0.
         ridge: added to the diagonal of the scatter matrix of unit vectors, above 0.
         ridge_temperature: of the softmax, above 0.
-        flatten: above 0; with little of it, many suspects are nearly certain, and their order is lost.
+        smoothing: at least 0, how much the estimate of the noise is drawn towards noise that is the same
+            between all classes.
         progress: whether to tell of long work.
 
     Raises:
@@ -97,8 +108,8 @@ def find_label_errors(
         ([3], 'a')
     """
     spaces = [vectors] if isinstance(vectors, np.ndarray) else list(vectors)
-    if k < 1 or min(temperature, ridge, ridge_temperature, flatten) <= 0:
-        raise ValueError("k must be at least 1, and temperatures, ridge and flatten above 0")
+    if k < 1 or smoothing < 0 or min(temperature, ridge, ridge_temperature) <= 0:
+        raise ValueError("k must be at least 1, smoothing at least 0, and temperatures and ridge above 0")
     if any(label is None for label in labels):
         raise ValueError("an item has no label: leave such items out")
     lengths = {len(labels), *map(len, spaces), *([] if contents is None else [len(contents)])}
@@ -116,13 +127,10 @@ def find_label_errors(
         evidence, near = _evidence(
             spaces, given, len(classes), copies, k, temperature, ridge, ridge_temperature
         )
-    shares = (evidence / (len(spaces) * flatten)).softmax(dim=1)
-    own = shares.gather(1, given[:, None])[:, 0]
-    best, suggested = shares.scatter(1, given[:, None], -1.0).max(dim=1)
-    log_odds = (best.log() - own.log()) * flatten
+        score, suggested, share = _posterior(evidence / len(spaces), given, smoothing)
     cosines, places = near[0]
     names = [classes[number] for number in suggested.tolist()]
-    return LabelErrors((best - own).numpy(), names, log_odds.numpy(), places.numpy(), cosines.numpy())
+    return LabelErrors(score.numpy(), names, share, places.numpy(), cosines.numpy())
 
 
 def numbered(contents: Iterable[Hashable]) -> Tensor:
@@ -143,7 +151,7 @@ def label_probabilities(
 ) -> Tensor:
     """How probable each label is for each item, as the items of other content have it.
 
-    The evidence is that of :func:`find_label_errors`, without ``flatten``; a mean over the spaces.
+    The evidence is that of :func:`find_label_errors`, a mean over the spaces; nothing is known of the noise.
 
     Args:
         spaces: ``[n, d]`` vectors each, such as those of the trained model and of its backbone.
@@ -157,6 +165,69 @@ def label_probabilities(
     """
     evidence, _ = _evidence(spaces, given, classes, copies, k, temperature, ridge, ridge_temperature)
     return (evidence / len(spaces)).softmax(dim=1)
+
+
+def _posterior(evidence: Tensor, given: Tensor, smoothing: float) -> tuple[Tensor, Tensor, float]:
+    """How probably each given label is wrong, by the noise that makes the given labels most probable.
+
+    Args:
+        evidence: ``[n, classes]`` logarithms.
+        given: ``[n]`` int64 labels.
+        smoothing: see :func:`find_label_errors`.
+
+    Returns:
+        ``[n]`` logarithms of the odds, ``[n]`` int64 most probable other labels, and the share of wrong ones.
+    """
+    classes, tiny = evidence.shape[1], torch.finfo(torch.float64).tiny
+    size = max(1, ROWS // classes)
+    blocks = [slice(first, first + size) for first in range(0, len(given), size)]
+
+    def joint(block: slice) -> Tensor:
+        """``[b, classes]`` the probability that each label is right and the given one was written."""
+        return evidence[block].softmax(dim=1) * noise.T[given[block]]
+
+    noise, share = _same_noise(classes), SHARE
+    for _ in range(STEPS):
+        counts = torch.zeros(classes, classes, dtype=torch.float64)  # [given, right]
+        for block in blocks:
+            both = joint(block)
+            counts.index_add_(0, given[block], both / both.sum(dim=1, keepdim=True).clamp(min=tiny))
+        before = share
+        noise, share = _noise_of(counts.T, smoothing)
+        if abs(share - before) < 1e-4:
+            break
+    odds, suggested = [], []
+    for block in blocks:
+        both, labels = joint(block), given[block][:, None]
+        others = both.scatter(1, labels, 0.0)
+        own = both.gather(1, labels)[:, 0].clamp(min=tiny)
+        odds.append(others.sum(dim=1).clamp(min=tiny).log() - own.log())
+        suggested.append(others.scatter(1, labels, -1.0).argmax(dim=1))
+    return torch.cat(odds), torch.cat(suggested), share
+
+
+def _same_noise(classes: int) -> Tensor:
+    """``[right, given]`` probabilities of labels, as if all confusions were equally frequent."""
+    noise = torch.full((classes, classes), SHARE / (classes - 1), dtype=torch.float64)
+    noise.fill_diagonal_(1 - SHARE)
+    return noise
+
+
+def _noise_of(counts: Tensor, smoothing: float) -> tuple[Tensor, float]:
+    """``[right, given]`` probabilities of labels by their expected ``counts``, and the share of wrong ones.
+
+    A confusion counts as the mean of what was found and ``smoothing`` times what would be found if all
+    confusions were equally frequent.
+    """
+    classes = len(counts)
+    items = counts.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    wrong = counts.clone().fill_diagonal_(0.0)
+    share = float(wrong.sum() / items.sum())
+    same = share * items / (classes - 1)
+    noise = ((wrong + smoothing * same) / (1 + smoothing) / items).fill_diagonal_(0.0)
+    rest = 1 - noise.sum(dim=1)
+    noise.diagonal().copy_(rest)
+    return noise.clamp(min=1e-12), share
 
 
 def _evidence(

@@ -22,7 +22,7 @@ LARGER = 3.0
 """How many times as large as the typical class a class is that swallows others."""
 RISE = 0.002
 """Change of a validation metric that counts."""
-SUSPECTED = 0.02
+SUSPECTED = 0.01
 LEAKED = 0.01
 
 

@@ -20,7 +20,7 @@ from lit_metric.report.structure import Items, ProblemList
 
 MOST = 2000
 """Rows of a list at most."""
-STRONG = 6.0
+STRONG = 2.0
 """Logarithm of odds from which a label is strongly suspected; see docs/decisions.md."""
 SHOWN = 300
 """Characters of a text in a list."""
@@ -128,13 +128,13 @@ def _label_errors(
         vectors = [space.numpy()[places] for space in spaces]
         texts = [normalized(contents[place]) for place in places.tolist()]
         found = find_label_errors(vectors, labels, texts)
-        for each in np.flatnonzero(found.log_odds > 0).tolist():
+        for each in found.suspects.tolist():
             if usable[places[each]]:
                 near = [other for other in found.neighbours[each].tolist() if other >= 0]
                 named = [other for other in near if labels[other] == found.suggested[each]]
                 best = (named or near)[:1]
                 nearest = items.texts[places[best[0]]][:SHOWN] if best else ""
-                odds, suggested = float(found.log_odds[each]), str(found.suggested[each])
+                odds, suggested = float(found.score[each]), str(found.suggested[each])
                 suspects.append((odds, int(places[each]), labels[each], suggested, nearest))
     suspects.sort(key=lambda each: -each[0])
     strong = sum(each[0] >= STRONG for each in suspects)
@@ -143,10 +143,9 @@ def _label_errors(
         "suspected labels",
         "Labels that are probably wrong, the most suspicious first: the nearest items with other texts and a "
         "linear classifier, both without the item itself, say another label. The suspicion is the natural "
-        "logarithm of how many times as probable the suggested label is as the given one. "
-        f"{strong} have {STRONG:g} or more{_by_split(items, suspects)}: where classes are apart, most of "
-        "these are wrong. Expect right ones where two classes overlap, and more of them below. Correct the "
-        "label, or leave the row out.",
+        "logarithm of the odds that the given label is wrong: at 0 it is as likely wrong as right, at 2 the "
+        f"probability is 0.88. {strong} have {STRONG:g} or more{_by_split(items, suspects)}. Expect right "
+        "ones where two classes overlap. Correct the label, or leave the row out.",
         "suspects.csv",
         [place for _, place, *_ in suspects],
         {

@@ -75,12 +75,12 @@ def test_all_methods_are_measured_and_kept(
         label_errors.main(["--out", str(tmp_path / "out"), "--seeds", "2", "--noise", "random"])
     assert "kept, the settings are the same" in capsys.readouterr().out
     content = read_json(tmp_path / "out" / "banking77" / "label-errors.json")
-    assert content["suspicion"]["as published"]["3"]["changed"] == 0
+    assert content["suspicion"]["as published"]["2"]["changed"] == 0
     both = []
     for seed in range(2):
         after, which = label_errors.changed(labels, vectors, "random", seed)
-        both.append(label_errors.suspicion(vectors, after, texts, which)["3"]["changed"])
-    assert content["suspicion"]["random"]["3"]["changed"]["values"] == pytest.approx(both)
+        both.append(label_errors.suspicion(vectors, after, texts, which)["2"]["changed"])
+    assert content["suspicion"]["random"]["2"]["changed"]["values"] == pytest.approx(both)
     found = content["untrained"]["random"]
     assert set(found) == {"lit-metric", "vote of 10 neighbours", "cleanlab"}
     assert len(found["lit-metric"]["values"]) == 2
@@ -93,7 +93,7 @@ def test_labels_are_counted_from_a_bound_on() -> None:
     after, which = label_errors.changed(labels, vectors, "random", seed=1)
     texts = [f"text {number}" for number in range(240)]
     found = label_errors.suspicion(vectors.astype(np.float32), after, texts, which)
-    odds = find_label_errors(vectors.astype(np.float32), after.tolist(), texts).log_odds
+    odds = find_label_errors(vectors.astype(np.float32), after.tolist(), texts).score
     for bound, row in found.items():
         reached = [place for place in range(240) if odds[place] >= float(bound)]
         assert row["share"] == len(reached) / 240

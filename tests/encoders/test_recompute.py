@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lit_metric.encoders import (
     TextEncoder,
     TwoTowerEncoder,
 )
+from lit_metric.encoders import recompute as module
 from lit_metric.encoders.description import check_rebuildable, describe
 from lit_metric.encoders.recompute import in_chunks, length_chunks
 from lit_metric.losses import InfoNCELoss
@@ -418,3 +420,31 @@ def test_ranks_with_unlike_numbers_of_chunks(tiny: str, pool: RankPool, ddp: dic
         shares = [[*range(split)], [*range(split, 12)]]
         for found in pool.run(ranks_step, tiny, shares, ddp):
             assert_same(found, expected)
+
+
+def test_memory_is_given_back_when_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [500, 900, 700, 500 + module.GROWTH, 501 + module.GROWTH, 600, 700 + module.GROWTH]
+    held, calls = iter(sizes), list[int]()
+    monkeypatch.setattr(module, "resident_memory", lambda: next(held))
+    monkeypatch.setattr(module, "_malloc_trim", lambda: calls.append)
+    heap = module.Heap("cpu")
+    grown = []
+    for _ in sizes:
+        heap.bound()
+        grown.append(len(calls))
+    # From the first chunk, and after the memory was given back from the next one.
+    assert grown == [0, 0, 0, 0, 1, 1, 2]
+    heap.give_back()
+    assert calls == [0, 0, 0]
+    other = module.Heap("cuda")
+    other.bound()
+    other.give_back()
+    assert len(calls) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is read from /proc")
+def test_the_memory_of_the_process_is_read() -> None:
+    before = module.resident_memory()
+    some = bytearray(1 << 27)
+    some[::4096] = b"x" * len(some[::4096])
+    assert module.resident_memory() - before == pytest.approx(1 << 27, rel=0.1)

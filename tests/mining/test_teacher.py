@@ -81,7 +81,7 @@ def test_each_text_is_encoded_once_in_a_run_and_again_for_other_texts(
     rows, _ = texts
     asked: list[str] = []
 
-    with patch("lit_metric.encoders.TextEncoder", heard(asked)):
+    with patch("lit_metric.encoders.text.TextEncoder", heard(asked)):
         proposer, embeddings = EncoderProposer(folder), trained()
         give_texts(Miner(proposer=proposer), *Items.encode([[text] for text in rows]), tmp_path)
         anchors = torch.arange(COUNT)

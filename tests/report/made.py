@@ -340,14 +340,17 @@ def _problems(items: Items, hostile: bool) -> list[ProblemList]:
         [
             items.files[items.file[i]],
             int(items.row[i]),
-            items.texts[i],
+            items.splits[items.split[i]],
             items.labels[0],
             items.labels[1],
             0.5 + i / 64,
+            items.texts[-1],
+            items.texts[i],
         ]
         for i in range(20)
     ]
-    columns = ["file", "row", "text", "label", "suggested", "certainty"]
+    columns = ["file", "row", "of_split", "given_label", "suggested_label", "suspicion"]
+    columns += ["nearest_of_suggested", "shown_text"]
     twins = [["data/train.csv", i + 1, "data/train.csv", i + 2, 0.99] for i in range(120)]
     return [
         ProblemList(

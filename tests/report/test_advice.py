@@ -33,7 +33,7 @@ def metric(before: float, after: float, low: float | None = None, high: float | 
 def problem(
     name: str, strong: int, weak: int = 0, total: int | None = None, split: str = "train"
 ) -> ProblemList:
-    columns = {"leaks": ("equal_texts", True, False), "suspected labels": ("suspicion", 6.5, 5.5)}
+    columns = {"leaks": ("equal_texts", True, False), "suspected labels": ("suspicion", 2.5, 1.5)}
     column, high, low = columns[name]
     rows: list[list[Any]] = [
         ["a.csv", row, split, high if row < strong else low] for row in range(strong + weak)

@@ -144,6 +144,65 @@ def test_lists_of_problems_are_saved_as_given(page: Any, opened: Browser, report
         assert [[kind(cell) for kind, cell in zip(kinds, row, strict=True)] for row in rows[1:]] == each.rows
 
 
+def decide(driver: Any, row: int, value: str) -> Any:
+    """Choose what to do with a row of the first list, counted from 0."""
+    line = find_all(driver, "[data-name='suspected labels'] tbody tr")[row]
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", line)
+    Select(line.find_element(By.CSS_SELECTOR, ".decision")).select_by_value(value)
+    return line
+
+
+def test_a_list_is_filtered_and_saved_as_it_is_shown(opened: Browser, report: Report, tmp_path: Path) -> None:
+    driver, suspects = shown(opened, report, tmp_path), report.problems[0]
+    split, suspicion = suspects.columns.index("of_split"), suspects.columns.index("suspicion")
+    Select(find(driver, "[data-name='suspected labels'] .of-split")).select_by_value("test")
+    wanted = [row for row in suspects.rows if row[split] == "test"]
+    assert 0 < len(wanted) < len(suspects.rows)
+    press(driver, find(driver, "[data-file='suspects.csv']"))
+    assert [int(row[1]) for row in rows_of(saved(opened, "suspects.csv"))[1:]] == [row[1] for row in wanted]
+    slider = find(driver, "[data-name='suspected labels'] .least")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+    slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    least = float(slider.get_attribute("value"))
+    wanted = [row for row in wanted if row[suspicion] >= least]
+    assert 0 < len(wanted) < len(suspects.rows) / 2
+    press(driver, find(driver, "[data-file='suspects.csv']"))
+    assert [int(row[1]) for row in rows_of(saved(opened, "suspects.csv"))[1:]] == [row[1] for row in wanted]
+    said = f"{len(wanted)} rows of the table will be left out."
+    assert find(driver, "[data-name='suspected labels'] .decided").text == said
+    assert opened.console() == []
+
+
+def test_decisions_make_a_list_to_leave_out_and_a_list_of_corrections(
+    opened: Browser, report: Report, tmp_path: Path
+) -> None:
+    driver, suspects = shown(opened, report, tmp_path), report.problems[0]
+    corrections = find(driver, "[data-file='corrections.csv']")
+    assert not corrections.is_enabled()
+    decide(driver, 0, "stays")
+    decide(driver, 1, "suggested")
+    typed = decide(driver, 2, "other").find_element(By.CSS_SELECTOR, ".new-label")
+    typed.send_keys("a new, better label")
+    decide(driver, 3, "other")  # without a label, it is left out
+    decide(driver, 4, "suggested")
+    decide(driver, 4, "out")
+    said = "17 rows of the table will be left out, 1 kept as they are, 2 labelled anew."
+    assert find(driver, "[data-name='suspected labels'] .decided").text == said
+    # Decisions outlive another order of the rows.
+    press(driver, find_all(driver, "[data-name='suspected labels'] .sort")[1])
+    press(driver, find_all(driver, "[data-name='suspected labels'] .sort")[1])
+    press(driver, find(driver, "[data-file='suspects.csv']"))
+    left = rows_of(saved(opened, "suspects.csv"))
+    assert [row[:2] for row in left[1:]] == [[row[0], str(row[1])] for row in suspects.rows[3:]]
+    press(driver, corrections)
+    header, one, two = rows_of(saved(opened, "corrections.csv"))
+    assert header == ["file", "row", "given_label", "new_label", "shown_text"]
+    expected = ((one, suspects.rows[1], suspects.rows[1][4]), (two, suspects.rows[2], "a new, better label"))
+    for found, row, label in expected:
+        assert found == [row[0], str(row[1]), row[3], label, row[7]]
+    assert opened.console() == []
+
+
 def test_a_saved_list_is_inert_in_a_spreadsheet_and_still_excludes(opened: Browser, tmp_path: Path) -> None:
     """Every cell but file and row is a text that could be a formula; all rows but the listed ones remain."""
     texts = [text.replace("\ud800", "\ufffd") for text in HOSTILE if text and "\x00" not in text]

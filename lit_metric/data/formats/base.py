@@ -16,8 +16,8 @@ from torch import Tensor
 from lit_metric.data.dataset import Dataset
 from lit_metric.data.delimited import CsvOptions
 from lit_metric.data.errors import BadRows, DataError, Problems, listed
-from lit_metric.data.excluded import ExcludedRows
 from lit_metric.data.formats.columns import Checked, Columns
+from lit_metric.data.formats.listed_rows import CorrectedLabels, ExcludedRows
 from lit_metric.data.items import Items, Vocabulary
 from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import Table
@@ -46,6 +46,7 @@ class ReadOptions:
         cache_dir: where rows and texts beyond 64 MB go; see :class:`~lit_metric.data.texts.TextWriter`.
         opened: tables that were opened while reading, besides those of the splits.
         excluded: rows to leave out, of items with labels.
+        corrected: rows that have another label than their file says.
     """
 
     problems: Problems = field(default_factory=Problems)
@@ -56,6 +57,7 @@ class ReadOptions:
     cache_dir: str | None = None
     opened: list[Table] = field(default_factory=list)
     excluded: ExcludedRows | None = None
+    corrected: CorrectedLabels | None = None
 
     def columns(self, table: Table) -> Columns:
         """The columns of a table, whose problems are noted with the others."""

@@ -130,6 +130,10 @@ class Labels(Supervision):
         checked = {
             name: self._check_items(each, chosen[name], name != "predict") for name, each in columns.items()
         }
+        if reading.corrected is not None:
+            for name, items in checked.items():
+                if name != "predict":
+                    checked[name] = replace(items, labels=reading.corrected.of(tables[name], items.labels))
         if len({items.kind for items in checked.values()}) > 1:
             kinds = ", ".join(f"{name}: {items.kind}" for name, items in checked.items())
             raise DataError(f"items must be texts in all splits or sets in all splits, not {kinds}")

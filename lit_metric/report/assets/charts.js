@@ -27,7 +27,7 @@ function lineChart({ name, steps, values }) {
   const points = values
     .map((value, i) => [steps[i], value, i])
     .filter(([, value, i]) => value !== null && (i % every === 0 || i === values.length - 1));
-  const figureOf = (words) => el("figure", {}, el("figcaption", {}, textOf(name), el("span", { class: "muted" }, ` ${words}`)));
+  const figureOf = (words) => el("figure", {}, el("figcaption", {}, textOf(name), el("span", { class: "muted" }, ` ${words}`), meaning(name) ? el("div", { class: "muted small" }, meaning(name)) : null));
   if (!points.length) return figureOf("no values");
   const range = (place) => [Math.min(...points.map((p) => p[place])), Math.max(...points.map((p) => p[place]))];
   const [[left, right], [low, high]] = [range(0), range(1)];

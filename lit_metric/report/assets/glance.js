@@ -28,8 +28,31 @@ const MEANINGS = [
   [/^spearman$/, () => "rank correlation of cosines with the given scores"],
 ];
 
+// The same of what a run logs.
+const LOGGED = [
+  [/^train\/(.*\/)?loss$/, () => "what training makes small, in each batch"],
+  [/^train\/loss_epoch$/, () => "mean loss of each epoch"],
+  [/^train\/(.*\/)?anchors_used$/, () => "share of anchors that the loss learned from"],
+  [/^train\/mean_norm$/, () => "mean length of the vectors, before they are made unit vectors"],
+  [/^train\/mean_pairwise_cosine$/, () => "mean cosine of random pairs; near 1, all vectors point the same way"],
+  [/^train\/pairwise_spread$/, () => "how far apart random pairs lie; near 0, all vectors are the same"],
+  [/^lr\//, () => "learning rate"],
+  [/^mining\/staleness$/, () => "how many batches old the weights are that hard negatives were mined with"],
+  [/^mining\/delay$/, () => "how long after its snapshot of the weights a table of negatives came into use"],
+  [/^mining\/overlap$/, () => "share of the mined negatives that the table before had, too"],
+  [/^mining\/encoded$/, () => "share of the items that were encoded for this table"],
+  [/^mining\/without$/, () => "anchors without any mined negative"],
+  [/^mining\/stall_seconds$/, () => "seconds that training waited for mining"],
+  [/^mining\/(.*_)?seconds$/, () => "seconds that mining took, beside training or in its place"],
+  [/^mining\/rejected\/(.*)$/, (filter) => `candidates that the filter ${filter} dropped`],
+];
+
 function meaning(given) {
   const name = given.split("/").pop(); // of a mixture, NAME/METRIC
+  for (const [pattern, words] of LOGGED) {
+    const found = given.match(pattern);
+    if (found) return words(...found.slice(1));
+  }
   for (const [pattern, words] of MEANINGS) {
     const found = name.match(pattern);
     if (found) return words(...found.slice(1));
@@ -114,19 +137,19 @@ function splitsTable() {
 }
 
 const HEALTH = [
-  ["mean_cosine", "Mean cosine of random pairs", (v) => (v > 0.9 ? "collapsed: nearly all vectors point the same way" : v > 0.6 ? "crowded: vectors lie in a narrow cone" : "spread out")],
-  ["effective_dimensions", "Effective dimensions", (v) => (v < 4 ? "very few directions are used" : v < 16 ? "few directions are used" : "many directions are used")],
-  ["hubness", "Hubness (skewness)", (v) => (v > 3 ? "strong: a few items are neighbours of very many" : v > 1.5 ? "some items are neighbours of many" : "even: no item is everybody's neighbour")],
-  ["never_found", "Never among anybody's 10 nearest", (v) => (v > 0.3 ? "many items are hard to find" : v > 0.1 ? "some items are hard to find" : "nearly all items can be found")],
+  ["mean_cosine", "Mean cosine of random pairs", "1 if all vectors point the same way", (v) => (v > 0.9 ? "collapsed: nearly all vectors point the same way" : v > 0.6 ? "crowded: vectors lie in a narrow cone" : "spread out")],
+  ["effective_dimensions", "Effective dimensions", "how many directions of the space are used", (v) => (v < 4 ? "very few directions are used" : v < 16 ? "few directions are used" : "many directions are used")],
+  ["hubness", "Hubness", "whether few items are among the nearest of very many others: the skewness of how often each is; 0 is even", (v) => (v > 3 ? "strong: a few items are neighbours of very many" : v > 1.5 ? "some items are neighbours of many" : "even: no item is everybody's neighbour")],
+  ["never_found", "Never found", "share of items that are among the 10 nearest of no other item", (v) => (v > 0.3 ? "many items are hard to find" : v > 0.1 ? "some items are hard to find" : "nearly all items can be found")],
 ];
 
 function health() {
   if (!first.health) return card("Is the space sound?", missing("health", "It was not measured."));
   const show = (name, value) => (name === "never_found" ? percent(value) : name === "effective_dimensions" ? fixed(value, 1) : fixed(value, 3));
   const columns = [
-    { name: "what", label: "", show: (row) => row[1] },
+    { name: "what", label: "", show: (row) => [row[1], el("div", { class: "muted small" }, row[2])] },
     ...[BEFORE, AFTER].map((label, place) => ({ name: label, label, numeric: true, show: (row) => figure(first.health[row[0]][place], show(row[0], first.health[row[0]][place])) })),
-    { name: "words", label: `${AFTER}, in words`, show: (row) => (first.health[row[0]][1] === null ? "–" : row[2](first.health[row[0]][1])) },
+    { name: "words", label: `${AFTER}, in words`, show: (row) => (first.health[row[0]][1] === null ? "–" : row[3](first.health[row[0]][1])) },
   ];
   const made = card("Is the space sound?", table(columns, HEALTH, { caption: "Collapse and hubness" }));
   made.id = "health";

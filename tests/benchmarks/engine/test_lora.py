@@ -33,7 +33,11 @@ def test_both_sides_take_turns_in_processes_of_their_own(
     def run(side: str, pairs: int, steps: int, **options: Any) -> dict[str, Any]:
         calls.append(("adapter" in options, options["backbone"]))
         whole = "adapter" not in options
-        return {"seconds": 2.0 if whole else 1.0, "peak_mb": 900.0 if whole else 600.0, "loaded_mb": 500.0}
+        return {
+            "seconds": 2.0 if whole else 1.0,
+            "steps_peak_mb": 900.0 if whole else 600.0,
+            "libraries_mb": 500.0,
+        }
 
     monkeypatch.setattr(lora, "run", run)
     monkeypatch.setattr(lora, "random_model", lambda folder, config: "random")
@@ -42,7 +46,7 @@ def test_both_sides_take_turns_in_processes_of_their_own(
     assert {backbone for _, backbone in calls[6:]} == {"random"}
     assert (minilm["name"], modernbert["name"]) == ("lora-minilm", "lora-modernbert-100m")
     assert minilm["ratio"] == modernbert["ratio"] == 2.0
-    assert minilm["memory_mb"] == {"ours": 600.0, "peer": 900.0}
+    assert minilm["memory_mb"] == {"ours": 100.0, "peer": 400.0}
     assert minilm["rounds"] == {"ours": [64.0] * 3, "peer": [32.0] * 3}
 
 

@@ -42,7 +42,7 @@ def test_ratios_are_higher_where_we_are_better(tmp_path: Path, monkeypatch: pyte
             256,
             2048,
         ):  # those of a quick run, and the best
-            seconds += 1
+            seconds += 10
         return {"seconds": seconds, "peak_mb": 1000.0 + 0.5 * pairs, "loaded_mb": 900.0}
 
     monkeypatch.setattr(memory, "run", run)
