@@ -3,6 +3,7 @@
 const shownCell = (value) =>
   value === null ? "–" : typeof value === "number" ? figure(value, general(value)) : Array.isArray(value) ? textOf(short(value.join(" | "), 300)) : typeof value === "boolean" ? String(value) : textOf(short(value, 300));
 
+const PLACES = ["file", "row"];
 const OUT = "out"; // the decision about a row: it is left out, stays as it is, or gets another label
 const STAYS = "stays";
 const RELABELLED = "relabelled";
@@ -62,7 +63,9 @@ function problemList(list, place) {
   const rows = list.rows.map((cells, i) => ({ cells, item: list.items[i] ?? -1, decision: OUT, label: "" }));
   const at = (name) => list.columns.indexOf(name);
   const numeric = list.columns.map((_, i) => rows.some(({ cells }) => typeof cells[i] === "number") && rows.every(({ cells }) => cells[i] === null || typeof cells[i] === "number"));
-  const columns = list.columns.map((name, i) => ({ name: `column-${i}`, label: name.replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => shownCell(cells[i]) }));
+  // What a person decides by comes first, and where it is comes last.
+  const order = [...list.columns.keys()].sort((one, other) => PLACES.includes(list.columns[one]) - PLACES.includes(list.columns[other]));
+  const columns = order.map((i) => [list.columns[i], i]).map(([name, i]) => ({ name: `column-${i}`, label: name.replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => shownCell(cells[i]) }));
   const total = Math.max(list.total, rows.length);
   const part = el("details", { class: "problem", "data-name": list.name, open: place === 0 });
   part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, whole(total))), el("p", { class: "lead" }, textOf(list.explanation)));
@@ -86,7 +89,7 @@ function problemList(list, place) {
     if (shown) shown.use(rows.filter(kept));
     say();
   });
-  if (usable) columns.push({ name: "decision", label: "what to do", show: (row) => decision(row, relabels ? row.cells[at("suggested_label")] : null, say) });
+  if (usable) columns.unshift({ name: "decision", label: "what to do", show: (row) => decision(row, relabels ? row.cells[at("suggested_label")] : null, say) });
   columns.push({ name: "open", label: "on this page", show: (row) => (row.item >= 0 ? button("Neighbours", () => openItem(row.item), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
   if (tools.length) part.append(el("div", { class: "tools" }, tools));
   if (usable) {
