@@ -115,7 +115,7 @@ def test_hostile_texts_do_nothing(opened: Browser, tmp_path: Path) -> None:
     assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     texts = driver.execute_script(
         "return [...document.querySelectorAll('[data-name=\"suspected labels\"] tbody tr')]"
-        ".map(row => row.cells[6].textContent)"
+        ".map(row => row.cells[1].textContent)"
     )
     assert texts[0] == HOSTILE[0]
     assert "\u2400" in texts[7]

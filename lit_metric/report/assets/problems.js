@@ -3,7 +3,8 @@
 const shownCell = (value) =>
   value === null ? "–" : typeof value === "number" ? figure(value, general(value)) : Array.isArray(value) ? textOf(short(value.join(" | "), 300)) : typeof value === "boolean" ? String(value) : textOf(short(value, 300));
 
-const PLACES = ["file", "row"];
+const FIRST = ["shown_text"];
+const LAST = ["of_split", "file", "row"];
 const OUT = "out"; // the decision about a row: it is left out, stays as it is, or gets another label
 const STAYS = "stays";
 const RELABELLED = "relabelled";
@@ -45,14 +46,15 @@ function decision(row, suggested, changed) {
   if (suggested !== null) options.push(["suggested", `label it ${suggested}`], ["other", "label it …"]);
   const other = el("input", { list: "label-names", "aria-label": "new label", placeholder: "new label", class: "new-label" });
   const decide = () => {
-    const which = select.querySelector("select").value;
+    const which = select.value;
     other.hidden = which !== "other";
     row.label = which === "suggested" ? suggested : which === "other" ? other.value.trim() : "";
     row.decision = row.label ? RELABELLED : which === STAYS ? STAYS : OUT;
     changed();
   };
   const now = row.decision !== RELABELLED ? row.decision : row.label === suggested ? "suggested" : "other";
-  const select = choice("", options, now, decide, { "aria-label": "what to do with this row", class: "decision" });
+  const select = el("select", { "aria-label": "what to do with this row", class: "decision", onchange: decide }, options.map(([name, words]) => el("option", { value: name }, visible(short(words, 60)))));
+  select.value = now;
   other.value = now === "other" ? row.label : "";
   other.hidden = now !== "other";
   other.addEventListener("input", decide);
@@ -64,8 +66,9 @@ function problemList(list, place) {
   const at = (name) => list.columns.indexOf(name);
   const numeric = list.columns.map((_, i) => rows.some(({ cells }) => typeof cells[i] === "number") && rows.every(({ cells }) => cells[i] === null || typeof cells[i] === "number"));
   // What a person decides by comes first, and where it is comes last.
-  const order = [...list.columns.keys()].sort((one, other) => PLACES.includes(list.columns[one]) - PLACES.includes(list.columns[other]));
-  const columns = order.map((i) => [list.columns[i], i]).map(([name, i]) => ({ name: `column-${i}`, label: name.replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => shownCell(cells[i]) }));
+  const late = (i) => LAST.indexOf(list.columns[i]) + 1 - FIRST.includes(list.columns[i]);
+  const order = [...list.columns.keys()].sort((one, other) => late(one) - late(other));
+  const columns = order.map((i) => [list.columns[i], i]).map(([name, i]) => ({ name: `column-${i}`, label: name.replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(name) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
   const total = Math.max(list.total, rows.length);
   const part = el("details", { class: "problem", "data-name": list.name, open: place === 0 });
   part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, whole(total))), el("p", { class: "lead" }, textOf(list.explanation)));
