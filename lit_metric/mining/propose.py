@@ -300,6 +300,9 @@ class ClusterProposer(RandomProposer):
 class JoinedProposer(Proposer):
     """The candidates of several proposers, each candidate once.
 
+    A table is sorted by score, whatever the order here. So give the miner a draw from all candidates, such as
+    ``UniformWindow()``: among the first ten there may be those of a single proposer.
+
     Source of the idea: R²anker (arXiv 2206.08063), which draws negatives from the results of several
     retrievers.
 

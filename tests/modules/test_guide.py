@@ -53,7 +53,7 @@ def shared_work(folder: str, texts: list[str]) -> tuple[list[str], Tensor]:
     items, vocabulary = Items.encode([[text] for text in texts])
     asked: list[str] = []
 
-    with patch("lit_metric.modules.tasks.TextEncoder", heard(asked)):
+    with patch("lit_metric.encoders.text.TextEncoder", heard(asked)):
         data = SimpleNamespace(items=items, vocabulary=vocabulary)
         return asked, encode_items(folder, data=data, device=torch.device("cpu"))  # type: ignore[arg-type]
 
@@ -81,7 +81,7 @@ def test_only_the_items_that_are_asked_for_are_encoded(small: Small) -> None:
     data: Any = SimpleNamespace(items=items, vocabulary=vocabulary)
     asked: list[str] = []
 
-    with patch("lit_metric.modules.tasks.TextEncoder", heard(asked)):
+    with patch("lit_metric.encoders.text.TextEncoder", heard(asked)):
         ids = torch.tensor([4, 1])
         found = encode_items(small / "backbone", ids, data=data, device=torch.device("cpu"))
     assert asked == [texts[4], texts[1]]
