@@ -35,7 +35,7 @@ from benchmarks.throughput import adamw, update
 from lit_metric import TextEncoder
 from lit_metric.data.ragged import EncoderInput
 from lit_metric.encoders.pretrained import locate
-from lit_metric.encoders.recompute import TOKENS_IN_MEMORY
+from lit_metric.encoders.recompute import TOKENS_IN_MEMORY, resident_memory
 from lit_metric.losses import InfoNCELoss
 
 TEMPERATURE = 0.05
@@ -111,18 +111,16 @@ def peak() -> float:
     return most / 2**20 if sys.platform == "darwin" else most / 2**10
 
 
-def held() -> float:
-    """The memory that this process holds, in MB; from now on, :func:`peak` is the most since here.
+def reset_peak() -> float:
+    """Let :func:`peak` be the most since here, and return the memory that this process holds, in MB.
 
-    Where the system doesn't have it, this is :func:`peak`, and nothing changes.
+    Where the system can't, this is :func:`peak`, and nothing changes.
     """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
-        reset.write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return peak()
-    lines = status.read_text().splitlines()
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmRSS:"))
+    return resident_memory() / 2**20
 
 
 def run(side: str, pairs: int, steps: int, **options: Any) -> dict[str, Any]:
@@ -157,10 +155,10 @@ def child(side: str, pairs: int, steps: int, options: dict[str, Any]) -> dict[st
     torch.manual_seed(0)
     if "adapter" in options:
         importlib.import_module("peft")
-    libraries = held()
+    libraries = reset_peak()
     step = STEPS[side](pairs, options)
     loaded, seconds = peak(), []
-    held()
+    reset_peak()
     for _ in range(steps):
         begin = time.perf_counter()
         step()

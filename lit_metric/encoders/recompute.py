@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ TOKENS_IN_MEMORY = 4096
 """Tokens whose activations are held at once under ``recompute: chunks``, by default."""
 GROWTH = 1 << 27
 """Bytes by which the process may grow from chunk to chunk before freed memory is given back."""
+SIZES = "/proc/self/statm"
 
 
 def tokens_in_memory(recompute: Recompute, given: int | None) -> int:
@@ -191,15 +193,15 @@ class Heap:
 
 def resident_memory() -> int:
     """The memory that this process holds, in bytes; on Linux only."""
-    with open("/proc/self/statm", "rb") as file:
+    with open(SIZES, "rb") as file:
         return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
 @functools.cache
 def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's function of this name; None in another C library."""
+    """glibc's function of this name; None in another C library, or where sizes of processes aren't told."""
     found: Callable[[int], int] | None = None
-    if sys.platform == "linux":
+    if sys.platform == "linux" and os.path.exists(SIZES):
         found = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return found
 

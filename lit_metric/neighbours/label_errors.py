@@ -127,7 +127,8 @@ def find_label_errors(
         evidence, near = _evidence(
             spaces, given, len(classes), copies, k, temperature, ridge, ridge_temperature
         )
-        score, suggested, share = _posterior(evidence / len(spaces), given, smoothing)
+        shares = (evidence / len(spaces)).softmax(dim=1)
+        score, suggested, share = _posterior(shares, given, smoothing)
     cosines, places = near[0]
     names = [classes[number] for number in suggested.tolist()]
     return LabelErrors(score.numpy(), names, share, places.numpy(), cosines.numpy())
@@ -167,24 +168,24 @@ def label_probabilities(
     return (evidence / len(spaces)).softmax(dim=1)
 
 
-def _posterior(evidence: Tensor, given: Tensor, smoothing: float) -> tuple[Tensor, Tensor, float]:
+def _posterior(shares: Tensor, given: Tensor, smoothing: float) -> tuple[Tensor, Tensor, float]:
     """How probably each given label is wrong, by the noise that makes the given labels most probable.
 
     Args:
-        evidence: ``[n, classes]`` logarithms.
+        shares: ``[n, classes]`` how probable each label is, before the given one is known.
         given: ``[n]`` int64 labels.
         smoothing: see :func:`find_label_errors`.
 
     Returns:
         ``[n]`` logarithms of the odds, ``[n]`` int64 most probable other labels, and the share of wrong ones.
     """
-    classes, tiny = evidence.shape[1], torch.finfo(torch.float64).tiny
+    classes, tiny = shares.shape[1], torch.finfo(torch.float64).tiny
     size = max(1, ROWS // classes)
     blocks = [slice(first, first + size) for first in range(0, len(given), size)]
 
     def joint(block: slice) -> Tensor:
         """``[b, classes]`` the probability that each label is right and the given one was written."""
-        return evidence[block].softmax(dim=1) * noise.T[given[block]]
+        return shares[block] * noise.T[given[block]]
 
     noise, share = _same_noise(classes), SHARE
     for _ in range(STEPS):

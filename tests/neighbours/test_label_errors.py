@@ -120,7 +120,7 @@ def test_a_frequent_confusion_is_more_suspicious_than_a_rare_one() -> None:
     sure = torch.eye(3, dtype=torch.float64)[torch.from_numpy(right)] * 8
     unsure = torch.tensor([[8.0, 8.0, 0.0], [0.0, 8.0, 8.0]], dtype=torch.float64)
     given = torch.from_numpy(np.append(labels, [1, 1]))
-    score, suggested, _ = module._posterior(torch.cat([sure, unsure]), given, 1.0)
+    score, suggested, _ = module._posterior(torch.cat([sure, unsure]).softmax(dim=1), given, 1.0)
     assert suggested[-2:].tolist() == [0, 2]
     assert score[-2] - score[-1] == pytest.approx(np.log(0.2 / 0.02), abs=1)
 

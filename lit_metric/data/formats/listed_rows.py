@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_metric.data.delimited import CsvOptions
-from lit_metric.data.errors import DataError, listed
+from lit_metric.data.errors import DataError, listed, listed_files
 from lit_metric.data.formats.columns import name
 from lit_metric.data.readers import Source, read_table
 from lit_metric.data.table import Table
@@ -48,19 +48,16 @@ class ListedRows:
         table = read_table(source, csv=csv, name=self.argument)
         self.name = table.name
         if not {*self.needs} <= {*table.columns}:
-            raise DataError(f"{self.argument}= needs the columns {self._columns}: {table.layout}")
+            needs = [repr(column) for column in self.needs]
+            raise DataError(f"{self.argument}= needs the columns {listed_files(needs)}: {table.layout}")
         values = {column: table.column(column) for column in table.columns}
         for number, (file, row) in enumerate(zip(values[FILE], values[ROW], strict=True), start=1):
             if not isinstance(file, str) or not str(row).isdecimal() or int(row) < 1:
                 raise DataError(
                     f"{self.name}, row {number}: {file!r} and {row!r} are no file and row, from 1"
                 )
-            cells = {column: each[number - 1] for column, each in values.items()}
+            cells = {name: each[number - 1] for name, each in values.items() if name not in (FILE, ROW)}
             self._add(number, _place(file), int(row), cells)
-
-    @property
-    def _columns(self) -> str:
-        return f"{', '.join(map(repr, self.needs[:-1]))} and {self.needs[-1]!r}"
 
     def _add(self, number: int, file: str, row: int, cells: dict[str, Any]) -> None:
         """Keep what the list says about a row; ``number`` is its own row in the list."""
@@ -75,11 +72,12 @@ class ListedRows:
         rows: dict[int, dict[str, Any]] = {}
         start = 0
         for part in table.parts:
-            for number, values in self._rows.get(_place(part.name), {}).items():
+            file = _place(part.name)
+            for number, values in self._rows.get(file, {}).items():
                 place = number - 1 - part.start
                 if 0 <= place < part.rows:
                     rows[start + place] = values
-                    self._found.add((_place(part.name), number))
+                    self._found.add((file, number))
             start += part.rows
         for column in table.columns if rows else ():
             # Commands put input_ before the name of a column where they have a result of that name.

@@ -68,7 +68,7 @@ function problemList(list, place) {
   // What a person decides by comes first, and where it is comes last.
   const late = (i) => LAST.indexOf(list.columns[i]) + 1 - FIRST.includes(list.columns[i]);
   const order = [...list.columns.keys()].sort((one, other) => late(one) - late(other));
-  const columns = order.map((i) => [list.columns[i], i]).map(([name, i]) => ({ name: `column-${i}`, label: name.replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(name) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
+  const columns = order.map((i) => ({ name: `column-${i}`, label: list.columns[i].replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(list.columns[i]) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
   const total = Math.max(list.total, rows.length);
   const part = el("details", { class: "problem", "data-name": list.name, open: place === 0 });
   part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, whole(total))), el("p", { class: "lead" }, textOf(list.explanation)));
@@ -116,7 +116,7 @@ function renderProblems() {
   const section = byId("problems");
   const { problems } = data.late;
   if (!problems.length) return section.append(missing("problems", "Nothing was searched for."));
-  section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Decide what to do with each row, and save the lists: they hold the rows that the filters show and that are to be left out. Decisions are lost when the page is closed. Rows are counted from 1, without a header. CSV files are UTF-8 with a byte order mark, and cells that a spreadsheet would take for formulas begin with an apostrophe."),
+  section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Decide what to do with each row, and save the lists: they hold the rows that the filters show and that are to be left out; corrections.csv holds all new labels. Decisions are lost when the page is closed. Rows are counted from 1, without a header. CSV files are UTF-8 with a byte order mark, and cells that a spreadsheet would take for formulas begin with an apostrophe."),
     el("datalist", { id: "label-names" }, data.late.labels.slice(0, 2000).map((name) => el("option", { value: name }))),
     ...problems.map(problemList));
 }

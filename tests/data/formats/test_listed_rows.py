@@ -109,3 +109,11 @@ def test_one_row_is_corrected_and_another_left_out(tmp_path: Path) -> None:
     left = write_csv(tmp_path / "suspects.csv", [(given, "2")], ("file", "row"))
     found = labels_of(module(tmp_path, [(given, "1", "", ROWS[1][1])], exclude=left))
     assert found == {text: label for text, label in ROWS if text != ROWS[1][0]} | {ROWS[0][0]: ROWS[1][1]}
+
+
+def test_columns_of_a_file_that_are_called_file_and_row_are_not_compared(tmp_path: Path) -> None:
+    rows = [(text, label, "elsewhere", "7") for text, label in ROWS]
+    given = write_csv(tmp_path / "given.csv", rows, ("text", "label", "file", "row"))
+    left = write_csv(tmp_path / "suspects.csv", [(given, "2")], ("file", "row"))
+    found = labels_of(module(tmp_path, [(given, "1", "", ROWS[1][1])], exclude=left))
+    assert found == {text: label for text, label in ROWS if text != ROWS[1][0]} | {ROWS[0][0]: ROWS[1][1]}
