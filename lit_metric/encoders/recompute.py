@@ -21,8 +21,10 @@ Recompute = Literal["none", "chunks", "layers"]
 
 TOKENS_IN_MEMORY = 4096
 """Tokens whose activations are held at once under ``recompute: chunks``, by default."""
-GROWTH = 1 << 27
+GROWTH = 1 << 26
 """Bytes by which the process may grow from chunk to chunk before freed memory is given back."""
+BETWEEN = 8
+"""Chunks between two times at least, so that giving back costs little beside them."""
 SIZES = "/proc/self/statm"
 
 
@@ -132,8 +134,9 @@ class Chunks(torch.autograd.Function):
                 vectors = part.new_empty(sum(map(len, chunks)), part.shape[1])
             vectors[rows] = part
             del part
-            heap.bound()
+            heap.after_chunk()
         ctx.chunk, ctx.chunks, ctx.states, ctx.trained = chunk, chunks, states, trained
+        ctx.heap = heap
         return vectors
 
     @staticmethod
@@ -142,8 +145,8 @@ class Chunks(torch.autograd.Function):
         """The sum of the chunks' gradients."""
         totals: list[Tensor | None] = [None] * len(ctx.trained)
         kind = gradient.device.type
-        heap = Heap(kind)
-        heap.give_back()  # what the loss took
+        heap = ctx.heap
+        heap.after_loss()
         for rows, (state, devices, device_states) in zip(ctx.chunks, ctx.states, strict=True):
             with torch.random.fork_rng(devices, device_type="cuda" if kind == "cpu" else kind):
                 torch.set_rng_state(state)
@@ -155,7 +158,7 @@ class Chunks(torch.autograd.Function):
             found = torch.autograd.grad(part, ctx.trained, gradient[rows], allow_unused=True)
             totals = [add(*both) for both in zip(totals, found, strict=True)]
             del part, found  # before the next chunk
-            heap.bound()
+            heap.after_chunk()
         pairs = zip(totals, ctx.trained, strict=True)
         return None, None, *(None if total is None else total.to(each.dtype) for total, each in pairs)
 
@@ -165,7 +168,8 @@ class Heap:
 
     Chunks have tensors of different sizes, and small objects that stay lie between them. So what one chunk
     has freed serves the next only in part. To give it back to the system after every chunk would cost a tenth
-    of the time; so that is done when the process has grown by ``GROWTH``.
+    of the time, as the next one has to get it again; so that is done when the process has grown by
+    ``GROWTH``, and not within ``BETWEEN`` chunks.
 
     Args:
         kind: of the device of the tensors.
@@ -173,22 +177,29 @@ class Heap:
 
     def __init__(self, kind: str) -> None:
         self._trim = _malloc_trim() if kind == "cpu" else None
-        self._first = 0  # bytes after the first chunk since memory was given back
+        self._first = self._last = 0  # bytes after the first and the last chunk of those that are counted
+        self._chunks = 0
 
-    def give_back(self) -> None:
-        """Give freed memory back to the system."""
-        if self._trim is not None:
-            self._trim(0)
-            self._first = 0
-
-    def bound(self) -> None:
-        """Call it after each chunk."""
+    def after_chunk(self) -> None:
+        """Give freed memory back to the system, if it is time to."""
         if self._trim is None:
             return
-        held = resident_memory()
-        self._first = self._first or held
-        if held > self._first + GROWTH:
-            self.give_back()
+        self._last = resident_memory()
+        self._first = self._first or self._last
+        self._chunks += 1
+        if self._chunks >= BETWEEN and self._last > self._first + GROWTH:
+            self._give_back(self._trim)
+
+    def after_loss(self) -> None:
+        """Give back what the loss took, if it is much. Count anew, as chunks take more backwards."""
+        if self._trim is not None:
+            if resident_memory() > self._last + GROWTH:
+                self._give_back(self._trim)
+            self._first = self._chunks = 0
+
+    def _give_back(self, trim: Callable[[int], int]) -> None:
+        trim(0)
+        self._first = self._chunks = 0
 
 
 def resident_memory() -> int:

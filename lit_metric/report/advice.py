@@ -99,9 +99,10 @@ def _leaks(report: Report) -> Advice | None:
     if not leaked or not items or leaked < max(2, LEAKED * items):
         return None
     return Advice(
-        "Leave the leaks out of training and measure again: the results are too high.",
+        "Leave the leaks out of training and measure again: the results are too high. Leave out those with "
+        "equal texts under Problems in the data, and save exclude.csv.",
         f"{leaked}{more} training items are in another split, too; {items} items were measured",
-        "--data.exclude leaks.csv",
+        "--data.exclude exclude.csv",
     )
 
 
@@ -157,10 +158,11 @@ def _suspects(report: Report) -> Advice | None:
     if not items or suspects <= max(2, SUSPECTED * items):
         return None
     return Advice(
-        "Look at the suspected labels first: wrong labels hold back training and falsify results.",
+        "Look at the suspected labels first: wrong labels hold back training and falsify results. Decide "
+        "about them under Problems in the data, and save both files.",
         f"{suspects}{more} of {items} labels have much against them (a suspicion of {STRONG:g} or more)"
         f"{_most_in(report, splits)}",
-        "--data.exclude suspects.csv",
+        "--data.exclude exclude.csv --data.corrections corrections.csv",
     )
 
 

@@ -242,7 +242,10 @@ def _look(
     with _part(report, "attention"), _timed(seconds, "attention"):
         report.attention = _attention(inspected, items, ids, seed)
         if not report.attention:
-            report.missing["attention"] = "The encoder's pooling has no weights, as a mean has none."
+            report.missing["attention"] = (
+                "This encoder makes one vector of those of its tokens without weights, such as by their "
+                "mean, so there is nothing to show here. Pooling by attention has weights."
+            )
     with _part(report, "problems"), _timed(seconds, "problems"), stage("looking for wrong data", shown):
         # Near duplicates are found by untrained vectors, which neither of two runs has.
         before, after = (None if each is None else each.of(ids) for each in encoded)
@@ -348,7 +351,7 @@ def _mined(inspected: Inspected, encoded: Pair, missing: dict[str, str]) -> Mine
             own = torch.isin(each.ids, data.splits["train"])
             spaces += [Embeddings(each.ids[own], each.vectors[own])] if bool(own.any()) else []
     if (found := mined_negatives(inspected.folder / NEGATIVES, data, spaces)) is None:
-        missing["negatives"] = "The run mined no negatives."
+        missing["negatives"] = "The run mined no negatives. A run with data.miner in its config does."
     return found
 
 

@@ -41,6 +41,7 @@ SCRIPTS = (
     "confusions.js",
     "negatives.js",
     "attention.js",
+    "decisions.js",
     "problems.js",
     "main.js",
 )

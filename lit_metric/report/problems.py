@@ -61,9 +61,10 @@ def problems_of(
     placed = bool((items.file >= 0).any())
     usable = (items.file >= 0) | (not placed)
     contents = [text.split(" | ") if sets else text for text in items.texts]
+    suspicion = np.zeros(len(items))
     found = [
-        _label_errors(items, before, after, contents, usable, parts),
-        _duplicates(items, before, contents, usable, threshold, parts),
+        _label_errors(items, before, after, contents, usable, parts, suspicion),
+        _duplicates(items, before, contents, usable, threshold, parts, suspicion),
         _leaks(items, before, contents, usable, threshold),
         _odd(items, cut, usable),
     ]
@@ -94,10 +95,16 @@ def _list(
         "row": [int(items.row[place]) if file >= 0 else "" for file, place in zip(known, shown, strict=True)],
         "of_split": [items.splits[items.split[place]] for place in shown],
         **{column: given[:MOST] for column, given in columns.items()},
-        "shown_text": [items.texts[place][:SHOWN] for place in shown],
+        "shown_text": [_shown(items, place) for place in shown],
     }
     rows = [list(row) for row in zip(*values.values(), strict=True)]
     return ProblemList(name, explanation, [*values], rows, shown, len(places), export)
+
+
+def _shown(items: Items, place: int) -> str:
+    """The text of an item, with a mark where it is cut."""
+    text = items.texts[place]
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def _labels(items: Items, place: int) -> list[str]:
@@ -112,8 +119,10 @@ def _label_errors(
     contents: list[Any],
     usable: NDArray[np.bool_],
     parts: NDArray[np.int64],
+    suspicion: NDArray[np.float64],
 ) -> ProblemList | None:
-    """Items with one label each that the others of their data set speak against."""
+    """Items with one label each that the others of their data set speak against. Fills ``suspicion [N]``, the
+    logarithm of the odds of each, 0 of those that aren't suspected."""
     lengths = np.diff(items.label_offsets)
     spaces = [each.float().cpu() for each in (after, before) if each is not None]
     finite = np.ones(len(items), bool)
@@ -133,8 +142,9 @@ def _label_errors(
                 near = [other for other in found.neighbours[each].tolist() if other >= 0]
                 named = [other for other in near if labels[other] == found.suggested[each]]
                 best = (named or near)[:1]
-                nearest = items.texts[places[best[0]]][:SHOWN] if best else ""
+                nearest = _shown(items, int(places[best[0]])) if best else ""
                 odds, suggested = float(found.score[each]), str(found.suggested[each])
+                suspicion[places[each]] = odds
                 suspects.append((odds, int(places[each]), labels[each], suggested, nearest))
     suspects.sort(key=lambda each: -each[0])
     strong = sum(each[0] >= STRONG for each in suspects)
@@ -145,7 +155,7 @@ def _label_errors(
         "linear classifier, both without the item itself, say another label. The suspicion is the natural "
         "logarithm of the odds that the given label is wrong: at 0 it is as likely wrong as right, at 2 the "
         f"probability is 0.88. {strong} have {STRONG:g} or more{_by_split(items, suspects)}. Expect right "
-        "ones where two classes overlap. Correct the label, or leave the row out.",
+        "ones where two classes overlap.",
         "suspects.csv",
         [place for _, place, *_ in suspects],
         {
@@ -199,8 +209,10 @@ def _duplicates(
     usable: NDArray[np.bool_],
     threshold: float,
     parts: NDArray[np.int64],
+    suspicion: NDArray[np.float64],
 ) -> ProblemList | None:
-    """Items of one split, role and data set that repeat another; the first of each group isn't listed."""
+    """Items of one split, role and data set that repeat another. Of each group, the first of the items whose
+    label is least suspected isn't listed."""
     vectors = _telling(before, threshold)
     places: list[int] = []
     names = ("copy_of_row", "own_label", "label_of_copied", "copy_of_text")
@@ -211,14 +223,15 @@ def _duplicates(
         own = np.flatnonzero((groups == group_of).all(axis=1) & usable)
         given = None if vectors is None else vectors[own]
         for group in duplicate_groups([contents[place] for place in own.tolist()], given, threshold):
-            first, *others = own[group].tolist()
-            for place in others:
+            members = own[group]
+            first = int(members[suspicion[members].argmin()])
+            for place in members[members != first].tolist():
                 places.append(place)
                 columns["copy_of_row"].append(int(items.row[first]))
                 columns["own_label"].append(" | ".join(_labels(items, place)))
                 columns["label_of_copied"].append(" | ".join(_labels(items, first)))
                 equal += normalized(contents[place]) == normalized(contents[first])
-                columns["copy_of_text"].append(items.texts[first][:SHOWN])
+                columns["copy_of_text"].append(_shown(items, first))
     order = sorted(
         range(len(places)), key=lambda at: columns["own_label"][at] == columns["label_of_copied"][at]
     )
@@ -227,8 +240,8 @@ def _duplicates(
         "near duplicates",
         "Items that repeat another of their split"
         f"{', those with another label first' if items.labels else ''}. "
-        f"{_found_by(vectors, threshold, equal, len(places))} The first of each group isn't listed, so it "
-        "stays in the data.",
+        f"{_found_by(vectors, threshold, equal, len(places))} One of each group isn't listed, so it stays "
+        f"in the data: the first{' of those whose labels are least suspected' if suspicion.any() else ''}.",
         "duplicates.csv",
         [places[at] for at in order],
         {name: [values[at] for at in order] for name, values in columns.items()},
@@ -276,7 +289,7 @@ def _leaks(
             "cosine_of_both": [round(min(best[place][0], 1.0), 4) for place in places],
             "own_label": [" | ".join(_labels(items, place)) for place in places],
             "label_there": [" | ".join(_labels(items, other)) for other in leaked],
-            "also_in_text": [items.texts[other][:SHOWN] for other in leaked],
+            "also_in_text": [_shown(items, other) for other in leaked],
         },
     )
 

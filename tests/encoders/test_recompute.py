@@ -423,23 +423,32 @@ def test_ranks_with_unlike_numbers_of_chunks(tiny: str, pool: RankPool, ddp: dic
 
 
 def test_memory_is_given_back_when_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = [500, 900, 700, 500 + module.GROWTH, 501 + module.GROWTH, 600, 700 + module.GROWTH]
-    held, calls = iter(sizes), list[int]()
+    large = module.GROWTH
+    sizes = [500, 501 + large, 400, 500 + large, 501 + large, 600, 700, 600, 701 + large, 500]
+    after_loss = [500 + large, 501 + large]
+    held, calls = iter([*sizes, after_loss[0], 300, after_loss[1], 300, 300, 301 + large]), list[int]()
     monkeypatch.setattr(module, "resident_memory", lambda: next(held))
     monkeypatch.setattr(module, "_malloc_trim", lambda: calls.append)
+    monkeypatch.setattr(module, "BETWEEN", 3)
     heap = module.Heap("cpu")
     grown = []
     for _ in sizes:
-        heap.bound()
+        heap.after_chunk()
         grown.append(len(calls))
-    # From the first chunk, and after the memory was given back from the next one.
-    assert grown == [0, 0, 0, 0, 1, 1, 2]
-    heap.give_back()
-    assert calls == [0, 0, 0]
-    other = module.Heap("cuda")
-    other.bound()
-    other.give_back()
+    # Not within three chunks; then from the next one, which has 600.
+    assert grown == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    heap.after_loss()  # as much as the last chunk, and no more than may be added
+    assert len(calls) == 2
+    heap.after_chunk()
+    heap.after_loss()
     assert len(calls) == 3
+    for _ in range(3):
+        heap.after_chunk()
+    assert calls == [0, 0, 0, 0]
+    other = module.Heap("cuda")
+    other.after_chunk()
+    other.after_loss()
+    assert len(calls) == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is read from /proc")

@@ -113,7 +113,7 @@ def made_report(
             Advice(
                 "Look at the suspected labels before you train again.",
                 "5 of 100 test items have a label that their neighbours contradict.",
-                "--data.exclude suspects.csv",
+                "--data.exclude exclude.csv",
             ),
             Advice(
                 "Train longer." if not hostile else HOSTILE[0],

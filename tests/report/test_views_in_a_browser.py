@@ -144,9 +144,9 @@ def test_lists_of_problems_are_saved_as_given(page: Any, opened: Browser, report
         assert [[kind(cell) for kind, cell in zip(kinds, row, strict=True)] for row in rows[1:]] == each.rows
 
 
-def decide(driver: Any, row: int, value: str) -> Any:
-    """Choose what to do with a row of the first list, counted from 0."""
-    line = find_all(driver, "[data-name='suspected labels'] tbody tr")[row]
+def decide(driver: Any, row: int, value: str, name: str = "suspected labels") -> Any:
+    """Choose what to do with a row of a list, counted from 0."""
+    line = find_all(driver, f"[data-name='{name}'] tbody tr")[row]
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", line)
     Select(line.find_element(By.CSS_SELECTOR, ".decision")).select_by_value(value)
     return line
@@ -168,38 +168,81 @@ def test_a_list_is_filtered_and_saved_as_it_is_shown(opened: Browser, report: Re
     assert 0 < len(wanted) < len(suspects.rows) / 2
     press(driver, find(driver, "[data-file='suspects.csv']"))
     assert [int(row[1]) for row in rows_of(saved(opened, "suspects.csv"))[1:]] == [row[1] for row in wanted]
-    said = f"{len(wanted)} rows of the table will be left out."
-    assert find(driver, "[data-name='suspected labels'] .decided").text == said
+    # All that are shown are left out at once, and taken back.
+    press(driver, find(driver, "[data-name='suspected labels'] .leave-all"))
+    assert f"{len(wanted)} rows left out, 0 kept, 0 labelled anew" in find(driver, ".total").text
+    assert f"{len(wanted)} rows left out are of a split that is measured" in find(driver, ".bar-below").text
+    press(driver, find(driver, "[data-file='exclude.csv']"))
+    assert [int(row[1]) for row in rows_of(saved(opened, "exclude.csv"))[1:]] == [row[1] for row in wanted]
+    press(driver, find(driver, "[data-name='suspected labels'] .take-back"))
+    assert "0 rows left out" in find(driver, ".total").text
+    assert not find(driver, "[data-file='exclude.csv']").is_enabled()
     assert opened.console() == []
 
 
 def test_decisions_make_a_list_to_leave_out_and_a_list_of_corrections(
     opened: Browser, report: Report, tmp_path: Path
 ) -> None:
-    driver, suspects = shown(opened, report, tmp_path), report.problems[0]
-    corrections = find(driver, "[data-file='corrections.csv']")
+    driver, suspects = shown(opened, replace(report, kind="labels"), tmp_path), report.problems[0]
+    exclude, corrections = (find(driver, f"[data-file='{name}.csv']") for name in ("exclude", "corrections"))
+    assert not exclude.is_enabled()  # nothing is left out that nobody decided about
     assert not corrections.is_enabled()
     decide(driver, 0, "stays")
     decide(driver, 1, "suggested")
-    typed = decide(driver, 2, "other").find_element(By.CSS_SELECTOR, ".new-label")
+    line = decide(driver, 2, "other")
+    typed, hint = (line.find_element(By.CSS_SELECTOR, each) for each in (".new-label", ".label-hint"))
     typed.send_keys("a new, better label")
-    decide(driver, 3, "other")  # without a label, it is left out
+    assert hint.text == "No item has this label so far: it makes a new class."
+    known = decide(driver, 5, "other").find_element(By.CSS_SELECTOR, ".new-label")
+    known.send_keys(report.items.labels[2])
+    unfinished = decide(driver, 3, "other").find_element(By.CSS_SELECTOR, ".label-hint")
+    assert unfinished.text == "Undecided until you type a label."
     decide(driver, 4, "suggested")
     decide(driver, 4, "out")
-    said = "17 rows of the table will be left out, 1 kept as they are, 2 labelled anew."
-    assert find(driver, "[data-name='suspected labels'] .decided").text == said
-    # Decisions outlive another order of the rows.
+    said = "Decided, over all lists: 1 row left out, 1 kept, 3 labelled anew. All others stay as they are."
+    assert find(driver, ".total").text == said
+    command = "--data.exclude exclude.csv --data.corrections corrections.csv"
+    assert find(driver, ".bar-below code").text.endswith(command)
+    # Decisions outlive another order of the rows, and the page.
     press(driver, find_all(driver, "[data-name='suspected labels'] .sort")[1])
     press(driver, find_all(driver, "[data-name='suspected labels'] .sort")[1])
-    press(driver, find(driver, "[data-file='suspects.csv']"))
+    driver = opened.open(tmp_path / "other.html")
+    assert find(driver, ".total").text == said
+    press(driver, find(driver, "[data-file='suspects.csv']"))  # what is kept or labelled anew isn't listed
     left = rows_of(saved(opened, "suspects.csv"))
-    assert [row[:2] for row in left[1:]] == [[row[0], str(row[1])] for row in suspects.rows[3:]]
-    press(driver, corrections)
-    header, one, two = rows_of(saved(opened, "corrections.csv"))
-    assert header == ["file", "row", "given_label", "new_label", "shown_text"]
-    expected = ((one, suspects.rows[1], suspects.rows[1][4]), (two, suspects.rows[2], "a new, better label"))
-    for found, row, label in expected:
-        assert found == [row[0], str(row[1]), row[3], label, row[7]]
+    kept = [suspects.rows[row] for row in range(20) if row not in (0, 1, 2, 5)]
+    assert [row[:2] for row in left[1:]] == [[row[0], str(row[1])] for row in kept]
+    press(driver, find(driver, "[data-file='exclude.csv']"))
+    header, out = rows_of(saved(opened, "exclude.csv"))
+    assert header == ["file", "row", "of_split", "list", "given_label", "shown_text"]
+    row = suspects.rows[4]
+    assert out[:5] == [row[0], str(row[1]), row[2], "suspected labels; near duplicates", row[3]]
+    press(driver, find(driver, "[data-file='corrections.csv']"))
+    header, *found = rows_of(saved(opened, "corrections.csv"))
+    assert header == ["file", "row", "of_split", "given_label", "new_label", "shown_text"]
+    labels = {1: suspects.rows[1][4], 2: "a new, better label", 5: report.items.labels[2]}
+    for line, (place, label) in zip(found, labels.items(), strict=True):
+        row = suspects.rows[place]
+        assert line == [row[0], str(row[1]), row[2], row[3], label, row[7]]
+    press(driver, find(driver, ".forget"))
+    assert find(driver, ".total").text.startswith("Decided, over all lists: 0 rows left out, 0 kept, 0 ")
+    assert opened.console() == []
+
+
+def test_a_row_has_one_decision_in_all_lists(opened: Browser, report: Report, tmp_path: Path) -> None:
+    driver = shown(opened, replace(report, kind="labels"), tmp_path)
+    press(driver, find(driver, "[data-name='near duplicates'] summary"))
+    decide(driver, 4, "suggested")
+    line = find_all(driver, "[data-name='near duplicates'] tbody tr")[4]
+    chosen = Select(line.find_element(By.CSS_SELECTOR, ".decision")).first_selected_option
+    assert chosen.text == "label it …"
+    decide(driver, 4, "out", "near duplicates")
+    line = find_all(driver, "[data-name='suspected labels'] tbody tr")[4]
+    chosen = Select(line.find_element(By.CSS_SELECTOR, ".decision")).first_selected_option
+    assert chosen.text == "leave out"
+    press(driver, find(driver, "[data-name='near duplicates'] .leave-all"))
+    left = len({row[1] for row in report.problems[1].rows})
+    assert f"{left} rows left out, 0 kept, 0 labelled anew" in find(driver, ".total").text
     assert opened.console() == []
 
 
@@ -217,7 +260,7 @@ def test_a_saved_list_is_inert_in_a_spreadsheet_and_still_excludes(opened: Brows
     )
     report.problems = [problem]
     driver = shown(opened, report, tmp_path)
-    press(driver, find(driver, ".export"))
+    press(driver, find(driver, "[data-file='suspects.csv']"))
     content = saved(opened, "suspects.csv")
     for row in rows_of(content)[1:]:
         assert row[2][0] not in "=+-@\t\r"

@@ -53,7 +53,7 @@ function classTable() {
     const wanted = find.value.toLowerCase();
     made.use(classes.filter((row) => data.late.labels[row.label].toLowerCase().includes(wanted)));
   } });
-  return el("div", {}, el("h3", {}, "Class by class"), classes.length > 15 ? el("label", { class: "field" }, el("span", {}, "Find a class"), find) : null, made);
+  return el("div", {}, el("h3", {}, "Class by class"), el("p", { class: "muted small" }, "Recall: of the items of the class, how many have a nearest item of the class. Precision: of the items whose nearest item is of the class, how many are of it. Spread: how far its items lie from their middle (1 − cosine, on average); 0 if all are equal."), classes.length > 15 ? el("label", { class: "field" }, el("span", {}, "Find a class"), find) : null, made);
 }
 
 function renderConfusions() {

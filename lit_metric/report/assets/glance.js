@@ -16,14 +16,14 @@ const MEANINGS = [
   [/^hit_rate@(\d+)$/, (k) => (k === "1" ? "share of queries whose nearest item is right" : `share of queries with a right item among their ${k} nearest`)],
   [/^recall@(\d+)$/, (k) => `share of the right items that are among the ${k} nearest`],
   [/^precision@(\d+)$/, (k) => (k === "1" ? "share of nearest items that are right" : `share of the ${k} nearest items that are right`)],
-  [/^map@r$/, () => "how far right items stand before wrong ones; 1 if no wrong one is nearer than a right one"],
+  [/^map@r$/, () => "of as many nearest items as there are right ones: 1 if all of them are right, less the more wrong ones are among them and the earlier those come"],
   [/^r_precision$/, () => "share of right items among as many nearest ones as there are right ones"],
   [/mrr$/, () => "mean of 1 / rank of the first right item"],
   [/^ndcg@(\d+)$/, (k) => `how well the ${k} nearest items are ordered by relevance; 1 is perfect`],
   [/^knn(\d+)_accuracy$/, (k) => (k === "1" ? "share of items whose nearest labelled item has their label" : `share of items that a vote of their ${k} nearest labelled items classifies right`)],
   [/^knn(\d+)_(accuracy|f1)_macro$/, (k, what) => `${what === "f1" ? "F1" : what} of k-NN with k = ${k}, as a mean over classes`],
   [/^knn(\d+)_accuracy_(tail|medium|head)$/, (k, part) => `accuracy of k-NN with k = ${k} on ${{ tail: "rare", medium: "middle-sized", head: "frequent" }[part]} classes`],
-  [/^effective_rank$/, () => "how many directions of the space are used"],
+  [/^effective_rank$/, () => "how many directions of the space the queries use; it also counts weak directions, so it is larger than the effective dimensions below"],
   [/^mean$/, () => "mean of the main metrics of the data sets"],
   [/^spearman$/, () => "rank correlation of cosines with the given scores"],
 ];
@@ -138,8 +138,8 @@ function splitsTable() {
 
 const HEALTH = [
   ["mean_cosine", "Mean cosine of random pairs", "1 if all vectors point the same way", (v) => (v > 0.9 ? "collapsed: nearly all vectors point the same way" : v > 0.6 ? "crowded: vectors lie in a narrow cone" : "spread out")],
-  ["effective_dimensions", "Effective dimensions", "how many directions of the space are used", (v) => (v < 4 ? "very few directions are used" : v < 16 ? "few directions are used" : "many directions are used")],
-  ["hubness", "Hubness", "whether few items are among the nearest of very many others: the skewness of how often each is; 0 is even", (v) => (v > 3 ? "strong: a few items are neighbours of very many" : v > 1.5 ? "some items are neighbours of many" : "even: no item is everybody's neighbour")],
+  ["effective_dimensions", "Effective dimensions", "how many directions of the space the shown items vary along, each by its share of the variance", (v) => (v < 4 ? "very few directions are used" : v < 16 ? "few directions are used" : "many directions are used")],
+  ["hubness", "Hubness", "whether a few items are among the nearest of very many others, as hubs: 0 if all are so equally often, above 3 if a few are everywhere (the skewness of the counts)", (v) => (v > 3 ? "strong: a few items are neighbours of very many" : v > 1.5 ? "some items are neighbours of many" : "even: no item is everybody's neighbour")],
   ["never_found", "Never found", "share of items that are among the 10 nearest of no other item", (v) => (v > 0.3 ? "many items are hard to find" : v > 0.1 ? "some items are hard to find" : "nearly all items can be found")],
 ];
 
@@ -188,7 +188,8 @@ function curvesCard() {
 function precision() {
   if (!first.precision) return "";
   const half = first.precision === "float32" ? "" : " Neighbours that are nearly equally near may change places. Metrics that the run has written are shown as it wrote them.";
-  return el("p", { id: "precision", class: "muted small" }, `The vectors behind this page were computed in ${first.precision}.${half}`);
+  const width = { bfloat16: " (numbers of 16 bits, which are faster and coarser)", float32: " (numbers of 32 bits)" }[first.precision] || "";
+  return el("p", { id: "precision", class: "muted small" }, `The vectors behind this page were computed in ${first.precision}${width}.${half}`);
 }
 
 function renderGlance() {

@@ -240,7 +240,7 @@ function renderMap() {
   const plots = el("div", { id: "map-plots" }, map.plots.map(({ when, name, scatter }) =>
     el("figure", { class: "plot-frame", "data-when": when }, el("figcaption", {}, visible(name)), scatter.node)));
   section.append(
-    el("p", { class: "lead" }, `Each point is an item; points near each other have similar vectors. Both maps follow one zoom, so that you can see where an item went. Projection: ${data.late.projection || "unknown"}. Distances between far groups mean little.`),
+    el("p", { class: "lead" }, `Each point is an item; points near each other have similar vectors. Both maps follow one zoom, so that you can see where an item went. The vectors are drawn in two dimensions by ${data.late.projection || "an unknown method"}${(data.late.projection || "").startsWith("PaCMAP") ? ", which keeps neighbourhoods" : ""}. Distances between far groups mean little.`),
     plots,
     el("p", { id: "map-help", class: "muted small" }, "Drag to move; wheel (after a click) or + and − to zoom; 0 for the whole map. A click or Enter (nearest to the middle) picks an item; Shift and drag select; Escape clears."),
     el("div", { id: "map-legend" }),

@@ -44,7 +44,7 @@ function overlapChart(versions) {
 function renderNegatives() {
   const section = byId("negatives");
   const { negatives } = data.late;
-  if (!negatives || !negatives.versions.length) return section.append(missing("negatives", "The run mined no negatives."));
+  if (!negatives || !negatives.versions.length) return section.append(missing("negatives", "The run mined no negatives. A run with data.miner in its config does."));
   const { versions } = negatives;
   const share = negatives.false_negative_share;
   section.append(

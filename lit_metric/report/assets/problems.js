@@ -1,14 +1,12 @@
-// Problems in the data: lists to look at. A person decides about rows, and saves them as CSV.
+// Problems in the data: lists to look at. A person decides about rows, and saves what was decided.
 
 const shownCell = (value) =>
-  value === null ? "–" : typeof value === "number" ? figure(value, general(value)) : Array.isArray(value) ? textOf(short(value.join(" | "), 300)) : typeof value === "boolean" ? String(value) : textOf(short(value, 300));
+  value === null ? "–" : typeof value === "number" ? figure(value, general(value)) : Array.isArray(value) ? textOf(value.join(" | ")) : typeof value === "boolean" ? (value ? "yes" : "no") : textOf(value);
 
 const FIRST = ["shown_text"];
-const LAST = ["of_split", "file", "row"];
-const OUT = "out"; // the decision about a row: it is left out, stays as it is, or gets another label
-const STAYS = "stays";
-const RELABELLED = "relabelled";
+const PLACE = ["of_split", "file", "row"]; // shown as one column
 const BOUNDS = { suspicion: "suspicion of at least", cosine_of_both: "cosine of at least" };
+const SUGGESTIONS = ["suggested_label", "label_of_copied", "label_there"];
 
 // What filters a list: by split, and by the size of a number. `changed` is called after every change.
 function listFilters(list, rows, changed) {
@@ -36,87 +34,119 @@ function listFilters(list, rows, changed) {
     slider.value = start;
     tools.push(el("label", { class: "field" }, el("span", {}, `${BOUNDS[list.columns[bound]]} `, said), slider));
   }
-  const kept = ({ cells }) => (!chosen.split || cells[split] === chosen.split) && (chosen.least === -Infinity || cells[bound] >= chosen.least);
-  return { tools, kept };
+  const passes = ({ cells }) => (!chosen.split || cells[split] === chosen.split) && (chosen.least === -Infinity || cells[bound] >= chosen.least);
+  return { tools, passes };
 }
 
-// The choice of what happens to a row; other labels can be typed.
-function decision(row, suggested, changed) {
-  const options = [[OUT, "leave out"], [STAYS, "is right: keep"]];
-  if (suggested !== null) options.push(["suggested", `label it ${suggested}`], ["other", "label it …"]);
-  const other = el("input", { list: "label-names", "aria-label": "new label", placeholder: "new label", class: "new-label" });
-  const decide = () => {
-    const which = select.value;
-    other.hidden = which !== "other";
-    row.label = which === "suggested" ? suggested : which === "other" ? other.value.trim() : "";
-    row.decision = row.label ? RELABELLED : which === STAYS ? STAYS : OUT;
-    changed();
+// The rows of a list: their cells, item, key, and what a file says about them. A row has a key if it can be named.
+function listRows(list) {
+  const named = list.export !== "" && list.columns.includes("file") && list.columns.includes("row");
+  return list.rows.map((cells, i) => {
+    const cell = (name) => cells[list.columns.indexOf(name)] ?? "";
+    const place = list.items[i] ?? -1;
+    const given = cell("given_label") || cell("own_label");
+    const suggested = SUGGESTIONS.map(cell).find((label) => label && label !== given) || null;
+    const row = { cells, item: place, key: named ? rowKey(cell("file"), cell("row")) : "", suggested };
+    if (named) {
+      const known = listedRows.get(row.key) || {};
+      const either = (name, value) => value || known[name] || "";
+      listedRows.set(row.key, { file: cell("file"), row: cell("row"), of_split: either("of_split", cell("of_split")), list: known.list ? `${known.list}; ${list.name}` : list.name, given_label: either("given_label", given), shown_text: either("shown_text", cell("shown_text")) });
+    }
+    return row;
+  });
+}
+
+// Where a row is: one column for its split, file and number.
+function placeColumn(list) {
+  const [split, file, row] = PLACE.map((name) => list.columns.indexOf(name));
+  const name = (cells) => String(cells[file]).split(/[\\/]/).pop();
+  return {
+    name: "place", label: "where",
+    value: ({ cells }) => `${split < 0 ? "" : cells[split]} ${cells[file]} ${String(cells[row]).padStart(10, "0")}`,
+    show: ({ cells }) => el("span", { title: visible(cells[file]) }, split < 0 ? "" : el("strong", {}, `${cells[split]} `), el("span", { class: "muted small" }, nameOf(name(cells)), cells[row] === "" ? "" : `, row ${cells[row]}`)),
   };
-  const now = row.decision !== RELABELLED ? row.decision : row.label === suggested ? "suggested" : "other";
-  const select = el("select", { "aria-label": "what to do with this row", class: "decision", onchange: decide }, options.map(([name, words]) => el("option", { value: name }, visible(short(words, 60)))));
-  select.value = now;
-  other.value = now === "other" ? row.label : "";
-  other.hidden = now !== "other";
-  other.addEventListener("input", decide);
-  return [select, suggested === null ? null : other];
 }
 
-function problemList(list, place) {
-  const rows = list.rows.map((cells, i) => ({ cells, item: list.items[i] ?? -1, decision: OUT, label: "" }));
-  const at = (name) => list.columns.indexOf(name);
+function listColumns(list, rows) {
   const numeric = list.columns.map((_, i) => rows.some(({ cells }) => typeof cells[i] === "number") && rows.every(({ cells }) => cells[i] === null || typeof cells[i] === "number"));
-  // What a person decides by comes first, and where it is comes last.
-  const late = (i) => LAST.indexOf(list.columns[i]) + 1 - FIRST.includes(list.columns[i]);
-  const order = [...list.columns.keys()].sort((one, other) => late(one) - late(other));
-  const columns = order.map((i) => ({ name: `column-${i}`, label: list.columns[i].replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(list.columns[i]) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
+  const placed = list.columns.includes("file") && list.columns.includes("row");
+  const order = [...list.columns.keys()].filter((i) => !placed || !PLACE.includes(list.columns[i]));
+  order.sort((one, other) => FIRST.includes(list.columns[other]) - FIRST.includes(list.columns[one]));
+  const columns = order.map((i) => ({ name: `column-${i}`, label: list.columns[i].replace("shown_", "").replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(list.columns[i]) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
+  if (placed) columns.push(placeColumn(list));
+  if (rows.some((row) => row.key)) columns.unshift({ name: "decision", label: "what to do", show: (row) => (row.key ? decisionChoice(row.key, row.suggested) : "") });
+  columns.push({ name: "open", label: "on this page", show: (row) => (row.item >= 0 ? button("Neighbours", () => openItem(row.item), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
+  return columns;
+}
+
+// What to do with all rows that a list shows, and the list as a file.
+function listTools(list, shownRows) {
+  const undecided = () => shownRows().filter((row) => row.key && !decisionOf(row.key));
+  const out = () => shownRows().filter((row) => decisionOf(row.key) === OUT);
+  // A list that somebody goes through in a spreadsheet; what was decided to stay isn't in it.
+  const rest = () => shownRows().filter((row) => ![STAYS, RELABELLED].includes(decisionOf(row.key)));
+  const all = (rows, what) => decide(Object.fromEntries(rows.map((row) => [row.key, { what }])));
+  const leave = button("", () => all(undecided(), OUT), { class: "quiet leave-all" });
+  const back = button("", () => all(out(), ""), { class: "quiet take-back" });
+  const save = button("", () => download(list.export, csv(list.columns, rest().map(({ cells }) => cells))), { class: "quiet export-list", "data-file": list.export, title: "The rows shown, without those that you keep or label anew, for a spreadsheet. --data.exclude leaves out every row of the file." });
+  const node = el("div", { class: "tools decided" }, leave, back, save);
+  node.refresh = () => {
+    leave.textContent = `Leave out the ${whole(undecided().length)} undecided that are shown`;
+    leave.disabled = !undecided().length;
+    back.textContent = `Take back the ${whole(out().length)} left out`;
+    back.hidden = !out().length;
+    save.textContent = `Export ${list.export} (${whole(rest().length)})`;
+    save.disabled = !rest().length;
+  };
+  node.refresh();
+  return node;
+}
+
+function problemList(list, rows, open) {
   const total = Math.max(list.total, rows.length);
-  const part = el("details", { class: "problem", "data-name": list.name, open: place === 0 });
+  const part = el("details", { class: "problem", "data-name": list.name, open });
   part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, whole(total))), el("p", { class: "lead" }, textOf(list.explanation)));
   if (!rows.length) return part.append(note("None were found.")), part;
   if (total > rows.length) part.append(note(`The page holds the first ${whole(rows.length)} of ${whole(total)}; so does its CSV file.`));
-  const usable = list.export !== "" && at("file") >= 0 && at("row") >= 0;
-  const relabels = usable && at("given_label") >= 0 && at("suggested_label") >= 0;
-  const relabelled = () => rows.filter((row) => row.decision === RELABELLED);
-  const left = () => rows.filter((row) => kept(row) && row.decision === OUT);
-  const status = el("p", { class: "muted small decided" });
-  const corrections = relabels
-    ? button("Export corrections.csv", () => download("corrections.csv", csv(["file", "row", "given_label", "new_label", "shown_text"], relabelled().map(({ cells, label }) => [cells[at("file")], cells[at("row")], cells[at("given_label")], label, cells[at("shown_text")]]))), { class: "export", "data-file": "corrections.csv" })
-    : null;
-  const say = () => {
-    const [out, stay, labelled] = [left().length, rows.filter((row) => row.decision === STAYS).length, relabelled().length];
-    if (corrections) corrections.disabled = !labelled;
-    status.textContent = `${plural(out, "row")} of the table will be left out${stay ? `, ${whole(stay)} kept as they are` : ""}${labelled ? `, ${whole(labelled)} labelled anew` : ""}.`;
-  };
-  let shown = null;
-  const { tools, kept } = listFilters(list, rows, () => {
-    if (shown) shown.use(rows.filter(kept));
-    say();
+  let made = null;
+  const { tools, passes } = listFilters(list, rows, () => {
+    if (made) made.use(rows.filter(passes));
+    actions?.refresh();
   });
-  if (usable) columns.unshift({ name: "decision", label: "what to do", show: (row) => decision(row, relabels ? row.cells[at("suggested_label")] : null, say) });
-  columns.push({ name: "open", label: "on this page", show: (row) => (row.item >= 0 ? button("Neighbours", () => openItem(row.item), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
+  const actions = rows.some((row) => row.key) ? listTools(list, () => rows.filter(passes)) : null;
   if (tools.length) part.append(el("div", { class: "tools" }, tools));
-  if (usable) {
-    part.append(
-      status,
-      el("div", { class: "tools" }, button(`Export ${list.export}`, () => download(list.export, csv(list.columns, left().map(({ cells }) => cells))), { class: "export", "data-file": list.export }), el("code", {}, `lit-metric fit … --data.exclude ${list.export}`),
-        corrections, corrections ? el("code", {}, "lit-metric fit … --data.corrections corrections.csv") : null),
-    );
-  }
-  say();
+  if (actions) part.append(actions);
   // The table is built when the list is opened for the first time.
   const fill = () => {
-    if (part.open && !shown) part.append((shown = table(columns, rows.filter(kept), { caption: list.name, page: 20, class: "cells" })));
+    if (part.open && !made) part.append((made = table(listColumns(list, rows), rows.filter(passes), { caption: list.name, page: 20, class: "cells" })));
   };
   part.addEventListener("toggle", fill);
   fill();
   return part;
 }
 
+// Whether items of another split stand in the file of the training items.
+function heldOut() {
+  const files = new Set();
+  const train = data.late.splits.indexOf("train");
+  for (let i = 0; i < data.count; i++) if (data.split[i] === train) files.add(data.file[i]);
+  for (let i = 0; i < data.count; i++) if (data.split[i] !== train && data.file[i] >= 0 && files.has(data.file[i])) return true;
+  return false;
+}
+
 function renderProblems() {
   const section = byId("problems");
   const { problems } = data.late;
   if (!problems.length) return section.append(missing("problems", "Nothing was searched for."));
-  section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Decide what to do with each row, and save the lists: they hold the rows that the filters show and that are to be left out; corrections.csv holds all new labels. Decisions are lost when the page is closed. Rows are counted from 1, without a header. CSV files are UTF-8 with a byte order mark, and cells that a spreadsheet would take for formulas begin with an apostrophe."),
-    el("datalist", { id: "label-names" }, data.late.labels.slice(0, 2000).map((name) => el("option", { value: name }))),
-    ...problems.map(problemList));
+  recallDecisions();
+  const rows = problems.map(listRows); // of all lists, as a row may be in several
+  const lists = problems.map((list, place) => problemList(list, rows[place], place === 0));
+  section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Rows are counted from 1, without a header.",
+    heldOut() ? " Items of a split that was held out stand in the file of the training items." : ""));
+  if (listedRows.size) {
+    section.append(el("p", { class: "lead" }, "Decide about as many rows as you like: a row has one decision, in whichever list you make it, and a row without one stays in the data as it is. Then save exclude.csv and corrections.csv below, and train again.",
+      kept ? " This browser keeps your decisions for this page." : " Decisions are lost when the page is closed: this browser keeps nothing for it."));
+  }
+  section.append(el("datalist", { id: "label-names" }, data.late.labels.slice(0, 2000).map((name) => el("option", { value: name }))), ...lists);
+  if (listedRows.size) section.append(decisionBar());
 }

@@ -64,7 +64,7 @@ function table(columns, rows, options = {}) {
   function fill() {
     body.replaceChildren(...sorted.slice(0, shown).flatMap(line));
     more.hidden = sorted.length <= shown;
-    more.textContent = `Show more (${whole(sorted.length - shown)} left)`;
+    more.textContent = more.hidden ? "" : `Show more (${whole(sorted.length - shown)} left)`;
   }
 
   const head = el("tr", {}, heads, options.detail ? el("th", {}, el("span", { class: "hidden" }, "More")) : null);
