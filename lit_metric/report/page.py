@@ -150,7 +150,13 @@ def _first(report: Report) -> dict[str, Any]:
     first |= {"advice": report.advice, "missing": report.missing, "seconds_to_write": report.seconds_to_write}
     first["comparison"] = report.comparison
     first["problems"] = [
-        {"name": each.name, "explanation": each.explanation, "total": max(each.total, len(each.rows))}
+        {
+            "name": each.name,
+            "explanation": each.explanation,
+            "total": max(each.total, len(each.rows)),
+            "certain": each.certain,
+            "certain_means": each.certain_means,
+        }
         for each in report.problems
     ]
     first["items"] = len(report.items)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_metric.neighbours import find_label_errors
 from lit_metric.neighbours.duplicates import common_items, duplicate_groups, normalized
+from lit_metric.report.odd_texts import oddities
 from lit_metric.report.structure import Items, ProblemList
+from lit_metric.report.suspects import judged_labels
 
 MOST = 2000
 """Rows of a list at most."""
@@ -24,7 +22,7 @@ STRONG = 2.0
 """Logarithm of odds from which a label is strongly suspected; see docs/decisions.md."""
 SHOWN = 300
 """Characters of a text in a list."""
-OF_LABELS = ("own_label", "label_of_copied", "label_there")
+OF_LABELS = ("given_label", "other_label")
 """Columns that lists of items without labels don't have."""
 CROWDED = 0.001
 """A larger share of pairs above the threshold says that this encoder's cosines can't tell duplicates."""
@@ -64,7 +62,7 @@ def problems_of(
     suspicion = np.zeros(len(items))
     found = [
         _label_errors(items, before, after, contents, usable, parts, suspicion),
-        _duplicates(items, before, contents, usable, threshold, parts, suspicion),
+        *_duplicates(items, before, contents, usable, threshold, parts, suspicion),
         _leaks(items, before, contents, usable, threshold),
         _odd(items, cut, usable),
     ]
@@ -82,6 +80,8 @@ def _list(
     export: str,
     places: Sequence[int],
     columns: dict[str, list[Any]],
+    certain: int | None = None,
+    certain_means: str = "",
 ) -> ProblemList | None:
     """A list with the place of each item in front and its text at the end; None if it is empty."""
     if not places:
@@ -98,7 +98,7 @@ def _list(
         "shown_text": [_shown(items, place) for place in shown],
     }
     rows = [list(row) for row in zip(*values.values(), strict=True)]
-    return ProblemList(name, explanation, [*values], rows, shown, len(places), export)
+    return ProblemList(name, explanation, [*values], rows, shown, len(places), export, certain, certain_means)
 
 
 def _shown(items: Items, place: int) -> str:
@@ -124,19 +124,23 @@ def _label_errors(
     """Items with one label each that the others of their data set speak against. Fills ``suspicion [N]``, the
     logarithm of the odds of each, 0 of those that aren't suspected."""
     lengths = np.diff(items.label_offsets)
-    spaces = [each.float().cpu() for each in (after, before) if each is not None]
     finite = np.ones(len(items), bool)
-    for space in spaces:
-        finite &= space.isfinite().all(dim=1).numpy()
+    for space in (after, before):
+        finite &= np.ones(1, bool) if space is None else space.isfinite().all(dim=1).cpu().numpy()
+    seen = np.array([name == "train" or name.endswith("/train") for name in items.splits])[items.split]
+    apart = False
     suspects: list[tuple[float, int, str, str, str]] = []
     for part in np.unique(parts).tolist():
         places = np.flatnonzero((parts == part) & finite & (lengths == 1))
         labels = [_labels(items, place)[0] for place in places.tolist()]
-        if not spaces or (lengths[parts == part] > 1).any() or len({*labels}) < 2:
+        if (lengths[parts == part] > 1).any() or len({*labels}) < 2 or (after is None and before is None):
             continue
-        vectors = [space.numpy()[places] for space in spaces]
+        trained, untrained = (
+            None if each is None else each.float().cpu().numpy()[places] for each in (after, before)
+        )
         texts = [normalized(contents[place]) for place in places.tolist()]
-        found = find_label_errors(vectors, labels, texts)
+        found, alone = judged_labels(trained, untrained, labels, texts, seen[places])
+        apart |= alone
         for each in found.suspects.tolist():
             if usable[places[each]]:
                 near = [other for other in found.neighbours[each].tolist() if other >= 0]
@@ -152,10 +156,11 @@ def _label_errors(
         items,
         "suspected labels",
         "Labels that are probably wrong, the most suspicious first: the nearest items with other texts and a "
-        "linear classifier, both without the item itself, say another label. The suspicion is the natural "
-        "logarithm of the odds that the given label is wrong: at 0 it is as likely wrong as right, at 2 the "
-        f"probability is 0.88. {strong} have {STRONG:g} or more{_by_split(items, suspects)}. Expect right "
-        "ones where two classes overlap.",
+        f"linear classifier, both without the item itself, say another label. {_judges(before, after, apart)}"
+        "The suspicion is the natural logarithm of the odds that the given label is wrong: at 0 it is as "
+        "likely wrong as right, at 2 the probability is 0.88, as far as the classes differ from each other. "
+        f"{strong} have {STRONG:g} or more{_by_split(items, suspects)}. Expect right ones where two classes "
+        "overlap, and wrong ones that are not listed.",
         "suspects.csv",
         [place for _, place, *_ in suspects],
         {
@@ -164,6 +169,20 @@ def _label_errors(
             "suspicion": [round(odds, 2) for odds, *_ in suspects],
             "nearest_of_suggested": [nearest for *_, nearest in suspects],
         },
+        strong,
+        "strong",
+    )
+
+
+def _judges(before: Tensor | None, after: Tensor | None, apart: bool) -> str:
+    """Which vectors judge the labels."""
+    if before is None or after is None:
+        return ""
+    if not apart:
+        return "Vectors from before and after training are used. "
+    return (
+        "Vectors from before and after training are used; of training items only those from before, because "
+        "training makes vectors agree with wrong labels, too. "
     )
 
 
@@ -210,42 +229,80 @@ def _duplicates(
     threshold: float,
     parts: NDArray[np.int64],
     suspicion: NDArray[np.float64],
-) -> ProblemList | None:
-    """Items of one split, role and data set that repeat another. Of each group, the first of the items whose
-    label is least suspected isn't listed."""
+) -> list[ProblemList | None]:
+    """Items of one split, role and data set that are alike: all items of groups whose labels differ, and
+    those of other groups without their first."""
     vectors = _telling(before, threshold)
-    places: list[int] = []
-    names = ("copy_of_row", "own_label", "label_of_copied", "copy_of_text")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    equal = 0
+    copies: list[tuple[int, int]] = []
+    differing: list[tuple[int, int]] = []
     groups = np.stack([items.split, items.role, parts], axis=1)
     for group_of in np.unique(groups, axis=0):
         own = np.flatnonzero((groups == group_of).all(axis=1) & usable)
         given = None if vectors is None else vectors[own]
         for group in duplicate_groups([contents[place] for place in own.tolist()], given, threshold):
-            members = own[group]
-            first = int(members[suspicion[members].argmin()])
-            for place in members[members != first].tolist():
-                places.append(place)
-                columns["copy_of_row"].append(int(items.row[first]))
-                columns["own_label"].append(" | ".join(_labels(items, place)))
-                columns["label_of_copied"].append(" | ".join(_labels(items, first)))
-                equal += normalized(contents[place]) == normalized(contents[first])
-                columns["copy_of_text"].append(_shown(items, first))
-    order = sorted(
-        range(len(places)), key=lambda at: columns["own_label"][at] == columns["label_of_copied"][at]
-    )
-    return _list(
-        items,
-        "near duplicates",
-        "Items that repeat another of their split"
-        f"{', those with another label first' if items.labels else ''}. "
-        f"{_found_by(vectors, threshold, equal, len(places))} One of each group isn't listed, so it stays "
-        f"in the data: the first{' of those whose labels are least suspected' if suspicion.any() else ''}.",
-        "duplicates.csv",
-        [places[at] for at in order],
-        {name: [values[at] for at in order] for name, values in columns.items()},
-    )
+            members = own[group].tolist()
+            labels = {place: _labels(items, place) for place in members}
+            first = members[0]
+            if all(labels[place] == labels[first] for place in members):
+                copies += [(place, first) for place in members[1:]]
+                continue
+            likely = sorted(members, key=lambda place: suspicion[place])
+            for place in members:
+                of = labels[place]
+                differing.append((place, next(each for each in likely if labels[each] != of)))
+    return [
+        _alike(
+            items,
+            "contradictions",
+            "Items that are alike, in one split, and have different labels. Both sides are listed: decide "
+            "which label is right.",
+            "contradictions.csv",
+            differing,
+            contents,
+            vectors,
+            threshold,
+            suspicion,
+        ),
+        _alike(
+            items,
+            "near duplicates",
+            f"Items that repeat another of their split{' and label' if items.labels else ''}. The first of "
+            "each group isn't listed, so it stays in the data.",
+            "duplicates.csv",
+            copies,
+            contents,
+            vectors,
+            threshold,
+        ),
+    ]
+
+
+def _alike(
+    items: Items,
+    name: str,
+    what: str,
+    export: str,
+    pairs: list[tuple[int, int]],
+    contents: list[Any],
+    vectors: NDArray[np.float32] | None,
+    threshold: float,
+    suspicion: NDArray[np.float64] | None = None,
+) -> ProblemList | None:
+    """A list of items and what each is like, equal ones first."""
+    equal = [normalized(contents[one]) == normalized(contents[other]) for one, other in pairs]
+    order = sorted(range(len(pairs)), key=lambda at: not equal[at])
+    places, others = [pairs[at][0] for at in order], [pairs[at][1] for at in order]
+    columns: dict[str, list[Any]] = {
+        "given_label": [" | ".join(_labels(items, place)) for place in places],
+        "other_text": [_shown(items, other) for other in others],
+        "other_label": [" | ".join(_labels(items, other)) for other in others],
+        "other_row": [int(items.row[other]) for other in others],
+        "equal_texts": [equal[at] for at in order],
+    }
+    if suspicion is not None:
+        columns["suspicion"] = [round(float(suspicion[at]), 2) or None for at in places]
+    found = _found_by(vectors, threshold, sum(equal), len(pairs))
+    return _list(items, name, f"{what} {found}", export, places, columns, sum(equal), "equal")
 
 
 def _leaks(
@@ -283,46 +340,22 @@ def _leaks(
         "leaks.csv",
         places,
         {
-            "also_in_split": [items.splits[items.split[other]] for other in leaked],
-            "also_in_row": [int(items.row[other]) for other in leaked],
+            "given_label": [" | ".join(_labels(items, place)) for place in places],
+            "other_text": [_shown(items, other) for other in leaked],
+            "other_label": [" | ".join(_labels(items, other)) for other in leaked],
+            "other_split": [items.splits[items.split[other]] for other in leaked],
+            "other_row": [int(items.row[other]) for other in leaked],
             "equal_texts": [place in equal for place in places],
-            "cosine_of_both": [round(min(best[place][0], 1.0), 4) for place in places],
-            "own_label": [" | ".join(_labels(items, place)) for place in places],
-            "label_there": [" | ".join(_labels(items, other)) for other in leaked],
-            "also_in_text": [_shown(items, other) for other in leaked],
+            "cosine": [round(min(best[place][0], 1.0), 4) for place in places],
         },
+        len(equal),
+        "equal",
     )
 
 
 def _odd(items: Items, cut: NDArray[np.bool_] | None, usable: NDArray[np.bool_]) -> ProblemList | None:
     """Items whose text looks wrong by itself."""
-    sizes = np.log1p([len(text.strip()) for text in items.texts])
-    low, high = -np.inf, np.inf
-    if len(sizes):
-        lower, upper = np.quantile(sizes, [0.25, 0.75])
-        low, high = lower - 3 * max(upper - lower, 0.1), upper + 3 * max(upper - lower, 0.1)
-    scripts = [_script(text) for text in items.texts]
-    counts = Counter(each for each in scripts if each)
-    rare = {name for name, count in counts.items() if count < 0.01 * counts.total()}
-    reasons: dict[int, list[str]] = {}
-    for place, text in enumerate(items.texts):
-        why = []
-        if not text.strip():
-            why.append("empty")
-        elif not any(each.isalnum() for each in text):
-            why.append("neither letters nor digits")
-        elif sizes[place] < low:
-            why.append("very short")
-        if sizes[place] > high:
-            why.append("very long")
-        if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]", text):
-            why.append("control or replacement characters")
-        if scripts[place] in rare:
-            why.append(f"letters are {scripts[place]}")
-        if cut is not None and cut[place]:
-            why.append("cut at the encoder's length")
-        if why and usable[place]:
-            reasons[place] = why
+    reasons = {place: why for place, why in oddities(items.texts, cut).items() if usable[place]}
     # What is only cut, or only long, comes last.
     mild = ({"cut at the encoder's length"}, {"very long"}, {"cut at the encoder's length", "very long"})
     places = sorted(reasons, key=lambda place: ({*reasons[place]} in mild, place))
@@ -335,14 +368,6 @@ def _odd(items: Items, cut: NDArray[np.bool_] | None, usable: NDArray[np.bool_])
         places,
         {
             "what_is_odd": ["; ".join(reasons[place]) for place in places],
-            "own_label": [" | ".join(_labels(items, place)) for place in places],
+            "given_label": [" | ".join(_labels(items, place)) for place in places],
         },
     )
-
-
-def _script(text: str) -> str:
-    """The script of most letters of the first 1,000 characters, such as "LATIN"; "" without letters."""
-    names = Counter(
-        unicodedata.name(each, "UNKNOWN").split()[0].split("-")[0] for each in text[:1000] if each.isalpha()
-    )
-    return names.most_common(1)[0][0] if names else ""

@@ -338,13 +338,15 @@ class ProblemList:
     """Rows that a person should look at.
 
     Args:
-        name: "suspected labels", "near duplicates", "leaks", "odd texts".
+        name: "suspected labels", "contradictions", "near duplicates", "leaks", "odd texts".
         explanation: what the list is and how sure it is, in a sentence.
         rows: of ``columns``, plain values; the first columns are file and row, in the form of --data.exclude.
         columns: names.
         items: place of the item of each row, -1 if it isn't among the items of the report.
         total: how many there are, if more than ``rows``.
         export: name of the file that the page offers, such as "suspects.csv".
+        certain: how many of ``total`` are beyond much doubt; None: nobody knows.
+        certain_means: in a word, such as "equal".
     """
 
     name: str
@@ -354,6 +356,8 @@ class ProblemList:
     items: list[int]
     total: int
     export: str
+    certain: int | None = None
+    certain_means: str = ""
 
 
 @dataclass

@@ -50,8 +50,9 @@ ROOM = 16  # pixels around a map
 
 
 def shown(opened: Browser, report: Report, folder: Path) -> Any:
-    """Write another page into the folder, and open it."""
+    """Write another page into the folder, and open it; nothing is decided on it yet."""
     write_page(report, folder / "other.html")
+    opened.open(folder / "other.html").execute_script("localStorage.clear()")
     return opened.open(folder / "other.html")
 
 

@@ -351,7 +351,19 @@ def _problems(items: Items, hostile: bool) -> list[ProblemList]:
     ]
     columns = ["file", "row", "of_split", "given_label", "suggested_label", "suspicion"]
     columns += ["nearest_of_suggested", "shown_text"]
-    twins = [["data/train.csv", i + 1, "data/train.csv", i + 2, 0.99] for i in range(120)]
+    twins = [
+        [
+            "data/train.csv",
+            i + 1,
+            "train",
+            items.labels[0],
+            items.texts[(i + 1) % len(items)],
+            items.labels[1],
+            i + 2,
+            i < 30,
+        ]
+        for i in range(120)
+    ]
     return [
         ProblemList(
             "suspected labels",
@@ -365,11 +377,22 @@ def _problems(items: Items, hostile: bool) -> list[ProblemList]:
         ProblemList(
             "near duplicates",
             "Pairs of items whose texts are nearly equal.",
-            ["file", "row", "other_file", "other_row", "similarity"],
+            [
+                "file",
+                "row",
+                "of_split",
+                "given_label",
+                "other_text",
+                "other_label",
+                "other_row",
+                "equal_texts",
+            ],
             twins,
             [-1] * 120,
             500,
             "duplicates.csv",
+            30,
+            "equal",
         ),
         ProblemList(
             "leaks", "Test items that training has, too.", ["file", "row", "text"], [], [], 0, "leaks.csv"

@@ -96,7 +96,7 @@ def test_light_dark_and_small_screens(page: Any) -> None:
 def test_hostile_texts_do_nothing(opened: Browser, tmp_path: Path) -> None:
     report = made_report(items=60, classes=20, hostile=True)
     driver = shown(opened, report, tmp_path)
-    for element in find_all(driver, "#problems details:not([open]) summary"):
+    for element in find_all(driver, "#problems .problem:not([open]) > summary"):
         press(driver, element)
     for name in [each.get_attribute("value") for each in Select(find(driver, "#map-colour")).options]:
         Select(find(driver, "#map-colour")).select_by_value(name)

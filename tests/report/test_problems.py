@@ -72,7 +72,7 @@ def by_name(found: list[ProblemList]) -> dict[str, ProblemList]:
 def test_known_problems_are_found() -> None:
     items, vectors = world()
     found = by_name(problems_of(items, vectors, vectors, np.arange(60) == 35))
-    assert [*found] == ["suspected labels", "near duplicates", "leaks", "odd texts"]
+    assert [*found] == ["suspected labels", "contradictions", "leaks", "odd texts"]
     for each in found.values():
         assert each.columns[:2] == ["file", "row"]
         assert each.total == len(each.rows) == len(each.items)
@@ -88,17 +88,23 @@ def test_known_problems_are_found() -> None:
     sizes = {name: int((items.split == number).sum()) for number, name in enumerate(items.splits)}
     tally = [f"{strong.count(name)} of {size} in {name}" for name, size in sizes.items() if name in strong]
     assert f"{len(strong)} have 2 or more ({', '.join(tally)})" in suspects.explanation
-    assert found["near duplicates"].items == [11]
-    row = dict(zip(found["near duplicates"].columns, found["near duplicates"].rows[0], strict=True))
-    assert (row["copy_of_row"], row["own_label"], row["label_of_copied"]) == (11, "odd", "even")
-    assert "1 of 1 are equal" in found["near duplicates"].explanation
+    assert (suspects.certain, suspects.certain_means) == (len(strong), "strong")
+    assert found["contradictions"].items == [10, 11]  # both sides, as either label may be wrong
+    rows = [
+        dict(zip(found["contradictions"].columns, row, strict=True)) for row in found["contradictions"].rows
+    ]
+    sides = [(row["given_label"], row["other_label"], row["other_row"], row["equal_texts"]) for row in rows]
+    assert sides == [("even", "odd", 12, True), ("odd", "even", 11, True)]
+    assert [row["other_text"] for row in rows] == [items.texts[11], items.texts[10]]
+    assert "2 of 2 are equal" in found["contradictions"].explanation
     assert found["leaks"].items == [20, 22]
     assert "1 of 2 are equal" in found["leaks"].explanation
     assert [row[found["leaks"].columns.index("equal_texts")] for row in found["leaks"].rows] == [True, False]
     row = dict(zip(found["leaks"].columns, found["leaks"].rows[1], strict=True))
-    assert (row["also_in_split"], row["also_in_row"]) == ("test", 53)
+    assert (row["other_split"], row["other_row"]) == ("test", 53)
+    assert (found["leaks"].certain, found["leaks"].certain_means) == (1, "equal")
     wanted = vectors[22] @ vectors[52] / vectors[22].norm() / vectors[52].norm()
-    assert row["cosine_of_both"] == pytest.approx(float(wanted), abs=1e-4)
+    assert row["cosine"] == pytest.approx(float(wanted), abs=1e-4)
     column = found["odd texts"].columns.index("what_is_odd")
     odd = {
         place: row[column]
@@ -114,17 +120,30 @@ def test_known_problems_are_found() -> None:
     assert found["odd texts"].items[-2:] == [34, 35]
 
 
-def test_of_copies_the_one_with_the_wrong_label_is_listed() -> None:
+def test_copies_with_one_label_are_listed_but_for_the_first() -> None:
     items, vectors = world()
-    items.texts[8], vectors[8] = items.texts[6], vectors[6]  # row 6 is labelled wrong, and comes first
-    found = by_name(problems_of(items, vectors, vectors))
-    assert 6 in found["suspected labels"].items
-    assert 8 not in found["suspected labels"].items
-    assert sorted(found["near duplicates"].items) == [6, 11]
-    copies = found["near duplicates"]
-    rows = [dict(zip(copies.columns, row, strict=True)) for row in copies.rows]
-    assert {(row["row"], row["copy_of_row"]) for row in rows} == {(7, 9), (12, 11)}
-    assert "least suspected" in found["near duplicates"].explanation
+    for row in (14, 16):
+        items.texts[row], vectors[row] = items.texts[12] + ".", vectors[12]
+    found = by_name(problems_of(items, vectors, vectors))["near duplicates"]
+    assert found.items == [14, 16]
+    rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    assert [(row["other_row"], row["given_label"], row["other_label"]) for row in rows] == [
+        (13, "even", "even")
+    ] * 2
+    assert (found.certain, found.total) == (2, 2)
+
+
+def test_a_contradiction_is_shown_beside_the_label_that_is_less_suspected() -> None:
+    items, vectors = world()
+    for row in (8, 5):
+        items.texts[row] = items.texts[6]  # which is labelled wrong
+    vectors[8] = vectors[6]
+    found = by_name(problems_of(items, vectors, vectors))["contradictions"]
+    rows = {row[1]: dict(zip(found.columns, row, strict=True)) for row in found.rows}
+    assert {row["other_row"] for number, row in rows.items() if number in (6, 7)} == {9}
+    assert rows[9]["other_row"] == 6  # row 7 has the same label, and is suspected
+    assert rows[7]["suspicion"] > 2
+    assert rows[9]["suspicion"] is None
 
 
 def test_a_long_text_has_a_mark_where_it_is_cut() -> None:
@@ -154,9 +173,8 @@ def test_crowded_vectors_find_equal_texts_only() -> None:
     items, _ = world()
     crowded = torch.ones(60, 4) + 0.001 * torch.arange(60)[:, None]
     found = by_name(problems_of(items, crowded, None))
-    (copy,) = found["near duplicates"].items
-    assert copy in (10, 11)  # by these vectors, either label may be the suspected one
-    assert "no untrained vectors can tell" in found["near duplicates"].explanation
+    assert found["contradictions"].items == [10, 11]
+    assert "no untrained vectors can tell" in found["contradictions"].explanation
 
 
 def test_without_places_nothing_is_exported() -> None:

@@ -1,22 +1,24 @@
-// What a person decides about rows. A row of a file has one decision, whichever lists it is in.
+// What a person decides about rows. A row of a file has one decision, wherever it is made.
 
 const OUT = "out"; // it is left out
 const STAYS = "stays"; // it stays as it is
 const RELABELLED = "relabelled"; // it gets another label
 const STORE = `lit-metric-decisions ${first.title} ${first.made}`;
+const STEPS = 200; // that can be undone
 
-const decisions = new Map(); // by the key of a row: {what, label}
-const listedRows = new Map(); // by the same key: what the files to save say about the row
+const decisions = new Map(); // by the key of a row: {what, label, row}
+const knownRows = new Map(); // by the same key: {file, row, of_split, list, given_label, shown_text}
+const steps = []; // what was decided about each changed row before, for undoing
 
 const rowKey = (file, row) => `${row} ${file}`;
 const decisionOf = (key) => decisions.get(key)?.what || "";
-const decidedAs = (what) => [...listedRows].filter(([key]) => decisionOf(key) === what).map(([key, row]) => ({ ...row, label: decisions.get(key).label }));
+const decidedAs = (what) => [...decisions.values()].filter((each) => each.what === what).map(({ row, label }) => ({ ...row, label }));
 
 // A browser keeps decisions for this page if it lets a page from a disk keep anything.
 let kept = true;
 function keepDecisions() {
   try {
-    localStorage.setItem(STORE, JSON.stringify([...decisions].map(([key, { what, label }]) => [key, what, label])));
+    localStorage.setItem(STORE, JSON.stringify([...decisions]));
   } catch {
     kept = false;
   }
@@ -24,98 +26,161 @@ function keepDecisions() {
 
 function recallDecisions() {
   try {
-    for (const [key, what, label] of JSON.parse(localStorage.getItem(STORE) || "[]")) decisions.set(key, { what, label });
+    for (const [key, decision] of JSON.parse(localStorage.getItem(STORE) || "[]")) decisions.set(key, decision);
   } catch {
     kept = false;
   }
 }
 
-// Decide about rows, {key: {what, label}}; an empty `what` takes a decision back.
-function decide(changes) {
+function showDecisions() {
+  keepDecisions();
+  for (const each of document.querySelectorAll(".deciding, .decided")) each.refresh();
+}
+
+// Decide about rows, {key: {what, label}}; an empty `what` takes a decision back. What is typed letter by letter is one step.
+function decide(changes, typing = "") {
+  const before = Object.keys(changes).map((key) => [key, decisions.get(key) || null]);
+  if (!typing || steps.at(-1)?.typing !== typing) steps.push(Object.assign(before, { typing }));
+  if (steps.length > STEPS) steps.shift();
   for (const [key, { what, label = "" }] of Object.entries(changes)) {
-    if (what) decisions.set(key, { what, label });
+    if (what) decisions.set(key, { what, label, row: knownRows.get(key) });
     else decisions.delete(key);
   }
-  keepDecisions();
-  for (const each of byId("problems").querySelectorAll(".deciding, .decided")) each.refresh();
+  showDecisions();
+}
+
+function undo() {
+  for (const [key, decision] of steps.pop() || []) {
+    if (decision) decisions.set(key, decision);
+    else decisions.delete(key);
+  }
+  showDecisions();
+}
+
+// A file of corrections gives one label to a row of the only data set.
+const relabels = (row) => first.kind === "labels" && row.given_label !== "";
+
+// The number of letters to change, add or remove, at most 3.
+function distance(one, other) {
+  if (Math.abs(one.length - other.length) > 2) return 3;
+  let above = Array.from({ length: other.length + 1 }, (_, i) => i);
+  for (let i = 0; i < one.length; i++) {
+    const line = [i + 1];
+    for (let j = 0; j < other.length; j++) line.push(Math.min(line[j] + 1, above[j + 1] + 1, above[j] + Number(one[i] !== other[j])));
+    above = line;
+  }
+  return Math.min(3, above[other.length]);
+}
+
+// A label that is written nearly like this one.
+function similarLabel(label) {
+  const plain = (name) => name.toLowerCase().replace(/[\s_-]+/g, "_");
+  const wanted = plain(label);
+  const scored = data.late.labels.map((name) => [distance(wanted, plain(name)), name]).sort((a, b) => a[0] - b[0]);
+  return scored.length && scored[0][0] < 3 && wanted.length > 3 ? scored[0][1] : null;
 }
 
 // The choice of what happens to a row. `suggested` is another label, null without one.
 function decisionChoice(key, suggested) {
-  // A list of corrections gives one label to a row of the only data set.
-  const relabels = first.kind === "labels" && listedRows.get(key).given_label !== "";
+  const row = knownRows.get(key);
   const options = [["", "undecided"], [OUT, "leave out"], [STAYS, "is right: keep"]];
-  if (relabels && suggested) options.push(["suggested", `label it ${suggested}`]);
-  if (relabels) options.push(["other", "label it …"]);
-  const select = el("select", { "aria-label": "what to do with this row", class: "decision" }, options.map(([name, words]) => el("option", { value: name }, visible(short(words, 60)))));
+  if (relabels(row) && suggested) options.push(["suggested", `label it ${suggested}`]);
+  if (relabels(row)) options.push(["other", "label it …"]);
+  const select = el("select", { "aria-label": "what to do with this row", class: "decision" }, options.map(([name, words]) => el("option", { value: name }, visible(short(words, 80)))));
   const other = el("input", { list: "label-names", "aria-label": "new label", placeholder: "new label", class: "new-label" });
   const hint = el("p", { class: "muted small label-hint", role: "status" });
+  let choosing = false; // a label that is still to be typed
   const typed = () => {
     const label = other.value.trim();
-    decide({ [key]: { what: label ? RELABELLED : "", label } });
+    decide({ [key]: label === row.given_label ? { what: STAYS } : { what: label ? RELABELLED : "", label } }, key);
   };
   select.addEventListener("change", () => {
     const which = select.value;
     choosing = which === "other";
-    if (choosing) return typed();
-    decide({ [key]: which === "suggested" ? { what: RELABELLED, label: suggested } : { what: which } });
+    decide({ [key]: which === "suggested" ? { what: RELABELLED, label: suggested } : { what: choosing ? "" : which } });
+    if (choosing) other.focus();
   });
   other.addEventListener("input", typed);
-  let choosing = false; // a label that is still to be typed
+  other.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      choosing = false;
+      decide({ [key]: { what: "" } });
+      select.focus();
+    }
+  });
   const node = el("div", { class: "deciding" }, select, other, hint);
   node.refresh = () => {
     const { what = "", label = "" } = decisions.get(key) || {};
-    const shown = what === RELABELLED ? (label === suggested && !choosing ? "suggested" : "other") : what || (choosing ? "other" : "");
-    choosing &&= shown === "other";
+    if (what && document.activeElement !== other) choosing = false; // it was decided elsewhere, or typed to the end
+    const shown = choosing || (what === RELABELLED && label !== suggested) ? "other" : what === RELABELLED ? "suggested" : what;
+    const said = [...select.options].find((option) => option.value === shown)?.textContent || "";
     select.value = shown;
+    select.title = said;
     other.hidden = shown !== "other";
-    if (document.activeElement !== other) other.value = shown === "other" ? label : "";
-    const unknown = shown === "other" && label && !data.late.labels.includes(label);
-    hint.textContent = other.hidden ? "" : !label ? "Undecided until you type a label." : unknown ? "No item has this label so far: it makes a new class." : "";
+    if (document.activeElement !== other) other.value = what === RELABELLED ? label : "";
+    const unknown = shown === "other" && what === RELABELLED && !data.late.labels.includes(label);
+    const similar = unknown ? similarLabel(label) : null;
+    hint.replaceChildren(other.hidden ? "" : what === STAYS ? "That is its label: it is kept." : !label ? "Undecided until you type a label." : unknown ? "No item has this label: it makes a new class. " : "");
+    if (similar) hint.append("Did you mean ", button(short(similar, 80), () => decide({ [key]: { what: RELABELLED, label: similar } }), { class: "quiet similar" }), "?");
     hint.hidden = !hint.textContent;
   };
   node.refresh();
   return node;
 }
 
+// The same for an item that is shown, if it is a row of a file; null if it isn't.
+function itemDecision(i) {
+  if (data.file[i] < 0) return null;
+  const key = rowKey(item.file(i), data.row[i]);
+  const names = item.labelNames(i);
+  if (!knownRows.has(key)) knownRows.set(key, { file: item.file(i), row: data.row[i], of_split: item.split(i), list: "", given_label: names.length === 1 ? names[0] : "", shown_text: short(item.text(i), 300) });
+  return el("div", { class: "item-decision" }, el("span", { class: "muted small" }, "What to do with this row: "), decisionChoice(key, null));
+}
+
 const shellWord = (text) => (/^[\w./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 // How to train again with what was decided.
 function trainAgain(out, labelled) {
-  const config = first.run.config && first.run.folder ? `${first.run.folder.replace(/\/$/, "")}/config.yaml` : "config.yaml";
+  const folder = (first.run.config && first.run.folder ? first.run.folder : "RUN").replace(/[\\/]+$/, "");
+  const name = `${folder.split(/[\\/]/).pop()}-corrected`;
   const options = [out ? " --data.exclude exclude.csv" : "", labelled ? " --data.corrections corrections.csv" : ""];
-  return `lit-metric fit --config ${shellWord(config)}${options.join("")}`;
+  return `lit-metric fit --config ${shellWord(`${folder}/config.yaml`)} --name ${shellWord(name)}${options.join("")}`;
 }
 
-// All that was decided, over all lists, and the two files that hold it.
+const EXCLUDE = ["file", "row", "of_split", "list", "given_label", "shown_text"];
+const CORRECT = ["file", "row", "of_split", "given_label", "new_label", "shown_text"];
+const listed = (names, rows) => csv(names, rows.map((row) => names.map((name) => (name === "new_label" ? row.label : row[name]))));
+
+// All that was decided, and the two files that hold it.
 function decisionBar() {
-  const where = ["file", "row", "of_split"];
-  const text = ["given_label", "shown_text"];
-  const cells = (row, names) => names.map((name) => row[name]);
-  const exclude = [...where, "list", ...text];
-  const correct = [...where, "given_label", "new_label", "shown_text"];
-  const out = button("", () => download("exclude.csv", csv(exclude, decidedAs(OUT).map((row) => cells(row, exclude)))), { class: "export", "data-file": "exclude.csv" });
-  const labelled = button("", () => download("corrections.csv", csv(correct, decidedAs(RELABELLED).map((row) => cells({ ...row, new_label: row.label }, correct)))), { class: "export", "data-file": "corrections.csv" });
-  const forget = button("Forget all decisions", () => decide(Object.fromEntries([...decisions.keys()].map((key) => [key, { what: "" }]))), { class: "quiet forget" });
+  const out = button("", () => download("exclude.csv", listed(EXCLUDE, decidedAs(OUT))), { class: "export", "data-file": "exclude.csv" });
+  const labelled = button("", () => download("corrections.csv", listed(CORRECT, decidedAs(RELABELLED))), { class: "export", "data-file": "corrections.csv" });
+  const back = button("Undo", undo, { class: "quiet undo", title: "Take back the last step" });
   const status = el("p", { class: "total" });
   const how = el("code");
   const copyHow = button("Copy", (event) => copy(how.textContent, event.currentTarget), { class: "quiet copy", "aria-label": "Copy the command" });
-  const again = el("p", { class: "option" }, how, copyHow);
-  const warned = el("p", { class: "muted small" });
-  const node = el("div", { class: "decided bar-below", role: "group", "aria-label": "What was decided" }, status, el("div", { class: "tools" }, out, labelled, forget), again, warned);
+  const again = el("details", { class: "again" }, el("summary", {}, "How to train again with these files"),
+    el("p", { class: "muted small" }, "Move them into the folder in which this run was started. If a file of the name was there, the browser has saved the new one as exclude (1).csv or the like: give the newest its name back."),
+    el("p", { class: "option" }, how, copyHow));
+  const warned = el("p", { class: "muted small warned" });
+  const node = el("div", { class: "decided bar-below", role: "group", "aria-label": "What was decided" }, el("div", { class: "tools" }, status, out, labelled, back), warned, again);
   node.refresh = () => {
     const [left, stay, anew] = [decidedAs(OUT), decidedAs(STAYS), decidedAs(RELABELLED)];
-    status.textContent = `Decided, over all lists: ${plural(left.length, "row")} left out, ${whole(stay.length)} kept, ${whole(anew.length)} labelled anew. All others stay as they are.`;
-    out.textContent = `Export exclude.csv (${whole(left.length)})`;
-    labelled.textContent = `Export corrections.csv (${whole(anew.length)})`;
+    const made = [...new Set(anew.map((row) => row.label))].filter((label) => !data.late.labels.includes(label));
+    status.textContent = `Decided: ${plural(left.length, "row")} left out, ${whole(stay.length)} kept, ${whole(anew.length)} labelled anew${made.length ? ` (${plural(made.length, "new class", "new classes")}: ${visible(short(made.join(", "), 120))})` : ""}. All others stay as they are.`;
+    out.textContent = `Save exclude.csv (${whole(left.length)})`;
+    labelled.textContent = `Save corrections.csv (${whole(anew.length)})`;
     out.disabled = !left.length;
     labelled.disabled = !anew.length;
-    forget.disabled = !decisions.size;
+    back.disabled = !steps.length;
     again.hidden = !left.length && !anew.length;
     how.textContent = trainAgain(left.length, anew.length);
-    const measured = left.filter((row) => row.of_split && row.of_split !== "train").length;
-    const mixture = first.kind === "several data sets" && left.length ? "In a mixture, each data set has an exclude of its own: give it the rows of its files." : "";
-    warned.textContent = [measured ? `${plural(measured, "row")} left out ${measured === 1 ? "is" : "are"} of a split that is measured, which gets smaller: its results can't be compared with those of this page.` : "", mixture].filter(Boolean).join(" ");
+    const measured = [...left, ...anew].filter((row) => row.of_split && row.of_split !== "train").length;
+    warned.textContent = [
+      measured ? `${plural(measured, "decided row")} ${measured === 1 ? "is" : "are"} of a split that is measured: results of the next run can't be compared with those of this page.` : "",
+      left.length && heldOut() ? "Validation is held out anew, so it will have other rows." : "",
+      left.length && first.kind === "several data sets" ? "In a mixture, each data set has an exclude of its own: give it the rows of its files." : "",
+    ].filter(Boolean).join(" ");
     warned.hidden = !warned.textContent;
   };
   node.refresh();

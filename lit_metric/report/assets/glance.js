@@ -16,7 +16,7 @@ const MEANINGS = [
   [/^hit_rate@(\d+)$/, (k) => (k === "1" ? "share of queries whose nearest item is right" : `share of queries with a right item among their ${k} nearest`)],
   [/^recall@(\d+)$/, (k) => `share of the right items that are among the ${k} nearest`],
   [/^precision@(\d+)$/, (k) => (k === "1" ? "share of nearest items that are right" : `share of the ${k} nearest items that are right`)],
-  [/^map@r$/, () => "of as many nearest items as there are right ones: 1 if all of them are right, less the more wrong ones are among them and the earlier those come"],
+  [/^map@r$/, () => "looks at as many nearest items as there are right ones: it is 1 if all of them are right, and falls with each wrong one, most with those that come first"],
   [/^r_precision$/, () => "share of right items among as many nearest ones as there are right ones"],
   [/mrr$/, () => "mean of 1 / rank of the first right item"],
   [/^ndcg@(\d+)$/, (k) => `how well the ${k} nearest items are ordered by relevance; 1 is perfect`],
@@ -78,13 +78,16 @@ function headline() {
   );
 }
 
+// How many rows a list of problems has, and how many of them are beyond much doubt.
+const problemCount = (list, total) => (list.certain === null ? whole(total) : `${whole(list.certain)} ${list.certain_means} of ${whole(total)}`);
+
 function inShort() {
   const list = el("ul", { class: "short" });
   for (const each of first.advice.slice(0, 3)) list.append(el("li", {}, el("a", { href: "#advice" }, textOf(each.what)), " ", el("span", { class: "muted" }, textOf(each.evidence))));
   if (!first.advice.length) list.append(el("li", {}, first.missing.advice || "No rule found anything to change."));
   const counts = first.problems.filter((each) => each.total > 0);
   const found = el("ul", { class: "chips" });
-  for (const each of counts) found.append(el("li", {}, el("a", { href: "#problems", class: "chip" }, el("strong", { "data-value": each.total }, whole(each.total)), ` ${each.name}`)));
+  for (const each of counts) found.append(el("li", {}, el("a", { href: "#problems", class: "chip" }, el("strong", { "data-value": each.total }, problemCount(each, each.total)), ` ${each.name}`)));
   return el("div", { class: "headline" }, el("p", { class: "muted" }, "What to do next"), list, counts.length ? found : null);
 }
 
@@ -103,7 +106,7 @@ function metricsTable() {
     { name: "before", label: BEFORE, numeric: true, value: (row) => row.before.value, show: (row) => interval(row.before) },
     { name: "after", label: AFTER, numeric: true, value: (row) => row.after.value, show: (row) => interval(row.after) },
     { name: "change", label: "change", numeric: true, value: (row) => row.change.value, show: (row) => interval(row.change, signed) },
-    { name: "words", label: "so it is", value: (row) => row.words, show: judgement },
+    { name: "words", label: "verdict", value: (row) => row.words, show: judgement },
     { name: "queries", label: "queries", numeric: true, value: (row) => row.queries, show: (row) => figure(row.queries, row.queries ? whole(row.queries) : "–") },
   ];
   const made = table(columns, rows, { caption: "Metrics, with 95% intervals by bootstrap over queries", page: 6, down: false });
@@ -129,7 +132,7 @@ function splitsTable() {
     ...(labelled ? [{ name: "classes", label: "classes", numeric: true, value: (s) => s.classes, show: (s) => figure(s.classes, s.classes ? whole(s.classes) : "–") },
     { name: "sizes", label: "items of a class, largest … smallest", show: (s) => s.class_sizes.length ? [sizeBars(s.class_sizes), ` ${whole(s.class_sizes[0])} … ${whole(s.class_sizes[s.class_sizes.length - 1])}${s.classes > s.class_sizes.length ? " (of the largest)" : ""}`] : "–" }] : []),
     { name: "lengths", label: "tokens: median (5% … 95%, longest)", show: (s) => s.length_quantiles.length === 7 ? `${general(s.length_quantiles[3])} (${general(s.length_quantiles[1])} … ${general(s.length_quantiles[5])}, ${general(s.length_quantiles[6])})` : "–" },
-    { name: "cut", label: "cut", numeric: true, hint: "items longer than the encoder reads", value: (s) => s.cut, show: (s) => figure(s.cut, s.items ? `${whole(s.cut)} (${percent(s.cut / s.items)})` : whole(s.cut)) },
+    { name: "cut", label: "too long, cut", numeric: true, hint: "items longer than the encoder reads", value: (s) => s.cut, show: (s) => figure(s.cut, s.items ? `${whole(s.cut)} (${percent(s.cut / s.items)})` : whole(s.cut)) },
   ];
   const made = table(columns, first.splits, { caption: "The data" });
   made.id = "splits";

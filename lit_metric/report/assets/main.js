@@ -51,6 +51,7 @@ async function rest() {
     return;
   }
   await readAll();
+  recallDecisions();
   for (const [name, render] of SECTIONS) {
     try {
       render();

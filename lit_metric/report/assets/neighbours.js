@@ -43,7 +43,7 @@ function itemFacts(i) {
 
 // The whole of one item: its text, its facts and its neighbours; `open` is called for a neighbour.
 const itemView = (i, open) => [
-  el("div", { class: "chosen" }, el("p", { class: "full", tabindex: "0" }, textOf(item.text(i))), itemFacts(i)),
+  el("div", { class: "chosen" }, el("p", { class: "full", tabindex: "0" }, textOf(item.text(i))), itemFacts(i), itemDecision(i)),
   bothLists(near(i, "before"), near(i, "after"), open),
 ];
 

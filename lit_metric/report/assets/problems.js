@@ -3,22 +3,42 @@
 const shownCell = (value) =>
   value === null ? "–" : typeof value === "number" ? figure(value, general(value)) : Array.isArray(value) ? textOf(value.join(" | ")) : typeof value === "boolean" ? (value ? "yes" : "no") : textOf(value);
 
-const FIRST = ["shown_text"];
 const PLACE = ["of_split", "file", "row"]; // shown as one column
-const BOUNDS = { suspicion: "suspicion of at least", cosine_of_both: "cosine of at least" };
-const SUGGESTIONS = ["suggested_label", "label_of_copied", "label_there"];
+const OTHER = ["other_text", "other_label", "other_split", "other_row"]; // of the item that a row is like; one column, too
+const BOUNDS = { suspicion: "suspicion of at least", cosine: "cosine of at least" };
+const HEADS = { shown_text: "text", nearest_of_suggested: "the nearest with that label", what_is_odd: "what is odd" };
 
-// What filters a list: by split, and by the size of a number. `changed` is called after every change.
+// What filters a list: by split, equal texts, words, what is decided, and the size of a number. `changed` is called after every change.
 function listFilters(list, rows, changed) {
-  const split = list.columns.indexOf("of_split");
-  const bound = list.columns.findIndex((name) => name in BOUNDS);
-  const chosen = { split: "", least: -Infinity };
+  const place = (name) => list.columns.indexOf(name);
+  const tests = {};
+  const use = (name, test) => ((tests[name] = test), changed());
   const tools = [];
+  const counted = (name, words, test) => [name, `${words} (${whole(rows.filter(test).length)})`];
+  const split = place("of_split");
   const splits = split < 0 ? [] : [...new Set(rows.map(({ cells }) => cells[split]))].sort();
   if (splits.length > 1) {
-    const options = splits.map((name) => [name, `${name} (${whole(rows.filter(({ cells }) => cells[split] === name).length)})`]);
-    tools.push(choice("split", [["", `all (${whole(rows.length)})`], ...options], "", (value) => ((chosen.split = value), changed()), { class: "of-split" }));
+    const options = splits.map((name) => counted(name, name, ({ cells }) => cells[split] === name));
+    tools.push(choice("split", [counted("", "all", () => true), ...options], "", (value) => use("split", value && (({ cells }) => cells[split] === value)), { class: "of-split" }));
   }
+  const equal = place("equal_texts");
+  const same = ({ cells }) => cells[equal] === true;
+  if (equal >= 0 && rows.some(same) && !rows.every(same)) {
+    tests.equal = same; // the others are only alike
+    tools.push(choice("texts", [counted("equal", "equal ones", same), counted("", "all, also alike ones", () => true)], "equal", (value) => use("equal", value && same), { class: "of-texts" }));
+  }
+  if (rows.some((row) => row.key)) {
+    const undecided = (row) => !decisionOf(row.key);
+    tools.push(choice("shown", [["", "all"], ["undecided", "undecided"], ["decided", "decided"]], "", (value) => use("state", value && ((row) => undecided(row) === (value === "undecided"))), { class: "of-state" }));
+  }
+  if (rows.length > 20) {
+    const words = el("input", { type: "search", class: "of-words", placeholder: "Words of a text or a label", oninput: () => {
+      const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+      use("words", wanted.length && (({ cells }) => wanted.every((word) => cells.some((cell) => String(cell).toLowerCase().includes(word)))));
+    } });
+    tools.push(el("label", { class: "field" }, el("span", {}, "with the words"), words));
+  }
+  const bound = list.columns.findIndex((name) => name in BOUNDS);
   const values = bound < 0 ? [] : rows.map(({ cells }) => cells[bound]).filter((value) => typeof value === "number");
   const [low, high] = [Math.min(...values), Math.max(...values)];
   if (values.length > 1 && low < high) {
@@ -26,76 +46,94 @@ function listFilters(list, rows, changed) {
     const start = Math.floor(low / step) * step;
     const said = el("output", {}, general(low));
     const slide = (event) => {
-      chosen.least = Number(event.target.value);
-      said.textContent = general(chosen.least);
-      changed();
+      const least = Number(event.target.value);
+      said.textContent = general(least);
+      use("least", ({ cells }) => cells[bound] >= least);
     };
     const slider = el("input", { type: "range", class: "least", "aria-label": BOUNDS[list.columns[bound]], min: start, max: high, step, oninput: slide });
     slider.value = start;
     tools.push(el("label", { class: "field" }, el("span", {}, `${BOUNDS[list.columns[bound]]} `, said), slider));
   }
-  const passes = ({ cells }) => (!chosen.split || cells[split] === chosen.split) && (chosen.least === -Infinity || cells[bound] >= chosen.least);
+  const passes = (row) => Object.values(tests).every((test) => !test || test(row));
   return { tools, passes };
 }
 
-// The rows of a list: their cells, item, key, and what a file says about them. A row has a key if it can be named.
+// The rows of a list: their cells, item, key, and another label. A row has a key if a file can name it.
 function listRows(list) {
   const named = list.export !== "" && list.columns.includes("file") && list.columns.includes("row");
   return list.rows.map((cells, i) => {
     const cell = (name) => cells[list.columns.indexOf(name)] ?? "";
-    const place = list.items[i] ?? -1;
-    const given = cell("given_label") || cell("own_label");
-    const suggested = SUGGESTIONS.map(cell).find((label) => label && label !== given) || null;
-    const row = { cells, item: place, key: named ? rowKey(cell("file"), cell("row")) : "", suggested };
+    const given = cell("given_label");
+    const suggested = [cell("suggested_label"), cell("other_label")].find((label) => label && label !== given) || null;
+    const key = named ? rowKey(cell("file"), cell("row")) : "";
     if (named) {
-      const known = listedRows.get(row.key) || {};
-      const either = (name, value) => value || known[name] || "";
-      listedRows.set(row.key, { file: cell("file"), row: cell("row"), of_split: either("of_split", cell("of_split")), list: known.list ? `${known.list}; ${list.name}` : list.name, given_label: either("given_label", given), shown_text: either("shown_text", cell("shown_text")) });
+      const known = knownRows.get(key) || {};
+      const either = (name) => cell(name) || known[name] || "";
+      knownRows.set(key, { file: cell("file"), row: cell("row"), of_split: either("of_split"), list: known.list ? `${known.list}; ${list.name}` : list.name, given_label: either("given_label"), shown_text: either("shown_text") });
     }
-    return row;
+    return { cells, item: list.items[i] ?? -1, key, suggested };
   });
 }
 
-// Where a row is: one column for its split, file and number.
+// Where a row is: one column for its split, file and number, and the other lists that it is in.
 function placeColumn(list) {
   const [split, file, row] = PLACE.map((name) => list.columns.indexOf(name));
   const name = (cells) => String(cells[file]).split(/[\\/]/).pop();
+  const others = (key) => (knownRows.get(key)?.list || "").split("; ").filter((each) => each && each !== list.name);
   return {
     name: "place", label: "where",
     value: ({ cells }) => `${split < 0 ? "" : cells[split]} ${cells[file]} ${String(cells[row]).padStart(10, "0")}`,
-    show: ({ cells }) => el("span", { title: visible(cells[file]) }, split < 0 ? "" : el("strong", {}, `${cells[split]} `), el("span", { class: "muted small" }, nameOf(name(cells)), cells[row] === "" ? "" : `, row ${cells[row]}`)),
+    show: ({ cells, key }) => [
+      el("div", {}, split < 0 ? "" : el("strong", {}, `${cells[split]} `), cells[row] === "" ? "" : el("span", { class: "nowrap" }, `row ${cells[row]}`)),
+      el("div", { class: "muted small", title: visible(cells[file]) }, visible(short(name(cells), 40))),
+      others(key).length ? el("div", { class: "muted small also" }, `also in ${others(key).join(", ")}`) : null,
+    ],
+  };
+}
+
+// The item that a row is like: its text, its label, and where it is.
+function otherColumn(list) {
+  const [text, label, split, row] = OTHER.map((name) => list.columns.indexOf(name));
+  const own = list.columns.indexOf("of_split");
+  return {
+    name: "other", label: "is like",
+    value: ({ cells }) => cells[text],
+    show: ({ cells }) => [textOf(String(cells[text])), el("div", { class: "facts" }, label >= 0 && cells[label] ? labelTags([cells[label]]) : null,
+      el("span", { class: "muted" }, `${visible(split < 0 ? cells[own] ?? "" : cells[split])} row ${cells[row]}`))],
   };
 }
 
 function listColumns(list, rows) {
   const numeric = list.columns.map((_, i) => rows.some(({ cells }) => typeof cells[i] === "number") && rows.every(({ cells }) => cells[i] === null || typeof cells[i] === "number"));
-  const placed = list.columns.includes("file") && list.columns.includes("row");
-  const order = [...list.columns.keys()].filter((i) => !placed || !PLACE.includes(list.columns[i]));
-  order.sort((one, other) => FIRST.includes(list.columns[other]) - FIRST.includes(list.columns[one]));
-  const columns = order.map((i) => ({ name: `column-${i}`, label: list.columns[i].replace("shown_", "").replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(list.columns[i]) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
-  if (placed) columns.push(placeColumn(list));
+  const joins = [[PLACE.slice(1), PLACE, placeColumn], [["other_text", "other_row"], OTHER, otherColumn]].filter(([needs]) => needs.every((name) => list.columns.includes(name)));
+  const joined = joins.flatMap(([, names]) => names);
+  const order = [...list.columns.keys()].filter((i) => !joined.includes(list.columns[i]));
+  order.sort((one, other) => Number(list.columns[other] === "shown_text") - Number(list.columns[one] === "shown_text"));
+  const columns = order.map((i) => ({ name: `column-${i}`, label: HEADS[list.columns[i]] || list.columns[i].replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(list.columns[i]) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
+  for (const [, , column] of joins.reverse()) columns.push(column(list));
   if (rows.some((row) => row.key)) columns.unshift({ name: "decision", label: "what to do", show: (row) => (row.key ? decisionChoice(row.key, row.suggested) : "") });
-  columns.push({ name: "open", label: "on this page", show: (row) => (row.item >= 0 ? button("Neighbours", () => openItem(row.item), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
+  columns.push({ name: "open", label: "", show: (row) => (row.item >= 0 ? button("Neighbours", () => openItem(row.item), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
   return columns;
 }
 
-// What to do with all rows that a list shows, and the list as a file.
-function listTools(list, shownRows) {
-  const undecided = () => shownRows().filter((row) => row.key && !decisionOf(row.key));
-  const out = () => shownRows().filter((row) => decisionOf(row.key) === OUT);
+// What to do with all rows that the filters leave, and the list as a file.
+function listTools(list, filtered) {
+  const undecided = () => filtered().filter((row) => row.key && !decisionOf(row.key));
+  const suggested = () => (list.columns.includes("suggested_label") ? undecided().filter((row) => row.suggested && relabels(knownRows.get(row.key))) : []);
   // A list that somebody goes through in a spreadsheet; what was decided to stay isn't in it.
-  const rest = () => shownRows().filter((row) => ![STAYS, RELABELLED].includes(decisionOf(row.key)));
-  const all = (rows, what) => decide(Object.fromEntries(rows.map((row) => [row.key, { what }])));
-  const leave = button("", () => all(undecided(), OUT), { class: "quiet leave-all" });
-  const back = button("", () => all(out(), ""), { class: "quiet take-back" });
-  const save = button("", () => download(list.export, csv(list.columns, rest().map(({ cells }) => cells))), { class: "quiet export-list", "data-file": list.export, title: "The rows shown, without those that you keep or label anew, for a spreadsheet. --data.exclude leaves out every row of the file." });
-  const node = el("div", { class: "tools decided" }, leave, back, save);
+  const rest = () => filtered().filter((row) => ![STAYS, RELABELLED].includes(decisionOf(row.key)));
+  const all = (rows, decision) => decide(Object.fromEntries(rows.map((row) => [row.key, decision(row)])));
+  const leave = button("", () => all(undecided(), () => ({ what: OUT })), { class: "quiet leave-all" });
+  const label = button("", () => all(suggested(), (row) => ({ what: RELABELLED, label: row.suggested })), { class: "quiet label-all" });
+  const save = button("", () => download(list.export, csv(list.columns, rest().map(({ cells }) => cells))), { class: "quiet export-list", "data-file": list.export, title: "The rows that the filters leave, without those that you keep or label anew, for a spreadsheet. --data.exclude leaves out every row of the file." });
+  const node = el("div", { class: "tools decided" }, leave, label, save);
   node.refresh = () => {
-    leave.textContent = `Leave out the ${whole(undecided().length)} undecided that are shown`;
-    leave.disabled = !undecided().length;
-    back.textContent = `Take back the ${whole(out().length)} left out`;
-    back.hidden = !out().length;
-    save.textContent = `Export ${list.export} (${whole(rest().length)})`;
+    const [left, anew] = [undecided().length, suggested().length];
+    leave.textContent = `Leave out all ${whole(left)} undecided rows of this filter`;
+    leave.disabled = !left;
+    label.textContent = `Label all ${whole(anew)} as suggested`;
+    label.hidden = !anew;
+    save.textContent = `Save the list as ${list.export} (${whole(rest().length)})`;
     save.disabled = !rest().length;
   };
   node.refresh();
@@ -105,7 +143,7 @@ function listTools(list, shownRows) {
 function problemList(list, rows, open) {
   const total = Math.max(list.total, rows.length);
   const part = el("details", { class: "problem", "data-name": list.name, open });
-  part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, whole(total))), el("p", { class: "lead" }, textOf(list.explanation)));
+  part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, problemCount(list, total))), el("p", { class: "lead" }, textOf(list.explanation)));
   if (!rows.length) return part.append(note("None were found.")), part;
   if (total > rows.length) part.append(note(`The page holds the first ${whole(rows.length)} of ${whole(total)}; so does its CSV file.`));
   let made = null;
@@ -125,7 +163,7 @@ function problemList(list, rows, open) {
   return part;
 }
 
-// Whether items of another split stand in the file of the training items.
+// Whether items of another split were held out of the file of the training items.
 function heldOut() {
   const files = new Set();
   const train = data.late.splits.indexOf("train");
@@ -137,16 +175,19 @@ function heldOut() {
 function renderProblems() {
   const section = byId("problems");
   const { problems } = data.late;
-  if (!problems.length) return section.append(missing("problems", "Nothing was searched for."));
-  recallDecisions();
+  const decidable = data.file.some((file) => file >= 0);
+  if (!problems.length) section.append(missing("problems", "Nothing was searched for."));
   const rows = problems.map(listRows); // of all lists, as a row may be in several
   const lists = problems.map((list, place) => problemList(list, rows[place], place === 0));
-  section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Rows are counted from 1, without a header.",
-    heldOut() ? " Items of a split that was held out stand in the file of the training items." : ""));
-  if (listedRows.size) {
-    section.append(el("p", { class: "lead" }, "Decide about as many rows as you like: a row has one decision, in whichever list you make it, and a row without one stays in the data as it is. Then save exclude.csv and corrections.csv below, and train again.",
-      kept ? " This browser keeps your decisions for this page." : " Decisions are lost when the page is closed: this browser keeps nothing for it."));
+  if (problems.length) {
+    section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Rows are counted from 1, without a header.",
+      heldOut() ? " Validation rows were held out of the file of the training rows, so they have its name." : ""));
   }
-  section.append(el("datalist", { id: "label-names" }, data.late.labels.slice(0, 2000).map((name) => el("option", { value: name }))), ...lists);
-  if (listedRows.size) section.append(decisionBar());
+  if (decidable) {
+    section.append(el("p", { class: "lead" }, "Decide about as many rows as you like, here or in Neighbours. A row has one decision, in whichever list you make it, and a row without one stays in the data as it is. Then save both files below, and train again.",
+      kept ? " This browser keeps your decisions for this page." : " Decisions are lost when the page is closed: this browser keeps nothing for it."));
+    section.append(el("datalist", { id: "label-names" }, data.late.labels.slice(0, 2000).map((name) => el("option", { value: name }))));
+  }
+  section.append(...lists);
+  if (decidable) section.append(decisionBar());
 }
