@@ -131,11 +131,11 @@ def words_of(entry: Entry) -> str:
 
 
 def table(entry: Entry, found: Mapping[str, Any]) -> str:
-    """A row for each arm, and how it differs from the first that was trained."""
+    """A row for each arm, and how it differs from the first that was trained on the same corpus."""
     names = [*entry.measures, *entry.logged]
     titles = [TITLES.get(name, f"`{name}`") for name in names]
-    first = next((arm for arm in entry.arms if entry.budget_of(arm)), None)
-    versus = [] if first is None else [f"against *{first}*"]
+    baselines = [*dict.fromkeys(filter(None, map(entry.baseline, entry.arms)))]
+    versus = [f"against *{' / '.join(baselines)}*"] if baselines else []
     lines = [f"| arm | rate | {' | '.join([*titles, 'seconds', *versus])} |"]
     lines.append("| --- " * (len(titles) + 3 + len(versus)) + "|")
     for arm in entry.arms:
@@ -154,7 +154,7 @@ def table(entry: Entry, found: Mapping[str, Any]) -> str:
         remarks = [each for each in lost if not each.startswith("0")]
         remarks += ["rate at the edge of its grid"] if row["at_edge"] else []
         against = found["against"].get(arm)
-        verdict = [] if first is None else ["" if against is None else against["verdict"]]
+        verdict = ["" if against is None else against["verdict"]] if baselines else []
         rate = "" if row["lr"] is None or not entry.budget_of(arm) else f"{row['lr']:g}"
         name = arm if not remarks else f"{arm} ({', '.join(remarks)})"
         lines.append(f"| {' | '.join([name, rate, *figures, seconds, *verdict])} |".replace("|  |", "| |"))

@@ -99,6 +99,12 @@ class Entry:
         """The items that a fit of an arm encodes."""
         return self.budgets.get(arm, self.budget)
 
+    def baseline(self, arm: str) -> str | None:
+        """The first arm that is trained on the corpus of this one; None if that is itself, or if it isn't."""
+        corpus = self.corpus_of(arm)
+        trained = [each for each in self.arms if self.budget_of(each) and self.corpus_of(each) == corpus]
+        return trained[0] if arm in trained[1:] else None
+
     def parts(self, arm: str) -> list[dict[str, Any]]:
         """The options of an arm beyond those of its corpus: one mapping after another, as a YAML has them."""
         options = dict(self.arms[arm])

@@ -16,7 +16,7 @@ import yaml
 from benchmarks.methods import probes
 from benchmarks.methods.corpora import BACKBONE, CORPORA, digest_of, headless, without_files
 from benchmarks.methods.entries import Entry
-from benchmarks.methods.verdicts import Difference, compare
+from benchmarks.methods.verdicts import compare
 from benchmarks.rates import choose, search
 from benchmarks.results import environment, kept, read_json, spread, write_json
 from benchmarks.short_fits import short, tested, train
@@ -162,16 +162,14 @@ class Runs:
         }
 
     def against(self, runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
-        """How each arm differs from the first that was trained, in the measure that chose."""
-        trained = [arm for arm in self.entry.arms if self.entry.budget_of(arm)]
-        found: dict[str, Difference | None] = {
-            arm: compare(runs[arm], runs[trained[0]], self.entry.measures[0]) for arm in trained[1:]
-        }
-        return {
-            arm: {**each._asdict(), "verdict": each.verdict}
-            for arm, each in found.items()
-            if each is not None
-        }
+        """How each arm differs from the first that was trained on its corpus, in the measure that chose."""
+        found: dict[str, Any] = {}
+        for arm in self.entry.arms:
+            baseline = self.entry.baseline(arm)
+            each = baseline and compare(runs[arm], runs[baseline], self.entry.measures[0])
+            if each:
+                found[arm] = {**each._asdict(), "verdict": each.verdict}
+        return found
 
 
 @functools.cache

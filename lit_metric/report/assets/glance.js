@@ -180,6 +180,10 @@ function curvesCard() {
   const rank = (name) => (/loss/.test(name) ? 0 : /^(val|validation)/.test(name) ? 1 : /^(lr|mining)/.test(name) ? 3 : 2);
   const ordered = [...curves].sort((one, other) => rank(one.name) - rank(other.name));
   const grid = el("div", { class: "charts" }, ordered.slice(0, 6).map(lineChart));
+  const measured = first.measured_split || "measured";
+  if (measured !== "validation" && curves.some((curve) => curve.name.startsWith("val/"))) {
+    part.append(el("p", { class: "muted small" }, `Curves of val/… are of validation items, the table above is of ${visible(measured)} items. They search other items, so their heights can't be compared: look at where a curve rises or falls.`));
+  }
   part.append(curves.length ? grid : missing("curves", "The run logged no values."));
   if (curves.length > 6) {
     const rest = button(`Show ${curves.length - 6} more`, () => (grid.append(...ordered.slice(6).map(lineChart)), rest.remove()), { class: "more" });

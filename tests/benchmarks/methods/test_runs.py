@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.methods import runs as module
-from benchmarks.methods.corpora import digest_of, without_files
+from benchmarks.methods.corpora import CORPORA, digest_of, without_files
 from benchmarks.methods.entries import entries, load
 from benchmarks.methods.runs import Runs
 from benchmarks.results import BenchmarkError, read_json
@@ -81,6 +81,21 @@ def test_each_arm_gets_its_rate_by_validation_and_a_claim_its_answer(
     assert kept["queries"] == {"map@r": [0.501, 0.601, 0.701]}
     Runs(entry, tmp_path / "out").measure()
     assert len(fits.trained) == 10  # nothing is measured twice
+
+
+def test_an_arm_is_compared_with_the_first_of_its_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = "arms: {untrained: {}, plain: {}, better: {model: {loss: NCALoss}}, other: {}, elsewhere: {}, "
+    arms += "better elsewhere: {model: {loss: NCALoss}}}\nbudgets: {untrained: 0}\n"
+    arms += "corpora: {elsewhere: another, better elsewhere: another}"
+    given = ENTRY.replace("arms: {plain: {}, better: {model: {loss: NCALoss}}}", arms)
+    (tmp_path / "Z1.yaml").write_text(given)
+    monkeypatch.setitem(CORPORA, "another", CORPORA["debtags"])
+    Fits(monkeypatch)
+    found = Runs(load(tmp_path / "Z1.yaml"), tmp_path / "out").measure()
+    differences = {arm: round(each["mean"], 6) for arm, each in found["against"].items()}
+    assert differences == {"better": 0.1, "other": 0.0, "better elsewhere": 0.1}
 
 
 def test_a_result_depends_on_the_contents_of_files_and_not_on_their_places(tmp_path: Path) -> None:
