@@ -47,6 +47,12 @@ def test_what_is_too_similar_is_that_of_a_loop(threshold: float | None, margin: 
     assert not found.all()
 
 
+def test_a_score_at_the_bound_stays() -> None:
+    scores, positive = torch.tensor([[0.75, 0.5, 0.625, 0.25]]), torch.tensor([[True, False, False, False]])
+    assert too_similar(scores, positive, 0.5).tolist() == [[True, False, True, False]]
+    assert too_similar(scores, positive, None, 0.25).tolist() == [[True, False, True, False]]
+
+
 @pytest.mark.parametrize("block_rows", [3, 1024])
 def test_it_is_the_loss_under_masks_without_them(block_rows: int) -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1, 3, 3])

@@ -128,6 +128,8 @@ def test_one_example_is_remembered_and_a_saved_memory_goes_on() -> None:
     other.load_state_dict(loss.state_dict())
     other.setup(LossContext(8))
     assert other.predict(vectors).tolist() == list(range(40))
+    assert torch.equal(other.ages, loss.ages)  # so the same keys go next
+    assert len(other.ages[:40].unique()) == 40
     with pytest.raises(ValueError, match="keys of 8 components, and the model's vectors have 9"):
         other.setup(LossContext(9))
 
@@ -139,6 +141,15 @@ def test_it_changes_after_the_step_only() -> None:
         assert (loss.values == -1).all()
     loss.after_step()
     assert sorted(loss.values.tolist()) == [-1, -1, 0, 1]  # the second batch found its keys
+
+
+def test_a_gradient_is_that_of_the_keys_that_the_loss_saw() -> None:
+    loss, query = memory(), torch.tensor([[0.6, 0.8]], requires_grad=True)
+    learn(loss, [[1.0, 0.0], [0.0, 1.0]], [1, 2])
+    value = loss(query, labels=torch.tensor([1]))  # 0.1 + q · (k₂ − k₁), with q of unit length
+    loss.after_step()  # overwrites a key
+    value.backward()
+    torch.testing.assert_close(query.grad, torch.tensor([[-1.12, 0.84]]))
 
 
 def steps() -> tuple[list, list, list]:
