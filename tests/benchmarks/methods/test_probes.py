@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.methods import probes
 from lit_metric.data import LabelRelations, PairRelations
 from lit_metric.losses import InfoNCELoss, NormRatioLoss, SumLoss
+from lit_metric.metrics import few_shot_accuracy
 
 
 @pytest.fixture
@@ -157,3 +158,31 @@ def test_bins_are_of_sizes_in_training_and_the_head_knows_its_own_classes(
         assert found[name] == own
     means = [np.mean([r for i, r in zip(ids, right, strict=True) if labels[i] == c]) for c in (0, 2, 3)]
     assert found["macro"] == pytest.approx(np.mean(means))
+
+
+def test_episodes_have_the_shots_of_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 6
+    given = torch.randn(60, 4, generator=draw) + torch.randn(6, 4, generator=draw)[labels]
+    monkeypatch.setattr(probes, "encoded", lambda model, data, ids: given[ids])
+    monkeypatch.setattr(probes, "usual", lambda model, data, split, names: dict.fromkeys(names, 0.5))
+    ids = torch.randperm(60, generator=draw)
+    data: Any = SimpleNamespace(
+        relations=LabelRelations(labels, list("abcdef"), torch.arange(60)), splits={"test": ids}
+    )
+    found = probes.few_shot(None, data, "test", ["few_shot_1", "few_shot_5", "map@r"])  # type: ignore[arg-type]
+    assert found.keys() == {"few_shot_1", "few_shot_5", "map@r"}
+    for shots in (1, 5):
+        assert found[f"few_shot_{shots}"] == few_shot_accuracy(given[ids], labels[ids], 5, shots).tolist()
+
+
+def test_pairs_of_one_class_among_all_pairs(vectors: Tensor) -> None:
+    labels = torch.arange(12) % 4
+    data: Any = SimpleNamespace(
+        relations=LabelRelations(labels, list("abcd"), torch.arange(12)), splits={"test": torch.arange(2, 12)}
+    )
+    found = probes.pair_ap(None, data, "test", ["pair_ap"])  # type: ignore[arg-type]
+    pairs = [(one, other) for one in range(2, 12) for other in range(2, one)]
+    same = [bool(labels[one] == labels[other]) for one, other in pairs]
+    scores = [cosine(vectors[one], vectors[other]) for one, other in pairs]
+    assert found["pair_ap"] == pytest.approx(average_precision_score(same, scores), abs=1e-6)
