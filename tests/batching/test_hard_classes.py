@@ -82,6 +82,20 @@ def test_two_pairs_of_near_classes_make_two_batches() -> None:
             assert sorted(met) == [[0, 1], [2, 3]]
 
 
+@pytest.mark.parametrize("planner", [HardPKPlanner(2, 2, pool=2), NegativeClassPlanner(2, pool=2)])
+def test_a_batch_is_chosen_from_its_pool_alone(planner: VectorPlanner) -> None:
+    # Two near pairs, as above; but a pool of two leaves no choice, so any two meet.
+    angles = np.radians([0, 20, 90, 115]).repeat(2)
+    vectors = item_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    relations = LabelRelations(torch.arange(4).repeat_interleave(2), list("abcd"), torch.arange(8))
+    met: Counter[str] = Counter()
+    for seed in range(300):
+        plan = planner.plan(torch.arange(8), relations, seed, 0, vectors)
+        met[str(sorted(sorted({*relations.labels[each].tolist()}) for each in plan.anchors.tolist()))] += 1
+    assert len(met) == 3
+    assert all(abs(count - 100) < 5 * (300 * 2 / 9) ** 0.5 for count in met.values())
+
+
 @pytest.mark.parametrize("planner", [HardPKPlanner(2, 2), NegativeClassPlanner(2, margin=0.5)])
 def test_a_random_class_begins_and_of_equals_a_random_one_follows(planner: VectorPlanner) -> None:
     # All classes are at right angles, so none violates anything. Two of six meet in each of three batches:
