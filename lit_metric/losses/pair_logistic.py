@@ -86,9 +86,10 @@ class PairLogisticLoss(TemperatureLoss):
             given = torch.where(pairs.positive | pairs.negative, logits.detach(), -torch.inf)
             order = given.argsort(dim=1, descending=True, stable=True)
             ranks = torch.arange(1, logits.shape[1] + 1, device=logits.device, dtype=logits.dtype)
-            inverse = torch.zeros_like(logits).scatter(1, order, ranks.expand_as(order)).reciprocal()
+            ranks = torch.zeros_like(logits).scatter(1, order, ranks.expand_as(order))
+            inverse = ranks.reciprocal()
             if self.cut is not None:
-                within = inverse * self.cut > 1 - 1e-4  # 1/rank is rounded
+                within = ranks <= self.cut
                 inverse = torch.where(within, inverse, 0.0)
                 pairs = pairs._replace(negative=pairs.negative & within)
             if self.average == "pairs":

@@ -96,7 +96,10 @@ class WhiteningMSELoss(MetricLoss):
         if self.whiten:
             first, _ = rows_before(len(anchors), anchors.device)
             generator = shared_generator()
+            state = generator.get_state()
             own = self._whitened(gather_with_grad(anchors), generator)[first : first + len(anchors)]
+            # The same parts on both sides, as the source divides both views of its images alike.
+            generator.set_state(state)
             anchors, candidates = own, self._whitened(candidates, generator)
         return super().sum_blocks(anchors, candidates, pairs)
 

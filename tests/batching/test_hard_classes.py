@@ -82,6 +82,48 @@ def test_two_pairs_of_near_classes_make_two_batches() -> None:
             assert sorted(met) == [[0, 1], [2, 3]]
 
 
+@pytest.mark.parametrize("planner", [HardPKPlanner(2, 2, pool=2), NegativeClassPlanner(2, pool=2)])
+def test_a_batch_is_chosen_from_its_pool_alone(planner: VectorPlanner) -> None:
+    # Two near pairs, as above; but a pool of two leaves no choice, so any two meet.
+    angles = np.radians([0, 20, 90, 115]).repeat(2)
+    vectors = item_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    relations = LabelRelations(torch.arange(4).repeat_interleave(2), list("abcd"), torch.arange(8))
+    met: Counter[str] = Counter()
+    for seed in range(300):
+        plan = planner.plan(torch.arange(8), relations, seed, 0, vectors)
+        met[str(sorted(sorted({*relations.labels[each].tolist()}) for each in plan.anchors.tolist()))] += 1
+    assert len(met) == 3
+    assert all(abs(count - 100) < 5 * (300 * 2 / 9) ** 0.5 for count in met.values())
+
+
+@pytest.mark.parametrize("planner", [HardPKPlanner(2, 2), NegativeClassPlanner(2, margin=0.5)])
+def test_a_random_class_begins_and_of_equals_a_random_one_follows(planner: VectorPlanner) -> None:
+    # All classes are at right angles, so none violates anything. Two of six meet in each of three batches:
+    # each of 15 pairs in a fifth of all epochs, within 5 standard deviations.
+    vectors = item_vectors(np.eye(6).repeat(2, axis=0))
+    relations = LabelRelations(torch.arange(6).repeat_interleave(2), list("abcdef"), torch.arange(12))
+    met: Counter[tuple[int, ...]] = Counter()
+    for epoch in range(300):
+        plan = planner.plan(torch.arange(12), relations, 0, epoch, vectors)
+        met.update(tuple(sorted({*relations.labels[batch].tolist()})) for batch in plan.anchors.tolist())
+    assert len(met) == 15
+    assert all(abs(count - 60) < 5 * (300 * 4 / 25) ** 0.5 for count in met.values())
+
+
+def test_a_class_is_measured_by_two_different_items() -> None:
+    # Two items of a class are at right angles, and items of classes a and b, or c and d, have a cosine of
+    # 0.3. An item compared with itself would satisfy each constraint: 0.5 + 0.3 - 1 < 0.
+    cosines = np.kron(
+        np.eye(2), np.block([[np.eye(2), np.full((2, 2), 0.3)], [np.full((2, 2), 0.3), np.eye(2)]])
+    )
+    vectors = item_vectors(np.linalg.cholesky(cosines))
+    relations = LabelRelations(torch.arange(4).repeat_interleave(2), list("abcd"), torch.arange(8))
+    for seed in range(10):
+        plan = NegativeClassPlanner(2, margin=0.5).plan(torch.arange(8), relations, seed, 0, vectors)
+        met = [sorted({*relations.labels[batch].tolist()}) for batch in plan.anchors.tolist()]
+        assert sorted(met) == [[0, 1], [2, 3]]
+
+
 def test_the_class_that_violates_the_most_is_added() -> None:
     # Degrees of each class's two members. One batch of two classes out of three, which come equally often on
     # average; whichever begins, the other follows by the violations

@@ -124,6 +124,14 @@ def test_complete_linkage_is_that_of_scikit_learn() -> None:
     assert linked(torch.empty(0, dtype=torch.int64), torch.empty(0, 3), 0.9).tolist() == []
 
 
+def test_the_farthest_pair_decides_about_a_cluster_and_not_the_mean() -> None:
+    # The last two are joined first. The first is 0.020 and 0.045 away from them, 0.032 in the mean.
+    angles = torch.tensor([0.0, 0.2, 0.3])
+    vectors, cluster = torch.stack([angles.cos(), angles.sin()], dim=1), torch.zeros(3, dtype=torch.int64)
+    assert linked(cluster, vectors, 0.96).tolist() == [0, 1, 1]
+    assert linked(cluster, vectors, 0.95).tolist() == [0, 0, 0]
+
+
 def test_a_cluster_too_large_to_compare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_metric.index.representatives._MOST_LINKED", 3)
     with pytest.raises(ValueError, match=r"has 4 items, too many .* raise the threshold, which is 0\.5"):

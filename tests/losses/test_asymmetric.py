@@ -52,6 +52,15 @@ def test_hand_computed() -> None:
     assert output["active"].item() == 0.5
 
 
+def test_the_defaults_are_those_of_the_authors_training_script_and_not_of_their_class() -> None:
+    """γ₊ = 0, γ₋ = 4 and m = 0.05, where the class has γ₊ = 1."""
+    same = torch.tensor([[True, False]])
+    loss = AsymmetricLoss(temperature=1.0, bias=0.0, distance="dot")
+    output = loss.on_pairs(torch.ones(1, 1), torch.tensor([[0.3], [0.6]]).logit(), DensePairs(same, ~same))
+    expected = -math.log(0.3) - 0.55**4 * math.log(1 - 0.55)
+    assert output["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_focus_and_margin_it_is_binary_cross_entropy() -> None:
     anchors, candidates, pairs = random_batch()
     pairs = DensePairs(pairs.positive, ~pairs.positive)

@@ -19,6 +19,7 @@ from lit_metric.losses import (
     ProxyAnchorLoss,
     ProxyNCALoss,
     SumLoss,
+    SymmetricLoss,
     TripletLoss,
 )
 from tests.losses.cases import random_batch
@@ -183,3 +184,14 @@ def test_dimensions_that_make_no_sense(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         MatryoshkaLoss(InfoNCELoss(), dimensions, weights)
+
+
+def test_both_directions_over_edited_texts_are_those_of_triplet_clip() -> None:
+    """½ [CE over (S_xy ‖ S_xy') + CE over S_yx]: an edited text y' is searched, and doesn't search itself."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, edited = F.normalize(torch.randn(3, 5, 4, generator=generator), dim=2)
+    own = torch.arange(5)
+    forward = F.cross_entropy(torch.cat([x @ y.T, x @ edited.T], dim=1) / 0.2, own)
+    backward = F.cross_entropy(y @ x.T / 0.2, own)
+    found = SymmetricLoss(InfoNCELoss(0.2))(x, y, edited)
+    torch.testing.assert_close(found, (forward + backward) / 2)

@@ -19,6 +19,7 @@ from lit_metric.losses import (
     Loss,
     LossContext,
     RelationPairs,
+    TripletLoss,
     too_similar,
 )
 from tests.losses.cases import Labels
@@ -45,6 +46,12 @@ def test_what_is_too_similar_is_that_of_a_loop(threshold: float | None, margin: 
             assert bool(found[row, other]) == over
     assert found.any()
     assert not found.all()
+
+
+def test_a_score_at_the_bound_stays() -> None:
+    scores, positive = torch.tensor([[0.75, 0.5, 0.625, 0.25]]), torch.tensor([[True, False, False, False]])
+    assert too_similar(scores, positive, 0.5).tolist() == [[True, False, True, False]]
+    assert too_similar(scores, positive, None, 0.25).tolist() == [[True, False, True, False]]
 
 
 @pytest.mark.parametrize("block_rows", [3, 1024])
@@ -116,6 +123,12 @@ def test_a_negative_that_is_left_out_leaves_the_sum() -> None:
     loss.threshold = 0.7
     found = loss.on_pairs(vectors[:1], vectors[1:], pairs)["loss"].item()
     assert found == pytest.approx(math.log(1 + math.exp(0 - 1)))  # 0.3133; with e⁰ for item 2 it were 0.5514
+
+
+def test_the_plateau_is_that_of_the_loss() -> None:
+    """So the alarm on collapse hears of a guided loss, too."""
+    assert GuidedLoss(TripletLoss(0.3), "none").plateau == 0.3
+    assert GuidedLoss(InfoNCELoss(), "none").plateau is None
 
 
 def test_what_it_cannot_work_with_is_refused() -> None:

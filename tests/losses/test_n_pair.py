@@ -79,6 +79,12 @@ def test_the_regulariser_shrinks_embeddings() -> None:
     torch.testing.assert_close(regularised - plain, 2 * 0.1 * z.detach() / N)
 
 
+def test_the_default_coefficient_is_a_quarter_of_tensorflow_s() -> None:
+    """TensorFlow multiplies its 0.002 by 0.25. Here both norms are 1, so their squares add up to 2."""
+    output = NPairLoss()(torch.eye(2), torch.eye(2)), NPairLoss(l2=0)(torch.eye(2), torch.eye(2))
+    assert (output[0] - output[1]).item() == pytest.approx(0.002 * 0.25 * 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("l2", [-0.1, float("inf"), float("nan")])
 def test_settings_that_make_no_sense(l2: float) -> None:
     with pytest.raises(ValueError, match="l2 must be at least 0, not"):

@@ -66,6 +66,25 @@ def test_as_adore_means_over_the_pairs_of_an_anchor_up_to_a_rank(cut: int | None
     assert loss.on_pairs(anchors, candidates, pairs)["loss"].item() == pytest.approx(total / count, rel=1e-9)
 
 
+def test_a_cut_holds_the_rank_itself_in_single_precision() -> None:
+    """1 / 41 · 41 is less than 1 there. The positive is first, and the others follow by rank."""
+    candidates = -0.01 * torch.arange(120.0)[:, None]
+    same = torch.arange(120)[None] == 0
+    for cut in range(2, 120):
+        loss = PairLogisticLoss("reciprocal_rank", temperature=1.0, distance="dot", cut=cut)
+        found = loss.on_pairs(torch.ones(1, 1), candidates, DensePairs(same, ~same))["loss"]
+        terms = [(1 - 1 / rank) * math.log1p(math.exp(-0.01 * (rank - 1))) for rank in range(2, cut + 1)]
+        assert found.item() == pytest.approx(sum(terms), rel=1e-5)
+
+
+def test_a_large_cut_holds_no_rank_beyond_it() -> None:
+    same = torch.arange(20_010)[None] == 0
+    loss = PairLogisticLoss("reciprocal_rank", temperature=1.0, distance="dot", cut=20_000)
+    batch = torch.ones(1, 1).double(), torch.zeros(20_010, 1).double(), DensePairs(same, ~same)
+    expected = sum((1 - 1 / rank) * math.log(2) for rank in range(2, 20_001))
+    assert loss.on_pairs(*batch)["loss"].item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_gradient_is_that_of_the_naive_loop_with_ranks_held() -> None:
     anchors, candidates, pairs = random_batch()
     ones = torch.ones(pairs.positive.shape, dtype=torch.float64)

@@ -74,9 +74,11 @@ def test_a_guess_is_a_negative_of_those_anchors_that_it_was_drawn_for(seed: int)
     drawn = torch.randint(-1, 30, (9, 6), generator=lots)
     pairs = RelationPairs(relations, anchors, candidates, relations.labelled_only(), drawn)
     known = {int(prints[item]) for item in range(30) if labels[item] >= 0}
-    counts = [0, 0]
+    counts, whole = [0, 0], pairs.rows(0, 9).negative
+    assert torch.equal(pairs.turned().rows(0, 30).negative.T, whole)
     for row, anchor in enumerate(anchors.tolist()):
         [negative] = pairs.rows(row, row + 1).negative.tolist()
+        assert negative == whole[row].tolist()
         for place, other in enumerate(candidates.tolist()):
             guess = int(labels[other]) < 0
             right = int(labels[anchor]) >= 0 and prints[anchor] != prints[other]

@@ -58,12 +58,39 @@ def test_the_noise_lets_keys_of_nearly_equal_age_go() -> None:
     assert gone == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("apart", "may_go"), [(10, {0, 1}), (17, {1})])
+def test_the_noise_is_added_or_taken_away(apart: int, may_go: set[int]) -> None:
+    """Of two ages, each moved by up to 8, the younger can be the larger if they are less than 16 apart."""
+    gone = set()
+    for seed in range(200):
+        torch.manual_seed(seed)
+        loss = memory(size=2, dimension=3, age_noise=8)
+        learn(loss, torch.eye(3)[:2].tolist(), [0, 1])
+        loss.ages = torch.where(loss.values == 1, apart, 0).float()
+        learn(loss, [[-1.0, -1.0, -1.0]], [9])
+        gone |= {0, 1} - {*loss.values.tolist()}
+    assert gone == may_go
+
+
+def test_a_place_that_holds_nothing_is_no_key() -> None:
+    """Its vector is 0, which would be nearer than a key with a negative similarity."""
+    loss = memory()
+    learn(loss, [[1.0, 0.0]], [3])
+    assert loss.predict(torch.tensor([[-1.0, 0.5]])).tolist() == [3]
+    learn(loss, [[-0.6, 0.8]], [3])
+    assert sorted(loss.values.tolist()) == [-1, -1, -1, 3]  # a hit, which takes no other place
+    expected = torch.tensor([0.4, 0.8]) / 0.8**0.5
+    torch.testing.assert_close(loss.keys[loss.values == 3][0], expected)
+
+
 def test_the_best_of_negative_similarities_counts_as_it_is() -> None:
-    """The authors' code multiplies by masks, so it would count as 0: 0.1 + 0.8 − 0."""
+    """The authors' code multiplies by masks, so it would count as 0, of right keys and of wrong ones."""
     loss = memory()
     learn(loss, [[1.0, 0.0], [-0.6, 0.8]], [1, 2])
     value = loss(torch.tensor([[-1.0, 0.0]]), labels=torch.tensor([1])).item()
     assert value == pytest.approx(0.1 + 0.6 + 1.0)
+    value = loss(torch.tensor([[-0.6, -0.8]]), labels=torch.tensor([1])).item()
+    assert value == pytest.approx(0.1 - 0.28 + 0.6)
 
 
 def test_the_loss_against_a_loop() -> None:
@@ -101,6 +128,8 @@ def test_one_example_is_remembered_and_a_saved_memory_goes_on() -> None:
     other.load_state_dict(loss.state_dict())
     other.setup(LossContext(8))
     assert other.predict(vectors).tolist() == list(range(40))
+    assert torch.equal(other.ages, loss.ages)  # so the same keys go next
+    assert len(other.ages[:40].unique()) == 40
     with pytest.raises(ValueError, match="keys of 8 components, and the model's vectors have 9"):
         other.setup(LossContext(9))
 
@@ -112,6 +141,15 @@ def test_it_changes_after_the_step_only() -> None:
         assert (loss.values == -1).all()
     loss.after_step()
     assert sorted(loss.values.tolist()) == [-1, -1, 0, 1]  # the second batch found its keys
+
+
+def test_a_gradient_is_that_of_the_keys_that_the_loss_saw() -> None:
+    loss, query = memory(), torch.tensor([[0.6, 0.8]], requires_grad=True)
+    learn(loss, [[1.0, 0.0], [0.0, 1.0]], [1, 2])
+    value = loss(query, labels=torch.tensor([1]))  # 0.1 + q · (k₂ − k₁), with q of unit length
+    loss.after_step()  # overwrites a key
+    value.backward()
+    torch.testing.assert_close(query.grad, torch.tensor([[-1.12, 0.84]]))
 
 
 def steps() -> tuple[list, list, list]:

@@ -70,6 +70,15 @@ def test_parts_of_a_batch_are_whitened_alone() -> None:
     assert loss.on_pairs(vectors, vectors, DensePairs(same, ~same))["loss"].isfinite()
 
 
+def test_both_sides_of_a_pair_are_whitened_within_the_same_part() -> None:
+    """As the two views of an image are in the source. By two covariances, equal vectors would differ."""
+    vectors, same = correlated(24), torch.eye(24, dtype=torch.bool)
+    loss, pairs = WhiteningMSELoss(sub_batch=8), DensePairs(same, ~same)
+    assert loss.on_pairs(vectors, vectors.clone(), pairs)["loss"].item() == pytest.approx(0, abs=1e-9)
+    assert loss.on_pairs(vectors, 2 * vectors + 1, pairs)["loss"].item() == pytest.approx(0, abs=1e-9)
+    assert loss.on_pairs(vectors, vectors.roll(1, 0), pairs)["loss"].item() > 0.1
+
+
 def trained(whitening: bool) -> Tensor:
     """Singular values of vectors after training on positives alone, as shares of the largest."""
     torch.manual_seed(0)

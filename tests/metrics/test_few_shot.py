@@ -51,6 +51,14 @@ def test_episodes_depend_on_labels_and_seed_alone() -> None:
     torch.testing.assert_close(few_shot_accuracy(more, unlabelled, episodes=20), first)
 
 
+def test_a_long_vector_counts_no_more_in_a_prototype() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings, labels = torch.randn(60, 4, generator=generator), torch.arange(60) % 6
+    lengths = torch.rand(60, 1, generator=generator) * 20 + 0.1
+    first, scaled = (few_shot_accuracy(each, labels, shots=5) for each in (embeddings, lengths * embeddings))
+    torch.testing.assert_close(scaled, first)
+
+
 def test_arguments_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="5 classes with 3 items or more, and there are 2; take fewer"):
         few_shot_accuracy(torch.ones(6, 2), torch.tensor([0, 0, 0, 1, 1, 1]), shots=2)

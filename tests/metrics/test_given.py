@@ -74,6 +74,15 @@ def test_triplets_by_group() -> None:
     assert values_of(TripletMetrics(anchors, positives, negatives)).keys() == {"tot"}
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_negative_that_is_as_near_as_the_match_is_no_right_answer(turned: bool) -> None:
+    """The cosine of anchor and positive must be larger than both others; here it equals one of them."""
+    sides = [torch.tensor([0]), torch.tensor([1])]
+    metric = TripletMetrics(*(sides[::-1] if turned else sides), torch.tensor([2]))
+    metric.update(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), torch.arange(3))
+    assert metric.compute()["tot"].item() == 0
+
+
 def test_only_what_is_asked_for_is_kept() -> None:
     metric = PairMetrics(torch.tensor([3]), torch.tensor([5]), torch.ones(1))
     metric.update(torch.eye(8), torch.arange(8))

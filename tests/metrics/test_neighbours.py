@@ -427,6 +427,9 @@ def test_a_query_that_nobody_could_vote_for_rightly() -> None:
     for several in ([[1], []], [[1], [0]]):
         assert np.isnan(measured(Ragged.from_lists(several), corpus=1)["knn1_f1_micro"])
     assert measured(Ragged.from_lists([[1, 2], [2]]), corpus=1)["knn1_f1_micro"] == pytest.approx(2 / 3)
+    assert np.isnan(measured(Ragged.from_lists([[0, 1], [2], [3]]))["knn1_f1_micro"])
+    some = measured(Ragged.from_lists([[0], [0, 3], [1], [2, 4]]))
+    assert some["queries_without_voter"] == 2
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])

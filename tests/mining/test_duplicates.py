@@ -50,6 +50,19 @@ def test_clusters_are_chains_and_not_single_pairs() -> None:
     assert kept(rule, ids) == [{1, 4}, {1, 4}, {1, 4}, {7, 3, 9, 4}, {7, 3, 9, 1}]
 
 
+def test_an_item_is_no_neighbour_of_itself() -> None:
+    rule, ids = DuplicateFilter(0.95, neighbours=1), torch.arange(3)
+    rule.prepare(Embeddings(ids, at_angles(0, 5, 90)), relations_of(torch.zeros(3, dtype=torch.int64)))
+    assert rule.clusters(ids).tolist() == [0, 0, 2]
+
+
+def test_a_pair_at_the_threshold_is_joined() -> None:
+    rule, ids = DuplicateFilter(1.0), torch.arange(3)
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
+    rule.prepare(Embeddings(ids, vectors, "cosine"), relations_of(torch.zeros(3, dtype=torch.int64)))
+    assert rule.clusters(ids).tolist() == [0, 1, 0]
+
+
 def test_clusters_are_those_of_a_loop_by_any_index_and_scale() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(30, 8, generator=generator)

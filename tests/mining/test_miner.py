@@ -70,6 +70,24 @@ def test_table_holds_the_nearest_items_of_other_classes(index: Index) -> None:
         np.testing.assert_allclose(scores, true, rtol=0, atol=5e-4)
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("negatives", [0, 3])
+def test_a_table_and_its_files_say_on_which_scale_its_scores_are(
+    tmp_path: Path, similarity: str, negatives: int
+) -> None:
+    """Margins and percentages of cosines mean nothing for inner products."""
+    embeddings, labels = blobs(40, 4)
+    miner = Miner(ExactIndex(similarity), top_k=3, negatives=negatives, filters=[])  # type: ignore[arg-type]
+    table = miner.mine(Embeddings(torch.arange(40), embeddings), relations_of(labels))
+    stored = NegativeTable.open(tmp_path, table.save(tmp_path, corpus="items", weights="w", step=0, epoch=0))
+    assert (table.similarity, stored.similarity) == (similarity, similarity)
+    if negatives:
+        scale = embeddings.norm(dim=1) if similarity == "cosine" else torch.ones(40)
+        found = torch.from_numpy(table.ids).long()
+        scores = (embeddings[found] @ embeddings[:, :, None])[:, :, 0] / scale[found] / scale[:, None]
+        np.testing.assert_allclose(table.scores, scores, rtol=1e-3, atol=1e-3)
+
+
 def judged(queries: int, documents: int, seed: int) -> tuple[Tensor, Tensor, PairRelations]:
     """Vectors and ids, in no order, of queries and then documents, with one to three answers a query; some
     documents are copies of others."""

@@ -9,12 +9,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lit_metric.batching import EpisodePlanner
 from lit_metric.data import PairRelations
 from lit_metric.losses import (
     ClassWeightedLoss,
     InfoNCELoss,
     LossContext,
     MatryoshkaLoss,
+    PrototypicalLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
     SumLoss,
@@ -50,6 +52,30 @@ def test_a_step_s_loss_is_that_of_the_batch_s_texts_and_classes(small: Small, tm
     logits = -torch.cdist(vectors, proxies).square() / 0.5
     expected = torch.nn.functional.cross_entropy(logits, classes).item()
     assert watch.losses == [pytest.approx(expected, rel=1e-4)]
+
+
+@pytest.mark.parametrize("memory", [0, 9])
+def test_prototypes_have_the_classes_of_all_candidates(small: Small, tmp_path: Path, memory: int) -> None:
+    """Those of the support set, and of the support sets before it that a memory holds."""
+    data, watch = small.data(planner=EpisodePlanner(ways=3, shots=2, queries=1)), Watch()
+    learner = small.learner(PrototypicalLoss(0.5), lr=1e-12, memory=memory)
+    trainer(tmp_path, watch, max_steps=3).fit(learner, data)
+    learner.encoder.normalize = False
+    remembered: list[int] = []
+    for anchors, candidates, loss in zip(watch.anchors, watch.candidates, watch.losses, strict=True):
+        remembered = [item for item in remembered if item not in candidates]
+        known = torch.tensor([*candidates, *remembered])
+        own, others = (
+            torch.from_numpy(learner.encode([data.texts_of(int(item))[0] for item in ids]))
+            for ids in (torch.tensor(anchors), known)
+        )
+        of_own, of_others = (data.relations.labels[ids] for ids in (torch.tensor(anchors), known))
+        classes = of_others.unique()
+        centres = torch.stack([others[of_others == each].mean(dim=0) for each in classes])
+        logits = torch.cosine_similarity(own[:, None], centres, dim=2) / 0.5
+        expected = torch.nn.functional.cross_entropy(logits, torch.searchsorted(classes, of_own))
+        assert loss == pytest.approx(expected.item(), rel=1e-4)
+        remembered = [*remembered, *sorted(candidates)][-memory:] if memory else []
 
 
 def test_proxies_are_saved_and_resumed_and_not_needed_for_evaluation(small: Small, tmp_path: Path) -> None:

@@ -41,11 +41,13 @@ class Fits:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trained: list[Any] = []
         self.tested: list[Any] = []
+        self.budgets: list[int] = []
         monkeypatch.setattr(module, "train", self.train)
         monkeypatch.setattr(module, "tested", self.test)
 
     def train(self, config: Any, budget: int, weights: Path, measure: Any, logged: Any, *_: Any) -> Any:
         self.trained.append(self.of(config))
+        self.budgets.append(budget)
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.touch()
         costs = {"steps": 1, "items": budget, "seconds": 1.0}
@@ -79,6 +81,7 @@ def test_each_arm_gets_its_rate_by_validation_and_a_claim_its_answer(
     assert not list(tmp_path.rglob("*.safetensors"))
     kept = read_json(tmp_path / "out" / "Z1" / "better-lr-0.01-seed-1.json")
     assert kept["queries"] == {"map@r": [0.501, 0.601, 0.701]}
+    assert fits.budgets == [entry.budget] * 10  # items that a fit encodes: the same for all arms
     Runs(entry, tmp_path / "out").measure()
     assert len(fits.trained) == 10  # nothing is measured twice
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.methods import tables
 from benchmarks.supervision import read, write
+from lit_metric.data import excerpt_of
 
 
 @pytest.fixture
@@ -89,3 +90,71 @@ def test_half_of_the_training_labels_are_missing_and_none_of_the_test(world: Pat
     assert pairs[1] < pairs[0]
     names = [{row["query"] for row in whole[split]} for split in ("train", "validation", "test")]
     assert len(set.union(*names)) == sum(map(len, names))
+
+
+def banking77(world: Path) -> list[dict[str, Any]]:
+    rows = [
+        {"text": f"words {number}{'?.!'[number % 3]}", "label": f"intent {number % 4}"}
+        for number in range(200)
+    ]
+    for side in ("train", "test"):
+        write(world / "banking77" / f"{side}.parquet", rows)
+    return rows
+
+
+def test_a_tenth_of_the_training_labels_are_wrong_and_none_of_the_test(world: Path) -> None:
+    given, files = banking77(world), tables.banking77_noise(world)
+    found = read(Path(files["train"]))
+    assert [row["text"] for row in found] == [row["text"] for row in given]
+    changed = [one["label"] != other["label"] for one, other in zip(given, found, strict=True)]
+    assert sum(changed) == 20
+    assert {row["label"] for row in found} == {row["label"] for row in given}
+    assert read(Path(files["test"])) == given
+
+
+def test_a_copy_has_other_punctuation_and_another_label(world: Path) -> None:
+    given, files = banking77(world), tables.banking77_duplicates(world)
+    found = read(Path(files["train"]))
+    assert found[:200] == given
+    of_words = {row["text"].rstrip("?.!"): row for row in given}
+    copies = found[200:]
+    assert 20 < len(copies) <= 40  # some would have been equal to their original
+    for row in copies:
+        original = of_words[row["text"].rstrip("?!. ")]
+        assert row["text"] != original["text"]
+        assert row["label"] != original["label"]
+    assert read(Path(files["test"])) == given
+
+
+def test_a_fifth_of_the_training_words_have_the_definition_of_another(world: Path) -> None:
+    rows = [{"id": f"e{number}", "lemmas": ["w"], "definition": f"d{number}"} for number in range(2000)]
+    write(world / "wn18rr" / "entities.parquet", rows)
+    given, found = (
+        read(Path(make(world)["train"])) for make in (tables.definitions, tables.definitions_noise)
+    )
+    changed = [one["definition"] != other["definition"] for one, other in zip(given, found, strict=True)]
+    trained = [row["split"] == "train" for row in given]
+    assert sum(changed) == round(0.2 * sum(trained)) > 0
+    assert not any(change and not train for change, train in zip(changed, trained, strict=True))
+    assert sorted(row["definition"] for row in found) == sorted(row["definition"] for row in given)
+    assert {row["split"] for row in given} == {"train", "validation", "test"}
+
+
+def test_extracts_are_longer_than_their_excerpts_and_fit_the_encoder(world: Path) -> None:
+    lengths = [*range(15, 50)] * 20
+    films = [
+        {
+            "title": f"film {number}",
+            "year": 2000,
+            "extract": " ".join(
+                [f"w{number}"] * (length // 2) + ["x."] + ["y"] * (length - length // 2 - 2) + ["z."]
+            ),
+        }
+        for number, length in enumerate(lengths)
+    ]
+    films += [{"title": f"none {number}", "year": 2000, "extract": None} for number in range(20)]
+    write(world / "movies" / "movies.parquet", films)
+    found = read(Path(tables.extracts(world)["train"]))
+    assert {len(row["extract"].split()) for row in found} == {*range(20, 46)}
+    assert all(len(excerpt_of(row["extract"])) < len(row["extract"]) for row in found)
+    assert {row["split"] for row in found} == {"train", "validation", "test"}

@@ -32,6 +32,17 @@ def test_excerpts_are_anchors_of_their_sources() -> None:
     assert anchors == {part for part, _, _ in expected}  # wholes are searched, and are no queries
 
 
+def test_training_goes_one_way_only() -> None:
+    """A whole that searched its part, too, would teach that both are parts of each other."""
+    content = read(Excerpts("extract"), train=read_table(ROWS), share=0.0)
+    anchors = content.splits["train"]
+    assert {text_of(content, int(item)) for item in anchors} == {excerpt_of(row["extract"]) for row in ROWS}
+    wholes = content.splits[content.corpus_of("train")]  # type: ignore[index]
+    assert {text_of(content, int(item)) for item in wholes} == {row["extract"] for row in ROWS}
+    assert content.relations.positive(anchors, wholes).sum() == len(ROWS)
+    assert not content.relations.positive(wholes, anchors).any()
+
+
 def test_another_seed_takes_other_sentences() -> None:
     tables = {"train": read_table(ROWS[:6]), "test": read_table(ROWS)}
     first, second = (known(read(Excerpts("extract", seed=seed), **tables), "test") for seed in (0, 1))
