@@ -23,7 +23,7 @@ TOKENS_IN_MEMORY = 4096
 """Tokens whose activations are held at once under ``recompute: chunks``, by default."""
 GROWTH = 1 << 26
 """Bytes by which the process may grow from chunk to chunk before freed memory is given back."""
-BETWEEN = 8
+BETWEEN = 3
 """Chunks between two times at least, so that giving back costs little beside them."""
 SIZES = "/proc/self/statm"
 

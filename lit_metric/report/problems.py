@@ -24,6 +24,8 @@ SHOWN = 300
 """Characters of a text in a list."""
 OF_LABELS = ("given_label", "other_label")
 """Columns that lists of items without labels don't have."""
+MAJORITY = 0.5
+"""If a larger share of a group of alike items has one label that isn't suspected, it is taken as right."""
 CROWDED = 0.001
 """A larger share of pairs above the threshold says that this encoder's cosines can't tell duplicates."""
 _SAMPLED = 2048
@@ -158,7 +160,7 @@ def _label_errors(
         "Labels that are probably wrong, the most suspicious first: the nearest items with other texts and a "
         f"linear classifier, both without the item itself, say another label. {_judges(before, after, apart)}"
         "The suspicion is the natural logarithm of the odds that the given label is wrong: at 0 it is as "
-        "likely wrong as right, at 2 the probability is 0.88, as far as the classes differ from each other. "
+        "likely wrong as right, at 2 the probability is 0.88. "
         f"{strong} have {STRONG:g} or more{_by_split(items, suspects)}. Expect right ones where two classes "
         "overlap, and wrong ones that are not listed.",
         "suspects.csv",
@@ -181,8 +183,8 @@ def _judges(before: Tensor | None, after: Tensor | None, apart: bool) -> str:
     if not apart:
         return "Vectors from before and after training are used. "
     return (
-        "Vectors from before and after training are used; of training items only those from before, because "
-        "training makes vectors agree with wrong labels, too. "
+        "Vectors from before and after training are used. Training items are judged by those from before "
+        "alone, because a model that was trained on a wrong label agrees with it. "
     )
 
 
@@ -247,15 +249,19 @@ def _duplicates(
                 copies += [(place, first) for place in members[1:]]
                 continue
             likely = sorted(members, key=lambda place: suspicion[place])
+            votes = [labels[place] for place in members if not suspicion[place]]
+            usual = max(votes, key=votes.count, default=[])
+            settled = votes.count(usual) > MAJORITY * len(members)
             for place in members:
                 of = labels[place]
-                differing.append((place, next(each for each in likely if labels[each] != of)))
+                if not settled or of != usual:
+                    differing.append((place, next(each for each in likely if labels[each] != of)))
     return [
         _alike(
             items,
             "contradictions",
-            "Items that are alike, in one split, and have different labels. Both sides are listed: decide "
-            "which label is right.",
+            "Items that are alike, in one split, and have different labels. Where most of a group have one "
+            "label, only the others are listed; else all of them: decide which label is right.",
             "contradictions.csv",
             differing,
             contents,
@@ -288,9 +294,10 @@ def _alike(
     threshold: float,
     suspicion: NDArray[np.float64] | None = None,
 ) -> ProblemList | None:
-    """A list of items and what each is like, equal ones first."""
+    """A list of items and what each is like, equal ones first, then by suspicion."""
     equal = [normalized(contents[one]) == normalized(contents[other]) for one, other in pairs]
-    order = sorted(range(len(pairs)), key=lambda at: not equal[at])
+    doubts = np.zeros(len(pairs)) if suspicion is None else suspicion[[place for place, _ in pairs]]
+    order = sorted(range(len(pairs)), key=lambda at: (not equal[at], -doubts[at]))
     places, others = [pairs[at][0] for at in order], [pairs[at][1] for at in order]
     columns: dict[str, list[Any]] = {
         "given_label": [" | ".join(_labels(items, place)) for place in places],
@@ -335,7 +342,7 @@ def _leaks(
         items,
         "leaks",
         "Training items that a measured split has, too, the most alike first. Equal ones make its results "
-        f"too high. {_found_by(vectors, threshold, len(equal), len(places))} Left out of training, they no "
+        f"too high. {_found_by(vectors, threshold, len(equal), len(places))} Left out of the data, they no "
         "longer leak.",
         "leaks.csv",
         places,

@@ -146,6 +146,16 @@ def test_a_contradiction_is_shown_beside_the_label_that_is_less_suspected() -> N
     assert rows[9]["suspicion"] is None
 
 
+def test_of_most_copies_with_one_label_only_the_others_are_listed() -> None:
+    items, vectors = world()
+    for row in (8, 14, 16, 17):  # the last is odd
+        items.texts[row], vectors[row] = items.texts[12], vectors[12]
+    found = by_name(problems_of(items, vectors, vectors))["contradictions"]
+    rows = {row[1]: dict(zip(found.columns, row, strict=True)) for row in found.rows}
+    assert {*rows} & {9, 13, 15, 17, 18} == {18}
+    assert (rows[18]["given_label"], rows[18]["other_label"]) == ("odd", "even")
+
+
 def test_a_long_text_has_a_mark_where_it_is_cut() -> None:
     items, vectors = world()
     found = by_name(problems_of(items, vectors, vectors))["odd texts"]

@@ -172,7 +172,7 @@ def test_a_list_is_filtered_and_saved_as_it_is_shown(opened: Browser, report: Re
     # All that are shown are left out at once, and taken back.
     press(driver, find(driver, "[data-name='suspected labels'] .leave-all"))
     assert f"{len(wanted)} rows left out, 0 kept, 0 labelled anew" in find(driver, ".total").text
-    assert f"{len(wanted)} decided rows are of a split that is measured" in find(driver, ".warned").text
+    assert f"This changes {len(wanted)} rows of a split that is measured" in find(driver, ".warned").text
     press(driver, find(driver, "[data-file='exclude.csv']"))
     assert [int(row[1]) for row in rows_of(saved(opened, "exclude.csv"))[1:]] == [row[1] for row in wanted]
     press(driver, find(driver, ".undo"))
@@ -241,7 +241,7 @@ def test_decisions_make_a_list_to_leave_out_and_a_list_of_corrections(
 def test_a_row_has_one_decision_in_all_lists(opened: Browser, report: Report, tmp_path: Path) -> None:
     driver = shown(opened, replace(report, kind="labels"), tmp_path)
     press(driver, find(driver, "[data-name='near duplicates'] summary"))
-    decide(driver, 4, "other").find_element(By.CSS_SELECTOR, ".new-label").send_keys("another")
+    decide(driver, 4, "other").find_element(By.CSS_SELECTOR, ".new-label").send_keys("another", Keys.ENTER)
     line = find_all(driver, "[data-name='near duplicates'] tbody tr")[4]
     assert "also in suspected labels" in line.text
     chosen = Select(line.find_element(By.CSS_SELECTOR, ".decision")).first_selected_option
@@ -356,7 +356,9 @@ def test_items_without_labels_are_judged_by_what_is_known(
     items.together_before, items.together_after = draw.integers(-1, 2, (2, 50, 10)).astype(np.int8)
     splits = [replace(each, classes=0, class_sizes=[]) for each in report.splits]
     driver = shown(
-        opened, replace(report, kind=kind, splits=splits, confusions=[], classes=[], queries=[]), tmp_path
+        opened,
+        replace(report, kind=kind, splits=splits, confusions=[], classes=[], queries=[], problems=[]),
+        tmp_path,
     )
     item = int(find(driver, "#neighbour-view").get_attribute("data-place"))
     lists = find_all(driver, "#neighbour-view .near")

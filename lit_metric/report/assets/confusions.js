@@ -7,8 +7,9 @@ function pairSide(title, i) {
     el("div", { class: "facts" }, labelTags(item.labelNames(i)), button("Neighbours", () => openItem(i), { class: "quiet" })));
 }
 
-const examplePairs = (pairs) => pairs.length
-  ? el("ul", { class: "pairs" }, pairs.map(([one, other]) => el("li", {}, pairSide("item", one), pairSide("its nearest", other))))
+const examplePairs = (pairs, count) => pairs.length
+  ? el("ul", { class: "pairs" }, pairs.map(([one, other]) => el("li", {}, pairSide("item", one), pairSide("its nearest", other))),
+    pairs.length < count ? el("li", { class: "muted small" }, `${whole(pairs.length)} of ${whole(count)}.`) : null)
   : note("No examples were kept.");
 
 function confusionTable() {
@@ -24,7 +25,7 @@ function confusionTable() {
     { name: "before", label: `items, ${BEFORE}`, numeric: true, value: (row) => row.before_count, show: (row) => figure(row.before_count, whole(row.before_count)) },
     { name: "change", label: "change", numeric: true, value: (row) => row.count - row.before_count, show: (row) => signed(row.count - row.before_count, 0) },
   ];
-  const options = { caption: `Pairs of classes, ${AFTER}`, page: 10, sort: "count", detail: (row) => examplePairs(row.examples) };
+  const options = { caption: `Pairs of classes, ${AFTER}${first.measured_split ? `, of ${visible(first.measured_split)} items` : ""}`, page: 10, sort: "count", detail: (row) => examplePairs(row.examples, row.count) };
   const made = table(columns, confusions, options);
   made.id = "confusion-table";
   return made;

@@ -92,6 +92,13 @@ function search(words, most = Infinity) {
   lowered ||= Array.from({ length: data.count }, (_, i) => item.text(i).toLowerCase());
   const labels = data.late.labels.map((label) => label.toLowerCase());
   const found = [];
+  const place = words.trim().match(/^(?:(\S+)\s+)?row\s+(\d+)$/i); // as a row is named elsewhere
+  if (place) {
+    for (let i = 0; i < data.count && found.length < most; i++) {
+      if (data.file[i] >= 0 && data.row[i] === Number(place[2]) && (!place[1] || item.split(i).toLowerCase() === place[1].toLowerCase())) found.push(i);
+    }
+    if (found.length) return found;
+  }
   for (let i = 0; i < data.count && found.length < most; i++) {
     const has = (word) => lowered[i].includes(word) || item.labels(i).some((label) => labels[label].includes(word));
     if (wanted.every(has)) found.push(i);

@@ -37,10 +37,11 @@ function showDecisions() {
   for (const each of document.querySelectorAll(".deciding, .decided")) each.refresh();
 }
 
-// Decide about rows, {key: {what, label}}; an empty `what` takes a decision back. What is typed letter by letter is one step.
-function decide(changes, typing = "") {
-  const before = Object.keys(changes).map((key) => [key, decisions.get(key) || null]);
-  if (!typing || steps.at(-1)?.typing !== typing) steps.push(Object.assign(before, { typing }));
+// Decide about rows, {key: {what, label}}; an empty `what` takes a decision back.
+function decide(changes) {
+  const same = (key) => decisionOf(key) === changes[key].what && (decisions.get(key)?.label || "") === (changes[key].label || "");
+  const changed = Object.keys(changes).filter((key) => !same(key));
+  if (changed.length) steps.push(changed.map((key) => [key, decisions.get(key) || null]));
   if (steps.length > STEPS) steps.shift();
   for (const [key, { what, label = "" }] of Object.entries(changes)) {
     if (what) decisions.set(key, { what, label, row: knownRows.get(key) });
@@ -76,8 +77,10 @@ function distance(one, other) {
 function similarLabel(label) {
   const plain = (name) => name.toLowerCase().replace(/[\s_-]+/g, "_");
   const wanted = plain(label);
+  if (wanted.length < 4) return null;
   const scored = data.late.labels.map((name) => [distance(wanted, plain(name)), name]).sort((a, b) => a[0] - b[0]);
-  return scored.length && scored[0][0] < 3 && wanted.length > 3 ? scored[0][1] : null;
+  if (scored.length && scored[0][0] < 3) return scored[0][1];
+  return data.late.labels.find((name) => plain(name).startsWith(wanted)) || null;
 }
 
 // The choice of what happens to a row. `suggested` is another label, null without one.
@@ -92,7 +95,11 @@ function decisionChoice(key, suggested) {
   let choosing = false; // a label that is still to be typed
   const typed = () => {
     const label = other.value.trim();
-    decide({ [key]: label === row.given_label ? { what: STAYS } : { what: label ? RELABELLED : "", label } }, key);
+    decide({ [key]: label === row.given_label ? { what: STAYS } : label ? { what: RELABELLED, label } : { what: "" } });
+  };
+  const correct = (label) => {
+    other.value = label;
+    typed();
   };
   select.addEventListener("change", () => {
     const which = select.value;
@@ -100,9 +107,12 @@ function decisionChoice(key, suggested) {
     decide({ [key]: which === "suggested" ? { what: RELABELLED, label: suggested } : { what: choosing ? "" : which } });
     if (choosing) other.focus();
   });
-  other.addEventListener("input", typed);
+  other.addEventListener("change", typed);
+  other.addEventListener("input", () => node.refresh());
   other.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") typed();
     if (event.key === "Escape") {
+      other.value = "";
       choosing = false;
       decide({ [key]: { what: "" } });
       select.focus();
@@ -118,10 +128,12 @@ function decisionChoice(key, suggested) {
     select.title = said;
     other.hidden = shown !== "other";
     if (document.activeElement !== other) other.value = what === RELABELLED ? label : "";
-    const unknown = shown === "other" && what === RELABELLED && !data.late.labels.includes(label);
-    const similar = unknown ? similarLabel(label) : null;
-    hint.replaceChildren(other.hidden ? "" : what === STAYS ? "That is its label: it is kept." : !label ? "Undecided until you type a label." : unknown ? "No item has this label: it makes a new class. " : "");
-    if (similar) hint.append("Did you mean ", button(short(similar, 80), () => decide({ [key]: { what: RELABELLED, label: similar } }), { class: "quiet similar" }), "?");
+    const typing = other.value.trim();
+    const unknown = shown === "other" && typing !== "" && !data.late.labels.includes(typing);
+    const similar = unknown ? similarLabel(typing) : null;
+    hint.replaceChildren(
+      what === RELABELLED && other.hidden ? `→ ${visible(label)}` : other.hidden ? "" : typing === row.given_label && typing ? "That is its label: it is kept." : !typing ? "Undecided until you type a label." : unknown ? "No item has this label: it makes a new class. " : "");
+    if (similar) hint.append("Did you mean ", button(short(similar, 80), () => correct(similar), { class: "quiet similar", onmousedown: (event) => event.preventDefault() }), "?"); // the box keeps the focus
     hint.hidden = !hint.textContent;
   };
   node.refresh();
@@ -131,10 +143,16 @@ function decisionChoice(key, suggested) {
 // The same for an item that is shown, if it is a row of a file; null if it isn't.
 function itemDecision(i) {
   if (data.file[i] < 0) return null;
+  rowsOfLists(); // so that it is known which lists have it
   const key = rowKey(item.file(i), data.row[i]);
   const names = item.labelNames(i);
   if (!knownRows.has(key)) knownRows.set(key, { file: item.file(i), row: data.row[i], of_split: item.split(i), list: "", given_label: names.length === 1 ? names[0] : "", shown_text: short(item.text(i), 300) });
-  return el("div", { class: "item-decision" }, el("span", { class: "muted small" }, "What to do with this row: "), decisionChoice(key, null));
+  const { list, suggested } = knownRows.get(key);
+  const total = el("span", { class: "muted small decided" });
+  total.refresh = () => (total.textContent = decisions.size ? `${plural(decisions.size, "row")} decided; ` : "");
+  total.refresh();
+  return el("div", { class: "item-decision" }, el("span", { class: "muted small" }, `What to do with this row${list ? `, which is in ${list.replaceAll("; ", ", ")}` : ""}: `), decisionChoice(key, suggested || null),
+    el("span", { class: "small" }, total, el("a", { href: "#decided" }, "save decisions")));
 }
 
 const shellWord = (text) => (/^[\w./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
@@ -155,15 +173,15 @@ const listed = (names, rows) => csv(names, rows.map((row) => names.map((name) =>
 function decisionBar() {
   const out = button("", () => download("exclude.csv", listed(EXCLUDE, decidedAs(OUT))), { class: "export", "data-file": "exclude.csv" });
   const labelled = button("", () => download("corrections.csv", listed(CORRECT, decidedAs(RELABELLED))), { class: "export", "data-file": "corrections.csv" });
-  const back = button("Undo", undo, { class: "quiet undo", title: "Take back the last step" });
+  const back = button("", undo, { class: "quiet undo", title: "Take back the last step" });
   const status = el("p", { class: "total" });
   const how = el("code");
   const copyHow = button("Copy", (event) => copy(how.textContent, event.currentTarget), { class: "quiet copy", "aria-label": "Copy the command" });
   const again = el("details", { class: "again" }, el("summary", {}, "How to train again with these files"),
-    el("p", { class: "muted small" }, "Move them into the folder in which this run was started. If a file of the name was there, the browser has saved the new one as exclude (1).csv or the like: give the newest its name back."),
+    el("p", { class: "muted small" }, "Move them into the folder in which this run was started, and call it there. If there was a file of that name already, the browser has called the new one exclude (1).csv or the like."),
     el("p", { class: "option" }, how, copyHow));
   const warned = el("p", { class: "muted small warned" });
-  const node = el("div", { class: "decided bar-below", role: "group", "aria-label": "What was decided" }, el("div", { class: "tools" }, status, out, labelled, back), warned, again);
+  const node = el("div", { id: "decided", class: "decided bar-below", role: "group", "aria-label": "What was decided" }, el("div", { class: "tools" }, status, out, labelled, back), warned, again);
   node.refresh = () => {
     const [left, stay, anew] = [decidedAs(OUT), decidedAs(STAYS), decidedAs(RELABELLED)];
     const made = [...new Set(anew.map((row) => row.label))].filter((label) => !data.late.labels.includes(label));
@@ -172,12 +190,14 @@ function decisionBar() {
     labelled.textContent = `Save corrections.csv (${whole(anew.length)})`;
     out.disabled = !left.length;
     labelled.disabled = !anew.length;
+    const last = steps.at(-1)?.length || 0;
+    back.textContent = last > 1 ? `Undo (${whole(last)} rows)` : "Undo";
     back.disabled = !steps.length;
     again.hidden = !left.length && !anew.length;
     how.textContent = trainAgain(left.length, anew.length);
     const measured = [...left, ...anew].filter((row) => row.of_split && row.of_split !== "train").length;
     warned.textContent = [
-      measured ? `${plural(measured, "decided row")} ${measured === 1 ? "is" : "are"} of a split that is measured: results of the next run can't be compared with those of this page.` : "",
+      measured ? `This changes ${plural(measured, "row")} of a split that is measured, so results of the next run can't be compared with those of this page.` : "",
       left.length && heldOut() ? "Validation is held out anew, so it will have other rows." : "",
       left.length && first.kind === "several data sets" ? "In a mixture, each data set has an exclude of its own: give it the rows of its files." : "",
     ].filter(Boolean).join(" ");

@@ -79,7 +79,7 @@ function headline() {
 }
 
 // How many rows a list of problems has, and how many of them are beyond much doubt.
-const problemCount = (list, total) => (list.certain === null ? whole(total) : `${whole(list.certain)} ${list.certain_means} of ${whole(total)}`);
+const problemCount = (list, total) => (list.certain === null || (list.certain === 0 && list.certain_means === "equal") ? whole(total) : `${whole(list.certain)} ${list.certain_means} of ${whole(total)}`);
 
 function inShort() {
   const list = el("ul", { class: "short" });
@@ -215,13 +215,19 @@ function renderGlance() {
   byId("footer").textContent = `Written by lit-metric ${first.version} from ${run.folder}. This file makes no request to anyone; it holds the texts that it shows.`;
 }
 
+// What to train again with: of files that are saved below, the whole command.
+function advised(option) {
+  const whole = option.startsWith("--data.exclude") ? trainAgain(true, option.includes("corrections.csv")) : option;
+  return el("p", { class: "option" }, el("code", {}, visible(whole)), copyButton(whole, whole === option ? "the option" : "the command"));
+}
+
 function renderAdvice() {
   const section = byId("advice");
   if (!first.advice.length) return section.append(missing("advice", "No rule found anything to change. That is no proof that nothing can be better."));
   const list = el("ol", { class: "advice" });
   for (const each of first.advice) {
     list.append(el("li", {}, el("p", {}, el("strong", {}, textOf(each.what))), el("p", {}, el("span", { class: "muted" }, "Because: "), textOf(each.evidence)),
-      each.option ? el("p", { class: "option" }, el("code", {}, visible(each.option)), copyButton(each.option, "the option")) : null));
+      each.option ? advised(each.option) : null));
   }
   section.append(list);
 }

@@ -2,6 +2,9 @@
 
 const MOST_FOUND = 50;
 
+// The split and the row of an item, such as "train row 12".
+const whereIs = (i) => (data.file[i] < 0 ? item.split(i) : `${item.split(i)} row ${data.row[i]}`);
+
 // One list; `other` is the list at the other time, to say where a neighbour was.
 function neighbourList(title, found, other, open) {
   const list = el("ol", { class: "near" });
@@ -13,7 +16,7 @@ function neighbourList(title, found, other, open) {
         el("div", { class: "what" },
           button(textOf(short(item.text(each.place), 300)), () => open(each.place), { class: "item", "data-place": each.place }),
           el("div", { class: "facts" }, labelTags(item.labelNames(each.place)), verdict(each.together, [TOGETHER.yes, TOGETHER.no]),
-            other ? el("span", { class: "muted" }, was ? `rank ${was.rank} in the other list` : "not in the other list") : null)),
+            el("span", { class: "muted" }, whereIs(each.place)), other ? el("span", { class: "muted" }, was ? `rank ${was.rank} in the other list` : "not in the other list") : null)),
         el("span", { class: "score", title: "cosine" }, fixed(each.score, 3))));
   }
   const right = found.filter((each) => each.together).length;
@@ -47,11 +50,15 @@ const itemView = (i, open) => [
   bothLists(near(i, "before"), near(i, "after"), open),
 ];
 
-function openItem(i, jump = true) {
+// `from` is the button of another part of the page, to which a reader may go back.
+function openItem(i, jump = true, from = null) {
   const view = byId("neighbour-view");
-  view.replaceChildren(...itemView(i, (other) => openItem(other, false)),
+  const back = from ? button("Back to the list", () => (from.scrollIntoView({ block: "center" }), from.focus({ preventScroll: true })), { class: "quiet back" }) : "";
+  view.replaceChildren(back, ...itemView(i, (other) => openItem(other, false, from)),
     data.map_after || data.map_before ? button("Show on the map", () => pickOnMap(i, true), { class: "quiet" }) : "");
   view.dataset.place = i;
+  const box = byId("search");
+  if (box && document.activeElement !== box) box.value = "";
   if (jump) {
     byId("neighbours").scrollIntoView({ block: "start" });
     view.focus({ preventScroll: true });
@@ -70,7 +77,7 @@ function openQuery(query) {
 function searchBox(label, choose) {
   const id = "search-options";
   const options = el("ul", { id, role: "listbox", "aria-label": "Items found", class: "options", hidden: true });
-  const input = el("input", { type: "search", id: "search", role: "combobox", "aria-expanded": "false", "aria-controls": id, "aria-autocomplete": "list", autocomplete: "off", placeholder: data.labelled ? "Words of a text or a label" : "Words of a text" });
+  const input = el("input", { type: "search", id: "search", role: "combobox", "aria-expanded": "false", "aria-controls": id, "aria-autocomplete": "list", autocomplete: "off", placeholder: data.labelled ? "Words of a text or a label, or train row 12" : "Words of a text, or train row 12" });
   let found = [];
   let active = -1;
   let timer = 0;
@@ -99,7 +106,7 @@ function searchBox(label, choose) {
     found = found.slice(0, MOST_FOUND);
     options.replaceChildren(...found.map((i, place) =>
       el("li", { role: "option", id: `option-${place}`, "aria-selected": "false", "data-place": i, onmousedown: (event) => (event.preventDefault(), take(place)) },
-        textOf(short(item.text(i), 160)), " ", labelTags(item.labelNames(i)))));
+        textOf(short(item.text(i), 160)), " ", labelTags(item.labelNames(i)), " ", el("span", { class: "muted small" }, whereIs(i)))));
     if (input.value.trim() && !found.length) options.append(el("li", { class: "muted", role: "option", "aria-disabled": "true" }, "Nothing has these words."));
     open(input.value.trim() !== "");
     announce(found.length ? `${found.length}${more ? " or more" : ""} found` : "Nothing found");
@@ -126,7 +133,7 @@ function searchBox(label, choose) {
 function renderNeighbours() {
   const section = byId("neighbours");
   if (!data.count) return section.append(missing("neighbours", "The report shows no items."));
-  section.append(el("p", { class: "lead" }, `Pick an item to see what was near it (${BEFORE}) and what is near it now (${AFTER}). ${TOGETHER.lead}`),
+  section.append(el("p", { class: "lead" }, `Pick an item to see what was near it (${BEFORE}) and what is near it now (${AFTER}). ${TOGETHER.lead} Queries of ${visible(first.measured_split || "the measured split")} search what is searched to measure them; all others search the items of their own split.`),
     searchBox("Find an item", (i) => openItem(i, false)));
   if (data.late.queries.length) {
     section.append(el("div", { class: "chips" }, el("span", { class: "muted" }, "Asked for: "),

@@ -5,7 +5,7 @@ const shownCell = (value) =>
 
 const PLACE = ["of_split", "file", "row"]; // shown as one column
 const OTHER = ["other_text", "other_label", "other_split", "other_row"]; // of the item that a row is like; one column, too
-const BOUNDS = { suspicion: "suspicion of at least", cosine: "cosine of at least" };
+const BOUNDS = { suspicion: "suspicion, at least:", cosine: "cosine, at least:" };
 const HEADS = { shown_text: "text", nearest_of_suggested: "the nearest with that label", what_is_odd: "what is odd" };
 
 // What filters a list: by split, equal texts, words, what is decided, and the size of a number. `changed` is called after every change.
@@ -18,8 +18,7 @@ function listFilters(list, rows, changed) {
   const split = place("of_split");
   const splits = split < 0 ? [] : [...new Set(rows.map(({ cells }) => cells[split]))].sort();
   if (splits.length > 1) {
-    const options = splits.map((name) => counted(name, name, ({ cells }) => cells[split] === name));
-    tools.push(choice("split", [counted("", "all", () => true), ...options], "", (value) => use("split", value && (({ cells }) => cells[split] === value)), { class: "of-split" }));
+    tools.push(choice("split", [["", "all"], ...splits.map((name) => [name, name])], "", (value) => use("split", value && (({ cells }) => cells[split] === value)), { class: "of-split" }));
   }
   const equal = place("equal_texts");
   const same = ({ cells }) => cells[equal] === true;
@@ -32,7 +31,7 @@ function listFilters(list, rows, changed) {
     tools.push(choice("shown", [["", "all"], ["undecided", "undecided"], ["decided", "decided"]], "", (value) => use("state", value && ((row) => undecided(row) === (value === "undecided"))), { class: "of-state" }));
   }
   if (rows.length > 20) {
-    const words = el("input", { type: "search", class: "of-words", placeholder: "Words of a text or a label", oninput: () => {
+    const words = el("input", { type: "search", class: "of-words", placeholder: "Text or label", oninput: () => {
       const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
       use("words", wanted.length && (({ cells }) => wanted.every((word) => cells.some((cell) => String(cell).toLowerCase().includes(word)))));
     } });
@@ -43,15 +42,19 @@ function listFilters(list, rows, changed) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   if (values.length > 1 && low < high) {
     const step = 10 ** Math.floor(Math.log10((high - low) / 20));
-    const start = Math.floor(low / step) * step;
-    const said = el("output", {}, general(low));
-    const slide = (event) => {
-      const least = Number(event.target.value);
-      said.textContent = general(least);
-      use("least", ({ cells }) => cells[bound] >= least);
+    const lowest = Math.floor(low / step) * step;
+    const said = el("output", {});
+    // At its left end also rows without a number pass.
+    const slide = () => {
+      const least = Number(slider.value);
+      said.textContent = least > lowest ? general(least) : "any";
+      tests.least = least > lowest && (({ cells }) => cells[bound] >= least);
     };
-    const slider = el("input", { type: "range", class: "least", "aria-label": BOUNDS[list.columns[bound]], min: start, max: high, step, oninput: slide });
-    slider.value = start;
+    const slider = el("input", { type: "range", class: "least", "aria-label": BOUNDS[list.columns[bound]], min: lowest, max: high, step, oninput: () => (slide(), changed()) });
+    // Strong suspicions first; the others are as likely wrong as right.
+    const strong = list.certain_means === "strong" && list.certain > 0 ? [...values].sort((one, other) => other - one)[list.certain - 1] : lowest;
+    slider.value = Math.floor(strong / step) * step;
+    slide();
     tools.push(el("label", { class: "field" }, el("span", {}, `${BOUNDS[list.columns[bound]]} `, said), slider));
   }
   const passes = (row) => Object.values(tests).every((test) => !test || test(row));
@@ -69,11 +72,15 @@ function listRows(list) {
     if (named) {
       const known = knownRows.get(key) || {};
       const either = (name) => cell(name) || known[name] || "";
-      knownRows.set(key, { file: cell("file"), row: cell("row"), of_split: either("of_split"), list: known.list ? `${known.list}; ${list.name}` : list.name, given_label: either("given_label"), shown_text: either("shown_text") });
+      knownRows.set(key, { file: cell("file"), row: cell("row"), of_split: either("of_split"), list: known.list ? `${known.list}; ${list.name}` : list.name, suggested: known.suggested || suggested, given_label: either("given_label"), shown_text: either("shown_text") });
     }
     return { cells, item: list.items[i] ?? -1, key, suggested };
   });
 }
+
+// The rows of all lists, as a row may be in several.
+let allRows = null;
+const rowsOfLists = () => (allRows ||= data.late.problems.map(listRows));
 
 // Where a row is: one column for its split, file and number, and the other lists that it is in.
 function placeColumn(list) {
@@ -112,7 +119,7 @@ function listColumns(list, rows) {
   const columns = order.map((i) => ({ name: `column-${i}`, label: HEADS[list.columns[i]] || list.columns[i].replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(list.columns[i]) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
   for (const [, , column] of joins.reverse()) columns.push(column(list));
   if (rows.some((row) => row.key)) columns.unshift({ name: "decision", label: "what to do", show: (row) => (row.key ? decisionChoice(row.key, row.suggested) : "") });
-  columns.push({ name: "open", label: "", show: (row) => (row.item >= 0 ? button("Neighbours", () => openItem(row.item), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
+  columns.push({ name: "open", label: "", show: (row) => (row.item >= 0 ? button("Neighbours", (event) => openItem(row.item, true, event.currentTarget), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
   return columns;
 }
 
@@ -123,17 +130,21 @@ function listTools(list, filtered) {
   // A list that somebody goes through in a spreadsheet; what was decided to stay isn't in it.
   const rest = () => filtered().filter((row) => ![STAYS, RELABELLED].includes(decisionOf(row.key)));
   const all = (rows, decision) => decide(Object.fromEntries(rows.map((row) => [row.key, decision(row)])));
+  const decided = () => filtered().filter((row) => row.key && decisionOf(row.key));
   const leave = button("", () => all(undecided(), () => ({ what: OUT })), { class: "quiet leave-all" });
   const label = button("", () => all(suggested(), (row) => ({ what: RELABELLED, label: row.suggested })), { class: "quiet label-all" });
-  const save = button("", () => download(list.export, csv(list.columns, rest().map(({ cells }) => cells))), { class: "quiet export-list", "data-file": list.export, title: "The rows that the filters leave, without those that you keep or label anew, for a spreadsheet. --data.exclude leaves out every row of the file." });
-  const node = el("div", { class: "tools decided" }, leave, label, save);
+  const back = button("", () => all(decided(), () => ({ what: "" })), { class: "quiet back-all" });
+  const save = button("", () => download(list.export, csv(list.columns, rest().map(({ cells }) => cells))), { class: "quiet export-list", "data-file": list.export, title: "For a spreadsheet: the rows of this filter, without those that you keep or label anew. It isn't exclude.csv, which holds decisions only." });
+  const node = el("div", { class: "tools decided" }, leave, label, back, save);
   node.refresh = () => {
-    const [left, anew] = [undecided().length, suggested().length];
+    const [left, anew, taken] = [undecided().length, suggested().length, decided().length];
     leave.textContent = `Leave out all ${whole(left)} undecided rows of this filter`;
     leave.disabled = !left;
     label.textContent = `Label all ${whole(anew)} as suggested`;
     label.hidden = !anew;
-    save.textContent = `Save the list as ${list.export} (${whole(rest().length)})`;
+    back.textContent = `Take back ${plural(taken, "decision")} of this filter`;
+    back.hidden = !taken;
+    save.textContent = `Save ${plural(rest().length, "open row")} for a spreadsheet: ${list.export}`;
     save.disabled = !rest().length;
   };
   node.refresh();
@@ -143,7 +154,13 @@ function listTools(list, filtered) {
 function problemList(list, rows, open) {
   const total = Math.max(list.total, rows.length);
   const part = el("details", { class: "problem", "data-name": list.name, open });
-  part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, problemCount(list, total))), el("p", { class: "lead" }, textOf(list.explanation)));
+  const done = el("span", { class: "muted decided done" });
+  done.refresh = () => {
+    const decided = rows.filter((row) => row.key && decisionOf(row.key)).length;
+    done.textContent = decided ? `, ${whole(decided)} decided` : "";
+  };
+  done.refresh();
+  part.append(el("summary", {}, el("strong", {}, visible(list.name)), " ", el("span", { class: "count", "data-value": total }, problemCount(list, total)), done), el("p", { class: "lead" }, textOf(list.explanation)));
   if (!rows.length) return part.append(note("None were found.")), part;
   if (total > rows.length) part.append(note(`The page holds the first ${whole(rows.length)} of ${whole(total)}; so does its CSV file.`));
   let made = null;
@@ -177,11 +194,11 @@ function renderProblems() {
   const { problems } = data.late;
   const decidable = data.file.some((file) => file >= 0);
   if (!problems.length) section.append(missing("problems", "Nothing was searched for."));
-  const rows = problems.map(listRows); // of all lists, as a row may be in several
+  const rows = rowsOfLists();
   const lists = problems.map((list, place) => problemList(list, rows[place], place === 0));
   if (problems.length) {
-    section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Rows are counted from 1, without a header.",
-      heldOut() ? " Validation rows were held out of the file of the training rows, so they have its name." : ""));
+    section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Row 1 is the first row of data in its file.",
+      heldOut() ? " Validation rows were held out of the training file, so they have its name." : ""));
   }
   if (decidable) {
     section.append(el("p", { class: "lead" }, "Decide about as many rows as you like, here or in Neighbours. A row has one decision, in whichever list you make it, and a row without one stays in the data as it is. Then save both files below, and train again.",
