@@ -42,11 +42,13 @@ def popen(
     The child has this process's modules and whatever is patched in them. Its arguments, environment, working
     directory, standard streams, signal handlers, log handlers and files are those of a new interpreter.
 
-    An interpreter is started where forks are unsafe: anywhere but on Linux, and where there is a GPU, for
-    which gradients start threads.
+    An interpreter is started where forks are unsafe: anywhere but on Linux, where there is a GPU, for
+    which gradients start threads, and where torch computes with several threads, which a fork doesn't have
+    and waits for.
     """
     torch = sys.modules.get("torch")
-    unsafe = sys.platform != "linux" or (torch is not None and torch.accelerator.is_available())
+    threads = torch is not None and (torch.get_num_threads() > 1 or torch.accelerator.is_available())
+    unsafe = sys.platform != "linux" or threads
     if unsafe or list(command[:2]) not in PYTHON:
         return _popen(command, env=env, **options)
     environment = dict(os.environ if env is None else env)

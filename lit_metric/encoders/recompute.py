@@ -23,7 +23,7 @@ TOKENS_IN_MEMORY = 4096
 """Tokens whose activations are held at once under ``recompute: chunks``, by default."""
 GROWTH = 1 << 26
 """Bytes by which the process may grow from chunk to chunk before freed memory is given back."""
-BETWEEN = 3
+BETWEEN = 8
 """Chunks between two times at least, so that giving back costs little beside them."""
 SIZES = "/proc/self/statm"
 
@@ -166,8 +166,8 @@ class Chunks(torch.autograd.Function):
 class Heap:
     """Keeps the C heap from growing with every chunk, where it is glibc's and tensors are on the CPU.
 
-    Chunks have tensors of different sizes, and small objects that stay lie between them. So what one chunk
-    has freed serves the next only in part. To give it back to the system after every chunk would cost a tenth
+    Small objects that stay lie between the tensors of chunks. So what one chunk has freed serves the next
+    only in part. To give it back to the system after every chunk would cost a tenth
     of the time, as the next one has to get it again; so that is done when the process has grown by
     ``GROWTH``, and not within ``BETWEEN`` chunks.
 
