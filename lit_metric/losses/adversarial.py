@@ -22,12 +22,15 @@ class AdversarialLoss(CombinedLoss):
     g/‖g‖, and is moved back by η along the gradient of KL(p(z)‖p(z⁺)), until the anchor's distribution p over
     the candidates stays what it was. It is a further positive of its own anchor. Both are scaled by ‖z‖, and
     have no gradient. For few examples of each class. Both terms are the given loss, so both have its
-    temperature; the authors' code leaves it out in the second one::
+    temperature::
 
         model:
           loss:
             class_path: lit_metric.losses.AdversarialLoss
             init_args: {loss: {class_path: lit_metric.losses.InfoNCELoss}}
+
+    The authors' code differs in the second term: it leaves the temperature out, the distant positive stands
+    in the place of the anchor's own, and the imposter is among the negatives there, too.
 
     In the source the likelihood is that of a decoder. Here it is that of the anchor's positives among the
     candidates: the given loss.

@@ -46,6 +46,14 @@ def test_the_first_table_is_used_from_its_switch_on_also_when_resumed(small: Sma
     assert rest.weights == done.weights
 
 
+def test_a_table_that_is_never_refreshed_is_that_of_untrained_weights(small: Small, tmp_path: Path) -> None:
+    done = fit(small, tmp_path, every="never")
+    assert done.tables.versions == [1] * 3 * EPOCH
+    assert [*done.tables.opened] == [1]
+    assert done.tables.opened[1].manifest["step"] == 0
+    assert staleness(done) == {batch: batch for batch in range(3 * EPOCH)}
+
+
 def test_a_process_mines_by_default_and_where_the_loader_leaves_it_no_time_training_stops(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -291,6 +291,53 @@ def test_an_item_of_no_list_is_decided_about_beside_its_neighbours(
     assert opened.console() == []
 
 
+def test_a_row_is_found_by_its_number_and_a_list_is_found_again(page: Any, report: Report) -> None:
+    items = report.items
+    wanted = next(i for i in range(len(items)) if items.splits[items.split[i]] == "test")
+    box = find(page, "#search")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+    box.send_keys(f"test row {items.row[wanted]}", Keys.ENTER)
+    view = find(page, "#neighbour-view")
+    assert view.get_attribute("data-place") == str(wanted)
+    near = next(int(place) for place in items.neighbours_after[wanted] if place >= 0)  # type: ignore[index]
+    split = items.splits[items.split[near]]
+    assert f"{split} row {items.row[near]}" in find_all(page, "#neighbour-view .near")[1].text
+    opener = find(page, "[data-name='suspected labels'] tbody td:last-child button")
+    press(page, opener)
+    assert view.get_attribute("data-place") == "0"
+    assert "which is in suspected labels" in view.text
+    press(page, find(page, "#neighbour-view .back"))
+    assert page.switch_to.active_element == opener
+
+
+def test_a_filter_shows_strong_suspicions_first_and_its_left_end_all_rows(
+    opened: Browser, report: Report, tmp_path: Path
+) -> None:
+    given = report.problems[0]
+    place = given.columns.index("suspicion")
+    rows = sorted(given.rows, key=lambda row: -row[place])
+    rows[-1] = [*rows[-1][:place], None, *rows[-1][place + 1 :]]
+    strong = sum(row[place] >= 0.7 for row in rows[:-1])
+    problem = replace(given, rows=rows, certain=strong, certain_means="strong", items=[-1] * len(rows))
+    driver = shown(opened, replace(report, kind="labels", problems=[problem]), tmp_path)
+
+    def offered() -> str:
+        return str(find(driver, ".leave-all").text)
+
+    assert 0 < strong < len(rows) - 1
+    assert offered() == f"Leave out all {strong} undecided rows of this filter"
+    slider = find(driver, ".least")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+    slider.send_keys(Keys.HOME)
+    assert offered() == f"Leave out all {len(rows)} undecided rows of this filter"
+    press(driver, find(driver, ".leave-all"))
+    assert find(driver, ".done").text == f", {len(rows)} decided"
+    assert find(driver, ".undo").text == f"Undo ({len(rows)} rows)"
+    press(driver, find(driver, ".back-all"))
+    assert find(driver, ".total").text.startswith("Decided: 0 rows left out")
+    assert opened.console() == []
+
+
 def test_a_saved_list_is_inert_in_a_spreadsheet_and_still_excludes(opened: Browser, tmp_path: Path) -> None:
     """Every cell but file and row is a text that could be a formula; all rows but the listed ones remain."""
     texts = [text.replace("\ud800", "\ufffd") for text in HOSTILE if text and "\x00" not in text]
