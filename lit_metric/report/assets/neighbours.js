@@ -133,7 +133,7 @@ function searchBox(label, choose) {
 function renderNeighbours() {
   const section = byId("neighbours");
   if (!data.count) return section.append(missing("neighbours", "The report shows no items."));
-  section.append(el("p", { class: "lead" }, `Pick an item to see what was near it (${BEFORE}) and what is near it now (${AFTER}). ${TOGETHER.lead} Queries of ${visible(first.measured_split || "the measured split")} search what is searched to measure them; all others search the items of their own split.`),
+  section.append(el("p", { class: "lead" }, `Pick an item to see what was near it (${BEFORE}) and what is near it now (${AFTER}). ${TOGETHER.lead} Items of ${visible(first.measured_split || "the measured split")} search what they are measured against; all others search the items of their own split.`),
     searchBox("Find an item", (i) => openItem(i, false)));
   if (data.late.queries.length) {
     section.append(el("div", { class: "chips" }, el("span", { class: "muted" }, "Asked for: "),
