@@ -299,6 +299,14 @@ def test_a_row_is_found_by_its_number_and_a_list_is_found_again(page: Any, repor
     box.send_keys(f"test row {items.row[wanted]}", Keys.ENTER)
     view = find(page, "#neighbour-view")
     assert view.get_attribute("data-place") == str(wanted)
+    # Enter takes what all letters find, also where fewer were looked for before.
+    box.clear()
+    box.send_keys("train row 2")
+    Browser.until(waiting(page), "return document.querySelectorAll('#search-options li').length === 1")
+    box.send_keys("9", Keys.ENTER)
+    assert items.row[int(view.get_attribute("data-place"))] == 29
+    box.clear()
+    box.send_keys(f"test row {items.row[wanted]}", Keys.ENTER)
     near = next(int(place) for place in items.neighbours_after[wanted] if place >= 0)  # type: ignore[index]
     split = items.splits[items.split[near]]
     assert f"{split} row {items.row[near]}" in find_all(page, "#neighbour-view .near")[1].text

@@ -118,7 +118,7 @@ function searchBox(label, choose) {
     if (event.key === "Escape") open(false);
     else if (event.key === "Enter") {
       clearTimeout(timer);
-      if (options.hidden || !found.length) look();
+      if (active < 0) look(); // what is found may be of fewer letters
       if (found.length) take(Math.max(active, 0));
     } else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && found.length) {
       const step = event.key === "ArrowDown" ? 1 : -1;
