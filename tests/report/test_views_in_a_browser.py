@@ -303,7 +303,11 @@ def test_a_row_is_found_by_its_number_and_a_list_is_found_again(page: Any, repor
     box.clear()
     box.send_keys("train row 2")
     Browser.until(waiting(page), "return document.querySelectorAll('#search-options li').length === 1")
-    box.send_keys("9", Keys.ENTER)
+    page.execute_script(
+        "const [box] = arguments; box.value += '9'; box.dispatchEvent(new Event('input'));"
+        "box.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}))",
+        box,
+    )
     assert items.row[int(view.get_attribute("data-place"))] == 29
     box.clear()
     box.send_keys(f"test row {items.row[wanted]}", Keys.ENTER)
