@@ -20,6 +20,7 @@ from lit_metric.report.structure import Items, Report
 if why_not():
     pytest.skip(why_not(), allow_module_level=True)
 
+from selenium.common.exceptions import ElementClickInterceptedException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -92,9 +93,14 @@ def rows_of(content: bytes) -> list[list[str]]:
 
 
 def press(driver: Any, element: Any) -> None:
-    """Click on an element that may be out of sight."""
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-    element.click()
+    """Click on an element that may be out of sight, or that what was opened before moves below the bar."""
+
+    def pressed(_: Any) -> bool:
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+        return True
+
+    WebDriverWait(driver, 300, 0.05, [ElementClickInterceptedException]).until(pressed)
 
 
 def on_map(driver: Any, items: Items, item: int) -> tuple[Any, int, int]:
