@@ -302,7 +302,8 @@ def test_a_row_is_found_by_its_number_and_a_list_is_found_again(page: Any, repor
     # Enter takes what all letters find, also where fewer were looked for before.
     box.clear()
     box.send_keys("train row 2")
-    Browser.until(waiting(page), "return document.querySelectorAll('#search-options li').length === 1")
+    found = "return document.querySelector('#search-options:not([hidden]) [data-place=\"1\"]') !== null"
+    Browser.until(waiting(page), found)
     page.execute_script(
         "const [box] = arguments; box.value += '9'; box.dispatchEvent(new Event('input'));"
         "box.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}))",
@@ -348,6 +349,21 @@ def test_a_filter_shows_strong_suspicions_first_and_its_left_end_all_rows(
     press(driver, find(driver, ".back-all"))
     assert find(driver, ".total").text.startswith("Decided: 0 rows left out")
     assert opened.console() == []
+
+
+def test_training_rows_of_a_mixture_are_of_no_measured_split(
+    opened: Browser, report: Report, tmp_path: Path
+) -> None:
+    given = report.problems[0]
+    place = given.columns.index("of_split")
+    rows = [[*row[:place], f"one/{row[place]}", *row[place + 1 :]] for row in given.rows]
+    problem = replace(given, rows=rows, items=[-1] * len(rows))
+    driver = shown(opened, replace(report, kind="several data sets", problems=[problem]), tmp_path)
+    kinds = [row[place] for row in rows]
+    decide(driver, kinds.index("one/train"), "out")
+    assert "measured" not in find(driver, ".warned").text
+    decide(driver, kinds.index("one/test"), "out")
+    assert "This changes 1 row of a split that is measured" in find(driver, ".warned").text
 
 
 def test_a_saved_list_is_inert_in_a_spreadsheet_and_still_excludes(opened: Browser, tmp_path: Path) -> None:

@@ -85,6 +85,9 @@ function near(i, when) {
 
 let lowered = null;
 
+// Whether a split is that of the training items, also of a data set of a mixture (NAME/train).
+const isTrain = (split) => split.split("/").pop() === "train";
+
 // Places of the items whose text or label has all the words, in order.
 function search(words, most = Infinity) {
   const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);

@@ -37,6 +37,8 @@ function showDecisions() {
   for (const each of document.querySelectorAll(".deciding, .decided")) each.refresh();
 }
 
+const put = (key, decision) => (decision ? decisions.set(key, decision) : decisions.delete(key));
+
 // Decide about rows, {key: {what, label}}; an empty `what` takes a decision back.
 function decide(changes) {
   const same = (key) => decisionOf(key) === changes[key].what && (decisions.get(key)?.label || "") === (changes[key].label || "");
@@ -44,17 +46,13 @@ function decide(changes) {
   if (changed.length) steps.push(changed.map((key) => [key, decisions.get(key) || null]));
   if (steps.length > STEPS) steps.shift();
   for (const [key, { what, label = "" }] of Object.entries(changes)) {
-    if (what) decisions.set(key, { what, label, row: knownRows.get(key) });
-    else decisions.delete(key);
+    put(key, what && { what, label, row: knownRows.get(key) });
   }
   showDecisions();
 }
 
 function undo() {
-  for (const [key, decision] of steps.pop() || []) {
-    if (decision) decisions.set(key, decision);
-    else decisions.delete(key);
-  }
+  for (const [key, decision] of steps.pop() || []) put(key, decision);
   showDecisions();
 }
 
@@ -81,6 +79,13 @@ function similarLabel(label) {
   const scored = data.late.labels.map((name) => [distance(wanted, plain(name)), name]).sort((a, b) => a[0] - b[0]);
   if (scored.length && scored[0][0] < 3) return scored[0][1];
   return data.late.labels.find((name) => plain(name).startsWith(wanted)) || null;
+}
+
+// What is to be said of the label that somebody types for a row.
+function saidOfLabel(typed, row) {
+  if (!typed) return "Undecided until you type a label.";
+  if (typed === row.given_label) return "That is its label: it is kept.";
+  return data.late.labels.includes(typed) ? "" : "No item has this label: it makes a new class. ";
 }
 
 // The choice of what happens to a row. `suggested` is another label, null without one.
@@ -129,10 +134,9 @@ function decisionChoice(key, suggested) {
     other.hidden = shown !== "other";
     if (document.activeElement !== other) other.value = what === RELABELLED ? label : "";
     const typing = other.value.trim();
-    const unknown = shown === "other" && typing !== "" && !data.late.labels.includes(typing);
-    const similar = unknown ? similarLabel(typing) : null;
-    hint.replaceChildren(
-      what === RELABELLED && other.hidden ? `→ ${visible(label)}` : other.hidden ? "" : typing === row.given_label && typing ? "That is its label: it is kept." : !typing ? "Undecided until you type a label." : unknown ? "No item has this label: it makes a new class. " : "");
+    const similar = other.hidden || data.late.labels.includes(typing) ? null : similarLabel(typing);
+    if (other.hidden) hint.replaceChildren(what === RELABELLED ? `→ ${visible(label)}` : "");
+    else hint.replaceChildren(saidOfLabel(typing, row));
     if (similar) hint.append("Did you mean ", button(short(similar, 80), () => correct(similar), { class: "quiet similar", onmousedown: (event) => event.preventDefault() }), "?"); // the box keeps the focus
     hint.hidden = !hint.textContent;
   };
@@ -169,8 +173,8 @@ const EXCLUDE = ["file", "row", "of_split", "list", "given_label", "shown_text"]
 const CORRECT = ["file", "row", "of_split", "given_label", "new_label", "shown_text"];
 const listed = (names, rows) => csv(names, rows.map((row) => names.map((name) => (name === "new_label" ? row.label : row[name]))));
 
-// All that was decided, and the two files that hold it.
-function decisionBar() {
+// All that was decided, and the two files that hold it. `held`: whether validation is held out of the training file.
+function decisionBar(held) {
   const out = button("", () => download("exclude.csv", listed(EXCLUDE, decidedAs(OUT))), { class: "export", "data-file": "exclude.csv" });
   const labelled = button("", () => download("corrections.csv", listed(CORRECT, decidedAs(RELABELLED))), { class: "export", "data-file": "corrections.csv" });
   const back = button("", undo, { class: "quiet undo", title: "Take back the last step" });
@@ -195,10 +199,10 @@ function decisionBar() {
     back.disabled = !steps.length;
     again.hidden = !left.length && !anew.length;
     how.textContent = trainAgain(left.length, anew.length);
-    const measured = [...left, ...anew].filter((row) => row.of_split && row.of_split !== "train").length;
+    const measured = [...left, ...anew].filter((row) => row.of_split && !isTrain(row.of_split)).length;
     warned.textContent = [
       measured ? `This changes ${plural(measured, "row")} of a split that is measured, so results of the next run can't be compared with those of this page.` : "",
-      left.length && heldOut() ? "Validation is held out anew, so it will have other rows." : "",
+      left.length && held ? "Validation is held out anew, so it will have other rows." : "",
       left.length && first.kind === "several data sets" ? "In a mixture, each data set has an exclude of its own: give it the rows of its files." : "",
     ].filter(Boolean).join(" ");
     warned.hidden = !warned.textContent;

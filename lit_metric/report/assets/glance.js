@@ -79,7 +79,7 @@ function headline() {
 }
 
 // How many rows a list of problems has, and how many of them are beyond much doubt.
-const problemCount = (list, total) => (list.certain === null || (list.certain === 0 && list.certain_means === "equal") ? whole(total) : `${whole(list.certain)} ${list.certain_means} of ${whole(total)}`);
+const problemCount = (list, total) => (list.certain === null ? whole(total) : `${whole(list.certain)} ${list.certain_means} of ${whole(total)}`);
 
 function inShort() {
   const list = el("ul", { class: "short" });
@@ -217,8 +217,9 @@ function renderGlance() {
 
 // What to train again with: of files that are saved below, the whole command.
 function advised(option) {
-  const whole = option.startsWith("--data.exclude") ? trainAgain(true, option.includes("corrections.csv")) : option;
-  return el("p", { class: "option" }, el("code", {}, visible(whole)), copyButton(whole, whole === option ? "the option" : "the command"));
+  const command = option.startsWith("--data.exclude");
+  const words = command ? trainAgain(true, option.includes("corrections.csv")) : option;
+  return el("p", { class: "option" }, el("code", {}, visible(words)), copyButton(words, command ? "the command" : "the option"));
 }
 
 function renderAdvice() {

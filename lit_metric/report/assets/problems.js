@@ -52,7 +52,7 @@ function listFilters(list, rows, changed) {
     };
     const slider = el("input", { type: "range", class: "least", "aria-label": BOUNDS[list.columns[bound]], min: lowest, max: high, step, oninput: () => (slide(), changed()) });
     // Strong suspicions first; the others are as likely wrong as right.
-    const strong = list.certain_means === "strong" && list.certain > 0 ? [...values].sort((one, other) => other - one)[list.certain - 1] : lowest;
+    const strong = list.certain_means === "strong" && list.certain > 0 ? values.sort((one, other) => other - one)[Math.min(list.certain, values.length) - 1] : lowest;
     slider.value = Math.floor(strong / step) * step;
     slide();
     tools.push(el("label", { class: "field" }, el("span", {}, `${BOUNDS[list.columns[bound]]} `, said), slider));
@@ -125,27 +125,34 @@ function listColumns(list, rows) {
 
 // What to do with all rows that the filters leave, and the list as a file.
 function listTools(list, filtered) {
-  const undecided = () => filtered().filter((row) => row.key && !decisionOf(row.key));
-  const suggested = () => (list.columns.includes("suggested_label") ? undecided().filter((row) => row.suggested && relabels(knownRows.get(row.key))) : []);
-  // A list that somebody goes through in a spreadsheet; what was decided to stay isn't in it.
-  const rest = () => filtered().filter((row) => ![STAYS, RELABELLED].includes(decisionOf(row.key)));
+  const suggests = list.columns.includes("suggested_label");
+  const parts = () => {
+    const rows = filtered();
+    const undecided = rows.filter((row) => row.key && !decisionOf(row.key));
+    return {
+      undecided,
+      suggested: undecided.filter((row) => suggests && row.suggested && relabels(knownRows.get(row.key))),
+      decided: rows.filter((row) => row.key && decisionOf(row.key)),
+      // What somebody goes through in a spreadsheet; what was decided to stay isn't in it.
+      rest: rows.filter((row) => ![STAYS, RELABELLED].includes(decisionOf(row.key))),
+    };
+  };
   const all = (rows, decision) => decide(Object.fromEntries(rows.map((row) => [row.key, decision(row)])));
-  const decided = () => filtered().filter((row) => row.key && decisionOf(row.key));
-  const leave = button("", () => all(undecided(), () => ({ what: OUT })), { class: "quiet leave-all" });
-  const label = button("", () => all(suggested(), (row) => ({ what: RELABELLED, label: row.suggested })), { class: "quiet label-all" });
-  const back = button("", () => all(decided(), () => ({ what: "" })), { class: "quiet back-all" });
-  const save = button("", () => download(list.export, csv(list.columns, rest().map(({ cells }) => cells))), { class: "quiet export-list", "data-file": list.export, title: "For a spreadsheet: the rows of this filter, without those that you keep or label anew. It isn't exclude.csv, which holds decisions only." });
+  const leave = button("", () => all(parts().undecided, () => ({ what: OUT })), { class: "quiet leave-all" });
+  const label = button("", () => all(parts().suggested, (row) => ({ what: RELABELLED, label: row.suggested })), { class: "quiet label-all" });
+  const back = button("", () => all(parts().decided, () => ({ what: "" })), { class: "quiet back-all" });
+  const save = button("", () => download(list.export, csv(list.columns, parts().rest.map(({ cells }) => cells))), { class: "quiet export-list", "data-file": list.export, title: "For a spreadsheet: the rows of this filter, without those that you keep or label anew. It isn't exclude.csv, which holds decisions only." });
   const node = el("div", { class: "tools decided" }, leave, label, back, save);
   node.refresh = () => {
-    const [left, anew, taken] = [undecided().length, suggested().length, decided().length];
+    const [left, anew, taken, open] = Object.values(parts()).map((rows) => rows.length);
     leave.textContent = `Leave out all ${whole(left)} undecided rows of this filter`;
     leave.disabled = !left;
     label.textContent = `Label all ${whole(anew)} as suggested`;
     label.hidden = !anew;
     back.textContent = `Take back ${plural(taken, "decision")} of this filter`;
     back.hidden = !taken;
-    save.textContent = `Save ${plural(rest().length, "open row")} for a spreadsheet: ${list.export}`;
-    save.disabled = !rest().length;
+    save.textContent = `Save ${plural(open, "open row")} for a spreadsheet: ${list.export}`;
+    save.disabled = !open;
   };
   node.refresh();
   return node;
@@ -182,10 +189,10 @@ function problemList(list, rows, open) {
 
 // Whether items of another split were held out of the file of the training items.
 function heldOut() {
+  const train = data.late.splits.map(isTrain);
   const files = new Set();
-  const train = data.late.splits.indexOf("train");
-  for (let i = 0; i < data.count; i++) if (data.split[i] === train) files.add(data.file[i]);
-  for (let i = 0; i < data.count; i++) if (data.split[i] !== train && data.file[i] >= 0 && files.has(data.file[i])) return true;
+  for (let i = 0; i < data.count; i++) if (train[data.split[i]]) files.add(data.file[i]);
+  for (let i = 0; i < data.count; i++) if (!train[data.split[i]] && data.file[i] >= 0 && files.has(data.file[i])) return true;
   return false;
 }
 
@@ -195,10 +202,11 @@ function renderProblems() {
   const decidable = data.file.some((file) => file >= 0);
   if (!problems.length) section.append(missing("problems", "Nothing was searched for."));
   const rows = rowsOfLists();
+  const held = heldOut();
   const lists = problems.map((list, place) => problemList(list, rows[place], place === 0));
   if (problems.length) {
     section.append(el("p", { class: "lead" }, "Rows that a person should look at. The lists are suspicions, most certain first. Row 1 is the first row of data in its file.",
-      heldOut() ? " Validation rows were held out of the training file, so they have its name." : ""));
+      held ? " Validation rows were held out of the training file, so they have its name." : ""));
   }
   if (decidable) {
     section.append(el("p", { class: "lead" }, "Decide about as many rows as you like, here or in Neighbours. A row has one decision, in whichever list you make it, and a row without one stays in the data as it is. Then save both files below, and train again.",
@@ -206,5 +214,5 @@ function renderProblems() {
     section.append(el("datalist", { id: "label-names" }, data.late.labels.slice(0, 2000).map((name) => el("option", { value: name }))));
   }
   section.append(...lists);
-  if (decidable) section.append(decisionBar());
+  if (decidable) section.append(decisionBar(held));
 }
