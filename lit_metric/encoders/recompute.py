@@ -167,9 +167,9 @@ class Heap:
     """Keeps the C heap from growing with every chunk, where it is glibc's and tensors are on the CPU.
 
     Small objects that stay lie between the tensors of chunks. So what one chunk has freed serves the next
-    only in part. To give it back to the system after every chunk would cost a tenth
-    of the time, as the next one has to get it again; so that is done when the process has grown by
-    ``GROWTH``, and not within ``BETWEEN`` chunks.
+    only in part. To give it back to the system after every chunk would cost a tenth of the time, as the next
+    one has to get it again; so that is done when the process has grown by ``GROWTH``, and not within
+    ``BETWEEN`` chunks.
 
     Args:
         kind: of the device of the tensors.

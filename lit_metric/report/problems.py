@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,12 @@ SHOWN = 300
 """Characters of a text in a list."""
 OF_LABELS = ("given_label", "other_label")
 """Columns that lists of items without labels don't have."""
-MAJORITY = 0.5
-"""If a larger share of a group of alike items has one label that isn't suspected, it is taken as right."""
 CROWDED = 0.001
 """A larger share of pairs above the threshold says that this encoder's cosines can't tell duplicates."""
 _SAMPLED = 2048
+
+Suspect = tuple[float, int, str, str, str]
+"""Logarithm of the odds, place of the item, its label, another one, and the nearest text of that."""
 
 
 def problems_of(
@@ -61,10 +62,11 @@ def problems_of(
     placed = bool((items.file >= 0).any())
     usable = (items.file >= 0) | (not placed)
     contents = [text.split(" | ") if sets else text for text in items.texts]
-    suspicion = np.zeros(len(items))
+    suspects, apart = _suspects(items, before, after, contents, usable, parts)
+    doubts = {place: odds for odds, place, *_ in suspects}
     found = [
-        _label_errors(items, before, after, contents, usable, parts, suspicion),
-        *_duplicates(items, before, contents, usable, threshold, parts, suspicion),
+        _label_errors(items, suspects, _judges(before, after, apart)),
+        *_duplicates(items, before, contents, usable, threshold, parts, doubts),
         _leaks(items, before, contents, usable, threshold),
         _odd(items, cut, usable),
     ]
@@ -114,34 +116,40 @@ def _labels(items: Items, place: int) -> list[str]:
     return [items.labels[label] for label in own.tolist()]
 
 
-def _label_errors(
+def _suspects(
     items: Items,
     before: Tensor | None,
     after: Tensor | None,
     contents: list[Any],
     usable: NDArray[np.bool_],
     parts: NDArray[np.int64],
-    suspicion: NDArray[np.float64],
-) -> ProblemList | None:
-    """Items with one label each that the others of their data set speak against. Fills ``suspicion [N]``, the
-    logarithm of the odds of each, 0 of those that aren't suspected."""
+) -> tuple[list[Suspect], bool]:
+    """Items with one label each that the others of their data set speak against, the most suspicious first;
+    and whether training items were judged by untrained vectors alone."""
+    suspects: list[Suspect] = []
+    apart = False
+    if before is None and after is None:
+        return suspects, apart
+    trained, untrained = (None if each is None else each.float().cpu().numpy() for each in (after, before))
     lengths = np.diff(items.label_offsets)
     finite = np.ones(len(items), bool)
-    for space in (after, before):
-        finite &= np.ones(1, bool) if space is None else space.isfinite().all(dim=1).cpu().numpy()
-    seen = np.array([name == "train" or name.endswith("/train") for name in items.splits])[items.split]
-    apart = False
-    suspects: list[tuple[float, int, str, str, str]] = []
+    for space in (trained, untrained):
+        if space is not None:
+            finite &= np.isfinite(space).all(axis=1)
+    seen = np.array([name.rpartition("/")[2] == "train" for name in items.splits])[items.split]
     for part in np.unique(parts).tolist():
         places = np.flatnonzero((parts == part) & finite & (lengths == 1))
         labels = [_labels(items, place)[0] for place in places.tolist()]
-        if (lengths[parts == part] > 1).any() or len({*labels}) < 2 or (after is None and before is None):
+        if (lengths[parts == part] > 1).any() or len({*labels}) < 2:
             continue
-        trained, untrained = (
-            None if each is None else each.float().cpu().numpy()[places] for each in (after, before)
-        )
         texts = [normalized(contents[place]) for place in places.tolist()]
-        found, alone = judged_labels(trained, untrained, labels, texts, seen[places])
+        found, alone = judged_labels(
+            None if trained is None else trained[places],
+            None if untrained is None else untrained[places],
+            labels,
+            texts,
+            seen[places],
+        )
         apart |= alone
         for each in found.suspects.tolist():
             if usable[places[each]]:
@@ -150,15 +158,18 @@ def _label_errors(
                 best = (named or near)[:1]
                 nearest = _shown(items, int(places[best[0]])) if best else ""
                 odds, suggested = float(found.score[each]), str(found.suggested[each])
-                suspicion[places[each]] = odds
                 suspects.append((odds, int(places[each]), labels[each], suggested, nearest))
-    suspects.sort(key=lambda each: -each[0])
+    return sorted(suspects, key=lambda each: -each[0]), apart
+
+
+def _label_errors(items: Items, suspects: list[Suspect], judges: str) -> ProblemList | None:
+    """The list of suspects; ``judges`` says which vectors judged them."""
     strong = sum(each[0] >= STRONG for each in suspects)
     return _list(
         items,
         "suspected labels",
         "Labels that are probably wrong, the most suspicious first: the nearest items with other texts and a "
-        f"linear classifier, both without the item itself, say another label. {_judges(before, after, apart)}"
+        f"linear classifier, both without the item itself, say another label. {judges}"
         "The suspicion is the natural logarithm of the odds that the given label is wrong: at 0 it is as "
         "likely wrong as right, at 2 the probability is 0.88. "
         f"{strong} have {STRONG:g} or more{_by_split(items, suspects)}. Expect right ones where two classes "
@@ -188,7 +199,7 @@ def _judges(before: Tensor | None, after: Tensor | None, apart: bool) -> str:
     )
 
 
-def _by_split(items: Items, suspects: list[tuple[float, int, str, str, str]]) -> str:
+def _by_split(items: Items, suspects: list[Suspect]) -> str:
     """Where the strong suspects are, such as " (3 of 90 in train, 1 of 10 in test)"; nothing of one split."""
     strong = [items.split[place] for odds, place, *_ in suspects if odds >= STRONG]
     if len(items.splits) < 2 or not strong:
@@ -230,10 +241,11 @@ def _duplicates(
     usable: NDArray[np.bool_],
     threshold: float,
     parts: NDArray[np.int64],
-    suspicion: NDArray[np.float64],
+    doubts: Mapping[int, float],
 ) -> list[ProblemList | None]:
-    """Items of one split, role and data set that are alike: all items of groups whose labels differ, and
-    those of other groups without their first."""
+    """Items of one split, role and data set that are alike. Of groups whose labels differ, those without the
+    label that most have and nothing speaks against, or all if there is none; of other groups, all but the
+    first."""
     vectors = _telling(before, threshold)
     copies: list[tuple[int, int]] = []
     differing: list[tuple[int, int]] = []
@@ -248,14 +260,13 @@ def _duplicates(
             if all(labels[place] == labels[first] for place in members):
                 copies += [(place, first) for place in members[1:]]
                 continue
-            likely = sorted(members, key=lambda place: suspicion[place])
-            votes = [labels[place] for place in members if not suspicion[place]]
-            usual = max(votes, key=votes.count, default=[])
-            settled = votes.count(usual) > MAJORITY * len(members)
+            votes = [labels[place] for place in members if place not in doubts]
+            right = next((each for each in votes if 2 * votes.count(each) > len(members)), None)
+            likely = sorted(members, key=lambda place: doubts.get(place, 0.0))
             for place in members:
-                of = labels[place]
-                if not settled or of != usual:
-                    differing.append((place, next(each for each in likely if labels[each] != of)))
+                own_labels = labels[place]
+                if own_labels != right:
+                    differing.append((place, next(each for each in likely if labels[each] != own_labels)))
     return [
         _alike(
             items,
@@ -267,7 +278,7 @@ def _duplicates(
             contents,
             vectors,
             threshold,
-            suspicion,
+            doubts,
         ),
         _alike(
             items,
@@ -292,24 +303,36 @@ def _alike(
     contents: list[Any],
     vectors: NDArray[np.float32] | None,
     threshold: float,
-    suspicion: NDArray[np.float64] | None = None,
+    doubts: Mapping[int, float] | None = None,
 ) -> ProblemList | None:
     """A list of items and what each is like, equal ones first, then by suspicion."""
-    equal = [normalized(contents[one]) == normalized(contents[other]) for one, other in pairs]
-    doubts = np.zeros(len(pairs)) if suspicion is None else suspicion[[place for place, _ in pairs]]
-    order = sorted(range(len(pairs)), key=lambda at: (not equal[at], -doubts[at]))
-    places, others = [pairs[at][0] for at in order], [pairs[at][1] for at in order]
+    equal = {place for place, other in pairs if normalized(contents[place]) == normalized(contents[other])}
+    known = doubts or {}
+    pairs = sorted(pairs, key=lambda pair: (pair[0] not in equal, -known.get(pair[0], 0.0)))
+    places = [place for place, _ in pairs]
+    columns = _beside(items, places, [other for _, other in pairs], equal)
+    if doubts is not None:
+        columns["suspicion"] = [
+            round(doubts[place], 2) or None if place in doubts else None for place in places
+        ]
+    found = _found_by(vectors, threshold, len(equal), len(pairs))
+    return _list(items, name, f"{what} {found}", export, places, columns, len(equal) or None, "equal")
+
+
+def _beside(
+    items: Items, places: list[int], others: list[int], equal: set[int], splits: bool = False
+) -> dict[str, list[Any]]:
+    """Columns of items and of the other item that each is like; ``splits``: which may be of another split."""
     columns: dict[str, list[Any]] = {
         "given_label": [" | ".join(_labels(items, place)) for place in places],
         "other_text": [_shown(items, other) for other in others],
         "other_label": [" | ".join(_labels(items, other)) for other in others],
-        "other_row": [int(items.row[other]) for other in others],
-        "equal_texts": [equal[at] for at in order],
     }
-    if suspicion is not None:
-        columns["suspicion"] = [round(float(suspicion[at]), 2) or None for at in places]
-    found = _found_by(vectors, threshold, sum(equal), len(pairs))
-    return _list(items, name, f"{what} {found}", export, places, columns, sum(equal), "equal")
+    if splits:
+        columns["other_split"] = [items.splits[items.split[other]] for other in others]
+    columns["other_row"] = [int(items.row[other]) for other in others]
+    columns["equal_texts"] = [place in equal for place in places]
+    return columns
 
 
 def _leaks(
@@ -347,15 +370,10 @@ def _leaks(
         "leaks.csv",
         places,
         {
-            "given_label": [" | ".join(_labels(items, place)) for place in places],
-            "other_text": [_shown(items, other) for other in leaked],
-            "other_label": [" | ".join(_labels(items, other)) for other in leaked],
-            "other_split": [items.splits[items.split[other]] for other in leaked],
-            "other_row": [int(items.row[other]) for other in leaked],
-            "equal_texts": [place in equal for place in places],
+            **_beside(items, places, leaked, equal, splits=True),
             "cosine": [round(min(best[place][0], 1.0), 4) for place in places],
         },
-        len(equal),
+        len(equal) or None,
         "equal",
     )
 

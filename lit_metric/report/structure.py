@@ -345,7 +345,7 @@ class ProblemList:
         items: place of the item of each row, -1 if it isn't among the items of the report.
         total: how many there are, if more than ``rows``.
         export: name of the file that the page offers, such as "suspects.csv".
-        certain: how many of ``total`` are beyond much doubt; None: nobody knows.
+        certain: how many of ``total`` are beyond much doubt; None if that can't be said, or isn't worth it.
         certain_means: in a word, such as "equal".
     """
 
