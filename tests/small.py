@@ -163,9 +163,9 @@ def heard(asked: list[str]) -> type[TextEncoder]:
     """Text encoders that note in ``asked`` what they encode."""
 
     class Heard(TextEncoder):
-        def encode(self, items: list[str]) -> object:  # type: ignore[override]
+        def encode(self, items: list[str], **options: Any) -> object:  # type: ignore[override]
             asked.extend(items)
-            return super().encode(items)
+            return super().encode(items, **options)
 
     return Heard
 

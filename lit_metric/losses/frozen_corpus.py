@@ -39,7 +39,8 @@ class FrozenCorpus(CandidateBank):
     Args:
         encoder: the frozen one: a hub id or folder, as of ``TextEncoder``. Its vectors have length 1, so take
             a loss of cosines. It should be the document tower itself; with another one, the documents of a
-            batch and those of the corpus have different vectors.
+            batch and those of the corpus have different vectors. Prompts and lengths are those of the folder,
+            by the roles of the documents; what only the config of the tower says isn't known here.
         top_k: documents for each anchor, at least 1; None for the whole corpus, which must fit a batch.
 
     Raises:

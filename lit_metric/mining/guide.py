@@ -58,7 +58,7 @@ class EncoderGuide(ReadsTexts, Guide):
         from lit_metric.encoders import frozen_encoder
 
         encoder = frozen_encoder(self.encoder, self.device)
-        vectors = torch.from_numpy(encoder.encode(self.texts_of(wanted)))
+        vectors = torch.from_numpy(encoder.encode(self.texts_of(wanted), role=self.roles_of(wanted)))
         self._encoded = self.texts
         self._vectors = Embeddings(wanted, torch.nn.functional.normalize(vectors, dim=1))
 

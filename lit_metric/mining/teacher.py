@@ -92,7 +92,7 @@ class EncoderProposer(ReadsTexts, Proposer):
         else:
             wanted = wanted[~torch.isin(wanted, torch.as_tensor(known.ids))]
         if known is None or len(wanted):
-            vectors = self._loaded().encode(self.texts_of(wanted))
+            vectors = self._loaded().encode(self.texts_of(wanted), role=self.roles_of(wanted))
             if known is not None:
                 wanted = torch.cat([torch.as_tensor(known.ids), wanted])
                 vectors = np.concatenate([np.asarray(known.values), vectors])

@@ -36,7 +36,7 @@ class ReadsTexts:
 
     texts: str | None = None
     _lent: str | None = None
-    _table: pa.ChunkedArray | None = None
+    _table: pa.Table | None = None
 
     def texts_of(self, ids: Tensor) -> list[str]:
         """The texts of the items ``ids [n]``.
@@ -45,6 +45,15 @@ class ReadsTexts:
             RuntimeError: if the place of the texts is unknown.
             DataError: if the file there isn't one by :func:`write_texts`.
         """
+        found: list[str] = self._column("text", ids)
+        return found
+
+    def roles_of(self, ids: Tensor) -> list[str | None]:
+        """The roles of the items ``ids [n]``, as of :func:`roles_of_items`; raises as :meth:`texts_of`."""
+        found: list[str | None] = self._column("role", ids)
+        return found
+
+    def _column(self, name: str, ids: Tensor) -> list[Any]:
         if self._table is None:
             if self.texts is None:
                 raise RuntimeError(
@@ -52,13 +61,14 @@ class ReadsTexts:
                     "MetricDataModule, or name a file by write_texts as its argument texts"
                 )
             try:
-                self._table = pa.ipc.open_file(pa.memory_map(str(self.texts))).read_all()["text"]
+                table = pa.ipc.open_file(pa.memory_map(str(self.texts))).read_all()
+                self._table = table.select(["text", "role"])
             except (pa.ArrowException, OSError, KeyError) as error:
                 raise DataError(
                     f"texts={str(self.texts)!r:.200} of {type(self).__name__} is no file of texts; write one "
                     f"by lit_metric.mining.texts.write_texts ({error})"
                 ) from error
-        found: list[str] = self._table.take(pa.array(ids.numpy())).to_pylist()
+        found: list[Any] = self._table[name].take(pa.array(ids.numpy())).to_pylist()
         return found
 
     def lend(self, path: str) -> None:
@@ -83,8 +93,30 @@ def text_of_items(items: Items, vocabulary: Vocabulary, ids: Tensor) -> list[str
     return [", ".join(vocabulary.texts[text] for text in own) for own in items.texts.select(ids).tolist()]
 
 
+def roles_of_items(items: Items, vocabulary: Vocabulary, ids: Tensor) -> list[str | None]:
+    """The role of each of the items ``ids [n]``: that of all its texts, or None where they have none or
+    several.
+
+    Example:
+        >>> from lit_metric.data import Items
+        >>> items, vocabulary = Items.encode([["red"], ["round"]], roles=["query", "document"])
+        >>> roles_of_items(items, vocabulary, torch.tensor([1, 0]))
+        ['document', 'query']
+    """
+    if vocabulary.roles is None:
+        return [None] * len(ids)
+    sets = items.texts.select(ids)
+    own = vocabulary.roles[sets.values].long()
+    rows = torch.arange(len(ids)).repeat_interleave(sets.lengths)
+    none = len(vocabulary.role_names)
+    lowest = torch.full((len(ids),), none).scatter_reduce(0, rows, own, "amin")
+    highest = torch.full((len(ids),), -1).scatter_reduce(0, rows, own, "amax")
+    names = [*(name or None for name in vocabulary.role_names), None]
+    return [names[number] for number in lowest.where(lowest == highest, none).tolist()]
+
+
 def write_texts(items: Items, vocabulary: Vocabulary, folder: Path) -> Path:
-    """Write one text for each item, as :func:`text_of_items` joins them.
+    """Write one text for each item, as :func:`text_of_items` joins them, and its role.
 
     Args:
         items: ``N``.
@@ -94,15 +126,19 @@ def write_texts(items: Items, vocabulary: Vocabulary, folder: Path) -> Path:
     Returns:
         The path of an Arrow file.
     """
-    name = hashlib.sha256(items.fingerprints.numpy().tobytes()).hexdigest()[:16]
-    path = folder / f"texts-{name}.arrow"
+    content = hashlib.sha256(b"text, role")
+    content.update(items.fingerprints.numpy().tobytes())
+    if vocabulary.roles is not None:  # of which fingerprints know nothing
+        content.update("\0".join(vocabulary.role_names).encode())
+        content.update(vocabulary.roles[items.texts.values].numpy().tobytes())
+    path = folder / f"texts-{content.hexdigest()[:16]}.arrow"
     if path.is_file():
         return path
-    schema = pa.schema([("text", pa.large_string())])
+    schema = pa.schema([("text", pa.large_string()), ("role", pa.string())])
     with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), schema) as writer:
         for rows in torch.arange(len(items)).split(_ROWS):
-            texts = pa.array(text_of_items(items, vocabulary, rows), pa.large_string())
-            writer.write_table(pa.table({"text": texts}))
+            columns = [function(items, vocabulary, rows) for function in (text_of_items, roles_of_items)]
+            writer.write_table(pa.table(columns, schema=schema))
     return path
 
 

@@ -15,7 +15,7 @@ from lit_metric.datamodule import MetricDataModule
 from lit_metric.encoders import frozen_encoder
 from lit_metric.losses import CombinedLoss, DistillationKLLoss, Loss, MarginMSELoss, sum_over_ranks
 from lit_metric.losses.gather import gather_ids, rank, world_size
-from lit_metric.mining.texts import text_of_items
+from lit_metric.mining.texts import roles_of_items, text_of_items
 
 log = logging.getLogger(__name__)
 
@@ -181,9 +181,13 @@ def encode_items(
         device: where to encode.
     """
     guide = frozen_encoder(encoder, device)
-    texts = text_of_items(data.items, data.vocabulary, torch.arange(len(data.items)) if ids is None else ids)
-    distinct = list(dict.fromkeys(texts))
+    if ids is None:
+        ids = torch.arange(len(data.items))
+    named = [function(data.items, data.vocabulary, ids) for function in (text_of_items, roles_of_items)]
+    inputs = [*zip(*named, strict=True)]  # a text and its role, which may have a prompt
+    distinct = list(dict.fromkeys(inputs))
     shares = [distinct[first :: world_size()] for first in range(world_size())]
-    vectors = gather_ids(torch.from_numpy(guide.encode(shares[rank()])).to(device))
-    rows = {text: row for row, text in enumerate(text for share in shares for text in share)}
-    return vectors[torch.tensor([rows[text] for text in texts], device=device)]
+    texts, roles = ([each[part] for each in shares[rank()]] for part in (0, 1))
+    vectors = gather_ids(torch.from_numpy(guide.encode(texts, role=roles)).to(device))
+    rows = {each: row for row, each in enumerate(each for share in shares for each in share)}
+    return vectors[torch.tensor([rows[each] for each in inputs], device=device)]
