@@ -29,7 +29,7 @@ CROWDED = 0.001
 _SAMPLED = 2048
 
 Suspect = tuple[float, int, str, str, str]
-"""Logarithm of the odds, place of the item, its label, another one, and the nearest text of that."""
+"""Logarithm of the odds as it is shown, place of the item, its label, another one, and its nearest text."""
 
 
 def problems_of(
@@ -157,7 +157,7 @@ def _suspects(
                 named = [other for other in near if labels[other] == found.suggested[each]]
                 best = (named or near)[:1]
                 nearest = _shown(items, int(places[best[0]])) if best else ""
-                odds, suggested = float(found.score[each]), str(found.suggested[each])
+                odds, suggested = round(float(found.score[each]), 2), str(found.suggested[each])
                 suspects.append((odds, int(places[each]), labels[each], suggested, nearest))
     return sorted(suspects, key=lambda each: -each[0]), apart
 
@@ -179,7 +179,7 @@ def _label_errors(items: Items, suspects: list[Suspect], judges: str) -> Problem
         {
             "given_label": [given for _, _, given, _, _ in suspects],
             "suggested_label": [suggested for _, _, _, suggested, _ in suspects],
-            "suspicion": [round(odds, 2) for odds, *_ in suspects],
+            "suspicion": [odds for odds, *_ in suspects],
             "nearest_of_suggested": [nearest for *_, nearest in suspects],
         },
         strong,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from lit_metric import MetricDataModule
 from lit_metric.report.problems import problems_of
 from lit_metric.report.structure import Items, ProblemList
+from lit_metric.report.suspects import judged_labels
 from tests.small import Small
 
 
@@ -118,6 +121,27 @@ def test_known_problems_are_found() -> None:
         35: "cut at the encoder's length",
     }
     assert found["odd texts"].items[-2:] == [34, 35]
+
+
+def test_strong_suspects_are_those_that_the_page_shows_to_be() -> None:
+    items, vectors = world()
+
+    def judged(*given: Any) -> Any:
+        found, apart = judged_labels(*given)
+        found.score[:] = -1.0
+        found.score[[6, 7, 8]] = 1.996, 1.994, 2.004  # of which the second is shown as 1.99
+        return found, apart
+
+    with patch("lit_metric.report.problems.judged_labels", judged):
+        suspects = by_name(problems_of(items, vectors, vectors, np.zeros(60, bool)))["suspected labels"]
+    place = suspects.columns.index("suspicion")
+    assert [(item, row[place]) for item, row in zip(suspects.items, suspects.rows, strict=True)] == [
+        (8, 2.0),
+        (6, 2.0),
+        (7, 1.99),
+    ]
+    assert suspects.certain == 2
+    assert "2 have 2 or more (2 of 40 in train)" in suspects.explanation
 
 
 def test_copies_with_one_label_are_listed_but_for_the_first() -> None:
