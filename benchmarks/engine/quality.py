@@ -56,14 +56,14 @@ class Fits:
     def __init__(self, out: Path, train: Path, test: Path) -> None:
         self.out, self.train, self.test = out, train, test
 
-    def steps(self, seconds: float, recipes: Sequence[str]) -> dict[str, int]:
-        """How many steps of ``ours`` and of each recipe of the peer take this time, by short fits of all."""
+    def short(self, recipes: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Short fits of ``ours`` and of each recipe of the peer, which tell what a step takes."""
         ours = self._ours("calibrate", 0, OUR_RATES[0], "max_epochs", 1)
         peers = {
             recipe: self._comparison("calibrate").peer(recipe, {"recipe": recipe, **SHORT})
             for recipe in recipes
         }
-        return {name: equal_steps(seconds, run) for name, run in {"ours": ours, **peers}.items()}
+        return {"ours": ours, **peers}
 
     def ours(self, rate: float, steps: int, seed: int) -> dict[str, Any]:
         """A fit of ours with this learning rate, and its scores."""
@@ -116,7 +116,8 @@ def measure(out: Path, quick: bool) -> list[dict[str, Any]]:
             train, test = fewer(folder / "few", (train, test), 400)
             part, held = fewer(folder / "few-validation", (part, held), 300)
         tried = Fits(folder / "validation", part, held)
-        steps = tried.steps(seconds, recipes)
+        short = tried.short(recipes)
+        steps = {name: equal_steps(seconds, run) for name, run in short.items()}
         ours = {rate: tried.ours(rate, steps["ours"], 0) for rate in rates["ours"]}
         peers = {
             (recipe, rate): tried.peer(recipe, rate, steps[recipe], 0)
@@ -131,13 +132,13 @@ def measure(out: Path, quick: bool) -> list[dict[str, Any]]:
             runs["peer"].append(final.peer(recipe, peer_rate, steps[recipe], seed))
         return {
             "runs": runs,
+            "short": {name: {key: run[key] for key in ("seconds", "steps")} for name, run in short.items()},
             "steps": steps,
             "chosen": {"ours": {"lr": rate}, "peer": {"recipe": recipe, "lr": peer_rate}},
             "validation": {
                 "ours": {f"{each:g}": run["map@r"] for each, run in ours.items()},
                 "peer": {f"{name} {each:g}": run["map@r"] for (name, each), run in peers.items()},
             },
-            "seconds": {side: [run["seconds"] for run in each] for side, each in runs.items()},
         }
 
     def work(score: str) -> dict[str, Any]:
