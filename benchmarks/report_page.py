@@ -8,6 +8,10 @@ zoomed and pointed at, and sizes of files.
 in float32 and in bfloat16, and writes write_page.json: seconds in all and of each part, and those of a
 projection of 10,000 made vectors by PCA and by PaCMAP.
 
+``python -m benchmarks.report_page --memory --out DIR`` writes pages of runs of a static encoder with more and
+more made training texts, which the test texts search, and writes page_memory.json: the largest memory of each
+process, and what of it are vectors before and after, and texts.
+
 ``python -m benchmarks.report_page --screenshots DIR PAGE...`` takes a picture of each view of pages that
 ``lit-metric inspect`` wrote, as ``DIR/NAME-VIEW.png``; a page is called by the folder that it is in.
 """
@@ -15,6 +19,7 @@ projection of 10,000 made vectors by PCA and by PaCMAP.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -26,16 +31,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from benchmarks.chromium import Browser, browser, why_not
 from benchmarks.engine.measures import processor
+from benchmarks.results import fit, run
 from lit_metric.report.page import write_page
 from lit_metric.report.projection import Method, project
 from tests.report.made import made_report
 
 SIZES = (1000, 10000, 100000)
 CLASSES = 77
+MEASURED = 1000
+DIMENSION = 384
 METHODS: tuple[Method, ...] = ("pca", "pacmap")
 LOADS = 5
 FRAMES = 90
@@ -73,6 +85,7 @@ let pointed = false;
   done(happened ? times : null);
 })();
 """
+SETTLED = "return new Promise(done => setTimeout(() => done(true), 300))"
 PAINT = "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
 WHOLE = "return performance.getEntriesByName('ready')[0].startTime"
 
@@ -146,6 +159,43 @@ def projected(items: int = 10_000, dimension: int = 384) -> dict[str, float]:
     return seconds
 
 
+def remembered(folder: Path, items: int) -> dict[str, Any]:
+    """The largest memory of ``lit-metric inspect`` with this many training items, all of them encoded, where
+    the page shows 20,000 of them, and where it shows all."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(CLASSES, size=items + MEASURED)
+    own, others = draw.integers(5, size=(len(labels), 4)), draw.integers(200, size=(len(labels), 8))
+    texts = [
+        " ".join([*(f"topic{label} {word}" for word in first), *map(str, second)])
+        for label, first, second in zip(labels.tolist(), own.tolist(), others.tolist(), strict=True)
+    ]
+    names = [f"topic {label}" for label in labels.tolist()]
+    for name, part in (("train", slice(items)), ("test", slice(items, None))):
+        table = pa.table({"text": texts[part], "label": names[part]})
+        pq.write_table(table, folder / f"{name}.parquet")
+    data = [f"--data.{name}={folder / name}.parquet" for name in ("train", "test")]
+    options = ["--data.validation_share=0", "--data.test_corpus=train", "--trainer.max_steps=1"]
+    _, trained = fit("configs/static.yaml", folder / "run", *data, *options, log=folder / "fit.log")
+    found: dict[str, Any] = {
+        "items": items,
+        "mib_of_vectors": round(2 * len(texts) * DIMENSION * 4 / 2**20),
+        "mib_of_texts": round(sum(len(text.encode()) for text in texts) / 2**20),
+        "mib_of_fit": round(trained.peak_memory),
+    }
+    for title, shown in (("some", 20_000), ("all", len(texts))):
+        page = folder / f"{title}.html"
+        command = [sys.executable, "-m", "lit_metric", "inspect", "--model", str(folder / "run")]
+        wanted = ["--output", str(page), "--max_items", str(shown), "--precision", "float32"]
+        done = run([*command, *wanted], log=folder / "inspect.log")
+        found[f"{title}_shown"] = {
+            "mib": round(done.peak_memory),
+            "mib_beyond": round(done.peak_memory - found["mib_of_vectors"] - found["mib_of_texts"]),
+            "seconds": round(done.seconds, 1),
+            "megabytes_of_page": round(page.stat().st_size / 1e6, 2),
+        }
+    return found
+
+
 def photograph(opened: Browser, page: Path, folder: Path) -> None:
     """A picture of each view, as high as the view, but no higher than fits a screen or two."""
     driver = opened.open(page)
@@ -153,13 +203,14 @@ def photograph(opened: Browser, page: Path, folder: Path) -> None:
     for section in driver.find_elements("css selector", "main > section"):
         if not section.is_displayed():
             continue
-        height = min(HIGHEST, section.size["height"] + 90)
-        driver.set_window_size(1280, height)
         driver.execute_script("arguments[0].scrollIntoView()", section)
-        opened.until("return new Promise(done => setTimeout(() => done(true), 300))")
-        driver.save_screenshot(
-            str(folder / f"{page.resolve().parent.name}-{section.get_attribute('id')}.png")
-        )
+        opened.until(SETTLED)  # a section that was never seen has no height of its own
+        driver.set_window_size(1280, min(HIGHEST, section.size["height"] + 90))
+        driver.execute_script("arguments[0].scrollIntoView()", section)
+        opened.until(SETTLED)
+        picture = folder / f"{page.resolve().parent.name}-{section.get_attribute('id')}.png"
+        shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+        shot.quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
         driver.set_window_size(1280, 900)
 
 
@@ -168,6 +219,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench-report-page"))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--write", type=Path, metavar="RUN")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--screenshots", type=Path, metavar="DIR")
     parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE")
     options = parser.parse_args()
@@ -176,6 +228,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             pages = written(options.write, Path(folder))
         save(options.out / "write_page.json", {"pages": pages, "projection": projected()})
+        return
+    if options.memory:
+        options.out.mkdir(parents=True, exist_ok=True)
+        sizes = []
+        for items in options.sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                sizes.append(remembered(Path(folder), items))
+        save(options.out / "page_memory.json", {"pages": sizes})
         return
     if why_not():
         raise SystemExit(why_not())
