@@ -85,7 +85,6 @@ let pointed = false;
   done(happened ? times : null);
 })();
 """
-SETTLED = "return new Promise(done => setTimeout(() => done(true), 300))"
 PAINT = "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
 WHOLE = "return performance.getEntriesByName('ready')[0].startTime"
 
@@ -200,14 +199,13 @@ def photograph(opened: Browser, page: Path, folder: Path) -> None:
     """A picture of each view, as high as the view, but no higher than fits a screen or two."""
     driver = opened.open(page)
     folder.mkdir(parents=True, exist_ok=True)
+    bars = driver.get_window_size()["height"] - driver.execute_script("return innerHeight")
     for section in driver.find_elements("css selector", "main > section"):
         if not section.is_displayed():
             continue
+        driver.set_window_size(1280, bars + min(HIGHEST, section.size["height"] + 90))
         driver.execute_script("arguments[0].scrollIntoView()", section)
-        opened.until(SETTLED)  # a section that was never seen has no height of its own
-        driver.set_window_size(1280, min(HIGHEST, section.size["height"] + 90))
-        driver.execute_script("arguments[0].scrollIntoView()", section)
-        opened.until(SETTLED)
+        opened.until("return new Promise(done => setTimeout(() => done(true), 300))")
         picture = folder / f"{page.resolve().parent.name}-{section.get_attribute('id')}.png"
         shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
         shot.quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)

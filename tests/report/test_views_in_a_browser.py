@@ -315,7 +315,7 @@ def test_a_row_is_found_by_its_number_and_a_list_is_found_again(page: Any, repor
     near = next(int(place) for place in items.neighbours_after[wanted] if place >= 0)  # type: ignore[index]
     split = items.splits[items.split[near]]
     assert f"{split} row {items.row[near]}" in find_all(page, "#neighbour-view .near")[1].text
-    opener = find(page, "[data-name='suspected labels'] tbody td:last-child button")
+    opener = find(page, "[data-name='suspected labels'] tbody .opener")
     press(page, opener)
     assert view.get_attribute("data-place") == "0"
     assert "which is in suspected labels" in view.text

@@ -118,8 +118,10 @@ function listColumns(list, rows) {
   order.sort((one, other) => Number(list.columns[other] === "shown_text") - Number(list.columns[one] === "shown_text"));
   const columns = order.map((i) => ({ name: `column-${i}`, label: HEADS[list.columns[i]] || list.columns[i].replaceAll("_", " "), numeric: numeric[i], value: ({ cells }) => cells[i], show: ({ cells }) => (/(^|_)label/.test(list.columns[i]) && cells[i] ? nameOf(String(cells[i])) : shownCell(cells[i])) }));
   for (const [, , column] of joins.reverse()) columns.push(column(list));
-  if (rows.some((row) => row.key)) columns.unshift({ name: "decision", label: "what to do", show: (row) => (row.key ? decisionChoice(row.key, row.suggested) : "") });
-  columns.push({ name: "open", label: "", show: (row) => (row.item >= 0 ? button("Neighbours", (event) => openItem(row.item, true, event.currentTarget), { class: "quiet" }) : el("span", { class: "muted" }, "not shown")) });
+  const opener = (row) => (row.item >= 0 ? button("Neighbours", (event) => openItem(row.item, true, event.currentTarget), { class: "quiet opener" }) : el("span", { class: "muted" }, "not shown"));
+  // Under the choice, where it takes no width of its own.
+  if (rows.some((row) => row.key)) columns.unshift({ name: "decision", label: "what to do", show: (row) => [row.key ? decisionChoice(row.key, row.suggested) : null, opener(row)] });
+  else columns.push({ name: "open", label: "", show: opener });
   return columns;
 }
 
