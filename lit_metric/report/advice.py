@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import yaml
+
 from lit_metric.report.problems import STRONG
 from lit_metric.report.structure import Advice, Curve, Report
 
@@ -129,7 +131,7 @@ def _validation(report: Report) -> Advice | None:
         return Advice(
             "Validation fell after its best value: train for fewer epochs, or stop early.",
             f"{curve.name} was {values[best]:.4f} at step {curve.steps[best]}, and at last {values[-1]:.4f}",
-            "--trainer.max_epochs",
+            _epochs(report, curve.steps[best] / max(curve.steps[-1], 1)),
         )
     rose = values[-1] - values[-2]
     # The last rise also matters beside what the whole run gained.
@@ -139,9 +141,21 @@ def _validation(report: Report) -> Advice | None:
         return Advice(
             "Validation was still rising at the end: train for more epochs.",
             f"{curve.name} rose from {values[-2]:.4f} to {values[-1]:.4f} in the last validation",
-            "--trainer.max_epochs",
+            _epochs(report, 2.0),
         )
     return None
+
+
+def _epochs(report: Report, factor: float) -> str:
+    """The option for so many times the epochs of the run; without a number where the run didn't end by it."""
+    option = "--trainer.max_epochs"
+    if report.run.ended != "max_epochs":
+        return option
+    try:
+        epochs = int(yaml.safe_load(report.run.config)["trainer"]["max_epochs"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return option
+    return f"{option} {max(1, round(factor * epochs))}" if epochs > 0 else option
 
 
 def _watched(report: Report) -> Curve | None:

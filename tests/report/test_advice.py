@@ -163,3 +163,23 @@ def test_a_split_with_most_of_the_suspects_is_named() -> None:
         problem("suspected labels", others // 4, split="train"),
     ]
     assert "among the" not in advise(replace(made, problems=both))[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("values", "ended", "config", "option"),
+    [
+        ([0.4, 0.5, 0.6, 0.55], "max_epochs", "trainer: {max_epochs: 6}", "--trainer.max_epochs 4"),
+        ([0.6, 0.5, 0.5, 0.55], "max_epochs", "trainer: {max_epochs: 6}", "--trainer.max_epochs 1"),
+        ([0.4, 0.5, 0.55, 0.6], "max_epochs", "trainer: {max_epochs: 6}", "--trainer.max_epochs 12"),
+        ([0.4, 0.5, 0.55, 0.6], "max_steps", "trainer: {max_epochs: 6}", "--trainer.max_epochs"),
+        ([0.4, 0.5, 0.55, 0.6], "max_epochs", "trainer: {max_epochs: null}", "--trainer.max_epochs"),
+        ([0.4, 0.5, 0.55, 0.6], "max_epochs", "trainer: [", "--trainer.max_epochs"),
+        ([0.4, 0.5, 0.55, 0.6], "max_epochs", "", "--trainer.max_epochs"),
+    ],
+)
+def test_epochs_are_counted_from_those_of_the_run(
+    values: Values, ended: str, config: str, option: str
+) -> None:
+    made = report(values, ended)
+    (found,) = advise(replace(made, run=replace(made.run, config=config)))
+    assert found.option == option

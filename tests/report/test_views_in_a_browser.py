@@ -108,12 +108,25 @@ def test_mined_negatives_by_version(page: Any, report: Report) -> None:
         assert counts == version.positive_histogram + version.negative_histogram
         scores = [row[0] for row in figures(page, "#anchor")]
         assert scores == [each.score for each in version.anchors[0].candidates]
+        facts = find(page, "#version-body dl").text.split("\n")
+        use = "none: a later version came first" if version.batch is None else str(version.batch)
+        assert facts[:2] == ["First used at batch", use]
+        assert ("Age of its weights then" in facts) == (version.batch is not None)
         slider.send_keys(Keys.ARROW_LEFT)
     Select(find(page, "#anchor-choice")).select_by_value("2")
     table = find(page, "#anchor").text
     assert "0.900 at best, 0.800 on average, 0.700 at worst" in table
     assert "dropped: RelativeMargin" in table
     assert "⚠ yes: scores above the mean positive" in table
+
+
+def test_advice_with_a_number_is_a_whole_command(page: Any, report: Report) -> None:
+    assert [each.option for each in report.advice] == ["--data.exclude exclude.csv", "--trainer.max_epochs 6"]
+    begin = f"lit-metric fit --config {report.run.folder}/config.yaml --name {Path(report.run.folder).name}"
+    assert [each.text for each in find_all(page, "#advice .option code")] == [
+        f"{begin}-corrected --data.exclude exclude.csv",
+        f"{begin}-again --trainer.max_epochs 6",
+    ]
 
 
 def test_attention_by_head(page: Any, report: Report) -> None:

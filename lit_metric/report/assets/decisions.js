@@ -161,12 +161,16 @@ function itemDecision(i) {
 
 const shellWord = (text) => (/^[\w./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
+// How to train again, with other options and under another name.
+function fitAgain(suffix, options) {
+  const folder = (first.run.config && first.run.folder ? first.run.folder : "RUN").replace(/[\\/]+$/, "");
+  const name = `${folder.split(/[\\/]/).pop()}-${suffix}`;
+  return ["lit-metric fit --config", shellWord(`${folder}/config.yaml`), "--name", shellWord(name), ...options].join(" ");
+}
+
 // How to train again with what was decided.
 function trainAgain(out, labelled) {
-  const folder = (first.run.config && first.run.folder ? first.run.folder : "RUN").replace(/[\\/]+$/, "");
-  const name = `${folder.split(/[\\/]/).pop()}-corrected`;
-  const options = [out ? " --data.exclude exclude.csv" : "", labelled ? " --data.corrections corrections.csv" : ""];
-  return `lit-metric fit --config ${shellWord(`${folder}/config.yaml`)} --name ${shellWord(name)}${options.join("")}`;
+  return fitAgain("corrected", [...(out ? ["--data.exclude exclude.csv"] : []), ...(labelled ? ["--data.corrections corrections.csv"] : [])]);
 }
 
 const EXCLUDE = ["file", "row", "of_split", "list", "given_label", "shown_text"];

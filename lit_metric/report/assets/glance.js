@@ -215,11 +215,12 @@ function renderGlance() {
   byId("footer").textContent = `Written by lit-metric ${first.version} from ${run.folder}. This file makes no request to anyone; it holds the texts that it shows.`;
 }
 
-// What to train again with: of files that are saved below, the whole command.
+// What to train again with: the whole command, if nothing is left for the reader to fill in.
 function advised(option) {
-  const command = option.startsWith("--data.exclude");
-  const words = command ? trainAgain(true, option.includes("corrections.csv")) : option;
-  return el("p", { class: "option" }, el("code", {}, visible(words)), copyButton(words, command ? "the command" : "the option"));
+  const lists = option.startsWith("--data.exclude");
+  const filled = lists || / \d+$/.test(option);
+  const words = lists ? trainAgain(true, option.includes("corrections.csv")) : filled ? fitAgain("again", [option]) : option;
+  return el("p", { class: "option" }, el("code", {}, visible(words)), copyButton(words, filled ? "the command" : "the option"));
 }
 
 function renderAdvice() {

@@ -25,10 +25,15 @@ function anchorView(anchor) {
 
 function versionFacts(version, place, versions) {
   const dropped = Object.entries(version.dropped);
+  // Where the use of others is known, a version without one came too late.
+  const unused = version.batch === null && versions.some((each) => each.batch !== null);
+  const never = place === versions.length - 1 ? "none: training ended before" : "none: a later version came first";
   const rows = [
-    ["First used at batch", version.batch === null ? "unknown" : figure(version.batch, whole(version.batch))],
-    ["Age of its weights then", version.staleness === null ? "unknown" : figure(version.staleness, plural(version.staleness, "batch", "batches"))],
-    ["Training waited for it", version.stall_seconds === null ? "unknown" : figure(version.stall_seconds, duration(version.stall_seconds))],
+    ["First used at batch", unused ? never : version.batch === null ? "unknown" : figure(version.batch, whole(version.batch))],
+    ...(unused ? [] : [
+      ["Age of its weights then", version.staleness === null ? "unknown" : figure(version.staleness, plural(version.staleness, "batch", "batches"))],
+      ["Training waited for it", version.stall_seconds === null ? "unknown" : figure(version.stall_seconds, duration(version.stall_seconds))],
+    ]),
     ["Candidates of the version before", version.overlap === null ? (place ? "unknown" : "first version") : figure(version.overlap, percent(version.overlap))],
     ["Dropped by filters", dropped.length ? dropped.map(([name, count], i) => [i ? ", " : "", textOf(name), " ", figure(count, whole(count))]) : "none"],
   ];
