@@ -121,6 +121,23 @@ def test_hostile_texts_do_nothing(opened: Browser, tmp_path: Path) -> None:
     assert "\u2400" in texts[7]
 
 
+def strays(driver: Any) -> list[str]:
+    """Texts that are values of JavaScript, which nobody meant to show."""
+    found: list[str] = driver.execute_script(
+        "const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];"
+        "while (walk.nextNode()) if (/^(null|undefined|false|true|NaN|\\[object .*\\])$/.test("
+        "walk.currentNode.data.trim())) found.push(walk.currentNode.parentNode.outerHTML);"
+        "return found"
+    )
+    return found
+
+
+def test_no_value_of_the_program_is_shown(opened: Browser, tmp_path: Path) -> None:
+    for number, report in enumerate((made_report(items=50), made_report(items=50, compared=True))):
+        (folder := tmp_path / str(number)).mkdir()
+        assert strays(shown(opened, report, folder)) == []
+
+
 def test_parts_that_are_missing_say_why(opened: Browser, tmp_path: Path) -> None:
     report = made_report(items=50)
     items = replace(
@@ -150,8 +167,9 @@ def test_parts_that_are_missing_say_why(opened: Browser, tmp_path: Path) -> None
         tmp_path,
     )
     words = driver.execute_script("return document.querySelector('main').textContent")
-    for part in parts:
-        assert f"No {part} here: <b>." in words, part
+    for part in parts:  # without labels there are neither confusions nor classes, which is said once
+        assert (f"No {part} here: <b>." in words) == (part != "classes"), part
     assert "could not be shown" not in words
+    assert strays(driver) == []
     assert len(find_all(driver, "#neighbour-view .near")) == 1
     assert opened.console() == []

@@ -58,8 +58,9 @@ function classTable() {
 }
 
 function renderConfusions() {
-  byId("confusions").append(
-    data.labelled && el("p", { class: "lead" }, "Each item is given the label of its nearest neighbour. Where that label is another class's, the two are confused."),
+  const section = byId("confusions");
+  if (!data.labelled) return void section.append(missing("confusions", "The items have no labels."));
+  section.append(el("p", { class: "lead" }, "Each item is given the label of its nearest neighbour. Where that label is another class's, the two are confused."),
     confusionTable(), classTable());
 }
 
