@@ -48,13 +48,13 @@ def test_settings_are_chosen_on_validation_and_fits_take_equal_time(
     def peer(self: Comparison, name: str, recipe: dict[str, Any]) -> dict[str, Any]:
         peers.append((self.out.parent.name, self.test.name, recipe))
         steps = recipe["steps"]
-        score = 0.7 if (recipe["recipe"], recipe["lr"]) == ("ranking", 1e-4) else 0.4
+        score = {("ranking", 1e-4): 0.6, ("ranking", 2e-4): 0.7}.get((recipe["recipe"], recipe["lr"]), 0.4)
         return {"seconds": 6.0 * steps, "steps": steps, "map@r": score, "knn1_accuracy": 0.8}
 
     monkeypatch.setattr(Comparison, "ours", fit)
     monkeypatch.setattr(Comparison, "peer", peer)
     scores, accuracy = quality.measure(tmp_path / "out", quick=False)
-    assert scores["chosen"] == {"ours": {"lr": 8e-4}, "peer": {"recipe": "ranking", "lr": 1e-4}}
+    assert scores["chosen"] == {"ours": {"lr": 8e-4}, "peer": {"recipe": "ranking", "lr": 2e-4}}
     assert scores["rounds"] == {"ours": [0.9, 0.91, 0.92], "peer": [0.7] * 3}
     assert scores["difference"] == pytest.approx(0.21)
     assert accuracy["ratio"] == pytest.approx(0.9 / 0.8)
@@ -66,9 +66,11 @@ def test_settings_are_chosen_on_validation_and_fits_take_equal_time(
     assert [recipe["recipe"] for _, _, recipe in short] == [*RECIPES]
     assert {recipe["steps"] for _, _, recipe in short} == {20}
     assert {recipe["steps"] for _, _, recipe in long} == {50}
+    chosen = [(recipe["recipe"], recipe["lr"]) for _, test, recipe in long if test != "test.parquet"]
+    assert chosen == [*((name, 1e-4) for name in RECIPES), ("ranking", 5e-5), ("ranking", 2e-4)]
     # Nothing but what was chosen is measured on test texts.
     tested = [recipe for _, test, recipe in peers if test == "test.parquet"]
-    assert {(recipe["recipe"], recipe["lr"]) for recipe in tested} == {("ranking", 1e-4)}
+    assert {(recipe["recipe"], recipe["lr"]) for recipe in tested} == {("ranking", 2e-4)}
     assert {recipe["seed"] for recipe in tested} == {0, 1, 2}
     assert all(stage == "test" for stage, test, _ in peers if test == "test.parquet")
 
