@@ -40,11 +40,30 @@ class Problems:
         self.skip = skip
         self.option = option
         self._rows: dict[tuple[str, str, str, str], dict[int, None]] = defaultdict(dict)
+        self._excused: set[tuple[str, int]] = set()
 
     def add(self, place: tuple[str, int], column: str, problem: str, remedy: str) -> None:
         """Note a problem at ``place``, a file and a row. Problems that differ in the row only are one."""
-        file, row = place
-        self._rows[file, column, problem, remedy][row] = None  # a file may be read twice
+        if place not in self._excused:
+            file, row = place
+            self._rows[file, column, problem, remedy][row] = None  # a file may be read twice
+
+    def excuse(self, places: Iterable[tuple[str, int]]) -> None:
+        """Forget all problems at these places, earlier and later ones: somebody has left these rows out.
+
+        Example:
+            >>> problems = Problems()
+            >>> problems.add(("a.csv", 3), "text", "empty text", "Fill it in, or drop the row.")
+            >>> problems.excuse([("a.csv", 3)])
+            >>> len(problems)
+            0
+        """
+        self._excused.update(places)
+        for kind, rows in [*self._rows.items()]:
+            for row in [row for row in rows if (kind[0], row) in self._excused]:
+                del rows[row]
+            if not rows:
+                del self._rows[kind]
 
     def __len__(self) -> int:
         """The number of rows, of all files, that have a problem."""

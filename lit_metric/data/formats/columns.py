@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -94,6 +94,12 @@ class Columns:
         """Note what is wrong with a row, and leave it out."""
         self.bad.add(row)
         self.problems.add(self.table.place(row), column, problem, remedy)
+
+    def leave_out(self, rows: Iterable[int]) -> None:
+        """Leave rows out, whatever is wrong with them."""
+        rows = {*rows}
+        self.bad |= rows
+        self.problems.excuse(map(self.table.place, rows))
 
     @property
     def kept(self) -> Sequence[int]:

@@ -29,6 +29,7 @@ from lit_metric.data.formats.base import (
 )
 from lit_metric.data.formats.classes import LabelledItems, hold_out_items, unify_names
 from lit_metric.data.formats.columns import Columns
+from lit_metric.data.formats.listed_rows import CorrectedLabels
 from lit_metric.data.items import Items, Kind, Vocabulary
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.relations import LabelRelations, MultiLabelRelations, Relations
@@ -119,7 +120,7 @@ class Labels(Supervision):
         columns = {name: reading.columns(table) for name, table in tables.items()}
         for name, each in columns.items():
             if reading.excluded is not None and name != "predict":
-                each.bad |= reading.excluded.of(each.table)
+                each.leave_out(reading.excluded.of(each.table))
         chosen: dict[str, _Chosen] = {}
         for name, table in tables.items():
             first, labelled = next(iter(chosen.values()), None), name != "predict"
@@ -128,12 +129,9 @@ class Labels(Supervision):
             chosen[name] = first
         log_guesses((tables[name], each.guessed) for name, each in chosen.items())
         checked = {
-            name: self._check_items(each, chosen[name], name != "predict") for name, each in columns.items()
+            name: self._check_items(each, chosen[name], name != "predict", reading.corrected)
+            for name, each in columns.items()
         }
-        if reading.corrected is not None:
-            for name, items in checked.items():
-                if name != "predict":
-                    checked[name] = replace(items, labels=reading.corrected.of(tables[name], items.labels))
         if len({items.kind for items in checked.values()}) > 1:
             kinds = ", ".join(f"{name}: {items.kind}" for name, items in checked.items())
             raise DataError(f"items must be texts in all splits or sets in all splits, not {kinds}")
@@ -203,7 +201,9 @@ class Labels(Supervision):
         log_guesses([(columns.table, chosen.guessed)])
         return self._check_items(columns, chosen, labelled)
 
-    def _check_items(self, columns: Columns, chosen: _Chosen, labelled: bool) -> LabelledItems:
+    def _check_items(
+        self, columns: Columns, chosen: _Chosen, labelled: bool, corrected: CorrectedLabels | None = None
+    ) -> LabelledItems:
         kind: Kind = "set"
         rows: OneTextEach | TextSets
         if chosen.text:
@@ -219,7 +219,7 @@ class Labels(Supervision):
             if self.weights is not None:
                 numbers = partial(cells.numbers, separator=self.tag_separator)
                 rows = rows.weighted(columns.weights(self.weights, numbers, rows))
-        labels = self._labels(columns, chosen) if labelled else [None] * len(rows)
+        labels = self._labels(columns, chosen, corrected) if labelled else [None] * len(rows)
         keys = None
         if self.key is not None:
             keys = ["" if cells.missing(value) else str(value) for value in columns.table.column(self.key)]
@@ -245,14 +245,25 @@ class Labels(Supervision):
             return ([text] if text else []), problem
         return cells.short_texts(value, self.tag_separator, empty=True, what="texts")
 
-    def _labels(self, columns: Columns, chosen: _Chosen) -> TextSets | list[str | None]:
+    def _labels(
+        self, columns: Columns, chosen: _Chosen, corrected: CorrectedLabels | None
+    ) -> TextSets | Sequence[str | None]:
         optional = self.unlabelled != "error"
+        labels: TextSets | Sequence[str | None]
         if chosen.labels:
-            return columns.sets(
+            labels = columns.sets(
                 chosen.labels,
                 lambda value: cells.short_texts(value, self.labels_separator, optional, "labels"),
             )
-        labels: list[str | None] = columns.read(chosen.label, lambda value: cells.name(value, empty=optional))
+            return labels if corrected is None else corrected.of(columns.table, labels)
+        found = columns.read(chosen.label, partial(_label, optional=optional))
+        wrong = {row: each for row, each in enumerate(found) if isinstance(each, tuple)}
+        labels = [each if isinstance(each, str) else None for each in found] if wrong else found
+        if corrected is not None:
+            labels = corrected.of(columns.table, labels)
+        for row, problem in wrong.items():
+            if labels[row] is None:
+                columns.note(row, chosen.label, *problem)
         columns.one_type(chosen.label)
         return labels
 
@@ -330,6 +341,12 @@ class Labels(Supervision):
         ragged = Ragged(keys % max(len(names), 1), ragged.offsets)
         classes = [names[place] for place in order]
         return MultiLabelRelations(ragged, classes, fingerprints, self.overlap, unlabelled)
+
+
+def _label(value: object, optional: bool) -> cells.Checked:
+    """The name of a class, or in its place what is wrong with it, which a correction may mend."""
+    found, problem = cells.name(value, empty=optional)
+    return problem or found, None
 
 
 def _labels_of(parts: Sequence[LabelledItems]) -> TextSets | list[str | None]:

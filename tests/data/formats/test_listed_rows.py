@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,42 @@ def test_columns_of_a_file_that_are_called_file_and_row_are_not_compared(tmp_pat
     left = write_csv(tmp_path / "suspects.csv", [(given, "2")], ("file", "row"))
     found = labels_of(module(tmp_path, [(given, "1", "", ROWS[1][1])], exclude=left))
     assert found == {text: label for text, label in ROWS if text != ROWS[1][0]} | {ROWS[0][0]: ROWS[1][1]}
+
+
+BAD = [*ROWS[:3], ("", "b"), (ROWS[4][0], ""), (ROWS[5][0], " "), ("w9 w8", "b", "c"), *ROWS[7:]]
+"""Row 4 has no text, rows 5 and 6 have no label (a blank is one), and row 7 has a field too many."""
+
+
+def test_a_row_that_is_left_out_may_be_bad(tmp_path: Path) -> None:
+    given = write_csv(tmp_path / "given.csv", BAD)
+    with pytest.raises(DataError, match=r"3 bad rows .*in row 7.*empty text in row 4; .*no label in row 5"):
+        labels_of(module(tmp_path, []))
+    left = write_csv(tmp_path / "left.csv", [(given, row) for row in "457"], ("file", "row"))
+    data = module(tmp_path, [], exclude=left)
+    assert labels_of(data) == dict([*ROWS[:3], BAD[5], *ROWS[7:]])
+    assert len(data.problems) == 0
+    left = write_csv(tmp_path / "left.csv", [(given, row) for row in "47"], ("file", "row"))
+    with pytest.raises(DataError, match=r"1 bad row .*'label': no label in row 5\."):
+        labels_of(module(tmp_path, [], exclude=left))
+
+
+def test_a_row_without_a_label_gets_one(tmp_path: Path) -> None:
+    given = write_csv(tmp_path / "given.csv", [*ROWS[:3], (ROWS[3][0], ""), (ROWS[4][0], ""), *ROWS[5:]])
+    listed = [(given, "4", "", "new"), (given, "5", "", "other")]
+    assert labels_of(module(tmp_path, listed)) == {
+        **dict(ROWS),
+        ROWS[3][0]: "new",
+        ROWS[4][0]: "other",
+    }
+    with pytest.raises(DataError, match=r"1 bad row .*'label': no label in row 5\."):
+        labels_of(module(tmp_path, listed[:1]))
+
+
+def test_a_label_of_the_wrong_kind_is_corrected(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": [label] if row == 1 else label} for row, (text, label) in enumerate(ROWS)]
+    given = tmp_path / "given.jsonl"
+    given.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError, match=r"'label': a list instead of a label in row 2\."):
+        labels_of(module(tmp_path, [], train=str(given)))
+    found = labels_of(module(tmp_path, [(str(given), "2", "", "new")], train=str(given)))
+    assert found == dict(ROWS) | {ROWS[1][0]: "new"}
