@@ -147,7 +147,7 @@ def _validation(report: Report) -> Advice | None:
 
 
 def _epochs(report: Report, factor: float) -> str:
-    """The option for so many times the epochs of the run; without a number where the run didn't end by it."""
+    """The option that multiplies the run's epochs; it has no number if something else ended the run."""
     option = "--trainer.max_epochs"
     if report.run.ended != "max_epochs":
         return option

@@ -312,9 +312,7 @@ def _alike(
     places = [place for place, _ in pairs]
     columns = _beside(items, places, [other for _, other in pairs], equal)
     if doubts is not None:
-        columns["suspicion"] = [
-            round(doubts[place], 2) or None if place in doubts else None for place in places
-        ]
+        columns["suspicion"] = [doubts.get(place) or None for place in places]
     found = _found_by(vectors, threshold, len(equal), len(pairs))
     return _list(items, name, f"{what} {found}", export, places, columns, len(equal) or None, "equal")
 

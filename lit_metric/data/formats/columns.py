@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -95,9 +95,8 @@ class Columns:
         self.bad.add(row)
         self.problems.add(self.table.place(row), column, problem, remedy)
 
-    def leave_out(self, rows: Iterable[int]) -> None:
+    def leave_out(self, rows: set[int]) -> None:
         """Leave rows out, whatever is wrong with them."""
-        rows = {*rows}
         self.bad |= rows
         self.problems.excuse(map(self.table.place, rows))
 
