@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import BenchmarkError, environment, kept
+from lit_metric.encoders.recompute import allocator
 
 PACKAGES = (
     "torch",
@@ -61,14 +62,17 @@ def measured(
         out: folder of all results.
         name: of the measure, and of its file.
         title: what is measured, in a few words with the unit.
-        settings: all that the result depends on, of both sides; versions and processor are added. The code of
-            this project is not among it: measure into another folder after a change.
+        settings: all that the result depends on, of both sides; versions, processor and an allocator that is
+            not glibc's are added. The code of this project is not among it: measure into another folder after
+            a change.
         work: measures. Returns at least ``ours``, ``peer`` and ``ratio`` (higher is better for us), each a
             number or None; see :func:`compared`. ``target``, the ratio to reach, and ``growth``, see
             :func:`growth`, are shown where they are given, and whatever else there is is kept.
     """
     packages = environment(PACKAGES)["versions"]
     machine = {**processor(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
+    if allocator() not in (None, "glibc"):
+        machine["allocator"] = allocator()
 
     def do() -> dict[str, Any]:
         print(f"{name}: {title} ...", flush=True)

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 import lit_metric
 from lit_metric.cli.defaults import defaults
 from lit_metric.data.texts import default_cache_dir
+from lit_metric.encoders.recompute import allocator
 from lit_metric.store import PACKAGE
 
 IMPORTED = ("lightning", "transformers", "sentence_transformers", "faiss", "pyarrow", "sklearn")
@@ -166,6 +167,11 @@ def _processor(found: Examination) -> dict[str, str]:
         f"{torch.backends.cpu.get_cpu_capability()}",
         "bfloat16": f"{'in hardware' if half else 'not in hardware'}: {advice}",
     }
+    if name := allocator():
+        advice = (
+            "; large batches take less memory with tcmalloc, see docs/speed.md" if name == "glibc" else ""
+        )
+        shown["allocator"] = f"{name}{advice}"
     with contextlib.suppress(OSError, ValueError, AttributeError):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         shown["memory"] = f"{total / GIB:.1f} GiB"

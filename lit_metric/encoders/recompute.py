@@ -26,6 +26,13 @@ GROWTH = 1 << 26
 BETWEEN = 8
 """Chunks between two times at least, so that giving back costs little beside them."""
 SIZES = "/proc/self/statm"
+ALLOCATORS = {
+    "tcmalloc": "MallocExtension_ReleaseFreeMemory",
+    "jemalloc": "mallctl",
+    "mimalloc": "mi_malloc",
+    "glibc": "malloc_trim",
+}
+"""Where the memory of tensors on the CPU may come from, and a function that only this library has."""
 
 
 def tokens_in_memory(recompute: Recompute, given: int | None) -> int:
@@ -164,7 +171,8 @@ class Chunks(torch.autograd.Function):
 
 
 class Heap:
-    """Keeps the C heap from growing with every chunk, where it is glibc's and tensors are on the CPU.
+    """Keeps the C heap from growing with every chunk, where tensors are on the CPU and the heap is that of
+    glibc or tcmalloc.
 
     Small objects that stay lie between the tensors of chunks. So what one chunk has freed serves the next
     only in part. To give it back to the system after every chunk would cost a tenth of the time, as the next
@@ -176,29 +184,29 @@ class Heap:
     """
 
     def __init__(self, kind: str) -> None:
-        self._trim = _malloc_trim() if kind == "cpu" else None
+        self._release = _release_function() if kind == "cpu" else None
         self._first = self._last = 0  # bytes after the first and the last chunk of those that are counted
         self._chunks = 0
 
     def after_chunk(self) -> None:
         """Give freed memory back to the system, if it is time to."""
-        if self._trim is None:
+        if self._release is None:
             return
         self._last = resident_memory()
         self._first = self._first or self._last
         self._chunks += 1
         if self._chunks >= BETWEEN and self._last > self._first + GROWTH:
-            self._give_back(self._trim)
+            self._give_back(self._release)
 
     def after_loss(self) -> None:
         """Give back what the loss took, if it is much. Count anew, as chunks take more backwards."""
-        if self._trim is not None:
+        if self._release is not None:
             if resident_memory() > self._last + GROWTH:
-                self._give_back(self._trim)
+                self._give_back(self._release)
             self._first = self._chunks = 0
 
-    def _give_back(self, trim: Callable[[int], int]) -> None:
-        trim(0)
+    def _give_back(self, release: Callable[[], object]) -> None:
+        release()
         self._first = self._chunks = 0
 
 
@@ -208,13 +216,27 @@ def resident_memory() -> int:
         return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
+def allocator() -> str | None:
+    """Which of ``ALLOCATORS`` this process has its memory from; None if from another, or if that isn't told.
+
+    Example:
+        >>> allocator() in (*ALLOCATORS, None)
+        True
+    """
+    if sys.platform != "linux":
+        return None
+    loaded = ctypes.CDLL(None)  # what is loaded before glibc, by LD_PRELOAD, comes first
+    return next((name for name, only in ALLOCATORS.items() if hasattr(loaded, only)), None)
+
+
 @functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's function of this name; None in another C library, or where sizes of processes aren't told."""
-    found: Callable[[int], int] | None = None
-    if sys.platform == "linux" and os.path.exists(SIZES):
-        found = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return found
+def _release_function() -> Callable[[], object] | None:
+    """What gives freed memory back to the system; None if nothing does, or sizes of processes aren't told."""
+    name = allocator() if os.path.exists(SIZES) else None
+    if name not in ("tcmalloc", "glibc"):
+        return None
+    release = getattr(ctypes.CDLL(None), ALLOCATORS[name])
+    return functools.partial(release, 0) if name == "glibc" else release
 
 
 def add(total: Tensor | None, more: Tensor | None) -> Tensor | None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -426,9 +427,9 @@ def test_memory_is_given_back_when_the_process_has_grown(monkeypatch: pytest.Mon
     large = module.GROWTH
     sizes = [500, 501 + large, 400, 500 + large, 501 + large, 600, 700, 600, 701 + large, 500]
     after_loss = [500 + large, 501 + large]
-    held, calls = iter([*sizes, after_loss[0], 300, after_loss[1], 300, 300, 301 + large]), list[int]()
+    held, calls = iter([*sizes, after_loss[0], 300, after_loss[1], 300, 300, 301 + large]), list[str]()
     monkeypatch.setattr(module, "resident_memory", lambda: next(held))
-    monkeypatch.setattr(module, "_malloc_trim", lambda: calls.append)
+    monkeypatch.setattr(module, "_release_function", lambda: lambda: calls.append("released"))
     monkeypatch.setattr(module, "BETWEEN", 3)
     heap = module.Heap("cpu")
     grown = []
@@ -444,11 +445,57 @@ def test_memory_is_given_back_when_the_process_has_grown(monkeypatch: pytest.Mon
     assert len(calls) == 3
     for _ in range(3):
         heap.after_chunk()
-    assert calls == [0, 0, 0, 0]
+    assert len(calls) == 4
     other = module.Heap("cuda")
     other.after_chunk()
     other.after_loss()
     assert len(calls) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the allocator is asked for")
+@pytest.mark.parametrize(
+    ("symbols", "name", "released"),
+    [
+        ({"malloc_trim"}, "glibc", ("malloc_trim", 0)),
+        (
+            {"malloc_trim", "MallocExtension_ReleaseFreeMemory"},
+            "tcmalloc",
+            ("MallocExtension_ReleaseFreeMemory",),
+        ),
+        ({"malloc_trim", "mallctl"}, "jemalloc", None),
+        ({"malloc_trim", "mi_malloc"}, "mimalloc", None),
+        (set(), None, None),
+    ],
+)
+def test_memory_is_given_back_by_the_allocator_that_has_it(
+    symbols: set[str], name: str | None, released: tuple[Any, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    loaded = SimpleNamespace()
+    for each in symbols:
+        setattr(loaded, each, lambda *given, each=each: calls.append((each, *given)))
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda _: loaded)
+    assert module.allocator() == name
+    release = module._release_function.__wrapped__()
+    if released is None:
+        assert release is None
+    else:
+        assert release is not None
+        release()
+        assert calls == [released]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_parameter_that_no_chunk_reaches_gets_no_gradient(dtype: torch.dtype) -> None:
+    used, unused = (torch.nn.Parameter(torch.ones(3, dtype=dtype)) for _ in range(2))
+    rows = module.in_chunks(
+        lambda rows: rows[:, None] * used, torch.tensor([1, 2, 3]), max_tokens=3, inputs=[used, unused]
+    )
+    rows.sum().backward()
+    assert used.grad is not None
+    assert used.grad.dtype == dtype
+    assert used.grad.tolist() == [3.0] * 3  # 0 + 1 + 2
+    assert unused.grad is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is read from /proc")
