@@ -167,11 +167,11 @@ def _processor(found: Examination) -> dict[str, str]:
         f"{torch.backends.cpu.get_cpu_capability()}",
         "bfloat16": f"{'in hardware' if half else 'not in hardware'}: {advice}",
     }
-    if name := allocator():
-        advice = (
-            "; large batches take less memory with tcmalloc, see docs/speed.md" if name == "glibc" else ""
-        )
-        shown["allocator"] = f"{name}{advice}"
+    heap = allocator()
+    if heap == "glibc":
+        shown["allocator"] = "glibc; large batches take less memory with tcmalloc, see docs/speed.md"
+    elif heap is not None:
+        shown["allocator"] = heap
     with contextlib.suppress(OSError, ValueError, AttributeError):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         shown["memory"] = f"{total / GIB:.1f} GiB"
