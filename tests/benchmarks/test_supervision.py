@@ -73,6 +73,21 @@ def test_pairs_are_scored_by_common_tags_and_stay_in_their_split(tmp_path: Path)
     assert read(Path(scored(tmp_path, tmp_path / "again")[1])) == rows
 
 
+def test_a_tenth_of_the_facts_is_learned(tmp_path: Path) -> None:
+    folder = tmp_path / "wn18rr"
+    rows = [{"head": str(n), "relation": "_r", "tail": str(n + 1)} for n in range(1000)]
+    for name in ("train", "valid", "test"):
+        write(folder / f"{name}.parquet", rows)
+    words = supervision.facts(tmp_path, tmp_path / "out")
+    named = dict(zip(words[::2], words[1::2], strict=True))
+    assert named["--data.test"] == str(folder / "test.parquet")
+    assert named["--data.supervision.init_args.entities"] == str(folder / "entities.parquet")
+    kept = read(Path(named["--data.train"]))
+    assert len(kept) == pytest.approx(100, abs=4 * 90**0.5)
+    assert all(row in rows for row in kept)
+    assert kept == read(Path(named["--data.validation"]))
+
+
 def test_means_are_over_seeds_and_folds_and_a_second_run_keeps_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,10 @@ class Triples(Supervision):
             joined. Lists of texts are joined by commas.
         text_separator: between joined texts.
         inverse: whether there are queries for heads, too: ``"inverse RELATION: TEXT OF THE TAIL"``.
+        self_negatives: whether the entity of a query is a negative of it, which ``PairPlanner(negatives=1)``
+            puts into the batch. The texts of the two are nearly the same, so it comes first until something
+            else is learned ("SimKGC", Wang et al., ACL 2022, section 3.2). A query that an entity of the same
+            text answers has none.
         group: ``"relation"``: recall is also measured for the queries of each relation in either direction;
             the group of ``"inverse member of: …"`` is ``inverse_member_of``.
 
@@ -62,6 +66,7 @@ class Triples(Supervision):
     text: str | list[str] | None = None
     text_separator: str = ": "
     inverse: bool = True
+    self_negatives: bool = False
     group: Literal["relation"] | None = None
 
     def __post_init__(self) -> None:
@@ -136,11 +141,21 @@ class Triples(Supervision):
                     groups += [each.replace(" ", "_") for each in told] if self.group else ()
         times = 1 + self.inverse
         total = times * len(kept)
+        places = [np.concatenate(ends[:times]) for ends in (anchors, others)]
+        negatives = None
+        if self.self_negatives:
+            contents, asked = entities.texts.fingerprints(), texts.texts.fingerprints()
+            loops = contents[places[0]] == contents[places[1]]
+            free = ~np.isin(asked, asked[loops])
+            negatives = Ragged.from_lengths(
+                torch.from_numpy(places[0][free]), torch.from_numpy(free.astype(np.int64))
+            )
         queries = JudgedRows(
             name,
             torch.from_numpy(np.tile(kept, times)),
             torch.arange(start, start + total),
-            Ragged(torch.from_numpy(np.concatenate(others[:times])), torch.arange(total + 1)),
+            Ragged(torch.from_numpy(places[1]), torch.arange(total + 1)),
+            negatives,
             units=torch.arange(len(kept)).repeat(times),
             groups=groups if self.group else None,
         )

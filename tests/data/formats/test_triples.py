@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_metric.batching import PairPlanner
 from lit_metric.data import DataError, Triples, read_table
 from tests.data.formats.tables import known, read, table, text_of, texts, write
 
@@ -83,6 +84,46 @@ def test_known_answers_are_no_mistakes_when_asked_and_are_not_known_in_training(
     anchors = content.splits["train"][trained : trained + 1]
     assert content.relations.positive(anchors, corpus).tolist() == [[False, True, False]]
     assert content.relations.negative(anchors, corpus).tolist() == [[True, False, True]]
+
+
+def test_the_entity_of_a_query_is_a_negative_of_it_if_so_asked(entities):
+    format = Triples(entities, text="definition", self_negatives=True)
+    content = read(format, train=TRAIN, validation=TEST)
+    dog, poodle = "an animal", "a dog"
+    assert known(content, "train") == {
+        (f"hypernym: {poodle}", dog, 1.0),
+        (f"hypernym: {poodle}", poodle, 0.0),
+        (f"inverse hypernym: {dog}", poodle, 1.0),
+        (f"inverse hypernym: {dog}", dog, 0.0),
+    }
+    assert (f"similar to: {poodle}", poodle, 0.0) in known(content, "validation")
+    anchors = content.splits["train"]
+    given = content.relations.given_negatives(anchors)
+    assert [text_of(content, item) for item in given.values.tolist()] == [poodle, dog]
+    plan = PairPlanner(batch_size=2, negatives=1).plan(anchors, content.relations, seed=0, epoch=0)
+    assert [sorted(text_of(content, item) for item in row) for row in plan.candidates.tolist()] == [
+        [poodle, dog]
+    ]
+
+
+def test_an_entity_that_is_an_answer_of_its_own_query_is_no_negative(tmp_path):
+    entities = write(
+        tmp_path / "entities.jsonl",
+        {"id": 1, "text": "equal"},
+        {"id": 2, "text": "similar"},
+        {"id": 3, "text": "similar"},
+    )
+    facts = table(head=[1, 1, 2], relation=["is", "is", "is"], tail=[1, 2, 3])
+    content = read(Triples(entities, self_negatives=True), train=facts, validation=facts)
+    # 1 is itself, and the texts of 2 and 3 are the same. The query for what is 2 has 1 as an answer, too.
+    assert known(content, "train") == {
+        ("is: equal", "equal", 1.0),
+        ("inverse is: equal", "equal", 1.0),
+        ("is: equal", "similar", 1.0),
+        ("inverse is: similar", "equal", 1.0),
+        ("is: similar", "similar", 1.0),
+        ("inverse is: similar", "similar", 1.0),
+    }
 
 
 def test_some_facts_are_split_off_if_there_are_two(entities):
