@@ -1,6 +1,7 @@
 """Hard negatives: propose candidates, filter out those that may be positives, draw some for each batch."""
 
 from lit_metric.mining.candidates import Candidates, PositiveScores, positive_scores
+from lit_metric.mining.concepts import ConceptFilter
 from lit_metric.mining.draw import Draw, DrawContext, SimANS, TopK, UniformWindow, WeightedDraw, WithRandom
 from lit_metric.mining.filters import (
     AbsoluteMargin,
@@ -34,6 +35,7 @@ __all__ = [
     "Candidates",
     "CeilingFilter",
     "ClusterProposer",
+    "ConceptFilter",
     "CrossEncoderGuide",
     "Draw",
     "DrawContext",
