@@ -86,7 +86,7 @@ def questions(count: int, seed: int, classes: int = CLASSES) -> list[tuple[str, 
 
 
 def supervised(root: Path) -> None:
-    """Write what the configs of pairs, scores, triplets, judgements and several labels read."""
+    """Write what the configs of pairs, scores, triplets, judgements, facts and several labels read."""
     rows = questions(120, seed=4)
     splits = [("train", "train", "validation", "test")[row % 4] for row in range(60)]
     couples = [(one, other) for (one, _), (other, _) in zip(rows[:60], rows[60:], strict=True)]
@@ -108,6 +108,16 @@ def supervised(root: Path) -> None:
             "query": [f"q{row}" for row in [*range(60), *range(60)]],
             "document": [f"d{row}" for row in [*range(60), *range(1, 60), 0]],
             "relevance": [2] * 60 + [1] * 60,
+        },
+        "graph/entities": {
+            "id": [f"e{row}" for row in range(60)],
+            "lemmas": [text.split()[:2] for text in first],
+            "definition": second,
+        },
+        "graph/train": {
+            "head": [f"e{row}" for row in range(60)],
+            "relation": [("_part_of", "_like")[row % 2] for row in range(60)],
+            "tail": [f"e{(row + 7) % 60}" for row in range(60)],
         },
     }
     for name, columns in tables.items():

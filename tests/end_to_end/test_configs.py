@@ -19,6 +19,7 @@ SHORT = options(trainer__max_epochs=2, trainer__limit_train_batches=2, trainer__
 PLAIN = "plain-lightning-cli"
 MAIN = {
     "cranfield": "ndcg@10",
+    "graph": "filtered_mrr",
     "movies": "ndcg@10",
     "pairs": "mrr",
     "similarity": "spearman",
