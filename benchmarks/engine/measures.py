@@ -71,8 +71,8 @@ def measured(
     """
     packages = environment(PACKAGES)["versions"]
     machine = {**processor(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
-    if allocator() not in (None, "glibc"):
-        machine["allocator"] = allocator()
+    if (heap := allocator()) not in (None, "glibc"):
+        machine["allocator"] = heap
 
     def do() -> dict[str, Any]:
         print(f"{name}: {title} ...", flush=True)

@@ -48,12 +48,12 @@ class ConceptFilter(ReadsTexts, NegativeFilter):
         self.texts = texts
         self._embeddings: Embeddings | None = None
         self._concepts: csr_matrix | None = None  # [items, words]
-        self._of: tuple[str | None, Tensor] | None = None
+        self._read: str | None = None
 
     def prepare(self, embeddings: Embeddings, relations: Relations) -> None:
         """See :class:`~lit_metric.mining.NegativeFilter`."""
-        self._embeddings = embeddings
-        if self._of is not None and self._of[0] == self.texts and torch.equal(self._of[1], embeddings.ids):
+        before, self._embeddings = self._embeddings, embeddings
+        if before is not None and self._read == self.texts and torch.equal(before.ids, embeddings.ids):
             return
         # A word of a single item can't be shared.
         words = CountVectorizer(min_df=min(2, len(embeddings)), binary=True, dtype=np.int32)
@@ -63,7 +63,7 @@ class ConceptFilter(ReadsTexts, NegativeFilter):
             counts = csr_matrix((len(embeddings), 0), dtype=np.int32)
         items_with = np.asarray(counts.sum(axis=0)).ravel()
         self._concepts = counts[:, items_with / len(embeddings) <= self.max_share]
-        self._of = self.texts, embeddings.ids.clone()
+        self._read = self.texts
 
     def keep(self, candidates: Candidates) -> Tensor:
         """See :class:`~lit_metric.mining.NegativeFilter`.

@@ -22,7 +22,7 @@ from lit_metric.data.items import QUERY
 from lit_metric.data.ragged import Ragged
 from lit_metric.data.readers import Source
 from lit_metric.data.table import Table
-from lit_metric.data.texts import BLOCK, Texts, TextWriter, by_first_appearance
+from lit_metric.data.texts import BLOCK, Integers, Texts, TextWriter, by_first_appearance
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +78,21 @@ class Triples(Supervision):
         entities = TextsById(table, self.id, self.text, self.text_separator, reading)
         columns = {name: reading.columns(table) for name, table in tables.items() if name != "predict"}
         texts, names, rows = [entities.texts], [entities.ids], RowsBySplit()
+        fingerprints = [entities.texts.fingerprints()]
         for name, each in columns.items():
             start = sum(map(len, texts))
-            rows[name], *queries = self._queries(name, each, entities, start, reading.cache_dir)
-            texts.append(queries[0])
-            names.append(queries[1])
+            rows[name], asked, named, found = self._queries(
+                name, each, entities, fingerprints[0], start, reading.cache_dir
+            )
+            texts.append(asked)
+            names.append(named)
+            fingerprints.append(found)
         data = JudgedData(
             columns,
             reading,
             (QUERY, DOCUMENT),
             Texts.joined(texts),
+            np.concatenate(fingerprints),
             names=Texts.joined(names),
             corpus=entities.rows,
         )
@@ -102,14 +107,22 @@ class Triples(Supervision):
         return texts_to_encode(table, self.text if isinstance(self.text, str) else None, (QUERY, DOCUMENT))
 
     def _queries(
-        self, name: str, columns: Columns, entities: TextsById, start: int, folder: str | None
-    ) -> tuple[JudgedRows, Texts, Texts]:
-        """The distinct facts of a table as queries, those for tails first; their texts and names.
+        self,
+        name: str,
+        columns: Columns,
+        entities: TextsById,
+        contents: Integers,
+        start: int,
+        folder: str | None,
+    ) -> tuple[JudgedRows, Texts, Texts, Integers]:
+        """The distinct facts of a table as queries, those for tails first; their texts and names, and the
+        fingerprints of the texts.
 
         Args:
             name: of the table.
             columns: of the table.
             entities: their texts are the first.
+            contents: fingerprints of the entities' texts.
             start: the place of the first query among all texts.
             folder: where texts beyond 64 MB go.
         """
@@ -142,9 +155,8 @@ class Triples(Supervision):
         times = 1 + self.inverse
         total = times * len(kept)
         places = [np.concatenate(ends[:times]) for ends in (anchors, others)]
-        negatives = None
+        negatives, asked = None, texts.texts.fingerprints()
         if self.self_negatives:
-            contents, asked = entities.texts.fingerprints(), texts.texts.fingerprints()
             loops = contents[places[0]] == contents[places[1]]
             free = ~np.isin(asked, asked[loops])
             negatives = Ragged.from_lengths(
@@ -159,4 +171,4 @@ class Triples(Supervision):
             units=torch.arange(len(kept)).repeat(times),
             groups=groups if self.group else None,
         )
-        return queries, texts.texts, names.texts
+        return queries, texts.texts, names.texts, asked
